@@ -1,0 +1,143 @@
+"""Calibration: let the model read some text and note what enters each Linear, without keeping the activations.
+
+One forward pre-hook a layer takes the batch, adds to float32 sums of a fixed size and lets it go, so memory does not
+grow with the number of tokens. Layers that read the same tensor (q, k, v; gate, up) share one LayerStats.
+
+    Hessian  H = X^T X  (K, K), the sum over tokens: what GPTQ weighs the columns' errors with
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from quantcore.models import batches, linears
+from quantcore.observers import RangeRecorder
+from quantcore.scheme import MovingAverage, Scheme
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass
+class LayerStats:
+    """What entered one layer, in float32.
+
+    tokens            how many were seen
+    hessian           (K, K), X^T X; None if it was not asked for
+    channel_absmax    (K,), the largest |x| of each input channel
+    position_absmax   (T,), the largest |x| at each position of a window: token maxima, bounded by the window
+    ranges            min, max, moving averages and a histogram of all values
+    """
+
+    tokens: int = 0
+    hessian: Tensor | None = None
+    channel_absmax: Tensor | None = None
+    position_absmax: Tensor | None = None
+    ranges: RangeRecorder = field(default_factory=RangeRecorder)
+
+    def update(self, x: Tensor, hessian: bool) -> None:
+        """Take in one batch of inputs, shape (..., T, K)."""
+        x = x.detach().float()
+        rows = x.reshape(-1, x.shape[-1])
+        magnitude = rows.abs()
+        self.tokens += len(rows)
+        self.ranges.update(rows)
+        self.channel_absmax = _running_max(self.channel_absmax, magnitude.amax(0))
+        positions = magnitude.amax(-1).reshape(-1, x.shape[-2] if x.ndim > 1 else 1).amax(0)
+        self.position_absmax = _running_max(self.position_absmax, positions)
+        if hessian:
+            gram = rows.T @ rows
+            self.hessian = gram if self.hessian is None else self.hessian.add_(gram)
+
+
+def calibrate(
+    model: nn.Module,
+    tokens: Tensor,
+    layers: Iterable[str] | None = None,
+    hessian: bool = True,
+    momenta: tuple[float, ...] = (MovingAverage().momentum,),
+    progress: Progress | None = None,
+) -> dict[str, LayerStats]:
+    """Run the model over `tokens` (windows, T) and return each layer's LayerStats.
+
+    layers      names of the Linears to watch (None: all)
+    hessian     also sum X^T X: K^2 floats a layer
+    momenta     of the moving averages to record
+    Raises: ValueError for activations with NaN or Inf, and for names that do not exist. Source of the Hessian: Frantar
+    et al. 2022, arXiv:2210.17323, section 3.2 (without its factor 2, which changes no code)."""
+    names = list(linears(model) if layers is None else layers)
+    leaders = shared_inputs(model, tokens[:1], names)
+    stats = {leader: LayerStats(ranges=RangeRecorder(momenta)) for leader in dict.fromkeys(leaders.values())}
+    device = next(model.parameters()).device
+    done = 0
+    with watch_inputs(model, stats, lambda name, x: stats[name].update(x, hessian)), torch.inference_mode():
+        for batch in batches(tokens, device):
+            model(batch, use_cache=False)
+            done += len(batch)
+            if progress:
+                progress(done / len(tokens), f"calibrated on {done * tokens.shape[1]} tokens")
+    return {name: stats[leader] for name, leader in leaders.items()}
+
+
+def momenta_of(scheme: Scheme) -> tuple[float, ...]:
+    """The moving averages that calibrating for `scheme` must record."""
+    observer = scheme.activations.observer if scheme.activations else None
+    return (observer.momentum,) if isinstance(observer, MovingAverage) else (MovingAverage().momentum,)
+
+
+def shared_inputs(model: nn.Module, tokens: Tensor, layers: Iterable[str]) -> dict[str, str]:
+    """For each layer the first layer that reads the very same tensor, itself if none: {k_proj: q_proj, ...}."""
+    first_reader: dict[int, str] = {}
+    leaders: dict[str, str] = {}
+    alive: list[Tensor] = []  # an id is unique only while its tensor lives
+
+    def note(name: str, x: Tensor) -> None:
+        alive.append(x)
+        leaders[name] = first_reader.setdefault(id(x), name)
+
+    with watch_inputs(model, layers, note), torch.inference_mode():
+        model(tokens[:, :2].to(next(model.parameters()).device), use_cache=False)
+    return leaders
+
+
+def layer_inputs(model: nn.Module, tokens: Tensor, layer: str) -> Tensor:
+    """The inputs of one layer over the text, shape (windows, T, K), float32 on the CPU: kept, so for short texts."""
+    kept: list[Tensor] = []
+    device = next(model.parameters()).device
+    with watch_inputs(model, [layer], lambda _, x: kept.append(x.float().cpu())), torch.inference_mode():
+        for batch in batches(tokens, device):
+            model(batch, use_cache=False)
+    return torch.cat(kept)
+
+
+@contextmanager
+def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `see(name, x)` before each call of the named Linears while the context lasts.
+
+    Raises: ValueError for a name that is no Linear of the model."""
+    known = linears(model)
+    names = list(layers)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no Linear layer is called {unknown[0]!r}; this model has {len(known)}, such as {next(iter(known))}")
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: see(name, inputs[0])
+
+    hooks = [known[name].register_forward_pre_hook(hook_for(name)) for name in names]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _running_max(old: Tensor | None, new: Tensor) -> Tensor:
+    if old is None:
+        return new
+    if len(old) < len(new):
+        old, new = new, old
+    return torch.maximum(old, nn.functional.pad(new, (0, len(old) - len(new))))

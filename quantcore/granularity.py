@@ -1,0 +1,109 @@
+"""Granularity is one question: how big is the block of numbers that shares one scale?
+
+Each class answers with `tile(shape)`; nothing downstream asks which granularity it is. Weights are [out, in],
+activations [..., tokens, in]; a group never crosses rows.
+
+    PerTensor      the whole tensor                     weight scale [1, 1]
+    PerChannel     one output row                       weight scale [out, 1]
+    PerToken       one token                            activation scale [..., tokens, 1]
+    PerGroup(g)    g neighbours along in_features       weight scale [out, in/g]
+    PerBlock(r,c)  an r x c rectangle of the weight     weight scale [out/r, in/c]
+
+Source of the terms: compressed-tensors' QuantizationStrategy; Frantar et al. 2022, arXiv:2210.17323, section 4 (groups).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape)
+
+    def __str__(self) -> str:
+        return "tensor"
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return (*(1,) * (len(shape) - 1), shape[-1])
+
+    def __str__(self) -> str:
+        return "channel"
+
+
+@dataclass(frozen=True)
+class PerToken:
+    def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return (*(1,) * (len(shape) - 1), shape[-1])
+
+    def __str__(self) -> str:
+        return "token"
+
+
+@dataclass(frozen=True)
+class PerGroup:
+    group_size: int
+
+    def __post_init__(self) -> None:
+        if self.group_size < 1:
+            raise ValueError(f"group_size={self.group_size} is no size; try 32, 64 or 128")
+
+    def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
+        _require_divides(self.group_size, shape[-1], "group_size", "in_features", "PerChannel()")
+        return (*(1,) * (len(shape) - 1), self.group_size)
+
+    def __str__(self) -> str:
+        return f"group{self.group_size}"
+
+
+@dataclass(frozen=True)
+class PerBlock:
+    rows: int
+    cols: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.cols < 1:
+            raise ValueError(f"a block of {self.rows} x {self.cols} holds no weight; try PerBlock(128, 128)")
+
+    def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
+        if len(shape) != 2:
+            raise ValueError(f"a block needs a matrix, got shape {tuple(shape)}; try PerGroup({self.cols})")
+        _require_divides(self.rows, shape[0], "block rows", "out_features", "PerChannel()")
+        _require_divides(self.cols, shape[1], "block columns", "in_features", "PerChannel()")
+        return (self.rows, self.cols)
+
+    def __str__(self) -> str:
+        return f"block{self.rows}x{self.cols}"
+
+
+Granularity = PerTensor | PerChannel | PerToken | PerGroup | PerBlock
+
+_NAMED: dict[str, Granularity] = {"tensor": PerTensor(), "channel": PerChannel(), "token": PerToken()}
+
+
+def parse_granularity(text: str) -> Granularity:
+    """`tensor`, `channel`, `token`, `group128`, `block128x128`: the inverse of `str`. Raises: ValueError."""
+    if text in _NAMED:
+        return _NAMED[text]
+    if match := re.fullmatch(r"group(\d{1,9})", text):
+        return PerGroup(int(match[1]))
+    if match := re.fullmatch(r"block(\d{1,9})x(\d{1,9})", text):
+        return PerBlock(int(match[1]), int(match[2]))
+    raise ValueError(f"no granularity is called {text!r}; try tensor, channel, token, group128 or block128x128")
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`."""
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
+
+
+def _require_divides(part: int, whole: int, part_name: str, whole_name: str, alternative: str) -> None:
+    if whole % part:
+        near = largest_divisor(whole, part)
+        raise ValueError(f"{part_name}={part} does not divide {whole_name}={whole}; try {near}, or {alternative}")

@@ -1,0 +1,169 @@
+"""Load a causal language model and the text it reads; say in one sentence what is wrong when that fails.
+
+A source is `reference` (the model that ships in assets/), a local folder in the transformers format, or a hub id. Only
+safetensors weights are read and no code that comes with a model is ever run.
+
+    loaded = load_model("reference")
+    tokens = token_windows(loaded.tokenizer, bundled_text("evaluation"))        # (windows, 512)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+REFERENCE = "reference"
+TEXT_SPLITS = ("calibration", "evaluation")
+TEXT_KINDS = ("encyclopedia", "story", "technical", "code", "dialogue")
+LONGEST_TEXT_BYTES = 20_000_000
+WINDOW = 512
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run: float32 on the CPU, its own dtype on a GPU, gradients off."""
+
+    id: str
+    model: nn.Module
+    tokenizer: Any
+    device: torch.device
+
+    @property
+    def context(self) -> int:
+        """The longest window that the model was made for, in tokens."""
+        config: Any = self.model.config
+        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", WINDOW))
+
+
+def load_model(source: str = REFERENCE, device: str | None = None) -> LoadedModel:
+    """The model and tokenizer of `source` on `device` (None: CUDA where there is one, else CPU).
+
+    Raises: ValueError, in one sentence, for a folder that is no model, an id that cannot be had, weights that are no
+    safetensors, a model without Linear layers."""
+    path = source_path(source)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # 1 s to import: only those who load a model pay it
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32 if target.type == "cpu" else "auto", use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"could not load {source!r}: {_reason(error)}") from error
+    model = model.to(target).eval().requires_grad_(False)
+    if not linears(model):
+        raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try {REFERENCE!r}")
+    return LoadedModel(source, model, tokenizer, target)
+
+
+def source_path(source: str) -> str:
+    """What transformers should open for `source`. Raises: ValueError if it is neither a model's folder nor an id."""
+    if source == REFERENCE:
+        return str(ASSETS / "reference-lm")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{source!r} is a folder without config.json, so it is no model; name a transformers folder")
+        if not any(folder.glob("*.safetensors")):
+            raise ValueError(f"{source!r} holds no *.safetensors weights; convert them with save_pretrained first")
+        return str(folder)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
+        raise ValueError(f"{source!r} is neither a folder that exists nor a hub id; try {REFERENCE!r}, or owner/name")
+    return source
+
+
+def _reason(error: Exception) -> str:
+    """The cause of a failed load as one sentence with a way out."""
+    text = " ".join(str(error).split())
+    offline = ("couldn't connect", "can't load", "offline", "not a local folder", "localentrynotfound", "connection")
+    if any(mark in f"{type(error).__name__} {text}".lower() for mark in offline):
+        return f"the hub did not give it (offline, or no such id); use {REFERENCE!r}, or a folder on this machine"
+    first = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
+    return f"{type(error).__name__}: {first[:300]}"
+
+
+def linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """Every Linear of the model under its dotted name, in the model's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def linear_named(model: nn.Module, name: str) -> nn.Linear:
+    """The Linear of that name. Raises: ValueError that names a few which exist."""
+    layers = linears(model)
+    if name not in layers:
+        some = ", ".join(list(layers)[:3])
+        raise ValueError(f"no Linear layer is called {name!r}; this model has {len(layers)}, such as {some}")
+    return layers[name]
+
+
+def place_of(name: str) -> tuple[int | None, str]:
+    """A layer's place on a map: (block number or None, module within the block), `model.layers.3.mlp.up_proj` ->
+    (3, `mlp.up_proj`)."""
+    match = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+)", name)
+    return (int(match[1]), match[2]) if match else (None, name)
+
+
+def bundled_text(split: str = "evaluation", kind: str = "all") -> str:
+    """Our own text: `split` calibration or evaluation, `kind` one of TEXT_KINDS, or all of them in turn."""
+    if split not in TEXT_SPLITS:
+        raise ValueError(f"no bundled text is called {split!r}; try {' or '.join(TEXT_SPLITS)}")
+    if kind != "all" and kind not in TEXT_KINDS:
+        raise ValueError(f"no kind of text is called {kind!r}; try all, {', '.join(TEXT_KINDS)}")
+    kinds = TEXT_KINDS if kind == "all" else (kind,)
+    return "".join((ASSETS / "text" / split / f"{one}.txt").read_text(encoding="utf-8") for one in kinds)
+
+
+def read_text(path: str | Path) -> str:
+    """A text file of the user's. Raises: ValueError if it is missing, too long, empty, or not UTF-8."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no file is called {str(path)!r}; give a UTF-8 text file")
+    require_text_size(path.stat().st_size)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def require_text_size(size_bytes: int) -> None:
+    if size_bytes > LONGEST_TEXT_BYTES:
+        raise ValueError(
+            f"the text has {size_bytes / 1e6:.1f} MB and the limit is {LONGEST_TEXT_BYTES / 1e6:.0f} MB; give a part of it"
+        )
+
+
+def token_windows(tokenizer: Any, text: str, length: int = WINDOW, limit: int | None = None) -> Tensor:
+    """The text as non-overlapping windows of token ids, shape (windows, length), int64.
+
+    The whole text is tokenized once and cut; a rest shorter than a window is left out, unless it is all there is. Where
+    the tokenizer puts a first token (bos) before a text, each window begins with it, as in training. `limit` keeps
+    the first windows that hold at most so many tokens. Raises: ValueError for a text with fewer than two tokens."""
+    require_text_size(len(text.encode("utf-8", "surrogatepass")))
+    prefix = _first_token(tokenizer)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
+    if len(prefix) + len(ids) < 2:
+        raise ValueError(f"the text gives {len(ids)} tokens and a model needs two to predict one; give a sentence")
+    step = min(length, len(prefix) + len(ids)) - len(prefix)
+    rows = [prefix + ids[start : start + step] for start in range(0, len(ids) - step + 1, step)]
+    if limit is not None:
+        rows = rows[: max(1, limit // len(rows[0]))]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def _first_token(tokenizer: Any) -> list[int]:
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+
+
+def batches(tokens: Tensor, device: torch.device, tokens_a_batch: int = 4096) -> Iterator[Tensor]:
+    """The windows in batches of about `tokens_a_batch` tokens, on the device."""
+    for rows in tokens.split(max(1, tokens_a_batch // tokens.shape[1])):
+        yield rows.to(device)

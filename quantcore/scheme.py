@@ -1,0 +1,281 @@
+"""A scheme says, in one line of text, how a model is quantized; this file is that language and holds no tensor.
+
+    w:int4/group128                                  weights only, symmetric, round to nearest
+    w:int4/group128/asym                             with a zero point
+    w:int8/channel,a:int8/token/dynamic              W8A8: activations' ranges are taken at run time
+    w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static/p99.9 static: range frozen beforehand, here at the 99.9th percentile
+    w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of a dotted name
+    float                                            nothing is quantized
+
+`Scheme.parse(str(scheme)) == scheme`. The same text is cache key, URL value, table label and command line argument, so
+it needs no quoting in a shell or a URL. Preset names (compressed-tensors') parse too: `W4A16`, `FP8_DYNAMIC,skip=none`.
+What cannot be is refused where it is built, with the way out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from quantcore.formats import Format, format_named
+from quantcore.granularity import Granularity, PerBlock, PerChannel, PerTensor, PerToken, parse_granularity
+
+LONGEST_TEXT = 400
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """The range is [min, max] of everything seen."""
+
+    def __str__(self) -> str:
+        return "minmax"
+
+
+@dataclass(frozen=True)
+class MovingAverage:
+    """Exponential moving average of each step's min and max: r <- r + momentum * (new - r).
+
+    Source: Jacob et al. 2017, arXiv:1712.05877, section 3.1; momentum 0.01 as in torch.ao and compressed-tensors."""
+
+    momentum: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.momentum <= 1:
+            raise ValueError(f"momentum={self.momentum:g} is outside (0, 1]; try ema0.01")
+
+    def __str__(self) -> str:
+        return f"ema{self.momentum:.10g}"
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """The range leaves (100 - percent)% of the values out at each end that has values beyond zero."""
+
+    percent: float = 99.9
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percent <= 100:
+            raise ValueError(f"percentile {self.percent:g} is outside (50, 100]; try p99.9")
+
+    def __str__(self) -> str:
+        return f"p{self.percent:.10g}"
+
+
+@dataclass(frozen=True)
+class Mse:
+    """The min-max range shrunk by the factor that makes the mean squared error least."""
+
+    def __str__(self) -> str:
+        return "mse"
+
+
+Observer = MinMax | MovingAverage | Percentile | Mse
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How one tensor becomes codes. `dynamic` speaks of activations: True takes the range from the tensor at hand."""
+
+    fmt: Format
+    granularity: Granularity
+    symmetric: bool = True
+    dynamic: bool = False
+    observer: Observer = MinMax()
+
+    def __post_init__(self) -> None:
+        if self.fmt.is_float and not self.symmetric:
+            raise ValueError(
+                f"{self.fmt.name} has a sign and no zero point, so it cannot be asymmetric; leave out asym, or use int8"
+            )
+        if not self.symmetric and self.fmt.name.endswith("_narrow"):
+            raise ValueError(
+                f"{self.fmt.name} drops a code to be symmetric, so it cannot be asymmetric; "
+                f"use {self.fmt.name.removesuffix('_narrow')}"
+            )
+        if isinstance(self.observer, MovingAverage) and self.dynamic:
+            raise ValueError("a moving average needs earlier steps, so it cannot be dynamic; try static, or minmax")
+
+    def __str__(self) -> str:
+        return "/".join([self.fmt.name, str(self.granularity), *([] if self.symmetric else ["asym"])])
+
+
+@dataclass(frozen=True)
+class Rtn:
+    """Round to nearest: every weight goes to the code next to it, on its own."""
+
+    def __str__(self) -> str:
+        return "rtn"
+
+
+Method = Rtn
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """weights and activations (None: stay float), the method for the weights, and the modules left alone."""
+
+    weights: QuantSpec | None = None
+    activations: QuantSpec | None = None
+    method: Method = Rtn()
+    skip: tuple[str, ...] = ("lm_head",)
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            _check_weights(self.weights)
+        if self.activations is not None:
+            _check_activations(self.activations)
+        for part in self.skip:
+            if not re.fullmatch(r"[\w.]+", part):
+                raise ValueError(f"skip={part!r} is no module name; use letters, digits, _ and ., as in skip=layers.0")
+
+    def __str__(self) -> str:
+        parts = []
+        if self.weights is not None:
+            parts.append(f"w:{self.weights}{_observer_suffix(self.weights)}")
+        if self.activations is not None:
+            when = "dynamic" if self.activations.dynamic else "static"
+            parts.append(f"a:{self.activations}/{when}{_observer_suffix(self.activations)}")
+        if not parts:
+            parts.append("float")
+        if self.method != Rtn():
+            parts.append(str(self.method))
+        if self.skip != ("lm_head",):
+            parts.extend(f"skip={name}" for name in self.skip or ("none",))
+        return ",".join(parts)
+
+    @staticmethod
+    def parse(text: str) -> Scheme:
+        """The scheme that a text (or a preset's name) says. Raises: ValueError with what, where and the way out."""
+        if len(text) > LONGEST_TEXT:
+            raise ValueError(f"a scheme text of {len(text)} characters is too long; the limit is {LONGEST_TEXT}")
+        parts = [part.strip() for part in text.split(",")]
+        if not text.strip():
+            raise ValueError("the scheme text is empty; try w:int4/group128, or W4A16")
+        scheme = Scheme()
+        start = parts[0]
+        if start.upper() in PRESETS:
+            scheme = PRESETS[start.upper()]
+            parts = parts[1:]
+        elif start == "float":
+            parts = parts[1:]
+        skip: list[str] = []
+        seen: set[str] = set()
+        for part in parts:
+            key, value = _split_part(part)
+            if key != "skip" and key in seen:
+                raise ValueError(f"{text!r} says {key!r} twice; say it once")
+            seen.add(key)
+            if key == "w":
+                scheme = replace(scheme, weights=_parse_spec(value, activation=False))
+            elif key == "a":
+                scheme = replace(scheme, activations=_parse_spec(value, activation=True))
+            elif key == "skip":
+                skip.append(value)
+        if skip:
+            scheme = replace(scheme, skip=() if skip == ["none"] else tuple(skip))
+        return scheme
+
+    @property
+    def label(self) -> str:
+        """The preset's name where there is one, else the text."""
+        return next((name for name, preset in PRESETS.items() if preset == self), str(self))
+
+    def skips(self, module_name: str) -> bool:
+        """Whether a module stays float: a skip entry is its name, or a run of whole parts of its dotted name."""
+        return any(f".{part}." in f".{module_name}." for part in self.skip)
+
+
+def _observer_suffix(spec: QuantSpec) -> str:
+    return "" if spec.observer == MinMax() else f"/{spec.observer}"
+
+
+def _check_weights(spec: QuantSpec) -> None:
+    if isinstance(spec.granularity, PerToken):
+        raise ValueError("weights have no tokens, so they cannot be quantized per token; try channel or group128")
+    if spec.dynamic:
+        raise ValueError("weights do not change at run time, so they cannot be dynamic; leave out dynamic")
+    if isinstance(spec.observer, MovingAverage):
+        raise ValueError("weights are seen once, so a moving average has no meaning; try minmax, mse or p99.9")
+
+
+def _check_activations(spec: QuantSpec) -> None:
+    if isinstance(spec.granularity, PerChannel | PerBlock):
+        raise ValueError(
+            f"activations cannot be quantized per {spec.granularity}: their scale must leave the sum over in_features; "
+            "try token, tensor or group128"
+        )
+    if not spec.dynamic and not isinstance(spec.granularity, PerTensor):
+        raise ValueError(
+            f"static per-{spec.granularity} activations cannot be: tomorrow's tokens have no recorded scale; "
+            "try tensor/static, or token/dynamic"
+        )
+
+
+def _split_part(part: str) -> tuple[str, str]:
+    if part == "rtn":
+        return "method", part
+    for key, mark in (("w", "w:"), ("a", "a:"), ("skip", "skip=")):
+        if part.startswith(mark) and len(part) > len(mark):
+            return key, part[len(mark) :]
+    raise ValueError(
+        f"cannot read {part!r}; a scheme's parts are w:..., a:..., rtn and skip=..., "
+        f"or start with one of {', '.join(PRESETS)}"
+    )
+
+
+def _parse_spec(text: str, activation: bool) -> QuantSpec:
+    words = text.split("/")
+    if len(words) < 2:
+        raise ValueError(f"{text!r} lacks its granularity; write format/granularity, as in int4/group128")
+    spec = QuantSpec(format_named(words[0]), parse_granularity(words[1]))
+    symmetric, dynamic, observer = True, None, None
+    for word in words[2:]:
+        if word == "asym":
+            symmetric = False
+        elif word in ("static", "dynamic") and activation and dynamic is None:
+            dynamic = word == "dynamic"
+        elif observer is None:
+            observer = parse_observer(word)
+        else:
+            raise ValueError(f"{word!r} is one observer too many in {text!r}; name one")
+    if activation and dynamic is None:
+        raise ValueError(f"activations {text!r} must say when their range is known; add /dynamic or /static")
+    return replace(spec, symmetric=symmetric, dynamic=bool(dynamic), observer=observer or MinMax())
+
+
+def parse_observer(text: str) -> Observer:
+    """`minmax`, `ema0.01`, `p99.9`, `mse`: the inverse of `str`. Raises: ValueError."""
+    number = r"(\d{1,9}(?:\.\d{1,9})?)"
+    makers: dict[str, Callable[[str], Observer]] = {
+        r"minmax": lambda _: MinMax(),
+        r"mse": lambda _: Mse(),
+        r"ema": lambda _: MovingAverage(),
+        rf"ema{number}": lambda value: MovingAverage(float(value)),
+        rf"p{number}": lambda value: Percentile(float(value)),
+    }
+    for pattern, make in makers.items():
+        if match := re.fullmatch(pattern, text):
+            return make(match[match.re.groups])
+    raise ValueError(f"cannot read {text!r}; after the granularity come asym, static, dynamic, minmax, ema, p99.9 or mse")
+
+
+def _int_presets() -> dict[str, str]:
+    """compressed-tensors' WxAy family: groups of 128; activations, where they are quantized, per token at run time."""
+    presets = {f"W{bits}A16": f"w:int{bits}/group128" for bits in range(2, 9)}
+    presets |= {f"W{bits}A8": f"w:int{bits}/group128,a:int8/token/dynamic" for bits in range(2, 8)}
+    presets |= {f"W{bits}A4": f"w:int{bits}/group128,a:int4/token/dynamic" for bits in range(2, 5)}
+    return presets
+
+
+PRESETS: dict[str, Scheme] = {}
+for _name, _text in {
+    **_int_presets(),
+    "W4A16_ASYM": "w:int4/group128/asym",
+    "W8A8": "w:int8/channel,a:int8/token/dynamic",
+    "W4AFP8": "w:int4/group128,a:fp8_e4m3/token/dynamic",
+    "FP8": "w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static",
+    "FP8_DYNAMIC": "w:fp8_e4m3/channel,a:fp8_e4m3/token/dynamic",
+    "FP8_BLOCK": "w:fp8_e4m3/block128x128,a:fp8_e4m3/group128/dynamic",
+}.items():
+    PRESETS[_name] = Scheme.parse(_text)

@@ -8,6 +8,7 @@ grow with the number of tokens. Layers that read the same tensor (q, k, v; gate,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,6 +84,15 @@ def calibrate(
     return {name: stats[leader] for name, leader in leaders.items()}
 
 
+def outlier_ratio(stats: LayerStats) -> float:
+    """Largest over median of the input channels' maxima: 1 where all are alike, hundreds where one channel shouts."""
+    if stats.channel_absmax is None:
+        raise ValueError("no batch was observed, so there are no channel maxima; calibrate over some text first")
+    median = float(stats.channel_absmax.median())
+    largest = float(stats.channel_absmax.max())
+    return largest / median if median else math.inf if largest else 1.0
+
+
 def momenta_of(scheme: Scheme) -> tuple[float, ...]:
     """The moving averages that calibrating for `scheme` must record."""
     observer = scheme.activations.observer if scheme.activations else None
@@ -122,7 +132,9 @@ def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Te
     known = linears(model)
     names = list(layers)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no Linear layer is called {unknown[0]!r}; this model has {len(known)}, such as {next(iter(known))}")
+        raise ValueError(
+            f"no Linear layer is called {unknown[0]!r}; this model has {len(known)}, such as {next(iter(known))}"
+        )
 
     def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _, inputs: see(name, inputs[0])

@@ -92,7 +92,8 @@ class Format:
         if not self.is_float or self.storage.is_floating_point:
             return codes.to(torch.float32)
         positive = self._positive_values().to(codes.device)
-        return torch.cat([positive, -positive])[codes.long() % 2**self.bits]
+        unsigned = torch.remainder(codes.long(), 2**self.bits)
+        return torch.cat([positive, -positive])[unsigned]
 
     def _positive_values(self) -> Tensor:
         """0 and the positive values of a float format in the order of their codes. Shape (levels,), float32."""

@@ -9,7 +9,7 @@ activations [..., tokens, in]; a group never crosses rows.
     PerGroup(g)    g neighbours along in_features       weight scale [out, in/g]
     PerBlock(r,c)  an r x c rectangle of the weight     weight scale [out/r, in/c]
 
-Source of the terms: compressed-tensors' QuantizationStrategy; Frantar et al. 2022, arXiv:2210.17323, section 4 (groups).
+Source of the terms: compressed-tensors' QuantizationStrategy; groups: Frantar et al. 2022, arXiv:2210.17323, section 4.
 """
 
 from __future__ import annotations

@@ -53,9 +53,7 @@ def _percentiles(tiles: Tensor, percent: float, counts: Tensor | None) -> tuple[
     return values.gather(-1, below), values.gather(-1, above)
 
 
-def _least_mse(
-    tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, counts: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _least_mse(tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, counts: Tensor | None) -> tuple[Tensor, Tensor]:
     """The range shrink * [lo, hi] whose round trip has the least (weighted) squared error, tile by tile."""
     best_error = torch.full_like(lo, math.inf)
     best_shrink = torch.ones_like(lo)
@@ -91,7 +89,9 @@ class RangeRecorder:
         x = x.detach().float().flatten()
         lo, hi = (float(bound) for bound in torch.aminmax(x))
         if not (math.isfinite(lo) and math.isfinite(hi)):
-            raise ValueError(f"the activations hold NaN or Inf (range {lo:g} to {hi:g}); the model's weights are damaged")
+            raise ValueError(
+                f"the activations hold NaN or Inf (range {lo:g} to {hi:g}); the model's weights are damaged"
+            )
         self.lo, self.hi, self.count = min(self.lo, lo), max(self.hi, hi), self.count + x.numel()
         for momentum, average in self.averages.items():
             old_lo, old_hi = average or (lo, hi)

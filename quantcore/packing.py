@@ -20,8 +20,10 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """int8 codes of `bits` bits, shape (..., K), as uint8 of shape (..., ceil(K / codes_per_byte))."""
     per_byte = codes_per_byte(bits)
     width = 8 // per_byte
-    unsigned = (codes.view(torch.uint8) if codes.is_contiguous() else codes.contiguous().view(torch.uint8)) & (2**width - 1)
-    padded = F.pad(unsigned, (0, -codes.shape[-1] % per_byte)).unflatten(-1, (-1, per_byte))
+    unsigned = (codes.view(torch.uint8) if codes.is_contiguous() else codes.contiguous().view(torch.uint8)) & (
+        2**width - 1
+    )
+    padded = F.pad(unsigned, (0, -codes.shape[-1] % per_byte)).reshape(*codes.shape[:-1], -1, per_byte)
     packed = torch.zeros_like(padded[..., 0])
     for slot in range(per_byte):
         packed |= padded[..., slot] << (slot * width)

@@ -68,7 +68,7 @@ class QTensor:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits a number costs in a checkpoint: its code, its share of a 16-bit scale and of a zero point of fmt.bits."""
+        """Bits a number costs in a checkpoint: its code, its share of a 16-bit scale and of a zero point (fmt.bits)."""
         overhead = self.scale.numel() * CHECKPOINT_SCALE_BITS
         if self.zero_point is not None:
             overhead += self.zero_point.numel() * self.spec.fmt.bits

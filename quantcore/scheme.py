@@ -257,7 +257,9 @@ def parse_observer(text: str) -> Observer:
     for pattern, make in makers.items():
         if match := re.fullmatch(pattern, text):
             return make(match[match.re.groups])
-    raise ValueError(f"cannot read {text!r}; after the granularity come asym, static, dynamic, minmax, ema, p99.9 or mse")
+    raise ValueError(
+        f"cannot read {text!r}; after the granularity come asym, static, dynamic, minmax, ema, p99.9 or mse"
+    )
 
 
 def _int_presets() -> dict[str, str]:

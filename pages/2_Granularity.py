@@ -1,0 +1,72 @@
+"""Who shares a scale? One real weight under every granularity."""
+
+import pandas as pd
+import streamlit as st
+
+from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
+from ui import cached, controls, frame
+from ui.components.chart import chart
+from ui.figures import granularity as figures
+
+FORMATS = ["int2", "int3", "int4", "int8", "fp4_e2m1", "fp8_e4m3"]
+
+LOOK_FOR = (
+    "Every tile of the weight is rounded on a grid that its own largest value stretches. "
+    "Watch the error map pale as tiles shrink, and the bits per weight rise because each tile brings a scale."
+)
+TRIES = [
+    ("one scale for all", {"grain": "tensor", "format": "int4"}),
+    ("groups of 32, 3 bits", {"grain": "group", "group": 32, "format": "int3"}),
+    ("fp4 hides outliers", {"grain": "channel", "format": "fp4_e2m1"}),
+]
+
+with frame.page("Who shares a scale?", LOOK_FOR, TRIES, "pages/2_Granularity.py") as choice:
+    with st.grid(3, min_column_width=300):
+        fmt = controls.pick("Format", FORMATS, "int4", "format")
+        grain = controls.pick("Granularity", ["tensor", "channel", "group", "block"], "group", "grain")
+        with st.container():
+            if grain == "group":
+                grain += str(controls.steps("Group size, along the input", GROUP_SIZES, 128, "group"))
+            elif grain == "block":
+                side = controls.steps("Block, rows = columns", BLOCK_SIZES, 128, "block")
+                grain = f"block{side}x{side}"
+            symmetric = controls.switch("symmetric (no zero point)", True, "symmetric")
+    scheme = f"w:{fmt}/{grain}" + ("" if symmetric else "/asym")
+    study = cached.granularity(choice.model_id, choice.device, choice.layer, choice.text_id, scheme)
+
+    chosen = study.chosen
+    rows, cols = study.tile
+    st.markdown(
+        f"`{scheme}`: one scale for **{rows} x {cols} = {rows * cols:,}** weights, so **{chosen.scales:,}** scales of "
+        f"shape `{list(chosen.scale_shape)}` on a weight of `{list(study.weight.shape)}` (output x input)."
+    )
+    frame.metrics(
+        {
+            "Bits per weight": f"{chosen.bits_per_weight:.3f}",
+            "SQNR of the weight": f"{chosen.weight_sqnr_db:.2f} dB",
+            "SQNR of the layer's output": f"{chosen.output_sqnr_db:.2f} dB",
+        }
+    )
+    limit = figures.shared_limit(study.weight)
+    with st.grid(3, min_column_width=330):
+        chart(
+            figures.weight_map(study, limit),
+            key="weight_map",
+            alt=f"weight of {choice.layer}, tiles of {rows} x {cols}; the worst tile is {study.worst_tile}",
+        )
+        chart(
+            figures.scale_map(study),
+            key="scale_map",
+            alt=f"{chosen.scales} scales from {float(study.scale.min()):.3g} to {float(study.scale.max()):.3g}",
+        )
+        chart(
+            figures.error_map(study, cached.coarsest_error(choice.model_id, choice.device, choice.layer, fmt)),
+            key="error_map",
+            alt=f"largest error {float(study.error.abs().max()):.3g}",
+        )
+    chart(
+        figures.cost_curve(study),
+        key="cost_curve",
+        alt=f"{chosen.granularity}: {chosen.output_sqnr_db:.1f} dB at {chosen.bits_per_weight:.2f} bits per weight",
+    )
+    frame.numbers(pd.DataFrame(study.rows), "granularity")

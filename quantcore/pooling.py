@@ -1,0 +1,28 @@
+"""Shrink a matrix for the screen without losing an outlier: a cell shows its block's value of largest magnitude."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Pooled(NamedTuple):
+    """values (R, C); cell (r, c) stands for row_step x col_step numbers from (r * row_step, c * col_step) on."""
+
+    values: Tensor
+    row_step: int
+    col_step: int
+
+
+def pool_extreme(matrix: Tensor, max_rows: int, max_cols: int) -> Pooled:
+    """The matrix (O, K) as at most max_rows x max_cols cells: of each block, the signed value furthest from 0."""
+    row_step = -(-matrix.shape[0] // max_rows)
+    col_step = -(-matrix.shape[1] // max_cols)
+    padding = (0, -matrix.shape[1] % col_step, 0, -matrix.shape[0] % row_step)
+    padded = F.pad(matrix.float(), padding)
+    blocks = padded.reshape(padded.shape[0] // row_step, row_step, padded.shape[1] // col_step, col_step)
+    lo, hi = blocks.amin((1, 3)), blocks.amax((1, 3))
+    return Pooled(torch.where(-lo > hi, lo, hi), row_step, col_step)

@@ -1,0 +1,98 @@
+"""Who shares a scale: one weight quantized at every granularity, with what each costs and keeps.
+
+study = granularity_study(weight, x, Scheme.parse("w:int4/group128"))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quantcore.evaluate import tensor_error
+from quantcore.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
+from quantcore.qtensor import dequantize, quantize
+from quantcore.scheme import QuantSpec
+
+GROUP_SIZES = (16, 32, 64, 128, 256, 512, 1024)
+BLOCK_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class GranularityRow:
+    """One line of the table: `output_sqnr_db` is of x @ W^T over the text's activations, weights quantized alone."""
+
+    granularity: str
+    scale_shape: tuple[int, ...]
+    scales: int
+    bits_per_weight: float
+    weight_sqnr_db: float
+    output_sqnr_db: float
+
+
+@dataclass(frozen=True, eq=False)
+class GranularityStudy:
+    """The chosen granularity in full, all others as rows.
+
+    weight, error    (O, K): W and W_hat - W
+    scale            as the QTensor holds it, (O / tile rows, K / tile columns)
+    tile             rows and columns of one tile
+    worst_tile       (row, column) of the tile with the largest squared error per weight
+    """
+
+    weight: Tensor
+    error: Tensor
+    scale: Tensor
+    tile: tuple[int, int]
+    worst_tile: tuple[int, int]
+    rows: tuple[GranularityRow, ...]
+    chosen: GranularityRow
+
+
+def granularity_study(weight: Tensor, x: Tensor, spec: QuantSpec) -> GranularityStudy:
+    """Quantize `weight` (O, K) under `spec`, and with each other granularity in its place; x (N, K) are real inputs.
+
+    Raises: ValueError if the tile does not divide the weight."""
+    qtensor = quantize(weight, spec)
+    error = dequantize(qtensor) - weight
+    tile_rows, tile_cols = spec.granularity.tile(weight.shape)
+    tiles = (weight.shape[0] // tile_rows, tile_rows, weight.shape[1] // tile_cols, tile_cols)
+    squared = error.square().reshape(tiles).mean((1, 3))
+    worst = divmod(int(squared.argmax()), squared.shape[1])
+    choices = granularities(weight.shape[0], weight.shape[1])
+    rows = tuple(_row(weight, x, replace(spec, granularity=choice)) for choice in choices)
+    return GranularityStudy(
+        weight=weight,
+        error=error,
+        scale=qtensor.scale,
+        tile=(tile_rows, tile_cols),
+        worst_tile=worst,
+        rows=rows,
+        chosen=_row(weight, x, spec),
+    )
+
+
+def granularities(out_features: int, in_features: int) -> list[Granularity]:
+    """Every granularity that divides the shape, from the coarsest scale to the finest groups."""
+    blocks: list[Granularity] = [
+        PerBlock(side, side) for side in reversed(BLOCK_SIZES) if out_features % side == in_features % side == 0
+    ]
+    groups: list[Granularity] = [PerGroup(size) for size in reversed(GROUP_SIZES) if in_features % size == 0]
+    return [PerTensor(), PerChannel(), *blocks, *groups]
+
+
+def _row(weight: Tensor, x: Tensor, spec: QuantSpec) -> GranularityRow:
+    qtensor = quantize(weight, spec)
+    weight_hat = dequantize(qtensor)
+    with torch.inference_mode():
+        output = tensor_error(F.linear(x, weight), F.linear(x, weight_hat))
+    return GranularityRow(
+        granularity=str(spec.granularity),
+        scale_shape=tuple(qtensor.scale.shape),
+        scales=qtensor.scale.numel(),
+        bits_per_weight=qtensor.bits_per_weight,
+        weight_sqnr_db=tensor_error(weight, weight_hat).sqnr_db,
+        output_sqnr_db=output.sqnr_db,
+    )

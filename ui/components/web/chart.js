@@ -1,0 +1,235 @@
+// One Plotly figure per element, changed in place: `Plotly.react` keeps the camera, the zoom and the DOM node.
+
+import { css, paint, readTheme } from "./theme.js";
+
+const charts = new WeakMap(); // the component's element -> Chart
+const groups = new Map(); // link -> { camera, charts }, for 3-D charts that turn together
+let plotlyLoaded; // one <script> per browser tab
+
+/** Called by Streamlit when the data or the theme has changed. */
+export default function draw(component, options) {
+  const parent = component.parentElement;
+  if (!charts.has(parent)) charts.set(parent, new Chart(parent));
+  const chart = charts.get(parent);
+  chart.show(component, options);
+  // Streamlit also calls this for a draw that a newer one has overtaken: leave only when the element has really gone.
+  return () => setTimeout(() => parent.isConnected || (chart.leave(), charts.delete(parent)));
+}
+
+class Chart {
+  constructor(parent) {
+    this.host = document.createElement("div");
+    this.host.className = "lab-chart";
+    this.host.setAttribute("role", "figure");
+    this.host.dataset.drawn = "0";
+    this.plot = Object.assign(document.createElement("div"), { className: "lab-chart-plot" });
+    this.note = Object.assign(document.createElement("p"), { className: "lab-chart-note", textContent: "Drawing …" });
+    this.host.append(this.plot, this.note);
+    parent.append(this.host);
+    // The wheel belongs to the page; with Ctrl (or a pinch, which browsers report as Ctrl) it belongs to the chart.
+    this.host.addEventListener("wheel", (event) => event.ctrlKey || event.stopPropagation(), { capture: true });
+    this.observer = new ResizeObserver(() => this.schedule());
+    this.observer.observe(this.host);
+  }
+
+  show(component, options) {
+    this.component = component;
+    this.options = options;
+    loadPlotly(options.plotly).catch(() => {}); // a head start; the draw itself reports a failure
+    if (this.bytes !== component.data) {
+      this.bytes = component.data;
+      this.message = JSON.parse(new TextDecoder().decode(component.data));
+      this.label(this.message);
+    }
+    this.theme = readTheme(this.host, options.palette);
+    this.schedule();
+  }
+
+  label({ key, alt, height, click, link }) {
+    this.host.dataset.key = key;
+    this.host.setAttribute("aria-label", alt);
+    this.host.style.height = `${height}px`;
+    this.host.toggleAttribute("data-click", click);
+    this.join(link);
+  }
+
+  /** Draw soon, and once: what arrives while a draw is under way is drawn after it, only the newest. */
+  schedule() {
+    this.wanted = true;
+    this.running ??= this.work().finally(() => { this.running = undefined; });
+  }
+
+  async work() {
+    while (this.wanted) {
+      await nextFrame();
+      this.wanted = false;
+      try {
+        await this.react();
+      } catch (error) {
+        this.fail(error);
+      }
+    }
+  }
+
+  async react() {
+    const { bytes, theme } = this;
+    const width = this.host.clientWidth;
+    if (!bytes || !width) return; // in a closed tab or expander: drawn when it opens
+    if (bytes === this.drawn?.bytes && width === this.drawn.width && sameTheme(theme, this.drawn.theme)) return;
+    const plotly = await loadPlotly(this.options.plotly);
+    const { data, layout } = this.figure(width);
+    await plotly.react(this.plot, data, layout, config(data));
+    await nextFrame();
+    this.drawn = { bytes, width, theme };
+    this.note.textContent = "";
+    this.listen(plotly);
+    this.host.dataset.drawn = String(Number(this.host.dataset.drawn) + 1);
+  }
+
+  figure(width) {
+    const { figure, height } = this.message;
+    const { data, layout } = paint({ data: figure.data, layout: figure.layout ?? {} }, this.theme.colours);
+    const camera = groups.get(this.link)?.camera;
+    if (camera) layout.scene = { ...layout.scene, camera };
+    const kept = { uirevision: layout.uirevision ?? "kept", autosize: false, width, height };
+    const base = template(this.theme, Object.keys(this.options.palette));
+    base.layout.margin.t = layout.title?.text ? 68 : 32; // room for the title above the legend's row
+    return { data, layout: { ...layout, ...kept, template: base } };
+  }
+
+  listen(plotly) {
+    // One tab stop per chart: the download button. The one that resets zoom or camera only helps a pointer.
+    this.plot.querySelectorAll(".modebar-btn[data-attr]").forEach((button) => {
+      button.tabIndex = -1;
+    });
+    if (this.listening) return;
+    this.listening = true;
+    this.plot.on("plotly_click", (event) => this.click(event));
+    const turned = (change) => change["scene.camera"] && this.turn(plotly, change["scene.camera"]);
+    this.plot.on("plotly_relayouting", turned);
+    this.plot.on("plotly_relayout", turned);
+  }
+
+  click(event) {
+    if (!this.message.click || !event.points?.length) return;
+    this.component.setTriggerValue("click", describe(event.points[0]));
+  }
+
+  join(link) {
+    if (link === this.link) return;
+    groups.get(this.link)?.charts.delete(this);
+    this.link = link;
+    if (!link) return;
+    if (!groups.has(link)) groups.set(link, { camera: undefined, charts: new Set() });
+    groups.get(link).charts.add(this);
+  }
+
+  /** The user turns this chart: let the others of its group follow, at most once per frame. */
+  turn(plotly, camera) {
+    const group = groups.get(this.link);
+    if (!group || this.following || JSON.stringify(camera) === JSON.stringify(group.camera)) return;
+    group.camera = structuredClone(camera);
+    for (const other of group.charts) if (other !== this) other.follow(plotly, group);
+  }
+
+  async follow(plotly, group) {
+    if (this.following || !this.listening || !this.host.clientWidth) return;
+    this.following = true;
+    try {
+      await nextFrame();
+      await plotly.relayout(this.plot, { "scene.camera": structuredClone(group.camera) });
+    } catch (error) {
+      this.fail(error);
+    } finally {
+      this.following = false;
+    }
+  }
+
+  fail(error) {
+    console.error(error);
+    this.note.textContent = `This picture could not be drawn: ${error.message}.`;
+  }
+
+  leave() {
+    this.observer.disconnect();
+    this.join(null);
+    if (this.listening) window.Plotly?.purge(this.plot);
+    this.host.remove();
+  }
+}
+
+function loadPlotly(url) {
+  plotlyLoaded ??= new Promise((resolve, reject) => {
+    const script = Object.assign(document.createElement("script"), { src: url, async: true });
+    script.onload = () => resolve(window.Plotly);
+    script.onerror = () => {
+      plotlyLoaded = undefined;
+      reject(new Error("the drawing library did not arrive; is the server still running? Reload the page to try again"));
+    };
+    document.head.append(script);
+  });
+  return plotlyLoaded;
+}
+
+function nextFrame() {
+  return new Promise((resolve) => {
+    // A hidden browser tab has no frames; do not wait for one for ever.
+    const late = setTimeout(resolve, 250);
+    requestAnimationFrame(() => { clearTimeout(late); resolve(); });
+  });
+}
+
+function sameTheme(one, other) {
+  return JSON.stringify(one) === JSON.stringify(other);
+}
+
+const THREE_D = new Set(["surface", "scatter3d", "mesh3d", "cone", "streamtube", "volume", "isosurface"]);
+
+function config(data) {
+  const reset = data.some((trace) => THREE_D.has(trace.type)) ? "resetCameraDefault3d" : "resetScale2d";
+  return { displaylogo: false, responsive: false, modeBarButtons: [["toImage", reset]] };
+}
+
+/** A clicked point as plain JSON. */
+function describe(point) {
+  const { x, y, z, customdata, text, curveNumber, pointNumber, pointIndex } = point;
+  const fields = { x, y, z, customdata, text, curve: curveNumber, point: pointIndex ?? pointNumber, name: point.data?.name };
+  const plain = (_, value) => (ArrayBuffer.isView(value) ? Array.from(value) : value);
+  return JSON.parse(JSON.stringify(fields, plain));
+}
+
+/** What a figure gets where it says nothing itself. */
+function template({ colours, font, size }, series) {
+  const clear = "rgba(0,0,0,0)";
+  const [ink, muted, grid, card] = [colours.ink, colours.muted, colours.grid, colours.card].map((rgb) => css(rgb));
+  const small = Math.round(size * 0.8125);
+  const axis = {
+    gridcolor: grid, zerolinecolor: css(colours.muted, 0.6), zerolinewidth: 1, linecolor: grid, tickcolor: grid,
+    tickfont: { color: muted }, title: { font: { color: ink }, standoff: 8 }, automargin: true,
+  };
+  const axis3d = { ...axis, title: axis.title, showbackground: false, automargin: undefined };
+  const colorbar = { outlinewidth: 0, thickness: 12, ticklen: 4, tickcolor: grid, tickfont: { color: muted } };
+  const camera = { eye: { x: 1.5, y: 1.5, z: 0.9 }, center: { x: 0, y: 0, z: -0.12 } };
+  const withBar = (type) => [{ type, colorbar }];
+  return {
+    data: {
+      heatmap: withBar("heatmap"), surface: withBar("surface"),
+      bar: [{ type: "bar", marker: { line: { width: 0 }, colorbar } }],
+      scatter: [{ type: "scatter", marker: { colorbar } }],
+      scatter3d: [{ type: "scatter3d", marker: { colorbar } }],
+    },
+    layout: {
+      paper_bgcolor: clear, plot_bgcolor: clear, font: { family: font, color: ink, size: small },
+      colorway: series.map((name) => css(colours[name])),
+      colorscale: { sequential: "Viridis" },
+      xaxis: axis, yaxis: axis, scene: { xaxis: axis3d, yaxis: axis3d, zaxis: axis3d, bgcolor: clear, camera },
+      coloraxis: { colorbar }, margin: { l: 56, r: 16, b: 48 }, bargap: 0,
+      title: { font: { size: Math.round(size * 1.0625) }, x: 0, xref: "paper", xanchor: "left",
+        y: 0.985, yref: "container", yanchor: "top", automargin: true },
+      legend: { bgcolor: clear, orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom" },
+      hoverlabel: { bgcolor: card, bordercolor: grid, font: { family: font, color: ink, size: small } },
+      annotationdefaults: { font: { color: ink }, arrowcolor: muted }, shapedefaults: { line: { color: muted } },
+      modebar: { bgcolor: clear, color: css(colours.muted, 0.7), activecolor: css(colours.accent) },
+    },
+  };
+}

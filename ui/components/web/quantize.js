@@ -1,0 +1,89 @@
+// What happens to one number: the engine's rule, step by step in float32, so that browser and server give the same bits.
+
+const f32 = Math.fround;
+
+/** Round to the nearest integer, a tie to the even one. */
+export function roundHalfEven(t) {
+  return (Math.abs(t % 1) === 0.5 ? 2 * Math.round(t / 2) : Math.round(t)) + 0; // + 0 turns -0 into 0
+}
+
+/**
+ * Quantize x on a line { integer, codes, even } with a scale and a zero point (null means 0).
+ *   integer   q = clamp(round(x / s) + z, qmin, qmax)        float   q = the code nearest to x / s, clamped
+ *   both      x_hat = s * (q - z)
+ * Returns: { t: x / s, free: q before the clamp, q, index of q, xHat, error, tie, clipped: -1, 0 or 1 }.
+ */
+export function quantize(line, scale, zeroPoint, x) {
+  const { codes } = line;
+  const [lo, hi] = [codes[0], codes[codes.length - 1]];
+  const z = zeroPoint ?? 0;
+  const t = f32(f32(x) / f32(scale));
+  const found = line.integer ? { code: roundHalfEven(t) + z, tie: Math.abs(t % 1) === 0.5 } : nearest(line, t);
+  const q = Math.min(Math.max(found.code, lo), hi);
+  const xHat = f32(f32(scale) * f32(q - z));
+  const outside = line.integer ? found.code : t;
+  const clipped = outside > hi ? 1 : outside < lo ? -1 : 0;
+  return { t, free: found.code, q, index: lowerBound(codes, q), xHat, error: xHat - x, tie: found.tie && !clipped, clipped };
+}
+
+function nearest({ codes, even }, t) {
+  const above = lowerBound(codes, t);
+  if (above === 0) return { code: codes[0], tie: false };
+  if (above === codes.length) return { code: codes[codes.length - 1], tie: false };
+  const [down, up] = [t - codes[above - 1], codes[above] - t];
+  const tie = down === up;
+  return { code: codes[down < up || (tie && even[above - 1]) ? above - 1 : above], tie };
+}
+
+/** The real value of every code, ascending. */
+export function levelsOf(line, scale, zeroPoint) {
+  return line.codes.map((code) => f32(f32(scale) * f32(code - (zeroPoint ?? 0))));
+}
+
+/** The x that land on level i: [from, to], open-ended at the outer levels because they catch what is clipped. */
+export function cell(levels, i) {
+  const from = i > 0 ? (levels[i - 1] + levels[i]) / 2 : -Infinity;
+  const to = i < levels.length - 1 ? (levels[i] + levels[i + 1]) / 2 : Infinity;
+  return [from, to];
+}
+
+/**
+ * Which codes no value falls on, as far as a histogram can tell: a code counts as used if its cell meets a filled bin.
+ * Returns: { unused: all such codes, inside: those whose level lies within the data's range }.
+ */
+export function unusedCodes(levels, { counts, edges }) {
+  const filled = [0]; // filled[k]: how many of the first k bins hold a value
+  for (const count of counts) filled.push(filled[filled.length - 1] + (count > 0 ? 1 : 0));
+  const last = filled[counts.length];
+  const [dataLo, dataHi] = [edges[lowerBound(filled, 1) - 1], edges[lowerBound(filled, last)]];
+  let [unused, inside] = [0, 0];
+  levels.forEach((level, i) => {
+    const [from, to] = cell(levels, i);
+    const first = Math.max(upperBound(edges, from) - 1, 0);
+    const end = Math.min(lowerBound(edges, to), counts.length);
+    if (end > first && filled[end] > filled[first]) return;
+    unused += 1;
+    if (level >= dataLo && level <= dataHi) inside += 1;
+  });
+  return { unused, inside };
+}
+
+/** The first index whose value is not below t. */
+export function lowerBound(sorted, t) {
+  return bound(sorted, (value) => value >= t);
+}
+
+/** The first index whose value is above t. */
+function upperBound(sorted, t) {
+  return bound(sorted, (value) => value > t);
+}
+
+function bound(sorted, reached) {
+  let [lo, hi] = [0, sorted.length];
+  while (lo < hi) {
+    const mid = (lo + hi) >> 1;
+    if (reached(sorted[mid])) hi = mid;
+    else lo = mid + 1;
+  }
+  return lo;
+}

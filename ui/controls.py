@@ -1,0 +1,173 @@
+"""Widgets that live in the URL, and the sidebar: the only file that touches a widget's key or a URL parameter.
+
+Every control is bound to a URL parameter of its key's name, so a link holds the page's whole state, and remembers its
+default, so that reset needs no list. A value in a link that a control cannot hold is not silently dropped: `notices`
+has one sentence about it for the page to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import streamlit as st
+import torch
+
+from quantcore.models import REFERENCE, TEXT_KINDS, linears, require_text_size
+from ui import cached
+
+T = TypeVar("T", bound="str | int | float")
+OWN = "own"
+SHARED = ("model", "device", "layer", "text", "own")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the sidebar says: the model, its layer, the text that it reads, the device."""
+
+    model_id: str
+    device: str
+    layer: str
+    text_id: str
+
+
+def begin() -> None:
+    """Forget the controls and notices of the last run; call once, before the first control."""
+    st.session_state["_defaults"] = {}
+    st.session_state["_notices"] = []
+
+
+def notices() -> list[str]:
+    """Sentences about values in the link that no control could take."""
+    return list(st.session_state.get("_notices", []))
+
+
+def reset() -> None:
+    """Set every control of this page (and the sidebar) back to its default; a widget callback."""
+    for key, default in st.session_state.get("_defaults", {}).items():
+        st.session_state[key] = default
+
+
+def pick(label: str, options: Sequence[T], default: T, key: str, show: Callable[[T], str] = str, **more: Any) -> T:
+    """One of a few options, as a row of buttons."""
+    _register(key, default, [str(option) for option in options])
+    value = st.segmented_control(
+        label,
+        options,
+        default=default,
+        required=True,
+        key=key,
+        bind="query-params",
+        format_func=show,
+        wrap=True,
+        **more,
+    )
+    return value if value is not None else default
+
+
+def select(label: str, options: Sequence[T], default: T, key: str, show: Callable[[T], str] = str, **more: Any) -> T:
+    """One of many options, as a menu."""
+    _register(key, default, [str(option) for option in options])
+    start = list(options).index(default)
+    value = st.selectbox(label, options, index=start, key=key, bind="query-params", format_func=show, **more)
+    return value if value is not None else default
+
+
+def steps(label: str, options: Sequence[T], default: T, key: str, **more: Any) -> T:
+    """One of a few ordered values, on a slider."""
+    _register(key, default, [str(option) for option in options])
+    value: T = st.select_slider(label, options, value=default, key=key, bind="query-params", **more)
+    return value
+
+
+def slide(label: str, lo: float, hi: float, default: float, key: str, step: float = 1, **more: Any) -> Any:
+    """A number between lo and hi; all four of one type, int or float."""
+    _register(key, default, (lo, hi))
+    return st.slider(label, lo, hi, default, step, key=key, bind="query-params", **more)
+
+
+def switch(label: str, default: bool, key: str, **more: Any) -> bool:
+    _register(key, default, ["true", "false"])
+    return st.toggle(label, default, key=key, bind="query-params", **more)
+
+
+def line(label: str, default: str, key: str, **more: Any) -> str:
+    """A line of text, such as a scheme."""
+    _register(key, default, None)
+    return st.text_input(label, default, key=key, bind="query-params", **more) or default
+
+
+def lines(label: str, default: str, key: str, **more: Any) -> str:
+    """A few lines of text, such as a prompt."""
+    _register(key, default, None)
+    return st.text_area(label, default, key=key, bind="query-params", **more) or ""
+
+
+def sidebar() -> Choice:
+    """Model, layer, text, device: shared by all pages. Raises: ValueError if the model cannot be loaded."""
+    with st.sidebar:
+        model_id = line("Model", REFERENCE, "model", help="`reference`, a local folder, or a hub id (safetensors only)")
+        device = _device()
+        loaded = cached.model(model_id, device)
+        names = list(linears(loaded.model))
+        layer = select("Layer", names, cached.default_layer(model_id, device), "layer", show=_short_name)
+        kinds = [*TEXT_KINDS, OWN]
+        kind = pick(
+            "Text that the model reads", kinds, TEXT_KINDS[0], "text", show=lambda k: "your own" if k == OWN else k
+        )
+        text_id = _own_text() if kind == OWN else f"evaluation/{kind}"
+    return Choice(model_id, device, layer, text_id)
+
+
+def shared_state() -> dict[str, str]:
+    """The sidebar's part of the URL, as it stands: what a link to another page takes along."""
+    return {key: st.query_params[key] for key in SHARED if key in st.query_params}
+
+
+def _device() -> str:
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if len(devices) == 1:
+        return "cpu"
+    return pick("Device", devices, devices[1], "device")
+
+
+def _own_text() -> str:
+    pasted = lines("Your text", "The lighthouse keeper climbed the stairs and", "own", max_chars=4000, height=120)
+    upload = st.file_uploader("or a UTF-8 text file", type=["txt", "md"], key="upload", max_upload_size=60)
+    if upload is not None:
+        require_text_size(upload.size)
+        return cached.keep_text(upload.getvalue().decode("utf-8", "replace"))
+    return cached.keep_text(pasted)
+
+
+def _short_name(name: str) -> str:
+    return name.replace("model.layers.", "").replace("self_attn.", "attn.")
+
+
+def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, float] | None) -> None:
+    """Remember the default; write a notice if the link's value for this control is not among the allowed ones."""
+    st.session_state["_defaults"][key] = default
+    asked = st.query_params.get(key)
+    if asked is None or allowed is None or key in st.session_state:
+        return
+    if isinstance(allowed, tuple):
+        problem = _outside(asked, allowed)
+    else:
+        problem = (
+            None
+            if asked in allowed
+            else f"has no such choice (it has {', '.join(allowed[:6])}{' ...' * (len(allowed) > 6)})"
+        )
+    if problem:
+        st.session_state["_notices"].append(
+            f"The link asks for {key}={asked[:80]!r}, but this page {problem}; showing {default} instead."
+        )
+
+
+def _outside(asked: str, bounds: tuple[float, float]) -> str | None:
+    try:
+        inside = bounds[0] <= float(asked) <= bounds[1]
+    except ValueError:
+        inside = False
+    return None if inside else f"takes a number from {bounds[0]:g} to {bounds[1]:g}"

@@ -1,0 +1,95 @@
+"""What all pictures share: margins, titles with units, heat maps that keep their outliers, step histograms.
+
+Colours are names that the browser paints for the light or the dark page (`ui.components.palette`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from torch import Tensor
+
+from quantcore.pooling import pool_extreme
+from ui.components.palette import DIVERGING, SEQUENTIAL
+
+MAP_ROWS, MAP_COLS = 128, 160
+
+
+def figure(title: str, x: str = "", y: str = "", height: int = 380, **layout: Any) -> go.Figure:
+    """An empty figure with its title and the names (with units) of its axes."""
+    fig = go.Figure()
+    fig.update_layout(
+        title={"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}, "font": {"size": 16}},
+        xaxis={"title": {"text": x}},
+        yaxis={"title": {"text": y}},
+        height=height,
+        margin={"l": 8, "r": 8, "t": 48, "b": 8},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "xanchor": "left", "x": 0},
+        **layout,
+    )
+    fig.update_xaxes(automargin=True)
+    fig.update_yaxes(automargin=True)
+    return fig
+
+
+def heat_map(
+    matrix: Tensor,
+    value: str,
+    *,
+    rows: str = "output",
+    cols: str = "input",
+    signed: bool = True,
+    limit: float | None = None,
+    max_rows: int = MAP_ROWS,
+    max_cols: int = MAP_COLS,
+    **trace: Any,
+) -> go.Heatmap:
+    """A heat map trace of a matrix; larger than the screen, each cell is its block's value of largest magnitude.
+
+    value    name and unit of a cell, for the hover text and the colour bar; limit: where the colours end"""
+    pooled = pool_extreme(matrix, max_rows, max_cols)
+    z = pooled.values.numpy().astype(np.float32)
+    span = limit or float(np.abs(z).max()) or 1.0
+    note = "" if pooled.row_step * pooled.col_step == 1 else f" (largest of {pooled.row_step} x {pooled.col_step})"
+    colours: dict[str, Any] = (
+        {"zmin": -span, "zmax": span, "colorscale": DIVERGING}
+        if signed
+        else {"zmin": 0, "zmax": span, "colorscale": SEQUENTIAL}
+    )
+    return go.Heatmap(
+        z=z,
+        x0=(pooled.col_step - 1) / 2,
+        dx=pooled.col_step,
+        y0=(pooled.row_step - 1) / 2,
+        dy=pooled.row_step,
+        hovertemplate=f"{rows} %{{y:.0f}}, {cols} %{{x:.0f}}<br>{value} %{{z:.4g}}{note}<extra></extra>",
+        **{**colours, "colorbar": colour_bar(value), **trace},
+    )
+
+
+def colour_bar(value: str) -> dict[str, Any]:
+    """A thin colour bar under the picture, where it takes no width from it."""
+    return {
+        "orientation": "h",
+        "thickness": 8,
+        "y": -0.22,
+        "yanchor": "top",
+        "title": {"text": value, "side": "bottom", "font": {"size": 12}},
+        "tickfont": {"size": 11},
+        "nticks": 5,
+    }
+
+
+def step_histogram(counts: np.ndarray, edges: np.ndarray, name: str, colour: str, **trace: Any) -> go.Scatter:
+    """A histogram already counted, as a stepped line: counts (n,), edges (n + 1,)."""
+    return go.Scatter(
+        x=np.asarray(edges, np.float32),
+        y=np.append(counts, counts[-1]).astype(np.float32),
+        mode="lines",
+        line={"shape": "hv", "color": colour, "width": 2},
+        name=name,
+        hovertemplate=f"{name}: %{{y:.0f}} values near %{{x:.4g}}<extra></extra>",
+        **trace,
+    )

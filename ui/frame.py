@@ -1,0 +1,108 @@
+"""The frame of every page: menu, sidebar, its question, what to look for, things to try; at the end reset, link, CSV.
+
+    with frame.page("Who shares a scale?", look_for, tries, "pages/2_Granularity.py") as choice:
+        choose ... compute ... draw ...
+
+A ValueError inside the frame (a tile that does not divide, a scheme that cannot be) is shown as its sentence; the
+controls stay, so the next move mends it. Every page draws its own frame, so a link to any page works on a fresh server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from ui import controls
+from ui.components.copy_link import copy_link
+
+MENU = {
+    "Start here": "app.py",
+    "Number formats": "pages/1_Number_formats.py",
+    "Granularity": "pages/2_Granularity.py",
+    "Outliers": "pages/3_Outliers.py",
+    "Static or dynamic": "pages/4_Static_or_dynamic.py",
+    "Layer lab": "pages/5_Layer_lab.py",
+}
+STYLE = """<style>
+[data-testid="stMainBlockContainer"] { padding: 2.5rem 2.5rem 4rem; max-width: 1560px; }
+[data-testid="stSidebarHeader"] { height: 2.5rem; }
+</style>"""
+Tries = Sequence[tuple[str, Mapping[str, Any]]]
+
+
+@contextmanager
+def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[controls.Choice]:
+    """Menu, sidebar, title, two sentences on what to look for, preset links `(label, URL parameters)`; then the body.
+
+    Yields what the sidebar says. The body does not run where the model cannot be loaded."""
+    st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=":material/grid_on:", layout="wide")
+    st.html(STYLE)
+    controls.begin()
+    menu()
+    st.title(question)
+    st.markdown(look_for)
+    if tries:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", key="tries"):
+            st.markdown("**Try this**")
+            for label, state in tries:
+                link(label, path, state)
+    notices = st.container(key="notices")
+    choice = None
+    with problems():
+        choice = controls.sidebar()
+    if choice is None:
+        st.stop()
+    with problems():
+        yield choice
+    for notice in controls.notices():
+        notices.warning(notice)
+
+
+def menu() -> None:
+    """The pages, as links that keep the model, the layer and the text."""
+    with st.sidebar:
+        for label, path in MENU.items():
+            link(label, path, {}, width="stretch")
+        st.divider()
+
+
+def link(label: str, path: str, state: Mapping[str, Any], **more: Any) -> None:
+    """A link to a page in a given state; what the sidebar says goes along."""
+    params = {key: str(value) for key, value in {**controls.shared_state(), **state}.items()}
+    st.page_link(path, label=label, query_params=params, **more)
+
+
+@contextmanager
+def problems() -> Iterator[None]:
+    """Show a ValueError as its sentence, in place of what it prevented; log anything else and say so."""
+    try:
+        yield
+    except ValueError as error:
+        st.error(str(error))
+    except Exception as error:
+        logging.getLogger(__name__).exception("a page failed")
+        st.error(f"This page met an error of its own ({type(error).__name__}: {error}); change a control, or reset.")
+
+
+def metrics(values: Mapping[str, str]) -> None:
+    """The page's main numbers, label to value with unit, in a row that wraps."""
+    with st.grid(len(values), min_column_width=170, gap="small"):
+        for label, value in values.items():
+            st.metric(label, value)
+
+
+def numbers(table: pd.DataFrame, name: str) -> None:
+    """Under the pictures: reset, copy link, the numbers as CSV, and the numbers themselves."""
+    with st.container(horizontal=True, vertical_alignment="center", key="foot"):
+        st.button("Reset", on_click=controls.reset, key="reset", help="every control of this page back to its default")
+        copy_link(key="copy_link")
+        st.download_button(
+            "Numbers as CSV", lambda: table.to_csv(index=False), f"{name}.csv", "text/csv", on_click="ignore", key="csv"
+        )
+    with st.expander("The numbers"):
+        st.dataframe(table, hide_index=True, width="stretch")

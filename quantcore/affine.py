@@ -52,7 +52,8 @@ def choose_qparams(lo: Tensor, hi: Tensor, fmt: Format, symmetric: bool) -> QPar
     if symmetric:
         scale = torch.maximum(-lo, hi) / fmt.half_range
     else:
-        scale = hi / (fmt.qmax - fmt.qmin) - lo / (fmt.qmax - fmt.qmin)
+        levels = fmt.qmax - fmt.qmin
+        scale = torch.where(torch.isfinite(hi - lo), (hi - lo) / levels, hi / levels - lo / levels)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     if symmetric:
         return QParams(scale, None)

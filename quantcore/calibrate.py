@@ -41,12 +41,13 @@ class LayerStats:
     ranges: RangeRecorder = field(default_factory=RangeRecorder)
 
     def update(self, x: Tensor, hessian: bool) -> None:
-        """Take in one batch of inputs, shape (..., T, K)."""
+        """Take in one batch of inputs, shape (..., T, K). Each window of T tokens is one step of the ranges."""
         x = x.detach().float()
         rows = x.reshape(-1, x.shape[-1])
         magnitude = rows.abs()
         self.tokens += len(rows)
-        self.ranges.update(rows)
+        for window in x.reshape(-1, *x.shape[-2:]):
+            self.ranges.update(window)
         self.channel_absmax = _running_max(self.channel_absmax, magnitude.amax(0))
         positions = magnitude.amax(-1).reshape(-1, x.shape[-2] if x.ndim > 1 else 1).amax(0)
         self.position_absmax = _running_max(self.position_absmax, positions)

@@ -85,7 +85,8 @@ class Format:
             return values.to(self.storage)
         positive = self._positive_values().to(values.device)
         magnitude = torch.searchsorted(positive, values.abs().contiguous())
-        return (magnitude - (values < 0) * 2 ** (self.bits - 1)).to(self.storage)
+        negative = (values < 0).to(magnitude.dtype) * (1 << (self.bits - 1))
+        return (magnitude - negative).to(self.storage)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes as float32 values on the grid: the inverse of `encode`."""

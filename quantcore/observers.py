@@ -5,7 +5,7 @@ For a static activation the tensor is a stream that nobody keeps: `RangeRecorder
 only min, max, two moving averages and a histogram of fixed size, so its memory does not grow with the text.
 
     minmax      [min, max]: nothing is clipped, one outlier stretches every step
-    ema         moving average of each batch's min and max: late batches weigh more, rare peaks are clipped
+    ema         moving average of each window's min and max: late windows weigh more, rare peaks are clipped
     p99.9       0.1% beyond each end is clipped
     mse         min-max shrunk by the factor of SHRINK with the least squared error: clipping against rounding
 

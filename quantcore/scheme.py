@@ -34,7 +34,7 @@ class MinMax:
 
 @dataclass(frozen=True)
 class MovingAverage:
-    """Exponential moving average of each step's min and max: r <- r + momentum * (new - r).
+    """Exponential moving average of each window's min and max: r <- r + momentum * (new - r).
 
     Source: Jacob et al. 2017, arXiv:1712.05877, section 3.1; momentum 0.01 as in torch.ao and compressed-tensors."""
 

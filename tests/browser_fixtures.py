@@ -1,0 +1,115 @@
+"""A real browser on a real server: fixtures for the tests marked `browser`.
+
+List this module in `pytest_plugins`. Chromium is found through the variable CHROMIUM or on the PATH; where there is
+none the tests are skipped with a sentence. Every server runs on a free port with a home folder of its own, so that
+nothing of the user's settings is read or written, and only the processes started here are ended.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+).split()
+START_S = 60
+DRAW_MS = 30_000  # software WebGL on a busy machine
+
+
+@contextmanager
+def serving(script: Path, home: Path) -> Iterator[str]:
+    """Run `streamlit run script` until the block ends; the address to visit."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless=true"]
+    command += ["--server.address=127.0.0.1", f"--server.port={port}"]
+    log = home / f"{script.stem}.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "HOME": str(home)}, stdout=out, stderr=subprocess.STDOUT
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_healthy(url, process, log)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_healthy(url: str, process: subprocess.Popen[Any], log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.1)
+    raise RuntimeError(f"the server at {url} was not healthy within {START_S} s; it wrote:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The whole app, as `make run` starts it."""
+    with serving(ROOT / "serve.py", tmp_path_factory.mktemp("home")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def browser_context() -> Iterator[Any]:
+    """One Chromium with one cache for all tests: the app's JavaScript is fetched and compiled once."""
+    named = os.environ.get("CHROMIUM")
+    path = named or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("no Chromium found; install one or name its program in the variable CHROMIUM")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        context = chromium.new_context(viewport={"width": 1440, "height": 1000}, color_scheme="light")
+        context.set_default_timeout(DRAW_MS)
+        yield context
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser_context: Any) -> Iterator[Any]:
+    """A new tab, 1440 x 1000, light; the test fails if any script on its page raised."""
+    tab = browser_context.new_page()
+    raised: list[str] = []
+    tab.on("pageerror", lambda error: raised.append(str(error)))
+    yield tab
+    tab.close()
+    assert raised == []
+
+
+def wait_drawn(page: Any, key: str, after: int = 0) -> int:
+    """Wait until the chart `key` has been drawn more than `after` times; how often it has been drawn by then.
+
+    before = wait_drawn(page, "weights")
+    page.keyboard.press("ArrowRight")
+    wait_drawn(page, "weights", after=before)
+    """
+    chart = f'.lab-chart[data-key="{key}"]'
+    page.wait_for_function(
+        "([chart, n]) => Number(document.querySelector(chart)?.dataset.drawn) > n", arg=[chart, after]
+    )
+    return int(page.locator(chart).get_attribute("data-drawn"))

@@ -1,0 +1,69 @@
+"""Distances by hand, and model measures against plain torch."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from quantcore import compare, quantize_model
+from quantcore.evaluate import perplexity, sqnr_db, tensor_error, token_kl, token_nll
+from quantcore.models import LoadedModel
+
+
+def test_tensor_error_by_hand() -> None:
+    error = tensor_error(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0]))
+    assert error.mse == 0.5
+    assert error.relative_mse == pytest.approx(1 / 25)
+    assert error.sqnr_db == pytest.approx(10 * math.log10(25))
+    assert error.cosine == pytest.approx((9 + 12) / (5 * math.sqrt(18)))
+    assert error.max_error == 1.0
+
+
+def test_tensor_error_at_its_ends() -> None:
+    x = torch.tensor([1.0, -2.0])
+    assert tensor_error(x, x) == (math.inf, 0.0, 0.0, pytest.approx(1.0), 0.0)
+    zero = torch.zeros(2)
+    assert tensor_error(zero, zero) == (math.inf, 0.0, 0.0, 1.0, 0.0)
+    assert tensor_error(zero, x)[:3] == (-math.inf, 2.5, math.inf)
+    assert sqnr_db(100.0, 1.0) == 20.0
+    with pytest.raises(ValueError, match=r"cannot compare shapes \(2,\) and \(3,\)"):
+        tensor_error(zero, torch.zeros(3))
+
+
+def test_kl_by_hand() -> None:
+    p, q = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.5, 0.25])
+    expected = 0.5 * math.log(2) + 0.25 * math.log(0.5)
+    assert float(token_kl(p.log()[None, None], q.log()[None, None])) == pytest.approx(expected, rel=1e-5)
+
+
+def test_nll_predicts_the_next_token() -> None:
+    logits = torch.log(torch.tensor([[[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]]))
+    nll = token_nll(logits, torch.tensor([[1, 0, 1]]))  # p(0 | first) = 0.9, p(1 | second) = 0.8
+    assert torch.allclose(nll, -torch.log(torch.tensor([[0.9, 0.8]])))
+
+
+def test_perplexity_equals_the_models_own_loss(tiny_lm: LoadedModel) -> None:
+    torch.manual_seed(1)
+    tokens = torch.randint(3, 200, (5, 30))
+    losses = [float(tiny_lm.model(row[None], labels=row[None]).loss) for row in tokens]
+    assert perplexity(tiny_lm.model, tokens) == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+
+
+def test_compare_equals_a_plain_loop(tiny_lm: LoadedModel) -> None:
+    torch.manual_seed(1)
+    tokens = torch.randint(3, 200, (5, 30))
+    candidate, _ = quantize_model(tiny_lm.model, "w:int3/channel")
+    report = compare(tiny_lm.model, candidate, tokens)
+    p, q = (m(tokens).logits[:, :-1].double().log_softmax(-1) for m in (tiny_lm.model, candidate))
+    kl = F.kl_div(q, p, reduction="none", log_target=True).sum(-1).flatten()
+    assert report.kl == pytest.approx(float(kl.mean()), rel=1e-4)
+    assert report.kl_p99 == pytest.approx(float(kl.sort().values[math.ceil(0.99 * len(kl)) - 1]), rel=1e-3)
+    assert report.top1_agreement == float((p.argmax(-1) == q.argmax(-1)).double().mean())
+    assert report.perplexity == pytest.approx(perplexity(candidate, tokens), rel=1e-6)
+    assert report.tokens == 150
+
+
+def test_one_token_windows_are_refused(tiny_lm: LoadedModel) -> None:
+    with pytest.raises(ValueError, match="windows of 1 token predict nothing"):
+        compare(tiny_lm.model, tiny_lm.model, torch.zeros(3, 1, dtype=torch.int64))

@@ -1,3 +1,95 @@
+"""Which values exist, and what happens to one number? Up to three formats on one axis, over a real tensor."""
+
+import pandas as pd
 import streamlit as st
 
-st.title("soon")
+from quantcore.formats import FORMATS
+from ui import cached, controls, frame
+from ui.components.chart import chart
+from ui.components.number_line import Line, number_line
+from ui.figures.number_formats import code_bars
+
+COLOURS = ("blue", "vermilion", "green")
+CHOICES = [
+    *(name for name in FORMATS if "narrow" not in name),
+    *(f"{name}_asym" for name in FORMATS if name.startswith("int") and "narrow" not in name),
+]
+LOOK_FOR = (
+    "A code of 4 bits names 16 numbers and no more: drag the value and watch it jump to the nearest one. "
+    "Integers stand at equal distances, floats crowd around zero; codes that no weight uses are paid for all the same."
+)
+TRIES = [
+    ("16 codes: int4 or fp4", {"formats": ["int4", "fp4_e2m1"]}),
+    ("symmetric or not", {"formats": ["int3", "int3_asym"], "of": "inputs"}),
+    ("256 codes: int8 or fp8", {"formats": ["int8", "fp8_e4m3"], "of": "inputs"}),
+]
+
+with frame.page(
+    "Which values exist, and what happens to one number?", LOOK_FOR, TRIES, "pages/1_Number_formats.py"
+) as choice:
+    with st.grid(2, min_column_width=420):
+        names = controls.several(
+            "Formats on the axis (up to three)", CHOICES, ["int4", "int4_asym", "fp4_e2m1"], "formats"
+        )
+        tensor = controls.pick("Tensor behind them", ["weight", "inputs"], "weight", "of")
+    where = (choice.model_id, choice.device, choice.layer, choice.text_id, tensor)
+    histogram = cached.tensor_histogram(*where)
+    bases = [cached.fitted_grid(*where, name) for name in names]
+    multiples = controls.start_numbers("scales", [1.0] * len(names), tuple(names) + where)
+    zeros = controls.start_numbers("zeros", [float(base.zero_point or 0) for base in bases], tuple(names) + where)
+    start_x = controls.start_numbers("x", [0.4 * histogram.hi], where)[0]
+    lines = [
+        Line(
+            label=base.label,
+            colour=colour,
+            codes=base.fmt.grid().tolist(),
+            even=[(i - len(base.fmt.grid()) // 2) % 2 == 0 for i in range(len(base.fmt.grid()))],
+            scale=base.scale * multiple,
+            zero_point=None if base.zero_point is None else int(zero),
+            integer=not base.fmt.is_float,
+        )
+        for base, colour, multiple, zero in zip(bases, COLOURS, multiples, zeros, strict=False)
+    ]
+    setting = number_line(
+        lines,
+        key="axis",
+        lo=histogram.lo,
+        hi=histogram.hi,
+        x=min(max(start_x, histogram.lo), histogram.hi),
+        counts=histogram.counts,
+        edges=histogram.edges,
+        label=f"{'weights' if tensor == 'weight' else 'inputs'} of {choice.layer}",
+    )
+    controls.keep_numbers("x", [setting.x])
+    controls.keep_numbers("scales", [scale / base.scale for scale, base in zip(setting.scales, bases, strict=True)])
+    controls.keep_numbers("zeros", [float(zero or 0) for zero in setting.zero_points])
+
+    rows = []
+    with st.grid(3, min_column_width=300):
+        for name, scale, zero, colour in zip(names, setting.scales, setting.zero_points, COLOURS, strict=False):
+            use, snapped = cached.format_use(*where, name, scale, zero, setting.x)
+            chart(
+                code_bars(use, colour),
+                key=f"codes_{colour}",
+                alt=f"{use.grid.label}: {use.unused} of {len(use.counts)} codes unused, SQNR {use.sqnr_db:.1f} dB",
+            )
+            rows.append(
+                {
+                    "format": use.grid.label,
+                    "scale": scale,
+                    "zero point": zero,
+                    "x": snapped.x,
+                    "q": snapped.q,
+                    "x_hat": snapped.x_hat,
+                    "error": snapped.error,
+                    "clipped": snapped.clipped,
+                    "codes": len(use.counts),
+                    "unused codes": use.unused,
+                    "values clipped, %": 100 * use.clipped_share,
+                    "SQNR of the tensor, dB": use.sqnr_db,
+                }
+            )
+    st.markdown("The engine's own numbers, for the value and the grids above:")
+    table = pd.DataFrame(rows)
+    st.dataframe(table, hide_index=True, width="stretch")
+    frame.numbers(table, "number_formats")

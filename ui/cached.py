@@ -8,17 +8,38 @@ from __future__ import annotations
 
 import gc
 import hashlib
+from dataclasses import dataclass
 
 import streamlit as st
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from quantcore.calibrate import LayerStats, calibrate, layer_inputs, outlier_ratio
-from quantcore.models import REFERENCE, LoadedModel, bundled_text, linear_named, load_model, token_windows
+from quantcore.calibrate import LayerStats, calibrate, layer_inputs, momenta_of, outlier_ratio
+from quantcore.convert import quantize_model, static_qparams
+from quantcore.evaluate import checkpoint_bytes
+from quantcore.formats import format_named
+from quantcore.models import REFERENCE, TEXT_KINDS, LoadedModel, bundled_text, linear_named, load_model, token_windows
 from quantcore.qtensor import fake_quantize
 from quantcore.scheme import QuantSpec, Scheme
+from quantcore.studies.anatomy import Anatomy, anatomy
 from quantcore.studies.granularity import GranularityStudy, granularity_study
+from quantcore.studies.layer import LayerStudy, layer_study
+from quantcore.studies.next_tokens import NextTokens, next_tokens
+from quantcore.studies.number_formats import CodeUse, Grid, Snap, code_use, fit, snap
+from quantcore.studies.outliers import (
+    ChannelStudy,
+    Payer,
+    Remedies,
+    Remedy,
+    channel_study,
+    remedies,
+    remedy,
+    who_pays,
+)
+from quantcore.studies.row import RowStudy, loudest_row, row_study
 
 STUDY_TOKENS = 512
+SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
 
 
 def warm_up() -> None:
@@ -102,8 +123,146 @@ def granularity(model_id: str, device: str, layer: str, text_id: str, scheme: st
     )
 
 
+@st.cache_resource(max_entries=64, show_spinner=False)
+def token_texts(model_id: str, device: str, text_id: str, limit: int = STUDY_TOKENS) -> tuple[str, ...]:
+    """The text of each token that `inputs` has a row for, control characters written out."""
+    ids = tokens(model_id, device, text_id, limit).flatten().tolist()
+    decode = model(model_id, device).tokenizer.decode
+    return tuple("".join(c if c.isprintable() else repr(c)[1:-1] for c in decode([one])) for one in ids)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def channels(model_id: str, device: str, layer: str, text_id: str) -> ChannelStudy:
+    return channel_study(inputs(model_id, device, layer, text_id))
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def payers(model_id: str, device: str, layer: str, text_id: str, fmt: str) -> tuple[Payer, ...]:
+    return who_pays(inputs(model_id, device, layer, text_id), weight(model_id, device, layer), fmt)
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def outlier_remedies(model_id: str, device: str, layer: str, text_id: str, fmt: str) -> Remedies:
+    return remedies(inputs(model_id, device, layer, text_id), weight(model_id, device, layer), fmt)
+
+
+@st.cache_resource(max_entries=512, show_spinner=False)
+def outlier_remedy(
+    model_id: str, device: str, layer: str, text_id: str, fmt: str, clip: str, keep: int
+) -> tuple[Remedy, ...]:
+    return remedy(inputs(model_id, device, layer, text_id), weight(model_id, device, layer), fmt, clip, keep)
+
+
+def quantized(model_id: str, device: str, scheme: str) -> nn.Module:
+    """The model with its weights rounded to nearest under a scheme; it shares what stays float and packs the codes."""
+    small = sum(p.numel() for p in model(model_id, device).model.parameters()) <= SMALL_MODEL
+    return (_quantized_small if small else _quantized_large)(model_id, device, scheme)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _quantized_small(model_id: str, device: str, scheme: str) -> nn.Module:
+    return quantize_model(model(model_id, device).model, scheme)[0]
+
+
+@st.cache_resource(max_entries=1, show_spinner="Quantizing the model ...")
+def _quantized_large(model_id: str, device: str, scheme: str) -> nn.Module:
+    return quantize_model(model(model_id, device).model, scheme)[0]
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def quantized_bytes(model_id: str, device: str, scheme: str) -> int:
+    """Bytes of the quantized model's checkpoint."""
+    return checkpoint_bytes(quantized(model_id, device, scheme))
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def likeliest(model_id: str, device: str, scheme: str, prompt: str) -> NextTokens:
+    return next_tokens(model(model_id, device), quantized(model_id, device, scheme), prompt)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def row_to_show(model_id: str, device: str, layer: str) -> int:
+    return loudest_row(weight(model_id, device, layer))
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def row(model_id: str, device: str, layer: str, scheme: str) -> RowStudy:
+    return row_study(weight(model_id, device, layer), row_to_show(model_id, device, layer), weights_of(scheme))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def contents(model_id: str, device: str) -> Anatomy:
+    return anatomy(model(model_id, device))
+
+
+@st.cache_resource(max_entries=4, show_spinner="Recording ranges on the calibration text ...")
+def recorded(model_id: str, device: str, momentum: float) -> dict[str, LayerStats]:
+    """What enters every layer on the calibration text, STUDY_TOKENS of each kind: what a static scheme freezes."""
+    kinds = [tokens(model_id, device, f"calibration/{kind}") for kind in TEXT_KINDS]
+    return calibrate(model(model_id, device).model, torch.cat(kinds), hessian=False, momenta=(momentum,))
+
+
+@st.cache_resource(max_entries=96, show_spinner=False)
+def layer_lab(model_id: str, device: str, layer: str, text_id: str, scheme: str) -> LayerStudy:
+    """One layer under a scheme; static ranges come from the calibration text, the errors from the text named."""
+    chosen, static = Scheme.parse(scheme), None
+    if chosen.activations is not None and not chosen.activations.dynamic:
+        static = static_qparams(chosen.activations, recorded(model_id, device, *momenta_of(chosen))[layer])
+    linear = linear_named(model(model_id, device).model, layer)
+    return layer_study(linear, inputs(model_id, device, layer, text_id), chosen, static)
+
+
 def weights_of(scheme: str) -> QuantSpec:
     spec = Scheme.parse(scheme).weights
     if spec is None:
         raise ValueError(f"{scheme!r} leaves the weights float; add w:..., as in w:int4/group128")
     return spec
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A tensor's values counted in equal bins between lo and hi."""
+
+    lo: float
+    hi: float
+    counts: tuple[int, ...]
+    edges: tuple[float, ...]
+
+
+def _tensor(model_id: str, device: str, layer: str, text_id: str, of: str) -> Tensor:
+    """A layer's weight, or what enters it."""
+    return weight(model_id, device, layer) if of == "weight" else inputs(model_id, device, layer, text_id)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def tensor_histogram(model_id: str, device: str, layer: str, text_id: str, of: str, bins: int = 161) -> Histogram:
+    """The values of a weight or of a layer's inputs over an axis that holds 0 and both ends."""
+    values = _tensor(model_id, device, layer, text_id, of)
+    reach = float(values.abs().max()) * 1.05 or 1.0
+    counts = torch.histc(values, bins, -reach, reach)
+    edges = torch.linspace(-reach, reach, bins + 1)
+    return Histogram(-reach, reach, tuple(int(c) for c in counts), tuple(edges.tolist()))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def fitted_grid(model_id: str, device: str, layer: str, text_id: str, of: str, name: str) -> Grid:
+    """The format `name` (`_asym`: with a zero point) over the tensor's min-max range."""
+    values = _tensor(model_id, device, layer, text_id, of)
+    return fit(values, format_named(name.removesuffix("_asym")), symmetric=not name.endswith("_asym"))
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def format_use(
+    model_id: str,
+    device: str,
+    layer: str,
+    text_id: str,
+    of: str,
+    name: str,
+    scale: float,
+    zero_point: int | None,
+    x: float,
+) -> tuple[CodeUse, Snap]:
+    """How the tensor's values fall on the codes at this scale and zero point, and what becomes of x."""
+    grid = Grid(format_named(name.removesuffix("_asym")), scale, zero_point)
+    return code_use(_tensor(model_id, device, layer, text_id, of), grid), snap(x, grid)

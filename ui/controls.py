@@ -7,7 +7,8 @@ has one sentence about it for the page to show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from quantcore.models import REFERENCE, TEXT_KINDS, linears, require_text_size
 from ui import cached
 
 T = TypeVar("T", bound="str | int | float")
-OWN = "own"
+OWN = "own text"
 SHARED = ("model", "device", "layer", "text", "own")
 
 
@@ -49,7 +50,7 @@ def reset() -> None:
         st.session_state[key] = default
 
 
-def pick(label: str, options: Sequence[T], default: T, key: str, show: Callable[[T], str] = str, **more: Any) -> T:
+def pick(label: str, options: Sequence[T], default: T, key: str, **more: Any) -> T:
     """One of a few options, as a row of buttons."""
     _register(key, default, [str(option) for option in options])
     value = st.segmented_control(
@@ -59,18 +60,17 @@ def pick(label: str, options: Sequence[T], default: T, key: str, show: Callable[
         required=True,
         key=key,
         bind="query-params",
-        format_func=show,
         wrap=True,
         **more,
     )
     return value if value is not None else default
 
 
-def select(label: str, options: Sequence[T], default: T, key: str, show: Callable[[T], str] = str, **more: Any) -> T:
+def select(label: str, options: Sequence[T], default: T, key: str, **more: Any) -> T:
     """One of many options, as a menu."""
     _register(key, default, [str(option) for option in options])
     start = list(options).index(default)
-    value = st.selectbox(label, options, index=start, key=key, bind="query-params", format_func=show, **more)
+    value = st.selectbox(label, options, index=start, key=key, bind="query-params", **more)
     return value if value is not None else default
 
 
@@ -111,13 +111,19 @@ def sidebar() -> Choice:
         device = _device()
         loaded = cached.model(model_id, device)
         names = list(linears(loaded.model))
-        layer = select("Layer", names, cached.default_layer(model_id, device), "layer", show=_short_name)
+        if (wanted := st.session_state.pop("_open_layer", None)) in names:
+            st.session_state["layer"] = wanted
+        layer = select("Layer", names, cached.default_layer(model_id, device), "layer")
         kinds = [*TEXT_KINDS, OWN]
-        kind = pick(
-            "Text that the model reads", kinds, TEXT_KINDS[0], "text", show=lambda k: "your own" if k == OWN else k
-        )
+        kind = pick("Text that the model reads", kinds, TEXT_KINDS[0], "text")
         text_id = _own_text() if kind == OWN else f"evaluation/{kind}"
     return Choice(model_id, device, layer, text_id)
+
+
+def open_layer(name: str) -> None:
+    """Make `name` the sidebar's layer, from anywhere on the page: a rerun, because the menu is already drawn."""
+    st.session_state["_open_layer"] = name
+    st.rerun()
 
 
 def shared_state() -> dict[str, str]:
@@ -139,10 +145,6 @@ def _own_text() -> str:
         require_text_size(upload.size)
         return cached.keep_text(upload.getvalue().decode("utf-8", "replace"))
     return cached.keep_text(pasted)
-
-
-def _short_name(name: str) -> str:
-    return name.replace("model.layers.", "").replace("self_attn.", "attn.")
 
 
 def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, float] | None) -> None:
@@ -171,3 +173,51 @@ def _outside(asked: str, bounds: tuple[float, float]) -> str | None:
     except ValueError:
         inside = False
     return None if inside else f"takes a number from {bounds[0]:g} to {bounds[1]:g}"
+
+
+def several(label: str, options: Sequence[str], default: list[str], key: str, most: int = 3, **more: Any) -> list[str]:
+    """One to `most` of a few options. Raises: ValueError for none or too many."""
+    strangers = [asked for asked in st.query_params.get_all(key) if asked not in options]
+    _register(key, default, options if strangers else None)
+    chosen = st.segmented_control(
+        label, options, default=default, selection_mode="multi", key=key, bind="query-params", wrap=True, **more
+    )
+    if not 1 <= len(chosen) <= most:
+        raise ValueError(f"{label}: {len(chosen)} are chosen; choose one to {most}")
+    return list(chosen)
+
+
+def start_numbers(key: str, default: Sequence[float], about: tuple[str, ...]) -> list[float]:
+    """Where a draggable component starts: the link's numbers, read once, as long as the page speaks `about` the same.
+
+    Components keep their own state in the browser; this hands them a start that does not move under the hand."""
+    place = f"_start_{key}"
+    known = st.session_state.get(place)
+    if known is None or known[0] != about:
+        asked = _numbers(st.query_params.get(key)) if known is None else None
+        start = asked if asked is not None and len(asked) == len(default) else list(default)
+        if known is None and key in st.query_params and start != asked:
+            st.session_state["_notices"].append(
+                f"The link's {key}={st.query_params[key][:60]!r} is not {len(default)} numbers; showing the default."
+            )
+        known = (about, start, list(default))
+        st.session_state[place] = known
+    return list(known[1])
+
+
+def keep_numbers(key: str, numbers: Sequence[float]) -> None:
+    """Write a component's numbers into the link, or take them out where they are the default."""
+    default = st.session_state[f"_start_{key}"][2]
+    text = ",".join(f"{number:.6g}" for number in numbers)
+    if text == ",".join(f"{number:.6g}" for number in default):
+        st.query_params.pop(key, None)
+    elif st.query_params.get(key) != text:
+        st.query_params[key] = text
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    try:
+        values = [float(part) for part in (text or "").split(",")]
+    except ValueError:
+        return None
+    return values if all(math.isfinite(value) for value in values) else None

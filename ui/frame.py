@@ -44,7 +44,8 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
     st.html(STYLE)
     controls.begin()
     menu()
-    st.title(question)
+    heading = st.session_state["_heading"] = st.empty()
+    heading.title(st.session_state.get("_asked", {}).get(path, question))
     st.markdown(look_for)
     if tries:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="tries"):
@@ -61,6 +62,12 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
         yield choice
     for notice in controls.notices():
         notices.warning(notice)
+
+
+def ask(question: str, path: str) -> None:
+    """Put the page's question anew, with the number that a control holds by now."""
+    st.session_state["_heading"].title(question)
+    st.session_state.setdefault("_asked", {})[path] = question  # drawn first next time: the title does not flicker
 
 
 def menu() -> None:

@@ -46,7 +46,7 @@ class GzipOnce:
         async with self.locks.setdefault(path, asyncio.Lock()):
             answer = self.answers.get(path) or await self.fetch(scope, receive)
         if path not in self.answers:  # not ours to keep: a missing file, or a page under a name that ends in .js
-            del self.locks[path]
+            self.locks.pop(path, None)
         await answer.send(send)
 
     async def fetch(self, scope: Scope, receive: Receive) -> Answer:

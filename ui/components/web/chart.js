@@ -78,7 +78,7 @@ class Chart {
     if (bytes === this.drawn?.bytes && width === this.drawn.width && sameTheme(theme, this.drawn.theme)) return;
     const plotly = await loadPlotly(this.options.plotly);
     const { data, layout } = this.figure(width);
-    await plotly.react(this.plot, data, layout, config(data));
+    await plotly.react(this.plot, data, layout, this.config(plotly, data));
     await nextFrame();
     this.drawn = { bytes, width, theme };
     this.note.textContent = "";
@@ -95,6 +95,26 @@ class Chart {
     const base = template(this.theme, Object.keys(this.options.palette));
     base.layout.margin.t = layout.title?.text ? 68 : 32; // room for the title above the legend's row
     return { data, layout: { ...layout, ...kept, template: base } };
+  }
+
+  /**
+   * Two buttons, shown on hover or focus: download, and back to the first zoom or camera.
+   * Always the same object: to Plotly.react another config, or just another closure in it, means a new picture.
+   */
+  config(plotly, data) {
+    const reset = data.some((trace) => THREE_D.has(trace.type)) ? "resetCameraDefault3d" : "resetScale2d";
+    const { camera } = plotly.Icons;
+    this.download ??= { name: "download", title: "Download as PNG", icon: camera, click: () => this.save(plotly) };
+    return { displaylogo: false, responsive: false, modeBarButtons: [[this.download, reset]] };
+  }
+
+  /** As it looks now, on the page's colour: a transparent picture of pale text would vanish in a white document. */
+  save(plotly) {
+    const { data, layout } = this.plot;
+    const page = { ...layout, paper_bgcolor: css(this.theme.colours.surface) };
+    const { width, height } = layout;
+    const options = { format: "png", filename: this.message.key, scale: 2, width, height };
+    plotly.downloadImage({ data, layout: page }, options).catch((error) => this.fail(error));
   }
 
   listen(plotly) {
@@ -185,17 +205,12 @@ function sameTheme(one, other) {
 
 const THREE_D = new Set(["surface", "scatter3d", "mesh3d", "cone", "streamtube", "volume", "isosurface"]);
 
-function config(data) {
-  const reset = data.some((trace) => THREE_D.has(trace.type)) ? "resetCameraDefault3d" : "resetScale2d";
-  return { displaylogo: false, responsive: false, modeBarButtons: [["toImage", reset]] };
-}
-
 /** A clicked point as plain JSON. */
 function describe(point) {
   const { x, y, z, customdata, text, curveNumber, pointNumber, pointIndex } = point;
-  const fields = { x, y, z, customdata, text, curve: curveNumber, point: pointIndex ?? pointNumber, name: point.data?.name };
+  const where = { curve: curveNumber, point: pointIndex ?? pointNumber, name: point.data?.name };
   const plain = (_, value) => (ArrayBuffer.isView(value) ? Array.from(value) : value);
-  return JSON.parse(JSON.stringify(fields, plain));
+  return JSON.parse(JSON.stringify({ x, y, z, customdata, text, ...where }, plain));
 }
 
 /** What a figure gets where it says nothing itself. */
@@ -228,7 +243,8 @@ function template({ colours, font, size }, series) {
         y: 0.985, yref: "container", yanchor: "top", automargin: true },
       legend: { bgcolor: clear, orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom" },
       hoverlabel: { bgcolor: card, bordercolor: grid, font: { family: font, color: ink, size: small } },
-      annotationdefaults: { font: { color: ink }, arrowcolor: muted }, shapedefaults: { line: { color: muted } },
+      annotationdefaults: { font: { color: ink }, arrowcolor: muted },
+      shapedefaults: { line: { color: muted } },
       modebar: { bgcolor: clear, color: css(colours.muted, 0.7), activecolor: css(colours.accent) },
     },
   };

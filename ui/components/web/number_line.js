@@ -101,10 +101,11 @@ class NumberLine {
     const root = element("section", { className: "lab-line-card" });
     const [head, sums, knobs] = [element("header"), element("dl"), element("div", { className: "lab-line-knobs" })];
     const knob = this.knobs[i];
-    const scale = element("input", { type: "range", min: -3, max: 3, step: 0.02, value: Math.log2(knob.scale / line.scale) });
+    const octaves = Math.log2(knob.scale / line.scale);
+    const scale = element("input", { type: "range", min: -3, max: 3, step: 0.02, value: octaves });
     const scaleText = element("span");
     scale.setAttribute("aria-label", `Scale of ${line.label}, in doublings`);
-    this.bind(scale, (octaves) => { knob.scale = line.scale * 2 ** octaves; });
+    this.bind(scale, (doublings) => { knob.scale = line.scale * 2 ** doublings; });
     knobs.append(labelled(scaleText, scale));
     const zeroText = element("span");
     if (line.zero_point !== null) {
@@ -200,7 +201,8 @@ class NumberLine {
     const { lo, hi, lines } = this.message;
     this.handle.style.left = `${this.layout.place(this.x)}px`;
     const spoken = read.map((r, i) => `${lines[i].label}: ${number(r.xHat)}, error ${number(r.error)}`);
-    const now = { valuemin: lo, valuemax: hi, valuenow: this.x, valuetext: [`x = ${number(this.x)}`, ...spoken].join("; ") };
+    const text = [`x = ${number(this.x)}`, ...spoken].join("; ");
+    const now = { valuemin: lo, valuemax: hi, valuenow: this.x, valuetext: text };
     for (const [name, value] of Object.entries(now)) this.handle.setAttribute(`aria-${name}`, value);
     this.typed.value = String(this.x);
     this.keptText.textContent = `${Math.round(this.clip * 100)} %`;

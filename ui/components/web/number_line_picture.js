@@ -24,9 +24,11 @@ export function layout(width, { lo, hi, lines }) {
 }
 
 export function picture(message, lanes, x, at, colours) {
-  const rows = lanes.map((content, i) => `<g style="--line:${colours[i]}" transform="translate(0,${at.top(i)})">${content}</g>`);
+  const rows = lanes.map((content, i) =>
+    `<g style="--line:${colours[i]}" transform="translate(0,${at.top(i)})">${content}</g>`);
   const mark = round(at.place(x));
-  return `<defs><pattern id="lab-line-hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
+  return `<defs><pattern id="lab-line-hatch" width="6" height="6" patternUnits="userSpaceOnUse"
+      patternTransform="rotate(45)">
     <line x1="0" y1="0" x2="0" y2="6" stroke="currentColor" stroke-opacity="0.35"/></pattern></defs>
     ${histogram(message, at)}${axis(message, at)}
     <line class="x" x1="${mark}" x2="${mark}" y1="20" y2="${at.bottom}"/>${rows.join("")}`;
@@ -40,7 +42,8 @@ function histogram({ counts, edges, label }, at) {
     return `L${round(at.place(edges[k]))},${round(y)}L${round(at.place(edges[k + 1]))},${round(y)}`;
   });
   const [from, to] = [edges[0], edges[edges.length - 1]].map((edge) => round(at.place(edge)));
-  const text = label ? `<text class="soft" x="${PAD}" y="18">${escape(label)} (height: square root of the count)</text>` : "";
+  const words = `${escape(label)} (height: square root of the count)`;
+  const text = label ? `<text class="soft" x="${PAD}" y="18">${words}</text>` : "";
   return `<path class="hist" d="M${from},${HISTOGRAM}${steps.join("")}L${to},${HISTOGRAM}Z"/>${text}`;
 }
 
@@ -80,7 +83,8 @@ function caught({ levels, index }, { place, width }) {
 function levels(line, places, hit, at) {
   const seen = places.map((p, i) => [round(p), i]).filter(([p]) => p >= 0 && p <= at.width);
   const gap = Math.min(...places.slice(1).map((p, i) => p - places[i]));
-  if (gap < DOT_GAP) return `<path class="ticks" d="${seen.map(([p]) => `M${p},${BASE - 9}v18`).join("")}"/>`;
+  const ticks = () => seen.map(([p]) => `M${p},${BASE - 9}v18`).join("");
+  if (gap < DOT_GAP) return `<path class="ticks" d="${ticks()}"/>`;
   const dots = seen.map(([p]) => `<circle cx="${p}" cy="${BASE}" r="3.5"/>`).join("");
   return `<g class="dots">${dots}</g>${codeNames(line, seen, hit)}`;
 }

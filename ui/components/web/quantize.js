@@ -1,4 +1,4 @@
-// What happens to one number: the engine's rule, step by step in float32, so that browser and server give the same bits.
+// What happens to one number: the engine's rule, step by step in float32, so that the server finds the same bits.
 
 const f32 = Math.fround;
 
@@ -23,7 +23,8 @@ export function quantize(line, scale, zeroPoint, x) {
   const xHat = f32(f32(scale) * f32(q - z));
   const outside = line.integer ? found.code : t;
   const clipped = outside > hi ? 1 : outside < lo ? -1 : 0;
-  return { t, free: found.code, q, index: lowerBound(codes, q), xHat, error: xHat - x, tie: found.tie && !clipped, clipped };
+  const tie = found.tie && !clipped;
+  return { t, free: found.code, q, index: lowerBound(codes, q), xHat, error: xHat - x, tie, clipped };
 }
 
 function nearest({ codes, even }, t) {

@@ -1,0 +1,175 @@
+"""Pictures of the page Layer lab: every one holds A and B on the same axes, A blue and solid, B vermilion and dashed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+
+from quantcore.histogram import Histogram
+from quantcore.studies.layer import LayerStudy
+from ui.components.palette import BLUE, SLATE, SURFACE, VERMILION, token
+from ui.figures.base import figure
+
+Sides = Mapping[str, LayerStudy]
+
+COLOURS = {"A": BLUE, "B": VERMILION}
+DASHES = {"A": "solid", "B": "dash"}
+SYMBOLS = {"A": "circle", "B": "x"}
+PATTERNS = {"A": {}, "B": {"shape": "/", "fgcolor": SURFACE, "solidity": 0.2}}
+HISTOGRAM_BINS = 512
+MOST_POINTS = 1024
+NAMED = 3
+HEIGHT = 380
+
+
+def shares(sides: Sides) -> go.Figure:
+    """SQNR of the layer's output with the weights quantized alone, the activations alone, and both."""
+    fig = figure("Which part costs the output", "", "SQNR of the output, dB", HEIGHT, barmode="group")
+    for side, study in sides.items():
+        values = [study.weights_alone.sqnr_db, study.activations_alone.sqnr_db, study.output.sqnr_db]
+        fig.add_trace(
+            go.Bar(
+                x=["weights alone", "activations alone", "both: the scheme"],
+                y=[value if math.isfinite(value) else 0 for value in values],
+                text=[f"{value:.1f}" if math.isfinite(value) else "exact" for value in values],
+                textposition="outside",
+                cliponaxis=False,
+                marker={"color": COLOURS[side], "pattern": {**PATTERNS[side], "fillmode": "overlay"}},
+                name=f"{side}: {study.scheme}",
+                hovertemplate=f"{side}, %{{x}}: output SQNR %{{text}} dB<extra></extra>",
+            )
+        )
+    return fig
+
+
+def weight_histogram(sides: Sides) -> go.Figure:
+    """The weight before, and after each scheme."""
+    fig = figure("The weight before and after", "weight", "how many weights, log", HEIGHT)
+    before = next(iter(sides.values())).weight_before
+    after = {side: study.weight_after for side, study in sides.items()}
+    _lay_over(fig, {"before": before, **after}, "weights")
+    fig.update_traces(
+        selector={"name": "before"}, line={"width": 0}, fill="tozeroy", fillcolor=token("slate", 0.3), name="before"
+    )
+    return fig
+
+
+def error_histogram(sides: Sides) -> go.Figure:
+    """W_hat - W on shared edges."""
+    fig = figure("The error that each weight takes", "error, in units of the weight", "how many weights, log", HEIGHT)
+    _lay_over(fig, {side: study.weight_error for side, study in sides.items()}, "weights")
+    return fig
+
+
+def channel_error(sides: Sides, ordered: bool) -> go.Figure:
+    """Root mean square error of every output channel, by index or each side from its worst to its best."""
+    x_name = "output channels, worst first" if ordered else "output channel"
+    fig = figure("Output error, by channel", x_name, "RMS error, in units of the output, log", HEIGHT)
+    for side, study in sides.items():
+        error, size = study.channel_error.numpy(), study.channel_size.numpy()
+        channels = np.argsort(-error, kind="stable") if ordered else np.arange(len(error))
+        shown = _worst_of_runs(error[channels], MOST_POINTS)
+        x, index = shown, channels[shown]
+        note = "" if len(shown) == len(error) else f"; the worst of {-(-len(error) // MOST_POINTS)} neighbours is shown"
+        fig.add_trace(
+            go.Scatter(
+                x=x.astype(np.float32),
+                y=error[index].astype(np.float32),
+                customdata=np.stack([index, size[index]], 1).astype(np.float32),
+                mode="lines" if ordered else "markers",
+                line={"color": COLOURS[side], "width": 2, "dash": DASHES[side]},
+                marker={"color": COLOURS[side], "symbol": SYMBOLS[side], "size": 5},
+                name=side,
+                hovertemplate=(
+                    f"{side}, channel %{{customdata[0]:.0f}}: RMS error %{{y:.3g}}, RMS of the output "
+                    f"%{{customdata[1]:.3g}}{note}<extra></extra>"
+                ),
+            )
+        )
+        worst = np.argsort(-error[index], kind="stable")[:NAMED]
+        _name_points(fig, side, x[worst], error[index][worst], [f"channel {index[place]}" for place in worst])
+    fig.update_yaxes(type="log", dtick=1)
+    return fig
+
+
+def token_error(sides: Sides, texts: Sequence[str]) -> go.Figure:
+    """Relative error of the output at every token; `texts` are the tokens' own."""
+    fig = figure("Output error, by token", "token of the text", "error of its output, % of it, log", HEIGHT)
+    for side, study in sides.items():
+        percent = 100 * study.token_error.numpy()
+        positions = np.arange(len(percent))
+        shown = _worst_of_runs(percent, MOST_POINTS)
+        fig.add_trace(
+            go.Scatter(
+                x=positions[shown].astype(np.float32),
+                y=percent[shown].astype(np.float32),
+                text=[escape(repr(texts[position])) for position in shown],
+                mode="markers",
+                marker={"color": COLOURS[side], "symbol": SYMBOLS[side], "size": 5},
+                name=side,
+                hovertemplate=f"{side}, token %{{x:.0f}} %{{text}}: %{{y:.3g}}% of the output<extra></extra>",
+            )
+        )
+        worst = np.argsort(-percent, kind="stable")[:1]
+        _name_points(fig, side, worst, percent[worst], [escape(repr(texts[worst[0]]))])
+    fig.update_yaxes(type="log", dtick=1)
+    return fig
+
+
+def _lay_over(fig: go.Figure, histograms: Mapping[str, Histogram], what: str) -> None:
+    """Step lines on shared edges, log y, cut to where there are counts; an empty bin lies below the axis."""
+    reach = max(one.reach for one in histograms.values())
+    shared = {name: one.on_reach(reach).coarsened(HISTOGRAM_BINS) for name, one in histograms.items()}
+    edges = next(iter(shared.values())).edges.numpy()
+    counts = {name: one.counts.numpy() for name, one in shared.items()}
+    filled = np.flatnonzero(sum(counts.values()))
+    first, last = filled[0], filled[-1] + 1
+    for name, full in counts.items():
+        cut = full[first:last]
+        fig.add_trace(
+            go.Scatter(
+                x=edges[first : last + 1],
+                y=np.maximum(np.append(cut, cut[-1]), 0.1).astype(np.float32),
+                customdata=np.append(cut, cut[-1]).astype(np.float32),
+                mode="lines",
+                line={
+                    "shape": "hv",
+                    "color": COLOURS.get(name, SLATE),
+                    "width": 2,
+                    "dash": DASHES.get(name, "solid"),
+                },
+                name=name,
+                hovertemplate=f"{name}: %{{customdata:.0f}} {what} near %{{x:.4g}}<extra></extra>",
+            )
+        )
+    top = math.log10(max(float(full.max()) for full in counts.values()))
+    fig.update_yaxes(type="log", range=[math.log10(0.5), top + 0.15], dtick=1)
+
+
+def _worst_of_runs(values: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` indices: of each run of neighbours the one with the largest value, so that no peak is lost."""
+    step = -(-len(values) // most)
+    padded = np.pad(values, (0, -len(values) % step), constant_values=-np.inf).reshape(-1, step)
+    places: np.ndarray = padded.argmax(1) + np.arange(len(padded)) * step
+    return places
+
+
+def _name_points(fig: go.Figure, side: str, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
+    """Write names beside points, in the side's colour; none beside an error of zero."""
+    seen = y > 0
+    fig.add_trace(
+        go.Scatter(
+            x=x[seen].astype(np.float32),
+            y=y[seen].astype(np.float32),
+            text=[name for name, visible in zip(names, seen, strict=True) if visible],
+            mode="text",
+            textposition="top right" if side == "A" else "bottom right",
+            textfont={"color": COLOURS[side], "size": 12},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )

@@ -1,0 +1,291 @@
+"""Pictures of the page Outliers: the map of layers, the surface of one input, who pays, and the two remedies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from torch import Tensor
+
+from quantcore.pooling import extreme_places, pool_extreme
+from quantcore.studies.outliers import GRAINS, ChannelStudy, OutlierMap, Payer, Remedies, Remedy
+from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
+from ui.figures.base import colour_bar, figure
+
+HEIGHT = 480
+SURFACE_TOKENS, SURFACE_CHANNELS = 48, 128
+MOST_DOTS = 1024
+DEAD = 10  # channels whose maximum is this many times below the median one are not in view at first
+MOST_CELL_TEXTS = 400
+LOG_DECADES = 4
+LEGEND_Y = -0.34
+STYLES = {"tensor": (INK, "diamond"), "token": (GREEN, "square"), "group": (BLUE, "circle")}  # colour and marker
+
+
+def layer_map(found: OutlierMap, layer: str) -> go.Figure:
+    """Outlier ratio of every layer, blocks down, modules across, colour on a log scale; the chosen layer framed."""
+    ratio = found.ratio.double().numpy()
+    finite = ratio[np.isfinite(ratio)]
+    top = max(float(finite.max()) if len(finite) else 1.0, 2.0)
+    texts = [["" if math.isnan(value) else ratio_text(value) for value in row] for row in ratio.tolist()]
+    fig = figure("Largest over median channel, every layer", "", "block", HEIGHT, uirevision=",".join(found.modules))
+    bar = {**colour_bar("largest / median channel maximum, log"), "y": -0.03}
+    ticks = [tick for power in range(7) for tick in (10**power, 3 * 10**power) if tick <= top]
+    fig.add_trace(
+        go.Heatmap(
+            z=np.log10(np.minimum(ratio, top)).astype(np.float32),
+            zmin=0,
+            zmax=math.log10(top),
+            colorscale=SEQUENTIAL,
+            colorbar={**bar, "tickvals": np.log10(ticks), "ticktext": ticks},
+            text=texts,
+            texttemplate="%{text}" if ratio.size <= MOST_CELL_TEXTS else None,
+            customdata=found.names,
+            hovertemplate="%{customdata}<br>largest / median channel maximum %{text}<br>click to open<extra></extra>",
+            hoverongaps=False,
+            xgap=1,
+            ygap=1,
+        )
+    )
+    if cell := found.cell_of(layer):
+        row, col = cell
+        line = {"color": VERMILION, "width": 4}
+        fig.add_shape(type="rect", x0=col - 0.5, x1=col + 0.5, y0=row - 0.5, y1=row + 0.5, line=line)
+    fig.update_xaxes(tickvals=list(range(len(found.modules))), ticktext=_short(found.modules), side="top")
+    blocks = ["none" if block is None else str(block) for block in found.blocks]
+    fig.update_yaxes(tickvals=_few(len(blocks)), ticktext=[blocks[i] for i in _few(len(blocks))])
+    fig.update_yaxes(range=[len(blocks) - 0.5, -0.5])
+    for update in (fig.update_xaxes, fig.update_yaxes):
+        update(showgrid=False, zeroline=False)
+    fig.update_layout(showlegend=False)
+    return fig
+
+
+def surface(x: Tensor, study: ChannelStudy, tokens: Sequence[str], log: bool) -> go.Figure:
+    """|x| over tokens and channels; each vertex is the largest of its block, so no outlier gets lost.
+
+    tokens    the text of each token, in order"""
+    magnitude = x.abs()
+    pooled = pool_extreme(magnitude, SURFACE_TOKENS, SURFACE_CHANNELS)
+    rows, cols = extreme_places(magnitude, pooled)
+    z = pooled.values.numpy().astype(np.float32)
+    peak = float(z.max()) or 1.0
+    z = np.maximum(z, peak * 10.0**-LOG_DECADES) if log else z
+    step = pooled.row_step * pooled.col_step
+    note = f", each point the largest of {pooled.row_step} x {pooled.col_step}" if step > 1 else ""
+    fig = figure(f"|x| of {x.shape[0]} tokens x {x.shape[1]:,} channels{note}", height=HEIGHT)
+    x_at = np.arange(z.shape[1], dtype=np.float32) * pooled.col_step
+    y_at = np.arange(z.shape[0], dtype=np.float32) * pooled.row_step
+    fig.add_trace(
+        go.Surface(
+            x=x_at,
+            y=y_at,
+            z=z,
+            surfacecolor=_shades(z, log),
+            cmin=0,
+            cmax=255,
+            colorscale=SEQUENTIAL,
+            showscale=False,
+            customdata=np.stack([cols.numpy(), rows.numpy()], -1).astype(
+                np.uint16 if max(x.shape) < 2**16 else np.int32
+            ),
+            text=[[_quoted(tokens[token]) for token in row] for row in rows.tolist()],
+            hovertemplate="channel %{customdata[0]}<br>token %{customdata[1]} %{text}<br>|x| = %{z:.4g}<extra></extra>",
+            contours={axis: {"highlight": False} for axis in "xyz"},
+            name="|x|",
+        )
+    )
+    top = study.top[0]
+    fig.add_trace(
+        go.Scatter3d(
+            x=[top.channel // pooled.col_step * pooled.col_step],
+            y=[top.token // pooled.row_step * pooled.row_step],
+            z=[peak],
+            mode="markers+text",
+            text=[f"channel {top.channel}, token {top.token} {_quoted(tokens[top.token])}"],
+            textposition="top center",
+            marker={"size": 4, "color": VERMILION},
+            hovertemplate=f"%{{text}}<br>|x| = {top.absmax:.4g}<extra></extra>",
+        )
+    )
+    ticks = _token_ticks(len(tokens), top.token)
+    labels = [f"{token} {_quoted(tokens[token])}" if token == top.token else str(token) for token in ticks]
+    fig.update_layout(
+        showlegend=False,
+        margin={"l": 0, "r": 0, "t": 40, "b": 0},
+        scene={
+            "xaxis": {"title": {"text": "input channel"}},
+            "yaxis": {"title": {"text": "token position"}, "tickvals": ticks, "ticktext": labels},
+            "zaxis": {"title": {"text": "|x|, log" if log else "|x|"}, "type": "log" if log else "linear"},
+            "camera": {"eye": {"x": 1.65, "y": 1.65, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.1}},
+            "aspectmode": "manual",
+            "aspectratio": {"x": 1.35, "y": 1.0, "z": 0.7},
+        },
+    )
+    return fig
+
+
+def _shades(z: np.ndarray, log: bool) -> np.ndarray:
+    """Heights as 0..255, from the lowest (log) or from 0 (linear) to the peak."""
+    heights = np.log10(z / z.min()) if log else z
+    return np.rint(255 * heights / (heights.max() or 1.0)).astype(np.uint8)
+
+
+def token_errors(payers: Sequence[Payer], study: ChannelStudy, tokens: Sequence[str]) -> go.Figure:
+    """SQNR of each token under every granularity, by its position."""
+    fig = figure("Which tokens pay", "token position", "SQNR of the token, dB", 400)
+    texts = [_quoted(token) for token in tokens]
+    positions = np.arange(len(tokens), dtype=np.float32)
+    for payer in payers:
+        fig.add_trace(
+            _dots(
+                payer,
+                positions,
+                payer.token_sqnr_db,
+                text=texts,
+                hovertemplate=f"token %{{x}} %{{text}}<br>{_named(payer)}: %{{y:.1f}} dB<extra></extra>",
+            )
+        )
+    loudest = int(study.token_absmax.argmax())
+    fig.add_vline(
+        loudest,
+        line={"color": VERMILION, "width": 2, "dash": "dot"},
+        annotation={"text": f"largest value: token {loudest}", "font": {"color": VERMILION}},
+        annotation_position="top right" if loudest < len(tokens) / 2 else "top left",
+    )
+    return fig
+
+
+def channel_errors(payers: Sequence[Payer], study: ChannelStudy) -> go.Figure:
+    """SQNR of each channel under every granularity, by the channel's own maximum; nearly dead ones are off the left."""
+    order = study.channel_absmax.argsort(descending=True, stable=True)
+    shown = order[:: -(-len(order) // MOST_DOTS)]
+    of_all = "" if len(shown) == len(order) else f" ({len(shown):,} of {len(order):,}, evenly by size)"
+    fig = figure(f"Which channels pay{of_all}", "largest |x| of the channel, log", "SQNR of the channel, dB", 400)
+    for payer in payers:
+        fig.add_trace(
+            _dots(
+                payer,
+                study.channel_absmax[shown].numpy(),
+                payer.channel_sqnr_db[shown],
+                customdata=shown.numpy().astype(np.int32),
+                hovertemplate="channel %{customdata}, largest %{x:.3g}<br>"
+                f"{_named(payer)}: %{{y:.1f}} dB<extra></extra>",
+            )
+        )
+    lo, hi = float(study.channel_absmax.median()) / DEAD, float(study.channel_absmax.max())
+    if lo > 0:
+        fig.update_xaxes(range=[math.log10(lo), math.log10(2 * hi)])
+    fig.update_xaxes(type="log", dtick="D2", exponentformat="none")
+    return fig
+
+
+def clip_curve(curves: Remedies, clip: str) -> go.Figure:
+    """SQNR against the percentile at which values are clipped; the chosen one marked."""
+    fig = figure("Clip at a percentile", "percentile (p100: nothing is clipped)", "SQNR, dB", 400)
+    for grain in GRAINS:
+        _remedy_lines(fig, [row for row in curves.clips if row.granularity == grain], "clip")
+    _mark(fig, [row for row in curves.clips if row.clip == clip], "clip")
+    fig.update_xaxes(type="category", tickangle=-45)
+    fig.update_layout(legend_y=LEGEND_Y)
+    return fig
+
+
+def keep_curve(curves: Remedies, keep: int) -> go.Figure:
+    """SQNR against the number of channels kept in float; the chosen one marked."""
+    fig = figure("Keep the largest channels in float", "channels kept in float", "SQNR, dB", 400)
+    for grain in GRAINS:
+        _remedy_lines(fig, [row for row in curves.keeps if row.granularity == grain], "keep")
+    _mark(fig, [row for row in curves.keeps if row.keep == keep], "keep")
+    fig.update_layout(legend_y=LEGEND_Y)
+    return fig
+
+
+def gain_text(value_db: float, before_db: float) -> str:
+    """31.5 dB (+2.7); a tensor that the codes hit exactly has no error to speak of."""
+    if not math.isfinite(value_db) or not math.isfinite(before_db):
+        return "exact" if value_db == math.inf else f"{value_db:.1f} dB"
+    return f"{value_db:.1f} dB ({value_db - before_db:+.1f})"
+
+
+def ratio_text(value: float) -> str:
+    """1.0, 15.3, 3,010, inf."""
+    return "inf" if math.isinf(value) else f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}"
+
+
+def _remedy_lines(fig: go.Figure, rows: Sequence[Remedy], axis: str) -> None:
+    grain = rows[0].granularity
+    colour, symbol = STYLES[grain]
+    for what, dash in (("input", "dot"), ("output", "solid")):
+        fig.add_trace(
+            go.Scatter(
+                x=[getattr(row, axis) for row in rows],
+                y=[_finite(getattr(row, f"{what}_sqnr_db")) for row in rows],
+                mode="lines+markers",
+                line={"color": colour, "width": 2, "dash": dash},
+                marker={"color": colour, "symbol": symbol, "size": 6},
+                name=f"per {grain}, {what}",
+                hovertemplate=f"{axis} %{{x}}, per {grain}: {what} %{{y:.2f}} dB<extra></extra>",
+            )
+        )
+
+
+def _mark(fig: go.Figure, rows: Sequence[Remedy], axis: str) -> None:
+    fig.add_trace(
+        go.Scatter(
+            x=[getattr(row, axis) for row in rows for _ in range(2)],
+            y=[_finite(value) for row in rows for value in (row.input_sqnr_db, row.output_sqnr_db)],
+            mode="markers",
+            marker={"size": 15, "symbol": "circle-open", "color": VERMILION, "line": {"width": 3}},
+            name="chosen",
+            hoverinfo="skip",
+        )
+    )
+
+
+def _dots(payer: Payer, x: np.ndarray, sqnr_db: Tensor, **trace: Any) -> go.Scatter:
+    colour, symbol = STYLES[payer.granularity.rstrip("0123456789")]
+    y = sqnr_db.numpy().astype(np.float32)
+    return go.Scatter(
+        x=x,
+        y=np.where(np.isfinite(y), y, np.float32(np.nan)),
+        mode="markers",
+        marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.7},
+        name=f"{_named(payer)}: median {float(sqnr_db.median()):.1f} dB",
+        **trace,
+    )
+
+
+def _named(payer: Payer) -> str:
+    """per tensor, per token, per group of 128."""
+    grain = payer.granularity
+    return f"per group of {grain.removeprefix('group')}" if grain.startswith("group") else f"per {grain}"
+
+
+def _token_ticks(count: int, marked: int) -> list[int]:
+    """About five positions, and the marked one in place of those that it would cover."""
+    even = range(0, count, max(1, count // 4))
+    return sorted([marked, *(tick for tick in even if abs(tick - marked) > count / 12)])
+
+
+def _few(count: int, most: int = 24) -> list[int]:
+    return list(range(0, count, -(-count // most)))
+
+
+def _short(modules: Sequence[str]) -> list[str]:
+    """The last part of each module's name, the whole name where that is not enough."""
+    last = [module.rsplit(".", 1)[-1] for module in modules]
+    return [escape(short if last.count(short) == 1 else whole) for short, whole in zip(last, modules, strict=True)]
+
+
+def _quoted(text: str) -> str:
+    """A token's text as hover text may show it: control characters visible, no markup."""
+    return f"'{escape(text, quote=False)}'"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

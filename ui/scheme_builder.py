@@ -1,0 +1,196 @@
+"""A scheme as one line of text with a builder beside it; the text is the state, the builder only rewrites it.
+
+    scheme = scheme_editor("A", "w:int4/channel", key="a", shape=(384, 1024))
+
+The line is bound to the URL under its key. The builder's menus are set from the text at each run, and a menu that is
+moved rewrites the text in its callback, so the two cannot disagree. What cannot be is not offered: a menu holds only
+what goes with the other menus and divides the layer, besides what the text already says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import streamlit as st
+
+from quantcore.formats import FORMATS, format_named
+from quantcore.granularity import (
+    Granularity,
+    PerBlock,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    PerToken,
+    largest_divisor,
+    parse_granularity,
+)
+from quantcore.scheme import PRESETS, MinMax, MovingAverage, QuantSpec, Scheme, parse_observer
+from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
+from ui import controls
+
+FIRST_WEIGHTS = QuantSpec(FORMATS["int4"], PerChannel())
+FIRST_ACTIVATIONS = QuantSpec(FORMATS["int8"], PerToken(), dynamic=True)
+OBSERVERS = ("minmax", "mse", "p99", "p99.9", "p99.99")
+AVERAGES = ("ema0.01", "ema0.1", "ema0.5")
+CUSTOM = "no preset"
+SYMMETRIC, ASYMMETRIC = "symmetric", "asymmetric"
+Change = Callable[[QuantSpec, str], QuantSpec]
+
+
+def scheme_editor(label: str, default: str, key: str, shape: tuple[int, int] | None = None) -> Scheme:
+    """Text line, presets and builder of one scheme; `shape` (O, K) limits the tiles offered to those that divide it.
+
+    Raises: ValueError where the text cannot be read; line and presets stay, to mend it."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        text = controls.line(label, default, key)
+        presets = st.container(width=170)
+    scheme, problem = None, None
+    try:
+        scheme = Scheme.parse(text)
+    except ValueError as error:
+        problem = error
+    names = [CUSTOM, *PRESETS]
+    current = next((name for name, preset in PRESETS.items() if preset == scheme), CUSTOM)
+    with presets:
+        _menu("Preset", names, current, f"{key}.preset", _take_preset, key)
+    if scheme is None:
+        raise problem or ValueError(f"cannot read {text!r}")
+    _builder(key, "weights", scheme.weights, shape)
+    _builder(key, "activations", scheme.activations, shape)
+    return scheme
+
+
+def copy_scheme(source: str, target: str) -> None:
+    """The text of one editor into another; a callback, given the editors' keys."""
+    st.session_state[target] = st.session_state[source]
+
+
+def swap_schemes(one: str, other: str) -> None:
+    """Exchange the texts of two editors; a callback."""
+    st.session_state[one], st.session_state[other] = st.session_state[other], st.session_state[one]
+
+
+def _builder(key: str, part: str, spec: QuantSpec | None, shape: tuple[int, int] | None) -> None:
+    """The menus of the weights or of the activations, in a row that wraps."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.session_state[f"{key}.{part}"] = spec is not None
+        st.toggle(part, key=f"{key}.{part}", on_change=_turn, args=(key, part), width=125)
+        if spec is None:
+            return
+
+        def menu(name: str, options: Sequence[str], current: str, change: Change, width: int) -> None:
+            with st.container(width=width):
+                _menu(f"{name} of {part}", options, current, f"{key}.{part}.{name}", _edit, key, part, change)
+
+        menu("format", list(FORMATS), spec.fmt.name, _with_format, 130)
+        if part == "activations":
+            menu("range", ["dynamic", "static"], "dynamic" if spec.dynamic else "static", _with_range, 112)
+        menu("granularity", _kinds(part, spec), _kind(spec.granularity), _with_kind(shape), 112)
+        if sizes := _sizes(spec.granularity, shape):
+            menu("size", sizes, str(spec.granularity), _with_size, 140)
+        averages = AVERAGES if part == "activations" and not spec.dynamic else ()
+        menu("observer", [*OBSERVERS, *averages], str(spec.observer), _with_observer, 112)
+        if not spec.fmt.is_float and not spec.fmt.name.endswith("_narrow"):
+            menu(
+                "zero point",
+                [SYMMETRIC, ASYMMETRIC],
+                SYMMETRIC if spec.symmetric else ASYMMETRIC,
+                _with_zero_point,
+                130,
+            )
+
+
+def _menu(
+    label: str, options: Sequence[str], current: str, key: str, change: Callable[..., None], *args: object
+) -> None:
+    """A menu that shows `current` (added where it is not on offer) and hands a new choice to `change`."""
+    st.session_state[key] = current
+    offered = list(options) if current in options else [*options, current]
+    st.selectbox(label, offered, key=key, on_change=change, args=(*args, key), label_visibility="collapsed")
+
+
+def _take_preset(text_key: str, menu_key: str) -> None:
+    name = st.session_state[menu_key]
+    if name != CUSTOM:
+        st.session_state[text_key] = str(PRESETS[name])
+
+
+def _turn(text_key: str, part: str) -> None:
+    """Switch weights or activations on, with a first choice, or off."""
+    first = FIRST_WEIGHTS if part == "weights" else FIRST_ACTIVATIONS
+    _rewrite(text_key, part, first if st.session_state[f"{text_key}.{part}"] else None)
+
+
+def _edit(text_key: str, part: str, change: Change, menu_key: str) -> None:
+    spec = getattr(Scheme.parse(st.session_state[text_key]), part)
+    _rewrite(text_key, part, change(spec, st.session_state[menu_key]))
+
+
+def _rewrite(text_key: str, part: str, spec: QuantSpec | None) -> None:
+    scheme = Scheme.parse(st.session_state[text_key])
+    st.session_state[text_key] = str(replace(scheme, **{part: spec}))
+
+
+def _with_format(spec: QuantSpec, name: str) -> QuantSpec:
+    fmt = format_named(name)
+    return replace(spec, fmt=fmt, symmetric=spec.symmetric or fmt.is_float or name.endswith("_narrow"))
+
+
+def _with_range(spec: QuantSpec, when: str) -> QuantSpec:
+    """Static ranges are per tensor; a dynamic one has no moving average."""
+    if when == "static":
+        return replace(spec, dynamic=False, granularity=PerTensor())
+    observer = MinMax() if isinstance(spec.observer, MovingAverage) else spec.observer
+    return replace(spec, dynamic=True, observer=observer)
+
+
+def _with_observer(spec: QuantSpec, text: str) -> QuantSpec:
+    return replace(spec, observer=parse_observer(text))
+
+
+def _with_zero_point(spec: QuantSpec, text: str) -> QuantSpec:
+    return replace(spec, symmetric=text == SYMMETRIC)
+
+
+def _with_size(spec: QuantSpec, text: str) -> QuantSpec:
+    return replace(spec, granularity=parse_granularity(text))
+
+
+def _with_kind(shape: tuple[int, int] | None) -> Change:
+    """Another granularity, its tile the largest on offer up to 128."""
+
+    def change(spec: QuantSpec, kind: str) -> QuantSpec:
+        fixed: dict[str, Granularity] = {"tensor": PerTensor(), "channel": PerChannel(), "token": PerToken()}
+        sides = [128, 128] if shape is None else [largest_divisor(size, 128) for size in shape]
+        tiles: dict[str, Granularity] = {"group": PerGroup(sides[1]), "block": PerBlock(sides[0], sides[1])}
+        return replace(spec, granularity={**fixed, **tiles}[kind])
+
+    return change
+
+
+def _kinds(part: str, spec: QuantSpec) -> list[str]:
+    if part == "weights":
+        return ["tensor", "channel", "group", "block"]
+    return ["token", "tensor", "group"] if spec.dynamic else ["tensor"]
+
+
+def _kind(granularity: Granularity) -> str:
+    return str(granularity).rstrip("0123456789x") if isinstance(granularity, PerGroup | PerBlock) else str(granularity)
+
+
+def _sizes(granularity: Granularity, shape: tuple[int, int] | None) -> list[str]:
+    """The group sizes or blocks that divide the layer, none for other granularities."""
+    if isinstance(granularity, PerGroup):
+        sizes = GROUP_SIZES if shape is None else _dividing(shape[1], GROUP_SIZES)
+        return [str(PerGroup(size)) for size in sizes]
+    if isinstance(granularity, PerBlock):
+        rows, cols = (BLOCK_SIZES, BLOCK_SIZES) if shape is None else (_dividing(n, BLOCK_SIZES) for n in shape)
+        return [str(PerBlock(r, c)) for r in rows for c in cols]
+    return []
+
+
+def _dividing(whole: int, sizes: Sequence[int]) -> list[int]:
+    """Those of the usual sizes that divide `whole`; where none does, for each the largest divisor below it."""
+    usual = [size for size in sizes if whole % size == 0]
+    return usual or sorted({largest_divisor(whole, size) for size in sizes})

@@ -2,10 +2,23 @@
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).parents[1]
+
+
+def page(name: str, **state: Any) -> AppTest:
+    """The app opened at a page, `3_Outliers` or `` for the first one, in the state of a link; not run yet."""
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    if name:
+        at.switch_page(f"pages/{name}.py")
+    for key, value in state.items():
+        at.query_params[key] = value if isinstance(value, list) else str(value)
+    return at
 
 
 def figures_of(at: AppTest) -> list[dict[str, Any]]:
@@ -24,6 +37,22 @@ def figure_of(at: AppTest, key: str) -> dict[str, Any]:
 def number_lines_of(at: AppTest) -> list[dict[str, Any]]:
     """Every number line of the page: {"key", "lines", "lo", "hi", "x", "counts", "edges", ...}."""
     return _messages(at, "lab_number_line")
+
+
+def click(at: AppTest, key: str, **point: Any) -> None:
+    """Act as if a point of chart `key` had been clicked; takes effect with the next `at.run()`."""
+    at.session_state[key] = {"click": point}
+
+
+def move_number_line(at: AppTest, key: str, **moved: Any) -> None:
+    """Act as if number line `key` had been released with another x, clip, scales or zero_points; then `at.run()`."""
+    sent = next(shown for shown in number_lines_of(at) if shown["key"] == key)
+    scales = moved.get("scales", [line["scale"] for line in sent["lines"]])
+    zeros = moved.get("zero_points", [line["zero_point"] for line in sent["lines"]])
+    lines = [{"scale": scale, "zero_point": zero} for scale, zero in zip(scales, zeros, strict=True)]
+    ids = {"lines_id": sent["lines_id"], "axis_id": sent["axis_id"]}
+    value = {"x": moved.get("x", sent["x"]), "clip": moved.get("clip", 1.0), "lines": lines, **ids}
+    at.session_state[key] = {"value": value}
 
 
 def values(packed: Any) -> np.ndarray:

@@ -74,9 +74,12 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser_context() -> Iterator[Any]:
-    """One Chromium with one cache for all tests: the app's JavaScript is fetched and compiled once."""
+    """One Chromium with one cache for a file's tests: the app's JavaScript is fetched and compiled once.
+
+    Not for the whole session: while Playwright is open its event loop runs, and other tests could not use asyncio.run.
+    """
     named = os.environ.get("CHROMIUM")
     path = named or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:

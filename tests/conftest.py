@@ -1,7 +1,7 @@
 """A tiny random language model for every test: a real folder, a real tokenizer, outliers planted where they belong.
 
-    tiny_model_dir   the folder: config, safetensors, tokenizer; load it with load_model(str(tiny_model_dir))
-    tiny_lm          the model loaded from it
+tiny_model_dir   the folder: config, safetensors, tokenizer; load it with load_model(str(tiny_model_dir))
+tiny_lm          the model loaded from it
 """
 
 from collections.abc import Iterator
@@ -89,4 +89,6 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=[END], initial_alphabet=alphabet, show_progress=False),
     )
     bpe.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False
+    )

@@ -132,6 +132,13 @@ def test_one_tab_stop_per_chart(lab: Any) -> None:
     assert chart(lab, "heat").get_attribute("role") == "figure"
 
 
+def test_a_chart_can_be_downloaded(lab: Any) -> None:
+    chart(lab, "bars").hover()
+    with lab.expect_download() as download:
+        chart(lab, "bars").get_by_role("button", name="Download as PNG").click()
+    assert download.value.suggested_filename == "bars.png"
+
+
 def test_a_missing_library_is_a_sentence(page: Any, url: str) -> None:
     page.route("**/plotly.min.js", lambda route: route.abort())
     page.goto(url)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.apptest_helpers import figure_of, figures_of, number_lines_of, values
+from tests.apptest_helpers import click, figure_of, figures_of, move_number_line, number_lines_of, values
 from ui.components import palette
 from ui.components.chart import encode_chart
 from ui.components.number_line import Line, describe, read
@@ -165,6 +165,19 @@ def test_apptest_sees_figures_and_lines() -> None:
     assert values(figure_of(at, "before")["figure"]["data"][0]["z"])[:, 4].tolist() == [7.0] * 8
     with pytest.raises(KeyError, match="no chart 'histogram' on this page; it has"):
         figure_of(at, "histogram")
+
+
+def test_apptest_can_click_and_drag() -> None:
+    at = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    assert [text.value for text in at.text][1] == "nothing clicked"
+    click(at, "bars", customdata="b", point=1)
+    move_number_line(at, "grid", x=0.25, scales=[0.2, 0.1, 0.1])
+    at.run()
+    assert not at.exception
+    assert [text.value for text in at.text][1:] == [
+        "clicked b in bar 1",
+        "server has x=0.25 scales=[0.2, 0.1, 0.1] zeros=(None, -3, None)",
+    ]
 
 
 # ---------------------------------------------------------------- gzip, once

@@ -184,7 +184,7 @@ function loadPlotly(url) {
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => {
       plotlyLoaded = undefined;
-      reject(new Error("the drawing library did not arrive; is the server still running? Reload the page to try again"));
+      reject(new Error("the drawing library did not arrive; is the server running? Then reload the page"));
     };
     document.head.append(script);
   });

@@ -77,7 +77,8 @@ function lost(places, { width }) {
 
 function caught({ levels, index }, { place, width }) {
   const [from, to] = cell(levels, index).map((edge) => Math.min(Math.max(place(edge), 0), width));
-  return `<rect class="cell" x="${round(from)}" y="${BASE - 16}" width="${round(Math.max(to - from, 1))}" height="32"/>`;
+  const wide = round(Math.max(to - from, 1));
+  return `<rect class="cell" x="${round(from)}" y="${BASE - 16}" width="${wide}" height="32"/>`;
 }
 
 function levels(line, places, hit, at) {

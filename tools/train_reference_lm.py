@@ -2,7 +2,7 @@
 
 The lab needs one model that everybody has: small enough to ship and to quantize in a browser session, good enough
 that a lost bit shows in its perplexity, and trained by us, so that nothing about it is unknown. This program makes it.
-It does what large pre-training runs do, at a hundredth of a thousandth of their size:
+It does what large pre-training runs do, with less than a millionth of their arithmetic:
 
 1.  Learn a byte-level BPE vocabulary of 8,192 tokens from the training text, and encode the text with it. Documents
     follow one another in one long stream, each closed by the token `<|endoftext|>` (id 0).
@@ -118,10 +118,16 @@ def split_documents(text: str) -> list[str]:
 
 
 def train_tokenizer(documents: Iterable[str], vocab: int) -> Tokenizer:
-    """Learn a byte-level BPE: any text can be encoded, and each token stands for a known number of bytes."""
+    """Learn a byte-level BPE: any text can be encoded, and each token stands for a known number of bytes.
+
+    Called plainly, the tokenizer begins a text with `<|endoftext|>`, the first token of every sequence in training.
+    """
     tokenizer = Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{END} $A", pair=f"{END} $A {END} $B", special_tokens=[(END, END_ID)]
+    )
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
@@ -135,7 +141,8 @@ def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
     documents = split_documents(text)
     parts: list[np.ndarray] = []
     for start in range(0, len(documents), 1024):
-        for encoding in tokenizer.encode_batch_fast(documents[start : start + 1024]):
+        some = documents[start : start + 1024]
+        for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=False):
             parts.append(np.array([*encoding.ids, END_ID], dtype=np.int16))
     return np.concatenate(parts)
 
@@ -392,7 +399,7 @@ class Heldout:
         result = {}
         for name in self.streams:
             nats = bytes_ = 0.0
-            for rows in self.windows(name, window).split(16):
+            for rows in torch.split(self.windows(name, window), 16):
                 with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
                     logits = model(rows.to(model.device), use_cache=False).logits[:, :-1].float()
                 targets = rows[:, 1:].to(model.device)
@@ -420,7 +427,7 @@ def measure_outliers(model: LlamaForCausalLM, rows: Tensor) -> list[dict[str, An
 
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in linears]
-    for some in rows.split(16):
+    for some in torch.split(rows, 16):
         model(some.to(model.device), use_cache=False)
     for handle in handles:
         handle.remove()

@@ -1,6 +1,131 @@
-"""What happens when a layer keeps only 16 values? The first page: one control, one row, five next words."""
+"""What happens when a layer keeps only 16 values? The first page: one control, one row of weights, five next tokens."""
 
-from ui import frame
+import pandas as pd
+import streamlit as st
 
-with frame.page("What happens when a layer keeps only 16 values?", "soon", [], "app.py"):
-    pass
+from quantcore.studies.anatomy import Anatomy
+from quantcore.studies.next_tokens import NextTokens
+from quantcore.studies.row import RowStudy
+from ui import cached, controls, frame
+from ui.components.chart import chart
+from ui.figures import home as figures
+
+QUESTION = "What happens when a layer keeps only {} values?"
+LOOK_FOR = (
+    "Every weight must jump to the nearest level, and the largest weight of its row decides how far apart the levels "
+    "lie. Take bits away: the steps widen, small weights fall onto 0, and at some point the model loses the thread."
+)
+TRIES = [
+    ("8 bits: can you see it?", {"bits": 8}),
+    ("3 bits: United or Park?", {"bits": 3, "prompt": "He played football for Manchester"}),
+    ("2 bits: four values", {"bits": 2}),
+]
+ROW_SHARE = 0.9  # the row that is louder than nine in ten: its largest weight is seen to set the scale
+PROMPT = "Once upon a time, there was a little girl named"
+
+
+def row_sentence(row: RowStudy, loudest: RowStudy, scheme: str) -> str:
+    return (
+        f"`{scheme}`: each row of each Linear (but lm_head) gets {len(row.levels)} levels, here **{row.step:.3g}** "
+        f"apart. The {row.columns:,} weights of this row take **{row.used}** of them; **{row.zeros:.1%}** become "
+        f"exactly 0. In row {loudest.row}, where one weight stands out most, **{loudest.zeros:.1%}** do."
+    )
+
+
+def tokens_sentence(report: NextTokens, name: str) -> str:
+    verdict = "Both models write the **same** next token" if report.same_first else "The next token is **another one**"
+    cut = f" The context holds {report.tokens:,} tokens, so the first {report.dropped:,} were cut."
+    return (
+        f"{verdict}; **{report.shared} of {len(report.likeliest)}** likeliest tokens are on both lists. "
+        f"KL(float || {name}) = **{report.kl:.3g}** nats (0: nothing changed).{cut if report.dropped else ''}"
+    )
+
+
+def table(row: RowStudy, report: NextTokens | None) -> pd.DataFrame:
+    """The numbers of both pictures: float, quantized, difference."""
+    weights = [
+        (f"weight, row {row.row}, input {row.first + i}", float(w), float(w_hat))
+        for i, (w, w_hat) in enumerate(zip(row.weight, row.restored, strict=True))
+    ]
+    likeliest = () if report is None else dict.fromkeys((*report.likeliest, *report.likeliest_hat))
+    chances = [(f"probability of {one.text}", one.probability, one.probability_hat) for one in likeliest]
+    numbers = pd.DataFrame([*chances, *weights], columns=["what", "float", "quantized"])
+    return numbers.assign(difference=numbers["quantized"] - numbers["float"])
+
+
+def loaded_model(model: Anatomy, scheme: str, bytes_hat: int) -> None:
+    st.subheader("What is loaded")
+    frame.metrics(
+        {
+            "Blocks": f"{model.blocks}",
+            "Linears": f"{model.linears}",
+            "Parameters": f"{model.parameters / 1e6:.1f} M",
+            "Checkpoint, 16 bits": f"{model.bytes_float / 1e6:.1f} MB",
+            f"Checkpoint, {scheme.removeprefix('w:')}": f"{bytes_hat / 1e6:.1f} MB",
+        }
+    )
+    shapes = [
+        {
+            "shape [out, in]": " x ".join(map(str, one.shape)),
+            "Linears": f"{one.count}",
+            "called": ", ".join(one.modules),
+            "weights": f"{one.weights:,}",
+            "bytes at 16 bits": f"{one.bytes_float:,}",
+        }
+        for one in model.shapes
+    ]
+    st.table(pd.DataFrame(shapes).set_index("shape [out, in]"))
+    versions = ", ".join(f"{name} {version}" for name, version in model.versions.items())
+    st.caption(
+        f"{model.architecture} with a tokenizer of {model.vocabulary:,} tokens and a context of {model.context:,}, on "
+        f"{model.device}; {versions}. For another model, name its folder or hub id in the sidebar."
+    )
+
+
+def where_next() -> None:
+    st.subheader("Where to go next")
+    with st.grid(3, min_column_width=300, border=True):
+        with st.container():
+            st.markdown("**You experiment.** Any layer, any scheme: see what it loses, and which part of it to blame.")
+            frame.link("Layer lab", "pages/5_Layer_lab.py", {})
+        with st.container():
+            st.markdown("**You teach.** Four lessons; each link puts every browser in the class in the same state.")
+            frame.link("1. Which values exist?", "pages/1_Number_formats.py", {})
+            frame.link(
+                "2. One scale for all: who pays?", "pages/2_Granularity.py", {"format": "int4", "grain": "tensor"}
+            )
+            frame.link("3. Outliers at 4 bits", "pages/3_Outliers.py", {"act": "int4"})
+            frame.link("4. Frozen range, one token at a time", "pages/4_Static_or_dynamic.py", {"call": 1})
+        with st.container():
+            st.markdown("**You choose a scheme.** Two of them on one layer, or one on the whole model:")
+            frame.link("W4A16 beside W8A8", "pages/5_Layer_lab.py", {"a": "W4A16", "b": "W8A8"})
+            st.code("python -m quantcore evaluate \\\n    --scheme W4A16", language="bash")
+
+
+with frame.page(QUESTION.format(16), LOOK_FOR, TRIES, "app.py") as choice:
+    bits = controls.steps("Bits per weight", cached.START_BITS, 4, "bits")
+    frame.ask(QUESTION.format(2**bits), "app.py")
+    name, scheme = f"int{bits}", cached.start_scheme(bits)
+    place = (choice.model_id, choice.device)
+    row = cached.row(*place, choice.layer, scheme, ROW_SHARE)
+    report = None
+    pictures = st.grid(5, min_column_width=170)
+    with pictures.cell(column_span=3):
+        chart(
+            figures.row_picture(row, choice.layer, name),
+            key="row",
+            alt=f"{name}: levels {row.step:.3g} apart, {row.used} used, {row.zeros:.0%} of the row's weights become 0",
+        )
+        st.markdown(row_sentence(row, cached.row(*place, choice.layer, scheme, 1.0), scheme))
+    with pictures.cell(column_span=2), frame.problems():
+        prompt = controls.lines("Your sentence: how does it go on?", PROMPT, "prompt", max_chars=4000, height=72)
+        report = cached.likeliest(*place, scheme, prompt)
+        chart(
+            figures.next_token_picture(report, name),
+            key="tokens",
+            alt=f"float: {report.likeliest[0].text}; {name}: {report.likeliest_hat[0].text}; KL {report.kl:.3g} nats",
+        )
+        st.markdown(tokens_sentence(report, name))
+    loaded_model(cached.contents(*place), scheme, cached.quantized_bytes(*place, scheme))
+    where_next()
+    frame.numbers(table(row, report), "start")

@@ -1,3 +1,132 @@
+"""Where are the outliers, and who pays? The input of one real layer, its loudest channels, and two remedies."""
+
+import pandas as pd
 import streamlit as st
 
-st.title("soon")
+from quantcore.studies.outliers import CLIPS, FLOAT_BITS, NO_CLIP, keeps_of, outlier_map
+from ui import cached, controls, frame
+from ui.components.chart import chart
+from ui.figures import outliers as figures
+
+FORMATS = ["int8", "int6", "int4", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1"]
+
+LOOK_FOR = (
+    "A scale must reach the largest value that shares it, so one loud channel or token costs all others precision. "
+    "Open a layer in the map, find its walls in the surface, see who loses, then clip them or leave them in float."
+)
+TRIES = [
+    ("4 bits: who is left?", {"act": "int4", "clip": NO_CLIP, "keep": 0}),
+    ("spare the 2 loudest channels", {"act": "int8", "clip": NO_CLIP, "keep": 2}),
+    ("clip at the 99.9th percentile", {"act": "int8", "clip": "p99.9", "keep": 0}),
+]
+PATTERNS = {
+    "channel": "A channel that is loud on many tokens stretches each token's own scale too: take it out.",
+    "token": "A token that is loud alone spoils a scale that it shares: give each token its own.",
+    "scattered": "Neither one channel nor one token stands out: the large values are scattered.",
+}
+COLUMNS = {
+    "absmax": st.column_config.NumberColumn("largest |x|", format="%.4g"),
+    "over_median": st.column_config.NumberColumn("largest / median channel's", format="%.1f"),
+    "kurtosis": st.column_config.NumberColumn("kurtosis (3: normal)", format="%.1f"),
+    "token": "on token",
+    "share_above_half": st.column_config.NumberColumn("tokens above half of it", format="percent"),
+}
+SHARED = ("one scale for all", "a scale per token")
+
+with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages/3_Outliers.py") as choice:
+    reading = (choice.model_id, choice.device, choice.text_id)
+    here = (choice.model_id, choice.device, choice.layer, choice.text_id)
+    with st.grid(2, min_column_width=300):
+        fmt = controls.pick("Format of the activations", FORMATS, "int8", "act")
+        log = controls.pick("Height of the surface", ["linear", "log"], "linear", "height") == "log"
+    x, study, texts = cached.inputs(*here), cached.channels(*here), cached.token_texts(*reading)
+    stats, payers = cached.stats(*reading), cached.payers(*here, fmt)
+    tensor, token, top = payers[0], payers[1], study.top[0]
+
+    frame.metrics(
+        {
+            "Largest / median channel": figures.ratio_text(study.ratio),
+            "Largest / median token": figures.ratio_text(study.token_ratio),
+            "Median token, one scale for all": f"{float(tensor.token_sqnr_db.median()):.1f} dB",
+            "Median token, a scale per token": f"{float(token.token_sqnr_db.median()):.1f} dB",
+        }
+    )
+    with st.grid(2, min_column_width=430):
+        clicked = chart(
+            figures.layer_map(outlier_map(stats), choice.layer),
+            key="layer_map",
+            alt=f"largest over median channel of {len(stats)} layers; {choice.layer}: {study.ratio:.1f}",
+            on_click=True,
+        )
+        chart(
+            figures.surface(x, study, texts, log),
+            key="surface",
+            alt=f"the highest wall is channel {top.channel} with {top.absmax:.3g} on token {top.token}",
+        )
+    if clicked and clicked.get("customdata") not in ("", None, choice.layer):
+        controls.open_layer(clicked["customdata"])
+    firsts = sum(row.token % cached.tokens(*reading).shape[1] == 0 for row in study.top)
+    st.markdown(
+        f"In `{choice.layer}` channel **{top.channel}** reaches **{top.absmax:.3g}**, on token {top.token} "
+        f"`'{texts[top.token]}'`, and is above half of that on **{round(top.share_above_half * len(texts))}** of "
+        f"{len(texts)} tokens. On the first token of a window lie {firsts} of the {len(study.top)} highest peaks. "
+        f"{PATTERNS[study.pattern]}"
+    )
+    table = pd.DataFrame(study.top)
+    table.insert(5, "token text", [texts[row.token] for row in study.top])
+    st.dataframe(table, hide_index=True, width="stretch", column_config=COLUMNS)
+
+    st.subheader("Who pays")
+    cost_db = float((token.token_sqnr_db - tensor.token_sqnr_db).median())
+    st.markdown(
+        f"One scale for all leaves the median channel **{tensor.median_codes}** of the {tensor.codes} values of "
+        f"`{fmt}`, a scale per token **{token.median_codes}**. As a whole the input keeps {tensor.input_sqnr_db:.1f} "
+        f"against {token.input_sqnr_db:.1f} dB; the median token pays **{cost_db:.1f} dB** for sharing a scale with "
+        f"token {int(study.token_absmax.argmax())}."
+    )
+    with st.grid(2, min_column_width=430):
+        chart(
+            figures.token_errors(payers, study, texts),
+            key="token_errors",
+            alt=f"sharing one scale costs the median token {cost_db:.1f} dB",
+        )
+        chart(
+            figures.channel_errors(payers, study),
+            key="channel_errors",
+            alt=f"with one scale the median channel keeps {float(tensor.channel_sqnr_db.median()):.1f} dB",
+        )
+
+    st.subheader("Two remedies")
+    curves = cached.outlier_remedies(*here, fmt)
+    before, spared, clipped = curves.at(NO_CLIP, 0), curves.at(NO_CLIP, 1), curves.kindest_clip("tensor")
+    st.markdown(
+        f"With one scale for all, clipping takes the median token from {before[0].token_sqnr_db:.1f} to at best "
+        f"**{clipped.token_sqnr_db:.1f} dB** ({clipped.clip}), and the output from {before[0].output_sqnr_db:.1f} to "
+        f"**{clipped.output_sqnr_db:.1f} dB**. One channel kept in float takes the median token to "
+        f"{spared[0].token_sqnr_db:.1f} dB and the output to **{spared[0].output_sqnr_db:.1f} dB**, for "
+        f"{spared[0].bits_per_number:.2f} bits a number."
+    )
+    with st.grid(3, min_column_width=300):
+        clip = controls.steps("Clip beyond this percentile, at either end", CLIPS, NO_CLIP, "clip")
+        keep = controls.steps("Loudest channels kept in float", keeps_of(x.shape[1]), 0, "keep")
+        watch = controls.pick("Watch the", list(figures.WATCH), "output", "watch")
+    with st.grid(2, min_column_width=430):
+        chart(
+            figures.clip_curve(curves, curves.at(clip, 0), watch),
+            key="clip_curve",
+            alt=f"kindest to the median token: {clipped.clip}; chosen: {clip}",
+        )
+        chart(
+            figures.keep_curve(curves, curves.at(NO_CLIP, keep), watch),
+            key="keep_curve",
+            alt=f"output with one channel in float: {spared[0].output_sqnr_db:.1f} dB; chosen: {keep}",
+        )
+    both = curves.at(clip, keep) or cached.outlier_remedy(*here, fmt, clip, keep)
+    st.markdown(
+        f"Both together: clip **{clip}**, **{keep}** of {x.shape[1]} channels in {FLOAT_BITS} bits, so "
+        f"{both[0].bits_per_number:.2f} bits a number; in brackets the gain over no remedy."
+    )
+    for row, old, who in zip(both, before, SHARED, strict=True):
+        gains = {what: figures.gain_text(getattr(row, at), getattr(old, at)) for what, at in figures.WATCH.items()}
+        frame.metrics({f"{what.capitalize()}, {who}": gain for what, gain in gains.items()})
+    frame.numbers(pd.DataFrame([*both, *curves.clips, *curves.keeps]), "outliers")

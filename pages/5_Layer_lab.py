@@ -1,3 +1,84 @@
+"""What does this scheme do to one real layer? Everything adjustable, two schemes side by side."""
+
 import streamlit as st
 
-st.title("soon")
+from quantcore.granularity import largest_divisor
+from quantcore.models import linear_named
+from quantcore.scheme import Scheme
+from quantcore.studies.layer import LayerStudy
+from ui import cached, controls, frame, layer_words
+from ui.components.chart import chart
+from ui.figures import layer as figures
+from ui.scheme_builder import copy_scheme, scheme_editor, swap_schemes
+
+PATH = "pages/5_Layer_lab.py"
+NAMES = {"A": ":blue[**A**] - blue, solid, o", "B": ":orange[**B**] - vermilion, dashed, x"}
+WORST_FIRST, BY_INDEX = "worst first", "by index"
+
+LOOK_FOR = (
+    "Two schemes meet the same layer on the same text. Look first at which part costs the output, the weights or the "
+    "activations: the louder error decides, and mending the other changes little."
+)
+TRIES = [
+    (
+        "range: static or dynamic",
+        {"a": "w:int8/channel,a:int8/tensor/static", "b": "w:int8/channel,a:int8/token/dynamic"},
+    ),
+    (
+        "8 bits: int or float",
+        {"a": "w:int8/channel,a:int8/token/dynamic", "b": "w:fp8_e4m3/channel,a:fp8_e4m3/token/dynamic"},
+    ),
+    ("a better weight, a worse output?", {"a": "w:int4/channel", "b": "w:int4/channel/mse"}),
+]
+
+with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, PATH) as choice:
+    weight = linear_named(cached.model(choice.model_id, choice.device).model, choice.layer).weight
+    shape = (weight.shape[0], weight.shape[1])
+    defaults = {
+        "A": "w:int4/channel,a:int8/tensor/static",
+        "B": f"w:int4/group{largest_divisor(shape[1], 128)},a:int8/token/dynamic",
+    }
+    schemes: dict[str, Scheme] = {}
+    sides: dict[str, LayerStudy] = {}
+    with st.grid(2, min_column_width=500):
+        for side, default in defaults.items():
+            with st.container(border=True, gap="xsmall"), frame.problems():
+                scheme = scheme_editor(NAMES[side], default, side.lower(), shape)
+                sides[side] = cached.layer_lab(
+                    choice.model_id, choice.device, choice.layer, choice.text_id, str(scheme)
+                )
+                schemes[side] = scheme
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.button("Copy A to B", on_click=copy_scheme, args=("a", "b"), key="copy_ab")
+        st.button("Swap A and B", on_click=swap_schemes, args=("a", "b"), key="swap_ab")
+        order = controls.pick("Output channels", [WORST_FIRST, BY_INDEX], WORST_FIRST, "order")
+    if not sides:
+        raise ValueError("neither scheme can be used on this layer; mend one of the two lines above, or reset")
+
+    texts = cached.token_texts(choice.model_id, choice.device, choice.text_id)
+    words = layer_words.sentences(sides, schemes, choice.layer, texts)
+    table = layer_words.table(sides)
+    channels = layer_words.worst_channels(sides)
+    st.markdown("\n".join(f"- {sentence}" for sentence in words))
+    with st.grid(2, min_column_width=420):
+        chart(figures.shares(sides), key="shares", alt=" ".join(words).replace("*", ""))
+        st.table(layer_words.written(table))
+        chart(
+            figures.weight_histogram(sides),
+            key="weights",
+            alt=f"{shape[0]} x {shape[1]} weights of {choice.layer} before and after quantization",
+        )
+        chart(
+            figures.error_histogram(sides),
+            key="errors",
+            alt="largest weight error: " + ", ".join(f"{s} {v.weight.max_error:.3g}" for s, v in sides.items()),
+        )
+        chart(figures.channel_error(sides, order == WORST_FIRST), key="channels", alt=channels)
+        chart(
+            figures.token_error(sides, texts),
+            key="tokens",
+            alt="error of the median token: "
+            + ", ".join(f"{s} {100 * float(v.token_error.median()):.3g}%" for s, v in sides.items()),
+        )
+    st.caption(channels)
+    frame.numbers(table, "layer_lab")

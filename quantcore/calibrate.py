@@ -9,8 +9,9 @@ grow with the number of tokens. Layers that read the same tensor (q, k, v; gate,
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -118,19 +119,31 @@ def shared_inputs(model: nn.Module, tokens: Tensor, layers: Iterable[str]) -> di
 def layer_inputs(model: nn.Module, tokens: Tensor, layer: str) -> Tensor:
     """The inputs of one layer over the text, shape (windows, T, K), float32 on the CPU: kept, so for short texts."""
     kept: list[Tensor] = []
+
+    def keep(_: str, x: Tensor) -> None:
+        kept.append(x.float().cpu())
+        raise _LayerReached
+
     device = next(model.parameters()).device
-    with watch_inputs(model, [layer], lambda _, x: kept.append(x.float().cpu())), torch.inference_mode():
+    with watch_inputs(model, [layer], keep), torch.inference_mode():
         for batch in batches(tokens, device):
-            model(batch, use_cache=False)
+            with suppress(_LayerReached):
+                model(batch, use_cache=False)
     return torch.cat(kept)
+
+
+class _LayerReached(Exception):
+    """Thrown out of a forward pass whose rest nobody needs."""
 
 
 @contextmanager
 def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `see(name, x)` before each call of the named Linears while the context lasts.
+    """Call `see(name, x)` before each call of the named Linears by this thread while the context lasts; a model may be
+    shared, and what another thread runs through it meanwhile is not this one's to see.
 
     Raises: ValueError for a name that is no Linear of the model."""
     known = linears(model)
+    here = threading.get_ident()
     names = list(layers)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
@@ -138,7 +151,7 @@ def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Te
         )
 
     def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: see(name, inputs[0])
+        return lambda _, inputs: see(name, inputs[0]) if threading.get_ident() == here else None
 
     hooks = [known[name].register_forward_pre_hook(hook_for(name)) for name in names]
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -81,9 +80,15 @@ def quantize_linear(layer: nn.Linear, scheme: Scheme, static: QParams | None = N
     """The quantized form of one Linear; `static` are the frozen qparams of its input, where the scheme freezes them."""
     bias = None if layer.bias is None else layer.bias.detach()
     weight = layer.weight.detach()
+    static = None if static is None else _on_device(static, weight.device)
     if scheme.weights is None:
         return QuantLinear(None, bias, scheme.activations, static, float_weight=weight)
     return QuantLinear(quantize(weight, scheme.weights), bias, scheme.activations, static)
+
+
+def _on_device(qparams: QParams, device: torch.device) -> QParams:
+    scale, zero_point = qparams
+    return QParams(scale.to(device), None if zero_point is None else zero_point.to(device))
 
 
 def static_qparams(spec: QuantSpec | None, stats: LayerStats | None) -> QParams | None:
@@ -145,8 +150,6 @@ def _with_output(report: LayerReport, value: float) -> LayerReport:
 
 def _copy_with(model: nn.Module, replaced: dict[str, QuantLinear]) -> nn.Module:
     """A copy of the model's modules that shares its tensors, with the given modules in place of the old ones."""
-    tensors: Iterable[Tensor] = [*model.parameters(), *model.buffers()]
-    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    for name, module in replaced.items():
-        copied.set_submodule(name, module)
-    return copied
+    instead: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    instead |= {id(model.get_submodule(name)): module for name, module in replaced.items()}
+    return copy.deepcopy(model, instead)

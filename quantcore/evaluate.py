@@ -60,6 +60,11 @@ def sqnr_db(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
+def sqnr_db_each(signal: Tensor, noise: Tensor) -> Tensor:
+    """`sqnr_db` of many pairs of sums of squares at once, such as those of each row of a matrix."""
+    return torch.where(noise == 0, math.inf, 10 * torch.log10(signal / noise))
+
+
 @dataclass(frozen=True)
 class ModelReport:
     """A quantized model beside its float original on one text. Bytes are a checkpoint's: see `checkpoint_bytes`."""

@@ -22,6 +22,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 REFERENCE = "reference"
 TEXT_SPLITS = ("calibration", "evaluation")
 TEXT_KINDS = ("encyclopedia", "story", "technical", "code", "dialogue")
+DOCUMENT_END = "<|endoftext|>\n"
 LONGEST_TEXT_BYTES = 20_000_000
 WINDOW = 512
 
@@ -67,8 +68,6 @@ def load_model(source: str = REFERENCE, device: str | None = None) -> LoadedMode
 def source_path(source: str) -> str:
     """What transformers should open for `source`. Raises: ValueError if it is neither a model's folder nor an id."""
     if source == REFERENCE:
-        if not (ASSETS / "reference-lm" / "config.json").exists():
-            return "/tmp/ref"  # DEVONLY
         return str(ASSETS / "reference-lm")
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -116,13 +115,16 @@ def place_of(name: str) -> tuple[int | None, str]:
 
 
 def bundled_text(split: str = "evaluation", kind: str = "all") -> str:
-    """Our own text: `split` calibration or evaluation, `kind` one of TEXT_KINDS, or all of them in turn."""
+    """Our own text: `split` calibration or evaluation, `kind` one of TEXT_KINDS, or all of them in turn.
+
+    Documents are set apart by blank lines: the files' end mark would be a word like any other to most tokenizers."""
     if split not in TEXT_SPLITS:
         raise ValueError(f"no bundled text is called {split!r}; try {' or '.join(TEXT_SPLITS)}")
     if kind != "all" and kind not in TEXT_KINDS:
         raise ValueError(f"no kind of text is called {kind!r}; try all, {', '.join(TEXT_KINDS)}")
     kinds = TEXT_KINDS if kind == "all" else (kind,)
-    return "".join((ASSETS / "text" / split / f"{one}.txt").read_text(encoding="utf-8") for one in kinds)
+    texts = [(ASSETS / "text" / split / f"{one}.txt").read_text(encoding="utf-8") for one in kinds]
+    return "".join(texts).replace(DOCUMENT_END, "\n")
 
 
 def read_text(path: str | Path) -> str:
@@ -160,6 +162,20 @@ def token_windows(tokenizer: Any, text: str, length: int = WINDOW, limit: int | 
     if limit is not None:
         rows = rows[: max(1, limit // len(rows[0]))]
     return torch.tensor(rows, dtype=torch.int64)
+
+
+def prompt_tokens(tokenizer: Any, prompt: str, context: int) -> tuple[Tensor, int]:
+    """A prompt as one row of token ids, (1, T), and how many tokens were cut from its start to fit the context.
+
+    It begins with the tokenizer's first token (bos) where texts do; what is no character (a lone surrogate) becomes
+    "?". Raises: ValueError for a prompt of nothing but spaces."""
+    prefix = _first_token(tokenizer)
+    readable = prompt.encode("utf-8", "replace").decode("utf-8")
+    ids = tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"] if readable.strip() else []
+    if not ids:
+        raise ValueError("the prompt is empty and a model continues what it has read; type the start of a sentence")
+    kept = ids[-max(1, context - len(prefix)) :]
+    return torch.tensor([prefix + kept], dtype=torch.int64), len(ids) - len(kept)
 
 
 def _first_token(tokenizer: Any) -> list[int]:

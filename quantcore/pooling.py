@@ -26,3 +26,16 @@ def pool_extreme(matrix: Tensor, max_rows: int, max_cols: int) -> Pooled:
     blocks = padded.reshape(padded.shape[0] // row_step, row_step, padded.shape[1] // col_step, col_step)
     lo, hi = blocks.amin((1, 3)), blocks.amax((1, 3))
     return Pooled(torch.where(-lo > hi, lo, hi), row_step, col_step)
+
+
+def extreme_places(matrix: Tensor, pooled: Pooled) -> tuple[Tensor, Tensor]:
+    """Row and column in the matrix of the number that each cell of `pool_extreme(matrix, ...)` shows, each (R, C)."""
+    (rows, cols), (row_step, col_step) = pooled.values.shape, pooled[1:]
+    padding = (0, cols * col_step - matrix.shape[1], 0, rows * row_step - matrix.shape[0])
+    padded = F.pad(matrix.float().abs(), padding, value=-1.0)
+    blocks = padded.reshape(rows, row_step, cols, col_step).transpose(1, 2).flatten(2)
+    place = blocks.argmax(-1)
+    return (
+        torch.arange(rows)[:, None] * row_step + place // col_step,
+        torch.arange(cols) * col_step + place % col_step,
+    )

@@ -22,6 +22,7 @@ from quantcore.models import REFERENCE, TEXT_KINDS, LoadedModel, bundled_text, l
 from quantcore.qtensor import fake_quantize
 from quantcore.scheme import QuantSpec, Scheme
 from quantcore.studies.anatomy import Anatomy, anatomy
+from quantcore.studies.dynamic_cost import DynamicCost, measure_cost
 from quantcore.studies.granularity import GranularityStudy, granularity_study
 from quantcore.studies.layer import LayerStudy, layer_study
 from quantcore.studies.next_tokens import NextTokens, next_tokens
@@ -36,15 +37,32 @@ from quantcore.studies.outliers import (
     remedy,
     who_pays,
 )
-from quantcore.studies.row import RowStudy, loudest_row, row_study
+from quantcore.studies.ranges import (
+    MOST_STEPS,
+    STEP_TOKENS,
+    Clip,
+    RangeStudy,
+    Trail,
+    Watched,
+    clipping,
+    observe,
+    range_study,
+    watch,
+)
+from quantcore.studies.row import RowStudy, loud_row, row_study
 
 STUDY_TOKENS = 512
+MIX = "mix"  # a calibration text of every kind
+START_BITS = range(2, 9)
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
 
 
 def warm_up() -> None:
     """Load the reference model before the first visitor comes, and take it out of the garbage collector's rounds."""
     model(REFERENCE, "cpu")
+    default_layer(REFERENCE, "cpu")
+    for bits in START_BITS:
+        quantized(REFERENCE, "cpu", start_scheme(bits))
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the model ...")
@@ -138,7 +156,7 @@ def channels(model_id: str, device: str, layer: str, text_id: str) -> ChannelStu
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def payers(model_id: str, device: str, layer: str, text_id: str, fmt: str) -> tuple[Payer, ...]:
-    return who_pays(inputs(model_id, device, layer, text_id), weight(model_id, device, layer), fmt)
+    return who_pays(inputs(model_id, device, layer, text_id), fmt)
 
 
 @st.cache_resource(max_entries=128, show_spinner=False)
@@ -151,6 +169,11 @@ def outlier_remedy(
     model_id: str, device: str, layer: str, text_id: str, fmt: str, clip: str, keep: int
 ) -> tuple[Remedy, ...]:
     return remedy(inputs(model_id, device, layer, text_id), weight(model_id, device, layer), fmt, clip, keep)
+
+
+def start_scheme(bits: int) -> str:
+    """What the first page does to the whole model: every row of every Linear gets 2^bits evenly spaced levels."""
+    return f"w:int{bits}/channel"
 
 
 def quantized(model_id: str, device: str, scheme: str) -> nn.Module:
@@ -181,13 +204,15 @@ def likeliest(model_id: str, device: str, scheme: str, prompt: str) -> NextToken
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def row_to_show(model_id: str, device: str, layer: str) -> int:
-    return loudest_row(weight(model_id, device, layer))
+def _loud_row(model_id: str, device: str, layer: str, share: float) -> int:
+    return loud_row(weight(model_id, device, layer), share)
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
-def row(model_id: str, device: str, layer: str, scheme: str) -> RowStudy:
-    return row_study(weight(model_id, device, layer), row_to_show(model_id, device, layer), weights_of(scheme))
+@st.cache_resource(max_entries=128, show_spinner=False)
+def row(model_id: str, device: str, layer: str, scheme: str, share: float) -> RowStudy:
+    """The row of a layer that is louder than `share` of its rows, quantized; see `loud_row`."""
+    number = _loud_row(model_id, device, layer, share)
+    return row_study(weight(model_id, device, layer), number, weights_of(scheme))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -210,6 +235,66 @@ def layer_lab(model_id: str, device: str, layer: str, text_id: str, scheme: str)
         static = static_qparams(chosen.activations, recorded(model_id, device, *momenta_of(chosen))[layer])
     linear = linear_named(model(model_id, device).model, layer)
     return layer_study(linear, inputs(model_id, device, layer, text_id), chosen, static)
+
+
+@st.cache_resource(max_entries=12, show_spinner="Recording ranges on the calibration text ...")
+def watched(model_id: str, device: str, layer: str, kind: str) -> Watched:
+    """One layer's input on a calibration text, step by step; MIX reads the kinds side by side, a step of each."""
+    running = model(model_id, device).model
+    if kind != MIX:
+        return watch(running, tokens(model_id, device, f"calibration/{kind}", STEP_TOKENS * MOST_STEPS), layer)
+    kinds = [tokens(model_id, device, f"calibration/{one}") for one in TEXT_KINDS]
+    return watch(running, torch.stack(kinds, 1).flatten(0, 1), layer, abreast=len(kinds))
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def range_trail(model_id: str, device: str, layer: str, kind: str, scheme: str) -> Trail:
+    """What a static scheme's observer would freeze after each step of the calibration text."""
+    return observe(watched(model_id, device, layer, kind), activations_of(scheme))
+
+
+def range_trails(
+    model_id: str, device: str, layer: str, kind: str, steps: int, schemes: tuple[str, ...]
+) -> list[Trail]:
+    """`range_trail` of several schemes, as far as the first `steps` steps."""
+    return [range_trail(model_id, device, layer, kind, scheme).until(steps) for scheme in schemes]
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def ranges(
+    model_id: str, device: str, layer: str, text_id: str, kind: str, steps: int, schemes: tuple[str, ...], call: int
+) -> RangeStudy:
+    return range_study(
+        watched(model_id, device, layer, kind),
+        range_trails(model_id, device, layer, kind, steps, schemes),
+        inputs(model_id, device, layer, text_id),
+        weight(model_id, device, layer),
+        call,
+    )
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def clips(
+    model_id: str, device: str, layer: str, text_ids: tuple[str, ...], kind: str, steps: int, schemes: tuple[str, ...]
+) -> tuple[Clip, ...]:
+    """What the frozen ranges clip on each of several texts, which are named by the kind in their id."""
+    names = {one: "your own" if one.startswith("own:") else one.rpartition("/")[2] for one in text_ids}
+    texts = {name: inputs(model_id, device, layer, one) for one, name in names.items()}
+    return clipping(range_trails(model_id, device, layer, kind, steps, schemes), texts)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Measuring the time ...")
+def dynamic_cost(model_id: str, device: str, layer: str, scheme: str) -> DynamicCost:
+    """A measurement: kept until it is cleared, so that one picture does not tremble from move to move."""
+    x = inputs(model_id, device, layer, "evaluation/encyclopedia")
+    return measure_cost(linear_named(model(model_id, device).model, layer).weight.detach(), x, activations_of(scheme))
+
+
+def activations_of(scheme: str) -> QuantSpec:
+    spec = Scheme.parse(scheme).activations
+    if spec is None:
+        raise ValueError(f"{scheme!r} leaves the activations float; add a:..., as in a:int8/tensor/static")
+    return spec
 
 
 def weights_of(scheme: str) -> QuantSpec:

@@ -35,6 +35,10 @@ class Choice:
 
 def begin() -> None:
     """Forget the controls and notices of the last run; call once, before the first control."""
+    address = st.query_params.to_dict()
+    st.session_state["_moved"] = address != st.session_state.get("_address", address)
+    st.session_state["_address"] = address
+    st.session_state["_drawn_before"] = set(st.session_state.get("_defaults", ()))
     st.session_state["_defaults"] = {}
     st.session_state["_notices"] = []
 
@@ -151,6 +155,7 @@ def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, floa
     """Remember the default; write a notice if the link's value for this control is not among the allowed ones."""
     st.session_state["_defaults"][key] = default
     asked = st.query_params.get(key)
+    _follow(key, default, asked)
     if asked is None or allowed is None or key in st.session_state:
         return
     if isinstance(allowed, tuple):
@@ -165,6 +170,17 @@ def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, floa
         st.session_state["_notices"].append(
             f"The link asks for {key}={asked[:80]!r}, but this page {problem}; showing {default} instead."
         )
+
+
+def _follow(key: str, default: Any, asked: str | None) -> None:
+    """Move a control back to its default where a link that was just followed says the default, or nothing.
+
+    Streamlit follows a link only to values other than the default; without this a preset would keep what the user had
+    set before, and the address would not say what the page shows."""
+    silent = asked is None and key in st.session_state["_drawn_before"]
+    stale = st.session_state.get(key, default) != default
+    if st.session_state["_moved"] and stale and (silent or asked == str(default)):
+        st.session_state[key] = default
 
 
 def _outside(asked: str, bounds: tuple[float, float]) -> str | None:

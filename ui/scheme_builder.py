@@ -39,11 +39,13 @@ Change = Callable[[QuantSpec, str], QuantSpec]
 
 
 def scheme_editor(label: str, default: str, key: str, shape: tuple[int, int] | None = None) -> Scheme:
-    """Text line, presets and builder of one scheme; `shape` (O, K) limits the tiles offered to those that divide it.
+    """Text line, presets and builder of one scheme under a Markdown label; `shape` (O, K) limits the tiles offered to
+    those that divide it.
 
     Raises: ValueError where the text cannot be read; line and presets stay, to mend it."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        text = controls.line(label, default, key)
+    st.markdown(label)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        text = controls.line(f"scheme {key.upper()}", default, key, label_visibility="collapsed")
         presets = st.container(width=170)
     scheme, problem = None, None
     try:
@@ -53,7 +55,7 @@ def scheme_editor(label: str, default: str, key: str, shape: tuple[int, int] | N
     names = [CUSTOM, *PRESETS]
     current = next((name for name, preset in PRESETS.items() if preset == scheme), CUSTOM)
     with presets:
-        _menu("Preset", names, current, f"{key}.preset", _take_preset, key)
+        _menu(f"preset of {key.upper()}", names, current, f"{key}.preset", _take_preset, key)
     if scheme is None:
         raise problem or ValueError(f"cannot read {text!r}")
     _builder(key, "weights", scheme.weights, shape)
@@ -75,20 +77,29 @@ def _builder(key: str, part: str, spec: QuantSpec | None, shape: tuple[int, int]
     """The menus of the weights or of the activations, in a row that wraps."""
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.session_state[f"{key}.{part}"] = spec is not None
-        st.toggle(part, key=f"{key}.{part}", on_change=_turn, args=(key, part), width=125)
+        st.toggle(part, key=f"{key}.{part}", on_change=_turn, args=(key, part), width=112)
         if spec is None:
             return
 
         def menu(name: str, options: Sequence[str], current: str, change: Change, width: int) -> None:
             with st.container(width=width):
-                _menu(f"{name} of {part}", options, current, f"{key}.{part}.{name}", _edit, key, part, change)
+                _menu(
+                    f"{name} of {key.upper()}'s {part}",
+                    options,
+                    current,
+                    f"{key}.{part}.{name}",
+                    _edit,
+                    key,
+                    part,
+                    change,
+                )
 
-        menu("format", list(FORMATS), spec.fmt.name, _with_format, 130)
+        menu("format", list(FORMATS), spec.fmt.name, _with_format, 118)
         if part == "activations":
-            menu("range", ["dynamic", "static"], "dynamic" if spec.dynamic else "static", _with_range, 112)
-        menu("granularity", _kinds(part, spec), _kind(spec.granularity), _with_kind(shape), 112)
+            menu("range", ["dynamic", "static"], "dynamic" if spec.dynamic else "static", _with_range, 108)
+        menu("granularity", _kinds(part, spec), _kind(spec.granularity), _with_kind(shape), 108)
         if sizes := _sizes(spec.granularity, shape):
-            menu("size", sizes, str(spec.granularity), _with_size, 140)
+            menu("size", sizes, str(spec.granularity), _with_size, 125)
         averages = AVERAGES if part == "activations" and not spec.dynamic else ()
         menu("observer", [*OBSERVERS, *averages], str(spec.observer), _with_observer, 112)
         if not spec.fmt.is_float and not spec.fmt.name.endswith("_narrow"):

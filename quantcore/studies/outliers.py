@@ -1,37 +1,40 @@
-"""Where the large activations are, which tokens and channels pay for them, and what clipping or taking them out repairs.
+"""Where the large activations are, which tokens and channels pay for them, and what clipping or sparing them repairs.
 
 study = channel_study(x)                                  x (N tokens, K channels): what really enters a layer
-payers = who_pays(x, weight, "int8")                      one scale, a scale per token, a scale per group
+payers = who_pays(x, "int8")                              one scale, a scale per token, a scale per group
 curves = remedies(x, weight, "int8")                      every percentile and every number of channels kept in float
 
 Two kinds of outliers need two kinds of help. A *channel* that is large on every token stretches each token's own scale
 too, so per-token scales do not help; a *token* that is large alone (a massive activation, often the first) spoils only
-a scale that others share with it. Sources: Dettmers et al. 2022, arXiv:2208.07339 (channels kept in float, `keep`); Sun et
-al. 2024, arXiv:2402.17762 (massive activations). Weights stay float here, so that only the input's error shows.
+a scale that others share with it. Weights stay float here, so that only the input's error shows.
+Sources: Dettmers et al. 2022, arXiv:2208.07339 (channels kept in float); Sun et al. 2024, arXiv:2402.17762 (massive
+activations).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quantcore.affine import QParams, to_grid
 from quantcore.calibrate import LayerStats, outlier_ratio
-from quantcore.evaluate import sqnr_db, sqnr_db_along
-from quantcore.formats import format_named
+from quantcore.evaluate import sqnr_db, sqnr_db_each
 from quantcore.granularity import largest_divisor
 from quantcore.models import place_of
 from quantcore.qtensor import fake_quantize, qparams_for
 from quantcore.scheme import QuantSpec, Scheme
 
-TOP_CHANNELS = 12
+TOP_CHANNELS = 10
+CHANNEL_RATIO, CHANNEL_SHARE, TOKEN_RATIO = 3.0, 0.1, 3.0
 GROUP_SIZE, SMALLEST_GROUP = 128, 16
-CLIPS = ("p90", "p95", "p97", "p98", "p99", "p99.5", "p99.7", "p99.9", "p99.95", "p99.97", "p99.99", "p100")
+CLIPS = ("p90", "p95", "p98", "p99", "p99.5", "p99.7", "p99.9", "p99.95", "p99.97", "p99.99", "p100")
 NO_CLIP = CLIPS[-1]
-KEEPS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 28, 32)
+KEEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 GRAINS = ("tensor", "token")
 MOST_OUTPUTS = 1024
 FLOAT_BITS = 16
@@ -98,6 +101,14 @@ class ChannelStudy:
     token_ratio: float
     top: tuple[ChannelRow, ...]
 
+    @property
+    def pattern(self) -> Literal["channel", "token", "scattered"]:
+        """What stands out, by two thresholds of ours: a channel at least CHANNEL_RATIO times the median one and above
+        half of its peak on CHANNEL_SHARE of the tokens; else a token at least TOKEN_RATIO times the median one."""
+        if self.ratio >= CHANNEL_RATIO and self.top[0].share_above_half >= CHANNEL_SHARE:
+            return "channel"
+        return "token" if self.token_ratio >= TOKEN_RATIO else "scattered"
+
 
 def channel_study(x: Tensor, count: int = TOP_CHANNELS) -> ChannelStudy:
     """Channel and token maxima of x (N, K), and its `count` largest channels in detail."""
@@ -139,7 +150,7 @@ def kurtosis(x: Tensor) -> Tensor:
 class Payer:
     """One granularity, on the input as it is.
 
-    input_sqnr_db, output_sqnr_db    of x and of the layer's output x @ W^T
+    input_sqnr_db                    of x as a whole
     token_sqnr_db, channel_sqnr_db   (N,) and (K,): of each token's row, of each channel's column
     codes, median_codes              how many values the format has, and how many of them lie within the reach of the
                                      median channel (by its maximum) at the median scale
@@ -147,44 +158,42 @@ class Payer:
 
     granularity: str
     input_sqnr_db: float
-    output_sqnr_db: float
     token_sqnr_db: Tensor
     channel_sqnr_db: Tensor
     codes: int
     median_codes: int
 
 
-def who_pays(x: Tensor, weight: Tensor, fmt: str) -> tuple[Payer, ...]:
+def who_pays(x: Tensor, fmt: str) -> tuple[Payer, ...]:
     """x (N, K) in `fmt` with one scale, a scale per token and, where a group fits, per group; ranges from x itself.
 
     Raises: ValueError for an unknown format, NaN or Inf."""
     group = largest_divisor(x.shape[1], GROUP_SIZE)
     groups = (f"group{group}",) if SMALLEST_GROUP <= group < x.shape[1] else ()
-    output = _Output(x, weight)
-    return tuple(_payer(x, output, activations_of(fmt, grain)) for grain in (*GRAINS, *groups))
+    return tuple(_payer(x, activations_of(fmt, grain)) for grain in (*GRAINS, *groups))
 
 
-def _payer(x: Tensor, output: _Output, spec: QuantSpec) -> Payer:
-    x_hat = fake_quantize(x, spec)
+def _payer(x: Tensor, spec: QuantSpec) -> Payer:
+    error = fake_quantize(x, spec).sub_(x)
     grid = spec.fmt.grid()
-    scale = float(qparams_for(x, spec).scale.median())
-    reach = float(x.abs().amax(0).median()) / scale
+    reach = to_grid(x.abs().amax(0).median(), QParams(qparams_for(x, spec).scale.median(), None), spec.fmt)
+    signal, noise = _power(x, 1), _power(error, 1)
     return Payer(
         granularity=str(spec.granularity),
-        input_sqnr_db=sqnr_db(_power(x), _power(x_hat - x)),
-        output_sqnr_db=output.sqnr_db(x_hat - x),
-        token_sqnr_db=sqnr_db_along(x, x_hat, dim=1),
-        channel_sqnr_db=sqnr_db_along(x, x_hat, dim=0),
+        input_sqnr_db=sqnr_db(float(signal.sum()), float(noise.sum())),
+        token_sqnr_db=sqnr_db_each(signal, noise),
+        channel_sqnr_db=sqnr_db_each(_power(x, 0), _power(error, 0)),
         codes=len(grid),
-        median_codes=int((spec.fmt.round_to_grid(torch.tensor(reach).clamp(max=spec.fmt.qmax)) >= grid.abs()).sum()),
+        median_codes=int((grid.abs() <= reach).sum()),
     )
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """What is left of the input and of the output x @ W^T, with `keep` channels in float and the others clipped.
+    """What is left of x with `keep` channels in float and the others clipped at `clip` and quantized.
 
-    bits_per_number counts the codes and FLOAT_BITS for a kept number; the few scales of a dynamic range are not stored.
+    bits_per_number     codes, and FLOAT_BITS for a kept number; the few scales of a dynamic range are not stored
+    input_sqnr_db, output_sqnr_db, token_sqnr_db    of x, of the layer's output x @ W^T, of the median token's row
     """
 
     granularity: str
@@ -193,28 +202,33 @@ class Remedy:
     bits_per_number: float
     input_sqnr_db: float
     output_sqnr_db: float
+    token_sqnr_db: float
 
 
 @dataclass(frozen=True)
 class Remedies:
-    """Each remedy alone, per granularity of GRAINS: `clips` over CLIPS with no channel kept, `keeps` over the KEEPS that
-    the layer allows, without clipping."""
+    """Each remedy alone, for every granularity of GRAINS: `clips` over CLIPS with no channel kept, `keeps` over
+    `keeps_of` without clipping."""
 
     clips: tuple[Remedy, ...]
     keeps: tuple[Remedy, ...]
 
+    def at(self, clip: str, keep: int) -> tuple[Remedy, ...]:
+        """The rows of one setting, in the order of GRAINS; none where both remedies are at work."""
+        return tuple(row for row in (self.keeps if keep else self.clips) if (row.clip, row.keep) == (clip, keep))
+
+    def kindest_clip(self, grain: str) -> Remedy:
+        """The percentile that leaves the median token the most; the least clipping among equals."""
+        rows = [row for row in self.clips if row.granularity == grain]
+        return max(reversed(rows), key=lambda row: row.token_sqnr_db)
+
 
 def remedies(x: Tensor, weight: Tensor, fmt: str) -> Remedies:
     """Both curves for x (N, K) in `fmt`; ranges from x itself."""
-    output = _Output(x, weight)
-    power = _power(x)
-
-    def row(grain: str, clip: str, keep: int) -> Remedy:
-        return _remedy(x, output, power, activations_of(fmt, grain, clip), clip, keep)
-
+    layer = _Layer(x, weight)
     return Remedies(
-        clips=tuple(row(grain, clip, 0) for grain in GRAINS for clip in CLIPS),
-        keeps=tuple(row(grain, NO_CLIP, keep) for grain in GRAINS for keep in keeps_of(x.shape[1])),
+        clips=tuple(layer.remedy(fmt, grain, clip, 0) for grain in GRAINS for clip in CLIPS),
+        keeps=tuple(layer.remedy(fmt, grain, NO_CLIP, keep) for grain in GRAINS for keep in keeps_of(x.shape[1])),
     )
 
 
@@ -227,10 +241,8 @@ def remedy(x: Tensor, weight: Tensor, fmt: str, clip: str, keep: int) -> tuple[R
     channels chosen by rank instead of by a threshold."""
     if not 0 <= keep < x.shape[1]:
         raise ValueError(f"cannot keep {keep} of {x.shape[1]} channels in float; keep 0 to {x.shape[1] - 1}")
-    output = _Output(x, weight)
-    return tuple(
-        _remedy(x, output, _power(x), activations_of(fmt, grain, clip), clip, keep) for grain in GRAINS
-    )
+    layer = _Layer(x, weight)
+    return tuple(layer.remedy(fmt, grain, clip, keep) for grain in GRAINS)
 
 
 def keeps_of(channels: int) -> list[int]:
@@ -241,39 +253,40 @@ def keeps_of(channels: int) -> list[int]:
 def activations_of(fmt: str, grain: str, clip: str = NO_CLIP) -> QuantSpec:
     """The dynamic activation spec of the scheme text a:fmt/grain/dynamic/clip. Raises: ValueError."""
     observer = "" if clip == NO_CLIP else f"/{clip}"
-    spec = Scheme.parse(f"a:{format_named(fmt).name}/{grain}/dynamic{observer}").activations
+    spec = Scheme.parse(f"a:{fmt}/{grain}/dynamic{observer}").activations
     assert spec is not None
     return spec
 
 
-def _remedy(x: Tensor, output: _Output, power: float, spec: QuantSpec, clip: str, keep: int) -> Remedy:
-    rest = x.clone()
-    rest[:, output.loudest[:keep]] = 0
-    error = fake_quantize(rest, spec).sub_(rest)
-    kept = keep / x.shape[1]
-    return Remedy(
-        granularity=str(spec.granularity),
-        clip=clip,
-        keep=keep,
-        bits_per_number=kept * FLOAT_BITS + (1 - kept) * spec.fmt.bits,
-        input_sqnr_db=sqnr_db(power, _power(error)),
-        output_sqnr_db=output.sqnr_db(error),
-    )
-
-
-class _Output:
-    """The layer's output on x, ready to weigh errors of x: at most MOST_OUTPUTS of its rows, evenly spread."""
+class _Layer:
+    """A layer and its input x, ready to try remedies on: of its outputs at most MOST_OUTPUTS, evenly spread, are looked
+    at; the output's error is error @ W^T, because the layer is linear."""
 
     def __init__(self, x: Tensor, weight: Tensor) -> None:
+        self.x = x
         self.weight = weight[:: -(-len(weight) // MOST_OUTPUTS)]
-        self.power = _power(F.linear(x, self.weight))
         self.loudest = x.abs().amax(0).argsort(descending=True, stable=True)
+        self.token_power = _power(x, 1)
+        self.output_power = float(_power(F.linear(x, self.weight), 1).sum())
 
-    def sqnr_db(self, error: Tensor) -> float:
-        """SQNR of the output when x has this error (N, K): the layer is linear, so the output's error is error @ W^T."""
-        return sqnr_db(self.power, _power(F.linear(error, self.weight)))
+    def remedy(self, fmt: str, grain: str, clip: str, keep: int) -> Remedy:
+        spec = activations_of(fmt, grain, clip)
+        rest = self.x.clone()
+        rest[:, self.loudest[:keep]] = 0
+        error = fake_quantize(rest, spec).sub_(rest)
+        token_noise = _power(error, 1)
+        kept = keep / self.x.shape[1]
+        return Remedy(
+            granularity=grain,
+            clip=clip,
+            keep=keep,
+            bits_per_number=kept * FLOAT_BITS + (1 - kept) * spec.fmt.bits,
+            input_sqnr_db=sqnr_db(float(self.token_power.sum()), float(token_noise.sum())),
+            output_sqnr_db=sqnr_db(self.output_power, float(_power(F.linear(error, self.weight), 1).sum())),
+            token_sqnr_db=float(sqnr_db_each(self.token_power, token_noise).median()),
+        )
 
 
-def _power(x: Tensor) -> float:
-    """The sum of squares, in float64."""
-    return float(x.square().sum(dtype=torch.float64))
+def _power(x: Tensor, dim: int) -> Tensor:
+    """Sums of squares along a dimension, in float64."""
+    return x.square().sum(dim, dtype=torch.float64)

@@ -19,19 +19,24 @@ MAP_ROWS, MAP_COLS = 128, 160
 
 def figure(title: str, x: str = "", y: str = "", height: int = 380, **layout: Any) -> go.Figure:
     """An empty figure with its title and the names (with units) of its axes."""
-    fig = go.Figure()
-    fig.update_layout(
-        title={"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}, "font": {"size": 16}},
-        xaxis={"title": {"text": x}},
-        yaxis={"title": {"text": y}},
-        height=height,
-        margin={"l": 8, "r": 8, "t": 48, "b": 8},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "xanchor": "left", "x": 0},
-        **layout,
+    return go.Figure(  # all at once: update_layout afterwards takes ten times as long
+        layout={
+            "title": {
+                "text": title,
+                "x": 0,
+                "xref": "container",
+                "xanchor": "left",
+                "pad": {"l": 8},
+                "font": {"size": 16},
+            },
+            "xaxis": {"title": {"text": x}, "automargin": True},
+            "yaxis": {"title": {"text": y}, "automargin": True},
+            "height": height,
+            "margin": {"l": 8, "r": 8, "t": 48, "b": 8},
+            "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "xanchor": "left", "x": 0},
+            **layout,
+        }
     )
-    fig.update_xaxes(automargin=True)
-    fig.update_yaxes(automargin=True)
-    return fig
 
 
 def heat_map(

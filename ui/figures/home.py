@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,9 +15,9 @@ from quantcore.studies.row import RowStudy
 from ui.components.palette import GREEN, INK, MUTED, SLATE, VERMILION, token
 from ui.figures.base import figure
 
-ROW_HEIGHT, TOKENS_HEIGHT = 500, 330
+ROW_HEIGHT, TOKENS_HEIGHT = 500, 370
 STRIP = 0.24  # share of the row picture's height that the error strip takes
-LONGEST_TOKEN = 13
+LONGEST_TOKEN = 20
 
 
 def row_picture(study: RowStudy, layer: str, name: str) -> go.Figure:
@@ -24,7 +25,7 @@ def row_picture(study: RowStudy, layer: str, name: str) -> go.Figure:
 
     name   of the format, such as int4"""
     columns = np.arange(study.first, study.first + len(study.weight), dtype=np.float32)
-    weight, restored, error = (_array(tensor) for tensor in (study.weight, study.restored, study.error))
+    weight, restored, levels = _array(study.weight), _array(study.restored), _array(study.levels)
     fig = figure(
         f"Row {study.row} of {layer}: {len(columns)} of its {study.columns:,} weights",
         "input channel",
@@ -32,42 +33,28 @@ def row_picture(study: RowStudy, layer: str, name: str) -> go.Figure:
         ROW_HEIGHT,
         uirevision=f"{layer}/{study.row}/{study.first}",
     )
-    for taken, colour, label in (
-        (False, token("slate", 0.22), "level no weight here takes"),
-        (True, token("green", 0.55), "level taken"),
-    ):
-        levels = _array(study.levels)[np.isin(_array(study.levels), restored) == taken]
-        fig.add_trace(_level_lines(levels, columns, colour, f"{label} ({len(levels)})"))
-    fig.add_trace(_sticks(columns, np.zeros_like(weight), weight, token("ink", 0.25), 1.5, "from 0", legend=False))
-    fig.add_trace(_sticks(columns, weight, restored, VERMILION, 2.5, "error"))
-    fig.add_trace(_dots(columns, weight, restored, INK, "circle", 6, "float weight"))
-    fig.add_trace(_dots(columns, restored, weight, GREEN, "diamond", 8, f"{name} weight"))
-    fig.add_trace(
-        go.Bar(
-            x=columns,
-            y=error,
-            width=0.6,
-            marker={"color": VERMILION},
-            name="error",
-            yaxis="y2",
-            showlegend=False,
-            hovertemplate=f"input %{{x:.0f}}<br>error ({name} - float) %{{y:.4g}}<extra></extra>",
-        )
-    )
-    _half_step_band(fig, study, columns)
-    reach = float(study.weight.abs().max()) or 1.0
+    taken = np.isin(levels, restored)
+    faint = token("slate", max(0.12, 0.4 - 0.01 * len(levels)))  # 256 lines become a band
+    fig.add_trace(_level_lines(levels[~taken], columns, faint, f"unused here ({(~taken).sum()})"))
+    fig.add_trace(_level_lines(levels[taken], columns, token("green", 0.6), f"level used here ({taken.sum()})"))
+    fig.add_trace(_jumps(columns, weight, restored))
+    fig.add_trace(_points(columns, restored, f"{name} weight", {"color": GREEN, "symbol": "diamond", "size": 7}))
+    ring = {"color": INK, "symbol": "circle-open", "size": 9, "line": {"width": 1.5}}
+    fig.add_trace(_points(columns, weight, "float weight", ring))
+    low, high = (end * float(study.weight.abs().max()) or end for end in (-1.4, 1.1))  # int2 has a level at -4/3
     fig.update_layout(
         xaxis={"range": [columns[0] - 1, columns[-1] + 1], "anchor": "y2", "showgrid": False, "zeroline": False},
-        yaxis={"domain": [STRIP + 0.06, 1], "range": [-1.4 * reach, 1.12 * reach], "showgrid": False},
-        legend={"y": -0.14},
+        yaxis={"domain": [STRIP + 0.05, 1], "range": [low, high], "showgrid": False},
+        legend={"y": -0.15},
     )
+    _add_error_strip(fig, study, columns, (high - low) / (0.95 - STRIP))
     return fig
 
 
-def _half_step_band(fig: go.Figure, study: RowStudy, columns: np.ndarray) -> None:
-    """The strip's axis, and the band that no error of an integer format leaves: half a step to either side."""
+def _add_error_strip(fig: go.Figure, study: RowStudy, columns: np.ndarray, upper_units: float) -> None:
+    """Bars of w_hat - w and the band of half a step to either side; `upper_units` of weight fill the whole height."""
     half = study.step / 2
-    reach = max(half, float(study.error.abs().max()))
+    reach = 1.2 * max(half, float(study.error.abs().max()))
     ends = np.asarray([columns[0] - 1, columns[-1] + 1], np.float32)
     for side, fill in ((-half, None), (half, "tonexty")):
         fig.add_trace(
@@ -78,102 +65,126 @@ def _half_step_band(fig: go.Figure, study: RowStudy, columns: np.ndarray) -> Non
                 line={"color": SLATE, "width": 1, "dash": "dot"},
                 fill=fill,
                 fillcolor=token("slate", 0.12),
-                name="half a step",
                 yaxis="y2",
                 showlegend=False,
                 hovertemplate=f"half a step: {half:.4g}<extra></extra>",
             )
         )
+    fig.add_trace(
+        go.Bar(
+            x=columns,
+            y=_array(study.error),
+            width=0.6,
+            marker={"color": VERMILION},
+            yaxis="y2",
+            showlegend=False,
+            hovertemplate="input %{x:.0f}<br>error %{y:.4g}<extra></extra>",
+        )
+    )
     fig.update_layout(
         yaxis2={
             "domain": [0, STRIP],
-            "range": [-1.15 * reach, 1.15 * reach],
+            "range": [-reach, reach],
             "tickvals": [-half, 0, half],
-            "ticktext": [f"-{half:.2g}", "0", f"+{half:.2g}"],
+            "ticktext": ["-1/2 step", "0", "+1/2 step"],
             "showgrid": False,
             "title": {"text": "error"},
             "automargin": True,
         }
     )
+    fig.add_annotation(
+        text=f"the error, drawn {upper_units / (2 * reach / STRIP):.2g} times larger",
+        x=1,
+        xref="paper",
+        xanchor="right",
+        y=STRIP,
+        yref="paper",
+        yanchor="bottom",
+        showarrow=False,
+        font={"color": VERMILION, "size": 13},
+    )
 
 
 def next_token_picture(report: NextTokens, name: str) -> go.Figure:
     """Two lists back to back, float left and quantized right, each by its own ranks; lines join what both list."""
-    fig = figure("The next token", height=TOKENS_HEIGHT, bargap=0.3, showlegend=False, uirevision="tokens")
-    reach = max(report.likeliest[0].probability, report.likeliest_hat[0].probability_hat)
-    left, right = list(report.likeliest), list(report.likeliest_hat)
-    fig.add_trace(_bars([one.probability for one in left], left, INK, "x", "float", name))
-    fig.add_trace(_bars([one.probability_hat for one in right], right, GREEN, "x2", "float", name))
-    ranks = {one.token: place for place, one in enumerate(right)}
+    fig = figure("The likeliest next tokens", height=TOKENS_HEIGHT, showlegend=False, uirevision="tokens")
+    left, right = report.likeliest, report.likeliest_hat
+    reach = 1.3 * max(left[0].probability, right[0].probability_hat)
+    _add_list(fig, "float", left, [one.probability for one in left], INK, "x", 0.43, "right", name)
+    _add_list(fig, name, right, [one.probability_hat for one in right], GREEN, "x2", 0.57, "left", name)
+    places = {one.token: place for place, one in enumerate(right)}
     for place, one in enumerate(left):
-        if one.token in ranks:
-            fig.add_trace(_ribbon(place, ranks[one.token], one, name))
-    for names, x, anchor, colour in ((left, 0.0, "middle right", INK), (right, 1.0, "middle left", GREEN)):
-        fig.add_trace(
-            go.Scatter(
-                x=[x] * len(names),
-                y=list(range(len(names))),
-                text=[_label(one.text) for one in names],
-                mode="text",
-                textposition=anchor,
-                textfont={"size": 15, "color": colour},
-                xaxis="x3",
-                hoverinfo="skip",
-                cliponaxis=False,
-            )
-        )
+        if one.token in places:
+            fig.add_trace(_ribbon(place, places[one.token], _hover(one, name)))
     hidden = {"visible": False, "fixedrange": True}
     fig.update_layout(
-        xaxis={**hidden, "domain": [0, 0.3], "range": [1.45 * reach, 0]},
-        xaxis2={**hidden, "domain": [0.7, 1], "range": [0, 1.45 * reach], "anchor": "y"},
-        xaxis3={**hidden, "domain": [0.32, 0.68], "range": [0, 1], "anchor": "y"},
-        yaxis={**hidden, "range": [len(left) - 0.4, -1.1]},
+        xaxis={**hidden, "domain": [0, 0.43], "range": [reach, 0]},
+        xaxis2={**hidden, "domain": [0.57, 1], "range": [0, reach], "anchor": "y"},
+        xaxis3={**hidden, "domain": [0.43, 0.57], "range": [0, 1], "anchor": "y"},
+        yaxis={**hidden, "range": [len(left) - 0.5, -1.1]},
     )
-    for text, x, anchor, colour in (("float", 0.3, "right", INK), (name, 0.7, "left", GREEN)):
-        fig.add_annotation(
-            text=f"<b>{text}</b>",
-            x=x,
-            xref="paper",
-            y=-0.8,
-            showarrow=False,
-            xanchor=anchor,
-            font={"color": colour, "size": 15},
-        )
     return fig
 
 
-def _bars(lengths: Sequence[float], ones: Sequence[NextToken], colour: str, axis: str, float_name: str, name: str) -> go.Bar:
-    hover = [
-        f"{_label(one.text)}<br>{float_name}: {one.probability:.2%}, rank {one.rank:,}"
-        f"<br>{name}: {one.probability_hat:.2%}, rank {one.rank_hat:,}"
-        for one in ones
-    ]
-    return go.Bar(
-        x=list(lengths),
-        y=list(range(len(ones))),
-        orientation="h",
-        marker={"color": colour},
-        text=[f"{length:.1%}" for length in lengths],
-        textposition="outside",
-        textfont={"color": MUTED, "size": 13},
-        cliponaxis=False,
-        hovertext=hover,
-        hovertemplate="%{hovertext}<extra></extra>",
-        xaxis=axis,
+def _add_list(
+    fig: go.Figure,
+    title: str,
+    ones: Sequence[NextToken],
+    lengths: Sequence[float],
+    colour: str,
+    axis: str,
+    edge: float,
+    side: str,
+    name: str,
+) -> None:
+    """One model's tokens: a bar of its probability, the token's text above it, the list's title on top."""
+    fig.add_trace(
+        go.Bar(
+            x=list(lengths),
+            y=list(range(len(ones))),
+            width=0.36,
+            orientation="h",
+            marker={"color": colour},
+            text=[f"{length:.1%}" for length in lengths],
+            textposition="outside",
+            textfont={"color": MUTED, "size": 13},
+            cliponaxis=False,
+            hovertext=[_hover(one, name) for one in ones],
+            hovertemplate="%{hovertext}<extra></extra>",
+            xaxis=axis,
+        )
     )
+    heights = [-0.9, *(place - 0.36 for place in range(len(ones)))]
+    texts = [f"<b>{title}</b>", *(_label(one.text) for one in ones)]
+    for height, text in zip(heights, texts, strict=True):
+        fig.add_annotation(
+            text=text,
+            x=edge,
+            xref="paper",
+            y=height,
+            xanchor=side,
+            showarrow=False,
+            font={"color": colour, "size": 15},
+        )
 
 
-def _ribbon(start: int, end: int, one: NextToken, name: str) -> go.Scatter:
-    """A smooth line from a token's place in one list to its place in the other; dashed where the place changes."""
+def _ribbon(start: int, end: int, hover: str) -> go.Scatter:
+    """A smooth line from a token's place in one list to its place in the other; dotted where the place changes."""
     way = np.linspace(0, 1, 24, dtype=np.float32)
-    height = start + (end - start) * way * way * (3 - 2 * way)
     return go.Scatter(
-        x=0.36 + 0.28 * way,
-        y=height,
+        x=0.06 + 0.88 * way,
+        y=start + (end - start) * way * way * (3 - 2 * way),
         mode="lines",
         line={"color": SLATE, "width": 2, "dash": "solid" if start == end else "dot"},
         xaxis="x3",
-        hovertemplate=f"{_label(one.text)}: float {one.probability:.2%}, {name} {one.probability_hat:.2%}<extra></extra>",
+        hovertemplate=f"{hover}<extra></extra>",
+    )
+
+
+def _hover(one: NextToken, name: str) -> str:
+    return (
+        f"{_label(one.text)}<br>float: {one.probability:.2%}, rank {one.rank:,}"
+        f"<br>{name}: {one.probability_hat:.2%}, rank {one.rank_hat:,}"
     )
 
 
@@ -195,29 +206,25 @@ def _level_lines(levels: np.ndarray, columns: np.ndarray, colour: str, name: str
     )
 
 
-def _sticks(
-    columns: np.ndarray, start: np.ndarray, end: np.ndarray, colour: str, width: float, name: str, legend: bool = True
-) -> go.Scatter:
+def _jumps(columns: np.ndarray, start: np.ndarray, end: np.ndarray) -> go.Scatter:
+    """From each weight to its level: the error, at its true size."""
     gap = np.full_like(columns, np.nan)
     return go.Scatter(
         x=np.stack([columns, columns, gap], 1).ravel(),
         y=np.stack([start, end, gap], 1).ravel(),
         mode="lines",
-        line={"color": colour, "width": width},
-        name=name,
+        line={"color": VERMILION, "width": 3},
+        name="error",
         hoverinfo="skip",
-        showlegend=legend,
     )
 
 
-def _dots(
-    columns: np.ndarray, y: np.ndarray, other: np.ndarray, colour: str, symbol: str, size: int, name: str
-) -> go.Scatter:
+def _points(columns: np.ndarray, y: np.ndarray, name: str, marker: dict[str, Any]) -> go.Scatter:
     return go.Scatter(
         x=columns,
         y=y,
         mode="markers",
-        marker={"color": colour, "symbol": symbol, "size": size},
+        marker=marker,
         name=name,
         hovertemplate=f"input %{{x:.0f}}<br>{name} %{{y:.4g}}<extra></extra>",
     )

@@ -1,10 +1,11 @@
-"""Pictures of the page Layer lab: every one holds A and B on the same axes, A blue and solid, B vermilion and dashed."""
+"""Pictures of the page Layer lab: A and B on the same axes, A blue, solid, a circle, B vermilion, dashed, a cross."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,10 +17,20 @@ from ui.figures.base import figure
 
 Sides = Mapping[str, LayerStudy]
 
+
+class Named(NamedTuple):
+    """A point that bears a name in the picture."""
+
+    side: str
+    x: float
+    y: float
+    name: str
+
+
 COLOURS = {"A": BLUE, "B": VERMILION}
 DASHES = {"A": "solid", "B": "dash"}
 SYMBOLS = {"A": "circle", "B": "x"}
-PATTERNS = {"A": {}, "B": {"shape": "/", "fgcolor": SURFACE, "solidity": 0.2}}
+PATTERNS: dict[str, dict[str, Any]] = {"A": {}, "B": {"shape": "/", "fgcolor": SURFACE, "solidity": 0.2}}
 HISTOGRAM_BINS = 512
 MOST_POINTS = 1024
 NAMED = 3
@@ -28,7 +39,7 @@ HEIGHT = 380
 
 def shares(sides: Sides) -> go.Figure:
     """SQNR of the layer's output with the weights quantized alone, the activations alone, and both."""
-    fig = figure("Which part costs the output", "", "SQNR of the output, dB", HEIGHT, barmode="group")
+    fig = figure("Which part costs the output", "", "SQNR of the output, dB", HEIGHT, barmode="group", showlegend=True)
     for side, study in sides.items():
         values = [study.weights_alone.sqnr_db, study.activations_alone.sqnr_db, study.output.sqnr_db]
         fig.add_trace(
@@ -43,12 +54,14 @@ def shares(sides: Sides) -> go.Figure:
                 hovertemplate=f"{side}, %{{x}}: output SQNR %{{text}} dB<extra></extra>",
             )
         )
+    if all(study.output.max_error == 0 for study in sides.values()):
+        fig.update_yaxes(range=[0, 1], showticklabels=False)
     return fig
 
 
 def weight_histogram(sides: Sides) -> go.Figure:
     """The weight before, and after each scheme."""
-    fig = figure("The weight before and after", "weight", "how many weights, log", HEIGHT)
+    fig = figure("The weight before and after", "weight", "how many weights, log", HEIGHT, showlegend=True)
     before = next(iter(sides.values())).weight_before
     after = {side: study.weight_after for side, study in sides.items()}
     _lay_over(fig, {"before": before, **after}, "weights")
@@ -60,15 +73,27 @@ def weight_histogram(sides: Sides) -> go.Figure:
 
 def error_histogram(sides: Sides) -> go.Figure:
     """W_hat - W on shared edges."""
-    fig = figure("The error that each weight takes", "error, in units of the weight", "how many weights, log", HEIGHT)
-    _lay_over(fig, {side: study.weight_error for side, study in sides.items()}, "weights")
+    fig = figure(
+        "The error that each weight takes",
+        "error, in units of the weight",
+        "how many weights, log",
+        HEIGHT,
+        showlegend=True,
+    )
+    wrong = {side: study.weight_error for side, study in sides.items() if study.weight.max_error > 0}
+    if wrong:
+        _lay_over(fig, wrong, "weights")
+    else:
+        fig.update_layout(xaxis_showticklabels=False, yaxis_showticklabels=False)
+    _say_exact(fig, [side for side in sides if side not in wrong])
     return fig
 
 
 def channel_error(sides: Sides, ordered: bool) -> go.Figure:
     """Root mean square error of every output channel, by index or each side from its worst to its best."""
     x_name = "output channels, worst first" if ordered else "output channel"
-    fig = figure("Output error, by channel", x_name, "RMS error, in units of the output, log", HEIGHT)
+    fig = figure("Output error, by channel", x_name, "RMS error, in units of the output, log", HEIGHT, showlegend=True)
+    named: list[Named] = []
     for side, study in sides.items():
         error, size = study.channel_error.numpy(), study.channel_size.numpy()
         channels = np.argsort(-error, kind="stable") if ordered else np.arange(len(error))
@@ -90,15 +115,20 @@ def channel_error(sides: Sides, ordered: bool) -> go.Figure:
                 ),
             )
         )
-        worst = np.argsort(-error[index], kind="stable")[:NAMED]
-        _name_points(fig, side, x[worst], error[index][worst], [f"channel {index[place]}" for place in worst])
-    fig.update_yaxes(type="log", dtick=1)
+        for place in np.argsort(-error[index], kind="stable")[:NAMED]:
+            named.append(Named(side, float(x[place]), float(error[index[place]]), f" channel {index[place]} "))
+    _log_axis(fig, np.concatenate([study.channel_error.numpy() for study in sides.values()]))
+    _name_points(fig, named, max(len(study.channel_error) for study in sides.values()))
+    _say_exact(fig, [side for side, study in sides.items() if study.output.max_error == 0])
     return fig
 
 
 def token_error(sides: Sides, texts: Sequence[str]) -> go.Figure:
     """Relative error of the output at every token; `texts` are the tokens' own."""
-    fig = figure("Output error, by token", "token of the text", "error of its output, % of it, log", HEIGHT)
+    fig = figure(
+        "Output error, by token", "token of the text", "error, % of the token's output, log", HEIGHT, showlegend=True
+    )
+    named: list[Named] = []
     for side, study in sides.items():
         percent = 100 * study.token_error.numpy()
         positions = np.arange(len(percent))
@@ -114,9 +144,11 @@ def token_error(sides: Sides, texts: Sequence[str]) -> go.Figure:
                 hovertemplate=f"{side}, token %{{x:.0f}} %{{text}}: %{{y:.3g}}% of the output<extra></extra>",
             )
         )
-        worst = np.argsort(-percent, kind="stable")[:1]
-        _name_points(fig, side, worst, percent[worst], [escape(repr(texts[worst[0]]))])
-    fig.update_yaxes(type="log", dtick=1)
+        worst = int(percent.argmax())
+        named.append(Named(side, worst, float(percent[worst]), f" {escape(repr(texts[worst]))} "))
+    _log_axis(fig, np.concatenate([100 * study.token_error.numpy() for study in sides.values()]))
+    _name_points(fig, named, len(texts))
+    _say_exact(fig, [side for side, study in sides.items() if study.output.max_error == 0])
     return fig
 
 
@@ -158,17 +190,43 @@ def _worst_of_runs(values: np.ndarray, most: int) -> np.ndarray:
     return places
 
 
-def _name_points(fig: go.Figure, side: str, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
-    """Write names beside points, in the side's colour; none beside an error of zero."""
-    seen = y > 0
+def _say_exact(fig: go.Figure, exact: Sequence[str]) -> None:
+    """In words what a log axis cannot show: no error at all."""
+    if exact:
+        text = " and ".join(f"<b style='color:{COLOURS[side]}'>{side}</b>" for side in exact) + ": no error"
+        place = {"x": 0.5, "y": 0.97, "xref": "paper", "yref": "paper", "yanchor": "top"}
+        fig.add_annotation(text=text, showarrow=False, font={"size": 14}, **place)
+
+
+def _log_axis(fig: go.Figure, values: np.ndarray) -> None:
+    """A log y axis around the values above zero, with room for names; few decades get ticks at 2 and 5 as well."""
+    seen = values[values > 0]
+    lo, hi = (math.log10(seen.min()), math.log10(seen.max())) if len(seen) else (-1.0, 0.0)
+    margin = 0.08 * (hi - lo) + 0.05
+    fig.update_yaxes(type="log", range=[lo - margin, hi + margin], dtick="D2" if hi - lo < 2 else 1)
+
+
+def _beside(place: float) -> str:
+    """Where a name has room: above its point, and away from the picture's ends."""
+    return "top right" if place < 0.15 else "top left" if place > 0.85 else "top center"
+
+
+def _name_points(fig: go.Figure, points: Sequence[Named], width: int) -> None:
+    """Write names beside points, in their side's colour: the largest first, and none over another or at zero."""
+    seen = sorted((point for point in points if point.y > 0), key=lambda point: -point.y)
+    tall = (math.log10(seen[0].y / min(point.y for point in seen)) if seen else 0.0) + 1.0
+    kept: list[Named] = []
+    for point in seen:
+        if all(abs(point.x - k.x) > width / 5 or abs(math.log10(point.y / k.y)) > tall / 14 for k in kept):
+            kept.append(point)
     fig.add_trace(
         go.Scatter(
-            x=x[seen].astype(np.float32),
-            y=y[seen].astype(np.float32),
-            text=[name for name, visible in zip(names, seen, strict=True) if visible],
+            x=[point.x for point in kept],
+            y=[point.y for point in kept],
+            text=[point.name for point in kept],
             mode="text",
-            textposition="top right" if side == "A" else "bottom right",
-            textfont={"color": COLOURS[side], "size": 12},
+            textposition=[_beside(point.x / width) for point in kept],
+            textfont={"color": [COLOURS[point.side] for point in kept], "size": 12},
             hoverinfo="skip",
             showlegend=False,
         )

@@ -17,12 +17,13 @@ from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
 from ui.figures.base import colour_bar, figure
 
 HEIGHT = 480
-SURFACE_TOKENS, SURFACE_CHANNELS = 48, 128
+SURFACE_TOKENS, SURFACE_CHANNELS = 40, 104
 MOST_DOTS = 1024
 DEAD = 10  # channels whose maximum is this many times below the median one are not in view at first
 MOST_CELL_TEXTS = 400
 LOG_DECADES = 4
 LEGEND_Y = -0.34
+WATCH = {"output": "output_sqnr_db", "input": "input_sqnr_db", "median token": "token_sqnr_db"}  # fields of a Remedy
 STYLES = {"tensor": (INK, "diamond"), "token": (GREEN, "square"), "group": (BLUE, "circle")}  # colour and marker
 
 
@@ -32,7 +33,15 @@ def layer_map(found: OutlierMap, layer: str) -> go.Figure:
     finite = ratio[np.isfinite(ratio)]
     top = max(float(finite.max()) if len(finite) else 1.0, 2.0)
     texts = [["" if math.isnan(value) else ratio_text(value) for value in row] for row in ratio.tolist()]
-    fig = figure("Largest over median channel, every layer", "", "block", HEIGHT, uirevision=",".join(found.modules))
+    fig = figure(
+        "Largest over median channel, every layer",
+        "",
+        "block",
+        HEIGHT,
+        uirevision=",".join(found.modules),
+        showlegend=False,
+        shapes=[_frame(*cell)] if (cell := found.cell_of(layer)) else [],
+    )
     bar = {**colour_bar("largest / median channel maximum, log"), "y": -0.03}
     ticks = [tick for power in range(7) for tick in (10**power, 3 * 10**power) if tick <= top]
     fig.add_trace(
@@ -51,18 +60,24 @@ def layer_map(found: OutlierMap, layer: str) -> go.Figure:
             ygap=1,
         )
     )
-    if cell := found.cell_of(layer):
-        row, col = cell
-        line = {"color": VERMILION, "width": 4}
-        fig.add_shape(type="rect", x0=col - 0.5, x1=col + 0.5, y0=row - 0.5, y1=row + 0.5, line=line)
-    fig.update_xaxes(tickvals=list(range(len(found.modules))), ticktext=_short(found.modules), side="top")
+    plain = {"showgrid": False, "zeroline": False}
+    fig.update_xaxes(
+        plain,
+        tickvals=list(range(len(found.modules))),
+        ticktext=_short(found.modules),
+        side="top",
+        tickfont={"size": 11},
+    )
     blocks = ["none" if block is None else str(block) for block in found.blocks]
-    fig.update_yaxes(tickvals=_few(len(blocks)), ticktext=[blocks[i] for i in _few(len(blocks))])
-    fig.update_yaxes(range=[len(blocks) - 0.5, -0.5])
-    for update in (fig.update_xaxes, fig.update_yaxes):
-        update(showgrid=False, zeroline=False)
-    fig.update_layout(showlegend=False)
+    rows = _few(len(blocks))
+    fig.update_yaxes(plain, tickvals=rows, ticktext=[blocks[i] for i in rows], range=[len(blocks) - 0.5, -0.5])
     return fig
+
+
+def _frame(row: int, col: int) -> dict[str, Any]:
+    """A frame around a cell of the map."""
+    corners = {"x0": col - 0.5, "x1": col + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    return {"type": "rect", **corners, "line": {"color": VERMILION, "width": 4}}
 
 
 def surface(x: Tensor, study: ChannelStudy, tokens: Sequence[str], log: bool) -> go.Figure:
@@ -71,62 +86,72 @@ def surface(x: Tensor, study: ChannelStudy, tokens: Sequence[str], log: bool) ->
     tokens    the text of each token, in order"""
     magnitude = x.abs()
     pooled = pool_extreme(magnitude, SURFACE_TOKENS, SURFACE_CHANNELS)
-    rows, cols = extreme_places(magnitude, pooled)
     z = pooled.values.numpy().astype(np.float32)
     peak = float(z.max()) or 1.0
     z = np.maximum(z, peak * 10.0**-LOG_DECADES) if log else z
     step = pooled.row_step * pooled.col_step
     note = f", each point the largest of {pooled.row_step} x {pooled.col_step}" if step > 1 else ""
-    fig = figure(f"|x| of {x.shape[0]} tokens x {x.shape[1]:,} channels{note}", height=HEIGHT)
-    x_at = np.arange(z.shape[1], dtype=np.float32) * pooled.col_step
-    y_at = np.arange(z.shape[0], dtype=np.float32) * pooled.row_step
+    top = study.top[0]
+    fig = figure(
+        f"|x| of {x.shape[0]} tokens x {x.shape[1]:,} channels{note}",
+        height=HEIGHT,
+        showlegend=False,
+        margin={"l": 0, "r": 0, "t": 40, "b": 0},
+        scene=_scene(len(tokens), top.token, _bare(tokens[top.token]), log),
+    )
     fig.add_trace(
         go.Surface(
-            x=x_at,
-            y=y_at,
+            x=np.arange(z.shape[1], dtype=np.float32) * pooled.col_step,
+            y=np.arange(z.shape[0], dtype=np.float32) * pooled.row_step,
             z=z,
             surfacecolor=_shades(z, log),
             cmin=0,
             cmax=255,
             colorscale=SEQUENTIAL,
             showscale=False,
-            customdata=np.stack([cols.numpy(), rows.numpy()], -1).astype(
-                np.uint16 if max(x.shape) < 2**16 else np.int32
-            ),
-            text=[[_quoted(tokens[token]) for token in row] for row in rows.tolist()],
-            hovertemplate="channel %{customdata[0]}<br>token %{customdata[1]} %{text}<br>|x| = %{z:.4g}<extra></extra>",
+            text=_vertex_texts(pooled.values, *extreme_places(magnitude, pooled), [_quoted(token) for token in tokens]),
+            hoverinfo="text",  # a surface's hovertemplate knows x, y and z only
             contours={axis: {"highlight": False} for axis in "xyz"},
             name="|x|",
         )
     )
-    top = study.top[0]
     fig.add_trace(
         go.Scatter3d(
             x=[top.channel // pooled.col_step * pooled.col_step],
             y=[top.token // pooled.row_step * pooled.row_step],
             z=[peak],
             mode="markers+text",
-            text=[f"channel {top.channel}, token {top.token} {_quoted(tokens[top.token])}"],
+            text=[f"channel {top.channel}, token {top.token} {_bare(tokens[top.token])}"],
             textposition="top center",
             marker={"size": 4, "color": VERMILION},
             hovertemplate=f"%{{text}}<br>|x| = {top.absmax:.4g}<extra></extra>",
         )
     )
-    ticks = _token_ticks(len(tokens), top.token)
-    labels = [f"{token} {_quoted(tokens[token])}" if token == top.token else str(token) for token in ticks]
-    fig.update_layout(
-        showlegend=False,
-        margin={"l": 0, "r": 0, "t": 40, "b": 0},
-        scene={
-            "xaxis": {"title": {"text": "input channel"}},
-            "yaxis": {"title": {"text": "token position"}, "tickvals": ticks, "ticktext": labels},
-            "zaxis": {"title": {"text": "|x|, log" if log else "|x|"}, "type": "log" if log else "linear"},
-            "camera": {"eye": {"x": 1.65, "y": 1.65, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.1}},
-            "aspectmode": "manual",
-            "aspectratio": {"x": 1.35, "y": 1.0, "z": 0.7},
-        },
-    )
     return fig
+
+
+def _vertex_texts(heights: Tensor, rows: Tensor, cols: Tensor, tokens: Sequence[str]) -> list[list[str]]:
+    cells = zip(heights.flatten().tolist(), rows.flatten().tolist(), cols.flatten().tolist(), strict=True)
+    texts = [f"|x| {height:.3g}<br>channel {col}<br>token {row} {tokens[row]}" for height, row, col in cells]
+    width = heights.shape[1]
+    return [texts[start : start + width] for start in range(0, len(texts), width)]
+
+
+def _scene(count: int, marked: int, text: str, log: bool) -> dict[str, Any]:
+    """Axes of the surface: about five of `count` token positions, and the marked one, with its text, in place of those
+    that it would cover."""
+    even = range(0, count, max(1, count // 4))
+    ticks = sorted([marked, *(tick for tick in even if abs(tick - marked) > count / 12)])
+    labels = [f"{token} {text}" if token == marked else str(token) for token in ticks]
+    height = {"title": {"text": "|x|, log"}, "type": "log", "dtick": "D2"} if log else {"title": {"text": "|x|"}}
+    return {
+        "xaxis": {"title": {"text": "input channel"}},
+        "yaxis": {"title": {"text": "token position"}, "tickvals": ticks, "ticktext": labels},
+        "zaxis": height,
+        "camera": {"eye": {"x": 1.65, "y": 1.65, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.1}},
+        "aspectmode": "manual",
+        "aspectratio": {"x": 1.35, "y": 1.0, "z": 0.7},
+    }
 
 
 def _shades(z: np.ndarray, log: bool) -> np.ndarray:
@@ -137,26 +162,27 @@ def _shades(z: np.ndarray, log: bool) -> np.ndarray:
 
 def token_errors(payers: Sequence[Payer], study: ChannelStudy, tokens: Sequence[str]) -> go.Figure:
     """SQNR of each token under every granularity, by its position."""
-    fig = figure("Which tokens pay", "token position", "SQNR of the token, dB", 400)
+    loudest = int(study.token_absmax.argmax())
+    mark = {"x": loudest, "y": 1, "yref": "paper", "text": f"largest value: token {loudest}", "showarrow": False}
+    side = {
+        "xanchor": "left" if loudest < len(tokens) / 2 else "right",
+        "yanchor": "bottom",
+        "font": {"color": VERMILION},
+    }
+    line = {"type": "line", "x0": loudest, "x1": loudest, "y0": 0, "y1": 1, "yref": "paper"}
+    fig = figure(
+        "Which tokens pay",
+        "token position",
+        "SQNR of the token, dB",
+        400,
+        annotations=[{**mark, **side}],
+        shapes=[{**line, "line": {"color": VERMILION, "width": 2, "dash": "dot"}}],
+    )
     texts = [_quoted(token) for token in tokens]
     positions = np.arange(len(tokens), dtype=np.float32)
     for payer in payers:
-        fig.add_trace(
-            _dots(
-                payer,
-                positions,
-                payer.token_sqnr_db,
-                text=texts,
-                hovertemplate=f"token %{{x}} %{{text}}<br>{_named(payer)}: %{{y:.1f}} dB<extra></extra>",
-            )
-        )
-    loudest = int(study.token_absmax.argmax())
-    fig.add_vline(
-        loudest,
-        line={"color": VERMILION, "width": 2, "dash": "dot"},
-        annotation={"text": f"largest value: token {loudest}", "font": {"color": VERMILION}},
-        annotation_position="top right" if loudest < len(tokens) / 2 else "top left",
-    )
+        hover = f"token %{{x}} %{{text}}<br>{_named(payer)}: %{{y:.1f}} dB<extra></extra>"
+        fig.add_trace(_dots(payer, positions, payer.token_sqnr_db, text=texts, hovertemplate=hover))
     return fig
 
 
@@ -184,25 +210,23 @@ def channel_errors(payers: Sequence[Payer], study: ChannelStudy) -> go.Figure:
     return fig
 
 
-def clip_curve(curves: Remedies, clip: str) -> go.Figure:
-    """SQNR against the percentile at which values are clipped; the chosen one marked."""
-    fig = figure("Clip at a percentile", "percentile (p100: nothing is clipped)", "SQNR, dB", 400)
-    for grain in GRAINS:
-        _remedy_lines(fig, [row for row in curves.clips if row.granularity == grain], "clip")
-    _mark(fig, [row for row in curves.clips if row.clip == clip], "clip")
+def clip_curve(curves: Remedies, chosen: Sequence[Remedy], watch: str) -> go.Figure:
+    """SQNR of what is watched (a key of WATCH) against the percentile at which values are clipped; `chosen` marked."""
+    fig = figure(f"Clip at a percentile: the {watch}", "percentile (p100: nothing is clipped)", _axis(watch), 400)
+    _remedy_lines(fig, curves.clips, chosen, "clip", watch)
     fig.update_xaxes(type="category", tickangle=-45)
-    fig.update_layout(legend_y=LEGEND_Y)
     return fig
 
 
-def keep_curve(curves: Remedies, keep: int) -> go.Figure:
-    """SQNR against the number of channels kept in float; the chosen one marked."""
-    fig = figure("Keep the largest channels in float", "channels kept in float", "SQNR, dB", 400)
-    for grain in GRAINS:
-        _remedy_lines(fig, [row for row in curves.keeps if row.granularity == grain], "keep")
-    _mark(fig, [row for row in curves.keeps if row.keep == keep], "keep")
-    fig.update_layout(legend_y=LEGEND_Y)
+def keep_curve(curves: Remedies, chosen: Sequence[Remedy], watch: str) -> go.Figure:
+    """SQNR of what is watched against the number of channels kept in float; `chosen` marked."""
+    fig = figure(f"Keep the loudest channels in float: the {watch}", "channels kept in float", _axis(watch), 400)
+    _remedy_lines(fig, curves.keeps, chosen, "keep", watch)
     return fig
+
+
+def _axis(watch: str) -> str:
+    return f"SQNR of the {watch}, dB"
 
 
 def gain_text(value_db: float, before_db: float) -> str:
@@ -217,34 +241,33 @@ def ratio_text(value: float) -> str:
     return "inf" if math.isinf(value) else f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}"
 
 
-def _remedy_lines(fig: go.Figure, rows: Sequence[Remedy], axis: str) -> None:
-    grain = rows[0].granularity
-    colour, symbol = STYLES[grain]
-    for what, dash in (("input", "dot"), ("output", "solid")):
+def _remedy_lines(fig: go.Figure, rows: Sequence[Remedy], chosen: Sequence[Remedy], axis: str, watch: str) -> None:
+    field = WATCH[watch]
+    for grain in GRAINS:
+        colour, symbol = STYLES[grain]
+        line = [row for row in rows if row.granularity == grain]
         fig.add_trace(
             go.Scatter(
-                x=[getattr(row, axis) for row in rows],
-                y=[_finite(getattr(row, f"{what}_sqnr_db")) for row in rows],
+                x=[getattr(row, axis) for row in line],
+                y=[_finite(getattr(row, field)) for row in line],
                 mode="lines+markers",
-                line={"color": colour, "width": 2, "dash": dash},
-                marker={"color": colour, "symbol": symbol, "size": 6},
-                name=f"per {grain}, {what}",
-                hovertemplate=f"{axis} %{{x}}, per {grain}: {what} %{{y:.2f}} dB<extra></extra>",
+                line={"color": colour, "width": 2},
+                marker={"color": colour, "symbol": symbol, "size": 8},
+                name=f"a scale per {grain}",
+                hovertemplate=f"{axis} %{{x}}, a scale per {grain}: %{{y:.2f}} dB<extra></extra>",
             )
         )
-
-
-def _mark(fig: go.Figure, rows: Sequence[Remedy], axis: str) -> None:
     fig.add_trace(
         go.Scatter(
-            x=[getattr(row, axis) for row in rows for _ in range(2)],
-            y=[_finite(value) for row in rows for value in (row.input_sqnr_db, row.output_sqnr_db)],
+            x=[getattr(row, axis) for row in chosen],
+            y=[_finite(getattr(row, field)) for row in chosen],
             mode="markers",
-            marker={"size": 15, "symbol": "circle-open", "color": VERMILION, "line": {"width": 3}},
-            name="chosen",
+            marker={"size": 18, "symbol": "circle-open", "color": VERMILION, "line": {"width": 3}},
+            name=f"chosen: {getattr(chosen[0], axis)}",
             hoverinfo="skip",
         )
     )
+    fig.update_layout(legend_y=LEGEND_Y)
 
 
 def _dots(payer: Payer, x: np.ndarray, sqnr_db: Tensor, **trace: Any) -> go.Scatter:
@@ -266,12 +289,6 @@ def _named(payer: Payer) -> str:
     return f"per group of {grain.removeprefix('group')}" if grain.startswith("group") else f"per {grain}"
 
 
-def _token_ticks(count: int, marked: int) -> list[int]:
-    """About five positions, and the marked one in place of those that it would cover."""
-    even = range(0, count, max(1, count // 4))
-    return sorted([marked, *(tick for tick in even if abs(tick - marked) > count / 12)])
-
-
 def _few(count: int, most: int = 24) -> list[int]:
     return list(range(0, count, -(-count // most)))
 
@@ -283,8 +300,13 @@ def _short(modules: Sequence[str]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A token's text as hover text may show it: control characters visible, no markup."""
+    """A token's text as hover text may show it: no markup."""
     return f"'{escape(text, quote=False)}'"
+
+
+def _bare(text: str) -> str:
+    """A token's text as WebGL may show it, which knows no entities: single guillemets in place of angle brackets."""
+    return f"'{text.replace('<', chr(0x2039)).replace('>', chr(0x203A))}'"
 
 
 def _finite(value: float) -> float | None:

@@ -1,0 +1,165 @@
+"""What a model folder holds, read from config.json and the safetensors headers alone: no weight is loaded.
+
+A header is a few kilobytes even where the weights are gigabytes, so this answers at once. The price: a matrix counts as
+a Linear by its name, not because the model was built. Embedding tables are left out, the output head of a tied model is
+put in; fused experts, which are stored as matrices and are no Linears once loaded, would be counted wrongly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantcore.models import place_of, source_path
+
+EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$")
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)$")
+HEADS = ("lm_head", "embed_out")
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """One model folder. `parameters` counts what the files hold, a tied head once; `bytes` are the files' own.
+
+    dtypes      parameters of each type, as the header names it (BF16, F32 ...)
+    linears     (out_features, in_features) under the name that `layer` takes
+    tied_head   whether the output head is the embedding table
+    vocabulary  rows of the embedding table; `tokens` entries of the tokenizer, None without tokenizer.json
+    """
+
+    source: str
+    model_type: str
+    blocks: int
+    context: int | None
+    vocabulary: int | None
+    tokens: int | None
+    parameters: int
+    bytes: int
+    dtypes: dict[str, int]
+    tied_head: bool
+    linears: dict[str, tuple[int, int]]
+
+
+def inventory(source: str) -> Inventory:
+    """Take stock of `source`: `reference`, or a model's folder on this machine.
+
+    Raises: ValueError for a hub id, a folder that is no model, a damaged file, a model without Linear layers."""
+    folder = Path(source_path(source))
+    if not folder.is_dir():
+        raise ValueError(
+            f"{source!r} is no folder on this machine, and only a folder's headers can be read; download it"
+        )
+    config = _config(folder)
+    files = _weight_files(folder)
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: Counter[str] = Counter()
+    for file in files:
+        for name, (shape, dtype) in _header(file).items():
+            shapes[name] = shape
+            dtypes[dtype] += math.prod(shape)
+    model_type = str(config.get("model_type", "unknown"))
+    linears = _linears(shapes, model_type)
+    table = _embedding(shapes, config.get("vocab_size"))
+    tied_head = table is not None and not any(f"{head}.weight" in shapes for head in HEADS)
+    if table is not None and tied_head:
+        linears["lm_head"] = table
+    if not linears:
+        raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try 'reference'")
+    return Inventory(
+        source=source,
+        model_type=model_type,
+        blocks=len({block for name in shapes if (block := place_of(name)[0]) is not None}),
+        context=config.get("max_position_embeddings"),
+        vocabulary=config.get("vocab_size"),
+        tokens=_tokenizer_size(folder / "tokenizer.json"),
+        parameters=sum(dtypes.values()),
+        bytes=sum(file.stat().st_size for file in files),
+        dtypes=dict(dtypes),
+        tied_head=tied_head,
+        linears=linears,
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json; a multimodal model keeps its language model's part under text_config."""
+    config = _json(folder / "config.json")
+    return {**config, **config.get("text_config", {})}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} holds a {type(content).__name__}, not an object; download it again")
+    return content
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that the index names, or model.safetensors, or all of them: a folder may hold two copies."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = [folder / name for name in sorted(set(_json(index).get("weight_map", {}).values()))]
+    elif (folder / "model.safetensors").is_file():
+        files = [folder / "model.safetensors"]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ValueError(f"{str(folder)!r} lacks {missing[0]}, which its index names; download it again")
+    return files
+
+
+def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, dtype) of every tensor of one file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+            return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
+    except SafetensorError as error:
+        raise ValueError(f"{str(file)!r} is no safetensors file ({error}); download it again") from error
+
+
+def _linears(shapes: dict[str, tuple[int, ...]], model_type: str) -> dict[str, tuple[int, int]]:
+    """The matrices that become Linears, block by block."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in sorted(shapes, key=_in_order):
+        module, _, kind = name.rpartition(".")
+        if kind != "weight" or len(shapes[name]) != 2 or EMBEDDING.search(module.rpartition(".")[2]):
+            continue
+        if model_type in CONV1D_MODELS and CONV1D.search(module):
+            continue
+        found[module] = (shapes[name][0], shapes[name][1])
+    return found
+
+
+def _in_order(name: str) -> tuple[float, str]:
+    block, rest = place_of(name)
+    return (math.inf if block is None else block, rest)
+
+
+def _embedding(shapes: dict[str, tuple[int, ...]], vocabulary: int | None) -> tuple[int, int] | None:
+    """The shape of the table that holds a row for every token."""
+    for name, shape in shapes.items():
+        if EMBEDDING.search(name.removesuffix(".weight").rpartition(".")[2]) and len(shape) == 2:
+            if vocabulary is None or shape[0] >= vocabulary:
+                return (shape[0], shape[1])
+    return None
+
+
+def _tokenizer_size(file: Path) -> int | None:
+    """How many tokens tokenizer.json defines, added ones included."""
+    if not file.is_file():
+        return None
+    content = _json(file)
+    vocabulary = content.get("model", {}).get("vocab", {})
+    known = set(vocabulary) if isinstance(vocabulary, dict) else {entry[0] for entry in vocabulary}
+    return len(known | {token["content"] for token in content.get("added_tokens", [])})

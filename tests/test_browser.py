@@ -1,0 +1,102 @@
+"""The app in a real browser, as `make run` starts it: first load, a slider move, deep links good and bad, the link."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser_fixtures import ROOT, serving, wait_drawn
+
+pytestmark = pytest.mark.browser
+
+BITS = '[data-testid="stMetric"]:has-text("Bits per weight") [data-testid="stMetricValue"]'
+
+
+def title(page: Any) -> str:
+    return str(page.locator("h1").first.inner_text())
+
+
+def test_first_load_is_alive_without_a_click(page: Any, server_url: str) -> None:
+    page.goto(server_url)
+    wait_drawn(page, "row")
+    wait_drawn(page, "tokens")
+    assert title(page) == "What happens when a layer keeps only 16 values?"
+    assert page.locator(".stException").count() == 0
+
+
+def test_one_slider_move_changes_the_number_it_should(page: Any, server_url: str) -> None:
+    page.goto(server_url)
+    before = wait_drawn(page, "row")
+    slider = page.get_by_role("slider", name="Bits per weight")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    wait_drawn(page, "row", after=before)
+    page.wait_for_function("document.querySelector('h1').innerText.includes('only 8 values')")
+    assert page.url.endswith("bits=3")
+
+
+def test_every_page_of_the_menu_opens(page: Any, server_url: str) -> None:
+    page.goto(server_url)
+    wait_drawn(page, "row")
+    for name, chart in [
+        ("Number formats", "codes_blue"),
+        ("Granularity", "weight_map"),
+        ("Outliers", "layer_map"),
+        ("Static or dynamic", "steps_picture"),
+        ("Layer lab", "shares"),
+    ]:
+        page.get_by_role("link", name=name, exact=True).first.click()
+        wait_drawn(page, chart)
+        assert page.locator(".stException").count() == 0
+        assert page.get_by_role("alert").count() == 0
+
+
+def test_a_deep_link_is_the_first_thing_a_fresh_server_is_asked(page: Any, tmp_path: Path) -> None:
+    with serving(ROOT / "serve.py", tmp_path) as url:
+        page.goto(f"{url}/Granularity?grain=channel&format=int3&layer=model.layers.2.mlp.up_proj")
+        wait_drawn(page, "cost_curve")
+        assert title(page) == "Who shares a scale?"
+        assert page.locator(BITS).inner_text() == "3.042"  # 3 + 16 bits of scale over 384 columns
+        assert page.get_by_text("Page not found").count() == 0
+        assert page.get_by_role("combobox").first.input_value() == "model.layers.2.mlp.up_proj"
+
+
+def test_a_bad_deep_link_gets_a_sentence_and_a_page(page: Any, server_url: str) -> None:
+    page.goto(f"{server_url}/Granularity?grain=rows&group=77&layer=model.layers.99.mlp.up_proj")
+    wait_drawn(page, "cost_curve")
+    alerts = page.get_by_role("alert").all_inner_texts()
+    assert any("grain='rows'" in text for text in alerts)
+    assert any("layer='model.layers.99.mlp.up_proj'" in text for text in alerts)
+    assert page.locator(BITS).count() == 1
+    assert page.locator(".stException").count() == 0
+
+
+def test_an_impossible_scheme_in_the_link_leaves_the_other_side_alive(page: Any, server_url: str) -> None:
+    page.goto(f"{server_url}/Layer_lab?a=w:int4/rows")
+    wait_drawn(page, "shares")
+    assert any("no granularity is called 'rows'" in text for text in page.get_by_role("alert").all_inner_texts())
+
+
+def test_a_dragged_number_goes_into_the_link_and_comes_back(page: Any, server_url: str) -> None:
+    page.goto(f"{server_url}/Number_formats")
+    wait_drawn(page, "codes_blue")
+    handle = page.locator('.lab-line [role="slider"]').first
+    handle.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("location.search.includes('x=')")
+    said = page.locator(".lab-line-card").first.get_attribute("data-x-hat")
+    page.goto(page.url)
+    wait_drawn(page, "codes_blue")
+    page.wait_for_selector(".lab-line-card")
+    assert page.locator(".lab-line-card").first.get_attribute("data-x-hat") == said
+
+
+def test_a_preset_keeps_the_layer_and_changes_the_state(page: Any, server_url: str) -> None:
+    page.goto(f"{server_url}/Granularity?layer=model.layers.3.mlp.gate_proj")
+    before = wait_drawn(page, "cost_curve")
+    page.get_by_role("link", name="one scale for all").click()
+    wait_drawn(page, "cost_curve", after=before)
+    page.wait_for_function("location.search.includes('grain=tensor')")
+    assert "layer=model.layers.3.mlp.gate_proj" in page.url
+    assert page.locator(BITS).inner_text() == "4.000"

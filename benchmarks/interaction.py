@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,102 @@ from tests.browser_fixtures import FLAGS, NAMES, ROOT, serving
 RESULTS = Path(__file__).parent / "results"
 
 
+@dataclass
+class Slider:
+    """A slider moved with the arrow keys, to its end and back."""
+
+    label: str
+    key: str = "ArrowLeft"
+
+    def aim(self, page: Page) -> None:
+        page.get_by_role("slider", name=self.label).focus()
+
+    def fire(self, page: Page) -> str | None:
+        """Press; the new value, None where the slider was at its end (it then turns round)."""
+        slider = page.get_by_role("slider", name=self.label)
+        before = slider.input_value()
+        page.keyboard.press(self.key)
+        if slider.input_value() == before:
+            self.key = "ArrowRight" if self.key == "ArrowLeft" else "ArrowLeft"
+            return None
+        return slider.input_value()
+
+
+@dataclass
+class Buttons:
+    """A row of buttons, pressed in turn."""
+
+    options: list[str]
+    count: int = 0
+
+    def aim(self, page: Page) -> None:
+        self.count += 1
+        page.get_by_role("radio", name=self.value, exact=True).focus()
+
+    @property
+    def value(self) -> str:
+        return self.options[self.count % len(self.options)]
+
+    def fire(self, page: Page) -> str | None:
+        page.keyboard.press("Space")
+        return self.value
+
+
+@dataclass
+class Line:
+    """A text line, given one text after another."""
+
+    label: str
+    texts: list[str]
+    count: int = -1
+
+    def aim(self, page: Page) -> None:
+        self.count += 1
+        page.get_by_label(self.label, exact=True).fill(self.texts[self.count % len(self.texts)])
+
+    def fire(self, page: Page) -> str | None:
+        page.keyboard.press("Enter")
+        return self.texts[self.count % len(self.texts)]
+
+
 @dataclass(frozen=True)
 class Place:
-    """A page, the slider to move there (its label), and the chart that must follow."""
+    """A page, the control to move there, the chart that must follow, and the slider for the classroom (with its range
+    of positions), None where the control is no slider of Streamlit's."""
 
     name: str
     path: str
-    slider: str
+    control: Callable[[], Slider | Buttons | Line]
     chart: str
+    classroom: tuple[str, float, float] | None = None
 
 
+LAB_SCHEMES = [f"w:int{bits}/group{size},a:int8/token/dynamic" for size in (32, 64, 128) for bits in range(2, 9)]
 PLACES = [
-    Place("Start here", "", "Bits", "row"),
+    Place("Start here", "", lambda: Slider("Bits per weight"), "row", ("Bits per weight", 0, 6)),
+    Place("Number formats", "Number_formats", lambda: Slider("The number x"), "codes_blue"),
+    Place(
+        "Granularity",
+        "Granularity",
+        lambda: Slider("Group size, along the input"),
+        "error_map",
+        ("Group size, along the input", 0, 6),
+    ),
+    Place(
+        "Outliers",
+        "Outliers",
+        lambda: Slider("Clip beyond this percentile, at either end"),
+        "clip_curve",
+        ("Clip beyond this percentile, at either end", 0, 6),
+    ),
+    Place("Outliers, 3-D surface", "Outliers", lambda: Buttons(["log", "linear"]), "surface"),
+    Place(
+        "Static or dynamic",
+        "Static_or_dynamic",
+        lambda: Slider("Calibration steps"),
+        "steps_picture",
+    ),
+    Place("Layer lab", "Layer_lab", lambda: Line("scheme B", LAB_SCHEMES), "shares"),
 ]
 
 # Resolves with the milliseconds from the key press to the frame after the chart was drawn.
@@ -82,36 +167,22 @@ def visit(page: Page, url: str, place: Place) -> dict[str, float]:
     return {"text_s": text, "chart_s": time.perf_counter() - started}
 
 
-def press(page: Page, place: Place, key: str) -> float | None:
-    """One slider step: milliseconds to the repainted chart, None where the slider was at its end."""
-    slider = page.get_by_role("slider", name=place.slider)
-    slider.focus()
-    before = slider.input_value()
-    page.evaluate(ARM, place.chart)
-    page.keyboard.press(key)
-    if slider.input_value() == before:
-        return None
-    elapsed: float = page.evaluate("window.repainted")
-    page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
-    page.wait_for_timeout(150)
-    return elapsed
-
-
 def sweep(page: Page, place: Place, moves: int) -> tuple[list[float], list[float]]:
-    """`moves` steps up and down the slider: milliseconds at values seen for the first time, and at values seen before."""
-    slider = page.get_by_role("slider", name=place.slider)
-    seen = {slider.input_value()}
+    """Milliseconds to the repainted chart of `moves` moves: to values seen for the first time, and to others."""
+    control = place.control()
+    seen: set[str] = set()
     first: list[float] = []
     again: list[float] = []
-    key = "ArrowLeft"
     while len(first) + len(again) < moves:
-        elapsed = press(page, place, key)
-        value = slider.input_value()
-        if elapsed is None:
-            key = "ArrowRight" if key == "ArrowLeft" else "ArrowLeft"
+        control.aim(page)
+        page.wait_for_timeout(150)
+        page.evaluate(ARM, place.chart)
+        value = control.fire(page)
+        if value is None:
             continue
-        (again if value in seen else first).append(elapsed)
+        (again if value in seen else first).append(page.evaluate("window.repainted"))
         seen.add(value)
+        page.wait_for_timeout(350)
     return first, again
 
 
@@ -126,7 +197,6 @@ def measure_pages(url: str, browser: Any, moves: int) -> dict[str, Any]:
         first, again = sweep(page, place, moves)
         results[place.name] = {
             **opened,
-            "slider": place.slider,
             "first_ms": statistics.median(first) if first else None,
             "back_ms": statistics.median(again) if again else None,
             "all_ms": statistics.median(first + again),
@@ -184,7 +254,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             report["pages"] = measure_pages(url, browser, args.moves)
             report["server_rss_bytes"] = machine.resident_bytes(server_pid(url))
             browser.close()
-            places = [(place.path, place.slider, 6) for place in PLACES]
+            places = [(place.path, *place.classroom) for place in PLACES if place.classroom]
             times = sorted(sessions.measure(url, places, args.sessions, args.seconds, 5.0))
             report["sessions"] = {
                 "sessions": args.sessions,

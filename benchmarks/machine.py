@@ -18,7 +18,9 @@ def describe() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "streamlit", "plotly")},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("torch", "transformers", "streamlit", "plotly")
+        },
     }
 
 

@@ -14,6 +14,8 @@ import websockets
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
+ClassPlace = tuple[str, str, float, float]
+
 
 async def _rerun(socket: websockets.ClientConnection, message: BackMsg, label: str) -> tuple[float, str | None]:
     """Send a message and wait for the script's end: seconds it took, and the id of the slider called `label`."""
@@ -30,7 +32,8 @@ async def _rerun(socket: websockets.ClientConnection, message: BackMsg, label: s
             return time.perf_counter() - started, slider_id
 
 
-async def _visitor(url: str, page: str, label: str, last: int, until: float, seed: int, pause_s: float) -> list[float]:
+async def _visitor(url: str, place: ClassPlace, until: float, seed: int, pause_s: float) -> list[float]:
+    page, label, first_position, last_position = place
     dice = random.Random(seed)
     await asyncio.sleep(dice.uniform(0, 2))
     address = url.replace("http", "ws", 1) + "/_stcore/stream"
@@ -46,18 +49,18 @@ async def _visitor(url: str, page: str, label: str, last: int, until: float, see
             move = BackMsg()
             move.rerun_script.page_name = page
             state = move.rerun_script.widget_states.widgets.add(id=slider_id)
-            state.double_array_value.data.append(dice.randint(0, last))
+            state.double_array_value.data.append(dice.randint(int(first_position), int(last_position)))
             times.append((await _rerun(socket, move, label))[0])
         return times
 
 
-def measure(url: str, places: list[tuple[str, str, int]], sessions: int, seconds: float, pause_s: float) -> list[float]:
-    """Rerun times in seconds of `sessions` visitors spread over `places`: (page name, slider label, last position)."""
+def measure(url: str, places: list[ClassPlace], sessions: int, seconds: float, pause_s: float) -> list[float]:
+    """Rerun times in seconds of `sessions` visitors spread over `places`: page, slider, first and last position."""
 
     async def all_visitors() -> list[list[float]]:
         until = time.monotonic() + seconds
         return await asyncio.gather(
-            *(_visitor(url, *places[i % len(places)], until, i, pause_s) for i in range(sessions))
+            *(_visitor(url, places[i % len(places)], until, i, pause_s) for i in range(sessions))
         )
 
     return [seconds for visitor in asyncio.run(all_visitors()) for seconds in visitor]

@@ -15,9 +15,9 @@ LOOK_FOR = (
     "Open a layer in the map, find its walls in the surface, see who loses, then clip them or leave them in float."
 )
 TRIES = [
-    ("4 bits: who is left?", {"act": "int4", "clip": NO_CLIP, "keep": 0}),
-    ("spare the 2 loudest channels", {"act": "int8", "clip": NO_CLIP, "keep": 2}),
-    ("clip at the 99.9th percentile", {"act": "int8", "clip": "p99.9", "keep": 0}),
+    ("4 bits: who is left?", {"act": "int4"}),
+    ("spare the loudest channel", {"keep": 1}),
+    ("clip, for the median token", {"clip": "p99.97", "watch": "median token"}),
 ]
 PATTERNS = {
     "channel": "A channel that is loud on many tokens stretches each token's own scale too: take it out.",
@@ -47,8 +47,8 @@ with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages
         {
             "Largest / median channel": figures.ratio_text(study.ratio),
             "Largest / median token": figures.ratio_text(study.token_ratio),
-            "Median token, one scale for all": f"{float(tensor.token_sqnr_db.median()):.1f} dB",
-            "Median token, a scale per token": f"{float(token.token_sqnr_db.median()):.1f} dB",
+            "Median token, shared scale": f"{float(tensor.token_sqnr_db.median()):.1f} dB",
+            "Median token, own scale": f"{float(token.token_sqnr_db.median()):.1f} dB",
         }
     )
     with st.grid(2, min_column_width=430):

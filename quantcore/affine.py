@@ -49,10 +49,11 @@ def choose_qparams(lo: Tensor, hi: Tensor, fmt: Format, symmetric: bool) -> QPar
     if bool((lo > hi).any()):
         raise ValueError(f"a range has lo > hi (largest lo - hi is {float((lo - hi).max()):g}); swap them")
     lo, hi = lo.clamp(max=0), hi.clamp(min=0)
+    # Divided by a tensor: by a Python number CUDA multiplies with the rounded reciprocal, and GPU and CPU would differ.
     if symmetric:
-        scale = torch.maximum(-lo, hi) / fmt.half_range
+        scale = torch.maximum(-lo, hi) / torch.full_like(lo, fmt.half_range)
     else:
-        levels = fmt.qmax - fmt.qmin
+        levels = torch.full_like(lo, fmt.qmax - fmt.qmin)
         scale = torch.where(torch.isfinite(hi - lo), (hi - lo) / levels, hi / levels - lo / levels)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     if symmetric:

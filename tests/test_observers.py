@@ -228,3 +228,13 @@ class TestRefused:
         recorder.update(torch.ones(3))
         with pytest.raises(ValueError, match=r"momentum 0\.2 was not recorded; calibrate with momenta=\(0\.2,\)"):
             recorder.range(frozen("int8/tensor/static/ema0.2"))
+
+
+@pytest.mark.parametrize("percent", [50.1, 75, 90, 99, 99.7, 99.9, 99.99, 100])
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 1000, 4096])
+def test_equal_counts_are_no_counts(count: int, percent: float) -> None:
+    spec = Scheme.parse(f"w:int8/tensor/p{percent}").weights
+    assert spec is not None
+    tiles = torch.randn(3, count)
+    for fast, weighted in zip(tile_range(tiles, spec), tile_range(tiles, spec, torch.ones(count)), strict=True):
+        assert torch.equal(fast, weighted)

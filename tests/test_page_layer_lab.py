@@ -109,6 +109,16 @@ def test_the_text_moves_the_menus(page: AppTest) -> None:
     assert text_of(page, "a") == "w:int8/group64/asym,a:fp8_e4m3/token/dynamic,skip=none"  # skip= is not lost
 
 
+def test_the_menus_work_after_a_return_to_the_default(page: AppTest) -> None:
+    """The text at its default leaves the address; the page's own writing there must not count as a followed link."""
+    run(page, layer="model.layers.0.self_attn.q_proj")
+    start = text_of(page, "b")
+    assert start.startswith("w:int4/group64,")
+    for kind in ["channel", "group", "channel", "tensor", "group", "tensor"]:
+        page.selectbox(key="b.weights.granularity").set_value(kind).run()
+        assert text_of(page, "b") == start.replace("group64", "group64" if kind == "group" else kind)
+
+
 def test_what_cannot_be_is_not_offered(page: AppTest) -> None:
     run(page, a="w:fp8_e4m3/group32,a:int8/tensor/static", layer="model.layers.0.self_attn.q_proj")
     keys = {box.key for box in page.selectbox}

@@ -2,7 +2,7 @@
 
 import torch
 
-from quantcore.pooling import pool_extreme
+from quantcore.pooling import extreme_places, pool_extreme
 
 
 def test_small_matrices_come_through_unchanged() -> None:
@@ -27,3 +27,13 @@ def test_an_outlier_survives_any_size() -> None:
         pooled = pool_extreme(matrix, size, size)
         assert max(pooled.values.shape) <= size
         assert pooled.values[207 // pooled.row_step, 333 // pooled.col_step] == -99.0
+
+
+def test_places_point_at_the_numbers_shown() -> None:
+    matrix = torch.tensor([[1.0, -5, 0, 2], [3, 4, -1, 0.5], [7, 0, 0, 0]])
+    rows, cols = extreme_places(matrix, pool_extreme(matrix, 2, 2))
+    assert rows.tolist() == [[0, 0], [2, 2]]  # -5, 2; 7, and a block of zeros, which shows its first
+    assert cols.tolist() == [[1, 3], [0, 2]]
+    matrix = torch.randn(301, 517)
+    pooled = pool_extreme(matrix, 40, 104)
+    assert torch.equal(matrix[extreme_places(matrix, pooled)], pooled.values)

@@ -90,7 +90,7 @@ class TestWatch:
         steps = x.reshape(7 * 3, STEP_TOKENS, -1)
         assert torch.allclose(seen.step_lo, steps.amin((1, 2)))
         assert torch.allclose(seen.step_hi, steps.amax((1, 2)))
-        assert list(seen.after) == [1, 2, 3, 4, 8, 12, 16, 20, 21]
+        assert list(seen.after) == [1, 2, 4, 8, 12, 16, 20, 21]
 
     def test_snapshots_hold_what_had_been_seen_by_then(self, tiny_lm: LoadedModel, tokens: Tensor) -> None:
         seen = watch(tiny_lm.model, tokens, LAYER)
@@ -114,6 +114,10 @@ class TestWatch:
         seen = watch(tiny_lm.model, token_windows(tiny_lm.tokenizer, TEXT, 256), LAYER)
         assert len(seen.step_lo) == MOST_STEPS == max(seen.after)
         assert seen.after[MOST_STEPS].count == MOST_STEPS * STEP_TOKENS * 128
+
+    def test_stops_in_time_with_windows_abreast(self, tiny_lm: LoadedModel) -> None:
+        seen = watch(tiny_lm.model, token_windows(tiny_lm.tokenizer, TEXT, 256)[:9], LAYER, abreast=3)  # 72 steps
+        assert len(seen.step_hi) == MOST_STEPS == max(seen.after)
 
     def test_a_short_text_is_one_short_step(self, tiny_lm: LoadedModel) -> None:
         seen = watch(tiny_lm.model, token_windows(tiny_lm.tokenizer, "A key.", 96), LAYER)
@@ -180,11 +184,23 @@ class TestTrails:
                 recorder.update(step)
             assert (lo, hi) == tuple(float(bound) for bound in recorder.range(static(observer)))
 
-    def test_until_ends_at_the_last_point_before(self) -> None:
-        trail = Trail(static("mse"), (1, 2, 4, 8), (-1, -2, -3, -4), (1, 2, 3, 4))
-        assert trail.until(4).steps == (1, 2, 4)
-        assert trail.until(7).frozen == (-3, 3)
-        assert trail.until(99) == trail
+    def test_all_end_at_the_same_step(self, tiny_lm: LoadedModel, tokens: Tensor) -> None:
+        seen = watch(tiny_lm.model, tokens, LAYER)  # 21 steps
+        for steps, last, doublings in (
+            (12, 12, (1, 2, 4, 8, 12)),
+            (15, 12, (1, 2, 4, 8, 12)),
+            (64, 21, (1, 2, 4, 8, 16, 21)),
+        ):
+            trails = [observe(seen, static(one), steps) for one in OBSERVERS]
+            assert [trail.steps[-1] for trail in trails] == [last] * 4
+            assert trails[0].steps == tuple(range(1, last + 1))
+            assert trails[2].steps == trails[3].steps == doublings
+            assert trails[2].frozen == (trails[2].lo[-1], trails[2].hi[-1])
+            assert trails[3].frozen == tuple(float(one) for one in seen.after[last].range(static("mse")))
+
+    def test_no_steps_are_refused(self, watched: Watched) -> None:
+        with pytest.raises(ValueError, match="0 steps record no range; calibrate over one step or more"):
+            observe(watched, static("mse"), 0)
 
     def test_names_are_words(self) -> None:
         names = [observer_name(static(one).observer) for one in ("minmax", "ema0.01", "p99.99", "mse")]
@@ -293,6 +309,13 @@ class TestCost:
             assert min(row.static_ms, row.tensor_ms, row.token_ms, row.product_ms) > 0
             assert row.token_extra_ms == pytest.approx(row.token_ms - row.static_ms)
             assert row.tensor_extra_ms == pytest.approx(row.tensor_ms - row.static_ms)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+    def test_on_a_gpu_the_clock_waits_for_the_work(self, x: Tensor, weight: Tensor) -> None:
+        big = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+        times = [slow for (slow,) in timed_rounds([lambda: big @ big], big.device, seconds=0)]
+        assert min(times) > 2 * 8192**3 / 2e15  # no GPU of today does 2 PFLOP/s in bf16
+        assert "cpu" not in measure_cost(weight.cuda(), x, static("minmax"), seconds=0).device.lower()
 
     def test_a_slow_way_is_seen_to_be_slow_and_each_way_runs_twice_a_round(self) -> None:
         calls = [0, 0]

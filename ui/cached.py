@@ -248,16 +248,9 @@ def watched(model_id: str, device: str, layer: str, kind: str) -> Watched:
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def range_trail(model_id: str, device: str, layer: str, kind: str, scheme: str) -> Trail:
-    """What a static scheme's observer would freeze after each step of the calibration text."""
-    return observe(watched(model_id, device, layer, kind), activations_of(scheme))
-
-
-def range_trails(
-    model_id: str, device: str, layer: str, kind: str, steps: int, schemes: tuple[str, ...]
-) -> list[Trail]:
-    """`range_trail` of several schemes, as far as the first `steps` steps."""
-    return [range_trail(model_id, device, layer, kind, scheme).until(steps) for scheme in schemes]
+def range_trail(model_id: str, device: str, layer: str, kind: str, steps: int, scheme: str) -> Trail:
+    """What a static scheme's observer would freeze over the first steps of the calibration text."""
+    return observe(watched(model_id, device, layer, kind), activations_of(scheme), steps)
 
 
 @st.cache_resource(max_entries=128, show_spinner=False)
@@ -266,7 +259,7 @@ def ranges(
 ) -> RangeStudy:
     return range_study(
         watched(model_id, device, layer, kind),
-        range_trails(model_id, device, layer, kind, steps, schemes),
+        [range_trail(model_id, device, layer, kind, steps, scheme) for scheme in schemes],
         inputs(model_id, device, layer, text_id),
         weight(model_id, device, layer),
         call,
@@ -280,7 +273,7 @@ def clips(
     """What the frozen ranges clip on each of several texts, which are named by the kind in their id."""
     names = {one: "your own" if one.startswith("own:") else one.rpartition("/")[2] for one in text_ids}
     texts = {name: inputs(model_id, device, layer, one) for one, name in names.items()}
-    return clipping(range_trails(model_id, device, layer, kind, steps, schemes), texts)
+    return clipping([range_trail(model_id, device, layer, kind, steps, scheme) for scheme in schemes], texts)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Measuring the time ...")

@@ -43,6 +43,11 @@ def begin() -> None:
     st.session_state["_notices"] = []
 
 
+def end() -> None:
+    """Remember the address as this run leaves it, so that what the page itself wrote there is no followed link."""
+    st.session_state["_address"] = st.query_params.to_dict()
+
+
 def notices() -> list[str]:
     """Sentences about values in the link that no control could take."""
     return list(st.session_state.get("_notices", []))

@@ -32,6 +32,7 @@ STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 2.5rem 2.5rem 4rem; max-width: 1560px; }
 [data-testid="stSidebarHeader"] { height: 2.5rem; }
 </style>"""
+FOLLOWED = "try"  # marks a preset's link; taking the mark off is what brings the link's state to the address bar
 Tries = Sequence[tuple[str, Mapping[str, Any]]]
 
 
@@ -43,6 +44,7 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
     st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=":material/grid_on:", layout="wide")
     st.html(STYLE)
     controls.begin()
+    st.query_params.pop(FOLLOWED, None)
     menu()
     heading = st.session_state["_heading"] = st.empty()
     heading.title(st.session_state.get("_asked", {}).get(path, question))
@@ -51,7 +53,7 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="tries"):
             st.markdown("**Try this**")
             for label, state in tries:
-                link(label, path, state)
+                link(label, path, {**state, FOLLOWED: 1})
     notices = st.container(key="notices")
     choice = None
     with problems():
@@ -62,6 +64,7 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
         yield choice
     for notice in controls.notices():
         notices.warning(notice)
+    controls.end()
 
 
 def ask(question: str, path: str) -> None:

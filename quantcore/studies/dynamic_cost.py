@@ -26,9 +26,9 @@ from quantcore.granularity import PerToken
 from quantcore.qtensor import qparams_for, quantize
 from quantcore.scheme import QuantSpec
 
-TOKEN_COUNTS = (1, 16, 128, 512)
-SECONDS_A_COUNT = 0.04
-LEAST_ROUNDS, MOST_ROUNDS = 11, 51
+TOKEN_COUNTS = (1, 8, 64, 256)
+SECONDS_A_COUNT = 0.02
+LEAST_ROUNDS, MOST_ROUNDS = 9, 51
 
 
 @dataclass(frozen=True)

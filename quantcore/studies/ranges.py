@@ -1,9 +1,9 @@
 """What a frozen range costs: a layer's input watched step by step, the ranges frozen, and a test text put under them.
 
 watched = watch(model, tokens, layer)                           the calibration text, in steps of STEP_TOKENS tokens
-trail = observe(watched, spec)                                  what `spec.observer` would freeze after each step
-study = range_study(watched, [trail.until(16)], x, weight)      x: what enters the layer on the test text
-clips = clipping([trail.until(16)], {"code": x, ...})           the same frozen ranges on texts of every kind
+trail = observe(watched, spec, 16)                              what `spec.observer` would freeze, over 16 steps
+study = range_study(watched, [trail, ...], x, weight)           x: what enters the layer on the test text
+clips = clipping([trail, ...], {"code": x, ...})                the same frozen ranges on texts of every kind
 
 A static range goes wrong in two ways: too narrow, and the values beyond it are clipped; wide enough for the largest
 value ever seen, and every other token pays with coarse steps. A dynamic range is taken from the tensor at hand: it
@@ -32,7 +32,7 @@ from quantcore.scheme import MinMax, MovingAverage, Mse, Observer, Percentile, Q
 STEP_TOKENS = 32
 MOST_STEPS = 64
 STEP_CHOICE = 4
-SNAPSHOTS = frozenset((1, 2, 3, *range(STEP_CHOICE, MOST_STEPS + 1, STEP_CHOICE)))
+SNAPSHOTS = frozenset((1, 2, *range(STEP_CHOICE, MOST_STEPS + 1, STEP_CHOICE)))
 CALL_TOKENS = 64
 HINDSIGHT = "min-max of this very text"
 
@@ -75,17 +75,12 @@ def watch(model: nn.Module, tokens: Tensor, layer: str, abreast: int = 1) -> Wat
 
 @dataclass(frozen=True)
 class Trail:
-    """The range [lo, hi] that the observer of a static `spec` would freeze after each of `steps`."""
+    """The range [lo, hi] that the observer of a static `spec` would freeze after each of `steps`, in order."""
 
     spec: QuantSpec
     steps: tuple[int, ...]
     lo: tuple[float, ...]
     hi: tuple[float, ...]
-
-    def until(self, step: int) -> Trail:
-        """The trail of a calibration that ends after `step` steps, or at the last point before it."""
-        kept = max(1, sum(one <= step for one in self.steps))
-        return replace(self, steps=self.steps[:kept], lo=self.lo[:kept], hi=self.hi[:kept])
 
     @property
     def frozen(self) -> tuple[float, float]:
@@ -93,23 +88,27 @@ class Trail:
         return self.lo[-1], self.hi[-1]
 
 
-def observe(watched: Watched, spec: QuantSpec) -> Trail:
-    """The trail of `spec.observer`: at every step for min-max and the moving average, at the snapshots for the others.
+def observe(watched: Watched, spec: QuantSpec, steps: int = MOST_STEPS) -> Trail:
+    """The trail of `spec.observer` over the first `steps` steps, or as many up to the last snapshot before.
 
-    The first two know of a step only its min and max, so a fresh recorder is fed those; percentile and mse read the
-    histogram that the recorder held at the time."""
-    steps: tuple[int, ...]
+    Min-max and the moving average know of a step only its min and max, so a fresh recorder is fed those, step by step.
+    Percentile and mse ask the recorder's histogram: after 1, 2, 4, 8 ... steps and at the end.
+    Raises: ValueError for fewer than one step."""
+    if steps < 1:
+        raise ValueError(f"{steps} steps record no range; calibrate over one step or more")
+    last = max(step for step in watched.after if step <= steps)
+    points: tuple[int, ...]
     if isinstance(spec.observer, MinMax | MovingAverage):
+        points = tuple(range(1, last + 1))
         recorder = RangeRecorder((spec.observer.momentum,) if isinstance(spec.observer, MovingAverage) else ())
         ranges = []
-        for step in torch.stack([watched.step_lo, watched.step_hi], 1):
+        for step in torch.stack([watched.step_lo, watched.step_hi], 1)[:last]:
             recorder.update(step)
             ranges.append(recorder.range(spec))
-        steps = tuple(range(1, len(ranges) + 1))
     else:
-        steps = tuple(watched.after)
-        ranges = [recorder.range(spec) for recorder in watched.after.values()]
-    return Trail(spec, steps, tuple(float(lo) for lo, _ in ranges), tuple(float(hi) for _, hi in ranges))
+        points = tuple(step for step in watched.after if step == last or (step < last and step.bit_count() == 1))
+        ranges = [watched.after[step].range(spec) for step in points]
+    return Trail(spec, points, tuple(float(lo) for lo, _ in ranges), tuple(float(hi) for _, hi in ranges))
 
 
 def observer_name(observer: Observer) -> str:

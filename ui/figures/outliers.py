@@ -130,11 +130,11 @@ def surface(x: Tensor, study: ChannelStudy, tokens: Sequence[str], log: bool) ->
     return fig
 
 
-def _vertex_texts(heights: Tensor, rows: Tensor, cols: Tensor, tokens: Sequence[str]) -> list[list[str]]:
+def _vertex_texts(heights: Tensor, rows: Tensor, cols: Tensor, tokens: Sequence[str]) -> np.ndarray:
+    """What hovering over each vertex says, an array: of nested lists plotly.py would make one text a row."""
     cells = zip(heights.flatten().tolist(), rows.flatten().tolist(), cols.flatten().tolist(), strict=True)
     texts = [f"|x| {height:.3g}<br>channel {col}<br>token {row} {tokens[row]}" for height, row, col in cells]
-    width = heights.shape[1]
-    return [texts[start : start + width] for start in range(0, len(texts), width)]
+    return np.array(texts).reshape(heights.shape)
 
 
 def _scene(count: int, marked: int, text: str, log: bool) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def _line(
         x=list(x),
         y=axis.draw(np.array(y)),
         customdata=np.array(y, np.float32),
-        mode="lines",
+        mode="lines" if len(x) == len(range(x[0], x[-1] + 1)) or len(x) == 2 else "lines+markers",
         line={"color": colour, "dash": dash, "width": max(4, width) if bold else width},
         name=name,
         legendgroup=name,

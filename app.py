@@ -53,15 +53,16 @@ def table(row: RowStudy, report: NextTokens | None) -> pd.DataFrame:
     return numbers.assign(difference=numbers["quantized"] - numbers["float"])
 
 
-def loaded_model(model: Anatomy, scheme: str, bytes_hat: int) -> None:
+def loaded_model(model: Anatomy, scheme: str, bytes_hat: int | None) -> None:
     st.subheader("What is loaded")
+    quantized = {} if bytes_hat is None else {f"Checkpoint, {scheme.removeprefix('w:')}": f"{bytes_hat / 1e6:.1f} MB"}
     frame.metrics(
         {
             "Blocks": f"{model.blocks}",
             "Linears": f"{model.linears}",
             "Parameters": f"{model.parameters / 1e6:.1f} M",
             "Checkpoint, 16 bits": f"{model.bytes_float / 1e6:.1f} MB",
-            f"Checkpoint, {scheme.removeprefix('w:')}": f"{bytes_hat / 1e6:.1f} MB",
+            **quantized,
         }
     )
     shapes = [
@@ -102,13 +103,13 @@ def where_next() -> None:
             st.code("python -m quantcore evaluate \\\n    --scheme W4A16", language="bash")
 
 
-with frame.page(QUESTION.format(16), LOOK_FOR, TRIES, "app.py") as choice:
-    bits = controls.steps("Bits per weight", cached.START_BITS, 4, "bits")
+with frame.page(QUESTION.format(2**cached.START), LOOK_FOR, TRIES, "app.py") as choice:
+    bits = controls.steps("Bits per weight", cached.START_BITS, cached.START, "bits")
     frame.ask(QUESTION.format(2**bits), "app.py")
     name, scheme = f"int{bits}", cached.start_scheme(bits)
     place = (choice.model_id, choice.device)
     row = cached.row(*place, choice.layer, scheme, ROW_SHARE)
-    report = None
+    report, bytes_hat = None, None
     pictures = st.grid(5, min_column_width=170)
     with pictures.cell(column_span=3):
         chart(
@@ -119,6 +120,7 @@ with frame.page(QUESTION.format(16), LOOK_FOR, TRIES, "app.py") as choice:
         st.markdown(row_sentence(row, cached.row(*place, choice.layer, scheme, 1.0), scheme))
     with pictures.cell(column_span=2), frame.problems():
         prompt = controls.lines("Your sentence: how does it go on?", PROMPT, "prompt", max_chars=4000, height=72)
+        bytes_hat = cached.quantized_bytes(*place, scheme)
         report = cached.likeliest(*place, scheme, prompt)
         chart(
             figures.next_token_picture(report, name),
@@ -126,6 +128,6 @@ with frame.page(QUESTION.format(16), LOOK_FOR, TRIES, "app.py") as choice:
             alt=f"float: {report.likeliest[0].text}; {name}: {report.likeliest_hat[0].text}; KL {report.kl:.3g} nats",
         )
         st.markdown(tokens_sentence(report, name))
-    loaded_model(cached.contents(*place), scheme, cached.quantized_bytes(*place, scheme))
+    loaded_model(cached.contents(*place), scheme, bytes_hat)
     where_next()
     frame.numbers(table(row, report), "start")

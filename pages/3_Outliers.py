@@ -1,5 +1,7 @@
 """Where are the outliers, and who pays? The input of one real layer, its loudest channels, and two remedies."""
 
+from dataclasses import asdict
+
 import pandas as pd
 import streamlit as st
 
@@ -68,7 +70,7 @@ with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages
     firsts = sum(row.token % cached.tokens(*reading).shape[1] == 0 for row in study.top)
     st.markdown(
         f"In `{choice.layer}` channel **{top.channel}** reaches **{top.absmax:.3g}**, on token {top.token} "
-        f"`'{texts[top.token]}'`, and is above half of that on **{round(top.share_above_half * len(texts))}** of "
+        f"`` '{texts[top.token]}' ``, and is above half of that on **{round(top.share_above_half * len(texts))}** of "
         f"{len(texts)} tokens. On the first token of a window lie {firsts} of the {len(study.top)} highest peaks. "
         f"{PATTERNS[study.pattern]}"
     )
@@ -122,11 +124,16 @@ with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages
             alt=f"output with one channel in float: {spared[0].output_sqnr_db:.1f} dB; chosen: {keep}",
         )
     both = curves.at(clip, keep) or cached.outlier_remedy(*here, fmt, clip, keep)
+    trial = cached.outlier_trial(*here)
+    part = (
+        "" if trial.outputs == trial.all_outputs else f"; output on {trial.outputs:,} of {trial.all_outputs:,} channels"
+    )
     st.markdown(
         f"Both together: clip **{clip}**, **{keep}** of {x.shape[1]} channels in {FLOAT_BITS} bits, so "
-        f"{both[0].bits_per_number:.2f} bits a number; in brackets the gain over no remedy."
+        f"{both[0].bits_per_number:.2f} bits a number; in brackets the gain over no remedy{part}."
     )
     for row, old, who in zip(both, before, SHARED, strict=True):
         gains = {what: figures.gain_text(getattr(row, at), getattr(old, at)) for what, at in figures.WATCH.items()}
         frame.metrics({f"{what.capitalize()}, {who}": gain for what, gain in gains.items()})
-    frame.numbers(pd.DataFrame([*both, *curves.clips, *curves.keeps]), "outliers")
+    rows = {"chosen": both, "clip": curves.clips, "keep": curves.keeps}
+    frame.numbers(pd.DataFrame([{"curve": name, **asdict(row)} for name in rows for row in rows[name]]), "outliers")

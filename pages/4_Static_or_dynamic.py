@@ -1,12 +1,11 @@
-"""What does a frozen range cost? Ranges recorded on one text, put to the test on another, beside ranges found at run
-time."""
+"""What does a frozen range cost? Ranges recorded on one text, tried on another, beside ranges found at run time."""
 
 import pandas as pd
 import streamlit as st
 
 from quantcore.models import TEXT_KINDS
 from quantcore.studies.ranges import MOST_STEPS, STEP_CHOICE, STEP_TOKENS
-from ui import cached, controls, frame
+from ui import cached, controls, frame, range_words
 from ui.components.chart import chart
 from ui.figures import ranges as figures
 
@@ -14,7 +13,6 @@ CALIBRATIONS = [*TEXT_KINDS, cached.MIX]
 FORMATS = ["int8", "int4", "fp8_e4m3"]
 OBSERVERS = ["minmax", "ema", "percentile", "mse"]
 CALLS = [1, 8, 64, 512]
-BUSY = 2.0  # median over fastest round
 
 LOOK_FOR = (
     "A static range is recorded over some text and then frozen: too narrow, it clips; wide enough for the one largest "
@@ -69,61 +67,23 @@ with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Stat
             "Median token, dynamic per token": f"{study.token.token_sqnr_db:.1f} dB",
         }
     )
-    reach, giant = float(study.reach.median()), float(study.reach.max())
-    in_steps = "" if fmt.startswith("fp") else f", which is {reach / focus.scale:.3g} steps"
-    st.markdown(
-        f"Recorded over {len(study.step_lo) * STEP_TOKENS:,} tokens, **{focus.name}** freezes **{focus.lo:.4g} to "
-        f"{focus.hi:.4g}**, with a {'scale' if fmt.startswith('fp') else 'step'} of **{focus.scale:.3g}**. Half of the "
-        f"test text's tokens never reach beyond **{reach:.3g}**{in_steps}; one reaches **{giant:.3g}**."
-    )
+    st.markdown(range_words.finding(study, focus, trail))
     with st.grid(2, min_column_width=430):
-        chart(
-            figures.steps_picture(study),
-            key="steps_picture",
-            alt="after the last step: " + ", ".join(f"{row.name} {row.lo:.3g} to {row.hi:.3g}" for row in study.static),
-        )
-        chart(
-            figures.tokens_picture(study, trail, cached.token_texts(choice.model_id, choice.device, choice.text_id)),
-            key="tokens_picture",
-            alt=f"{focus.name} clips a value of {focus.touched:.1%} of the tokens; half of all stay below {reach:.3g}, "
-            f"one reaches {giant:.3g}",
-        )
+        chart(figures.steps_picture(study), key="steps_picture", alt=range_words.frozen(study))
+        texts = cached.token_texts(choice.model_id, choice.device, choice.text_id)
+        chart(figures.tokens_picture(study, trail, texts), key="tokens_picture", alt=range_words.touched(study, focus))
         clips = cached.clips(*here, text_ids, kind, steps, schemes)
-        worst = max(clips, key=lambda clip: clip.touched)
-        chart(
-            figures.clip_map(clips, f"What ranges recorded on {kind} clip elsewhere"),
-            key="clip_map",
-            alt=f"most tokens are clipped by {worst.name} on {worst.text}: {worst.touched:.1%}",
-        )
-        chart(
-            figures.error_picture(study),
-            key="error_picture",
-            alt="SQNR of the median token: "
-            + ", ".join(f"{row.way} {row.name} {row.token_sqnr_db:.1f} dB" for row in study.rows),
-        )
+        title = f"What ranges recorded on {kind} clip, text by text"
+        chart(figures.clip_map(clips, title), key="clip_map", alt=range_words.worst_clip(clips))
+        chart(figures.error_picture(study), key="error_picture", alt=range_words.errors(study))
+
     st.subheader("What does dynamic cost in time?")
-    measured = (*here, f"a:{fmt}/tensor/static")
-    cost = cached.dynamic_cost(*measured)
-    one, many = cost.rows[0], cost.rows[-1]
-    words = (
-        f"For **{many.tokens} tokens** the codes take **{many.static_ms:.2f} ms** with a frozen range, "
-        f"**{many.tensor_extra_ms:+.2f} ms** with one found per tensor, **{many.token_extra_ms:+.2f} ms** per token; "
-        f"the layer's float product takes {many.product_ms:.2f} ms. For **one token** it is {one.static_ms:.3f} ms, "
-        f"{one.tensor_extra_ms:+.3f} ms, {one.token_extra_ms:+.3f} ms and {one.product_ms:.3f} ms."
-    )
+    asked = (*here, f"a:{fmt}/tensor/static")
+    cost = cached.dynamic_cost(*asked)
     with st.grid(2, min_column_width=430):
-        chart(figures.cost_picture(cost), key="cost_picture", alt=words.replace("*", ""))
+        chart(figures.cost_picture(cost), key="cost_picture", alt=range_words.cost(cost).replace("*", ""))
         with st.container():
-            st.markdown(words)
-            unrest = max(row.unrest for row in cost.rows)
-            st.caption(
-                f"Measured here: {cost.device}, weight {list(cost.shape)} {cost.dtype}, medians of {many.rounds} to "
-                f"{one.rounds} rounds. The operations run one after another, as this engine does; "
-                "a kernel that fuses them pays less."
-            )
-            if unrest > BUSY:
-                st.caption(
-                    f"The machine was busy: a median round took up to {unrest:.1f} times the fastest. Try again."
-                )
-            st.button("Measure again", on_click=cached.dynamic_cost.clear, args=measured, key="again")
+            st.markdown(range_words.cost(cost))
+            st.caption(range_words.cost_source(cost))
+            st.button("Measure again", on_click=cached.dynamic_cost.clear, args=asked, key="again")
     frame.numbers(pd.DataFrame(study.rows), "static_or_dynamic")

@@ -13,7 +13,7 @@ from ui.scheme_builder import copy_scheme, scheme_editor, swap_schemes
 
 PATH = "pages/5_Layer_lab.py"
 NAMES = {"A": ":blue[**A**] - blue, solid, o", "B": ":orange[**B**] - vermilion, dashed, x"}
-WORST_FIRST, BY_INDEX = "worst first", "by index"
+WORST_FIRST, IN_ORDER = "worst first", "in order"
 
 LOOK_FOR = (
     "Two schemes meet the same layer on the same text. Look first at which part costs the output, the weights or the "
@@ -51,7 +51,7 @@ with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, 
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Copy A to B", on_click=copy_scheme, args=("a", "b"), key="copy_ab")
         st.button("Swap A and B", on_click=swap_schemes, args=("a", "b"), key="swap_ab")
-        order = controls.pick("Output channels", [WORST_FIRST, BY_INDEX], WORST_FIRST, "order")
+        order = controls.pick("Channels and tokens", [WORST_FIRST, IN_ORDER], WORST_FIRST, "order")
     if not sides:
         raise ValueError("neither scheme can be used on this layer; mend one of the two lines above, or reset")
 
@@ -75,7 +75,7 @@ with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, 
         )
         chart(figures.channel_error(sides, order == WORST_FIRST), key="channels", alt=channels)
         chart(
-            figures.token_error(sides, texts),
+            figures.token_error(sides, texts, order == WORST_FIRST),
             key="tokens",
             alt="error of the median token: "
             + ", ".join(f"{s} {100 * float(v.token_error.median()):.3g}%" for s, v in sides.items()),

@@ -16,39 +16,38 @@ PROMPT = "The lighthouse keeper"
 
 
 class Says(nn.Module):
-    """A model that answers every prompt with the same distribution, and remembers how long the prompt was."""
+    """A model that answers every prompt with the same distribution."""
 
     def __init__(self, *probabilities: float) -> None:
         super().__init__()
         self.logits = torch.tensor(probabilities).log()
-        self.seen = 0
 
     def forward(self, ids: Tensor, use_cache: bool) -> Any:
-        self.seen = ids.shape[1]
-        return SimpleNamespace(logits=self.logits.expand(1, self.seen, -1))
+        return SimpleNamespace(logits=self.logits.expand(1, ids.shape[1], -1))
 
 
 def test_probabilities_ranks_and_kl_by_hand(tiny_lm: LoadedModel) -> None:
-    # KL = 1/2 log(1/2 / 1/4) + 1/4 log(1/4 / 1/2) + 0 + 0 = (1/2 - 1/4) log 2
-    loaded = LoadedModel("says", Says(0.5, 0.25, 0.15, 0.1), tiny_lm.tokenizer, torch.device("cpu"))
-    report = next_tokens_with_context(loaded, Says(0.25, 0.5, 0.15, 0.1), k=2)
-    assert report.kl == pytest.approx(0.25 * math.log(2))
+    # KL(p || q) = 1/2 log(1/2 / 1/8) + 1/4 log(1/4 / 1/2) + 1/8 log(1/8 / 1/4) + 0 = (1 - 1/4 - 1/8) log 2;
+    # the other way round it would be 1/2 log 2
+    loaded = LoadedModel("says", Says(1 / 2, 1 / 4, 1 / 8, 1 / 8), tiny_lm.tokenizer, torch.device("cpu"))
+    report = next_tokens_with_context(loaded, Says(1 / 8, 1 / 2, 1 / 4, 1 / 8), k=2)
+    assert report.kl == pytest.approx(5 / 8 * math.log(2))
     assert not report.same_first
-    assert report.shared == 2
-    assert [one.token for one in report.likeliest] == [0, 1]
-    assert [one.token for one in report.likeliest_hat] == [1, 0]
-    first = report.likeliest[0]
-    assert (first.probability, first.probability_hat) == pytest.approx((0.5, 0.25))
-    assert (first.rank, first.rank_hat) == (1, 2)
-    assert report.likeliest_hat[1] == first
-
-
-def test_only_tokens_on_both_lists_are_shared(tiny_lm: LoadedModel) -> None:
-    loaded = LoadedModel("says", Says(0.5, 0.3, 0.15, 0.05), tiny_lm.tokenizer, torch.device("cpu"))
-    report = next_tokens_with_context(loaded, Says(0.5, 0.05, 0.3, 0.15), k=2)
-    assert report.same_first
     assert report.shared == 1
-    assert report.likeliest[1].rank_hat == 4
+    assert [one.token for one in report.likeliest] == [0, 1]
+    assert [one.token for one in report.likeliest_hat] == [1, 2]
+    first = report.likeliest[0]
+    assert (first.probability, first.probability_hat) == pytest.approx((1 / 2, 1 / 8))
+    assert (first.rank, first.rank_hat) == (1, 3)
+    assert report.likeliest_hat[0] == report.likeliest[1]
+
+
+def test_the_same_first_token_with_other_chances_is_the_same(tiny_lm: LoadedModel) -> None:
+    loaded = LoadedModel("says", Says(0.5, 0.3, 0.15, 0.05), tiny_lm.tokenizer, torch.device("cpu"))
+    report = next_tokens_with_context(loaded, Says(0.9, 0.05, 0.03, 0.02), k=2)
+    assert report.same_first
+    assert report.shared == 2
+    assert report.kl > 0
 
 
 def next_tokens_with_context(loaded: LoadedModel, model_hat: nn.Module, k: int) -> Any:

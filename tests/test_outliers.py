@@ -13,13 +13,12 @@ from quantcore.studies.outliers import (
     MOST_OUTPUTS,
     NO_CLIP,
     Remedy,
+    Trial,
     activations_of,
     channel_study,
     keeps_of,
     kurtosis,
     outlier_map,
-    remedies,
-    remedy,
     who_pays,
 )
 
@@ -119,7 +118,7 @@ def by_grain(rows: tuple[Remedy, ...]) -> tuple[Remedy, Remedy]:
 def test_keeping_the_loud_channel_by_hand() -> None:
     # Without channel 0 both grains have scale 0.4 / 7.5 and lose 0.4 / 15 on both tokens.
     noise = 2 * (0.4 / 15) ** 2
-    for row in by_grain(remedy(SPIKE, torch.tensor([[0.0, 1.0]]), "int4", NO_CLIP, 1)):
+    for row in by_grain(Trial(SPIKE, torch.tensor([[0.0, 1.0]])).remedy("int4", NO_CLIP, 1)):
         assert row.input_sqnr_db == pytest.approx(10 * math.log10(56.73 / noise), abs=1e-4)
         assert row.output_sqnr_db == pytest.approx(10 * math.log10(2 * 0.16 / noise), abs=1e-4)  # output is channel 1
         assert row.bits_per_number == 10  # half of the numbers in 16 bits, half in 4
@@ -130,7 +129,7 @@ def test_clipping_by_hand() -> None:
     # 1 -> code 2 (2.5 is a tie) = 0.8, 2 -> 2.0, 3 -> code 7 (8 does not exist) = 2.8, 100 -> 2.8.
     x = torch.tensor([[1.0, 2.0, 3.0, 100.0]])
     noise = 0.2**2 + 0.2**2 + 97.2**2
-    tensor, token = by_grain(remedy(x, torch.eye(4), "int4", "p75", 0))
+    tensor, token = by_grain(Trial(x, torch.eye(4)).remedy("int4", "p75", 0))
     assert tensor.input_sqnr_db == pytest.approx(10 * math.log10((1 + 4 + 9 + 10_000) / noise), abs=1e-4)
     assert tensor.output_sqnr_db == pytest.approx(tensor.input_sqnr_db, abs=1e-4)  # the weight is the identity
     assert (token.input_sqnr_db, tensor.token_sqnr_db) == pytest.approx((tensor.input_sqnr_db, tensor.input_sqnr_db))
@@ -138,7 +137,7 @@ def test_clipping_by_hand() -> None:
 
 def test_clipping_saves_the_quiet_tokens_and_breaks_the_whole() -> None:
     x = loud_token()
-    before, after = (remedy(x, torch.eye(32), "int8", clip, 0)[0] for clip in (NO_CLIP, "p99.9"))
+    before, after = (Trial(x, torch.eye(32)).remedy("int8", clip, 0)[0] for clip in (NO_CLIP, "p99.9"))
     assert after.token_sqnr_db > before.token_sqnr_db + 20
     assert after.input_sqnr_db < before.input_sqnr_db - 20
 
@@ -146,19 +145,21 @@ def test_clipping_saves_the_quiet_tokens_and_breaks_the_whole() -> None:
 def test_one_channel_in_float_mends_a_loud_channel() -> None:
     x = loud_channel()
     for before, after in zip(
-        remedy(x, torch.eye(32), "int8", NO_CLIP, 0), remedy(x, torch.eye(32), "int8", NO_CLIP, 1), strict=True
+        Trial(x, torch.eye(32)).remedy("int8", NO_CLIP, 0),
+        Trial(x, torch.eye(32)).remedy("int8", NO_CLIP, 1),
+        strict=True,
     ):
         assert after.input_sqnr_db > before.input_sqnr_db + 15
 
 
 def test_curves_hold_the_rows_that_a_single_setting_gives() -> None:
     x, weight = loud_channel(), torch.randn(6, 32)
-    curves = remedies(x, weight, "fp8_e4m3")
+    curves = Trial(x, weight).remedies("fp8_e4m3")
     assert [row.clip for row in curves.clips] == 2 * list(CLIPS)
     assert [row.keep for row in curves.keeps] == 2 * keeps_of(32)
-    assert curves.at("p99", 0) == remedy(x, weight, "fp8_e4m3", "p99", 0)
-    assert curves.at(NO_CLIP, 4) == remedy(x, weight, "fp8_e4m3", NO_CLIP, 4)
-    assert curves.at(NO_CLIP, 0) == remedy(x, weight, "fp8_e4m3", NO_CLIP, 0)
+    assert curves.at("p99", 0) == Trial(x, weight).remedy("fp8_e4m3", "p99", 0)
+    assert curves.at(NO_CLIP, 4) == Trial(x, weight).remedy("fp8_e4m3", NO_CLIP, 4)
+    assert curves.at(NO_CLIP, 0) == Trial(x, weight).remedy("fp8_e4m3", NO_CLIP, 0)
     assert curves.at("p99", 4) == ()
     best = max(row.token_sqnr_db for row in curves.clips if row.granularity == "tensor")
     assert curves.kindest_clip("tensor").token_sqnr_db == best
@@ -167,19 +168,19 @@ def test_curves_hold_the_rows_that_a_single_setting_gives() -> None:
 def test_the_input_is_not_edited() -> None:
     x = loud_channel()
     copy = x.clone()
-    remedies(x, torch.eye(32), "int4")
+    Trial(x, torch.eye(32)).remedies("int4")
     who_pays(x, "int4")
     assert torch.equal(x, copy)
 
 
 def test_wide_outputs_are_measured_on_evenly_spread_rows() -> None:
     x, weight = loud_channel(), torch.randn(2 * MOST_OUTPUTS, 32)
-    assert remedy(x, weight, "int4", NO_CLIP, 0) == remedy(x, weight[::2], "int4", NO_CLIP, 0)
+    assert Trial(x, weight).remedy("int4", NO_CLIP, 0) == Trial(x, weight[::2]).remedy("int4", NO_CLIP, 0)
 
 
 def test_refusals_say_what_and_the_way_out() -> None:
     with pytest.raises(ValueError, match="cannot keep 2 of 2 channels in float; keep 0 to 1"):
-        remedy(SPIKE, torch.eye(2), "int4", NO_CLIP, 2)
+        Trial(SPIKE, torch.eye(2)).remedy("int4", NO_CLIP, 2)
     with pytest.raises(ValueError, match="no number format is called 'int99'"):
         who_pays(SPIKE, "int99")
     with pytest.raises(ValueError, match="NaN or Inf"):

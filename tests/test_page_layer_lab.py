@@ -187,14 +187,18 @@ def test_both_sides_share_their_edges(page: AppTest) -> None:
     assert all(values(trace["customdata"])[:-1].sum() == 64 * 128 for trace in (before, *after, a, b))
 
 
-def test_channels_by_index_or_worst_first(page: AppTest) -> None:
+@pytest.mark.parametrize(("chart", "count"), [("channels", 64), ("tokens", 512)])
+def test_worst_first_or_in_order(page: AppTest, chart: str, count: int) -> None:
     run(page, a="w:int4/tensor", b="w:int4/channel")
-    first = values(figure_of(page, "channels")["figure"]["data"][0]["y"])
-    assert np.all(np.diff(first) <= 0)
-    page.segmented_control(key="order").set_value("by index").run()
-    second = figure_of(page, "channels")["figure"]["data"][0]
-    assert sorted(values(second["y"])) == sorted(first)
-    assert values(second["customdata"])[:, 0].tolist() == list(range(64))
+    first = figure_of(page, chart)["figure"]["data"][0]
+    assert np.all(np.diff(values(first["y"])) <= 0)
+    page.segmented_control(key="order").set_value("in order").run()
+    second = figure_of(page, chart)["figure"]["data"][0]
+    assert sorted(values(second["y"])) == sorted(values(first["y"]))
+    assert values(second["x"]).tolist() == list(range(count))
+    pairs = dict(zip(first["text"], values(first["y"]), strict=True))
+    assert pairs == dict(zip(second["text"], values(second["y"]), strict=True))  # each keeps its own error
+    assert [text.split()[1].rstrip(",") for text in second["text"]] == [str(place) for place in range(count)]
 
 
 def test_a_link_with_a_bad_choice_is_told(page: AppTest) -> None:

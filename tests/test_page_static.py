@@ -79,7 +79,7 @@ def test_a_link_sets_everything(at: AppTest) -> None:
     at.run()
     assert [error.value for error in at.error] == []
     assert "Values clipped, moving average 0.3" in metrics(at)
-    assert figure_of(at, "clip_map")["figure"]["data"][0]["x"][0] == "your own"
+    assert figure_of(at, "clip_map")["figure"]["data"][0]["y"][0] == "your own"
     assert "recorded on mix" in figure_of(at, "clip_map")["figure"]["layout"]["title"]["text"]
     assert {"max of the step itself", "min of the step itself"} <= set(traces(at, "steps_picture"))
     assert all(figure_of(at, key)["alt"] for key in CHARTS)

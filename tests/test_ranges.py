@@ -280,6 +280,7 @@ class TestRangeStudy:
         study = study_of(watched, x, weight)
         assert torch.equal(study.reach, x.abs().amax(1))
         assert int(study.reach.argmax()) == 17
+        assert study.tokens == 100
 
     def test_nothing_given_is_changed(self, watched: Watched, x: Tensor, weight: Tensor) -> None:
         before = x.clone(), weight.clone()

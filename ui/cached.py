@@ -27,16 +27,7 @@ from quantcore.studies.granularity import GranularityStudy, granularity_study
 from quantcore.studies.layer import LayerStudy, layer_study
 from quantcore.studies.next_tokens import NextTokens, next_tokens
 from quantcore.studies.number_formats import CodeUse, Grid, Snap, code_use, fit, snap
-from quantcore.studies.outliers import (
-    ChannelStudy,
-    Payer,
-    Remedies,
-    Remedy,
-    channel_study,
-    remedies,
-    remedy,
-    who_pays,
-)
+from quantcore.studies.outliers import ChannelStudy, Payer, Remedies, Remedy, Trial, channel_study, who_pays
 from quantcore.studies.ranges import (
     MOST_STEPS,
     STEP_TOKENS,
@@ -53,7 +44,7 @@ from quantcore.studies.row import RowStudy, loud_row, row_study
 
 STUDY_TOKENS = 512
 MIX = "mix"  # a calibration text of every kind
-START_BITS = range(2, 9)
+START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
 
 
@@ -61,8 +52,9 @@ def warm_up() -> None:
     """Load the reference model before the first visitor comes, and take it out of the garbage collector's rounds."""
     model(REFERENCE, "cpu")
     default_layer(REFERENCE, "cpu")
-    for bits in START_BITS:
+    for bits in sorted(START_BITS, key=lambda bits: abs(bits - START)):
         quantized(REFERENCE, "cpu", start_scheme(bits))
+    gc.freeze()
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the model ...")
@@ -159,16 +151,21 @@ def payers(model_id: str, device: str, layer: str, text_id: str, fmt: str) -> tu
     return who_pays(inputs(model_id, device, layer, text_id), fmt)
 
 
+@st.cache_resource(max_entries=16, show_spinner=False)
+def outlier_trial(model_id: str, device: str, layer: str, text_id: str) -> Trial:
+    return Trial(inputs(model_id, device, layer, text_id), weight(model_id, device, layer))
+
+
 @st.cache_resource(max_entries=128, show_spinner=False)
 def outlier_remedies(model_id: str, device: str, layer: str, text_id: str, fmt: str) -> Remedies:
-    return remedies(inputs(model_id, device, layer, text_id), weight(model_id, device, layer), fmt)
+    return outlier_trial(model_id, device, layer, text_id).remedies(fmt)
 
 
 @st.cache_resource(max_entries=512, show_spinner=False)
 def outlier_remedy(
     model_id: str, device: str, layer: str, text_id: str, fmt: str, clip: str, keep: int
 ) -> tuple[Remedy, ...]:
-    return remedy(inputs(model_id, device, layer, text_id), weight(model_id, device, layer), fmt, clip, keep)
+    return outlier_trial(model_id, device, layer, text_id).remedy(fmt, clip, keep)
 
 
 def start_scheme(bits: int) -> str:

@@ -74,16 +74,17 @@ def sentences(sides: Sides, schemes: Mapping[str, Scheme], layer: str, texts: Se
     power = next(iter(sides.values())).token_power
     loudest = int(power.argmax())
     if float(power[loudest]) > LOUD_SHARE and len(power) > 1:
+        share = 100 * float(power[loudest])
+        token = texts[loudest].replace("`", "'")
         medians = " and ".join(f"{100 * float(study.token_error.median()):.3g}% in {s}" for s, study in sides.items())
         said.append(
-            f"Token {loudest}, `{texts[loudest]}`, alone holds {100 * float(power[loudest]):.0f}% of the output's "
-            f"power, so the SQNR tells of little else; the median token errs by {medians}."
+            f"Token {loudest}, `{token}`, alone holds {share:.0f}% of the output's power, so the SQNR tells of little "
+            f"else; the median token errs by {medians}."
         )
-    said += [
-        f"In a whole model {side}'s scheme would leave `{layer}` float (its skip=); here it is quantized all the same."
-        for side, scheme in schemes.items()
-        if scheme.skips(layer) and str(scheme) != "float"
-    ]
+    skipping = [side for side, scheme in schemes.items() if scheme.skips(layer) and str(scheme) != "float"]
+    if skipping:
+        who = " and ".join(skipping)
+        said.append(f"In a whole model {who} would leave `{layer}` float (skip=); here it is quantized all the same.")
     return said
 
 

@@ -33,8 +33,8 @@ LEAST_ROUNDS, MOST_ROUNDS = 9, 51
 
 @dataclass(frozen=True)
 class CostRow:
-    """Medians over `rounds` in milliseconds, for so many tokens at once; `unrest` is the worst median over fastest
-    round of the four, near 1 on a quiet machine."""
+    """Milliseconds for so many tokens at once, of the fastest of `rounds`: what disturbs a round only ever makes it
+    slower. `unrest` is the worst median round over the fastest, of the four ways: near 1 on a quiet machine."""
 
     tokens: int
     rounds: int
@@ -91,9 +91,9 @@ def _cost(weight: Tensor, x: Tensor, count: int, spec: QuantSpec, seconds: float
     with torch.inference_mode():
         rounds = timed_rounds(ways, weight.device, seconds)
     times = list(zip(*rounds, strict=True))
-    medians = [statistics.median(one) for one in times]
-    unrest = max(median / min(one) for median, one in zip(medians, times, strict=True))
-    static, tensor, token, product = (1e3 * median for median in medians)
+    fastest = [min(one) for one in times]
+    unrest = max(statistics.median(one) / best for one, best in zip(times, fastest, strict=True))
+    static, tensor, token, product = (1e3 * best for best in fastest)
     return CostRow(count, len(rounds), static, tensor, token, product, unrest)
 
 

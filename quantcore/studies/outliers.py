@@ -2,7 +2,7 @@
 
 study = channel_study(x)                                  x (N tokens, K channels): what really enters a layer
 payers = who_pays(x, "int8")                              one scale, a scale per token, a scale per group
-curves = remedies(x, weight, "int8")                      every percentile and every number of channels kept in float
+curves = Trial(x, weight).remedies("int8")                percentiles to clip at, numbers of channels kept in float
 
 Two kinds of outliers need two kinds of help. A *channel* that is large on every token stretches each token's own scale
 too, so per-token scales do not help; a *token* that is large alone (a massive activation, often the first) spoils only
@@ -13,6 +13,7 @@ activations).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -21,11 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.affine import QParams, to_grid
+from quantcore.affine import QParams, choose_qparams, to_grid
 from quantcore.calibrate import LayerStats, outlier_ratio
 from quantcore.evaluate import sqnr_db, sqnr_db_each
 from quantcore.granularity import largest_divisor
 from quantcore.models import place_of
+from quantcore.observers import tile_range
 from quantcore.qtensor import fake_quantize, qparams_for
 from quantcore.scheme import QuantSpec, Scheme
 
@@ -128,7 +130,7 @@ def channel_study(x: Tensor, count: int = TOP_CHANNELS) -> ChannelStudy:
             ChannelRow(
                 channel=channel,
                 absmax=float(channel_absmax[channel]),
-                over_median=float(channel_absmax[channel]) / median if median else torch.inf,
+                over_median=float(channel_absmax[channel]) / median if median else math.inf,
                 kurtosis=float(tails[i]),
                 token=int(peaks[channel]),
                 share_above_half=float(shares[i]),
@@ -223,28 +225,6 @@ class Remedies:
         return max(reversed(rows), key=lambda row: row.token_sqnr_db)
 
 
-def remedies(x: Tensor, weight: Tensor, fmt: str) -> Remedies:
-    """Both curves for x (N, K) in `fmt`; ranges from x itself."""
-    layer = _Layer(x, weight)
-    return Remedies(
-        clips=tuple(layer.remedy(fmt, grain, clip, 0) for grain in GRAINS for clip in CLIPS),
-        keeps=tuple(layer.remedy(fmt, grain, NO_CLIP, keep) for grain in GRAINS for keep in keeps_of(x.shape[1])),
-    )
-
-
-def remedy(x: Tensor, weight: Tensor, fmt: str, clip: str, keep: int) -> tuple[Remedy, ...]:
-    """Both remedies at once, one row per granularity of GRAINS: the `keep` channels with the largest maxima stay float,
-    the others are clipped at `clip` (an observer such as p99.9) and quantized.
-
-    The kept columns are taken out (set to 0) before the range of the others is read, as in LLM.int8().
-    Raises: ValueError if `keep` is not in 0..K-1. Source: Dettmers et al. 2022, arXiv:2208.07339, section 3.2, with the
-    channels chosen by rank instead of by a threshold."""
-    if not 0 <= keep < x.shape[1]:
-        raise ValueError(f"cannot keep {keep} of {x.shape[1]} channels in float; keep 0 to {x.shape[1] - 1}")
-    layer = _Layer(x, weight)
-    return tuple(layer.remedy(fmt, grain, clip, keep) for grain in GRAINS)
-
-
 def keeps_of(channels: int) -> list[int]:
     """The KEEPS that leave at least half of the channels to quantize."""
     return [keep for keep in KEEPS if 2 * keep <= channels]
@@ -258,22 +238,49 @@ def activations_of(fmt: str, grain: str, clip: str = NO_CLIP) -> QuantSpec:
     return spec
 
 
-class _Layer:
-    """A layer and its input x, ready to try remedies on: of its outputs at most MOST_OUTPUTS, evenly spread, are looked
-    at; the output's error is error @ W^T, because the layer is linear."""
+class Trial:
+    """A layer and its input, ready to try remedies on; weight (O, K), x (N, K).
+
+    Of the outputs at most MOST_OUTPUTS, evenly spread, are looked at; their error is error @ W^T, because the layer is
+    linear. The ranges of every percentile are taken once: they are the same for all formats."""
 
     def __init__(self, x: Tensor, weight: Tensor) -> None:
         self.x = x
         self.weight = weight[:: -(-len(weight) // MOST_OUTPUTS)]
+        self.outputs, self.all_outputs = len(self.weight), len(weight)
         self.loudest = x.abs().amax(0).argsort(descending=True, stable=True)
         self.token_power = _power(x, 1)
         self.output_power = float(_power(F.linear(x, self.weight), 1).sum())
+        self.ranges = {(grain, clip): _clipped_range(x, grain, clip) for grain in GRAINS for clip in CLIPS}
 
-    def remedy(self, fmt: str, grain: str, clip: str, keep: int) -> Remedy:
-        spec = activations_of(fmt, grain, clip)
+    def remedies(self, fmt: str) -> Remedies:
+        """Both curves; ranges from x itself. Raises: ValueError for an unknown format, NaN or Inf."""
+        return Remedies(
+            clips=tuple(self._remedy(fmt, grain, clip, 0) for grain in GRAINS for clip in CLIPS),
+            keeps=tuple(
+                self._remedy(fmt, grain, NO_CLIP, keep) for grain in GRAINS for keep in keeps_of(self.x.shape[1])
+            ),
+        )
+
+    def remedy(self, fmt: str, clip: str, keep: int) -> tuple[Remedy, ...]:
+        """Both remedies at once, one row per granularity of GRAINS: the `keep` channels with the largest maxima stay
+        float, the others are clipped at `clip` (an observer such as p99.9) and quantized.
+
+        The kept columns are taken out (set to 0) before the range of the others is read, as in LLM.int8().
+        Raises: ValueError if `keep` is not in 0..K-1. Source: Dettmers et al. 2022, arXiv:2208.07339, section 3.2, with
+        the channels chosen by rank instead of by a threshold."""
+        channels = self.x.shape[1]
+        if not 0 <= keep < channels:
+            raise ValueError(f"cannot keep {keep} of {channels} channels in float; keep 0 to {channels - 1}")
+        return tuple(self._remedy(fmt, grain, clip, keep) for grain in GRAINS)
+
+    def _remedy(self, fmt: str, grain: str, clip: str, keep: int) -> Remedy:
+        spec = activations_of(fmt, grain)
         rest = self.x.clone()
         rest[:, self.loudest[:keep]] = 0
-        error = fake_quantize(rest, spec).sub_(rest)
+        known = self.ranges.get((grain, clip)) if keep == 0 else None
+        lo, hi = known or _clipped_range(rest, grain, clip)
+        error = fake_quantize(rest, spec, choose_qparams(lo, hi, spec.fmt, spec.symmetric)).sub_(rest)
         token_noise = _power(error, 1)
         kept = keep / self.x.shape[1]
         return Remedy(
@@ -287,6 +294,12 @@ class _Layer:
         )
 
 
+def _clipped_range(x: Tensor, grain: str, clip: str) -> tuple[Tensor, Tensor]:
+    """What the observer `clip` sees of x (N, K), for every tile of a granularity of GRAINS: (1, 1) or (N, 1)."""
+    spec = activations_of("int8", grain, clip)  # the format has no part in a percentile
+    return tile_range(x.reshape(-1, math.prod(spec.granularity.tile(x.shape))), spec)
+
+
 def _power(x: Tensor, dim: int) -> Tensor:
-    """Sums of squares along a dimension, in float64."""
-    return x.square().sum(dim, dtype=torch.float64)
+    """Sums of squares along a dimension; what is added up further is float64."""
+    return x.square().sum(dim).double()

@@ -154,6 +154,7 @@ class RangeRow:
 class RangeStudy:
     """Frozen ranges and run-time ranges on one test text of N tokens.
 
+    tokens              how many calibration tokens the ranges were recorded on
     step_lo, step_hi    (S,): min and max of each calibration step that was used
     trails, static      one per observer, ended at the last of those steps, and the row of what it froze
     hindsight           static min-max, had the test text itself been the calibration text
@@ -161,6 +162,7 @@ class RangeStudy:
     token_lo, token_hi  (N,): least and greatest value of each test token
     """
 
+    tokens: int
     step_lo: Tensor
     step_hi: Tensor
     trails: tuple[Trail, ...]
@@ -197,6 +199,7 @@ def range_study(
     with torch.inference_mode():
         y = F.linear(x, weight)
         return RangeStudy(
+            tokens=watched.after[used].count // x.shape[1],
             step_lo=watched.step_lo[:used],
             step_hi=watched.step_hi[:used],
             trails=tuple(trails),

@@ -90,66 +90,76 @@ def error_histogram(sides: Sides) -> go.Figure:
 
 
 def channel_error(sides: Sides, ordered: bool) -> go.Figure:
-    """Root mean square error of every output channel, by index or each side from its worst to its best."""
-    x_name = "output channels, worst first" if ordered else "output channel"
-    fig = figure("Output error, by channel", x_name, "RMS error, in units of the output, log", HEIGHT, showlegend=True)
+    """Root mean square error of every output channel."""
+    fig = figure(
+        "Output error, by channel",
+        "output channels, worst first" if ordered else "output channel",
+        "RMS error, in units of the output, log",
+        HEIGHT,
+        showlegend=True,
+    )
+    errors = {side: study.channel_error.numpy() for side, study in sides.items()}
+    texts = {
+        side: [f"channel {c}, whose output has RMS {size:.3g}" for c, size in enumerate(study.channel_size.tolist())]
+        for side, study in sides.items()
+    }
+    names = [f"channel {c}" for c in range(max(len(error) for error in errors.values()))]
+    _error_points(fig, errors, texts, names, "RMS error %{y:.3g}", ordered)
+    return fig
+
+
+def token_error(sides: Sides, texts: Sequence[str], ordered: bool) -> go.Figure:
+    """Relative error of the output at every token; `texts` are the tokens' own."""
+    fig = figure(
+        "Output error, by token",
+        "tokens, worst first" if ordered else "token of the text",
+        "error, % of the token's output, log",
+        HEIGHT,
+        showlegend=True,
+    )
+    errors = {side: 100 * study.token_error.numpy() for side, study in sides.items()}
+    names = [f"'{escape(text, quote=False)}'" for text in texts]
+    hovers = [f"token {t} {name}" for t, name in enumerate(names)]
+    _error_points(fig, errors, dict.fromkeys(sides, hovers), names, "%{y:.3g}% of its output", ordered)
+    return fig
+
+
+def _error_points(
+    fig: go.Figure,
+    errors: Mapping[str, np.ndarray],
+    texts: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    value: str,
+    ordered: bool,
+) -> None:
+    """Errors of A and B on a log axis: a line from the worst on, or a dot each in their own order; the worst named.
+
+    texts: what the hover says of each, names: what the picture calls it, value: how the hover writes y."""
     named: list[Named] = []
-    for side, study in sides.items():
-        error, size = study.channel_error.numpy(), study.channel_size.numpy()
-        channels = np.argsort(-error, kind="stable") if ordered else np.arange(len(error))
-        shown = _worst_of_runs(error[channels], MOST_POINTS)
-        x, index = shown, channels[shown]
-        note = "" if len(shown) == len(error) else f"; the worst of {-(-len(error) // MOST_POINTS)} neighbours is shown"
+    for side, error in errors.items():
+        order = np.argsort(-error, kind="stable") if ordered else np.arange(len(error))
+        x = _worst_of_runs(error[order], MOST_POINTS)
+        shown = order[x]
+        note = "" if len(x) == len(error) else f"; the worst of {-(-len(error) // MOST_POINTS)} neighbours is shown"
         fig.add_trace(
             go.Scatter(
                 x=x.astype(np.float32),
-                y=error[index].astype(np.float32),
-                customdata=np.stack([index, size[index]], 1).astype(np.float32),
+                y=error[shown].astype(np.float32),
+                text=[texts[side][place] for place in shown],
                 mode="lines" if ordered else "markers",
                 line={"color": COLOURS[side], "width": 2, "dash": DASHES[side]},
                 marker={"color": COLOURS[side], "symbol": SYMBOLS[side], "size": 5},
                 name=side,
-                hovertemplate=(
-                    f"{side}, channel %{{customdata[0]:.0f}}: RMS error %{{y:.3g}}, RMS of the output "
-                    f"%{{customdata[1]:.3g}}{note}<extra></extra>"
-                ),
+                hovertemplate=f"{side}, %{{text}}: {value}{note}<extra></extra>",
             )
         )
-        for place in np.argsort(-error[index], kind="stable")[:NAMED]:
-            named.append(Named(side, float(x[place]), float(error[index[place]]), f" channel {index[place]} "))
-    _log_axis(fig, np.concatenate([study.channel_error.numpy() for study in sides.values()]))
-    _name_points(fig, named, max(len(study.channel_error) for study in sides.values()))
-    _say_exact(fig, [side for side, study in sides.items() if study.output.max_error == 0])
-    return fig
-
-
-def token_error(sides: Sides, texts: Sequence[str]) -> go.Figure:
-    """Relative error of the output at every token; `texts` are the tokens' own."""
-    fig = figure(
-        "Output error, by token", "token of the text", "error, % of the token's output, log", HEIGHT, showlegend=True
-    )
-    named: list[Named] = []
-    for side, study in sides.items():
-        percent = 100 * study.token_error.numpy()
-        positions = np.arange(len(percent))
-        shown = _worst_of_runs(percent, MOST_POINTS)
-        fig.add_trace(
-            go.Scatter(
-                x=positions[shown].astype(np.float32),
-                y=percent[shown].astype(np.float32),
-                text=[escape(repr(texts[position])) for position in shown],
-                mode="markers",
-                marker={"color": COLOURS[side], "symbol": SYMBOLS[side], "size": 5},
-                name=side,
-                hovertemplate=f"{side}, token %{{x:.0f}} %{{text}}: %{{y:.3g}}% of the output<extra></extra>",
-            )
-        )
-        worst = int(percent.argmax())
-        named.append(Named(side, worst, float(percent[worst]), f" {escape(repr(texts[worst]))} "))
-    _log_axis(fig, np.concatenate([100 * study.token_error.numpy() for study in sides.values()]))
-    _name_points(fig, named, len(texts))
-    _say_exact(fig, [side for side, study in sides.items() if study.output.max_error == 0])
-    return fig
+        worst = np.argsort(-error[shown], kind="stable")[:NAMED]
+        named += [
+            Named(side, float(x[place]), float(error[shown[place]]), f" {names[shown[place]]} ") for place in worst
+        ]
+    _log_axis(fig, np.concatenate(list(errors.values())))
+    _name_points(fig, named, len(names))
+    _say_exact(fig, [side for side, error in errors.items() if not error.any()])
 
 
 def _lay_over(fig: go.Figure, histograms: Mapping[str, Histogram], what: str) -> None:

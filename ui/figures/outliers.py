@@ -203,9 +203,9 @@ def channel_errors(payers: Sequence[Payer], study: ChannelStudy) -> go.Figure:
                 f"{_named(payer)}: %{{y:.1f}} dB<extra></extra>",
             )
         )
-    lo, hi = float(study.channel_absmax.median()) / DEAD, float(study.channel_absmax.max())
-    if lo > 0:
-        fig.update_xaxes(range=[math.log10(lo), math.log10(2 * hi)])
+    least, median, largest = (float(study.channel_absmax.quantile(q)) for q in (0, 0.5, 1))
+    if median > 0:
+        fig.update_xaxes(range=[math.log10(max(0.8 * least, median / DEAD)), math.log10(1.3 * largest)])
     fig.update_xaxes(type="log", dtick="D2", exponentformat="none")
     return fig
 

@@ -35,9 +35,10 @@ def steps_picture(study: RangeStudy) -> go.Figure:
     for trail in study.trails:
         covers = [covered(lo, hi, trail.spec.symmetric) for lo, hi in zip(trail.lo, trail.hi, strict=True)]
         for side in _line_sides(study):
-            fig.add_trace(
-                _line(axis, trail, trail.steps, [one[side] for one in covers], "after step %{x}: ", side == 1)
-            )
+            line = _line(axis, trail, trail.steps, [one[side] for one in covers], "after step %{x}: ", side == 1)
+            if trail.steps[-1] > len(trail.steps):  # asked only now and then: show where
+                line.update(mode="lines+markers", marker={"size": 7})
+            fig.add_trace(line)
     steps = np.arange(1, len(study.step_lo) + 1)
     for values, name in _sides(study, study.step_lo, study.step_hi):
         fig.add_trace(_dots(axis, steps, values, f"{name} of the step itself", "step %{x}", size=8))
@@ -71,27 +72,29 @@ def tokens_picture(study: RangeStudy, focus: Trail, texts: Sequence[str]) -> go.
 
 
 def clip_map(clips: Sequence[Clip], title: str) -> go.Figure:
-    """Observers x kinds of text: share of values clipped, in numbers, and of tokens touched, in numbers and colour."""
+    """Kinds of text x observers: share of values clipped, in numbers, and of tokens touched, in numbers and colour."""
     names, texts = list(dict.fromkeys(c.name for c in clips)), list(dict.fromkeys(c.text for c in clips))
-    fig = figure(title, "text that the model reads", "", 380)
-    touched = np.array([c.touched for c in clips], np.float32).reshape(len(names), len(texts))
-    words = [f"{c.clipped / PART_PER_MILLION:,.0f} ppm<br>{c.touched:.1%}" for c in clips]
+    fig = figure(title, "", "text that is read", 380)
+    touched = np.array([c.touched for c in clips], np.float32).reshape(len(names), len(texts)).T
+    words = [f"{c.clipped * 1e6:,.0f} ppm<br>{c.touched:.1%}" for c in clips]
     fig.add_trace(
         go.Heatmap(
             z=touched * 100,
-            x=texts,
-            y=names,
-            text=np.array(words, object).reshape(touched.shape).tolist(),
+            x=[name.replace(" ", "<br>", 1) for name in names],
+            y=texts,
+            text=np.array(words, object).reshape(len(names), len(texts)).T.tolist(),
             texttemplate="%{text}",
+            textfont={"size": 13},
             zmin=0,
             zmax=100,
             colorscale=SEQUENTIAL,
             xgap=2,
             ygap=2,
-            colorbar=colour_bar("tokens that hold a clipped value, %"),
-            hovertemplate="%{y} on %{x}<br>values clipped, and tokens that hold one:<br>%{text}<extra></extra>",
+            colorbar={**colour_bar("values clipped; tokens that hold one, also as colour, %"), "y": -0.2},
+            hovertemplate="%{x}, on %{y}:<br>values clipped, tokens that hold one:<br>%{text}<extra></extra>",
         )
     )
+    fig.update_xaxes(tickangle=0)
     fig.update_yaxes(autorange="reversed")
     return fig
 
@@ -243,7 +246,7 @@ def _line(
         x=list(x),
         y=axis.draw(np.array(y)),
         customdata=np.array(y, np.float32),
-        mode="lines" if len(x) == len(range(x[0], x[-1] + 1)) or len(x) == 2 else "lines+markers",
+        mode="lines",
         line={"color": colour, "dash": dash, "width": max(4, width) if bold else width},
         name=name,
         legendgroup=name,

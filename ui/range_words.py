@@ -1,0 +1,67 @@
+"""The sentences of the page Static or dynamic: what its pictures show, with the live numbers. Markdown out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quantcore.studies.dynamic_cost import DynamicCost
+from quantcore.studies.ranges import Clip, RangeRow, RangeStudy, Trail
+
+BUSY = 2.0  # median over fastest round
+
+
+def finding(study: RangeStudy, focus: RangeRow, trail: Trail) -> str:
+    """What was frozen, and how much of it the tokens need."""
+    reach, giant = float(study.reach.median()), float(study.reach.max())
+    step, needed = "scale", ""
+    if not trail.spec.fmt.is_float and focus.scale:
+        step, needed = "step", f", which is {reach / focus.scale:.3g} steps"
+    return (
+        f"Recorded over {study.tokens:,} tokens, **{focus.name}** freezes **{focus.lo:.4g} to "
+        f"{focus.hi:.4g}**, with a {step} of **{focus.scale:.3g}**. Half of the test text's tokens never reach beyond "
+        f"**{reach:.3g}**{needed}; one reaches **{giant:.3g}**."
+    )
+
+
+def frozen(study: RangeStudy) -> str:
+    return "frozen after the last step: " + ", ".join(f"{r.name} {r.lo:.3g} to {r.hi:.3g}" for r in study.static)
+
+
+def touched(study: RangeStudy, focus: RangeRow) -> str:
+    return (
+        f"{focus.name} clips a value of {focus.touched:.1%} of the tokens; half of all tokens stay below "
+        f"{float(study.reach.median()):.3g}, one reaches {float(study.reach.max()):.3g}"
+    )
+
+
+def worst_clip(clips: Sequence[Clip]) -> str:
+    worst = max(clips, key=lambda clip: clip.touched)
+    return f"most tokens are clipped by {worst.name} on {worst.text}: {worst.touched:.1%}"
+
+
+def errors(study: RangeStudy) -> str:
+    rows = (f"{row.way} {row.name} {row.token_sqnr_db:.1f} dB" for row in study.rows)
+    return f"SQNR of the median token: {', '.join(rows)}"
+
+
+def cost(measured: DynamicCost) -> str:
+    """The extra time of dynamic, for many tokens at once and for one."""
+    one, many = measured.rows[0], measured.rows[-1]
+    return (
+        f"For **{many.tokens} tokens** the codes take **{many.static_ms:.2f} ms** with a frozen range, "
+        f"**{many.tensor_extra_ms:+.2f} ms** with one found per tensor, **{many.token_extra_ms:+.2f} ms** per token; "
+        f"the layer's float product takes {many.product_ms:.2f} ms. For **one token** it is {one.static_ms:.3f} ms, "
+        f"{one.tensor_extra_ms:+.3f} ms, {one.token_extra_ms:+.3f} ms and {one.product_ms:.3f} ms."
+    )
+
+
+def cost_source(measured: DynamicCost) -> str:
+    """Where and how the time was measured, and how far to trust it."""
+    rounds = sorted(row.rounds for row in measured.rows)
+    unrest = max(row.unrest for row in measured.rows)
+    return (
+        f"Measured here: {measured.device}, weight {list(measured.shape)} {measured.dtype}, the fastest of {rounds[0]} "
+        f"to {rounds[-1]} rounds; the median round took up to {unrest:.1f} times as long"
+        + (" (the machine is busy)." if unrest > BUSY else ".")
+        + " The operations run one after another, as this engine does; a kernel that fuses them pays less."
+    )

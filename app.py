@@ -88,7 +88,9 @@ def where_next() -> None:
     with st.grid(3, min_column_width=300, border=True):
         with st.container():
             st.markdown("**You experiment.** Any layer, any scheme: see what it loses, and which part of it to blame.")
-            frame.link("Layer lab", "pages/5_Layer_lab.py", {})
+            frame.link("One layer under any scheme", "pages/5_Layer_lab.py", {})
+            frame.link("Every group size at once", "pages/2_Granularity.py", {"format": "int3", "grain": "group"})
+            frame.link("Clip outliers, or spare channels", "pages/3_Outliers.py", {"act": "int8", "keep": 2})
         with st.container():
             st.markdown("**You teach.** Four lessons; each link puts every browser in the class in the same state.")
             frame.link("1. Which values exist?", "pages/1_Number_formats.py", {})

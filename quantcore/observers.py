@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from quantcore.affine import choose_qparams, round_trip
+from quantcore.histogram import merge_outward
 from quantcore.scheme import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec
 
 SHRINK = tuple(1 - 0.02 * step for step in range(41))  # 1.00, 0.98 ... 0.20
@@ -139,11 +140,7 @@ class RangeRecorder:
             return
         doublings = math.ceil(math.log2(absmax / self.reach))
         self.reach *= 2.0**doublings
-        merged = 2 ** min(doublings, int(math.log2(HALF_BINS)))
-        inner = self.bins.view(-1, merged).sum(-1)
-        self.bins = torch.zeros_like(self.bins)
-        middle = slice(HALF_BINS - len(inner) // 2, HALF_BINS + len(inner) // 2)
-        self.bins[middle] = inner
+        self.bins = merge_outward(self.bins, doublings)
 
 
 def _bounds(lo: float, hi: float) -> tuple[Tensor, Tensor]:

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from quantcore.calibrate import layer_inputs
-from quantcore.models import LoadedModel, bundled_text, token_windows
+from quantcore.models import TEXT_KINDS, LoadedModel, bundled_text, token_windows
 from quantcore.scheme import Scheme
 from quantcore.studies.ranges import observe, watch
 from tests.apptest_helpers import figure_of, page, values
-from ui import controls
+from ui import cached, controls
 
 LAYER = "model.layers.1.mlp.down_proj"
 CHARTS = ("steps_picture", "tokens_picture", "clip_map", "error_picture", "cost_picture")
@@ -62,6 +63,26 @@ def test_a_lower_percentile_clips_more(at: AppTest) -> None:
     assert float(after.split()[0].replace(",", "")) > 10 * float(before.split()[0].replace(",", ""))
 
 
+def test_the_map_of_clips_has_the_tokens_touched_where_they_belong(at: AppTest) -> None:
+    at.query_params["text"] = "code"
+    at.run()
+    cells = figure_of(at, "clip_map")["figure"]["data"][0]
+    row, column = list(cells["y"]).index("code"), list(cells["x"]).index("percentile<br>99.99")
+    assert f"{values(cells['z'])[row, column] / 100:.1%}" == metrics(at)["Tokens that hold one"]
+    clipped = metrics(at)["Values clipped, percentile 99.99"]
+    assert cells["text"][row][column] == f"{clipped}<br>{metrics(at)['Tokens that hold one']}"
+
+
+def test_a_mix_reads_a_step_of_each_kind_in_turn(at: AppTest) -> None:
+    def steps(kind: str) -> np.ndarray:
+        at.query_params["cal"] = kind
+        at.run()
+        return values(traces(at, "steps_picture")["largest |value| of the step itself"]["customdata"])
+
+    kinds = [steps(kind)[0] for kind in TEXT_KINDS]
+    assert steps(cached.MIX)[:5] == pytest.approx(kinds)
+
+
 def test_one_token_a_call_is_per_token(at: AppTest) -> None:
     at.query_params["call"] = "1"
     at.run()
@@ -111,3 +132,16 @@ def test_the_default_state_teaches() -> None:
     by_way = dict(zip(median["y"], values(median["x"]), strict=True))
     assert by_way["static: min-max"] < by_way["dynamic: per tensor of 64"] - 6 < by_way["dynamic: per token"] - 12
     assert float(metrics(at)["Tokens that hold one"].rstrip("%")) > 5
+
+
+def test_dots_stand_where_the_ticks_of_the_stretched_axis_say() -> None:
+    at = page("4_Static_or_dynamic").run()
+    axis = figure_of(at, "tokens_picture")["figure"]["layout"]["yaxis"]
+    ticks = dict(zip(axis["ticktext"], values(axis["tickvals"]), strict=True))
+    dots = [trace for name, trace in traces(at, "tokens_picture").items() if "token" in name or "clipped" in name]
+    reach = np.concatenate([values(trace["customdata"]) for trace in dots])
+    drawn = np.concatenate([values(trace["y"]) for trace in dots])
+    order = reach.argsort()
+    assert len(reach) == 512
+    assert np.interp(1.0, reach[order], drawn[order]) == pytest.approx(ticks["1"], abs=0.02)
+    assert np.interp(5.0, reach[order], drawn[order]) == pytest.approx(np.arcsinh(5.0), abs=0.02)

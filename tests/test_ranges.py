@@ -195,6 +195,8 @@ class TestTrails:
             assert [trail.steps[-1] for trail in trails] == [last] * 4
             assert trails[0].steps == tuple(range(1, last + 1))
             assert trails[2].steps == trails[3].steps == doublings
+            assert trails[0].frozen == (float(seen.step_lo[:last].min()), float(seen.step_hi[:last].max()))
+            assert all(len(trail.steps) == len(trail.lo) == len(trail.hi) for trail in trails)
             assert trails[2].frozen == (trails[2].lo[-1], trails[2].hi[-1])
             assert trails[3].frozen == tuple(float(one) for one in seen.after[last].range(static("mse")))
 

@@ -66,7 +66,9 @@ def test_reports_measure_what_they_say(tiny_lm: LoadedModel, tokens: torch.Tenso
 
 
 def test_more_bits_lose_less(tiny_lm: LoadedModel, tokens: torch.Tensor) -> None:
-    kl = [compare(tiny_lm.model, quantize_model(tiny_lm.model, f"w:int{b}/channel")[0], tokens).kl for b in (2, 3, 4, 8)]
+    kl = [
+        compare(tiny_lm.model, quantize_model(tiny_lm.model, f"w:int{b}/channel")[0], tokens).kl for b in (2, 3, 4, 8)
+    ]
     assert kl[0] > kl[1] > kl[2] > kl[3] > 0
 
 

@@ -1,4 +1,4 @@
-"""The same engine on a GPU: the same codes, bit for bit, and the same model to rounding. Skipped where there is none."""
+"""The same engine on a GPU: the same codes, bit for bit, and the same model to rounding. Skipped without a GPU."""
 
 import pytest
 import torch

@@ -30,7 +30,10 @@ def test_text_comes_back(text: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PerGroup(100).tile((8, 384)), r"group_size=100 does not divide in_features=384; try 96, or PerChannel"),
+        (
+            lambda: PerGroup(100).tile((8, 384)),
+            r"group_size=100 does not divide in_features=384; try 96, or PerChannel",
+        ),
         (lambda: PerBlock(3, 2).tile((8, 4)), r"block rows=3 does not divide out_features=8; try 2"),
         (lambda: PerBlock(2, 3).tile((8, 4)), r"block columns=3 does not divide in_features=4; try 2"),
         (lambda: PerBlock(2, 2).tile((2, 2, 2)), r"a block needs a matrix, got shape \(2, 2, 2\)"),

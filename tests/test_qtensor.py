@@ -88,7 +88,9 @@ class TestByHand:
 
     def test_a_frozen_scale_clips_what_is_larger(self) -> None:
         frozen = QParams(torch.tensor([[1.0]]), None)
-        assert fake_quantize(torch.tensor([[[100.0, 3.2, -100]]]), spec("int4/tensor"), frozen).tolist() == [[[7, 3, -8]]]
+        assert fake_quantize(torch.tensor([[[100.0, 3.2, -100]]]), spec("int4/tensor"), frozen).tolist() == [
+            [[7, 3, -8]]
+        ]
 
 
 class TestLaws:

@@ -92,7 +92,9 @@ def test_refusals_are_one_sentence(text: str, message: str) -> None:
         Scheme.parse(text)
 
 
-@pytest.mark.parametrize("text", ["w:\x00/tensor", "w:int4/group99999999999999999999", "a:", ",,,", "w:/", "skip=", "\u00e9"])
+@pytest.mark.parametrize(
+    "text", ["w:\x00/tensor", "w:int4/group99999999999999999999", "a:", ",,,", "w:/", "skip=", "\u00e9"]
+)
 def test_garbage_never_raises_anything_else(text: str) -> None:
     with pytest.raises(ValueError, match="."):
         Scheme.parse(text)

@@ -46,12 +46,14 @@ class Slider:
     def fire(self, page: Page) -> str | None:
         """Press; the new value, None where the slider was at its end (it then turns round)."""
         slider = page.get_by_role("slider", name=self.label)
-        before = slider.input_value()
+        value = "node => node.value ?? node.getAttribute('aria-valuenow')"
+        before = slider.evaluate(value)
         page.keyboard.press(self.key)
-        if slider.input_value() == before:
+        after: str = slider.evaluate(value)
+        if after == before:
             self.key = "ArrowRight" if self.key == "ArrowLeft" else "ArrowLeft"
             return None
-        return slider.input_value()
+        return after
 
 
 @dataclass

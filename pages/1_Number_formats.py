@@ -52,7 +52,7 @@ with frame.page(
     ]
     setting = number_line(
         lines,
-        key="axis",
+        key=f"axis{controls.resets()}",
         lo=histogram.lo,
         hi=histogram.hi,
         x=min(max(start_x, histogram.lo), histogram.hi),

@@ -64,7 +64,7 @@ with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Stat
             f"Values clipped, {focus.name}": f"{focus.clipped * 1e6:,.0f} ppm",
             "Tokens that hold one": f"{focus.touched:.1%}",
             f"Median token, {focus.name}": f"{focus.token_sqnr_db:.1f} dB",
-            "Median token, dynamic per token": f"{study.token.token_sqnr_db:.1f} dB",
+            "Median token, dynamic per token": f"{study.others.token.token_sqnr_db:.1f} dB",
         }
     )
     st.markdown(range_words.finding(study, focus, trail))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -12,6 +13,7 @@ from quantcore.scheme import Scheme
 from quantcore.studies.ranges import observe, watch
 from tests.apptest_helpers import figure_of, page, values
 from ui import cached, controls
+from ui.figures.ranges import Axis
 
 LAYER = "model.layers.1.mlp.down_proj"
 CHARTS = ("steps_picture", "tokens_picture", "clip_map", "error_picture", "cost_picture")
@@ -75,10 +77,10 @@ def test_the_map_of_clips_has_the_tokens_touched_where_they_belong(at: AppTest) 
 
 def test_a_mix_reads_a_step_of_each_kind_in_turn(at: AppTest) -> None:
     def steps(kind: str) -> np.ndarray:
-        at.query_params["cal"] = kind
-        at.run()
+        at.selectbox(key="cal").set_value(kind).run()
         return values(traces(at, "steps_picture")["largest |value| of the step itself"]["customdata"])
 
+    at.run()
     kinds = [steps(kind)[0] for kind in TEXT_KINDS]
     assert steps(cached.MIX)[:5] == pytest.approx(kinds)
 
@@ -145,3 +147,14 @@ def test_dots_stand_where_the_ticks_of_the_stretched_axis_say() -> None:
     assert len(reach) == 512
     assert np.interp(1.0, reach[order], drawn[order]) == pytest.approx(ticks["1"], abs=0.02)
     assert np.interp(5.0, reach[order], drawn[order]) == pytest.approx(np.arcsinh(5.0), abs=0.02)
+
+
+def test_stretched_axis_by_hand() -> None:
+    axis, fig = Axis(unit=0.1, low=-5.0, high=300.0), go.Figure()
+    assert axis.draw(np.array([0.1, -0.2, 0.0])) == pytest.approx([0.8814, -1.4436, 0.0], abs=1e-4)  # asinh 1, -asinh 2
+    axis.dress(fig)
+    assert fig.layout.yaxis.ticktext == ("-1", "-0.1", "0", "0.1", "1", "10", "100")
+    assert fig.layout.yaxis.tickvals[-1] == pytest.approx(np.log(2 * 100 / 0.1), abs=1e-4)  # asinh x -> log 2x
+    plain = Axis(unit=0.0, low=-5.0, high=15.0).dress(go.Figure())
+    assert plain.layout.yaxis.range == pytest.approx((-6, 16))
+    assert plain.layout.yaxis.tickvals is None

@@ -30,6 +30,7 @@ from quantcore.studies.ranges import (
     observe,
     observer_name,
     range_study,
+    unfrozen,
     watch,
 )
 
@@ -80,7 +81,8 @@ def watched(x: Tensor) -> Watched:
 
 
 def study_of(watched: Watched, x: Tensor, weight: Tensor, fmt: str = "int8/tensor", call: int = 10) -> RangeStudy:
-    return range_study(watched, [observe(watched, static(one, fmt)) for one in OBSERVERS], x, weight, call)
+    trails = [observe(watched, static(one, fmt)) for one in OBSERVERS]
+    return range_study(watched, trails, x, weight, unfrozen(x, weight, trails[-1].spec, call))
 
 
 class TestWatch:
@@ -256,26 +258,30 @@ class TestRangeStudy:
     ) -> None:
         alone = study_of(watched, x, weight, call=1)
         together = study_of(watched, x, weight, call=1000)
-        assert alone.tensor.output_sqnr_db == pytest.approx(alone.token.output_sqnr_db)
-        assert together.tensor.output_sqnr_db == pytest.approx(together.hindsight.output_sqnr_db)
-        assert together.token == alone.token
+        assert alone.others.tensor.output_sqnr_db == pytest.approx(alone.others.token.output_sqnr_db)
+        assert together.others.tensor.output_sqnr_db == pytest.approx(together.others.hindsight.output_sqnr_db)
+        assert together.others.token == alone.others.token
 
     def test_a_giant_token_spoils_what_shares_a_range_with_it(
         self, watched: Watched, x: Tensor, weight: Tensor
     ) -> None:
         study = study_of(watched, x, weight)
-        assert study.token.token_sqnr_db > study.static[0].token_sqnr_db + 12
-        assert study.tensor.token_sqnr_db > study.static[0].token_sqnr_db + 6  # nine calls in ten are without it
-        assert study.token.output_sqnr_db > study.tensor.output_sqnr_db > study.hindsight.output_sqnr_db - 1
+        assert study.others.token.token_sqnr_db > study.static[0].token_sqnr_db + 12
+        assert study.others.tensor.token_sqnr_db > study.static[0].token_sqnr_db + 6  # nine calls in ten are without it
+        assert (
+            study.others.token.output_sqnr_db
+            > study.others.tensor.output_sqnr_db
+            > study.others.hindsight.output_sqnr_db - 1
+        )
 
     def test_the_median_token_is_a_median(self, watched: Watched, x: Tensor, weight: Tensor) -> None:
         study = study_of(watched, x, weight)
         x_hat = fake_quantize(x, spec("int8/token/dynamic"))
         each = sorted(tensor_error(row @ weight.T, hat @ weight.T).sqnr_db for row, hat in zip(x, x_hat, strict=True))
-        assert study.token.token_sqnr_db == pytest.approx(each[49], abs=1e-3)  # torch's median: the lower of two
+        assert study.others.token.token_sqnr_db == pytest.approx(each[49], abs=1e-3)  # torch's median: the lower of two
 
     def test_a_dynamic_range_is_never_frozen(self, watched: Watched, x: Tensor, weight: Tensor) -> None:
-        for row in (study_of(watched, x, weight).tensor, study_of(watched, x, weight).token):
+        for row in study_of(watched, x, weight).others[1:]:
             assert (row.way, row.lo, row.hi, row.scale, row.clipped, row.touched) == ("dynamic", None, None, None, 0, 0)
 
     def test_reach_is_what_a_token_needs(self, watched: Watched, x: Tensor, weight: Tensor) -> None:
@@ -293,7 +299,7 @@ class TestRangeStudy:
     def test_trails_of_two_formats_are_refused(self, watched: Watched, x: Tensor, weight: Tensor) -> None:
         trails = [observe(watched, static("minmax", fmt)) for fmt in ("int8/tensor", "int4/tensor")]
         with pytest.raises(ValueError, match="the 2 trails must share one number format"):
-            range_study(watched, trails, x, weight)
+            range_study(watched, trails, x, weight, unfrozen(x, weight, trails[0].spec))
 
     def test_the_rest_after_whole_calls_has_its_own_range(self) -> None:
         x = torch.tensor([[1.0], [10.0], [100.0], [3.0], [0.5]])  # calls of two: 1 and 10, 100 and 3, 0.5 alone

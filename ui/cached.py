@@ -34,15 +34,18 @@ from quantcore.studies.ranges import (
     Clip,
     RangeStudy,
     Trail,
+    Unfrozen,
     Watched,
     clipping,
     observe,
     range_study,
+    unfrozen,
     watch,
 )
 from quantcore.studies.row import RowStudy, loud_row, row_study
 
 STUDY_TOKENS = 512
+OWN_TEXTS_CHARACTERS = 50_000_000
 MIX = "mix"  # a calibration text of every kind
 START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
@@ -50,11 +53,21 @@ SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized cop
 
 def warm_up() -> None:
     """Load the reference model before the first visitor comes, and take it out of the garbage collector's rounds."""
-    model(REFERENCE, "cpu")
-    default_layer(REFERENCE, "cpu")
+    device = default_device()
+    default_layer(REFERENCE, device)
     for bits in sorted(START_BITS, key=lambda bits: abs(bits - START)):
-        quantized(REFERENCE, "cpu", start_scheme(bits))
+        quantized(REFERENCE, device, start_scheme(bits))
     gc.freeze()
+
+
+def devices() -> list[str]:
+    """Where a model can run here: the CPU, and every GPU."""
+    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+
+
+def default_device() -> str:
+    """The first GPU where there is one, else the CPU."""
+    return devices()[:2][-1]
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the model ...")
@@ -66,15 +79,19 @@ def model(model_id: str, device: str) -> LoadedModel:
     return loaded
 
 
-@st.cache_resource(max_entries=64)
+@st.cache_resource
 def _own_texts() -> dict[str, str]:
     return {}
 
 
 def keep_text(text: str) -> str:
-    """The id under which a visitor's own text is known from now on."""
-    text_id = f"own:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    _own_texts()[text_id] = text
+    """The id under which a visitor's own text is known from now on; the oldest texts go when all are too long."""
+    texts = _own_texts()
+    text_id = f"own:{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
+    texts.pop(text_id, None)
+    texts[text_id] = text
+    while len(texts) > 1 and sum(map(len, texts.values())) > OWN_TEXTS_CHARACTERS:
+        texts.pop(next(iter(texts)))
     return text_id
 
 
@@ -94,7 +111,7 @@ def tokens(model_id: str, device: str, text_id: str, limit: int = STUDY_TOKENS, 
     return token_windows(loaded.tokenizer, text(text_id), min(window, loaded.context), limit)
 
 
-@st.cache_resource(max_entries=48, show_spinner="Running the model over the text ...")
+@st.cache_resource(max_entries=16, show_spinner="Running the model over the text ...")
 def inputs(model_id: str, device: str, layer: str, text_id: str, limit: int = STUDY_TOKENS) -> Tensor:
     """What enters a layer while the model reads a text, (N, K), float32 on the CPU."""
     loaded = model(model_id, device)
@@ -234,7 +251,7 @@ def layer_lab(model_id: str, device: str, layer: str, text_id: str, scheme: str)
     return layer_study(linear, inputs(model_id, device, layer, text_id), chosen, static)
 
 
-@st.cache_resource(max_entries=12, show_spinner="Recording ranges on the calibration text ...")
+@st.cache_resource(max_entries=4, show_spinner="Recording ranges on the calibration text ...")
 def watched(model_id: str, device: str, layer: str, kind: str) -> Watched:
     """One layer's input on a calibration text, step by step; MIX reads the kinds side by side, a step of each."""
     running = model(model_id, device).model
@@ -251,6 +268,12 @@ def range_trail(model_id: str, device: str, layer: str, kind: str, steps: int, s
 
 
 @st.cache_resource(max_entries=128, show_spinner=False)
+def unfrozen_rows(model_id: str, device: str, layer: str, text_id: str, scheme: str, call: int) -> Unfrozen:
+    x = inputs(model_id, device, layer, text_id)
+    return unfrozen(x, weight(model_id, device, layer), activations_of(scheme), call)
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
 def ranges(
     model_id: str, device: str, layer: str, text_id: str, kind: str, steps: int, schemes: tuple[str, ...], call: int
 ) -> RangeStudy:
@@ -259,7 +282,7 @@ def ranges(
         [range_trail(model_id, device, layer, kind, steps, scheme) for scheme in schemes],
         inputs(model_id, device, layer, text_id),
         weight(model_id, device, layer),
-        call,
+        unfrozen_rows(model_id, device, layer, text_id, schemes[0], call),
     )
 
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import streamlit as st
-import torch
 
 from quantcore.models import REFERENCE, TEXT_KINDS, linears, require_text_size
 from ui import cached
 
 T = TypeVar("T", bound="str | int | float")
 OWN = "own text"
+START = "_start_"
 SHARED = ("model", "device", "layer", "text", "own")
 
 
@@ -57,6 +57,15 @@ def reset() -> None:
     """Set every control of this page (and the sidebar) back to its default; a widget callback."""
     for key, default in st.session_state.get("_defaults", {}).items():
         st.session_state[key] = default
+    for place in [key for key in st.session_state if str(key).startswith(START)]:
+        st.query_params.pop(str(place).removeprefix(START), None)
+        del st.session_state[place]
+    st.session_state["_resets"] = resets() + 1
+
+
+def resets() -> int:
+    """How often this visitor has reset: part of a draggable component's key, so that it too begins anew."""
+    return int(st.session_state.get("_resets", 0))
 
 
 def pick(label: str, options: Sequence[T], default: T, key: str, **more: Any) -> T:
@@ -113,6 +122,46 @@ def lines(label: str, default: str, key: str, **more: Any) -> str:
     return st.text_area(label, default, key=key, bind="query-params", **more) or ""
 
 
+def several(label: str, options: Sequence[str], default: list[str], key: str, most: int = 3, **more: Any) -> list[str]:
+    """One to `most` of a few options. Raises: ValueError for none or too many."""
+    strangers = [asked for asked in st.query_params.get_all(key) if asked not in options]
+    _register(key, default, options if strangers else None)
+    chosen = st.segmented_control(
+        label, options, default=default, selection_mode="multi", key=key, bind="query-params", wrap=True, **more
+    )
+    if not 1 <= len(chosen) <= most:
+        raise ValueError(f"{label}: {len(chosen)} are chosen; choose one to {most}")
+    return list(chosen)
+
+
+def start_numbers(key: str, default: Sequence[float], about: tuple[str, ...]) -> list[float]:
+    """Where a draggable component starts: the link's numbers, read once, as long as the page speaks `about` the same.
+
+    Components keep their own state in the browser; this hands them a start that does not move under the hand."""
+    place = START + key
+    known = st.session_state.get(place)
+    if known is None or known[0] != about:
+        asked = _numbers(st.query_params.get(key)) if known is None else None
+        start = asked if asked is not None and len(asked) == len(default) else list(default)
+        if known is None and key in st.query_params and start != asked:
+            st.session_state["_notices"].append(
+                f"The link's {key}={st.query_params[key][:60]!r} is not {len(default)} numbers; showing the default."
+            )
+        known = (about, start, list(default))
+        st.session_state[place] = known
+    return list(known[1])
+
+
+def keep_numbers(key: str, numbers: Sequence[float]) -> None:
+    """Write a component's numbers into the link, or take them out where they are the default."""
+    default = st.session_state[START + key][2]
+    text = ",".join(f"{number:.6g}" for number in numbers)
+    if text == ",".join(f"{number:.6g}" for number in default):
+        st.query_params.pop(key, None)
+    elif st.query_params.get(key) != text:
+        st.query_params[key] = text
+
+
 def sidebar() -> Choice:
     """Model, layer, text, device: shared by all pages. Raises: ValueError if the model cannot be loaded."""
     with st.sidebar:
@@ -141,10 +190,8 @@ def shared_state() -> dict[str, str]:
 
 
 def _device() -> str:
-    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if len(devices) == 1:
-        return "cpu"
-    return pick("Device", devices, devices[1], "device")
+    devices = cached.devices()
+    return pick("Device", devices, cached.default_device(), "device") if len(devices) > 1 else devices[0]
 
 
 def _own_text() -> str:
@@ -194,46 +241,6 @@ def _outside(asked: str, bounds: tuple[float, float]) -> str | None:
     except ValueError:
         inside = False
     return None if inside else f"takes a number from {bounds[0]:g} to {bounds[1]:g}"
-
-
-def several(label: str, options: Sequence[str], default: list[str], key: str, most: int = 3, **more: Any) -> list[str]:
-    """One to `most` of a few options. Raises: ValueError for none or too many."""
-    strangers = [asked for asked in st.query_params.get_all(key) if asked not in options]
-    _register(key, default, options if strangers else None)
-    chosen = st.segmented_control(
-        label, options, default=default, selection_mode="multi", key=key, bind="query-params", wrap=True, **more
-    )
-    if not 1 <= len(chosen) <= most:
-        raise ValueError(f"{label}: {len(chosen)} are chosen; choose one to {most}")
-    return list(chosen)
-
-
-def start_numbers(key: str, default: Sequence[float], about: tuple[str, ...]) -> list[float]:
-    """Where a draggable component starts: the link's numbers, read once, as long as the page speaks `about` the same.
-
-    Components keep their own state in the browser; this hands them a start that does not move under the hand."""
-    place = f"_start_{key}"
-    known = st.session_state.get(place)
-    if known is None or known[0] != about:
-        asked = _numbers(st.query_params.get(key)) if known is None else None
-        start = asked if asked is not None and len(asked) == len(default) else list(default)
-        if known is None and key in st.query_params and start != asked:
-            st.session_state["_notices"].append(
-                f"The link's {key}={st.query_params[key][:60]!r} is not {len(default)} numbers; showing the default."
-            )
-        known = (about, start, list(default))
-        st.session_state[place] = known
-    return list(known[1])
-
-
-def keep_numbers(key: str, numbers: Sequence[float]) -> None:
-    """Write a component's numbers into the link, or take them out where they are the default."""
-    default = st.session_state[f"_start_{key}"][2]
-    text = ",".join(f"{number:.6g}" for number in numbers)
-    if text == ",".join(f"{number:.6g}" for number in default):
-        st.query_params.pop(key, None)
-    elif st.query_params.get(key) != text:
-        st.query_params[key] = text
 
 
 def _numbers(text: str | None) -> list[float] | None:

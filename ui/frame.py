@@ -17,9 +17,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from quantcore.models import ASSETS
 from ui import controls
 from ui.components.copy_link import copy_link
 
+ICON = ASSETS / "icon.png"  # a file of ours: an icon by name would be fetched from the internet
 MENU = {
     "Start here": "app.py",
     "Number formats": "pages/1_Number_formats.py",
@@ -41,7 +43,7 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
     """Menu, sidebar, title, two sentences on what to look for, preset links `(label, URL parameters)`; then the body.
 
     Yields what the sidebar says. The body does not run where the model cannot be loaded."""
-    st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=":material/grid_on:", layout="wide")
+    st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=str(ICON), layout="wide")
     st.html(STYLE)
     controls.begin()
     st.query_params.pop(FOLLOWED, None)
@@ -62,6 +64,7 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
         st.stop()
     with problems():
         yield choice
+    _foot()
     for notice in controls.notices():
         notices.warning(notice)
     controls.end()
@@ -83,7 +86,10 @@ def menu() -> None:
 
 def link(label: str, path: str, state: Mapping[str, Any], **more: Any) -> None:
     """A link to a page in a given state; what the sidebar says goes along."""
-    params = {key: str(value) for key, value in {**controls.shared_state(), **state}.items()}
+    params = {
+        key: [str(one) for one in value] if isinstance(value, list) else str(value)
+        for key, value in {**controls.shared_state(), **state}.items()
+    }
     st.page_link(path, label=label, query_params=params, **more)
 
 
@@ -107,12 +113,26 @@ def metrics(values: Mapping[str, str]) -> None:
 
 
 def numbers(table: pd.DataFrame, name: str) -> None:
-    """Under the pictures: reset, copy link, the numbers as CSV, and the numbers themselves."""
+    """Hand the page's numbers to its foot: as a table, and as the file `name`.csv."""
+    st.session_state["_numbers"] = (table, name)
+
+
+def _foot() -> None:
+    """Under the pictures, or under the sentence that stands in their place: reset, copy link, the numbers and their
+    CSV."""
+    table, name = st.session_state.pop("_numbers", (None, ""))
     with st.container(horizontal=True, vertical_alignment="center", key="foot"):
         st.button("Reset", on_click=controls.reset, key="reset", help="every control of this page back to its default")
         copy_link(key="copy_link")
-        st.download_button(
-            "Numbers as CSV", lambda: table.to_csv(index=False), f"{name}.csv", "text/csv", on_click="ignore", key="csv"
-        )
-    with st.expander("The numbers"):
-        st.dataframe(table, hide_index=True, width="stretch")
+        if table is not None:
+            st.download_button(
+                "Numbers as CSV",
+                lambda: table.to_csv(index=False),
+                f"{name}.csv",
+                "text/csv",
+                on_click="ignore",
+                key="csv",
+            )
+    if table is not None:
+        with st.expander("The numbers"):
+            st.dataframe(table, hide_index=True, width="stretch")

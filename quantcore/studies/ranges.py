@@ -2,7 +2,8 @@
 
 watched = watch(model, tokens, layer)                           the calibration text, in steps of STEP_TOKENS tokens
 trail = observe(watched, spec, 16)                              what `spec.observer` would freeze, over 16 steps
-study = range_study(watched, [trail, ...], x, weight)           x: what enters the layer on the test text
+others = unfrozen(x, weight, spec, call=64)                     x enters the layer on the test text: run-time ranges
+study = range_study(watched, [trail, ...], x, weight, others)   and the frozen ones
 clips = clipping([trail, ...], {"code": x, ...})                the same frozen ranges on texts of every kind
 
 A static range goes wrong in two ways: too narrow, and the values beyond it are clipped; wide enough for the largest
@@ -16,6 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +152,30 @@ class RangeRow:
     token_sqnr_db: float
 
 
+class Unfrozen(NamedTuple):
+    """The rows beside the frozen ones: static min-max, had the test text itself been the calibration text; dynamic per
+    tensor; dynamic per token."""
+
+    hindsight: RangeRow
+    tensor: RangeRow
+    token: RangeRow
+
+
+def unfrozen(x: Tensor, weight: Tensor, spec: QuantSpec, call: int = CALL_TOKENS) -> Unfrozen:
+    """Quantize x (N, K) in the format of `spec` with its own range; with one per tensor of `call` tokens, which come at
+    once; with one per token. Raises: ValueError for an empty x."""
+    frozen = replace(spec, observer=MinMax(), granularity=PerTensor(), dynamic=False)
+    per_tensor = replace(frozen, dynamic=True)
+    per_token = replace(per_tensor, granularity=PerToken())
+    with torch.inference_mode():
+        y = F.linear(x, weight)
+        return Unfrozen(
+            _static_row(HINDSIGHT, frozen, (float(x.min()), float(x.max())), x, weight, y),
+            _row(f"per tensor of {call}", per_tensor, x, call_by_call(x, per_tensor, call), weight, y),
+            _row("per token", per_token, x, fake_quantize(x, per_token), weight, y),
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class RangeStudy:
     """Frozen ranges and run-time ranges on one test text of N tokens.
@@ -157,8 +183,7 @@ class RangeStudy:
     tokens              how many calibration tokens the ranges were recorded on
     step_lo, step_hi    (S,): min and max of each calibration step that was used
     trails, static      one per observer, ended at the last of those steps, and the row of what it froze
-    hindsight           static min-max, had the test text itself been the calibration text
-    tensor, token       dynamic per tensor, dynamic per token
+    others              the rows that need no calibration
     token_lo, token_hi  (N,): least and greatest value of each test token
     """
 
@@ -167,15 +192,13 @@ class RangeStudy:
     step_hi: Tensor
     trails: tuple[Trail, ...]
     static: tuple[RangeRow, ...]
-    hindsight: RangeRow
-    tensor: RangeRow
-    token: RangeRow
+    others: Unfrozen
     token_lo: Tensor
     token_hi: Tensor
 
     @property
     def rows(self) -> tuple[RangeRow, ...]:
-        return (*self.static, self.hindsight, self.tensor, self.token)
+        return (*self.static, *self.others)
 
     @property
     def reach(self) -> Tensor:
@@ -183,36 +206,29 @@ class RangeStudy:
         return torch.maximum(-self.token_lo, self.token_hi)
 
 
-def range_study(
-    watched: Watched, trails: Sequence[Trail], x: Tensor, weight: Tensor, call: int = CALL_TOKENS
-) -> RangeStudy:
-    """Quantize the test text's x (N, K), input of a layer with weight (O, K), under each trail's last range, and under
-    ranges taken at run time: per tensor of `call` tokens that come at once, and per token.
+def range_study(watched: Watched, trails: Sequence[Trail], x: Tensor, weight: Tensor, others: Unfrozen) -> RangeStudy:
+    """Quantize the test text's x (N, K), input of a layer with weight (O, K), under each trail's last range; `others`
+    are the rows of `unfrozen` for the same x, weight and format.
 
     Raises: ValueError for trails of different formats, or an empty x."""
     if len({(trail.spec.fmt.name, trail.spec.symmetric) for trail in trails}) != 1:
         raise ValueError(f"the {len(trails)} trails must share one number format to be compared; observe them with one")
-    frozen = replace(trails[0].spec, observer=MinMax())
-    at_run_time = replace(frozen, dynamic=True)
-    per_token = replace(at_run_time, granularity=PerToken())
     used = trails[0].steps[-1]
     with torch.inference_mode():
         y = F.linear(x, weight)
-        return RangeStudy(
-            tokens=watched.after[used].count // x.shape[1],
-            step_lo=watched.step_lo[:used],
-            step_hi=watched.step_hi[:used],
-            trails=tuple(trails),
-            static=tuple(
-                _static_row(observer_name(trail.spec.observer), trail.spec, trail.frozen, x, weight, y)
-                for trail in trails
-            ),
-            hindsight=_static_row(HINDSIGHT, frozen, (float(x.min()), float(x.max())), x, weight, y),
-            tensor=_row(f"per tensor of {call}", at_run_time, x, call_by_call(x, at_run_time, call), weight, y),
-            token=_row("per token", per_token, x, fake_quantize(x, per_token), weight, y),
-            token_lo=x.amin(1),
-            token_hi=x.amax(1),
-        )
+        static = [
+            _static_row(observer_name(trail.spec.observer), trail.spec, trail.frozen, x, weight, y) for trail in trails
+        ]
+    return RangeStudy(
+        tokens=watched.after[used].count // x.shape[1],
+        step_lo=watched.step_lo[:used],
+        step_hi=watched.step_hi[:used],
+        trails=tuple(trails),
+        static=tuple(static),
+        others=others,
+        token_lo=x.amin(1),
+        token_hi=x.amax(1),
+    )
 
 
 @dataclass(frozen=True)

@@ -65,14 +65,13 @@ class Buttons:
 
     def aim(self, page: Page) -> None:
         self.count += 1
-        page.get_by_role("radio", name=self.value, exact=True).focus()
 
     @property
     def value(self) -> str:
         return self.options[self.count % len(self.options)]
 
     def fire(self, page: Page) -> str | None:
-        page.keyboard.press("Space")
+        page.get_by_role("radio", name=self.value, exact=True).click()
         return self.value
 
 
@@ -108,7 +107,7 @@ class Place:
 LAB_SCHEMES = [f"w:int{bits}/group{size},a:int8/token/dynamic" for size in (32, 64, 128) for bits in range(2, 9)]
 PLACES = [
     Place("Start here", "", lambda: Slider("Bits per weight"), "row", ("Bits per weight", 0, 6)),
-    Place("Number formats", "Number_formats", lambda: Slider("The number x"), "codes_blue"),
+    Place("Number formats", "Number_formats", lambda: Slider("Scale of int4, in doublings"), "codes_blue"),
     Place(
         "Granularity",
         "Granularity",
@@ -123,7 +122,7 @@ PLACES = [
         "clip_curve",
         ("Clip beyond this percentile, at either end", 0, 6),
     ),
-    Place("Outliers, 3-D surface", "Outliers", lambda: Buttons(["log", "linear"]), "surface"),
+    Place("Outliers, 3-D surface", "Outliers", lambda: Buttons(["linear", "log"]), "surface"),
     Place(
         "Static or dynamic",
         "Static_or_dynamic",
@@ -133,10 +132,12 @@ PLACES = [
     Place("Layer lab", "Layer_lab", lambda: Line("scheme B", LAB_SCHEMES), "shares"),
 ]
 
-# Resolves with the milliseconds from the key press to the frame after the chart was drawn.
+# Resolves with the milliseconds from the key press (or click) to the frame after the chart was drawn.
 ARM = """chart => { const host = document.querySelector(`.lab-chart[data-key="${chart}"]`);
-  window.repainted = new Promise(resolve => { let start;
-    addEventListener("keydown", () => { start = performance.now(); }, { capture: true, once: true });
+  window.repainted = new Promise((resolve, reject) => { let start;
+    setTimeout(() => reject(new Error(`the chart ${chart} was not drawn anew within 10 s`)), 10000);
+    for (const event of ["keydown", "pointerdown"])
+      addEventListener(event, () => { start ??= performance.now(); }, { capture: true, once: true });
     const seen = new MutationObserver(() => { seen.disconnect();
       requestAnimationFrame(() => resolve(performance.now() - start)); });
     seen.observe(host, { attributes: true, attributeFilter: ["data-drawn"] }); }); }"""
@@ -240,33 +241,40 @@ def server_pid(url: str) -> int:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {"machine": machine.describe(), "cli_info_s": measure_cli()}
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
-        browser = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
-        starts = []
-        for _ in range(3):
-            launched = time.perf_counter()
-            with serving(ROOT / "serve.py", Path(home)) as url:
-                visit(browser.new_context().new_page(), url, PLACES[0])
-                starts.append(time.perf_counter() - launched)
-        report["start_to_chart_s"] = statistics.median(starts)
+    with tempfile.TemporaryDirectory() as home:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
+            starts = []
+            for _ in range(3):
+                launched = time.perf_counter()
+                with serving(ROOT / "serve.py", Path(home)) as url:
+                    visit(browser.new_context().new_page(), url, PLACES[0])
+                    starts.append(time.perf_counter() - launched)
+            report["start_to_chart_s"] = statistics.median(starts)
         with serving(ROOT / "serve.py", Path(home)) as url:
-            visit(browser.new_context().new_page(), url, PLACES[0])
-            visitors = [visit(browser.new_context().new_page(), url, PLACES[0]) for _ in range(5)]
-            report["visitor"] = {key: statistics.median(v[key] for v in visitors) for key in visitors[0]}
-            report["pages"] = measure_pages(url, browser, args.moves)
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
+                visit(browser.new_context().new_page(), url, PLACES[0])
+                visitors = [visit(browser.new_context().new_page(), url, PLACES[0]) for _ in range(5)]
+                report["visitor"] = {key: statistics.median(v[key] for v in visitors) for key in visitors[0]}
+                report["pages"] = measure_pages(url, browser, args.moves)
             report["server_rss_bytes"] = machine.resident_bytes(server_pid(url))
-            browser.close()
-            places = [(place.path, *place.classroom) for place in PLACES if place.classroom]
-            times = sorted(sessions.measure(url, places, args.sessions, args.seconds, 5.0))
-            report["sessions"] = {
-                "sessions": args.sessions,
-                "reruns": len(times),
-                "p50_ms": 1e3 * statistics.median(times),
-                "p95_ms": 1e3 * times[int(0.95 * len(times))],
-                "max_ms": 1e3 * times[-1],
-            }
+            report["sessions"] = measure_sessions(url, args.sessions, args.seconds)
             report["server_rss_after_sessions_bytes"] = machine.resident_bytes(server_pid(url))
     return report
+
+
+def measure_sessions(url: str, count: int, seconds: float) -> dict[str, float]:
+    """Rerun times on the server of `count` visitors, each moving a slider every 5 s; no browser runs meanwhile."""
+    places = [(place.path, *place.classroom) for place in PLACES if place.classroom]
+    times = sorted(sessions.measure(url, places, count, seconds, 5.0))
+    return {
+        "sessions": count,
+        "reruns": len(times),
+        "p50_ms": 1e3 * statistics.median(times),
+        "p95_ms": 1e3 * times[int(0.95 * len(times))],
+        "max_ms": 1e3 * times[-1],
+    }
 
 
 def main() -> None:

@@ -277,6 +277,33 @@ def measure_sessions(url: str, count: int, seconds: float) -> dict[str, float]:
     }
 
 
+def table(report: dict[str, Any]) -> str:
+    """The report as the README's Markdown table."""
+    about, visitor, crowd = report["machine"], report["visitor"], report["sessions"]
+    rows = [
+        ("server start to first chart (warm imports)", f"{report['start_to_chart_s']:.1f} s"),
+        ("new visitor, warm server: text / chart", f"{visitor['text_s']:.1f} / {visitor['chart_s']:.1f} s"),
+    ]
+    for name, one in report["pages"].items():
+        back = "" if one["back_ms"] is None else f"; {one['back_ms']:.0f} ms back from the cache"
+        rows.append((f"move to repaint, {name}", f"{one['all_ms']:.0f} ms{back}"))
+    largest = max(one["largest_message_bytes"] for one in report["pages"].values())
+    rows += [
+        ("largest figure on the wire", f"{largest / 1e3:.0f} kB"),
+        ("`python -m quantcore info`", f"{report['cli_info_s']:.1f} s"),
+        ("server memory, all pages visited", f"{report['server_rss_bytes'] / 1e6:.0f} MB"),
+        (
+            f"{crowd['sessions']} sessions, a move every 5 s: rerun p50 / p95",
+            f"{crowd['p50_ms']:.0f} / {crowd['p95_ms']:.0f} ms",
+        ),
+    ]
+    head = (
+        f"Measured {about['date']} on {about['cores']} cores ({about['processor']}), {about['memory_gib']:.0f} GiB, headless "
+        f"Chromium drawing WebGL in software; medians of 20 moves.\n\n| | |\n|---|---:|\n"
+    )
+    return head + "\n".join(f"| {what} | {value} |" for what, value in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moves", type=int, default=20)
@@ -287,7 +314,7 @@ def main() -> None:
     report = run(args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    print(table(report))
 
 
 if __name__ == "__main__":

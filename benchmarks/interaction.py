@@ -298,8 +298,8 @@ def table(report: dict[str, Any]) -> str:
         ),
     ]
     head = (
-        f"Measured {about['date']} on {about['cores']} cores ({about['processor']}), {about['memory_gib']:.0f} GiB, headless "
-        f"Chromium drawing WebGL in software; medians of 20 moves.\n\n| | |\n|---|---:|\n"
+        f"Measured {about['date']} on {about['cores']} cores ({about['processor']}), {about['memory_gib']:.0f} GiB, "
+        f"headless Chromium drawing WebGL in software; medians of 20 moves.\n\n| | |\n|---|---:|\n"
     )
     return head + "\n".join(f"| {what} | {value} |" for what, value in rows)
 

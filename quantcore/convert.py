@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ def quantize_model(
             progress((done + 1) / len(chosen), name)
     if tokens is not None and replaced:
         outputs = output_sqnr(model, replaced, tokens)
-        reports = [_with_output(report, outputs[report.name]) for report in reports]
+        reports = [replace(report, output_sqnr_db=outputs[report.name]) for report in reports]
     return _copy_with(model, replaced), reports
 
 
@@ -142,10 +142,6 @@ def _quantize_layer(
         output_sqnr_db=None,
         seconds=time.perf_counter() - started,
     )
-
-
-def _with_output(report: LayerReport, value: float) -> LayerReport:
-    return LayerReport(**{**report.__dict__, "output_sqnr_db": value})
 
 
 def _copy_with(model: nn.Module, replaced: dict[str, QuantLinear]) -> nn.Module:

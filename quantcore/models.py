@@ -43,6 +43,11 @@ class LoadedModel:
         return int(getattr(config, "max_position_embeddings", WINDOW))
 
 
+def devices() -> list[str]:
+    """Where a model can run here: the CPU, and every GPU."""
+    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+
+
 def load_model(source: str = REFERENCE, device: str | None = None) -> LoadedModel:
     """The model and tokenizer of `source` on `device` (None: CUDA where there is one, else CPU).
 

@@ -27,6 +27,7 @@ from quantcore.models import (
     WINDOW,
     LoadedModel,
     bundled_text,
+    devices,
     linear_named,
     linears,
     load_model,
@@ -59,7 +60,7 @@ def info(model: str = REFERENCE) -> dict[str, Any]:
     """versions, devices, the model's blocks and Linears (from its headers), our own texts"""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "devices": [{"device": name, "name": device_name(torch.device(name))} for name in _devices()],
+        "devices": [{"device": name, "name": device_name(torch.device(name))} for name in devices()],
         "model": asdict(inventory(model)),
         "texts": {
             split: {kind: {"characters": len(bundled_text(split, kind))} for kind in TEXT_KINDS}
@@ -138,12 +139,8 @@ def evaluate(
     }
 
 
-def _devices() -> list[str]:
-    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-
-
 def _load(model: str, device: str | None) -> LoadedModel:
-    known = _devices()
+    known = devices()
     if device not in (None, *known, *(["cuda"] if len(known) > 1 else [])):
         raise ValueError(f"device {device!r} is not on this machine; it has {', '.join(known)}")
     return load_model(model, device)

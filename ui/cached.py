@@ -19,7 +19,16 @@ from quantcore.calibrate import LayerStats, calibrate, layer_inputs, momenta_of,
 from quantcore.convert import quantize_model, static_qparams
 from quantcore.evaluate import checkpoint_bytes
 from quantcore.formats import format_named
-from quantcore.models import REFERENCE, TEXT_KINDS, LoadedModel, bundled_text, linear_named, load_model, token_windows
+from quantcore.models import (
+    REFERENCE,
+    TEXT_KINDS,
+    LoadedModel,
+    bundled_text,
+    devices,
+    linear_named,
+    load_model,
+    token_windows,
+)
 from quantcore.qtensor import fake_quantize
 from quantcore.scheme import QuantSpec, Scheme
 from quantcore.studies.anatomy import Anatomy, anatomy
@@ -63,11 +72,6 @@ def warm_up() -> None:
     for bits in START_BITS:
         quantized(REFERENCE, device, start_scheme(bits))
     gc.freeze()
-
-
-def devices() -> list[str]:
-    """Where a model can run here: the CPU, and every GPU."""
-    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
 
 
 def default_device() -> str:

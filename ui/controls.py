@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from quantcore.models import REFERENCE, TEXT_KINDS, linears, require_text_size
+from quantcore.models import REFERENCE, TEXT_KINDS, devices, linears, require_text_size
 from ui import cached
 
 T = TypeVar("T", bound="str | int | float")
@@ -190,8 +190,8 @@ def shared_state() -> dict[str, str]:
 
 
 def _device() -> str:
-    devices = cached.devices()
-    return pick("Device", devices, cached.default_device(), "device") if len(devices) > 1 else devices[0]
+    known = devices()
+    return pick("Device", known, cached.default_device(), "device") if len(known) > 1 else known[0]
 
 
 def _own_text() -> str:

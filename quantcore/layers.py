@@ -47,6 +47,7 @@ class QuantLinear(nn.Module):
         self.register_buffer("codes", None if weight is None else _to_bytes(weight))
         self.register_buffer("scale", None if weight is None else weight.scale)
         self.register_buffer("zero_point", _as_int8(None if weight is None else weight.zero_point))
+        self.register_buffer("g_idx", None if weight is None else weight.g_idx)
         self.register_buffer("input_scale", None if static is None else static.scale)
         self.register_buffer("input_zero_point", _as_int8(None if static is None else static.zero_point))
         self.register_buffer("bias", bias)
@@ -59,7 +60,8 @@ class QuantLinear(nn.Module):
         fmt, codes = self.weight_spec.fmt, cast(Tensor, self.codes)
         if codes.dtype == torch.uint8:
             codes = unpack(codes, fmt.bits, self.in_features)
-        return QTensor(codes, cast(Tensor, self.scale), _as_float(self.zero_point), self.weight_spec)
+        g_idx = cast("Tensor | None", self.g_idx)
+        return QTensor(codes, cast(Tensor, self.scale), _as_float(self.zero_point), self.weight_spec, g_idx)
 
     @property
     def static_qparams(self) -> QParams | None:

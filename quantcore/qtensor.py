@@ -5,6 +5,9 @@
 Which numbers share a scale: `spec.granularity.tile(shape)`. A tensor of shape (d0, d1) with tiles (t0, t1) is viewed as
 (d0/t0, t0, d1/t1, t1), so that a scale of shape (d0/t0, d1/t1), viewed as (d0/t0, 1, d1/t1, 1), broadcasts over its
 tile. Every granularity is this one view; any rank works.
+
+GPTQ with actorder=group forms groups of columns that are no neighbours; then `g_idx` names each column's group, and the
+view is replaced by a gather.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from quantcore.affine import QParams, choose_qparams, from_grid, round_trip, to_grid
@@ -30,12 +34,15 @@ class QTensor:
     q            codes, dtype spec.fmt.storage, one element a code
     scale        float32, the rank of q; q.shape / scale.shape is the tile
     zero_point   like scale, whole numbers of [qmin, qmax]; None exactly when spec.symmetric
+    g_idx        (K,), int32: the column of `scale` that serves each column of a matrix q; None where groups are
+                 neighbours, g_idx[k] = k // tile
     """
 
     q: Tensor
     scale: Tensor
     zero_point: Tensor | None
     spec: QuantSpec
+    g_idx: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.q.dtype != self.spec.fmt.storage:
@@ -53,6 +60,13 @@ class QTensor:
             raise ValueError(
                 f"zero points of shape {tuple(self.zero_point.shape)} do not match scales {tuple(self.scale.shape)}"
             )
+        if self.g_idx is not None:
+            sizes = torch.bincount(self.g_idx.long(), minlength=expected[-1])
+            if self.g_idx.shape != self.q.shape[-1:] or sizes.tolist() != [tile[-1]] * expected[-1]:
+                raise ValueError(
+                    f"g_idx of shape {tuple(self.g_idx.shape)} must put {tile[-1]} of the {self.q.shape[-1]} columns in "
+                    f"each of {expected[-1]} groups"
+                )
 
     @property
     def qparams(self) -> QParams:
@@ -60,18 +74,22 @@ class QTensor:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes in memory here: packed codes, float32 scales, int8 zero points."""
+        """Bytes in memory here: packed codes, float32 scales, int8 zero points, int32 group of each column."""
         per_byte = codes_per_byte(self.spec.fmt.bits)
         rows = math.prod(self.q.shape[:-1])
         zero_points = 0 if self.zero_point is None else self.zero_point.numel()
-        return rows * math.ceil(self.q.shape[-1] / per_byte) + 4 * self.scale.numel() + zero_points
+        groups = 0 if self.g_idx is None else self.g_idx.nbytes
+        return rows * math.ceil(self.q.shape[-1] / per_byte) + 4 * self.scale.numel() + zero_points + groups
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits a number costs in a checkpoint: its code, its share of a 16-bit scale and of a zero point (fmt.bits)."""
+        """Bits a number costs in a checkpoint: its code, its share of a 16-bit scale, of a zero point (fmt.bits) and of
+        its column's group number (32 bits)."""
         overhead = self.scale.numel() * CHECKPOINT_SCALE_BITS
         if self.zero_point is not None:
             overhead += self.zero_point.numel() * self.spec.fmt.bits
+        if self.g_idx is not None:
+            overhead += 8 * self.g_idx.nbytes
         return self.spec.fmt.bits + overhead / self.q.numel()
 
 
@@ -90,6 +108,14 @@ def dequantize(qtensor: QTensor) -> Tensor:
     """The reals that the codes stand for: scale * (q - zero_point). Shape of q, float32."""
     tile = qtensor.spec.granularity.tile(qtensor.q.shape)
     values = qtensor.spec.fmt.decode(qtensor.q)
+    if qtensor.g_idx is not None:
+        columns = qtensor.g_idx.long()
+
+        def each(part: Tensor) -> Tensor:
+            return part.repeat_interleave(tile[0], 0)[:, columns]
+
+        zero_point = None if qtensor.zero_point is None else each(qtensor.zero_point)
+        return from_grid(values, QParams(each(qtensor.scale), zero_point))
     return from_grid(_split(values, tile), _over_tiles(qtensor.qparams)).reshape(values.shape)
 
 

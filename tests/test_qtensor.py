@@ -12,6 +12,7 @@ from quantcore.affine import QParams, choose_qparams
 from quantcore.evaluate import tensor_error
 from quantcore.formats import FORMATS, FP8_E4M3, format_named, int_format
 from quantcore.granularity import PerBlock, PerChannel, PerGroup, PerTensor, PerToken
+from quantcore.layers import QuantLinear
 from quantcore.packing import pack, unpack
 from quantcore.scheme import Mse, QuantSpec, Scheme
 
@@ -224,3 +225,25 @@ class TestRefusals:
     def test_public_names(self) -> None:
         assert isinstance(quantize(torch.ones(1, 1), spec("fp8_e5m2/tensor")), QTensor)
         assert FP8_E4M3 == format_named("fp8_e4m3")
+
+
+@pytest.mark.parametrize("text", ["int4/group16", "int4/group16/asym", "int4/block4x16"])
+def test_g_idx_gathers_the_scale_of_each_column(text: str) -> None:
+    """Columns in another order, quantized in groups of that order, and put back: the same numbers, column by column."""
+    scheme = spec(text)
+    w = torch.randn(8, 64)
+    order = torch.randperm(64)
+    sorted_q = quantize(w[:, order], scheme)
+    back = torch.argsort(order)
+    scattered = QTensor(sorted_q.q[:, back], sorted_q.scale, sorted_q.zero_point, scheme, (back // 16).int())
+    assert torch.equal(dequantize(scattered), dequantize(sorted_q)[:, back])
+    assert scattered.held_bytes == sorted_q.held_bytes + 4 * 64
+    assert scattered.bits_per_weight == pytest.approx(sorted_q.bits_per_weight + 32 / 8)
+    x = torch.randn(3, 64)
+    assert torch.allclose(QuantLinear(scattered, None)(x), x @ dequantize(scattered).T, atol=1e-5)
+
+
+def test_g_idx_must_fill_every_group() -> None:
+    whole = quantize(torch.randn(2, 32), spec("int4/group16"))
+    with pytest.raises(ValueError, match="must put 16 of the 32 columns in each of 2 groups"):
+        QTensor(whole.q, whole.scale, None, whole.spec, torch.zeros(32, dtype=torch.int32))

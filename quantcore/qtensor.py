@@ -64,8 +64,8 @@ class QTensor:
             sizes = torch.bincount(self.g_idx.long(), minlength=expected[-1])
             if self.g_idx.shape != self.q.shape[-1:] or sizes.tolist() != [tile[-1]] * expected[-1]:
                 raise ValueError(
-                    f"g_idx of shape {tuple(self.g_idx.shape)} must put {tile[-1]} of the {self.q.shape[-1]} columns in "
-                    f"each of {expected[-1]} groups"
+                    f"g_idx of shape {tuple(self.g_idx.shape)} must put {tile[-1]} of the {self.q.shape[-1]} columns "
+                    f"in each of {expected[-1]} groups"
                 )
 
     @property

@@ -275,8 +275,8 @@ def _factor(hessian: Tensor, options: Gptq, name: str) -> Tensor:
     if int(info):
         raise CholeskyError(
             f"{name}: the Hessian is not positive definite with damp={options.damp:g} (the factorization stops at "
-            f"column {int(info)} of {len(hessian)}); use a larger damp, such as {10 * options.damp:g}, or more calibration "
-            "tokens"
+            f"column {int(info)} of {len(hessian)}); use a larger damp, such as {10 * options.damp:g}, or calibrate on "
+            "more tokens"
         )
     factor: Tensor = lower.flip(0, 1)
     return factor

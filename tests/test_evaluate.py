@@ -1,6 +1,10 @@
 """Distances by hand, and model measures against plain torch."""
 
+import gc
 import math
+import weakref
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +13,7 @@ from torch.nn import functional as F
 from quantcore import compare, quantize_model
 from quantcore.evaluate import perplexity, sqnr_db, tensor_error, token_kl, token_nll
 from quantcore.models import LoadedModel
+from quantcore.statistics import Interval
 
 
 def test_tensor_error_by_hand() -> None:
@@ -67,3 +72,75 @@ def test_compare_equals_a_plain_loop(tiny_lm: LoadedModel) -> None:
 def test_one_token_windows_are_refused(tiny_lm: LoadedModel) -> None:
     with pytest.raises(ValueError, match="windows of 1 token predict nothing"):
         compare(tiny_lm.model, tiny_lm.model, torch.zeros(3, 1, dtype=torch.int64))
+
+
+def test_several_candidates_equal_each_alone(tiny_lm: LoadedModel) -> None:
+    torch.manual_seed(1)
+    tokens = torch.randint(3, 200, (9, 200))  # two batches
+    candidates = {text: quantize_model(tiny_lm.model, text)[0] for text in ("w:int3/channel", "w:int8/channel")}
+    calls: list[tuple[float, str]] = []
+    found = compare(tiny_lm.model, candidates, tokens, likeliest=5, progress=lambda *call: calls.append(call))
+    for name, candidate in candidates.items():
+        alone = compare(tiny_lm.model, candidate, tokens)
+        assert replace(found.reports[name], seconds=0) == replace(alone, seconds=0)
+        p, q = (m(tokens).logits[:, :-1].softmax(-1) for m in (tiny_lm.model, candidate))
+        assert torch.equal(found.scores[name].likeliest, q.topk(5).indices.int())
+        assert torch.allclose(found.scores[name].probabilities, q.topk(5).values, atol=1e-6)
+        assert torch.equal(found.float_scores.top1, p.argmax(-1).int())
+        kl = found.scores[name].kl.double().flatten().sort().values
+        places = [math.ceil(share * len(kl)) - 1 for share in (0.5, 0.95, 0.99)]
+        report = found.reports[name]
+        assert [report.kl_p50, report.kl_p95, report.kl_p99, report.kl_max] == [*map(float, kl[places]), float(kl[-1])]
+    assert [share for share, _ in calls] == [0.25, 0.5, 0.75, 1.0]
+    difference = found.log_perplexity_difference("w:int3/channel", "w:int8/channel")
+    logs = [math.log(found.reports[name].perplexity) for name in candidates]
+    assert difference.value == pytest.approx(logs[0] - logs[1], rel=1e-6)
+    assert found.kl_difference("w:int8/channel", "w:int3/channel").hi < 0
+
+
+def test_the_float_model_runs_once_and_against_itself_is_exactly_equal(tiny_lm: LoadedModel) -> None:
+    tokens = torch.randint(3, 200, (6, 40))
+    same, other = (quantize_model(tiny_lm.model, text)[0] for text in ("float", "w:int8/channel"))
+    runs: list[int] = []
+    hook = tiny_lm.model.register_forward_pre_hook(lambda *_: runs.append(1))
+    try:
+        found = compare(tiny_lm.model, {"a": same, "b": other, "c": same}, tokens)
+    finally:
+        hook.remove()
+    assert len(runs) == 1
+    for name in "ac":
+        assert (found.reports[name].kl, found.reports[name].kl_max, found.reports[name].top1_agreement) == (0, 0, 1)
+        assert found.reports[name].log_perplexity_change == Interval(0.0, 0.0, 0.0)
+    assert found.reports["b"].kl > 0
+
+
+def test_a_candidate_that_is_built_lives_alone(tiny_lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = torch.randint(3, 200, (24, 100))  # three batches of ten windows
+    built: list[weakref.ref[torch.nn.Module]] = []
+
+    def build(text: str) -> torch.nn.Module:
+        assert all(other() is None for other in built)  # those before are gone
+        model, _ = quantize_model(tiny_lm.model, text)
+        built.append(weakref.ref(model))
+        return model
+
+    names = ("w:int3/channel", "w:int4/channel")
+    lazy = {name: partial(build, name) for name in names}
+    gc.disable()
+    try:
+        found = compare(tiny_lm.model, lazy, tokens)
+    finally:
+        gc.enable()
+    assert len(built) == 2  # one stretch holds all three batches
+    ready = compare(tiny_lm.model, {name: quantize_model(tiny_lm.model, name)[0] for name in names}, tokens)
+    for name in names:
+        assert replace(found.reports[name], seconds=0) == replace(ready.reports[name], seconds=0)
+    monkeypatch.setattr("quantcore.evaluate.HELD_LOGITS_BYTES", 1)
+    built.clear()
+    assert compare(tiny_lm.model, lazy, tokens).reports[names[0]].kl == found.reports[names[0]].kl
+    assert len(built) == 6  # built anew for each batch
+
+
+def test_no_candidate_is_refused(tiny_lm: LoadedModel) -> None:
+    with pytest.raises(ValueError, match="there is no candidate to compare"):
+        compare(tiny_lm.model, {}, torch.zeros(3, 4, dtype=torch.int64))

@@ -1,0 +1,75 @@
+"""How sure is a difference? Intervals by resampling whole windows, because tokens of one window are not independent.
+
+    mean       m = mean over all tokens                  the windows have one length, so it is the mean of their means
+    interval   bootstrap-t: of R resamples of the windows take t* = (m* - m) / s*, s* the resample's standard error;
+               the interval is [m - t*(97.5%) s, m - t*(2.5%) s]
+
+A *paired* difference takes each window's difference first: what makes one text harder than another drops out, and with
+it most of the noise. Bootstrap-t, not plain percentiles, because those are too narrow with few windows. Source: Efron &
+Tibshirani 1993, An Introduction to the Bootstrap, section 12.5. The resamples come from a fixed seed: the same numbers
+give the same interval.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+RESAMPLES = 2000
+LEVEL = 0.95
+FEWEST_WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the interval that holds the true one at `LEVEL`; from fewer than FEWEST_WINDOWS windows its ends are
+    infinite: nothing can be said."""
+
+    value: float
+    lo: float
+    hi: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether 0 lies outside: the difference is more than chance. A difference of exactly 0 is none."""
+        return self.lo > 0 or self.hi < 0
+
+
+def window_interval(values: Tensor) -> Interval:
+    """The mean of per-token values, (windows, T), with its interval over windows."""
+    means = values.detach().cpu().double().numpy().mean(axis=1)
+    return mean_interval(means)
+
+
+def paired_interval(values: Tensor, others: Tensor) -> Interval:
+    """The mean of values - others, token by token, with its interval over windows. Shapes: (windows, T) twice.
+
+    Raises: ValueError if the shapes differ, for then the tokens are not the same."""
+    if values.shape != others.shape:
+        raise ValueError(f"cannot pair {tuple(values.shape)} with {tuple(others.shape)} tokens; use one text for both")
+    return window_interval(values.double() - others.double())
+
+
+def mean_interval(means: np.ndarray) -> Interval:
+    """The mean of independent values, (n,), with its bootstrap-t interval."""
+    n, mean = len(means), float(means.mean())
+    if n < FEWEST_WINDOWS or not np.isfinite(means).all():
+        return Interval(mean, -math.inf, math.inf)
+    error = float(means.std(ddof=1)) / math.sqrt(n)
+    if error <= 1e-12 * abs(mean):
+        return Interval(mean, mean, mean)
+    drawn = means[np.random.default_rng(0).integers(0, n, (RESAMPLES, n))]
+    errors = drawn.std(axis=1, ddof=1) / math.sqrt(n)
+    usable = errors > 1e-9 * error  # a resample of one window n times has no spread of its own
+    t = (drawn.mean(axis=1)[usable] - mean) / errors[usable]
+    below, above = np.quantile(t, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(mean, mean - float(above) * error, mean - float(below) * error)
+
+
+def percentile(values: Tensor, percent: float) -> float:
+    """The smallest value that at least `percent`% of the values do not exceed (nearest rank). Shape: any."""
+    flat = values.flatten()
+    return float(flat.kthvalue(max(1, math.ceil(percent / 100 * len(flat)))).values)

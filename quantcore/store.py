@@ -1,0 +1,185 @@
+"""Results that are kept: one SQLite file, one row a measured question, so that the same question is answered at once.
+
+A question says everything that the figures depend on: what was measured, scheme text, model and the hash of its
+contents, the hash of the tokens, device, versions. The file lies in the folder that QUANT_HOME names, else in the
+user's data folder. It is in write-ahead mode: two servers may share it. A file that is damaged is set aside under
+another name and a new one begun; a file that cannot be written costs only the keeping. Neither is ever an error of the
+work itself: `notice` says what happened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+FILE = "results.sqlite"
+TABLE = """CREATE TABLE IF NOT EXISTS results (
+    key TEXT PRIMARY KEY, made TEXT, kind TEXT, scheme TEXT, model TEXT, model_hash TEXT, text_hash TEXT, device TEXT,
+    versions TEXT, figures TEXT, arrays BLOB)"""
+BUSY_S = 5.0
+HASH_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked: `kind` is what is measured, `scheme` the text of a scheme or plan."""
+
+    kind: str
+    scheme: str
+    model: str
+    model_hash: str
+    text_hash: str
+    device: str
+    versions: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The figures (JSON values), the arrays, and when they were made (UTC, ISO 8601)."""
+
+    figures: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    made: str
+
+
+class Store:
+    """The file `folder`/results.sqlite. Every call opens it anew, so any thread and any process may call."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.path = (folder or home()) / FILE
+        self.notice: str | None = None
+        self._lock = threading.Lock()
+
+    def get(self, question: Question) -> Answer | None:
+        """The answer to the question, None where it is not kept (or its row cannot be read)."""
+
+        def read(connection: sqlite3.Connection) -> Answer | None:
+            sql = "SELECT figures, arrays, made FROM results WHERE key = ?"
+            row = connection.execute(sql, (question.key,)).fetchone()
+            return None if row is None else Answer(json.loads(row[0]), _unpacked(row[1]), row[2])
+
+        try:
+            return self._do(read)
+        except Exception:  # a row that was half written, or by another version: measured anew, and then replaced
+            return None
+
+    def put(self, question: Question, figures: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep an answer; an older one to the same question is replaced."""
+        made = datetime.now(UTC).isoformat(timespec="seconds")
+        q = question
+        row = (q.key, made, q.kind, q.scheme, q.model, q.model_hash, q.text_hash, q.device, json.dumps(q.versions))
+
+        def write(connection: sqlite3.Connection) -> None:
+            marks = ",".join("?" * (len(row) + 2))
+            values = (*row, json.dumps(figures), _packed(arrays))
+            connection.execute(f"INSERT OR REPLACE INTO results VALUES ({marks})", values)
+
+        self._do(write)
+
+    def count(self) -> int:
+        """How many answers are kept."""
+        return self._do(lambda connection: int(connection.execute("SELECT COUNT(*) FROM results").fetchone()[0])) or 0
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Run `work` on the open file; None, and a notice, where the file cannot be used."""
+        for attempt in range(2):
+            try:
+                with self._open() as connection, connection:
+                    return work(connection)
+            except sqlite3.OperationalError as error:  # locked for long, full, read-only: the file itself is sound
+                self.notice = f"{self.path} cannot be used now ({error}); results of this run are not kept"
+                return None
+            except sqlite3.DatabaseError as error:
+                if attempt == 0:
+                    self._set_aside(error)
+            except OSError as error:
+                self.notice = f"{self.path} cannot be used ({error.strerror}); set QUANT_HOME to a folder of yours"
+                return None
+        return None
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self.path, timeout=BUSY_S)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(TABLE)
+            yield connection
+
+    def _set_aside(self, error: Exception) -> None:
+        with self._lock:
+            stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+            aside = self.path.with_name(f"damaged-{stamp}.sqlite")
+            for end in ("", "-wal", "-shm"):
+                file = self.path.with_name(self.path.name + end)
+                if file.exists():
+                    file.rename(aside.with_name(aside.name + end))
+            self.notice = f"the file of kept results was damaged ({error}); it is set aside as {aside}, a new one begun"
+
+
+def home() -> Path:
+    """The folder of kept results: QUANT_HOME, else `quantization-lab` in the user's data folder."""
+    if named := os.environ.get("QUANT_HOME"):
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "quantization-lab"
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "quantization-lab"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "quantization-lab"
+
+
+def model_hash(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes, types and all bytes of a model's tensors, 16 digits."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        _add(digest, tensor)
+    return digest.hexdigest()[:16]
+
+
+def tokens_hash(*tokens: Tensor | None) -> str:
+    """SHA-256 of token windows, their shape included, 16 digits; of several texts in their order."""
+    digest = hashlib.sha256()
+    for one in tokens:
+        digest.update(b"none" if one is None else str(tuple(one.shape)).encode())
+        if one is not None:
+            _add(digest, one)
+    return digest.hexdigest()[:16]
+
+
+def _add(digest: Any, tensor: Tensor) -> None:
+    """The tensor's bytes, a piece at a time: a large model on a GPU comes to the CPU in pieces."""
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    for piece in torch.split(flat, HASH_BYTES):
+        digest.update(piece.cpu().numpy().data)
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
+    return buffer.getvalue()
+
+
+def _unpacked(packed: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

@@ -43,7 +43,7 @@ class LayerStats:
 
     def update(self, x: Tensor, hessian: bool) -> None:
         """Take in one batch of inputs, shape (..., T, K). Each window of T tokens is one step of the ranges."""
-        x = x.detach().float()
+        given, x = x.detach(), x.detach().float()
         rows = x.reshape(-1, x.shape[-1])
         magnitude = rows.abs()
         self.tokens += len(rows)
@@ -53,7 +53,7 @@ class LayerStats:
         positions = magnitude.amax(-1).reshape(-1, x.shape[-2] if x.ndim > 1 else 1).amax(0)
         self.position_absmax = _running_max(self.position_absmax, positions)
         if hessian:
-            gram = rows.T @ rows
+            gram = gram_of(given)
             self.hessian = gram if self.hessian is None else self.hessian.add_(gram)
 
 
@@ -84,6 +84,16 @@ def calibrate(
             if progress:
                 progress(done / len(tokens), f"calibrated on {done * tokens.shape[1]} tokens")
     return {name: stats[leader] for name, leader in leaders.items()}
+
+
+def gram_of(x: Tensor) -> Tensor:
+    """X^T X of a batch of inputs, (..., K) -> (K, K) float32. 16-bit inputs on a GPU go to the tensor cores as they are
+    and are summed in float32: each product is exact, so only the sum rounds."""
+    rows = x.detach().reshape(-1, x.shape[-1])
+    if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(rows.T, rows, out_dtype=torch.float32)
+    rows = rows.float()
+    return rows.T @ rows
 
 
 def outlier_ratio(stats: LayerStats) -> float:

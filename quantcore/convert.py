@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantcore.affine import QParams, choose_qparams
-from quantcore.calibrate import LayerStats, Progress, calibrate, momenta_of, watch_inputs
+from quantcore.blocks import BlockWalk, block_names
+from quantcore.calibrate import LayerStats, Progress, calibrate, gram_of, momenta_of, watch_inputs
 from quantcore.evaluate import sqnr_db, tensor_error
+from quantcore.gptq import CholeskyError, gptq_loss, gptq_quantize
 from quantcore.layers import QuantLinear
 from quantcore.models import batches, linears
-from quantcore.qtensor import dequantize, quantize
-from quantcore.scheme import QuantSpec, Scheme
+from quantcore.plan import Plan
+from quantcore.qtensor import dequantize, fake_quantize, quantize
+from quantcore.scheme import Gptq, QuantSpec, Scheme
 
 OUTPUT_TOKENS = 2048
 
@@ -27,7 +31,10 @@ OUTPUT_TOKENS = 2048
 @dataclass(frozen=True)
 class LayerReport:
     """One layer after quantization. `weight_sqnr_db` is None where the weight stayed float; `output_sqnr_db` compares
-    the layer's output, float weight on float input against quantized on the same input, and is None without tokens."""
+    the layer's output, float weight on float input against quantized on the same input, and is None without tokens.
+
+    Of GPTQ: `loss` = sum over rows of e H e^T on the layer's calibration inputs, e = w - w_hat; `rtn_loss` what
+    rounding to nearest would have had on the same inputs; `damp` its share of mean(diag(H))."""
 
     name: str
     shape: tuple[int, int]
@@ -37,53 +44,157 @@ class LayerReport:
     weight_sqnr_db: float | None
     output_sqnr_db: float | None
     seconds: float
+    loss: float | None = None
+    rtn_loss: float | None = None
+    damp: float | None = None
     notes: tuple[str, ...] = ()
 
 
 def quantize_model(
     model: nn.Module,
-    scheme: Scheme | str,
+    scheme: Scheme | Plan | str,
     tokens: Tensor | None = None,
     stats: dict[str, LayerStats] | None = None,
     progress: Progress | None = None,
+    calibration: Tensor | None = None,
+    sequential: bool = True,
 ) -> tuple[nn.Module, list[LayerReport]]:
     """A quantized copy of the model, and a report for every Linear that was quantized.
 
-    tokens   calibration text, (windows, T): needed for static activations unless `stats` holds their ranges; where
-             given, the first OUTPUT_TOKENS of it also measure each layer's output error
+    scheme       a scheme, a plan, or the text of either
+    tokens       (windows, T): the first OUTPUT_TOKENS of it measure each layer's output error
+    stats        recorded ranges and Hessians, where they were taken before; else they are taken here
+    calibration  text for static ranges and GPTQ's Hessians, (windows, T); `tokens` where it is not given
+    sequential   GPTQ's Hessians of a block come from the outputs of the blocks already quantized, as in the paper;
+                 False: all from the float model (then `stats` with Hessians are used as they are)
+    progress     called after each layer; an exception that it raises ends the work, and nothing is changed
     Raises: ValueError that names the layer: NaN or Inf in a weight, a tile that does not divide it, no tokens for a
-    static scheme, nothing left to quantize."""
-    scheme = Scheme.parse(scheme) if isinstance(scheme, str) else scheme
-    chosen = {name: layer for name, layer in linears(model).items() if not scheme.skips(name)}
-    if scheme.weights is None and scheme.activations is None:
-        chosen = {}
-    elif not chosen:
-        raise ValueError(f"{scheme} skips every Linear of the model; shorten skip=")
-    if scheme.activations is not None and not scheme.activations.dynamic and stats is None:
-        if tokens is None:
-            raise ValueError(f"{scheme} freezes activation ranges, so it needs calibration tokens; give tokens=")
-        stats = calibrate(model, tokens, chosen, hessian=False, momenta=momenta_of(scheme))
+    static scheme or for GPTQ, nothing left to quantize; CholeskyError of `gptq`."""
+    plan, layers = Plan.of(scheme), linears(model)
+    plan.require_layers(layers)
+    schemes = {name: found for name in layers if (found := plan.scheme_for(name)) is not None}
+    if not schemes and any(one.weights or one.activations for one in plan.schemes):
+        raise ValueError(f"{plan} skips every Linear of the model; shorten skip=")
+    calibration = tokens if calibration is None else calibration
+    stats = stats or _ranges(model, plan, schemes, calibration)
+    by_gptq = {name: found for name, found in schemes.items() if isinstance(found.method, Gptq)}
     replaced: dict[str, QuantLinear] = {}
-    reports: list[LayerReport] = []
-    for done, (name, layer) in enumerate(chosen.items()):
-        replaced[name], report = _quantize_layer(name, layer, scheme, stats)
-        reports.append(report)
+    reports: dict[str, LayerReport] = {}
+
+    def quantize_one(name: str, hessian: Tensor | None) -> QuantLinear:
+        replaced[name], reports[name] = _quantize_layer(name, layers[name], schemes[name], stats, hessian)
         if progress:
-            progress((done + 1) / len(chosen), name)
+            progress(len(replaced) / len(schemes), name)
+        return replaced[name]
+
+    if by_gptq and (sequential or not stats or any(stats[name].hessian is None for name in by_gptq)):
+        if calibration is None:
+            raise ValueError(f"{plan} weighs errors with the layers' inputs, so it needs text; give calibration=")
+        if sequential:
+            _sequentially(_copy_with(model, {}), schemes, calibration, quantize_one)
+        else:
+            seen = calibrate(model, calibration, by_gptq)
+            for name in schemes:
+                quantize_one(name, seen[name].hessian if name in seen else None)
+    else:
+        for name in schemes:
+            quantize_one(name, stats[name].hessian if name in by_gptq and stats else None)
     if tokens is not None and replaced:
         outputs = output_sqnr(model, replaced, tokens)
-        reports = [replace(report, output_sqnr_db=outputs[report.name]) for report in reports]
-    return _copy_with(model, replaced), reports
+        reports = {name: replace(report, output_sqnr_db=outputs[name]) for name, report in reports.items()}
+    return _copy_with(model, replaced), [reports[name] for name in schemes]
 
 
-def quantize_linear(layer: nn.Linear, scheme: Scheme, static: QParams | None = None) -> QuantLinear:
-    """The quantized form of one Linear; `static` are the frozen qparams of its input, where the scheme freezes them."""
+def _ranges(
+    model: nn.Module, plan: Plan, schemes: dict[str, Scheme], calibration: Tensor | None
+) -> dict[str, LayerStats] | None:
+    """Recorded ranges of the layers whose activations are static; None where there are none."""
+    static = {name: scheme for name, scheme in schemes.items() if scheme.activations and not scheme.activations.dynamic}
+    if not static:
+        return None
+    if calibration is None:
+        raise ValueError(f"{plan} freezes activation ranges, so it needs calibration tokens; give tokens=")
+    momenta = tuple(sorted({momentum for scheme in static.values() for momentum in momenta_of(scheme)}))
+    return calibrate(model, calibration, static, hessian=False, momenta=momenta)
+
+
+def _sequentially(
+    work: nn.Module,
+    schemes: dict[str, Scheme],
+    calibration: Tensor,
+    quantize_one: Callable[[str, Tensor | None], QuantLinear],
+) -> None:
+    """Block by block: run it as it is for its layers' Hessians, quantize them, run it quantized for the next block's
+    inputs. Layers outside of blocks (lm_head) come last, behind the whole quantized model. `work` is changed."""
+    blocks = block_names(work)
+    inside = {block: [name for name in schemes if name.startswith(f"{block}.")] for block in blocks}
+    outside = [name for name in schemes if not any(name in names for names in inside.values())]
+    walk = BlockWalk(work, calibration) if blocks else None
+    for block in blocks:
+        assert walk is not None
+        module = work.get_submodule(block)
+        hessians = _hessians(module, block, [n for n in inside[block] if _by_gptq(schemes[n])], walk)
+        for name in inside[block]:
+            work.set_submodule(name, quantize_one(name, hessians.get(name)))
+        if block != blocks[-1]:
+            walk.advance(module)
+    by_gptq = [name for name in outside if _by_gptq(schemes[name])]
+    seen = calibrate(work, calibration, by_gptq) if by_gptq else {}
+    for name in outside:
+        quantize_one(name, seen[name].hessian if name in seen else None)
+
+
+def _by_gptq(scheme: Scheme) -> bool:
+    return isinstance(scheme.method, Gptq)
+
+
+def _hessians(module: nn.Module, block: str, names: list[str], walk: BlockWalk) -> dict[str, Tensor]:
+    """X^T X of the named layers of a block; layers that read one tensor share one Hessian."""
+    if not names:
+        return {}
+    local = [name.removeprefix(f"{block}.") for name in names]
+    leaders: dict[str, str] = {}
+    sums: dict[str, Tensor] = {}
+    last: list[Tensor] = []
+
+    def see(name: str, x: Tensor) -> None:
+        """Layers that read one tensor (q, k, v; gate, up) are called one after another with the very same object."""
+        if last and last[0] is x:
+            leaders.setdefault(name, next(reversed(sums)))
+            return
+        last[:] = [x]
+        leaders.setdefault(name, name)
+        gram = gram_of(x)
+        sums[name] = gram if name not in sums else sums.pop(name).add_(gram)
+
+    with watch_inputs(module, local, see):
+        walk.run(module)
+    return {f"{block}.{name}": sums[leader] for name, leader in leaders.items()}
+
+
+def quantize_linear(
+    layer: nn.Linear,
+    scheme: Scheme,
+    static: QParams | None = None,
+    hessian: Tensor | None = None,
+    name: str = "this layer",
+) -> QuantLinear:
+    """The quantized form of one Linear; `static` are the frozen qparams of its input, where the scheme freezes them,
+    `hessian` the X^T X of its inputs, which GPTQ needs.
+
+    Raises: ValueError where GPTQ has no Hessian, and what `quantize` and `gptq_quantize` refuse."""
     bias = None if layer.bias is None else layer.bias.detach()
     weight = layer.weight.detach()
     static = None if static is None else _on_device(static, weight.device)
     if scheme.weights is None:
         return QuantLinear(None, bias, scheme.activations, static, float_weight=weight)
-    return QuantLinear(quantize(weight, scheme.weights), bias, scheme.activations, static)
+    if isinstance(scheme.method, Gptq):
+        if hessian is None:
+            raise ValueError(f"{name}: {scheme.method} needs the Hessian of the layer's inputs; calibrate it first")
+        qweight = gptq_quantize(weight, hessian.to(weight.device), scheme.weights, scheme.method, name=name)
+    else:
+        qweight = quantize(weight, scheme.weights)
+    return QuantLinear(qweight, bias, scheme.activations, static)
 
 
 def _on_device(qparams: QParams, device: torch.device) -> QParams:
@@ -123,16 +234,19 @@ def output_sqnr(model: nn.Module, quantized: dict[str, QuantLinear], tokens: Ten
 
 
 def _quantize_layer(
-    name: str, layer: nn.Linear, scheme: Scheme, stats: dict[str, LayerStats] | None
+    name: str, layer: nn.Linear, scheme: Scheme, stats: dict[str, LayerStats] | None, hessian: Tensor | None
 ) -> tuple[QuantLinear, LayerReport]:
     started = time.perf_counter()
     try:
         static = static_qparams(scheme.activations, (stats or {}).get(name))
-        quantized = quantize_linear(layer, scheme, static)
+        quantized = quantize_linear(layer, scheme, static, hessian, "the weight")
+    except CholeskyError as error:
+        raise CholeskyError(f"layer {name!r}: {error}") from error
     except ValueError as error:
         raise ValueError(f"layer {name!r}: {error}") from error
+    seconds = time.perf_counter() - started
     qweight = quantized.qweight
-    return quantized, LayerReport(
+    report = LayerReport(
         name=name,
         shape=(layer.out_features, layer.in_features),
         scheme=str(scheme),
@@ -140,7 +254,16 @@ def _quantize_layer(
         held_bytes=qweight.held_bytes if qweight else layer.weight.nbytes,
         weight_sqnr_db=tensor_error(layer.weight, dequantize(qweight)).sqnr_db if qweight else None,
         output_sqnr_db=None,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
+    )
+    if not isinstance(scheme.method, Gptq) or hessian is None or qweight is None or scheme.weights is None:
+        return quantized, report
+    rounded = fake_quantize(layer.weight.detach(), scheme.weights)
+    return quantized, replace(
+        report,
+        loss=gptq_loss(layer.weight, dequantize(qweight), hessian),
+        rtn_loss=gptq_loss(layer.weight, rounded, hessian),
+        damp=scheme.method.damp,
     )
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,41 +27,9 @@ from torch import Tensor
 from quantcore.affine import QParams, from_grid, to_grid
 from quantcore.granularity import PerBlock, PerGroup
 from quantcore.qtensor import QTensor, qparams_for
-from quantcore.scheme import QuantSpec
+from quantcore.scheme import Gptq, QuantSpec
 
 SYMMETRY_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Gptq:
-    """How the sweep goes.
-
-    actorder        None: columns as they come. "weight": by falling diag(H), groups keep their columns. "group": by
-                    falling diag(H), groups are formed in that order, and the QTensor carries g_idx
-    damp            the share of mean(diag(H)) that is added to the diagonal
-    block_size      columns between two matrix products; changes the speed, not the codes
-    static_groups   scales from the original weights; False: each group's from its columns as the sweep has moved them
-    """
-
-    actorder: Literal["weight", "group"] | None = None
-    damp: float = 0.01
-    block_size: int = 128
-    static_groups: bool = True
-
-    def __post_init__(self) -> None:
-        if self.actorder not in (None, "weight", "group"):
-            raise ValueError(f"actorder={self.actorder!r} is unknown; use None, 'weight' or 'group'")
-        if not 0 < self.damp < float("inf"):
-            raise ValueError(
-                f"damp={self.damp:g} keeps no Hessian positive definite; use a positive share, such as 0.01"
-            )
-        if self.block_size < 1:
-            raise ValueError(f"block_size={self.block_size} holds no column; try 128")
-        if self.actorder == "weight" and not self.static_groups:
-            raise ValueError(
-                "actorder='weight' meets a group's columns far apart, so its scale must be known before; "
-                "use static_groups=True, or actorder='group'"
-            )
 
 
 @dataclass

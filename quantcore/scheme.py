@@ -4,6 +4,7 @@
     w:int4/group128/asym                             with a zero point
     w:int8/channel,a:int8/token/dynamic              W8A8: activations' ranges are taken at run time
     w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static/p99.9 static: range frozen beforehand, here at the 99.9th percentile
+    w:int4/group128,gptq/actorder=weight             GPTQ with reordering, instead of rounding to nearest
     w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of a dotted name
     float                                            nothing is quantized
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from quantcore.formats import Format, format_named
 from quantcore.granularity import Granularity, PerBlock, PerChannel, PerTensor, PerToken, parse_granularity
@@ -108,7 +110,53 @@ class Rtn:
         return "rtn"
 
 
-Method = Rtn
+@dataclass(frozen=True)
+class Gptq:
+    """Column by column, each error made up for by the columns still to come (`gptq`): gptq/actorder=weight/damp=0.05.
+
+    actorder        None: columns as they come. "weight": by falling diag(H), groups keep their columns. "group": by
+                    falling diag(H), groups are formed in that order, and the QTensor carries g_idx
+    damp            the share of mean(diag(H)) that is added to the diagonal
+    block_size      columns between two matrix products (/block=64); changes the speed, not the codes
+    static_groups   scales from the original weights; False (/moving): a group's from its columns as the sweep has
+                    moved them by then
+    Source: Frantar et al. 2022, arXiv:2210.17323; the reordering: act-order of the authors' code.
+    """
+
+    actorder: Literal["weight", "group"] | None = None
+    damp: float = 0.01
+    block_size: int = 128
+    static_groups: bool = True
+
+    def __post_init__(self) -> None:
+        if self.actorder not in (None, "weight", "group"):
+            raise ValueError(f"actorder={self.actorder!r} is unknown; use None, 'weight' or 'group'")
+        if not 0 < self.damp < float("inf"):
+            raise ValueError(
+                f"damp={self.damp:g} keeps no Hessian positive definite; use a positive share, such as 0.01"
+            )
+        if self.block_size < 1:
+            raise ValueError(f"block_size={self.block_size} holds no column; try 128")
+        if self.actorder == "weight" and not self.static_groups:
+            raise ValueError(
+                "actorder='weight' meets a group's columns far apart, so its scale must be known before; "
+                "use static_groups=True, or actorder='group'"
+            )
+
+    def __str__(self) -> str:
+        words = ["gptq"]
+        if self.actorder is not None:
+            words.append(f"actorder={self.actorder}")
+        if self.damp != Gptq.damp:
+            words.append(f"damp={self.damp:.10g}")
+        if self.block_size != Gptq.block_size:
+            words.append(f"block={self.block_size}")
+        if not self.static_groups:
+            words.append("moving")
+        return "/".join(words)
+
+
+Method = Rtn | Gptq
 
 
 @dataclass(frozen=True)
@@ -125,6 +173,8 @@ class Scheme:
             _check_weights(self.weights)
         if self.activations is not None:
             _check_activations(self.activations)
+        if isinstance(self.method, Gptq) and self.weights is None:
+            raise ValueError(f"{self.method} places the codes of weights, and these stay float; add w:int4/group128")
         for part in self.skip:
             if not re.fullmatch(r"[\w.]+", part):
                 raise ValueError(f"skip={part!r} is no module name; use letters, digits, _ and ., as in skip=layers.0")
@@ -160,6 +210,7 @@ class Scheme:
         elif start == "float":
             parts = parts[1:]
         skip: list[str] = []
+        method: Method | None = None
         seen: set[str] = set()
         for part in parts:
             key, value = _split_part(part)
@@ -170,16 +221,24 @@ class Scheme:
                 scheme = replace(scheme, weights=_parse_spec(value, activation=False))
             elif key == "a":
                 scheme = replace(scheme, activations=_parse_spec(value, activation=True))
+            elif key == "method":
+                method = _parse_method(value)
             elif key == "skip":
                 skip.append(value)
         if skip:
             scheme = replace(scheme, skip=() if skip == ["none"] else tuple(skip))
-        return scheme
+        return scheme if method is None else replace(scheme, method=method)
 
     @property
     def label(self) -> str:
         """The preset's name where there is one, else the text."""
         return next((name for name, preset in PRESETS.items() if preset == self), str(self))
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether quantizing needs calibration text: for frozen activation ranges, or for GPTQ's Hessians."""
+        static = self.activations is not None and not self.activations.dynamic
+        return static or isinstance(self.method, Gptq)
 
     def skips(self, module_name: str) -> bool:
         """Whether a module stays float: a skip entry is its name, or a run of whole parts of its dotted name."""
@@ -213,15 +272,40 @@ def _check_activations(spec: QuantSpec) -> None:
 
 
 def _split_part(part: str) -> tuple[str, str]:
-    if part == "rtn":
+    if part.split("/")[0] in ("rtn", "gptq"):
         return "method", part
     for key, mark in (("w", "w:"), ("a", "a:"), ("skip", "skip=")):
         if part.startswith(mark) and len(part) > len(mark):
             return key, part[len(mark) :]
     raise ValueError(
-        f"cannot read {part!r}; a scheme's parts are w:..., a:..., rtn and skip=..., "
+        f"cannot read {part!r}; a scheme's parts are w:..., a:..., rtn, gptq and skip=..., "
         f"or start with one of {', '.join(PRESETS)}"
     )
+
+
+def _parse_method(text: str) -> Method:
+    name, *words = text.split("/")
+    if name == "rtn" and not words:
+        return Rtn()
+    options: dict[str, Any] = {}
+    for word in words if name == "gptq" else [text]:
+        if match := re.fullmatch(r"actorder=(weight|group)", word):
+            found: dict[str, Any] = {"actorder": match[1]}
+        elif match := re.fullmatch(r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)", word):
+            found = {"damp": float(match[1])}
+        elif match := re.fullmatch(r"block=(\d{1,9})", word):
+            found = {"block_size": int(match[1])}
+        elif word == "moving":
+            found = {"static_groups": False}
+        else:
+            raise ValueError(
+                f"cannot read {word!r}; the methods are rtn, and gptq with /actorder=weight, /actorder=group, "
+                "/damp=0.01, /block=128 and /moving behind it"
+            )
+        if found.keys() & options.keys():
+            raise ValueError(f"{text!r} says {word.split('=')[0]!r} twice; say it once")
+        options |= found
+    return Gptq(**options)
 
 
 def _parse_spec(text: str, activation: bool) -> QuantSpec:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantcore.calibrate import LayerStats, calibrate, layer_inputs, momenta_of
+from quantcore.calibrate import calibrate, layer_inputs, momenta_of
 from quantcore.convert import quantize_model, static_qparams
 from quantcore.evaluate import compare, device_name
 from quantcore.formats import FORMATS
@@ -29,17 +28,17 @@ from quantcore.models import (
     bundled_text,
     devices,
     linear_named,
-    linears,
     load_model,
     read_text,
     token_windows,
 )
-from quantcore.scheme import PRESETS, Scheme
+from quantcore.scheme import PRESETS, Gptq, Scheme
 from quantcore.studies.layer import LayerStudy, layer_study
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "streamlit", "plotly")
 MAX_TOKENS = 2560
 CALIBRATION_TOKENS = 2560
+GPTQ_TOKENS = 16384
 WORST = 5
 GRANULARITIES = {
     "tensor": "one scale for the whole tensor; weights and activations",
@@ -96,10 +95,14 @@ def layer(
     linear = linear_named(loaded.model, layer)
     tokens = _tokens(loaded, own_text, max_tokens)
     started = time.perf_counter()
-    stats = _static_stats(loaded, wanted, [layer])
+    calibration, stats = _calibration_tokens(loaded, wanted), {}
+    if calibration is not None:
+        by_gptq = isinstance(wanted.method, Gptq)
+        stats = calibrate(loaded.model, calibration, [layer], hessian=by_gptq, momenta=momenta_of(wanted))
     try:
         static = static_qparams(wanted.activations, stats.get(layer))
-        study = layer_study(linear, layer_inputs(loaded.model, tokens, layer).flatten(0, 1), wanted, static)
+        hessian = stats[layer].hessian if layer in stats else None
+        study = layer_study(linear, layer_inputs(loaded.model, tokens, layer).flatten(0, 1), wanted, static, hessian)
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from error
     return {
@@ -108,7 +111,7 @@ def layer(
         "scheme": study.scheme,
         "skipped_in_a_model": wanted.skips(layer),
         "text": _text_facts(text, tokens),
-        "calibration": _calibration_facts(stats),
+        "calibration": _calibration_facts(calibration),
         **_study_facts(study),
         "worst_tokens": _worst_tokens(study, loaded, tokens),
         "seconds": time.perf_counter() - started,
@@ -127,13 +130,13 @@ def evaluate(
     wanted, own_text = Scheme.parse(scheme), _own_text(text, max_tokens)
     loaded = _load(model, device)
     tokens = _tokens(loaded, own_text, max_tokens)
-    stats = _static_stats(loaded, wanted, [name for name in linears(loaded.model) if not wanted.skips(name)])
-    quantized, reports = quantize_model(loaded.model, wanted, tokens, stats or None)
+    calibration = _calibration_tokens(loaded, wanted)
+    quantized, reports = quantize_model(loaded.model, wanted, tokens, calibration=calibration)
     return {
         "model": model,
         "scheme": str(wanted),
         "text": _text_facts(text, tokens),
-        "calibration": _calibration_facts(stats),
+        "calibration": _calibration_facts(calibration),
         "report": asdict(compare(loaded.model, quantized, tokens)),
         "layers": [asdict(report) for report in reports],
     }
@@ -166,20 +169,20 @@ def _bundled_tokens(loaded: LoadedModel, split: str, most: int) -> Tensor:
     return torch.cat([token_windows(loaded.tokenizer, bundled_text(split, kind), length, share) for kind in TEXT_KINDS])
 
 
-def _static_stats(loaded: LoadedModel, scheme: Scheme, layers: Sequence[str]) -> dict[str, LayerStats]:
-    """The recorded ranges of a static scheme; none for any other."""
-    if scheme.activations is None or scheme.activations.dynamic:
-        return {}
-    tokens = _bundled_tokens(loaded, "calibration", CALIBRATION_TOKENS)
-    return calibrate(loaded.model, tokens, layers, hessian=False, momenta=momenta_of(scheme))
+def _calibration_tokens(loaded: LoadedModel, scheme: Scheme) -> Tensor | None:
+    """Our own calibration text for a scheme that needs it; GPTQ's Hessians need more of it than ranges do."""
+    if not scheme.needs_text:
+        return None
+    most = GPTQ_TOKENS if isinstance(scheme.method, Gptq) else CALIBRATION_TOKENS
+    return _bundled_tokens(loaded, "calibration", most)
 
 
 def _text_facts(path: str | None, tokens: Tensor) -> dict[str, Any]:
     return {"source": path or "bundled evaluation", "tokens": tokens.numel(), "windows": len(tokens)}
 
 
-def _calibration_facts(stats: dict[str, LayerStats]) -> dict[str, Any] | None:
-    return {"source": "bundled calibration", "tokens": next(iter(stats.values())).tokens} if stats else None
+def _calibration_facts(tokens: Tensor | None) -> dict[str, Any] | None:
+    return None if tokens is None else {"source": "bundled calibration", "tokens": tokens.numel()}
 
 
 def _study_facts(study: LayerStudy) -> dict[str, Any]:

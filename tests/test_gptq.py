@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from quantcore import dequantize, quantize
-from quantcore.gptq import CholeskyError, Gptq, Trace, gptq_loss, gptq_plain, gptq_quantize
-from quantcore.scheme import QuantSpec, Scheme
+from quantcore.gptq import CholeskyError, Trace, gptq_loss, gptq_plain, gptq_quantize
+from quantcore.scheme import Gptq, QuantSpec, Scheme
 
 ORDERS = [None, "weight", "group"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from quantcore.formats import FORMATS
 from quantcore.granularity import PerBlock, PerChannel, PerGroup, PerTensor, PerToken
-from quantcore.scheme import PRESETS, MinMax, MovingAverage, Mse, Percentile, QuantSpec, Scheme
+from quantcore.scheme import PRESETS, Gptq, MinMax, MovingAverage, Mse, Percentile, QuantSpec, Scheme
 
 WEIGHT_GRAINS = [PerTensor(), PerChannel(), PerGroup(128), PerBlock(128, 64)]
 ACTIVATION_GRAINS = [PerTensor(), PerToken(), PerGroup(32)]
@@ -47,6 +47,18 @@ def test_texts_by_hand() -> None:
     assert Scheme.parse("w:int4/tensor,skip=lm_head,skip=mlp").skip == ("lm_head", "mlp")
 
 
+@pytest.mark.parametrize("order", ["", "/actorder=weight", "/actorder=group", "/actorder=group/moving"])
+@pytest.mark.parametrize("rest", ["", "/damp=0.05", "/damp=1e-06/block=64"])
+def test_gptq_texts_come_back(order: str, rest: str) -> None:
+    scheme = Scheme.parse(f"W4A16,gptq{order}{rest}")
+    assert isinstance(scheme.method, Gptq)
+    assert Scheme.parse(str(scheme)) == scheme
+    assert scheme.method.actorder == (order.split("=")[1].split("/")[0] if order else None)
+    assert scheme.method.static_groups == ("moving" not in order)
+    assert scheme.method.damp == {"": 0.01, "/damp=0.05": 0.05}.get(rest, 1e-6)
+    assert str(scheme) != "w:int4/group128"
+
+
 def test_texts_need_no_quoting() -> None:
     texts = [str(preset) for preset in PRESETS.values()] + [str(Scheme.parse("w:int3/block32x32/asym/p99.9,skip=none"))]
     assert all(set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789:/,=._") for text in texts)
@@ -64,7 +76,7 @@ def test_skip_matches_whole_parts_of_a_name() -> None:
     ("text", "message"),
     [
         ("", "the scheme text is empty; try w:int4/group128, or W4A16"),
-        ("W4A17", "cannot read 'W4A17'; a scheme's parts are w:..., a:..., rtn and skip="),
+        ("W4A17", "cannot read 'W4A17'; a scheme's parts are w:..., a:..., rtn, gptq and skip="),
         ("w:int4", "'int4' lacks its granularity; write format/granularity"),
         ("w:int9/tensor", "no number format is called 'int9'"),
         ("w:int4/rows", "no granularity is called 'rows'"),
@@ -83,7 +95,14 @@ def test_skip_matches_whole_parts_of_a_name() -> None:
         ("a:int8/token/dynamic/ema", "a moving average needs earlier steps"),
         ("a:int8/tensor/static/ema0", r"momentum=0 is outside \(0, 1\]"),
         ("W4A16,skip=a*b", "is no module name"),
-        ("W4A16,gptq", "cannot read 'gptq'"),
+        ("W4A16,gptq/order=weight", "cannot read 'order=weight'; the methods are rtn, and gptq with /actorder=weight"),
+        ("W4A16,rtn/damp=1", "cannot read 'rtn/damp=1'"),
+        ("W4A16,gptq/damp=0", "damp=0 keeps no Hessian"),
+        ("W4A16,gptq/block=0", "block_size=0"),
+        ("W4A16,gptq/moving/moving", "says 'moving' twice"),
+        ("W4A16,gptq,rtn", "says 'method' twice"),
+        ("W4A16,gptq/actorder=weight/moving", "static_groups=True"),
+        ("a:int8/token/dynamic,gptq", "gptq places the codes of weights, and these stay float"),
         ("w:" + "x" * 500, "a scheme text of 502 characters is too long; the limit is 400"),
     ],
 )

@@ -30,7 +30,7 @@ from quantcore.models import (
     token_windows,
 )
 from quantcore.qtensor import fake_quantize
-from quantcore.scheme import QuantSpec, Scheme
+from quantcore.scheme import Gptq, QuantSpec, Scheme
 from quantcore.studies.anatomy import Anatomy, anatomy
 from quantcore.studies.dynamic_cost import DynamicCost, measure_cost
 from quantcore.studies.granularity import GranularityStudy, granularity_study
@@ -55,6 +55,7 @@ from quantcore.studies.ranges import (
 from quantcore.studies.row import RowStudy, loud_row, row_study
 
 STUDY_TOKENS = 512
+HESSIAN_TOKENS = 8192
 FIRST_VISIT_S = 8.0  # a visitor who waits for the start gets both cores before the first page's other bits are made
 OWN_TEXTS_CHARACTERS = 50_000_000
 MIX = "mix"  # a calibration text of every kind
@@ -252,12 +253,26 @@ def recorded(model_id: str, device: str, momentum: float) -> dict[str, LayerStat
 
 @st.cache_resource(max_entries=96, show_spinner=False)
 def layer_lab(model_id: str, device: str, layer: str, text_id: str, scheme: str) -> LayerStudy:
-    """One layer under a scheme; static ranges come from the calibration text, the errors from the text named."""
-    chosen, static = Scheme.parse(scheme), None
+    """One layer under a scheme; static ranges and GPTQ's Hessian come from the calibration text, the errors from the
+    text named."""
+    chosen, static, hessian = Scheme.parse(scheme), None, None
     if chosen.activations is not None and not chosen.activations.dynamic:
         static = static_qparams(chosen.activations, recorded(model_id, device, *momenta_of(chosen))[layer])
+    if isinstance(chosen.method, Gptq):
+        hessian = hessian_of(model_id, device, layer)
     linear = linear_named(model(model_id, device).model, layer)
-    return layer_study(linear, inputs(model_id, device, layer, text_id), chosen, static)
+    return layer_study(linear, inputs(model_id, device, layer, text_id), chosen, static, hessian)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
+def hessian_of(model_id: str, device: str, layer: str, limit: int = HESSIAN_TOKENS) -> Tensor:
+    """X^T X of a layer's inputs on the calibration text, an equal share of each kind, at most `limit` tokens; from the
+    float model. (K, K), float32."""
+    share = limit // len(TEXT_KINDS)
+    mixed = torch.cat([tokens(model_id, device, f"calibration/{kind}", share) for kind in TEXT_KINDS])
+    seen = calibrate(model(model_id, device).model, mixed, [layer])[layer].hessian
+    assert seen is not None
+    return seen
 
 
 @st.cache_resource(max_entries=4, show_spinner="Recording ranges on the calibration text ...")

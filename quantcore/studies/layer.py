@@ -65,14 +65,17 @@ class LayerStudy:
     outside: float | None
 
 
-def layer_study(layer: nn.Linear, x: Tensor, scheme: Scheme, static: QParams | None = None) -> LayerStudy:
+def layer_study(
+    layer: nn.Linear, x: Tensor, scheme: Scheme, static: QParams | None = None, hessian: Tensor | None = None
+) -> LayerStudy:
     """Quantize one Linear under `scheme` (its skip= is about whole models and not asked) and measure on x (N, K).
 
     static   frozen qparams of the input, shape (1, 1): needed exactly when the scheme's activations are static
+    hessian  X^T X of the layer's calibration inputs, (K, K): needed by GPTQ
     All in float32 on the layer's device; the report is on the CPU.
     Raises: ValueError for NaN or Inf in the weight or the input, a tile that does not divide, a missing static range.
     """
-    quantized = quantize_linear(layer, scheme, static)
+    quantized = quantize_linear(layer, scheme, static, hessian)
     static = quantized.static_qparams
     weight = layer.weight.detach().float()
     x = x.to(weight.device).float()

@@ -2,34 +2,19 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from quantcore import dequantize, quantize
-from quantcore.gptq import CholeskyError, Trace, gptq_loss, gptq_plain, gptq_quantize
-from quantcore.scheme import Gptq, QuantSpec, Scheme
-
-ORDERS = [None, "weight", "group"]
-
-
-def spec(text: str) -> QuantSpec:
-    weights = Scheme.parse(f"w:{text}").weights
-    assert weights is not None
-    return weights
-
-
-def problem(kind: str, out: int = 24, width: int = 96) -> tuple[Tensor, Tensor]:
-    """A weight and the Hessian of inputs: random; strongly correlated; with dead columns; with one loud column."""
-    weight = torch.randn(out, width, dtype=torch.float64) * 0.1
-    x = torch.randn(4 * width, width, dtype=torch.float64)
-    if kind == "ill-conditioned":
-        x = x @ torch.randn(width, width, dtype=torch.float64) * torch.logspace(0, -4, width, dtype=torch.float64)
-    elif kind == "dead":
-        x[:, [0, 17, width - 1]] = 0
-    elif kind == "outlier":
-        x[:, 41] *= 300
-    else:
-        x[:, 1:] += 0.7 * x[:, :-1]
-    return weight, x.T @ x
+from quantcore.gptq import (
+    CholeskyError,
+    GptqProblem,
+    Trace,
+    gptq_loss,
+    gptq_plain,
+    gptq_quantize,
+    gptq_quantize_many,
+)
+from quantcore.scheme import Gptq
+from tests.gptq_laws import ORDERS, problem, spec
 
 
 def test_two_columns_by_hand() -> None:
@@ -159,3 +144,36 @@ def test_a_failed_factorization_names_the_way_out() -> None:
 def test_bad_options(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Gptq(**options)
+
+
+def test_many_problems_at_once_give_the_codes_of_each_alone() -> None:
+    """Bits, groups, zero points, formats, orders and dampings mixed, two weights: as one by one."""
+    weight, hessian = problem("random")
+    other = torch.randn(8, 96, dtype=torch.float64)
+    texts = [
+        "int2/group32",
+        "int4/group16/asym",
+        "int8/channel",
+        "fp4_e2m1/group32",
+        "int3/block8x32",
+        "fp8_e4m3/tensor",
+    ]
+    ways = [Gptq(), Gptq("weight"), Gptq("group"), Gptq("weight", damp=0.1), Gptq(static_groups=False)]
+    problems = [GptqProblem(w, spec(text), way) for w in (weight, other) for text in texts for way in ways]
+    solved = gptq_quantize_many(problems, hessian)
+    assert len(solved) == len(problems) == 60
+    for one, q in zip(problems, solved, strict=True):
+        alone = gptq_quantize(one.weight, hessian, one.spec, one.options)
+        assert q.spec == one.spec
+        assert torch.equal(q.q.view(torch.uint8), alone.q.view(torch.uint8)), (str(one.spec), one.options)
+        assert torch.equal(q.scale, alone.scale)
+
+
+def test_many_refuses_what_does_not_belong_together() -> None:
+    weight, hessian = problem("random")
+    with pytest.raises(ValueError, match=r"weights of \[64, 96\] columns cannot share a Hessian"):
+        gptq_quantize_many(
+            [GptqProblem(weight, spec("int4/channel")), GptqProblem(weight[:, :64], spec("int4/channel"))], hessian
+        )
+    with pytest.raises(ValueError, match="no problem to solve"):
+        gptq_quantize_many([], hessian)

@@ -1,0 +1,189 @@
+"""The sequential part of GPTQ on a GPU: one block of columns, swept by every row of the weight on its own.
+
+A program takes ROWS rows, one a thread. SUB columns at a time it adds what the earlier columns of the block ask of
+them, a small product, and then goes through the SUB columns one by one in registers: round, take the error, move the
+next.
+
+    adjusted, w, asks, scale, zero, error, values    (columns, rows) float32, one row of memory a column
+    halves                                     (3, columns, rows) bf16: the error's high half, low half, high half
+    pull                                       (columns, columns), row j: what column j takes from the errors before it
+    lo, hi                                     (rows,) the range of each row's codes
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quantcore.formats import Format
+
+if TYPE_CHECKING:
+    from quantcore.gptq import SweepState
+
+MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds to whole numbers, half to even
+SUB = 16
+ROWS = 32
+CHUNK = 64
+WARPS = 4
+
+
+@triton.jit
+def _on_grid(x, MANTISSA: tl.constexpr, MIN_EXPONENT: tl.constexpr):
+    """The nearest value of the format's grid, half to even; MANTISSA < 0: whole numbers."""
+    if MANTISSA < 0:
+        return (x + MAGIC) - MAGIC
+    exponent = ((x.to(tl.int32, bitcast=True) >> 23) & 255) - 127
+    exponent = tl.maximum(exponent, MIN_EXPONENT) - MANTISSA
+    step = ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+    inverse = ((127 - exponent) << 23).to(tl.float32, bitcast=True)
+    return ((x * inverse + MAGIC) - MAGIC) * step
+
+
+@triton.jit
+def _sweep(
+    base_ptr,
+    asks_ptr,
+    adjusted_ptr,
+    w_ptr,
+    scale_ptr,
+    zero_ptr,
+    lo_ptr,
+    hi_ptr,
+    pull_ptr,
+    error_ptr,
+    values_ptr,
+    halves_ptr,
+    rows,
+    columns,
+    pull_stride,
+    half_stride,
+    ASKS: tl.constexpr,
+    ZERO: tl.constexpr,
+    HALVES: tl.constexpr,
+    MANTISSA: tl.constexpr,
+    MIN_EXPONENT: tl.constexpr,
+    SUB: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    r = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    mine = r < rows
+    lo = tl.load(lo_ptr + r, mask=mine, other=0.0)
+    hi = tl.load(hi_ptr + r, mask=mine, other=0.0)
+    step = tl.arange(0, SUB)
+    piece = tl.arange(0, CHUNK)
+    for start in range(0, columns, SUB):
+        k = start + step
+        known = (k < columns)[:, None]
+        place = k[:, None].to(tl.int64) * rows + r[None, :]
+        tile = tl.load(base_ptr + place, mask=known & mine[None, :], other=0.0)
+        if ASKS:
+            tile += tl.load(asks_ptr + place, mask=known & mine[None, :], other=0.0)
+        for before in range(0, start, CHUNK):
+            early = before + piece
+            at = k[:, None].to(tl.int64) * pull_stride + early[None, :]
+            asks = tl.load(pull_ptr + at, mask=known & (early < start)[None, :], other=0.0)
+            at = early[:, None].to(tl.int64) * rows + r[None, :]
+            made = tl.load(error_ptr + at, mask=(early < start)[:, None] & mine[None, :], other=0.0)
+            tile += tl.dot(asks, made, input_precision=PRECISION)
+        tl.store(adjusted_ptr + place, tile, mask=known & mine[None, :])
+        tl.debug_barrier()  # the tile's rows are read back by other threads of this program
+        moved = ()
+        weights = ()
+        scales = ()
+        zeros = ()
+        for i in tl.static_range(SUB):
+            at = (start + i) * rows + r
+            live = mine & (start + i < columns)
+            moved = moved + (tl.load(adjusted_ptr + at, mask=live, other=0.0),)
+            weights = weights + (tl.load(w_ptr + at, mask=live, other=0.0),)
+            scales = scales + (tl.load(scale_ptr + at, mask=live, other=1.0),)
+            if ZERO:
+                zeros = zeros + (tl.load(zero_ptr + at, mask=live, other=0.0),)
+        arrived = ()
+        errors = ()
+        values = ()
+        for i in tl.static_range(SUB):
+            x = moved[i]
+            for before in tl.static_range(i):
+                at = (start + i) * pull_stride + start + before
+                ask = tl.load(pull_ptr + at, mask=start + i < columns, other=0.0)
+                x += ask * errors[before]
+            steps = tl.div_rn(x, scales[i])
+            if ZERO:
+                reached = _on_grid(tl.minimum(tl.maximum(steps, lo - zeros[i]), hi - zeros[i]), MANTISSA, MIN_EXPONENT)
+                value = reached + zeros[i]
+            else:
+                reached = _on_grid(tl.minimum(tl.maximum(steps, lo), hi), MANTISSA, MIN_EXPONENT)
+                value = reached
+            arrived = arrived + (x,)
+            errors = errors + (weights[i] - scales[i] * reached,)
+            values = values + (value,)
+        # Stored at the end: a store between them would hold back every load that might be of the same place.
+        for i in tl.static_range(SUB):
+            at = (start + i) * rows + r
+            live = mine & (start + i < columns)
+            tl.store(adjusted_ptr + at, arrived[i], mask=live)
+            tl.store(error_ptr + at, errors[i], mask=live)
+            tl.store(values_ptr + at, values[i], mask=live)
+            if HALVES:
+                high = errors[i].to(tl.bfloat16)
+                low = (errors[i] - high.to(tl.float32)).to(tl.bfloat16)
+                tl.store(halves_ptr + at, high, mask=live)
+                tl.store(halves_ptr + half_stride + at, low, mask=live)
+                tl.store(halves_ptr + 2 * half_stride + at, high, mask=live)
+        tl.debug_barrier()  # the errors are read back by other threads of this program
+
+
+def sweep_block(
+    state: SweepState,
+    fmt: Format,
+    pull: Tensor,
+    start: int,
+    stop: int,
+    asks: Tensor | None = None,
+    halves: Tensor | None = None,
+    tile: tuple[int, int, int, int] = (ROWS, SUB, CHUNK, WARPS),
+    precision: str = "tf32x3",
+) -> None:
+    """Sweep columns start..stop: fills their rows of `state.error` and `state.values`, finishes `state.adjusted`.
+
+    `state` as in the head of this file, all contiguous float32; `fmt` says how values are rounded (integers alike).
+    asks      what the columns before `start` ask of these; None where `state.adjusted` holds w plus it already
+    halves    takes the errors once more, for `_SplitProducts`"""
+    rows = state.w.shape[1]
+    here = slice(start, stop)
+    rows_a_program, sub, chunk, warps = tile
+    _sweep[(triton.cdiv(rows, rows_a_program),)](
+        state.adjusted[here] if asks is None else state.w[here],
+        asks,
+        state.adjusted[here],
+        state.w[here],
+        state.scale[here],
+        None if state.zero_point is None else state.zero_point[here],
+        state.lo,
+        state.hi,
+        pull[here, start:],
+        state.error[here],
+        state.values[here],
+        halves,
+        rows,
+        stop - start,
+        pull.stride(0),
+        0 if halves is None else halves.stride(0),
+        ASKS=asks is not None,
+        ZERO=state.zero_point is not None,
+        HALVES=halves is not None,
+        MANTISSA=-1 if fmt.mantissa_bits is None else fmt.mantissa_bits,
+        MIN_EXPONENT=fmt.min_exponent if fmt.is_float else 0,
+        SUB=sub,
+        ROWS=rows_a_program,
+        CHUNK=chunk,
+        PRECISION=precision,
+        num_warps=warps,
+        num_stages=1,
+    )

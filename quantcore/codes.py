@@ -1,0 +1,42 @@
+"""What the paths of `matmul` hand to each other: the codes of tokens and the codes of a weight, ready to be
+multiplied."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TokenCodes(NamedTuple):
+    """Codes of N tokens.
+
+    codes        (N, padded K)
+    scale        (N,), (1,) or (N, K / group), float32
+    zero_point   like scale, int32; None where symmetric
+    sums         (N,), int32: the sum of q - zero_point over each token; None where nobody asked
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    sums: Tensor | None
+
+
+class CodedWeight(NamedTuple):
+    """Codes of a weight, both dimensions padded by zero codes.
+
+    codes        (padded O, padded K)
+    scale        (padded O,), (1,) or (O / rows, K / 128), float32
+    zero_point   (padded O,) or (1,), int32; None where symmetric
+    sums         (padded O,), int32: the sum of each row's codes; None where activations are symmetric
+    out          O
+    rows         rows of a block that share a scale; 0 where scales leave the sum over K
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    sums: Tensor | None
+    out: int
+    rows: int = 0

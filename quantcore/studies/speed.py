@@ -1,0 +1,370 @@
+"""What a scheme buys on this machine: one layer's product measured, path by path, against the 16-bit product.
+
+    report = measure_paths((14336, 4096), [1, 16, 2048], ["W8A8", "W4A16"], "cuda")
+
+    encode     x to codes and scales (0 where the path takes x as it is; the gather of columns where groups are
+               reordered)
+    product    codes to y
+    total      both, as a layer runs them
+    float      x @ W^T in `dtype` by torch
+    library    the best product that torch itself offers for the same codes, without the step before it
+
+On a GPU times are medians over replays of a CUDA graph of several calls in a row, each on its own copy of the weight,
+so that no weight is found in the L2 cache; and `plain` is one call launched from Python after the cache was flushed,
+between two events. On the CPU they are medians of single calls. All in milliseconds.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quantcore.affine import QParams
+from quantcore.codes import CodedWeight, TokenCodes
+from quantcore.evaluate import device_name
+from quantcore.matmul import Path, open_paths, path_named, scaled_mm, token_codes
+from quantcore.qtensor import QTensor, qparams_for, quantize
+from quantcore.scheme import QuantSpec, Scheme
+
+Progress = Callable[[float, str], None]
+Call = Callable[[], object]
+
+REORDERED = "+g_idx"  # behind a scheme's text: the same weight, groups of columns that are no neighbours
+MOST_COPIES = 64
+GRAPH_MS = 2.0
+REPLAYS = 15
+CPU_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """One scheme at one number of tokens, milliseconds. `library` names torch's product, None where it offers none."""
+
+    scheme: str
+    path: str
+    tokens: int
+    encode_ms: float
+    product_ms: float
+    total_ms: float
+    plain_ms: float
+    float_ms: float
+    float_plain_ms: float
+    library: str | None
+    library_ms: float | None
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as the float product, encoding counted."""
+        return self.float_ms / self.total_ms
+
+
+@dataclass(frozen=True)
+class SpeedReport:
+    """`shape` (O, K) of the weight; `weight_bytes` a scheme's weight as its path keeps it; `refused` why a scheme could
+    not be measured."""
+
+    shape: tuple[int, int]
+    dtype: str
+    device: str
+    versions: dict[str, str]
+    rows: tuple[SpeedRow, ...]
+    weight_bytes: dict[str, int]
+    refused: dict[str, str]
+
+
+def measure_paths(
+    shape: tuple[int, int],
+    tokens: Sequence[int],
+    schemes: Iterable[str],
+    device: str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    path: str | None = None,
+    progress: Progress | None = None,
+) -> SpeedReport:
+    """Time every scheme on a random layer of `shape` (O, K) at every number of tokens.
+
+    schemes   texts; one with `+g_idx` behind it has its groups reordered
+    path      take this path for all of them (None: the best that is open)"""
+    out, width = shape
+    texts = list(schemes)
+    random = torch.Generator(device).manual_seed(0)
+    weight = 0.02 * torch.randn(out, width, device=device, generator=random)
+    inputs = {count: torch.randn(count, width, device=device, generator=random).to(dtype) for count in tokens}
+    clock = Clock(torch.device(device))
+    floats = {count: _measure_float(clock, x, weight.to(dtype)) for count, x in inputs.items()}
+    rows: list[SpeedRow] = []
+    sizes: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    for done, text in enumerate(texts):
+        try:
+            subject = _Subject.make(text, weight, inputs[tokens[0]], path, clock)
+            sizes[text] = subject.weight_bytes
+            rows += [subject.measure(clock, inputs[count], *floats[count]) for count in tokens]
+        except ValueError as error:
+            refused[text] = str(error)
+        if progress:
+            progress((done + 1) / len(texts), text)
+    return SpeedReport(
+        shape,
+        str(dtype).removeprefix("torch."),
+        device_name(torch.device(device)),
+        _versions(),
+        tuple(rows),
+        sizes,
+        refused,
+    )
+
+
+class Clock:
+    """Milliseconds of calls on one device; holds what flushes the cache."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.on_gpu = device.type == "cuda"
+        if self.on_gpu:
+            self.cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+            self.flush = torch.empty(4 * self.cache_bytes, dtype=torch.uint8, device=device)
+
+    def copies(self, nbytes: int) -> int:
+        """How many copies of so many bytes it takes to leave the cache between two uses of one."""
+        if not self.on_gpu:
+            return 1
+        return min(MOST_COPIES, max(2, -(-3 * self.cache_bytes // max(nbytes, 1))))
+
+    def ms(self, calls: Sequence[Call]) -> float:
+        """The median of one call, `calls` taken in turn: from graph replays on a GPU, one by one on the CPU."""
+        return self._graph_ms(calls) if self.on_gpu else self._cpu_ms(calls[0])
+
+    def plain_ms(self, call: Call) -> float:
+        """The median of a call launched by itself, the cache flushed before it."""
+        if not self.on_gpu:
+            return self._cpu_ms(call)
+        times = []
+        for _ in range(REPLAYS):
+            begin, end = _events()
+            self.flush.zero_()
+            begin.record()
+            call()
+            end.record()
+            times.append((begin, end))
+        torch.cuda.synchronize(self.device)
+        return _median_ms(times)
+
+    def _graph_ms(self, calls: Sequence[Call]) -> float:
+        for call in calls[:3]:
+            call()
+        torch.cuda.synchronize(self.device)
+        one = self._replays(self._graph(calls, 1), 3) / len(calls)
+        rounds = max(1, min(50, round(GRAPH_MS / max(one, 1e-3) / len(calls))))
+        return self._replays(self._graph(calls, rounds), REPLAYS) / len(calls) / rounds
+
+    def _graph(self, calls: Sequence[Call], rounds: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(rounds):
+                for call in calls:
+                    call()
+        return graph
+
+    def _replays(self, graph: torch.cuda.CUDAGraph, count: int) -> float:
+        times = []
+        graph.replay()
+        for _ in range(count):
+            begin, end = _events()
+            begin.record()
+            graph.replay()
+            end.record()
+            times.append((begin, end))
+        torch.cuda.synchronize(self.device)
+        return _median_ms(times)
+
+    def _cpu_ms(self, call: Call) -> float:
+        call()
+        times: list[float] = []
+        while len(times) < 3 or (sum(times) < CPU_SECONDS and len(times) < 50):
+            started = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started)
+        return 1e3 * statistics.median(times)
+
+
+def _events() -> tuple[Any, Any]:
+    event: Any = torch.cuda.Event
+    return event(enable_timing=True), event(enable_timing=True)
+
+
+def _median_ms(times: Sequence[tuple[Any, Any]]) -> float:
+    return statistics.median(float(begin.elapsed_time(end)) for begin, end in times)
+
+
+def _measure_float(clock: Clock, x: Tensor, weight: Tensor) -> tuple[float, float]:
+    weights = [weight, *(weight.clone() for _ in range(clock.copies(weight.nbytes) - 1))]
+    return clock.ms([_call(F.linear, x, one) for one in weights]), clock.plain_ms(_call(F.linear, x, weight))
+
+
+def _call(function: Callable[..., object], *args: object) -> Call:
+    return lambda: function(*args)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One scheme's weight on its path, with the copies that the clock turns over."""
+
+    text: str
+    path: Path
+    activations: QuantSpec | None
+    static: QParams | None
+    qweight: QTensor
+    weights: list[object]
+
+    @staticmethod
+    def make(text: str, weight: Tensor, x: Tensor, path: str | None, clock: Clock) -> _Subject:
+        scheme = Scheme.parse(text.removesuffix(REORDERED))
+        if scheme.weights is None:
+            raise ValueError(
+                f"{text!r} leaves the weight as it is, so there is no path to time; the float product is in every row"
+            )
+        qweight = quantize(weight, scheme.weights)
+        if text.endswith(REORDERED):
+            qweight = _reordered(qweight)
+        activations = scheme.activations
+        static = None if activations is None or activations.dynamic else qparams_for(x, activations)
+        chosen = open_paths(x, qweight, activations)[0] if path is None else path_named(path)
+        if (reason := chosen.why_not(x, qweight, activations)) is not None:
+            raise ValueError(reason)
+        prepared = chosen.prepare(qweight, activations)
+        copies = clock.copies(_nbytes(prepared))
+        return _Subject(
+            text, chosen, activations, static, qweight, [prepared, *(_clone(prepared) for _ in range(copies - 1))]
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        return _nbytes(self.weights[0])
+
+    def measure(self, clock: Clock, x: Tensor, float_ms: float, float_plain_ms: float) -> SpeedRow:
+        path, activations, static = self.path, self.activations, self.static
+        encoded = path.encode(x, self.weights[0], activations, static)
+        encode_ms = 0.0
+        if encoded is not x:
+            encode_ms = clock.ms([_call(path.encode, x, self.weights[0], activations, static)])
+        library, library_ms = self._library(clock, x, encoded)
+        return SpeedRow(
+            self.text,
+            path.name,
+            len(x),
+            encode_ms,
+            clock.ms([_call(path.product, encoded, one, None, x.dtype) for one in self.weights]),
+            clock.ms([_call(path.multiply, x, one, activations, static, None) for one in self.weights]),
+            clock.plain_ms(_call(path.multiply, x, self.weights[0], activations, static, None)),
+            float_ms,
+            float_plain_ms,
+            library,
+            library_ms,
+        )
+
+    def _library(self, clock: Clock, x: Tensor, encoded: object) -> tuple[str | None, float | None]:
+        """torch's own product for these codes: its name and time, (None, None) where it has none here."""
+        if self.path.name in ("int8", "int8_torch") and isinstance(encoded, TokenCodes):
+            codes = F.pad(encoded.codes, (0, 0, 0, max(0, 32 - len(x)))) if clock.on_gpu else encoded.codes
+            weights = [one.codes.t() for one in self.weights if isinstance(one, CodedWeight)]
+            return "torch._int_mm", clock.ms([_call(torch._int_mm, codes, one) for one in weights])
+        if self.path.name in ("fp8", "fp8_torch"):
+            return "torch._scaled_mm", clock.ms([_call(scaled_mm, encoded, one, None, x.dtype) for one in self.weights])
+        if self.path.name == "low_bit" and self.qweight.spec.fmt.bits == 4 and x.dtype == torch.bfloat16:
+            return _int4_of_torch(clock, x, self.qweight, len(self.weights))
+        return None, None
+
+
+def _int4_of_torch(clock: Clock, x: Tensor, qweight: QTensor, copies: int) -> tuple[str | None, float | None]:
+    group = qweight.q.shape[1] // qweight.scale.shape[1]
+    if not clock.on_gpu or group not in (32, 64, 128, 256) or qweight.zero_point is not None:
+        return None, None
+    unsigned = (qweight.q.to(torch.int32) + 8).to(torch.uint8)
+    packed = torch.ops.aten._convert_weight_to_int4pack(unsigned[:, ::2] << 4 | unsigned[:, 1::2], 8)
+    scales = qweight.scale.t().to(torch.bfloat16)
+    both = torch.stack([scales, torch.zeros_like(scales)], dim=-1).contiguous()
+    weights = [packed, *(packed.clone() for _ in range(copies - 1))]
+    product = torch.ops.aten._weight_int4pack_mm
+    return "torch._weight_int4pack_mm", clock.ms([_call(product, x, one, group, both) for one in weights])
+
+
+def _reordered(qweight: QTensor) -> QTensor:
+    width, groups = qweight.q.shape[1], qweight.scale.shape[1]
+    order = torch.randperm(width, generator=torch.Generator().manual_seed(0))
+    g_idx = (torch.arange(width) // (width // groups))[order].to(torch.int32)
+    return replace(qweight, g_idx=g_idx.to(qweight.q.device))
+
+
+def _parts(prepared: object) -> list[Tensor]:
+    """The tensors of a prepared weight: a NamedTuple, or the QTensor itself."""
+    values = prepared if isinstance(prepared, tuple) else vars(prepared).values()
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _nbytes(prepared: object) -> int:
+    return sum(part.nbytes for part in _parts(prepared))
+
+
+def _clone(prepared: object) -> object:
+    if isinstance(prepared, QTensor):
+        return replace(prepared, q=prepared.q.clone())
+    assert isinstance(prepared, tuple)
+    return type(prepared)(*(part.clone() if isinstance(part, Tensor) else part for part in prepared))
+
+
+@dataclass(frozen=True)
+class CodesSpeed:
+    """Tokens to codes: milliseconds, and the share of a device copy's bandwidth; bytes read and written are counted."""
+
+    spec: str
+    tokens: int
+    width: int
+    ms: float
+    bytes_moved: int
+    copy_ms: float
+    copy_bytes: int
+
+    @property
+    def share_of_copy(self) -> float:
+        return (self.bytes_moved / self.ms) / (self.copy_bytes / self.copy_ms)
+
+
+def measure_codes(
+    tokens: int, width: int, specs: Iterable[str], device: str, dtype: torch.dtype = torch.bfloat16
+) -> list[CodesSpeed]:
+    """How fast x (tokens, width) becomes codes under each activation spec, `int8/token/dynamic` and the like."""
+    clock = Clock(torch.device(device))
+    count = clock.copies(tokens * width * 2)
+    xs = [torch.randn(tokens, width, device=device).to(dtype) for _ in range(count)]
+    target = torch.empty_like(xs[0])
+    copy_ms = clock.ms([_call(target.copy_, x) for x in xs])
+    results = []
+    for text in specs:
+        spec = Scheme.parse(f"a:{text}").activations
+        assert spec is not None
+        static = None if spec.dynamic else qparams_for(xs[0], spec)
+        ms = clock.ms([_call(token_codes, x, spec, static) for x in xs])
+        codes = token_codes(xs[0], spec, static)
+        moved = xs[0].nbytes + codes.codes.nbytes + codes.scale.nbytes
+        results.append(CodesSpeed(text, tokens, width, ms, moved, copy_ms, 2 * xs[0].nbytes))
+    return results
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    try:
+        import triton
+
+        found["triton"] = str(triton.__version__)
+    except ImportError:
+        pass
+    return found

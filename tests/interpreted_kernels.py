@@ -1,0 +1,90 @@
+"""The Triton kernels on the CPU, in Triton's interpreter, on small problems. Run by test_kernels_interpreted.py in a
+process of its own: the interpreter is switched on where Triton is imported."""
+
+import pytest
+import torch
+
+from quantcore.kernels.codes_matmul import Tile, multiply
+from quantcore.kernels.low_bit_matmul import expand, multiply_packed, pack_weight
+from quantcore.matmul import open_paths, why_no_kernels
+from quantcore.qtensor import dequantize, quantize
+from quantcore.scheme import Scheme
+from tests import matmul_laws as laws
+
+
+def test_the_interpreter_opens_the_kernels_to_the_cpu() -> None:
+    assert why_no_kernels(torch.zeros(1)) is None
+    q = quantize(torch.randn(16, 128), Scheme.parse("W8A8").weights)
+    assert open_paths(torch.zeros(1, 128), q, Scheme.parse("W8A8").activations)[0].name == "int8"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "int8/token/dynamic",
+        "int8/token/asym/dynamic",
+        "int8/tensor/dynamic",
+        "int8/tensor/asym/dynamic",
+        "int8/tensor/static",
+        "int8/tensor/asym/static",
+        "int4/token/asym/dynamic",
+        "fp8_e4m3/token/dynamic",
+        "fp8_e4m3/tensor/dynamic",
+        "fp8_e4m3/tensor/static",
+    ],
+)
+def test_codes(spec: str, dtype: torch.dtype) -> None:
+    for tokens, width in ((3, 256), (17, 130), (1, 37)):
+        laws.check_codes(spec, tokens, width, dtype, "cpu")
+
+
+def test_codes_of_groups_and_of_rows_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    laws.check_codes("fp8_e4m3/group128/dynamic", 3, 384, torch.bfloat16, "cpu")
+    monkeypatch.setattr("quantcore.kernels.quantize_rows.LONGEST_BLOCK", 64)
+    for spec in ("int8/token/dynamic", "int8/token/asym/dynamic", "fp8_e4m3/token/dynamic", "int8/tensor/static"):
+        laws.check_codes(spec, 3, 200, torch.bfloat16, "cpu")
+
+
+@pytest.mark.parametrize(
+    "tile", [Tile(32, 16, 128, 4, 3), Tile(16, 32, 128, 4, 3), Tile(32, 16, 128, 4, 3, persistent=True)]
+)
+def test_bare_sums_are_exact(tile: Tile) -> None:
+    for tokens, out, width in ((5, 48, 256), (33, 40, 128)):
+        x, w, expected = laws.coded_case(tokens, out, width, "cpu")
+        assert torch.equal(multiply(x, w, None, torch.int32, tile).long(), expected)
+
+
+@pytest.mark.parametrize("scheme", laws.INT8_SCHEMES)
+def test_int8(scheme: str) -> None:
+    laws.check_product("int8", scheme, 5, 40, 200, torch.float32)
+    laws.check_product("int8", scheme, 1, 17, 130, torch.float16, with_bias=False)
+
+
+@pytest.mark.parametrize("scheme", laws.FP8_SCHEMES)
+def test_fp8(scheme: str) -> None:
+    laws.check_product("fp8", scheme, 5, 40, 200, torch.float32)
+    laws.check_product("fp8", scheme, 1, 17, 130, torch.float16, with_bias=False)
+
+
+def test_fp8_block() -> None:
+    laws.check_product("fp8_block", "FP8_BLOCK", 5, 256, 384, torch.float32)
+
+
+@pytest.mark.parametrize("scheme", laws.LOW_BIT_SCHEMES)
+def test_low_bit(scheme: str) -> None:
+    width = 384 if "128" in scheme else 192
+    laws.check_product("low_bit", scheme, 5, 80, width, torch.float16)
+    laws.check_product("low_bit", scheme, 1, 17, width, torch.float16, with_bias=False)
+    if "group" in scheme:
+        laws.check_product("low_bit", scheme, 3, 20, width, torch.float16, reorder=True)
+
+
+@pytest.mark.parametrize("scheme", ["w:int4/group64/asym", "w:int8/channel", "w:int4/channel"])
+def test_low_bit_in_pieces_and_expanded(scheme: str) -> None:
+    x, weight, bias = laws.draw(3, 24, 448, torch.float16)
+    q = quantize(weight, Scheme.parse(scheme).weights)
+    packed = pack_weight(q)
+    whole, pieces = (multiply_packed(x, packed, bias, splits=splits) for splits in (1, 3))
+    assert torch.allclose(whole.float(), pieces.float(), rtol=2**-9)
+    assert torch.equal(expand(packed, torch.float16), dequantize(q).half())

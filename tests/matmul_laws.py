@@ -1,0 +1,186 @@
+"""What every path of matmul must obey, on any device: the tests on the CPU, in Triton's interpreter and on a GPU share
+it.
+
+The reference is the product of the same codes in float64: x_hat and W_hat exactly as scale * (q - zero_point) says, no
+rounding anywhere. The codes come from `quantize` on the CPU. Every case has a loud token, a loud channel and a large
+weight.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from quantcore.affine import QParams
+from quantcore.codes import CodedWeight, TokenCodes
+from quantcore.matmul import FUSED_TOKENS, PATHS, token_codes
+from quantcore.qtensor import QTensor, qparams_for, quantize
+from quantcore.scheme import QuantSpec, Scheme
+
+# Of sum |x_hat| |w_hat|, what the sums themselves may lose: Hopper's fp8 tensor cores keep about 14 bits of a sum of 32
+# products; the most seen on an H200, over these schemes and shapes, was 2^-11.8.
+SUMS_LOSE = {"int8": 0.0, "int8_torch": 0.0, "fp8": 2**-11, "fp8_torch": 2**-11, "fp8_block": 2**-11, "low_bit": 2**-19}
+REFERENCE_LOSES = 2**-48  # of the same, the float64 reference itself
+EPILOGUE = 4 * 2**-24  # to float32, times one scale, times the other, plus bias
+
+INT8_SCHEMES = [
+    "w:int8/channel,a:int8/token/dynamic",
+    "w:int8/tensor,a:int8/tensor/dynamic",
+    "w:int8/channel,a:int8/tensor/static",
+    "w:int8/channel/asym,a:int8/token/dynamic",
+    "w:int8/channel,a:int8/token/asym/dynamic",
+    "w:int8/tensor/asym,a:int8/tensor/asym/static",
+    "w:int8_narrow/channel,a:int8_narrow/token/dynamic",
+    "w:int4/channel/asym,a:int8/tensor/asym/dynamic",
+]
+FP8_SCHEMES = [
+    "w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static",
+    "w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/dynamic",
+    "w:fp8_e4m3/channel,a:fp8_e4m3/token/dynamic",
+    "w:fp8_e4m3/channel,a:fp8_e4m3/tensor/static",
+    "w:fp8_e4m3/tensor,a:fp8_e4m3/token/dynamic",
+]
+LOW_BIT_SCHEMES = [
+    "w:int4/group128",
+    "w:int4/group128/asym",
+    "w:int4/group64",
+    "w:int4/group32/asym",
+    "w:int4/channel",
+    "w:int3/tensor/asym",
+    "w:int8/group128",
+    "w:int8/channel/asym",
+    "w:int6/group32",
+]
+
+
+def draw(tokens: int, out: int, width: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """x (tokens, width), weight (out, width), bias (out,) on the CPU; outliers in all of them."""
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, width, generator=random)
+    weight = 0.05 * torch.randn(out, width, generator=random)
+    x[tokens // 2] *= 20
+    x[:, width // 3] += 30
+    weight[out // 2, width // 4] = 2.0
+    bias = torch.randn(out, generator=random)
+    return x.to(dtype), weight, bias.to(dtype)
+
+
+def exact(q: QTensor) -> Tensor:
+    """scale * (q - zero_point) in float64."""
+    tile = q.spec.granularity.tile(q.q.shape)
+
+    def wide(part: Tensor) -> Tensor:
+        part = part.double().repeat_interleave(tile[0], 0)
+        return part.repeat_interleave(tile[1], 1) if q.g_idx is None else part[:, q.g_idx.long()]
+
+    values = q.spec.fmt.decode(q.q).double()
+    return wide(q.scale) * (values if q.zero_point is None else values - wide(q.zero_point))
+
+
+def shuffled(q: QTensor, seed: int = 0) -> QTensor:
+    """The same codes and scales, groups of columns that are no neighbours."""
+    width, groups = q.q.shape[1], q.scale.shape[1]
+    order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+    return replace(q, g_idx=(torch.arange(width) // (width // groups))[order].to(torch.int32))
+
+
+def moved(q: QTensor, device: str) -> QTensor:
+    parts = {name: getattr(q, name) for name in ("q", "scale", "zero_point", "g_idx")}
+    return replace(q, **{name: part.to(device) for name, part in parts.items() if part is not None})
+
+
+def static_for(x: Tensor, spec: QuantSpec | None) -> QParams | None:
+    """A frozen range that clips: that of the first half of the tokens."""
+    if spec is None or spec.dynamic:
+        return None
+    return qparams_for(x[: max(1, len(x) // 2)], spec)
+
+
+def on(qparams: QParams | None, device: str) -> QParams | None:
+    if qparams is None:
+        return None
+    return QParams(qparams.scale.to(device), None if qparams.zero_point is None else qparams.zero_point.to(device))
+
+
+def check_product(
+    path: str,
+    scheme_text: str,
+    tokens: int,
+    out: int,
+    width: int,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+    with_bias: bool = True,
+    reorder: bool = False,
+) -> None:
+    """The path's result lies within its bound of the float64 reference, element by element."""
+    x, weight, bias = draw(tokens, out, width, dtype)
+    scheme = Scheme.parse(scheme_text)
+    assert scheme.weights is not None
+    qweight = quantize(weight, scheme.weights)
+    if reorder:
+        qweight = shuffled(qweight)
+    static = static_for(x, scheme.activations)
+    x_hat = x.double() if scheme.activations is None else exact(quantize(x, scheme.activations, static))
+    w_hat = exact(qweight)
+    expected = x_hat @ w_hat.T
+    y = PATHS[path].run(
+        x.to(device),
+        moved(qweight, device),
+        scheme.activations,
+        on(static, device),
+        bias.to(device) if with_bias else None,
+    )
+    assert y.shape == (tokens, out)
+    assert y.dtype == dtype
+    size = expected.abs()
+    if with_bias:
+        expected, size = expected + bias.double(), size + bias.double().abs()
+    rounding = torch.finfo(dtype).eps / 2
+    products = x_hat.abs() @ w_hat.abs().T
+    lost = SUMS_LOSE[path] + REFERENCE_LOSES
+    if path == "low_bit" and tokens > FUSED_TOKENS:
+        lost += rounding  # the weight is unpacked to x's dtype
+    bound = rounding * expected.abs() + EPILOGUE * size + lost * products
+    over = ((y.cpu().double() - expected).abs() - 1.01 * bound).max()
+    assert over <= 0, f"{path} {scheme_text}: {float(over):g} beyond the bound"
+
+
+def check_codes(spec_text: str, tokens: int, width: int, dtype: torch.dtype, device: str) -> None:
+    """`token_codes` on the device gives the codes, scales and zero points of `quantize` on the CPU, bit for bit."""
+    spec = Scheme.parse(f"a:{spec_text}").activations
+    assert spec is not None
+    x, _, _ = draw(tokens, 16, width, dtype)
+    x[0] = 0  # a token of zeros gets scale 1
+    static = static_for(x, spec)
+    expected = quantize(x, spec, static)
+    sums = not spec.fmt.is_float
+    got = token_codes(x.to(device), spec, on(static, device), multiple=16, sums=sums)
+    codes = got.codes.cpu()
+    assert torch.equal(codes[:, :width].float(), expected.q.float())
+    assert not codes[:, width:].view(torch.uint8).any()
+    assert torch.equal(got.scale.cpu().flatten(), expected.scale.flatten())
+    if expected.zero_point is not None:
+        assert got.zero_point is not None
+        assert torch.equal(got.zero_point.cpu().float().flatten(), expected.zero_point.flatten())
+    if sums:
+        assert got.sums is not None
+        shifted = expected.q.long() - (0 if expected.zero_point is None else expected.zero_point.long())
+        assert torch.equal(got.sums.cpu().long(), shifted.sum(1))
+
+
+def coded_case(tokens: int, out: int, width: int, device: str) -> tuple[TokenCodes, CodedWeight, Tensor]:
+    """Random int8 codes with zero points on both sides, and the bare sums they must give, int64."""
+    random = torch.Generator().manual_seed(1)
+
+    def codes(*shape: int) -> Tensor:
+        return torch.randint(-128, 128, shape, dtype=torch.int8, generator=random)
+
+    xq, wq, zx, zw = codes(tokens, width), codes(out, width), codes(tokens).int(), codes(out).int()
+    expected = (xq.long() - zx[:, None]) @ (wq.long() - zw[:, None]).T
+    x_sums = (xq.long() - zx[:, None]).sum(1).int()
+    x = TokenCodes(xq.to(device), torch.rand(tokens).to(device), zx.to(device), x_sums.to(device))
+    w = CodedWeight(
+        wq.to(device), torch.rand(out).to(device), zw.to(device), wq.sum(1, dtype=torch.int32).to(device), out
+    )
+    return x, w, expected

@@ -1,0 +1,21 @@
+"""The Triton kernels compute what they should, without a GPU: interpreted_kernels.py in a process with the interpreter
+on."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.browser_fixtures import ROOT
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernels_in_the_interpreter() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted_kernels.py"],
+        cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert " passed" in run.stdout

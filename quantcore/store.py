@@ -83,6 +83,11 @@ class Store:
         except Exception:  # a row that was half written, or by another version: measured anew, and then replaced
             return None
 
+    def has(self, question: Question) -> bool:
+        """Whether an answer is kept, without reading it."""
+        sql = "SELECT 1 FROM results WHERE key = ?"
+        return self._do(lambda connection: connection.execute(sql, (question.key,)).fetchone()) is not None
+
     def put(self, question: Question, figures: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Keep an answer; an older one to the same question is replaced."""
         made = datetime.now(UTC).isoformat(timespec="seconds")

@@ -10,34 +10,59 @@ import gc
 import hashlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+import plotly.graph_objects as go
 import streamlit as st
 import torch
 from torch import Tensor, nn
 
 from quantcore.calibrate import LayerStats, calibrate, layer_inputs, momenta_of, outlier_ratio
 from quantcore.convert import quantize_model, static_qparams
+from quantcore.duel import Duel, duel, known
 from quantcore.evaluate import checkpoint_bytes
 from quantcore.formats import format_named
+from quantcore.inventory import block_order, inventory
 from quantcore.models import (
     REFERENCE,
+    REFERENCE_LAYER,
     TEXT_KINDS,
     LoadedModel,
     bundled_text,
     devices,
     linear_named,
+    linears,
     load_model,
+    reference_weight,
     token_windows,
 )
+from quantcore.plan import Plan
 from quantcore.qtensor import fake_quantize
 from quantcore.scheme import Gptq, QuantSpec, Scheme
+from quantcore.sensitivity import Sensitivity, joined
+from quantcore.store import Store, model_hash
 from quantcore.studies.anatomy import Anatomy, anatomy
 from quantcore.studies.dynamic_cost import DynamicCost, measure_cost
+from quantcore.studies.footprint import PRESET_SHAPES, Footprint, ModelShape, footprint
+from quantcore.studies.gptq_cost import OrderCosts, measure_order_cost
+from quantcore.studies.gptq_map import OrderMap, order_map
+from quantcore.studies.gptq_order import OrderStudy, order_study
+from quantcore.studies.gptq_steps import TileSteps, companions, neighbours, tile_rows, tile_steps
 from quantcore.studies.granularity import GranularityStudy, granularity_study
 from quantcore.studies.layer import LayerStudy, layer_study
 from quantcore.studies.next_tokens import NextTokens, next_tokens
 from quantcore.studies.number_formats import CodeUse, Grid, Snap, code_use, fit, snap
-from quantcore.studies.outliers import ChannelStudy, Payer, Remedies, Remedy, Trial, channel_study, who_pays
+from quantcore.studies.outliers import (
+    ChannelStudy,
+    Payer,
+    Remedies,
+    Remedy,
+    Trial,
+    channel_study,
+    outlier_map,
+    who_pays,
+)
+from quantcore.studies.plans import kept_costs
 from quantcore.studies.ranges import (
     MOST_STEPS,
     STEP_TOKENS,
@@ -53,12 +78,16 @@ from quantcore.studies.ranges import (
     watch,
 )
 from quantcore.studies.row import RowStudy, loud_row, row_study
+from quantcore.studies.speed_curves import Recorded, read_run
+from ui.figures import outliers as figures
+from ui.jobs import Jobs
 
 STUDY_TOKENS = 512
 HESSIAN_TOKENS = 8192
 FIRST_VISIT_S = 8.0  # a visitor who waits for the start gets both cores before the first page's other bits are made
 OWN_TEXTS_CHARACTERS = 50_000_000
 MIX = "mix"  # a calibration text of every kind
+DUEL_WINDOW = 256  # tokens: many windows, so that an interval over them says something
 START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
 
@@ -66,10 +95,10 @@ SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized cop
 def warm_up() -> None:
     """Load the reference model before the first visitor comes, and take it out of the garbage collector's rounds."""
     device = default_device()
-    default_layer(REFERENCE, device)
     quantized(REFERENCE, device, start_scheme(START))
     gc.freeze()
     time.sleep(FIRST_VISIT_S)
+    stats(REFERENCE, device, "evaluation/encyclopedia")
     for bits in START_BITS:
         quantized(REFERENCE, device, start_scheme(bits))
     gc.freeze()
@@ -128,8 +157,20 @@ def inputs(model_id: str, device: str, layer: str, text_id: str, limit: int = ST
     return layer_inputs(loaded.model, tokens(model_id, device, text_id, limit), layer).flatten(0, 1)
 
 
+@st.cache_data(max_entries=8, show_spinner=False)
+def layers(model_id: str, device: str) -> dict[str, tuple[int, int]]:
+    """The shape (O, K) of each of the model's Linears, block by block; of the reference model from its file's header,
+    so that the first page need not wait for transformers."""
+    if model_id == REFERENCE:
+        return inventory(REFERENCE).linears
+    found = linears(model(model_id, device).model)
+    return {name: (found[name].out_features, found[name].in_features) for name in sorted(found, key=block_order)}
+
+
 def weight(model_id: str, device: str, layer: str) -> Tensor:
-    """A layer's weight, (O, K), float32 on the CPU."""
+    """A layer's weight, (O, K), float32 on the CPU; of the reference model from its file, as `layers`."""
+    if model_id == REFERENCE:
+        return reference_weight(layer)
     return linear_named(model(model_id, device).model, layer).weight.detach().float().cpu()
 
 
@@ -142,6 +183,8 @@ def stats(model_id: str, device: str, text_id: str, limit: int = STUDY_TOKENS) -
 @st.cache_data(max_entries=16, show_spinner=False)
 def default_layer(model_id: str, device: str) -> str:
     """The layer whose input has the strongest outlier channel: largest over median of the channels' maxima."""
+    if model_id == REFERENCE:
+        return REFERENCE_LAYER
     seen = stats(model_id, device, "evaluation/encyclopedia")
     return max(seen, key=lambda name: outlier_ratio(seen[name]))
 
@@ -176,6 +219,22 @@ def channels(model_id: str, device: str, layer: str, text_id: str) -> ChannelStu
 @st.cache_resource(max_entries=64, show_spinner=False)
 def payers(model_id: str, device: str, layer: str, text_id: str, fmt: str) -> tuple[Payer, ...]:
     return who_pays(inputs(model_id, device, layer, text_id), fmt)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def outlier_pictures(
+    model_id: str, device: str, layer: str, text_id: str, fmt: str, log: bool
+) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure]:
+    """The pictures that no remedy moves: the map, the surface, the errors by token and by channel. Building them takes
+    half of a rerun."""
+    study, texts = channels(model_id, device, layer, text_id), token_texts(model_id, device, text_id)
+    by_whom = payers(model_id, device, layer, text_id, fmt)
+    return (
+        figures.layer_map(outlier_map(stats(model_id, device, text_id)), layer),
+        figures.surface(inputs(model_id, device, layer, text_id), study, texts, log),
+        figures.token_errors(by_whom, study, texts),
+        figures.channel_errors(by_whom, study),
+    )
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -388,3 +447,164 @@ def format_use(
     """How the tensor's values fall on the codes at this scale and zero point, and what becomes of x."""
     grid = Grid(format_named(name.removesuffix("_asym")), scale, zero_point)
     return code_use(_tensor(model_id, device, layer, text_id, of), grid), snap(x, grid)
+
+
+@st.cache_resource
+def jobs() -> Jobs:
+    """The long work of this server."""
+    return Jobs()
+
+
+@st.cache_resource
+def store() -> Store:
+    """The file of kept results."""
+    return Store()
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def hash_of(model_id: str, device: str) -> str:
+    """The hash of a model's contents."""
+    return model_hash(model(model_id, device).model)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def duel_tokens(model_id: str, device: str, text_id: str, limit: int) -> Tensor:
+    """Windows of DUEL_WINDOW tokens; of `evaluation/all` an equal share of each kind."""
+    split, _, kind = text_id.partition("/")
+    if kind != "all":
+        return tokens(model_id, device, text_id, limit, DUEL_WINDOW)
+    share = max(DUEL_WINDOW, limit // len(TEXT_KINDS) // DUEL_WINDOW * DUEL_WINDOW)
+    kinds = [tokens(model_id, device, f"{split}/{one}", share, DUEL_WINDOW) for one in TEXT_KINDS]
+    return torch.cat([one for one in kinds if one.shape[1] == kinds[0].shape[1]])
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def calibration_tokens(model_id: str, device: str) -> Tensor:
+    """What static ranges and GPTQ see: STUDY_TOKENS of each kind of the calibration text."""
+    return torch.cat([tokens(model_id, device, f"calibration/{kind}") for kind in TEXT_KINDS])
+
+
+def kept_duel(model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]) -> Duel | None:
+    """The duel, where every answer is in the store already."""
+    loaded, hashed = model(model_id, device), hash_of(model_id, device)
+    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device))
+    found = known(loaded, schemes, *texts, store(), hashed)
+    if len(found) < len({str(Plan.parse(scheme)) for scheme in schemes}):
+        return None
+    return _kept_duel(model_id, device, text_id, limit, schemes)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _kept_duel(model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]) -> Duel:
+    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device))
+    return duel(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device))
+
+
+def kept_sensitivity(
+    model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...], all_but: bool
+) -> Sensitivity | None:
+    """The sensitivities, where all of them are in the store already."""
+    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device))
+    place = (store(), all_but, hash_of(model_id, device))
+    costs = [kept_costs(model(model_id, device), scheme, *texts, *place) for scheme in schemes]
+    return joined([cost for cost in costs if cost is not None]) if all(costs) else None
+
+
+RECORDED = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+
+def recorded_runs() -> dict[str, Recorded | str]:
+    """What `benchmarks.matmul` left, by file name: the run, or the sentence that says what is wrong with the file."""
+    return {path.name: _recorded(str(path), path.stat().st_mtime_ns) for path in sorted(RECORDED.glob("matmul*.json"))}
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _recorded(path: str, changed_ns: int) -> Recorded | str:
+    try:
+        return read_run(Path(path))
+    except ValueError as error:
+        return str(error)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def model_shape(model_id: str, device: str) -> ModelShape:
+    return ModelShape.of(model(model_id, device).model, "the loaded model")
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def memory_card(shape: str, model_id: str, device: str, plan: str, context: int, batch: int, kv_bits: int) -> Footprint:
+    """The footprint of a preset's name, of `loaded`, or of a typed shape. Raises: ValueError."""
+    return footprint(shape_named(shape, model_id, device), plan, context, batch, kv_bits)
+
+
+def shape_named(shape: str, model_id: str, device: str) -> ModelShape:
+    if shape == "loaded":
+        return model_shape(model_id, device)
+    return PRESET_SHAPES.get(shape) or ModelShape.parse(shape)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
+def gptq_stats(model_id: str, device: str, layer: str, limit: int) -> LayerStats:
+    """What enters a layer on the calibration text, with X^T X: about `limit` tokens, an equal share of each kind."""
+    share = limit // len(TEXT_KINDS)
+    kinds = [tokens(model_id, device, f"calibration/{kind}", share, min(share, 512)) for kind in TEXT_KINDS]
+    return calibrate(model(model_id, device).model, torch.cat(kinds), [layer])[layer]
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def gptq_tile(model_id: str, device: str, layer: str, limit: int, scheme: str, together: bool) -> TileSteps:
+    """GPTQ over a tile of the layer; `together`: the columns that go together most, else neighbours of the loudest."""
+    chosen, hessian = Scheme.parse(scheme), _hessian_over(model_id, device, layer, limit)
+    assert isinstance(chosen.method, Gptq)
+    tensor = linear_named(model(model_id, device).model, layer).weight
+    columns = companions(hessian) if together else neighbours(hessian)
+    return tile_steps(tensor, hessian, tile_rows(len(tensor)), columns, weights_of(scheme), chosen.method)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def gptq_order(
+    model_id: str, device: str, layer: str, text_id: str, limit: int, scheme: str, loud: tuple[int, ...]
+) -> OrderStudy:
+    """The layer in every order; the losses are on the calibration text, `unseen` on the text named."""
+    chosen, seen = Scheme.parse(scheme), gptq_stats(model_id, device, layer, limit)
+    assert isinstance(chosen.method, Gptq)
+    return order_study(
+        linear_named(model(model_id, device).model, layer).weight,
+        _hessian_over(model_id, device, layer, limit),
+        weights_of(scheme),
+        chosen.method.damp,
+        seen.tokens,
+        loud,
+        inputs(model_id, device, layer, text_id),
+    )
+
+
+@st.cache_resource(max_entries=16, show_spinner="Quantizing in every way ...")
+def gptq_map(
+    model_id: str,
+    device: str,
+    layer: str,
+    limit: int,
+    bits: tuple[int, ...],
+    granularities: tuple[str, ...],
+    damps: tuple[float, ...],
+) -> OrderMap:
+    tensor = linear_named(model(model_id, device).model, layer).weight
+    return order_map(tensor, _hessian_over(model_id, device, layer, limit), bits, granularities, damps)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Measuring the time ...")
+def gptq_cost(model_id: str, device: str, layer: str, limit: int, scheme: str) -> OrderCosts:
+    """A measurement: kept until it is cleared."""
+    return measure_order_cost(
+        linear_named(model(model_id, device).model, layer).weight.detach(),
+        _hessian_over(model_id, device, layer, limit),
+        weights_of(scheme),
+        inputs(model_id, device, layer, "evaluation/encyclopedia"),
+    )
+
+
+def _hessian_over(model_id: str, device: str, layer: str, limit: int) -> Tensor:
+    hessian = gptq_stats(model_id, device, layer, limit).hessian
+    assert hessian is not None
+    return hessian

@@ -19,6 +19,7 @@ import streamlit as st
 
 from quantcore.models import ASSETS
 from ui import controls
+from ui.components.chart import head_start
 from ui.components.copy_link import copy_link
 
 ICON = ASSETS / "icon.png"  # a file of ours: an icon by name would be fetched from the internet
@@ -29,6 +30,11 @@ MENU = {
     "Outliers": "pages/3_Outliers.py",
     "Static or dynamic": "pages/4_Static_or_dynamic.py",
     "Layer lab": "pages/5_Layer_lab.py",
+    "GPTQ step by step": "pages/6_GPTQ_step_by_step.py",
+    "Scheme duel": "pages/7_Scheme_duel.py",
+    "Which layers hurt": "pages/8_Which_layers_hurt.py",
+    "Rules, tested": "pages/9_Rules_tested.py",
+    "Speed and memory": "pages/10_Speed_and_memory.py",
 }
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 2.5rem 2.5rem 4rem; max-width: 1560px; }
@@ -45,6 +51,7 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
     Yields what the sidebar says. The body does not run where the model cannot be loaded."""
     st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=str(ICON), layout="wide")
     st.html(STYLE)
+    head_start()
     controls.begin()
     st.query_params.pop(FOLLOWED, None)
     menu()

@@ -1,0 +1,194 @@
+"""Which scheme would you ship? Two to six of them on the whole model, on the same text, with error bars."""
+
+import numpy as np
+import streamlit as st
+
+from quantcore.duel import Duel, duel, short_label, texts_of
+from quantcore.studies.generation import Written, write_on
+from ui import cached, controls, duel_words, frame, job_view, token_view
+from ui.components.chart import chart
+from ui.figures import duel as figures
+from ui.scheme_builder import scheme_editor
+
+PATH = "pages/7_Scheme_duel.py"
+DEFAULT = "W8A8\nW4A16\nw:int4/channel\nw:int3/group128"
+MOST, WORST, WRITTEN = 6, 10, 48
+TOKENS = (2560, 5120, 16384)
+ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
+PROMPT = "Once upon a time, there was a little girl named"
+
+LOOK_FOR = (
+    "All schemes read the same tokens as the float model. Perplexity asks how well the text is predicted, KL how far "
+    "the predictions moved; KL sees differences that perplexity hides. An interval that holds 0 means: not told apart."
+)
+TRIES = [
+    ("8 bits: int or float", {"duel": "W8A8\nFP8\nFP8_DYNAMIC"}),
+    ("who shares a scale, at 4 bits", {"duel": "w:int4/tensor\nw:int4/channel\nw:int4/group128\nw:int4/group32"}),
+    ("one layer kind spared", {"duel": "w:int3/group128\nw:int3/group128@down_proj=w:int8/channel\nw:int4/group128"}),
+]
+
+
+def add_line(text: str) -> None:
+    """A scheme from the builder onto the list; a callback."""
+    st.session_state["duel"] = f"{st.session_state['duel'].rstrip()}\n{text}"
+
+
+def chosen_schemes() -> list[str]:
+    """The list of schemes, one a line, and a builder that adds to it. Raises: ValueError for too few or too many."""
+    with st.grid(2, min_column_width=430):
+        with st.container():
+            text = controls.lines("Schemes, one a line (two to six)", DEFAULT, "duel", height=150)
+        with st.expander("Build a line with menus, or take a preset"), frame.problems():
+            scheme = scheme_editor("**New line**", "w:int4/group64/asym", "new")
+            st.button("Add it to the list", on_click=add_line, args=(str(scheme),), key="add")
+            st.caption("Mixed precision: `W4A16@down_proj=W8A16@layers.0=float`, the last exception that fits decides.")
+    schemes = texts_of([line for line in text.splitlines() if line.strip()])
+    if not 2 <= len(schemes) <= MOST:
+        raise ValueError(f"the list has {len(schemes)} different schemes; a duel takes two to {MOST}")
+    return schemes
+
+
+def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, limit: int) -> None:
+    """The text itself, tinted; the worst tokens; a window written out with both models' likeliest tokens."""
+    decode = cached.model(choice.model_id, choice.device).tokenizer.decode
+    ids = cached.duel_tokens(choice.model_id, choice.device, text_id, limit)
+    scores, floats = found.scores[scheme], found.float_scores
+    width = scores.kl.shape[1]
+    flat = scores.kl.flatten()
+    order = flat.argsort(descending=True)[:WORST].tolist()
+    targets = [decode([t]) for t in ids[:, 1:].flatten().tolist()]
+    places = [f"worst {n + 1}" for n in range(len(order))]
+    pick = controls.pick("Read the text at", ["start", *places], "start", "at")
+    worst = ", ".join(f"{n + 1}. {targets[at]!r} {float(flat[at]):.2f}" for n, at in enumerate(order))
+    st.caption(f"The worst tokens and their KL: {worst}".replace("`", "'"))
+    at = None if pick == "start" else order[places.index(pick)]
+    clicked = st.session_state.get("_clicked_token")
+    window = (0 if at is None else at) // width
+    if clicked is not None and clicked[0] == (scheme, pick, limit, text_id):
+        at, window = clicked[1], clicked[1] // width
+    point = chart(
+        figures.along_the_text(
+            flat.numpy(), targets, figures.colours(found.reports)[scheme], (window * width, (window + 1) * width)
+        ),
+        key="along",
+        alt=f"KL along {len(flat)} tokens; the largest is {float(flat.max()):.2f} nats at {targets[order[0]]!r}",
+        on_click=True,
+    )
+    if point and point.get("customdata") not in ("", None) and at != int(point["customdata"]):
+        st.session_state["_clicked_token"] = ((scheme, pick, limit, text_id), int(point["customdata"]))
+        st.rerun()
+    row = ids[window].tolist()
+    hovers = ["the first token: nothing before it, nothing to predict"] + [
+        duel_words.hover(
+            decode,
+            float(scores.kl[window, t]),
+            floats.likeliest[window, t],
+            floats.probabilities[window, t],
+            scores.likeliest[window, t],
+            scores.probabilities[window, t],
+        )
+        for t in range(width)
+    ]
+    st.caption(
+        f"Window {window + 1} of {len(ids)}. The tint of a token is the KL of the two predictions of it "
+        f"({token_view.FAINT:g} nats: none, {token_view.FULL:g}: full); hold the pointer on a token for the five "
+        "likeliest of both models."
+    )
+    kl = [None, *scores.kl[window].tolist()]
+    marked = None if at is None else at % width + 1
+    st.html(token_view.tinted([decode([one]) for one in row], kl, hovers, marked))
+
+
+def generation_part(scheme: str, choice: controls.Choice) -> None:
+    """Both models write on from one prompt."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        prompt = controls.line("Prompt", PROMPT, "prompt", max_chars=1000)
+        seed = controls.slide("Seed (0: greedy, the likeliest token each time)", 0, 20, 0, "seed")
+    loaded = cached.model(choice.model_id, choice.device)
+    calibration = cached.calibration_tokens(choice.model_id, choice.device)
+
+    def work(progress: job_view.Progress) -> Written:
+        return write_on(
+            loaded, job_view.candidate(loaded, scheme, calibration, progress), prompt, WRITTEN, seed or None
+        )
+
+    key = f"write|{choice.model_id}|{choice.device}|{scheme}|{seed}|{prompt}"
+    written = job_view.result_of(choice.device, key, f"{WRITTEN} tokens of float and {short_label(scheme)}", work)
+    if written is None:
+        return
+    parted = written.parted
+    st.markdown(
+        "Both wrote the same."
+        if parted is None
+        else f"They part at token **{parted + 1}**, outlined; up to there both wrote the same."
+    )
+    with st.grid(2, min_column_width=380, border=True):
+        with st.container():
+            st.markdown("**float**")
+            st.html(token_view.split_at(written.texts, parted))
+        with st.container():
+            st.markdown(f"**{short_label(scheme)}**")
+            st.html(token_view.split_at(written.texts_hat, parted))
+
+
+def show(found: Duel, choice: controls.Choice, text_id: str, limit: int) -> None:
+    words = duel_words.verdict(found)
+    st.markdown(words)
+    st.dataframe(duel_words.written(found), width="stretch")
+    with st.grid(2, min_column_width=430):
+        chart(figures.pareto(found), key="pareto", alt=words.replace("*", ""))
+        chart(
+            figures.layer_errors(found),
+            key="layer_errors",
+            alt="worst layer: " + "; ".join(worst_layers(found)),
+        )
+    st.markdown("**Told apart?** Row minus column, mean KL in nats; ▼ and ▲ only where the 95% interval leaves 0 out.")
+    st.table(duel_words.pairs(found))
+    st.subheader("On the text itself")
+    texts = list(found.reports)
+    default = max(texts, key=lambda text: found.reports[text].kl)
+    scheme = controls.select("Scheme", texts, default, "read")
+    token_part(found, scheme, choice, text_id, limit)
+    st.subheader("Writing on, side by side")
+    generation_part(scheme, choice)
+    st.download_button(
+        "The whole duel as JSON",
+        lambda: duel_words.as_json(found, choice.model_id, text_id),
+        "duel.json",
+        "application/json",
+        on_click="ignore",
+        key="json",
+    )
+    frame.numbers(duel_words.table(found), "duel")
+
+
+def worst_layers(found: Duel) -> list[str]:
+    said = []
+    for text, rows in found.layers.items():
+        measured = [row for row in rows if row.output_sqnr_db is not None and np.isfinite(row.output_sqnr_db)]
+        if measured:
+            worst = min(measured, key=lambda row: row.output_sqnr_db or 0.0)
+            said.append(f"{short_label(text)}: {worst.name} with {worst.output_sqnr_db:.1f} dB")
+    return said
+
+
+with frame.page("Which scheme would you ship?", LOOK_FOR, TRIES, PATH) as choice:
+    schemes = chosen_schemes()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
+        where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
+    text_id = "evaluation/all" if where == ALL_KINDS else choice.text_id
+    place = (choice.model_id, choice.device)
+    found = cached.kept_duel(*place, text_id, limit, tuple(schemes))
+    if found is None:
+        loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
+        texts = cached.duel_tokens(*place, text_id, limit), cached.calibration_tokens(*place)
+        title = f"{len(schemes)} schemes on {texts[0].numel():,} tokens"
+        key = f"duel|{'|'.join(place)}|{text_id}|{limit}|{'|'.join(schemes)}"
+        found = job_view.result_of(
+            choice.device, key, title, lambda progress: duel(loaded, schemes, *texts, store, hashed, progress)
+        )
+    if cached.store().notice:
+        st.caption(str(cached.store().notice))
+    if found is not None:
+        show(found, choice, text_id, limit)

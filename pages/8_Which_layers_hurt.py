@@ -1,0 +1,159 @@
+"""Which layers hurt? Each layer quantized alone; then a budget of bits, spent where it helps most, and measured."""
+
+import pandas as pd
+import streamlit as st
+
+from quantcore.duel import Duel, duel, short_label
+from quantcore.plan import Plan
+from quantcore.scheme import Scheme
+from quantcore.sensitivity import Sensitivity, plan_for_budget
+from quantcore.studies.plans import kept_sensitivity
+from ui import cached, controls, frame, job_view
+from ui.components.chart import chart
+from ui.figures import sensitivity as figures
+
+PATH = "pages/8_Which_layers_hurt.py"
+GROUPS = (128, 64, 32)
+BITS = (2, 3, 4, 8)
+TOKENS = (1280, 2560, 5120)
+ALONE, ALL_BUT = "this layer alone", "everything but it"
+
+LOOK_FOR = (
+    "Each layer is quantized alone, all others stay float, and the KL of the next-token distributions says what that "
+    "costs. A few layers pay for most of it: give those more bits, and the model loses less at the same size."
+)
+TRIES = [
+    ("3 bits for W3's price", {"bits": 3, "budget": 3.125}),
+    ("2 bits: who breaks?", {"bits": 2, "budget": 2.5}),
+    ("everything but it", {"bits": 3, "way": ALL_BUT}),
+]
+
+
+def measured(choice: controls.Choice, schemes: tuple[str, ...], limit: int, all_but: bool) -> Sensitivity | None:
+    """The sensitivities, from the store or from a job."""
+    place = (choice.model_id, choice.device)
+    found = cached.kept_sensitivity(*place, "evaluation/all", limit, schemes, all_but)
+    if found is not None:
+        return found
+    loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
+    texts = cached.duel_tokens(*place, "evaluation/all", limit), cached.calibration_tokens(*place)
+
+    def work(progress: job_view.Progress) -> Sensitivity:
+        return kept_sensitivity(loaded, schemes, *texts, store, all_but=all_but, hashed=hashed, progress=progress)
+
+    key = f"sensitivity|{'|'.join(place)}|{limit}|{all_but}|{'|'.join(schemes)}"
+    title = f"{' and '.join(short_label(one) for one in schemes)}, layer by layer"
+    return job_view.result_of(choice.device, key, title, work)
+
+
+def beside_uniform(choice: controls.Choice, texts: tuple[str, ...], limit: int) -> Duel | None:
+    """The plan and the uniform schemes, measured on the same tokens."""
+    place = (choice.model_id, choice.device)
+    found = cached.kept_duel(*place, "evaluation/all", limit, texts)
+    if found is not None:
+        return found
+    loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
+    tokens = cached.duel_tokens(*place, "evaluation/all", limit), cached.calibration_tokens(*place)
+    key = f"duel|{'|'.join(place)}|evaluation/all|{limit}|{'|'.join(texts)}"
+    return job_view.result_of(
+        choice.device,
+        key,
+        "the plan and the uniform schemes",
+        lambda progress: duel(loaded, texts, *tokens, store, hashed, progress),
+    )
+
+
+def ranking_words(costs: dict[str, float], whole: float, way: str) -> str:
+    worst = sorted(costs, key=lambda layer: -costs[layer])
+    total = sum(costs.values())
+    few = worst[: max(1, len(worst) // 10)]
+    share = sum(costs[layer] for layer in few) / total if total else 0.0
+    if way == ALL_BUT:
+        return (
+            f"With all layers quantized the KL is **{whole:.4g}** nats; leaving `{worst[-1]}` float helps most and "
+            f"brings it to **{costs[worst[-1]]:.4g}**."
+        )
+    return (
+        f"`{worst[0]}` hurts most, **{costs[worst[0]]:.3g}** nats alone; `{worst[-1]}` least, {costs[worst[-1]]:.2g}. "
+        f"The worst {len(few)} of {len(worst)} layers hold **{share:.0%}** of the sum. The sum over all layers is "
+        f"{total:.4g}, the whole model's KL {whole:.4g} nats: errors of layers "
+        f"{'nearly add up' if abs(total / whole - 1) < 0.25 else 'do not simply add up'}."
+    )
+
+
+def plan_part(choice: controls.Choice, schemes: tuple[str, ...], limit: int) -> None:
+    st.subheader("Spend a budget")
+    budget = controls.slide("Bits per weight, scales counted", 2.125, 8.5, 4.125, "budget", 0.005, format="%.3f")
+    found = measured(choice, schemes, limit, False)
+    if found is None:
+        return
+    least = min(found.mean_bits(dict.fromkeys(found.layers, text)) for text in schemes)
+    chosen = plan_for_budget(found, max(budget + 1e-6, least))
+    text = str(chosen.plan)
+    uniform = {one: found.mean_bits(dict.fromkeys(found.layers, one)) for one in schemes}
+    duel_found = beside_uniform(choice, tuple(dict.fromkeys([*schemes, text])), limit)
+    kl = None if duel_found is None else duel_found.reports[text].kl
+    most = max(found.mean_bits(dict.fromkeys(found.layers, one)) for one in schemes)
+    trail = []
+    for step in range(25):
+        at = least + (most - least) * (step / 24) ** 2
+        one = plan_for_budget(found, at)
+        trail.append((one.bits_per_weight, one.predicted_kl))
+    words = [
+        f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; predicted KL (sum of the layers' own) "
+        f"**{chosen.predicted_kl:.4g}** nats" + (f", measured **{kl:.4g}**." if kl is not None else ".")
+    ]
+    rivals = [one for one, bits in uniform.items() if bits <= budget + 1e-6]
+    if duel_found is not None and rivals:
+        rival = max(rivals, key=lambda one: uniform[one])
+        difference = duel_found.kl_difference(text, rival)
+        how = "beyond chance" if difference.significant else "within chance"
+        words.append(
+            f"{short_label(rival)} for all takes {uniform[rival]:.3f} bits and has KL "
+            f"{duel_found.reports[rival].kl:.4g}: the plan's is {difference.value:+.4g} ({how}; 95%: "
+            f"{difference.lo:+.3g} to {difference.hi:+.3g})."
+        )
+    st.markdown(" ".join(words))
+    with st.grid(2, min_column_width=430):
+        chart(figures.plan_map(chosen.choice, found), key="plan_map", alt=words[0].replace("*", ""))
+        measured_at = {} if duel_found is None else {one: (uniform[one], duel_found.reports[one].kl) for one in schemes}
+        here = None if kl is None else (chosen.bits_per_weight, kl)
+        chart(figures.budgets(measured_at, trail, here), key="budgets", alt=" ".join(words).replace("*", ""))
+    st.markdown("The plan as text, for the duel, the command line, a recipe:")
+    st.code(text, language=None, wrap_lines=True)
+    frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": "\n".join([text, *rivals[-1:]] or [text])})
+    rows = [
+        {
+            "layer": layer,
+            "weights": found.weights[layer],
+            "plan": chosen.choice[layer],
+            **{f"KL alone, {short_label(one)}": found.alone[layer, one] for one in schemes},
+        }
+        for layer in found.layers
+    ]
+    frame.numbers(pd.DataFrame(rows), "layers")
+
+
+with frame.page("Which layers hurt?", LOOK_FOR, TRIES, PATH) as choice:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        bits = controls.pick("Bits per weight", BITS, 3, "bits")
+        group = controls.pick("Group", GROUPS, 128, "group")
+        way = controls.pick("Quantized is", [ALONE, ALL_BUT], ALONE, "way")
+        limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
+    scheme = f"w:int{bits}/group{group}"
+    found = measured(choice, (scheme,), limit, way == ALL_BUT)
+    if found is not None:
+        costs = {layer: (found.alone if way == ALONE else found.all_but)[layer, scheme] for layer in found.layers}
+        words = ranking_words(costs, found.whole[scheme], way)
+        what = "KL" if way == ALONE else "KL that remains"
+        st.markdown(words)
+        with st.grid(2, min_column_width=430):
+            name = Scheme.parse(scheme).label
+            chart(figures.heat_map(costs, f"{name}: {way}", what), key="map", alt=words.replace("*", ""))
+            chart(
+                figures.ranking(costs, "Ranked; a colour is a module", what), key="ranking", alt=words.replace("*", "")
+            )
+        frame.numbers(
+            pd.DataFrame([{"layer": layer, "scheme": scheme, what: kl} for layer, kl in costs.items()]), "layers"
+        )
+        plan_part(choice, tuple(str(Plan.parse(f"w:int{one}/group{group}")) for one in BITS), limit)

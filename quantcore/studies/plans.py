@@ -1,0 +1,73 @@
+"""What the page "Which layers hurt" needs: sensitivities that are kept, and a plan measured beside uniform schemes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from torch import Tensor
+
+from quantcore.calibrate import Progress
+from quantcore.evaluate import device_name, versions
+from quantcore.models import LoadedModel
+from quantcore.scheme import Scheme
+from quantcore.sensitivity import LayerCosts, Sensitivity, joined, layer_costs
+from quantcore.store import Question, Store, model_hash, tokens_hash
+
+
+def kept_sensitivity(
+    loaded: LoadedModel,
+    schemes: Sequence[str],
+    tokens: Tensor,
+    calibration: Tensor,
+    store: Store,
+    *,
+    all_but: bool = False,
+    hashed: str | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """`sensitivity`, scheme by scheme from the store where it is there, else measured and kept."""
+    texts = list(dict.fromkeys(str(Scheme.parse(text)) for text in schemes))
+    found = {text: kept_costs(loaded, text, tokens, calibration, store, all_but, hashed) for text in texts}
+    missing = [text for text in texts if found[text] is None]
+    for place, text in enumerate(missing):
+
+        def tell(share: float, layer: str, place: int = place, text: str = text) -> None:
+            if progress:
+                progress((place + share) / len(missing), f"{Scheme.parse(text).label}: {layer}")
+
+        costs = layer_costs(loaded.model, text, tokens, all_but=all_but, calibration=calibration, progress=tell)
+        store.put(_question(loaded, text, tokens, calibration, all_but, hashed), asdict(costs), {})
+        found[text] = costs
+    return joined([costs for costs in found.values() if costs is not None])
+
+
+def kept_costs(
+    loaded: LoadedModel,
+    text: str,
+    tokens: Tensor,
+    calibration: Tensor,
+    store: Store,
+    all_but: bool = False,
+    hashed: str | None = None,
+) -> LayerCosts | None:
+    """The kept costs of one scheme, None if they were not measured yet; those with all_but answer for both."""
+    for wider in (True,) if all_but else (True, False):
+        answer = store.get(_question(loaded, text, tokens, calibration, wider, hashed))
+        if answer is not None:
+            return LayerCosts(**answer.figures)
+    return None
+
+
+def _question(
+    loaded: LoadedModel, text: str, tokens: Tensor, calibration: Tensor, all_but: bool, hashed: str | None
+) -> Question:
+    return Question(
+        kind="layer costs, all but" if all_but else "layer costs",
+        scheme=text,
+        model=loaded.id,
+        model_hash=hashed or model_hash(loaded.model),
+        text_hash=tokens_hash(tokens, calibration),
+        device=device_name(loaded.device),
+        versions=versions(),
+    )

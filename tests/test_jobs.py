@@ -1,0 +1,155 @@
+"""Jobs: one at a time, in line, one for equal requests, cancelled at the next step, memory freed after a failure."""
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from ui.jobs import Job, Jobs
+
+WAIT_S = 10
+
+
+class Gate:
+    """Work that stops at each step until it is let on."""
+
+    def __init__(self, steps: int = 3) -> None:
+        self.steps, self.on, self.at = steps, threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, progress: Callable[[float, str], None]) -> str:
+        for step in range(self.steps):
+            self.at.release()
+            assert self.on.acquire(timeout=WAIT_S)
+            progress((step + 1) / self.steps, f"layer {step}")
+        return "result"
+
+    def started(self) -> None:
+        assert self.at.acquire(timeout=WAIT_S)
+
+
+def end(job: Job) -> Job:
+    assert job.ended.wait(WAIT_S)
+    return job
+
+
+def test_a_job_tells_its_progress_and_gives_its_result() -> None:
+    gate = Gate(2)
+    job = Jobs().submit("cpu", "k", "two layers", gate)
+    gate.started()
+    assert (job.state, job.share, job.left_s) == ("running", 0, None)
+    gate.on.release()
+    gate.started()
+    assert (job.share, job.doing) == (0.5, "layer 0")
+    assert job.left_s == pytest.approx(time.monotonic() - (job.started or 0), abs=0.5)
+    gate.on.release()
+    assert end(job).result == "result"
+    assert (job.state, job.share, job.left_s) == ("done", 1.0, None)
+
+
+def test_one_at_a_time_per_device_and_the_others_in_line() -> None:
+    jobs, gates = Jobs(), [Gate(1) for _ in range(4)]
+    first, second, third = (jobs.submit("cpu", f"k{n}", "t", gates[n]) for n in range(3))
+    elsewhere = jobs.submit("cuda:0 in name only", "k3", "t", gates[3])
+    gates[0].started()
+    gates[3].started()  # another device does not wait
+    assert [first.ahead, second.ahead, third.ahead, elsewhere.ahead] == [0, 1, 2, 0]
+    assert [second.state, third.state] == ["waiting", "waiting"]
+    gates[0].on.release()
+    end(first)
+    gates[1].started()
+    assert [second.ahead, third.ahead, third.state] == [0, 1, "waiting"]
+    for gate in gates[1:]:
+        gate.on.release()
+    assert [end(job).state for job in (second, third, elsewhere)] == ["done"] * 3
+
+
+def test_the_same_request_is_one_job() -> None:
+    jobs, gate = Jobs(), Gate(1)
+    asked = [jobs.submit("cpu", "same", "t", gate) for _ in range(3)]
+    gate.on.release(5)
+    assert len(set(map(id, asked))) == 1
+    end(asked[0])
+    assert jobs.submit("cpu", "same", "t", gate) is asked[0]  # done: the result is still there
+    jobs.forget("same")
+    assert jobs.submit("cpu", "same", "t", Gate(0)) is not asked[0]
+
+
+def test_cancel_takes_effect_at_the_next_step_and_the_next_job_runs() -> None:
+    jobs, gate, waits = Jobs(), Gate(100), Gate(0)
+    running = jobs.submit("cpu", "a", "t", gate)
+    in_line, after = jobs.submit("cpu", "b", "t", Gate(0)), jobs.submit("cpu", "c", "t", waits)
+    gate.started()
+    in_line.cancel()
+    assert in_line.state == "cancelled"
+    assert after.ahead == 1
+    running.cancel()
+    gate.on.release()
+    assert end(running).state == "cancelled"
+    assert running.share == 0
+    assert end(after).state == "done"
+    again = jobs.submit("cpu", "a", "t", Gate(0))  # a cancelled job may be asked for anew
+    assert end(again).state == "done"
+
+
+def test_out_of_memory_is_a_sentence_frees_the_memory_and_the_next_runs() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def greedy(progress: Callable[[float, str], None]) -> None:
+        tensor = torch.zeros(1000)
+        held.append(weakref.ref(tensor))
+        torch.empty(2**62, dtype=torch.uint8)
+
+    jobs = Jobs()
+    job, after = jobs.submit("cpu", "a", "6 schemes on 16,384 tokens", greedy), jobs.submit("cpu", "b", "t", Gate(0))
+    end(job)
+    assert job.state == "failed"
+    assert job.problem is not None
+    assert job.problem.startswith("There was not enough memory on cpu for 6 schemes on 16,384 tokens: ")
+    assert "GiB were free" in job.problem
+    assert "fewer tokens" in job.problem
+    gc.collect()
+    assert held[0]() is None
+    assert end(after).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("group_size=77 does not divide"), "group_size=77 does not divide"),
+        (KeyError("x"), "a duel met an error of its own (KeyError: 'x'); try other settings."),
+        (MemoryError(), "not enough memory"),
+    ],
+)
+def test_any_error_ends_with_a_sentence(error: Exception, says: str) -> None:
+    def work(progress: Callable[[float, str], None]) -> None:
+        raise error
+
+    job = end(Jobs().submit("cpu", "k", "a duel", work))
+    assert job.state == "failed"
+    assert says in (job.problem or "")
+
+
+def test_old_results_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ui.jobs.KEPT", 2)
+    jobs = Jobs()
+    for n in range(5):
+        end(jobs.submit("cpu", f"k{n}", "t", Gate(0)))
+    assert jobs.get("k0") is None
+    assert jobs.get("k4") is not None
+
+
+def test_the_end_of_the_program_ends_the_jobs() -> None:
+    jobs = Jobs()
+
+    def endless(progress: Callable[[float, str], None]) -> None:
+        while True:
+            progress(0.5, "layer")
+            time.sleep(0.01)
+
+    running, waiting = jobs.submit("cpu", "a", "t", endless), jobs.submit("cpu", "b", "t", endless)
+    jobs.close()
+    assert [running.state, waiting.state] == ["cancelled", "cancelled"]

@@ -1,0 +1,176 @@
+"""Pictures of the page Which layers hurt: a map of layers, the ranking, the plan as a map, plans against uniform."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from quantcore.duel import short_label
+from quantcore.models import place_of
+from quantcore.sensitivity import Sensitivity
+from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SEQUENTIAL, SLATE, VERMILION
+from ui.figures.base import colour_bar, figure
+
+STEPS = (VERMILION, AMBER, GREEN, BLUE, PURPLE, SLATE)  # fewest bits first
+RANKED = 24
+
+
+def grid_of(layers: Sequence[str]) -> tuple[list[str], list[str], dict[str, tuple[int, int]]]:
+    """Rows (modules), columns (blocks) and each layer's cell; layers outside the blocks stand in a last column."""
+    places = {layer: place_of(layer) for layer in layers}
+    blocks = sorted({block for block, _ in places.values() if block is not None})
+    modules = list(dict.fromkeys(module for _, module in places.values()))
+    columns = [str(block) for block in blocks] + ["-"] * any(block is None for block, _ in places.values())
+    cells = {
+        layer: (modules.index(module), len(blocks) if block is None else blocks.index(block))
+        for layer, (block, module) in places.items()
+    }
+    return modules, columns, cells
+
+
+def heat_map(costs: Mapping[str, float], title: str, what: str) -> go.Figure:
+    """KL of every layer, colours by its logarithm."""
+    modules, columns, cells = grid_of(list(costs))
+    z, shown = (
+        np.full((len(modules), len(columns)), np.nan, np.float32),
+        np.full((len(modules), len(columns)), "", dtype=object),
+    )
+    for layer, (row, column) in cells.items():
+        z[row, column] = math.log10(max(costs[layer], 1e-7))
+        shown[row, column] = f"{layer}<br>{what} {costs[layer]:.3g} nats"
+    fig = figure(title, "block", "", 380)
+    lo, hi = math.floor(np.nanmin(z)), math.ceil(np.nanmax(z))
+    ticks = list(range(lo, hi + 1))
+    bar = {**colour_bar(f"{what}, nats, log"), "tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks]}
+    fig.add_trace(
+        go.Heatmap(
+            z=z,
+            x=columns,
+            y=modules,
+            text=shown.tolist(),
+            hovertemplate="%{text}<extra></extra>",
+            colorscale=SEQUENTIAL,
+            colorbar=bar,
+            xgap=2,
+            ygap=2,
+        )
+    )
+    fig.update_yaxes(autorange="reversed", type="category")
+    fig.update_xaxes(type="category")
+    return fig
+
+
+def ranking(costs: Mapping[str, float], title: str, what: str) -> go.Figure:
+    """The layers that hurt most, first at the top."""
+    worst = sorted(costs, key=lambda layer: -costs[layer])[:RANKED]
+    modules = list(dict.fromkeys(place_of(layer)[1] for layer in costs))
+    fig = figure(title, f"{what}, nats", "", 30 + 17 * len(worst) + 70)
+    fig.add_trace(
+        go.Bar(
+            x=[costs[layer] for layer in worst],
+            y=[layer.removeprefix("model.") for layer in worst],
+            orientation="h",
+            marker={"color": [STEPS[modules.index(place_of(layer)[1]) % len(STEPS)] for layer in worst]},
+            text=[f"{costs[layer]:.3g}" for layer in worst],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{y}: %{x:.4g} nats<extra></extra>",
+        )
+    )
+    fig.update_xaxes(range=[0, 1.16 * max(costs.values())])
+    fig.update_yaxes(autorange="reversed", tickfont={"size": 11}, dtick=1)
+    return fig
+
+
+def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
+    """Which scheme each layer gets: colours from the fewest bits to the most, the bits written in the cell."""
+    modules, columns, cells = grid_of(list(choice))
+    texts = sorted(found.schemes, key=lambda text: np.mean([found.bits[layer, text] for layer in found.layers]))
+    z = np.full((len(modules), len(columns)), np.nan, np.float32)
+    hovers = np.full((len(modules), len(columns)), "", dtype=object)
+    written = np.full((len(modules), len(columns)), "", dtype=object)
+    for layer, (row, column) in cells.items():
+        text = choice[layer]
+        z[row, column] = texts.index(text)
+        bits = found.bits[layer, text]
+        hovers[row, column] = (
+            f"{layer}<br>{short_label(text)}, {bits:.3g} bits, KL alone {found.alone[layer, text]:.3g} nats"
+        )
+        written[row, column] = f"{bits:.2g}"
+    n = len(texts)
+    colours = [STEPS[place % len(STEPS)] for place in range(n)]
+    scale = [[edge, colour] for place, colour in enumerate(colours) for edge in (place / n, (place + 1) / n)]
+    fig = figure("The plan: bits per weight of each layer", "block", "", 380)
+    fig.add_trace(
+        go.Heatmap(
+            z=z,
+            x=columns,
+            y=modules,
+            text=written.tolist(),
+            customdata=hovers.tolist(),
+            texttemplate="%{text}",
+            hovertemplate="%{customdata}<extra></extra>",
+            colorscale=scale,
+            zmin=-0.5,
+            zmax=n - 0.5,
+            showscale=False,
+            xgap=2,
+            ygap=2,
+        )
+    )
+    for place, text in enumerate(texts):
+        marker = {"color": colours[place], "symbol": "square", "size": 12}
+        fig.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=short_label(text)))
+    fig.update_yaxes(autorange="reversed", type="category")
+    fig.update_xaxes(type="category")
+    fig.update_layout(showlegend=True)
+    return fig
+
+
+def budgets(
+    uniform: Mapping[str, tuple[float, float]],
+    predicted: Sequence[tuple[float, float]],
+    measured: tuple[float, float] | None,
+) -> go.Figure:
+    """Bits per weight against KL: uniform schemes (measured), the plans that the solver finds (predicted), and the
+    plan at hand, measured."""
+    fig = figure("Plan against one scheme for all", "bits per weight, scales counted", "KL, nats, log", 380)
+    fig.add_trace(
+        go.Scatter(
+            x=[bits for bits, _ in predicted],
+            y=[kl for _, kl in predicted],
+            mode="lines",
+            line={"color": BLUE, "width": 2, "dash": "dot"},
+            name="plans, predicted",
+            hovertemplate="plan at %{x:.2f} bits: %{y:.4g} nats predicted<extra></extra>",
+        )
+    )
+    fig.add_trace(
+        go.Scatter(
+            x=[bits for bits, _ in uniform.values()],
+            y=[kl for _, kl in uniform.values()],
+            mode="markers+text",
+            text=[short_label(text) for text in uniform],
+            textposition="top right",
+            marker={"color": VERMILION, "symbol": "x", "size": 11},
+            name="one scheme for all, measured",
+            hovertemplate="%{text}: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",
+        )
+    )
+    if measured is not None:
+        fig.add_trace(
+            go.Scatter(
+                x=[measured[0]],
+                y=[measured[1]],
+                mode="markers",
+                marker={"color": BLUE, "symbol": "circle", "size": 13},
+                name="this plan, measured",
+                hovertemplate="this plan: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",
+            )
+        )
+    fig.update_yaxes(type="log")
+    fig.update_layout(showlegend=True)
+    return fig

@@ -1,0 +1,79 @@
+"""A long job on a page: its place in line, its progress by layer, the time left, a way to end it; then its result.
+
+result = job_view.result_of(device, key, title, work)      None while there is none yet: draw nothing that needs it
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import streamlit as st
+from torch import Tensor, nn
+
+from quantcore.convert import quantize_model
+from quantcore.models import LoadedModel
+from quantcore.plan import Plan
+from quantcore.scheme import Rtn
+from ui import cached
+from ui.jobs import Job, Progress, Work
+
+PATIENCE_S = 0.4  # a job that is over by then shows no progress bar
+POLL_S = 0.5
+
+
+def result_of(device: str, key: str, title: str, work: Work, start: bool = True) -> Any:
+    """The job's result; while there is none, its progress stands here instead, and None is returned.
+
+    start    whether the job begins by itself; else a button stands here first. A job that was cancelled never does.
+    Raises: ValueError with the sentence that ended the job."""
+    jobs, mark = cached.jobs(), hashlib.sha256(key.encode()).hexdigest()[:12]
+    job = jobs.get(key)
+    if job is None and start:
+        job = jobs.submit(device, key, title, work)
+    if job is not None:
+        job.ended.wait(PATIENCE_S)
+    if job is not None and job.state == "done":
+        return job.result
+    if job is None or job.state in ("cancelled", "failed"):
+        if job is not None and job.state == "cancelled":
+            st.info(f"{title}: cancelled. Nothing was kept of it.")
+        label = "Run it" if job is None else "Run it again"
+        st.button(label, on_click=jobs.submit, args=(device, key, title, work), key=f"run_{mark}", type="primary")
+        if job is not None and job.problem:
+            raise ValueError(job.problem)
+        return None
+    _watch(job, mark)
+    return None
+
+
+@st.fragment(run_every=POLL_S)
+def _watch(job: Job, mark: str) -> None:
+    if job.over:
+        st.rerun()
+    with st.container(border=True, key=f"job_{mark}"):
+        st.progress(min(1.0, job.share), text=words(job))
+        st.button("Cancel", on_click=job.cancel, key=f"cancel_{mark}", help="ends it for everybody who waits for it")
+
+
+def words(job: Job) -> str:
+    """Where the job stands, in a line."""
+    if job.state == "waiting":
+        ahead = job.ahead
+        place = {1: "2nd", 2: "3rd"}.get(ahead, f"{ahead + 1}th") if ahead else "next"
+        return f"{job.title}: {place} in line on {job.device}; you may leave the page, it will be done all the same"
+    left = job.left_s
+    time_left = (
+        "" if left is None else f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
+    )
+    doing = f" - `{job.doing}`" if job.doing else ""
+    return f"{job.title}: {job.share:.0%}{time_left}{doing}"
+
+
+def candidate(loaded: LoadedModel, scheme: str, calibration: Tensor, progress: Progress) -> nn.Module:
+    """The quantized copy, inside a job; calibration text is read only for a plan that asks for it."""
+    plan = Plan.parse(scheme)
+    asks = any(
+        one.method != Rtn() or (one.activations is not None and not one.activations.dynamic) for one in plan.schemes
+    )
+    return quantize_model(loaded.model, scheme, calibration if asks else None, progress=progress)[0]

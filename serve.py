@@ -5,8 +5,9 @@
 
 `streamlit run app.py` works as well and looks the same: this file adds speed, nothing else.
 - GzipOnce: 2.7 MB instead of 7.6 MB per browser, compressed once (see ui/gzip_once.py).
-- warm_up, in a thread beside the server: imports torch and transformers and loads the reference model (3-4 s), which
-  otherwise the first visitor waits for. It ends with gc.freeze: Streamlit runs a full garbage collection after every
+- warm_up, in a thread beside the server: imports torch and transformers and loads the reference model (3-4 s). The
+  first picture needs torch and one weight's file only, so a visitor who comes meanwhile sees it before that is done;
+  the next tokens wait for the model. It ends with gc.freeze: Streamlit runs a full garbage collection after every
   script run, and over the objects of torch and a model that takes 150-300 ms in which nobody else is served. With 30
   visitors, freezing them is the difference between 3.3 s and 0.05 s at the 95th percentile.
 """

@@ -130,6 +130,7 @@ PLACES = [
         "steps_picture",
     ),
     Place("Layer lab", "Layer_lab", lambda: Line("scheme B", LAB_SCHEMES), "shares"),
+    Place("GPTQ step by step", "GPTQ_step_by_step", lambda: Slider("Weight 1, steps"), "toy"),
 ]
 
 # Resolves with the milliseconds from the key press (or click) to the frame after the chart was drawn.

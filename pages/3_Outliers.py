@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pandas as pd
 import streamlit as st
 
-from quantcore.studies.outliers import CLIPS, FLOAT_BITS, NO_CLIP, keeps_of, outlier_map
+from quantcore.studies.outliers import CLIPS, FLOAT_BITS, NO_CLIP, keeps_of
 from ui import cached, controls, frame
 from ui.components.chart import chart
 from ui.figures import outliers as figures
@@ -43,6 +43,7 @@ with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages
         log = controls.pick("Height of the surface", ["linear", "log"], "linear", "height") == "log"
     x, study, texts = cached.inputs(*here), cached.channels(*here), cached.token_texts(*reading)
     stats, payers = cached.stats(*reading), cached.payers(*here, fmt)
+    layer_map, surface, token_errors, channel_errors = cached.outlier_pictures(*here, fmt, log)
     tensor, token, top = payers[0], payers[1], study.top[0]
 
     frame.metrics(
@@ -55,13 +56,13 @@ with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages
     )
     with st.grid(2, min_column_width=430):
         clicked = chart(
-            figures.layer_map(outlier_map(stats), choice.layer),
+            layer_map,
             key="layer_map",
             alt=f"largest over median channel of {len(stats)} layers; {choice.layer}: {study.ratio:.1f}",
             on_click=True,
         )
         chart(
-            figures.surface(x, study, texts, log),
+            surface,
             key="surface",
             alt=f"the highest wall is channel {top.channel} with {top.absmax:.3g} on token {top.token}",
         )
@@ -88,12 +89,12 @@ with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages
     )
     with st.grid(2, min_column_width=430):
         chart(
-            figures.token_errors(payers, study, texts),
+            token_errors,
             key="token_errors",
             alt=f"sharing one scale costs the median token {cost_db:.1f} dB",
         )
         chart(
-            figures.channel_errors(payers, study),
+            channel_errors,
             key="channel_errors",
             alt=f"with one scale the median channel keeps {float(tensor.channel_sqnr_db.median()):.1f} dB",
         )

@@ -1,15 +1,17 @@
 """What does this scheme do to one real layer? Everything adjustable, two schemes side by side."""
 
+from collections.abc import Sequence
+
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.granularity import largest_divisor
-from quantcore.models import linear_named
 from quantcore.scheme import Scheme
 from quantcore.studies.layer import LayerStudy
 from ui import cached, controls, frame, layer_words
 from ui.components.chart import chart
 from ui.figures import layer as figures
-from ui.scheme_builder import copy_scheme, scheme_editor, swap_schemes
+from ui.scheme_builder import copy_scheme, scheme_line, scheme_menus, swap_schemes
 
 PATH = "pages/5_Layer_lab.py"
 NAMES = {"A": ":blue[**A**] - blue, solid, o", "B": ":orange[**B**] - vermilion, dashed, x"}
@@ -31,19 +33,28 @@ TRIES = [
     ("a better weight, a worse output?", {"a": "w:int4/channel", "b": "w:int4/channel/mse"}),
 ]
 
+
+def draw_menus(menus: Sequence[tuple[DeltaGenerator, Scheme, str]], shape: tuple[int, int]) -> None:
+    """Fill the editors' places; last of all, because two dozen menus cost the browser as much as all the pictures."""
+    for place, scheme, key in menus:
+        with place:
+            scheme_menus(scheme, key, shape)
+
+
 with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, PATH) as choice:
-    weight = linear_named(cached.model(choice.model_id, choice.device).model, choice.layer).weight
-    shape = (weight.shape[0], weight.shape[1])
+    rows, cols = cached.layers(choice.model_id, choice.device)[choice.layer]
     defaults = {
         "A": "w:int4/channel,a:int8/tensor/static",
-        "B": f"w:int4/group{largest_divisor(shape[1], 128)},a:int8/token/dynamic",
+        "B": f"w:int4/group{largest_divisor(cols, 128)},a:int8/token/dynamic",
     }
     schemes: dict[str, Scheme] = {}
     sides: dict[str, LayerStudy] = {}
+    menus = []
     with st.grid(2, min_column_width=500):
         for side, default in defaults.items():
             with st.container(border=True, gap="xsmall"), frame.problems():
-                scheme = scheme_editor(NAMES[side], default, side.lower(), shape)
+                scheme = scheme_line(NAMES[side], default, side.lower())
+                menus.append((st.container(gap="xsmall"), scheme, side.lower()))
                 sides[side] = cached.layer_lab(
                     choice.model_id, choice.device, choice.layer, choice.text_id, str(scheme)
                 )
@@ -53,6 +64,7 @@ with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, 
         st.button("Swap A and B", on_click=swap_schemes, args=("a", "b"), key="swap_ab")
         order = controls.pick("Channels and tokens", [WORST_FIRST, IN_ORDER], WORST_FIRST, "order")
     if not sides:
+        draw_menus(menus, (rows, cols))
         raise ValueError("neither scheme can be used on this layer; mend one of the two lines above, or reset")
 
     texts = cached.token_texts(choice.model_id, choice.device, choice.text_id)
@@ -66,7 +78,7 @@ with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, 
         chart(
             figures.weight_histogram(sides),
             key="weights",
-            alt=f"{shape[0]} x {shape[1]} weights of {choice.layer} before and after quantization",
+            alt=f"{rows} x {cols} weights of {choice.layer} before and after quantization",
         )
         chart(
             figures.error_histogram(sides),
@@ -81,4 +93,5 @@ with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, 
             + ", ".join(f"{s} {100 * float(v.token_error.median()):.3g}%" for s, v in sides.items()),
         )
     st.caption(channels)
+    draw_menus(menus, (rows, cols))
     frame.numbers(table, "layer_lab")

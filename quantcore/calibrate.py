@@ -163,7 +163,7 @@ def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Te
     def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _, inputs: see(name, inputs[0]) if threading.get_ident() == here else None
 
-    hooks = [known[name].register_forward_pre_hook(hook_for(name)) for name in names]
+    hooks = [model.get_submodule(name).register_forward_pre_hook(hook_for(name)) for name in names]
     try:
         yield
     finally:

@@ -17,27 +17,29 @@ from torch.nn import functional as F
 from quantcore.affine import QParams, choose_qparams
 from quantcore.blocks import BlockWalk, block_names
 from quantcore.calibrate import LayerStats, Progress, calibrate, gram_of, momenta_of, watch_inputs
-from quantcore.evaluate import sqnr_db, tensor_error
+from quantcore.evaluate import CHECKPOINT_FLOAT_BITS, sqnr_db, tensor_error
 from quantcore.gptq import CholeskyError, gptq_loss, gptq_quantize
 from quantcore.layers import QuantLinear
-from quantcore.models import batches, linears
+from quantcore.models import batches, left_float, linears
 from quantcore.plan import Plan
 from quantcore.qtensor import dequantize, fake_quantize, quantize
 from quantcore.scheme import Gptq, QuantSpec, Scheme
 
 OUTPUT_TOKENS = 2048
+NO_LINEAR = "not quantized: a parameter of its own (fused experts, a router, a convolution), no Linear's weight"
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer after quantization. `weight_sqnr_db` is None where the weight stayed float; `output_sqnr_db` compares
+    """One layer after quantization; or, with scheme `float` and a note that says why, a matrix that cannot be quantized
+    here and stays as it is. `weight_sqnr_db` is None where the weight stayed float; `output_sqnr_db` compares
     the layer's output, float weight on float input against quantized on the same input, and is None without tokens.
 
     Of GPTQ: `loss` = sum over rows of e H e^T on the layer's calibration inputs, e = w - w_hat; `rtn_loss` what
     rounding to nearest would have had on the same inputs; `damp` its share of mean(diag(H))."""
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     scheme: str
     bits_per_weight: float
     held_bytes: int
@@ -59,7 +61,8 @@ def quantize_model(
     calibration: Tensor | None = None,
     sequential: bool = True,
 ) -> tuple[nn.Module, list[LayerReport]]:
-    """A quantized copy of the model, and a report for every Linear that was quantized.
+    """A quantized copy of the model, and a report for every Linear that was quantized, then for every matrix that is
+    neither a Linear's nor an embedding's and so stays float (`models.left_float`).
 
     scheme       a scheme, a plan, or the text of either
     tokens       (windows, T): the first OUTPUT_TOKENS of it measure each layer's output error
@@ -102,7 +105,22 @@ def quantize_model(
     if tokens is not None and replaced:
         outputs = output_sqnr(model, replaced, tokens)
         reports = {name: replace(report, output_sqnr_db=outputs[name]) for name, report in reports.items()}
-    return _copy_with(model, replaced), [reports[name] for name in schemes]
+    rest = [_left_float(name, parameter) for name, parameter in left_float(model).items()] if schemes else []
+    return _copy_with(model, replaced), [*(reports[name] for name in schemes), *rest]
+
+
+def _left_float(name: str, parameter: Tensor) -> LayerReport:
+    return LayerReport(
+        name=name,
+        shape=tuple(parameter.shape),
+        scheme="float",
+        bits_per_weight=CHECKPOINT_FLOAT_BITS,
+        held_bytes=parameter.nbytes,
+        weight_sqnr_db=None,
+        output_sqnr_db=None,
+        seconds=0.0,
+        notes=(NO_LINEAR,),
+    )
 
 
 def _ranges(
@@ -252,7 +270,7 @@ def _quantize_layer(
         scheme=str(scheme),
         bits_per_weight=qweight.bits_per_weight if qweight else 16.0,
         held_bytes=qweight.held_bytes if qweight else layer.weight.nbytes,
-        weight_sqnr_db=tensor_error(layer.weight, dequantize(qweight)).sqnr_db if qweight else None,
+        weight_sqnr_db=tensor_error(layer.weight.detach(), dequantize(qweight)).sqnr_db if qweight else None,
         output_sqnr_db=None,
         seconds=seconds,
     )
@@ -261,8 +279,8 @@ def _quantize_layer(
     rounded = fake_quantize(layer.weight.detach(), scheme.weights)
     return quantized, replace(
         report,
-        loss=gptq_loss(layer.weight, dequantize(qweight), hessian),
-        rtn_loss=gptq_loss(layer.weight, rounded, hessian),
+        loss=gptq_loss(layer.weight.detach(), dequantize(qweight), hessian),
+        rtn_loss=gptq_loss(layer.weight.detach(), rounded, hessian),
         damp=scheme.method.damp,
     )
 

@@ -54,7 +54,7 @@ class GreedyDecoder:
     def _record(self) -> torch.cuda.CUDAGraph:
         """One step as a graph; recording runs nothing, so the text goes on where it stood."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._forward(self.token)
         return graph
 

@@ -104,7 +104,7 @@ def gptq_plain(
 
     With U the upper Cholesky factor of H^-1 = U^T U: err = (w_j - q_j) / U_jj, then w_i -= err U_ji for all i > j."""
     problem = GptqProblem(weight.double(), spec, options or Gptq())
-    _check_hessian(hessian, weight.shape[1], name)
+    _refuse(_examine(hessian, weight.shape[1], name), [], name)
     rows = _Rows(problem, _order(hessian, problem.options))
     damped = _damped(hessian.double()[rows.order][:, rows.order], problem.options)
     upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
@@ -133,7 +133,7 @@ def _solve(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trace
         if problem.weight.shape[1] != problems[0].weight.shape[1]:
             widths = sorted({one.weight.shape[1] for one in problems})
             raise ValueError(f"{name}: weights of {widths} columns cannot share a Hessian; solve them apart")
-    _check_hessian(hessian, problems[0].weight.shape[1], name)
+    findings = _examine(hessian, problems[0].weight.shape[1], name)
     work = torch.float64 if any(one.weight.dtype == torch.float64 for one in problems) else torch.float32
     hessian = hessian.to(work)
     fronts: dict[tuple[bool, float], dict[object, list[int]]] = {}
@@ -144,15 +144,18 @@ def _solve(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trace
             (together, options.block_size) if options.static_groups else index, []
         ).append(index)
     solved: dict[int, QTensor] = {}
+    failed: list[tuple[Gptq, Tensor]] = []
     for sets in fronts.values():
         options = problems[next(iter(sets.values()))[0]].options
         order = _order(hessian, options)
+        # Choosing scales waits for the GPU to look for NaN in a weight; nothing after it waits before the end.
+        rows = [[_Rows(problems[index], order, work) for index in members] for members in sets.values()]
         sorted_hessian = hessian if options.actorder is None else hessian[order][:, order]
-        factor = _factor(_damped(sorted_hessian, options), options, name)
-        for members in sets.values():
-            rows = [_Rows(problems[index], order, work) for index in members]
-            found = _sweep(rows, factor, trace)
-            solved |= dict(zip(members, found, strict=True))
+        factor, stopped = _factor(_damped(sorted_hessian, options))
+        failed.append((options, stopped))
+        for members, parts in zip(sets.values(), rows, strict=True):
+            solved |= dict(zip(members, _sweep(parts, factor, trace), strict=True))
+    _refuse(findings, failed, name)
     return [solved[index] for index in range(len(problems))]
 
 
@@ -289,10 +292,10 @@ class _Rows:
     def __init__(self, problem: GptqProblem, order: Tensor, work: torch.dtype = torch.float64) -> None:
         weight, spec, options = problem.weight.detach(), problem.spec, problem.options
         self.spec, self.order, self.block_size = spec, order, options.block_size
-        self.waits = not options.static_groups
+        self.waits, self.reordered = not options.static_groups, options.actorder is not None
         self.rows_a_scale, self.columns_a_scale = spec.granularity.tile(weight.shape)
         self.by_group = options.actorder == "group" and isinstance(spec.granularity, PerGroup | PerBlock)
-        visited = weight if options.actorder is None else weight[:, order]
+        visited = weight[:, order] if self.reordered else weight
         self.qparams = qparams_for((visited if self.by_group else weight).float(), spec)
         places = torch.arange(len(order), device=weight.device)
         self.group = (places if self.by_group else order) // self.columns_a_scale
@@ -327,40 +330,54 @@ class _Rows:
 
     def result(self, values: Tensor) -> QTensor:
         """The codes in the columns' own order, from values (K, O) in visiting order."""
-        codes = torch.empty_like(values)
-        codes[self.order] = values
+        codes = self.spec.fmt.encode(values)
+        if self.reordered:
+            visited = codes.view(torch.uint8)  # fp8 codes cannot be copied by index everywhere
+            codes = torch.empty_like(visited).index_copy_(0, self.order, visited).view(codes.dtype)
         g_idx = None
         if self.by_group:
             g_idx = torch.empty_like(self.group, dtype=torch.int32)
             g_idx[self.order] = self.group.int()
         scale, zero_point = self.qparams
-        return QTensor(self.spec.fmt.encode(codes.T.contiguous()), scale, zero_point, self.spec, g_idx)
+        return QTensor(codes.T.contiguous(), scale, zero_point, self.spec, g_idx)
 
     def _for_each(self, part: Tensor) -> Tensor:
         """Scales (O / rows, groups) as one number for each weight, (K, O), in visiting order."""
         return part.T[self.group].repeat_interleave(self.rows_a_scale, 1)
 
 
-def _check_hessian(hessian: Tensor, width: int, name: str) -> None:
+def _examine(hessian: Tensor, width: int, name: str) -> Tensor:
+    """(largest entry, largest difference of a row's and a column's sum): read by `_refuse`, when the GPU is done."""
     if tuple(hessian.shape) != (width, width):
         raise ValueError(
             f"{name}: a weight of {width} columns needs a Hessian of shape ({width}, {width}), got "
             f"{tuple(hessian.shape)}; calibrate this layer's own inputs"
         )
     least, most = torch.aminmax(hessian)
-    largest = float(torch.maximum(most, -least))
+    # H v and H^T v for one uneven v: the difference of two entries shows in a sum, at a fraction of H - H^T's cost.
+    probe = 1 + torch.frac(torch.arange(width, device=hessian.device, dtype=hessian.dtype) * 0.61803)
+    return torch.stack([torch.maximum(most, -least), (hessian @ probe - hessian.T @ probe).abs().max()])
+
+
+def _refuse(findings: Tensor, failed: list[tuple[Gptq, Tensor]], name: str) -> None:
+    """Raise what was wrong with the Hessian, the first thing first. Waits for the GPU, once: nothing before does."""
+    found = torch.cat([findings.double(), *(stopped.double().view(1) for _, stopped in failed)]).tolist()
+    largest, apart = found[:2]
     if not largest < float("inf"):
         raise ValueError(f"{name}: the Hessian holds NaN or Inf; calibrate again, in float32")
     if largest == 0:
         raise ValueError(f"{name}: the Hessian is all zero, so no input was seen; calibrate over some text")
-    # H v and H^T v for one uneven v: the difference of two entries shows in a sum, at a fraction of H - H^T's cost.
-    probe = 1 + torch.frac(torch.arange(width, device=hessian.device, dtype=hessian.dtype) * 0.61803)
-    apart = float((hessian @ probe - hessian.T @ probe).abs().max())
     if apart > SYMMETRY_TOLERANCE * largest:
         raise ValueError(
             f"{name}: the Hessian is not symmetric (row and column sums differ by {apart:g}, the largest entry is "
             f"{largest:g}); give X^T X"
         )
+    for (options, _), stopped in zip(failed, found[2:], strict=True):
+        if stopped:
+            raise CholeskyError(
+                f"{name}: the Hessian is not positive definite with damp={options.damp:g} (the factorization stops at "
+                f"column {int(stopped)}); use a larger damp, such as {10 * options.damp:g}, or calibrate on more tokens"
+            )
 
 
 def _order(hessian: Tensor, options: Gptq) -> Tensor:
@@ -376,14 +393,7 @@ def _damped(hessian: Tensor, options: Gptq) -> Tensor:
     return damped
 
 
-def _factor(damped: Tensor, options: Gptq, name: str) -> Tensor:
-    """M, upper triangular with the damped H = M M^T."""
-    lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
-    if int(info):
-        raise CholeskyError(
-            f"{name}: the Hessian is not positive definite with damp={options.damp:g} (the factorization stops at "
-            f"column {int(info)} of {len(damped)}); use a larger damp, such as {10 * options.damp:g}, or calibrate on "
-            "more tokens"
-        )
-    factor: Tensor = lower.flip(0, 1)
-    return factor
+def _factor(damped: Tensor) -> tuple[Tensor, Tensor]:
+    """M, upper triangular with the damped H = M M^T, and the column at which there is no such M, 0 where there is."""
+    lower, stopped = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    return lower.flip(0, 1), stopped

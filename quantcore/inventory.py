@@ -1,8 +1,9 @@
 """What a model folder holds, read from config.json and the safetensors headers alone: no weight is loaded.
 
-A header is a few kilobytes even where the weights are gigabytes, so this answers at once. The price: a matrix counts as
-a Linear by its name, not because the model was built. Embedding tables are left out, the output head of a tied model is
-put in; fused experts, which are stored as matrices and are no Linears once loaded, would be counted wrongly.
+A header is a few kilobytes even where the weights are gigabytes, so this answers at once: a matrix counts as a Linear
+by its name, embedding tables are left out, the output head of a tied model is put in. Where names do not tell (experts,
+which the model may fuse when it loads them; parameters of three dimensions; GPT-2's transposed matrices) the model is
+built from config.json without memory for its weights, which takes transformers and so two seconds.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from quantcore import models
 from quantcore.models import place_of, source_path
 
 EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)$")
+EXPERTS = re.compile(r"\bexperts?\b")
 HEADS = ("lm_head", "embed_out")
 
 
@@ -29,6 +33,7 @@ class Inventory:
 
     dtypes      parameters of each type, as the header names it (BF16, F32 ...)
     linears     (out_features, in_features) under the name that `layer` takes
+    left_float  shapes of the other matrices, embeddings aside, which nothing here quantizes; see models.left_float
     tied_head   whether the output head is the embedding table
     vocabulary  rows of the embedding table; `tokens` entries of the tokenizer, None without tokenizer.json
     """
@@ -44,6 +49,7 @@ class Inventory:
     dtypes: dict[str, int]
     tied_head: bool
     linears: dict[str, tuple[int, int]]
+    left_float: dict[str, tuple[int, ...]]
 
 
 def inventory(source: str) -> Inventory:
@@ -64,11 +70,15 @@ def inventory(source: str) -> Inventory:
             shapes[name] = shape
             dtypes[dtype] += math.prod(shape)
     model_type = str(config.get("model_type", "unknown"))
-    linears = _linears(shapes, model_type)
+    left_float: dict[str, tuple[int, ...]] = {}
     table = _embedding(shapes, config.get("vocab_size"))
     tied_head = table is not None and not any(f"{head}.weight" in shapes for head in HEADS)
-    if table is not None and tied_head:
-        linears["lm_head"] = table
+    if model_type in CONV1D_MODELS or any(len(s) > 2 or EXPERTS.search(name) for name, s in shapes.items()):
+        linears, left_float = _of_built_model(folder)
+    else:
+        linears = _linears(shapes)
+        if table is not None and tied_head:
+            linears["lm_head"] = (shapes[table][0], shapes[table][1])
     if not linears:
         raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try 'reference'")
     return Inventory(
@@ -83,6 +93,7 @@ def inventory(source: str) -> Inventory:
         dtypes=dict(dtypes),
         tied_head=tied_head,
         linears=linears,
+        left_float=left_float,
     )
 
 
@@ -128,30 +139,43 @@ def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         raise ValueError(f"{str(file)!r} is no safetensors file ({error}); download it again") from error
 
 
-def _linears(shapes: dict[str, tuple[int, ...]], model_type: str) -> dict[str, tuple[int, int]]:
+def _of_built_model(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, ...]]]:
+    """Linears and other matrices of the model that transformers builds from config.json, without memory for weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"{str(folder)!r} holds no model that transformers can build: {error}") from error
+    found = {name: (layer.out_features, layer.in_features) for name, layer in models.linears(model).items()}
+    return found, {name: tuple(parameter.shape) for name, parameter in models.left_float(model).items()}
+
+
+def _linears(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
     """The matrices that become Linears, block by block."""
     found: dict[str, tuple[int, int]] = {}
-    for name in sorted(shapes, key=_in_order):
+    for name in sorted(shapes, key=block_order):
         module, _, kind = name.rpartition(".")
         if kind != "weight" or len(shapes[name]) != 2 or EMBEDDING.search(module.rpartition(".")[2]):
-            continue
-        if model_type in CONV1D_MODELS and CONV1D.search(module):
             continue
         found[module] = (shapes[name][0], shapes[name][1])
     return found
 
 
-def _in_order(name: str) -> tuple[float, str]:
+def block_order(name: str) -> tuple[float, str]:
+    """Sorts layers by block, then by name; those outside of blocks come last."""
     block, rest = place_of(name)
     return (math.inf if block is None else block, rest)
 
 
-def _embedding(shapes: dict[str, tuple[int, ...]], vocabulary: int | None) -> tuple[int, int] | None:
-    """The shape of the table that holds a row for every token."""
+def _embedding(shapes: dict[str, tuple[int, ...]], vocabulary: int | None) -> str | None:
+    """The name of the table that holds a row for every token."""
     for name, shape in shapes.items():
         if EMBEDDING.search(name.removesuffix(".weight").rpartition(".")[2]) and len(shape) == 2:
             if vocabulary is None or shape[0] >= vocabulary:
-                return (shape[0], shape[1])
+                return name
     return None
 
 

@@ -14,8 +14,9 @@ once) and multiplies. K, O and the number of tokens may be anything: padding hap
 
 How near a result is, u being half a unit in the last place of x's dtype, and everything against the product of the same
 codes in float64: int8 sums are exact, the epilogue adds at most 4 * 2^-24 + u of |y| (bias: of its |bias| too); the
-float paths add the rounding of float32 sums, at most 2^-11 of sum |x_hat| |w_hat| in fp8, whose tensor cores sum with
-fewer bits, and 2^-19 of it in low_bit (2^-19 + u beyond FUSED_TOKENS, where the weight is unpacked to x's dtype first).
+float paths add the rounding of float32 sums, 2^-9 of sum |x_hat| s (|q| + |z|) in fp8, whose tensor cores cut 32
+products at 2^-13 of the largest (2^-8 at the very worst), and 2^-19 of it in low_bit (2^-19 + u beyond FUSED_TOKENS,
+where the weight is unpacked to x's dtype first).
 """
 
 from __future__ import annotations

@@ -13,13 +13,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 REFERENCE = "reference"
+REFERENCE_LAYER = "model.layers.1.mlp.down_proj"  # whose input has the reference model's strongest outlier channel
 TEXT_SPLITS = ("calibration", "evaluation")
 TEXT_KINDS = ("encyclopedia", "story", "technical", "code", "dialogue")
 DOCUMENT_END = "<|endoftext|>\n"
@@ -70,6 +71,21 @@ def load_model(source: str = REFERENCE, device: str | None = None) -> LoadedMode
     return LoadedModel(source, model, tokenizer, target)
 
 
+def reference_weight(layer: str) -> Tensor:
+    """The weight of one of the reference model's Linears, (O, K), float32: straight from the file, which takes
+    milliseconds where importing transformers and building the model takes seconds. Raises: ValueError for a name that
+    is not there."""
+    from safetensors import SafetensorError, safe_open
+
+    stored = "model.embed_tokens" if layer == "lm_head" else layer  # the head is tied to the embedding table
+    with safe_open(ASSETS / "reference-lm" / "model.safetensors", "pt") as file:
+        try:
+            weight: Tensor = file.get_tensor(f"{stored}.weight")
+        except SafetensorError as error:
+            raise ValueError(f"no Linear layer of the reference model is called {layer!r}") from error
+    return weight.float()
+
+
 def source_path(source: str) -> str:
     """What transformers should open for `source`. Raises: ValueError if it is neither a model's folder nor an id."""
     if source == REFERENCE:
@@ -99,8 +115,37 @@ def _reason(error: Exception) -> str:
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every Linear of the model under its dotted name, in the model's order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    """Every Linear of the model under its dotted name, in the model's order.
+
+    GPT-2's `Conv1D` is a Linear that stores its weight as (in, out); it is given as a Linear that shares this weight,
+    transposed. Such a view has no part in the model's own run: to watch or replace, take the submodule of that name."""
+    found = {name: _as_linear(module) for name, module in model.named_modules()}
+    return {name: linear for name, linear in found.items() if linear is not None}
+
+
+def left_float(model: nn.Module) -> dict[str, Tensor]:
+    """The model's matrices that are no Linear's and no embedding's, under their names: experts fused into one parameter
+    of three dimensions, their routers, convolutions. Nothing here quantizes them."""
+    return {
+        f"{name}.{kind}".removeprefix("."): parameter
+        for name, module in model.named_modules()
+        if not isinstance(module, nn.Embedding) and _as_linear(module) is None
+        for kind, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 1
+    }
+
+
+def _as_linear(module: nn.Module) -> nn.Linear | None:
+    if isinstance(module, nn.Linear):
+        return module
+    kind = type(module)
+    if (kind.__module__, kind.__name__) != ("transformers.pytorch_utils", "Conv1D"):  # by name: importing it takes 1 s
+        return None
+    stored = cast(Tensor, module.weight)
+    linear = nn.Linear(stored.shape[0], stored.shape[1], device="meta")
+    linear.weight = nn.Parameter(stored.detach().T, requires_grad=False)
+    linear.bias = cast(nn.Parameter, module.bias)
+    return linear
 
 
 def linear_named(model: nn.Module, name: str) -> nn.Linear:

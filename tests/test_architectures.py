@@ -113,11 +113,12 @@ def test_a_conv1d_is_quantized_as_the_linear_it_is() -> None:
     assert torch.equal(model(tokens).logits, before)
 
 
-def test_a_model_that_still_takes_gradients() -> None:
+@pytest.mark.parametrize(("kind", "count"), [("Llama", 14), ("GPT2", 8)])
+def test_a_model_that_still_takes_gradients(kind: str, count: int) -> None:
     """As `from_pretrained` gives it: quantized without a warning, and left as it was."""
-    model, tokens = tiny("GPT2").requires_grad_(True), torch.randint(3, 128, (4, 24))
+    model, tokens = tiny(kind).requires_grad_(True), torch.randint(3, 128, (4, 24))
     quantized, reports = quantize_model(model, GPTQ, tokens)
-    assert len(quantized_names(reports)) == 8
+    assert len(quantized_names(reports)) == count
     assert 0 < compare(model, quantized, tokens).kl < 0.5
     assert all(parameter.requires_grad for parameter in model.parameters())
 

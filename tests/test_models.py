@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from quantcore import models
+from quantcore.calibrate import calibrate, outlier_ratio
 from quantcore.models import (
     TEXT_KINDS,
     TEXT_SPLITS,
@@ -266,3 +269,34 @@ def test_prompts_of_nothing_or_of_no_character(tiny_lm: LoadedModel) -> None:
         prompt_tokens(tiny_lm.tokenizer, " \n", 256)
     lone, _ = prompt_tokens(tiny_lm.tokenizer, "a\ud800b", 256)
     assert tiny_lm.tokenizer.decode(lone[0, 1:]) == "a?b"
+
+
+# ---------------------------------------------------------------- the reference model without transformers
+
+
+def test_the_reference_models_weights_from_its_file() -> None:
+    loaded = load_model("reference", "cpu")
+    for name, layer in linears(loaded.model).items():
+        assert torch.equal(models.reference_weight(name), layer.weight), name
+    with pytest.raises(ValueError, match="no Linear layer of the reference model is called 'up'"):
+        models.reference_weight("up")
+
+
+def test_the_reference_layer_has_the_strongest_outlier_channel() -> None:
+    loaded = load_model("reference", "cpu")
+    tokens = token_windows(loaded.tokenizer, bundled_text("evaluation", "encyclopedia"), limit=512)
+    seen = calibrate(loaded.model, tokens, hessian=False)
+    assert max(seen, key=lambda name: outlier_ratio(seen[name])) == models.REFERENCE_LAYER
+
+
+def test_importing_is_light_and_the_first_picture_needs_no_transformers() -> None:
+    """In a process of its own: what the first page waits for must not import what takes seconds."""
+    heavy = "{'transformers', 'scipy', 'matplotlib', 'compressed_tensors'} & set(sys.modules)"
+    code = (
+        f"import sys, quantcore; assert not {heavy}, {heavy};"
+        "from ui import cached; place = ('reference', 'cpu');"
+        "layer = cached.default_layer(*place); assert layer in cached.layers(*place);"
+        f"cached.row(*place, layer, 'w:int4/channel', 0.9); assert not {heavy}, {heavy}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=models.ASSETS.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-600:]

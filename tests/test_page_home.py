@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from quantcore import quantize_model
 from quantcore.evaluate import checkpoint_bytes
-from quantcore.models import LoadedModel, linear_named
+from quantcore.models import REFERENCE_LAYER, LoadedModel, linear_named, load_model
 from quantcore.scheme import Scheme
 from quantcore.studies.next_tokens import next_tokens
 from quantcore.studies.row import loud_row, row_study
@@ -107,3 +107,25 @@ def test_the_reference_model_breaks_between_four_bits_and_two() -> None:
     assert "write the **same** next token" in prose(at)
     at.select_slider(key="bits").set_value(2).run()
     assert "The next token is **another one**; **0 of 5**" in prose(at)
+
+
+def test_the_drawing_library_is_asked_for_before_any_picture(at: AppTest) -> None:
+    at.run()
+    names = [element.proto.component_name for element in at.get("bidi_component")]
+    assert names[:2] == ["lab_head_start", "lab_chart"]
+
+
+def test_the_reference_models_first_picture_is_that_of_the_loaded_model() -> None:
+    """It is drawn from the file, before the model is there."""
+    at = page("", layer=REFERENCE_LAYER).run()
+    assert errors(at) == []
+    assert at.selectbox(key="layer").value == REFERENCE_LAYER
+    weight = linear_named(load_model("reference", "cpu").model, REFERENCE_LAYER).weight
+    row = row_study(weight, loud_row(weight, 0.9), Scheme.parse("w:int4/channel").weights)
+    points = {
+        trace["name"]: values(trace["y"])
+        for trace in figure_of(at, "row")["figure"]["data"]
+        if trace.get("mode") == "markers"
+    }
+    np.testing.assert_array_equal(points["float weight"], row.weight.numpy())
+    np.testing.assert_array_equal(points["int4 weight"], row.restored.numpy())

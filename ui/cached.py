@@ -48,6 +48,7 @@ from quantcore.studies.gptq_cost import OrderCosts, measure_order_cost
 from quantcore.studies.gptq_map import OrderMap, order_map
 from quantcore.studies.gptq_order import OrderStudy, order_study
 from quantcore.studies.gptq_steps import TileSteps, companions, neighbours, tile_rows, tile_steps
+from quantcore.studies.gptq_toy import Toy, toy
 from quantcore.studies.granularity import GranularityStudy, granularity_study
 from quantcore.studies.layer import LayerStudy, layer_study
 from quantcore.studies.next_tokens import NextTokens, next_tokens
@@ -528,7 +529,7 @@ def _recorded(path: str, changed_ns: int) -> Recorded | str:
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def model_shape(model_id: str, device: str) -> ModelShape:
-    return ModelShape.of(model(model_id, device).model, "the loaded model")
+    return ModelShape.of(model(model_id, device).model, "The loaded model")
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
@@ -602,6 +603,11 @@ def gptq_cost(model_id: str, device: str, layer: str, limit: int, scheme: str) -
         weights_of(scheme),
         inputs(model_id, device, layer, "evaluation/encyclopedia"),
     )
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def gptq_toy(w1: float, w2: float, correlation: float, scale: float) -> Toy:
+    return toy(w1, w2, correlation, scale)
 
 
 def _hessian_over(model_id: str, device: str, layer: str, limit: int) -> Tensor:

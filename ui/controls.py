@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from quantcore.models import REFERENCE, TEXT_KINDS, devices, linears, require_text_size
+from quantcore.models import REFERENCE, TEXT_KINDS, devices, require_text_size
 from ui import cached
 
 T = TypeVar("T", bound="str | int | float")
@@ -167,8 +167,7 @@ def sidebar() -> Choice:
     with st.sidebar:
         model_id = line("Model", REFERENCE, "model", help="`reference`, a local folder, or a hub id (safetensors only)")
         device = _device()
-        loaded = cached.model(model_id, device)
-        names = list(linears(loaded.model))
+        names = list(cached.layers(model_id, device))
         if (wanted := st.session_state.pop("_open_layer", None)) in names:
             st.session_state["layer"] = wanted
         layer = select("Layer", names, cached.default_layer(model_id, device), "layer")

@@ -39,8 +39,14 @@ Change = Callable[[QuantSpec, str], QuantSpec]
 
 
 def scheme_editor(label: str, default: str, key: str, shape: tuple[int, int] | None = None) -> Scheme:
-    """Text line, presets and builder of one scheme under a Markdown label; `shape` (O, K) limits the tiles offered to
-    those that divide it.
+    """Text line, presets and menus of one scheme under a Markdown label: `scheme_line` and `scheme_menus`."""
+    scheme = scheme_line(label, default, key)
+    scheme_menus(scheme, key, shape)
+    return scheme
+
+
+def scheme_line(label: str, default: str, key: str) -> Scheme:
+    """The text line and the presets, under a Markdown label.
 
     Raises: ValueError where the text cannot be read; line and presets stay, to mend it."""
     st.markdown(label)
@@ -58,9 +64,13 @@ def scheme_editor(label: str, default: str, key: str, shape: tuple[int, int] | N
         _menu(f"preset of {key.upper()}", names, current, f"{key}.preset", _take_preset, key)
     if scheme is None:
         raise problem or ValueError(f"cannot read {text!r}")
+    return scheme
+
+
+def scheme_menus(scheme: Scheme, key: str, shape: tuple[int, int] | None = None) -> None:
+    """The builder of a scheme; `shape` (O, K) limits the tiles offered to those that divide it."""
     _builder(key, "weights", scheme.weights, shape)
     _builder(key, "activations", scheme.activations, shape)
-    return scheme
 
 
 def copy_scheme(source: str, target: str) -> None:

@@ -115,6 +115,7 @@ def _multiply(
     W_ZERO: tl.constexpr,
     BIAS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    FEW: tl.constexpr,  # a tile has more tokens than there are
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -131,7 +132,10 @@ def _multiply(
     acc = tl.zeros([BLOCK_N, BLOCK_T], tl.int32 if is_int else tl.float32)
     for block in range(0, tl.cdiv(K, BLOCK_K)):
         w = tl.load(w_at)
-        x = tl.load(x_at)
+        if FEW:  # rows read again and again would all ask the same piece of the cache
+            x = tl.load(x_at, mask=(t < T)[:, None], other=0.0)
+        else:
+            x = tl.load(x_at)
         if BLOCKS:
             sw = tl.load(sw_ptr + (row_n // rows) * (K // BLOCK_K) + block)
             sx = tl.load(sx_ptr + row_t * (K // BLOCK_K) + block)
@@ -230,7 +234,9 @@ def multiply(
         is_int = weight.codes.dtype == torch.int8
         _multiply_persistent[(programs,)](w_desc, x_desc, y, *after, IS_INT=is_int, PROGRAMS=programs, **constants)
     else:
-        _multiply[(tiles,)](weight.codes, x.codes, y, *after, weight.rows, BLOCKS=blocks, **constants)
+        _multiply[(tiles,)](
+            weight.codes, x.codes, y, *after, weight.rows, BLOCKS=blocks, FEW=tokens < tile.t, **constants
+        )
     return y
 
 

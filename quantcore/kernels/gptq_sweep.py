@@ -27,7 +27,7 @@ MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds
 SUB = 16
 ROWS = 32
 CHUNK = 64
-WARPS = 4
+WARPS = 2
 
 
 @triton.jit
@@ -70,7 +70,7 @@ def _sweep(
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mine = r < rows
     lo = tl.load(lo_ptr + r, mask=mine, other=0.0)
     hi = tl.load(hi_ptr + r, mask=mine, other=0.0)
@@ -79,15 +79,17 @@ def _sweep(
     for start in range(0, columns, SUB):
         k = start + step
         known = (k < columns)[:, None]
-        place = k[:, None].to(tl.int64) * rows + r[None, :]
+        place = k[:, None] * rows + r[None, :]
         tile = tl.load(base_ptr + place, mask=known & mine[None, :], other=0.0)
         if ASKS:
             tile += tl.load(asks_ptr + place, mask=known & mine[None, :], other=0.0)
-        for before in range(0, start, CHUNK):
+        # The last piece reaches over the SUB columns themselves, whose errors count as 0 yet: their part of pull comes
+        # into the cache in one go, for the scalar loads below.
+        for before in range(0, start + SUB, CHUNK):
             early = before + piece
-            at = k[:, None].to(tl.int64) * pull_stride + early[None, :]
-            asks = tl.load(pull_ptr + at, mask=known & (early < start)[None, :], other=0.0)
-            at = early[:, None].to(tl.int64) * rows + r[None, :]
+            at = k[:, None] * pull_stride + early[None, :]
+            asks = tl.load(pull_ptr + at, mask=known & (early < columns)[None, :], other=0.0)
+            at = early[:, None] * rows + r[None, :]
             made = tl.load(error_ptr + at, mask=(early < start)[:, None] & mine[None, :], other=0.0)
             tile += tl.dot(asks, made, input_precision=PRECISION)
         tl.store(adjusted_ptr + place, tile, mask=known & mine[None, :])
@@ -148,7 +150,7 @@ def sweep_block(
     asks: Tensor | None = None,
     halves: Tensor | None = None,
     tile: tuple[int, int, int, int] = (ROWS, SUB, CHUNK, WARPS),
-    precision: str = "tf32x3",
+    precision: str = "ieee",
 ) -> None:
     """Sweep columns start..stop: fills their rows of `state.error` and `state.values`, finishes `state.adjusted`.
 
@@ -156,6 +158,10 @@ def sweep_block(
     asks      what the columns before `start` ask of these; None where `state.adjusted` holds w plus it already
     halves    takes the errors once more, for `_SplitProducts`"""
     rows = state.w.shape[1]
+    if 3 * (stop - start) * rows >= 2**31:
+        raise ValueError(
+            f"{rows} rows in blocks of {stop - start} columns are more than 32 bits count; sweep them apart"
+        )
     here = slice(start, stop)
     rows_a_program, sub, chunk, warps = tile
     _sweep[(triton.cdiv(rows, rows_a_program),)](

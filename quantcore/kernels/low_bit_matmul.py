@@ -147,9 +147,9 @@ def _multiply_packed(
             for plane in tl.static_range(4):
                 k = block * 128 + plane * 32
                 if EVEN:
-                    x = tl.load(x_at + k)
+                    x = tl.load(x_at + k, mask=(t < T)[:, None], other=0.0)
                 else:
-                    x = tl.load(x_at + k, mask=k + j[None, :] < K, other=0.0)
+                    x = tl.load(x_at + k, mask=(t < T)[:, None] & (k + j[None, :] < K), other=0.0)
                 partial = tl.dot(_plane(words, plane, dtype, PLAIN), tl.trans(x), partial)
                 if ZERO:
                     sums += tl.sum(x.to(tl.float32), 1)
@@ -167,9 +167,9 @@ def _multiply_packed(
         for k in range(begin * 128, tl.minimum(begin + per_split, blocks) * 128, CHUNK):
             codes = tl.load(w_at + k)
             if EVEN:
-                x = tl.load(x_at + k)
+                x = tl.load(x_at + k, mask=(t < T)[:, None], other=0.0)
             else:
-                x = tl.load(x_at + k, mask=k + j[None, :] < K, other=0.0)
+                x = tl.load(x_at + k, mask=(t < T)[:, None] & (k + j[None, :] < K), other=0.0)
             partial = tl.dot(codes.to(dtype), tl.trans(x))
             at = tl.minimum(k // group, (K - 1) // group) * N + row_n
             if ZERO:

@@ -73,6 +73,15 @@ def _grid(x, scale, zero, qmin, qmax, FLOAT: tl.constexpr, SOFT: tl.constexpr):
 
 
 @triton.jit
+def _stored(value, dtype: tl.constexpr):
+    """A value on the grid as its code. Whole numbers stand in the low bits of value + MAGIC; converting costs more."""
+    if dtype == tl.int8:
+        return (value + MAGIC).to(tl.int32, bitcast=True).to(tl.int8)
+    else:
+        return value.to(dtype)
+
+
+@triton.jit
 def _range_parts(x_ptr, lo_ptr, hi_ptr, count, per_part, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr):
     part = tl.program_id(0).to(tl.int64)
     begin = part * per_part
@@ -165,7 +174,7 @@ def _quantize_rows(
         steps = _grid(x, scale, zero, qmin, qmax, FLOAT, SOFT)
         inside = columns < width
         codes = tl.where(inside, steps + zero, 0.0)
-        tl.store(codes_ptr + columns, codes.to(codes_ptr.dtype.element_ty), mask=columns < padded)
+        tl.store(codes_ptr + columns, _stored(codes, codes_ptr.dtype.element_ty), mask=columns < padded)
         if SUMS:
             tl.store(sum_ptr + row, tl.sum(tl.where(inside, steps, 0.0).to(tl.int32), 0))
     else:
@@ -175,7 +184,7 @@ def _quantize_rows(
             part = tl.load(x_ptr + at, mask=at < width, other=0.0).to(tl.float32)
             steps = _grid(part, scale, zero, qmin, qmax, FLOAT, SOFT)
             codes = tl.where(at < width, steps + zero, 0.0)
-            tl.store(codes_ptr + at, codes.to(codes_ptr.dtype.element_ty), mask=at < padded)
+            tl.store(codes_ptr + at, _stored(codes, codes_ptr.dtype.element_ty), mask=at < padded)
             if SUMS:
                 total += tl.where(at < width, steps, 0.0).to(tl.int32)
         if SUMS:

@@ -168,7 +168,7 @@ class Clock:
 
     def _graph(self, calls: Sequence[Call], rounds: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             for _ in range(rounds):
                 for call in calls:
                     call()

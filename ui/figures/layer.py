@@ -145,7 +145,7 @@ def _error_points(
             go.Scatter(
                 x=x.astype(np.float32),
                 y=error[shown].astype(np.float32),
-                text=[texts[side][place] for place in shown],
+                text=np.array([texts[side][place] for place in shown]),  # a list is checked one by one
                 mode="lines" if ordered else "markers",
                 line={"color": COLOURS[side], "width": 2, "dash": DASHES[side]},
                 marker={"color": COLOURS[side], "symbol": SYMBOLS[side], "size": 5},

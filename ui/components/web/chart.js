@@ -42,7 +42,7 @@ class Chart {
       this.label(this.message);
     }
     this.theme = readTheme(this.host, options.palette);
-    this.schedule();
+    this.schedule(Promise.resolve());
   }
 
   label({ key, alt, height, click, link }) {
@@ -53,21 +53,22 @@ class Chart {
     this.join(link);
   }
 
-  /** Draw soon, and once: what arrives while a draw is under way is drawn after it, only the newest. */
-  schedule() {
+  /** Draw when `ready`, and once: what arrives while a draw is under way is drawn after it, only the newest. */
+  schedule(ready = nextFrame()) {
     this.wanted = true;
-    this.running ??= this.work().finally(() => { this.running = undefined; });
+    this.running ??= this.work(ready).finally(() => { this.running = undefined; });
   }
 
-  async work() {
+  async work(ready) {
+    await ready;
     while (this.wanted) {
-      await nextFrame();
       this.wanted = false;
       try {
         await this.react();
       } catch (error) {
         this.fail(error);
       }
+      await nextFrame();
     }
   }
 
@@ -178,7 +179,7 @@ class Chart {
   }
 }
 
-function loadPlotly(url) {
+export function loadPlotly(url) {
   plotlyLoaded ??= new Promise((resolve, reject) => {
     const script = Object.assign(document.createElement("script"), { src: url, async: true });
     script.onload = () => resolve(window.Plotly);

@@ -1,0 +1,253 @@
+"""Will it fit? Bytes of a model under a scheme: weights, KV cache, activations; and what GPTQ itself needs.
+
+    shape = LLAMA_3_8B               or ModelShape.of(model), or ModelShape.parse("32,4096,32,8,14336,128256")
+    footprint(shape, "W4A16", context=8192, batch=1, kv_bits=8).total_bytes
+
+    weights       codes, 16-bit scales, zero points of every quantized Linear; 16 bits for every other parameter
+    KV cache      2 * layers * kv_heads * head_dim * context * batch * kv_bits / 8
+                  (at 8 bits with one scale a tensor, which takes no room)
+    activations   at_once tokens * (2 hidden + the widest pair of outputs inside a block) * 2
+                  + batch * vocabulary * 4 for the logits
+    GPTQ          one block in 16 bits, the Hessians of its inputs in float32, the calibration text's hidden states, and
+                  the work on its widest layer
+
+GB are 10^9 bytes. What a runtime takes for itself (CUDA's context, fragments) comes on top and is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from quantcore.models import linears, place_of
+from quantcore.plan import Plan
+from quantcore.qtensor import CHECKPOINT_SCALE_BITS
+from quantcore.scheme import QuantSpec
+
+GB = 1e9
+BUDGETS_GB = (8, 16, 24, 48, 80)
+FLOAT_BYTES = 2
+AT_ONCE = 2048  # tokens that a server reads at once: a longer prompt goes through in pieces
+SHARED_INPUTS = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a model's memory depends on. `linears` maps a dotted name to (out_features, in_features); `others` counts
+    the parameters outside of Linears (embeddings, norms). `tied`: the Linear `lm_head` is the embedding table, which is
+    counted once, among the others."""
+
+    name: str
+    layers: int
+    hidden: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    linears: Mapping[str, tuple[int, int]]
+    others: int
+    tied: bool = False
+
+    @staticmethod
+    def llama(
+        name: str, layers: int, hidden: int, heads: int, kv_heads: int, ffn: int, vocabulary: int, tied: bool = False
+    ) -> ModelShape:
+        """A Llama: q, k, v, o; gate, up, down; two norms a block and one at the end; embeddings and a head.
+
+        Raises: ValueError for a number below 1, heads that do not divide hidden, kv_heads that do not divide heads."""
+        if min(layers, hidden, heads, kv_heads, ffn, vocabulary) < 1:
+            raise ValueError(
+                f"a model of {layers} layers, hidden {hidden}, heads {heads}/{kv_heads}, FFN {ffn}, vocabulary "
+                f"{vocabulary} has nothing in it; every number is at least 1"
+            )
+        if hidden % heads or heads % kv_heads:
+            raise ValueError(
+                f"hidden={hidden}, heads={heads}, kv_heads={kv_heads}: heads must divide hidden and kv_heads must "
+                "divide heads; Llama-3-8B has 4096, 32 and 8"
+            )
+        head_dim = hidden // heads
+        block = {
+            "self_attn.q_proj": (hidden, hidden),
+            "self_attn.k_proj": (kv_heads * head_dim, hidden),
+            "self_attn.v_proj": (kv_heads * head_dim, hidden),
+            "self_attn.o_proj": (hidden, hidden),
+            "mlp.gate_proj": (ffn, hidden),
+            "mlp.up_proj": (ffn, hidden),
+            "mlp.down_proj": (hidden, ffn),
+        }
+        named = {f"model.layers.{i}.{inside}": size for i in range(layers) for inside, size in block.items()}
+        named["lm_head"] = (vocabulary, hidden)
+        others = vocabulary * hidden + (2 * layers + 1) * hidden
+        return ModelShape(name, layers, hidden, kv_heads, head_dim, vocabulary, named, others, tied)
+
+    @staticmethod
+    def parse(text: str) -> ModelShape:
+        """`layers,hidden,heads,kv_heads,ffn,vocabulary`. Raises: ValueError for anything else."""
+        words = [word.strip() for word in text.split(",")]
+        if len(words) != 6 or not all(word.isdecimal() and len(word) <= 9 for word in words):
+            raise ValueError(
+                f"{text[:80]!r} is not six whole numbers: layers, hidden, heads, kv heads, FFN, vocabulary; "
+                "try 32,4096,32,8,14336,128256"
+            )
+        layers, hidden, heads, kv_heads, ffn, vocabulary = map(int, words)
+        if layers > 1000:
+            raise ValueError(f"{layers} layers are more than any model has; try 32,4096,32,8,14336,128256")
+        return ModelShape.llama(text, layers, hidden, heads, kv_heads, ffn, vocabulary)
+
+    @staticmethod
+    def of(model: nn.Module, name: str) -> ModelShape:
+        """The shape of a loaded model, counted on its modules; heads from its config."""
+        config: Any = model.config
+        config = config.get_text_config()
+        found = linears(model)
+        inside = {id(layer.weight) for layer in found.values()}
+        tied = bool(getattr(config, "tie_word_embeddings", False)) and "lm_head" in found
+        if tied:
+            inside.discard(id(found["lm_head"].weight))
+        heads = int(config.num_attention_heads)
+        return ModelShape(
+            name,
+            int(config.num_hidden_layers),
+            int(config.hidden_size),
+            int(getattr(config, "num_key_value_heads", None) or heads),
+            int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+            int(config.vocab_size),
+            {layer: (one.out_features, one.in_features) for layer, one in found.items()},
+            sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside),
+            tied,
+        )
+
+    @cached_property
+    def parameters(self) -> int:
+        own = {name: size for name, size in self.linears.items() if not (self.tied and name == "lm_head")}
+        return self.others + sum(out * width for out, width in own.values())
+
+    @cached_property
+    def block(self) -> dict[str, tuple[int, int]]:
+        """The Linears of the block that holds most numbers, under their names inside it."""
+        blocks: dict[int, dict[str, tuple[int, int]]] = {}
+        for name, size in self.linears.items():
+            number, inside = place_of(name)
+            if number is not None:
+                blocks.setdefault(number, {})[inside] = size
+        if not blocks:
+            raise ValueError(
+                f"{self.name} has no numbered blocks, and GPTQ goes block by block; type its shape instead"
+            )
+        return max(blocks.values(), key=lambda block: sum(out * width for out, width in block.values()))
+
+
+LLAMA_3_8B = ModelShape.llama("Llama-3-8B", 32, 4096, 32, 8, 14336, 128256)
+LLAMA_3_70B = ModelShape.llama("Llama-3-70B", 80, 8192, 64, 8, 28672, 128256)
+PRESET_SHAPES = {shape.name: shape for shape in (LLAMA_3_8B, LLAMA_3_70B)}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a model that runs under a scheme; bits a weight costs in its quantized Linears, None where none is."""
+
+    scheme: str
+    weights_bytes: int
+    kv_bytes: int
+    activation_bytes: int
+    kv_bytes_per_token: int
+    bits_per_weight: float | None
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes + self.activation_bytes
+
+    def budget_gb(self, budgets: tuple[int, ...] = BUDGETS_GB) -> int | None:
+        """The smallest budget that holds everything, None if none does."""
+        return next((budget for budget in budgets if self.total_bytes <= budget * GB), None)
+
+    def tokens_within(self, budget_gb: float) -> int:
+        """How many tokens of KV cache, over all sequences, fit beside weights and activations."""
+        free = budget_gb * GB - self.weights_bytes - self.activation_bytes
+        return max(0, int(free // self.kv_bytes_per_token))
+
+
+def weight_bits(spec: QuantSpec, shape: tuple[int, int], reordered: bool = False) -> int:
+    """Bits of a quantized weight (O, K) as `QTensor.bits_per_weight` counts them: codes, 16 bits a scale, a code a zero
+    point, 32 bits a column where groups are reordered. Raises: ValueError for a tile that does not divide the shape."""
+    rows, columns = spec.granularity.tile(shape)
+    scales = (shape[0] // rows) * (shape[1] // columns)
+    a_scale = CHECKPOINT_SCALE_BITS + (0 if spec.symmetric else spec.fmt.bits)
+    return spec.fmt.bits * shape[0] * shape[1] + a_scale * scales + 32 * shape[1] * reordered
+
+
+def footprint(
+    shape: ModelShape, scheme: str, context: int, batch: int = 1, kv_bits: int = 16, at_once: int = AT_ONCE
+) -> Footprint:
+    """What a model takes under `scheme` (a plan's text) with `batch` sequences of `context` tokens in its cache.
+
+    Raises: ValueError for a tile that does not divide a layer, kv_bits other than 16 or 8, context or batch below 1."""
+    if kv_bits not in (8, 16):
+        raise ValueError(f"a KV cache of {kv_bits} bits is not counted here; use 16 or 8")
+    if context < 1 or batch < 1:
+        raise ValueError(f"context={context} and batch={batch} must be at least 1")
+    weights_bytes, bits = _weights(shape, Plan.parse(scheme))
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * kv_bits // 8
+    tokens = min(at_once, context * batch)
+    widths = sorted((out for out, _ in shape.block.values()), reverse=True)[:2]
+    activations = tokens * (2 * shape.hidden + sum(widths)) * FLOAT_BYTES + batch * shape.vocabulary * 4
+    return Footprint(scheme, weights_bytes, per_token * context * batch, activations, per_token, bits)
+
+
+def _weights(shape: ModelShape, plan: Plan) -> tuple[int, float | None]:
+    plan.require_layers(shape.linears)
+    total, quantized_bits, quantized = 8 * FLOAT_BYTES * shape.others, 0, 0
+    for name, (out, width) in shape.linears.items():
+        found = plan.scheme_for(name)
+        if found is None or found.weights is None:
+            total += 0 if shape.tied and name == "lm_head" else 8 * FLOAT_BYTES * out * width
+            continue
+        try:
+            bits = weight_bits(found.weights, (out, width))
+        except ValueError as error:
+            raise ValueError(f"{name} of {shape.name}: {error}") from error
+        quantized_bits, quantized = quantized_bits + bits, quantized + out * width
+    return -(-(total + quantized_bits) // 8), quantized_bits / quantized if quantized else None
+
+
+@dataclass(frozen=True)
+class GptqMemory:
+    """Bytes that GPTQ needs for one block, the model itself left elsewhere. `widest` is (out_features, in_features)."""
+
+    block_bytes: int
+    hessian_bytes: int
+    hidden_bytes: int
+    work_bytes: int
+    hessians: tuple[int, ...]
+    widest: tuple[int, int]
+
+    @property
+    def total_bytes(self) -> int:
+        return self.block_bytes + self.hessian_bytes + self.hidden_bytes + self.work_bytes
+
+
+def gptq_memory(shape: ModelShape, calibration_tokens: int) -> GptqMemory:
+    """One block and its Hessians, K^2 float32 for each different input (q, k and v read one tensor, so do gate and up).
+
+    hidden   the calibration text's states between two blocks, tokens * hidden in 16 bits
+    work     on the layer that takes most: damped Hessian, its factor and the pull (3 K^2), six copies of the weight
+             (6 O K), all float32: what `gptq.gptq_quantize` holds"""
+    inputs: dict[str, int] = {}
+    for inside, (_, width) in shape.block.items():
+        inputs[SHARED_INPUTS.get(inside.rpartition(".")[2], inside)] = width
+
+    def work(size: tuple[int, int]) -> int:
+        return 4 * (3 * size[1] ** 2 + 6 * size[0] * size[1])
+
+    widest = max(shape.block.values(), key=work)
+    return GptqMemory(
+        FLOAT_BYTES * sum(out * width for out, width in shape.block.values()),
+        4 * sum(width**2 for width in inputs.values()),
+        calibration_tokens * shape.hidden * FLOAT_BYTES,
+        work(widest),
+        tuple(sorted(inputs.values())),
+        widest,
+    )

@@ -1,0 +1,121 @@
+"""How does pushing the error to the right save the layer, and why does the order matter?"""
+
+import streamlit as st
+
+from quantcore.models import linear_named
+from quantcore.studies.gptq_order import METHODS
+from quantcore.studies.gptq_steps import tile_group
+from quantcore.studies.outliers import CHANNEL_RATIO
+from ui import cached, controls, frame, gptq_words
+from ui.components.chart import chart
+from ui.components.column_player import column_player
+from ui.figures import gptq as figures
+
+PATH = "pages/6_GPTQ_step_by_step.py"
+GROUPS = (32, 64, 128)
+ROW = "row"
+DAMPS = (0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+TOKENS = (160, 640, 2560, 5120, 10240)
+TOGETHER, AROUND = "columns that go together", "around the loudest column"
+ORDERS = ("none", "weight", "group")
+MAP_BITS, MAP_DAMPS = (2, 3, 4), (0.001, 0.01, 0.1)
+
+LOOK_FOR = (
+    "GPTQ rounds a weight column by column. Each rounding leaves an error, and the columns still to come move a little "
+    "to make up for it; a column near the end has hardly anyone left to lean on. "
+    "So watch what each push takes back, and then when the loud columns get their turn."
+)
+TRIES = [
+    ("2 bits, loud columns first", {"bits": 2, "order": "weight"}),
+    ("a layer that the order saves", {"model": "reference", "layer": "model.layers.2.self_attn.q_proj"}),
+    ("too few tokens, little damping", {"tokens": 160, "damp": 0.0001}),
+    (
+        "the loudest column, first",
+        {"model": "reference", "layer": "model.layers.2.self_attn.q_proj", "tile": AROUND, "order": "weight"},
+    ),
+]
+
+with frame.page(
+    "How does pushing the error to the right save the layer, and why does the order matter?", LOOK_FOR, TRIES, PATH
+) as choice:
+    here = (choice.model_id, choice.device, choice.layer)
+    weight = linear_named(cached.model(choice.model_id, choice.device).model, choice.layer).weight
+    shape = (weight.shape[0], weight.shape[1])
+    sizes = [str(size) for size in GROUPS if shape[1] % size == 0 and size < shape[1]]
+    grains = [*sizes, ROW]
+    with st.grid(4, min_column_width=220):
+        bits = controls.slide("Bits per weight", 2, 8, 3, "bits")
+        group = ROW
+        if sizes:
+            start = "64" if "64" in sizes else sizes[0]
+            group = controls.steps("Group size, along the input", grains, start, "group")
+        damp = controls.steps("Damping, share of mean diag(H)", DAMPS, 0.01, "damp")
+        limit = controls.steps("Calibration tokens", TOKENS, 2560, "tokens")
+    granularity = "channel" if group == ROW else f"group{group}"
+
+    st.subheader("One column after another")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        order = controls.pick("Order in the tile", ORDERS, "none", "order")
+        together = controls.pick("The tile", [TOGETHER, AROUND], TOGETHER, "tile") == TOGETHER
+    actorder = "" if order == "none" else f"/actorder={order}"
+    tile_grain = f"group{tile_group(shape[1])}"
+    steps = cached.gptq_tile(*here, limit, f"w:int{bits}/{tile_grain},gptq{actorder}/damp={damp:.10g}", together)
+    words = gptq_words.tile(steps, shape, together)
+    st.markdown(words)
+    column_player(steps, key=f"steps{controls.resets()}", alt=words.replace("*", ""))
+
+    st.subheader("The whole layer, in every order")
+    top = cached.channels(choice.model_id, choice.device, choice.layer, choice.text_id).top
+    loud = tuple(row.channel for row in top if row.over_median >= CHANNEL_RATIO)
+    study = cached.gptq_order(*here, choice.text_id, limit, f"w:int{bits}/{granularity},gptq/damp={damp:.10g}", loud)
+    words = gptq_words.order(study)
+    st.markdown(words)
+    frame.metrics(
+        {
+            gptq_words.label(study, method): gptq_words.percent(study.course(method).loss / study.power)
+            for method in METHODS
+        }
+    )
+    chart(figures.courses(study), key="courses", alt=words.replace("*", ""))
+    with st.grid(2, min_column_width=430):
+        for ordered, key in ((False, "diagonal"), (True, "sorted")):
+            places = [(study.courses[2 if ordered else 1].loud_steps[i], c) for i, c in enumerate(loud[:3])]
+            named = ", ".join(f"channel {c} at place {place}" for place, c in places)
+            chart(figures.diagonal(study, ordered), key=key, alt=f"the loudest outliers: {named or '0 channels'}")
+
+    st.subheader("What an order costs at run time")
+    asked = (*here, TOKENS[2], f"w:int4/{granularity}")
+    costs = cached.gptq_cost(*asked)
+    words = gptq_words.cost(costs)
+    st.markdown(words)
+    with st.grid(2, min_column_width=430):
+        chart(
+            figures.groups(study),
+            key="groups",
+            alt=f"{int(study.courses[3].group.max()) + 1} groups, side by side or scattered over {shape[1]} columns",
+        )
+        chart(figures.cost(costs), key="cost", alt=words.replace("*", ""))
+    st.caption(gptq_words.cost_source(costs))
+    st.button("Measure again", on_click=cached.gptq_cost.clear, args=asked, key="again")
+
+    st.subheader("Which setting loses least?")
+    grid = tuple("channel" if grain == ROW else f"group{grain}" for grain in grains)
+    found = cached.gptq_map(*here, limit, MAP_BITS, grid, MAP_DAMPS)
+    words = gptq_words.order_map(found)
+    st.markdown(words)
+    chart(figures.order_map(found), key="map", alt=words.replace("*", ""))
+
+    st.subheader("With two weights, all of it can be seen")
+    with st.grid(4, min_column_width=220):
+        correlation = controls.slide("Correlation of the inputs", -0.99, 0.99, 0.9, "r", 0.01)
+        scale = controls.slide("Input 1 is larger, times", 0.25, 4.0, 2.0, "scale", 0.05)
+        w1 = controls.slide("Weight 1, steps", -1.5, 1.5, 0.4, "w1", 0.05)
+        w2 = controls.slide("Weight 2, steps", -1.5, 1.5, 0.45, "w2", 0.05)
+    pair = cached.gptq_toy(w1, w2, correlation, scale)
+    words = gptq_words.toy(pair)
+    with st.grid(2, min_column_width=430):
+        chart(figures.toy(pair), key="toy", alt=words.replace("*", ""))
+        with st.container():
+            st.markdown(words)
+            st.markdown(gptq_words.toy_steps(pair))
+    frame.numbers(gptq_words.table(study), "gptq")

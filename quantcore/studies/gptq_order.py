@@ -1,0 +1,181 @@
+"""Does the order of the columns matter? One layer by rounding to nearest and by GPTQ in each order, loss along the way.
+
+    study = order_study(weight, hessian, spec, damp, loud)      H = X^T X of calibration inputs, weight (O, K)
+
+The loss after some columns is e H e^T of the weight as it then stands: visited columns rounded, the others moved by
+GPTQ to make up for it (rounding to nearest leaves them). With the damped H' = H + d I = M M^T, U = M^-1, z = e M, e the
+error in the end and E the error at that moment,
+
+    e H' e^T of that moment = sum over visited j of |z_j|^2         E_k = sum over visited j of z_j U_jk
+
+so the loss without damping is that sum less d |E|^2: no sweep is repeated. The last point is the loss of the result.
+A column visited late has few columns left to make up for it: a loud one should come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from quantcore.gptq import Trace, gptq_quantize
+from quantcore.qtensor import QTensor, dequantize, quantize
+from quantcore.scheme import Gptq, QuantSpec
+from quantcore.studies.gptq_steps import damped, inverse_factor
+
+POINTS = 64
+ORDERS: tuple[Literal["weight", "group"] | None, ...] = (None, "weight", "group")
+METHODS = ("RTN", "GPTQ", "GPTQ, order weight", "GPTQ, order group")
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """One method on the layer.
+
+    order            (K,), the columns by visiting order
+    steps, losses    after how many columns the loss was looked at, and the loss
+    weight_error     |w - w_hat|^2 over |w|^2
+    loud_steps       at which step each loud column is visited
+    group            (K,), the group of each column, in the columns' own order
+    unseen           |x e^T|^2 over |x w^T|^2 on inputs that the Hessian has not seen; None if none were given
+    """
+
+    method: str
+    order: Tensor
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
+    weight_error: float
+    bits_per_weight: float
+    loud_steps: tuple[int, ...]
+    group: Tensor
+    unseen: float | None
+
+    @property
+    def loss(self) -> float:
+        """In the end: sum over rows of e H e^T."""
+        return self.losses[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class OrderStudy:
+    """`power` is |X W^T|^2 = sum of w H w^T: a loss over it is the share of the output's power; `diagonal` (K,) of H;
+    `tokens` that H was summed over; `loud` the columns that are followed."""
+
+    shape: tuple[int, int]
+    power: float
+    diagonal: Tensor
+    tokens: int
+    loud: tuple[int, ...]
+    courses: tuple[Course, ...]
+
+    def course(self, method: str) -> Course:
+        return next(one for one in self.courses if one.method == method)
+
+    def over_rtn(self, method: str) -> float:
+        """A method's loss over that of rounding to nearest; 1 where both are without loss."""
+        rtn = self.courses[0].loss
+        return self.course(method).loss / rtn if rtn else 1.0
+
+
+def order_study(
+    weight: Tensor,
+    hessian: Tensor,
+    spec: QuantSpec,
+    damp: float,
+    tokens: int,
+    loud: Sequence[int] = (),
+    unseen: Tensor | None = None,
+) -> OrderStudy:
+    """RTN and GPTQ in three orders. Shapes: weight (O, K), hessian (K, K) over `tokens`, unseen (N, K) or None.
+
+    Raises: ValueError as `gptq_quantize`."""
+    look = _Look(weight.detach().float(), hessian.float(), damp, loud, unseen)
+    courses = [look.rtn(quantize(look.weight, spec))]
+    for method, actorder in zip(METHODS[1:], ORDERS, strict=True):
+        trace = Trace()
+        qtensor = gptq_quantize(look.weight, look.hessian, spec, Gptq(actorder, damp), trace)
+        courses.append(look.gptq(method, qtensor, trace.order))
+    return OrderStudy(
+        shape=(weight.shape[0], weight.shape[1]),
+        power=float(((look.weight @ look.hessian) * look.weight).sum(dtype=torch.float64)),
+        diagonal=look.hessian.diagonal().cpu(),
+        tokens=tokens,
+        loud=look.loud,
+        courses=tuple(courses),
+    )
+
+
+class _Look:
+    """One layer, ready to follow the loss of any quantized weight along its order."""
+
+    def __init__(
+        self, weight: Tensor, hessian: Tensor, damp: float, loud: Sequence[int], unseen: Tensor | None
+    ) -> None:
+        self.weight, self.hessian, self.damp, self.loud = weight, hessian, damp, tuple(loud)
+        self.unseen = None if unseen is None else unseen.to(weight)
+        self.unseen_power = 0.0 if self.unseen is None else _power(self.unseen @ weight.T)
+        self._factor: tuple[Tensor, Tensor] | None = None
+
+    def rtn(self, qtensor: QTensor) -> Course:
+        """Column by column, none moved: the unvisited are exact."""
+        error = self.weight - dequantize(qtensor)
+        before = error @ self.hessian.triu(1)
+        added = (error * (2 * before + error * self.hessian.diagonal())).sum(0, dtype=torch.float64).cumsum(0)
+        order = torch.arange(len(self.hessian))
+        steps = self._steps(order)
+        return self._course(
+            METHODS[0], qtensor, order, steps, [0.0, *added.cpu()[torch.tensor(steps[1:]) - 1].tolist()]
+        )
+
+    def gptq(self, method: str, qtensor: QTensor, order: Tensor) -> Course:
+        factor = self._factor_of(order)
+        error = (self.weight - dequantize(qtensor))[:, order.to(self.weight.device)]
+        z = torch.linalg.solve_triangular(factor, error, upper=True, left=False)  # e M, as U = M^-1
+        visited = z.square().sum(0, dtype=torch.float64).cumsum(0).cpu()
+        rounded = error.square().sum(0, dtype=torch.float64).cumsum(0).cpu()
+        ridge = self.damp * float(self.hessian.diagonal().mean())
+        moved = torch.zeros_like(error)
+        steps, losses = self._steps(order), [0.0]
+        for start, stop in zip(steps, steps[1:], strict=False):
+            moved[:, stop:].addmm_(z[:, start:stop], factor[start:stop, stop:])
+            losses.append(float(visited[stop - 1]) - ridge * (float(rounded[stop - 1]) + _power(moved[:, stop:])))
+        return self._course(method, qtensor, order, steps, losses)
+
+    def _factor_of(self, order: Tensor) -> Tensor:
+        """U for columns in this order; kept, because two methods follow one another in the same order."""
+        if self._factor is None or not torch.equal(self._factor[0], order):
+            at = order.to(self.hessian.device)
+            self._factor = order, inverse_factor(damped(self.hessian[at][:, at], self.damp))
+        return self._factor[1]
+
+    def _steps(self, order: Tensor) -> list[int]:
+        """After how many columns to look: POINTS even steps, and before and after each loud column."""
+        width = len(order)
+        even = {round(width * i / POINTS) for i in range(POINTS + 1)}
+        return sorted(even.union(*({step - 1, step} for step in self._loud_steps(order))))
+
+    def _loud_steps(self, order: Tensor) -> list[int]:
+        found: list[int] = (torch.argsort(order)[list(self.loud)] + 1).tolist()
+        return found
+
+    def _course(self, method: str, qtensor: QTensor, order: Tensor, steps: list[int], losses: list[float]) -> Course:
+        error = self.weight - dequantize(qtensor)
+        side_by_side = torch.arange(len(order)) // (len(order) // qtensor.scale.shape[1])
+        return Course(
+            method=method,
+            order=order,
+            steps=tuple(steps),
+            losses=tuple(losses),
+            weight_error=_power(error) / _power(self.weight),
+            bits_per_weight=qtensor.bits_per_weight,
+            loud_steps=tuple(self._loud_steps(order)),
+            group=side_by_side if qtensor.g_idx is None else qtensor.g_idx.cpu().long(),
+            unseen=None if self.unseen is None else _power(self.unseen @ error.T) / self.unseen_power,
+        )
+
+
+def _power(x: Tensor) -> float:
+    return float(x.square().sum(0, dtype=torch.float64).sum())

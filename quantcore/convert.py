@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,11 +18,11 @@ from quantcore.affine import QParams, choose_qparams
 from quantcore.blocks import BlockWalk, block_names
 from quantcore.calibrate import LayerStats, Progress, calibrate, gram_of, momenta_of, watch_inputs
 from quantcore.evaluate import CHECKPOINT_FLOAT_BITS, sqnr_db, tensor_error
-from quantcore.gptq import CholeskyError, gptq_loss, gptq_quantize
+from quantcore.gptq import CholeskyError, GptqProblem, gptq_loss, gptq_quantize_many
 from quantcore.layers import QuantLinear
 from quantcore.models import batches, left_float, linears
 from quantcore.plan import Plan
-from quantcore.qtensor import dequantize, fake_quantize, quantize
+from quantcore.qtensor import QTensor, dequantize, fake_quantize, quantize
 from quantcore.scheme import Gptq, QuantSpec, Scheme
 
 OUTPUT_TOKENS = 2048
@@ -84,24 +84,25 @@ def quantize_model(
     replaced: dict[str, QuantLinear] = {}
     reports: dict[str, LayerReport] = {}
 
-    def quantize_one(name: str, hessian: Tensor | None) -> QuantLinear:
-        replaced[name], reports[name] = _quantize_layer(name, layers[name], schemes[name], stats, hessian)
-        if progress:
-            progress(len(replaced) / len(schemes), name)
-        return replaced[name]
+    def quantize_set(names: list[str], hessian: Tensor | None) -> None:
+        """Layers that read the same input: GPTQ solves them on one factorization."""
+        for name, found, report in _quantize_set({n: (layers[n], schemes[n]) for n in names}, stats, hessian):
+            replaced[name], reports[name] = found, report
+            if progress:
+                progress(len(replaced) / len(schemes), name)
 
     if by_gptq and (sequential or not stats or any(stats[name].hessian is None for name in by_gptq)):
         if calibration is None:
             raise ValueError(f"{plan} weighs errors with the layers' inputs, so it needs text; give calibration=")
         if sequential:
-            _sequentially(_copy_with(model, {}), schemes, calibration, quantize_one)
+            _sequentially(_copy_with(model, {}), schemes, calibration, quantize_set, replaced)
         else:
             seen = calibrate(model, calibration, by_gptq)
             for name in schemes:
-                quantize_one(name, seen[name].hessian if name in seen else None)
+                quantize_set([name], seen[name].hessian if name in seen else None)
     else:
         for name in schemes:
-            quantize_one(name, stats[name].hessian if name in by_gptq and stats else None)
+            quantize_set([name], stats[name].hessian if name in by_gptq and stats else None)
     if tokens is not None and replaced:
         outputs = output_sqnr(model, replaced, tokens)
         reports = {name: replace(report, output_sqnr_db=outputs[name]) for name, report in reports.items()}
@@ -140,10 +141,12 @@ def _sequentially(
     work: nn.Module,
     schemes: dict[str, Scheme],
     calibration: Tensor,
-    quantize_one: Callable[[str, Tensor | None], QuantLinear],
+    quantize_set: Callable[[list[str], Tensor | None], None],
+    replaced: dict[str, QuantLinear],
 ) -> None:
     """Block by block: run it as it is for its layers' Hessians, quantize them, run it quantized for the next block's
-    inputs. Layers outside of blocks (lm_head) come last, behind the whole quantized model. `work` is changed."""
+    inputs. Layers outside of blocks (lm_head) come last, behind the whole quantized model. `work` is changed;
+    `quantize_set` puts what it made into `replaced`."""
     blocks = block_names(work)
     inside = {block: [name for name in schemes if name.startswith(f"{block}.")] for block in blocks}
     outside = [name for name in schemes if not any(name in names for names in inside.values())]
@@ -152,24 +155,29 @@ def _sequentially(
         assert walk is not None
         module = work.get_submodule(block)
         hessians = _hessians(module, block, [n for n in inside[block] if _by_gptq(schemes[n])], walk)
+        for hessian, names in hessians:
+            quantize_set(names, hessian)
+        by_rounding = [name for name in inside[block] if not _by_gptq(schemes[name])]
+        for name in by_rounding:
+            quantize_set([name], None)
         for name in inside[block]:
-            work.set_submodule(name, quantize_one(name, hessians.get(name)))
+            work.set_submodule(name, replaced[name])
         if block != blocks[-1]:
             walk.advance(module)
     by_gptq = [name for name in outside if _by_gptq(schemes[name])]
     seen = calibrate(work, calibration, by_gptq) if by_gptq else {}
     for name in outside:
-        quantize_one(name, seen[name].hessian if name in seen else None)
+        quantize_set([name], seen[name].hessian if name in seen else None)
 
 
 def _by_gptq(scheme: Scheme) -> bool:
     return isinstance(scheme.method, Gptq)
 
 
-def _hessians(module: nn.Module, block: str, names: list[str], walk: BlockWalk) -> dict[str, Tensor]:
-    """X^T X of the named layers of a block; layers that read one tensor share one Hessian."""
+def _hessians(module: nn.Module, block: str, names: list[str], walk: BlockWalk) -> list[tuple[Tensor, list[str]]]:
+    """X^T X of the named layers of a block, each with the layers that it belongs to: those that read one tensor."""
     if not names:
-        return {}
+        return []
     local = [name.removeprefix(f"{block}.") for name in names]
     leaders: dict[str, str] = {}
     sums: dict[str, Tensor] = {}
@@ -187,7 +195,10 @@ def _hessians(module: nn.Module, block: str, names: list[str], walk: BlockWalk) 
 
     with watch_inputs(module, local, see):
         walk.run(module)
-    return {f"{block}.{name}": sums[leader] for name, leader in leaders.items()}
+    return [
+        (total, [f"{block}.{name}" for name, leader in leaders.items() if leader == first])
+        for first, total in sums.items()
+    ]
 
 
 def quantize_linear(
@@ -201,18 +212,36 @@ def quantize_linear(
     `hessian` the X^T X of its inputs, which GPTQ needs.
 
     Raises: ValueError where GPTQ has no Hessian, and what `quantize` and `gptq_quantize` refuse."""
-    bias = None if layer.bias is None else layer.bias.detach()
-    weight = layer.weight.detach()
-    static = None if static is None else _on_device(static, weight.device)
-    if scheme.weights is None:
-        return QuantLinear(None, bias, scheme.activations, static, float_weight=weight)
-    if isinstance(scheme.method, Gptq):
+    return _assembled(layer, scheme, static, _coded([(layer, scheme)], hessian, name)[0])
+
+
+def _coded(members: list[tuple[nn.Linear, Scheme]], hessian: Tensor | None, name: str) -> list[QTensor | None]:
+    """The members' weights as codes; None for one that stays float. Those by GPTQ share `hessian`."""
+    found: list[QTensor | None] = [None] * len(members)
+    problems: dict[int, GptqProblem] = {}
+    for place, (layer, scheme) in enumerate(members):
+        if scheme.weights is None:
+            continue
+        if isinstance(scheme.method, Gptq):
+            problems[place] = GptqProblem(layer.weight.detach(), scheme.weights, scheme.method)
+        else:
+            found[place] = quantize(layer.weight.detach(), scheme.weights)
+    if problems:
         if hessian is None:
-            raise ValueError(f"{name}: {scheme.method} needs the Hessian of the layer's inputs; calibrate it first")
-        qweight = gptq_quantize(weight, hessian.to(weight.device), scheme.weights, scheme.method, name=name)
-    else:
-        qweight = quantize(weight, scheme.weights)
-    return QuantLinear(qweight, bias, scheme.activations, static)
+            method = members[next(iter(problems))][1].method
+            raise ValueError(f"{name}: {method} needs the Hessian of the layer's inputs; calibrate it first")
+        hessian = hessian.to(members[0][0].weight.device)
+        for place, solved in zip(problems, gptq_quantize_many(list(problems.values()), hessian, name), strict=True):
+            found[place] = solved
+    return found
+
+
+def _assembled(layer: nn.Linear, scheme: Scheme, static: QParams | None, qweight: QTensor | None) -> QuantLinear:
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
+    static = None if static is None else _on_device(static, weight.device)
+    float_weight = weight if qweight is None else None
+    return QuantLinear(qweight, bias, scheme.activations, static, float_weight=float_weight)
 
 
 def _on_device(qparams: QParams, device: torch.device) -> QParams:
@@ -251,19 +280,30 @@ def output_sqnr(model: nn.Module, quantized: dict[str, QuantLinear], tokens: Ten
     return {name: sqnr_db(*pair) for name, pair in sums.items()}
 
 
-def _quantize_layer(
-    name: str, layer: nn.Linear, scheme: Scheme, stats: dict[str, LayerStats] | None, hessian: Tensor | None
-) -> tuple[QuantLinear, LayerReport]:
+def _quantize_set(
+    members: dict[str, tuple[nn.Linear, Scheme]], stats: dict[str, LayerStats] | None, hessian: Tensor | None
+) -> Iterator[tuple[str, QuantLinear, LayerReport]]:
+    """The members in order, with their reports; what they took together is shared out by their weights' sizes."""
     started = time.perf_counter()
+    named = f"layer{'s' * (len(members) > 1)} {', '.join(repr(name) for name in members)}"
     try:
-        static = static_qparams(scheme.activations, (stats or {}).get(name))
-        quantized = quantize_linear(layer, scheme, static, hessian, "the weight")
+        statics = {
+            name: static_qparams(scheme.activations, (stats or {}).get(name)) for name, (_, scheme) in members.items()
+        }
+        coded = _coded(list(members.values()), hessian, "the weight")
     except CholeskyError as error:
-        raise CholeskyError(f"layer {name!r}: {error}") from error
+        raise CholeskyError(f"{named}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"layer {name!r}: {error}") from error
-    seconds = time.perf_counter() - started
-    qweight = quantized.qweight
+        raise ValueError(f"{named}: {error}") from error
+    seconds = (time.perf_counter() - started) / sum(layer.weight.numel() for layer, _ in members.values())
+    for (name, (layer, scheme)), qweight in zip(members.items(), coded, strict=True):
+        quantized = _assembled(layer, scheme, statics[name], qweight)
+        yield name, quantized, _layer_report(name, layer, scheme, qweight, hessian, seconds * layer.weight.numel())
+
+
+def _layer_report(
+    name: str, layer: nn.Linear, scheme: Scheme, qweight: QTensor | None, hessian: Tensor | None, seconds: float
+) -> LayerReport:
     report = LayerReport(
         name=name,
         shape=(layer.out_features, layer.in_features),
@@ -275,9 +315,9 @@ def _quantize_layer(
         seconds=seconds,
     )
     if not isinstance(scheme.method, Gptq) or hessian is None or qweight is None or scheme.weights is None:
-        return quantized, report
+        return report
     rounded = fake_quantize(layer.weight.detach(), scheme.weights)
-    return quantized, replace(
+    return replace(
         report,
         loss=gptq_loss(layer.weight.detach(), dequantize(qweight), hessian),
         rtn_loss=gptq_loss(layer.weight.detach(), rounded, hessian),

@@ -4,12 +4,19 @@
     python -m quantcore schemes                                       presets, formats, granularities
     python -m quantcore layer --layer model.layers.3.mlp.down_proj --scheme w:int4/group128
     python -m quantcore evaluate --scheme W4A16 --text my.txt --max-tokens 2000
+    python -m quantcore compare --schemes W4A16 W4A16,gptq W8A8 --out report.html
+    python -m quantcore sensitivity --schemes W4A16 W8A16 --budget 5
+    python -m quantcore quantize --scheme W4A16,gptq/actorder=weight --out reference-w4a16
+    python -m quantcore recipe --scheme W4A16,gptq --model owner/name --out recipes
 
---model is `reference` (the default), a folder, or a hub id. Static activations take their range from the bundled
-calibration text; everything is measured on the bundled evaluation text, or on --text.
+--model is `reference` (the default), a folder, or a hub id. Static activations and GPTQ learn from the bundled
+calibration text (for quantize: or from --text); everything is measured on the bundled evaluation text, or on --text.
+With --seed the windows of those texts are drawn at random, else the first are taken. A checkpoint's scales, norms and
+embeddings are of the narrowest type that holds the model's parameters exactly, or of --dtype.
 
-stdout holds one JSON value, floats in full precision. JSON has no infinity: an error of exactly zero has its SQNR
-written as the string "inf". What was not measured is null. A mistake ends with exit code 2 and one sentence on stderr.
+Progress is on stderr, stdout holds one JSON value, floats in full precision. JSON has no infinity: an error of exactly
+zero has its SQNR written as the string "inf". What was not measured is null. A mistake ends with exit code 2 and one
+sentence on stderr.
 """
 
 from __future__ import annotations
@@ -17,7 +24,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import sys
 import warnings
@@ -26,6 +32,10 @@ from typing import Any, NoReturn
 
 from quantcore import verbs
 from quantcore.models import REFERENCE
+from quantcore.plain import plain
+from quantcore.verb_inputs import CALIBRATION_TOKENS, GPTQ_TOKENS, MAX_TOKENS
+
+SCHEME = "a scheme's text or a preset's name, see `schemes`"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr):  # a library that chats must not spoil the JSON
             result = run(**options)
         text = json.dumps(plain(result), indent=2, allow_nan=False)
+    except KeyboardInterrupt:
+        print("quantcore: stopped; nothing was kept", file=sys.stderr)
+        return 130
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         print(f"quantcore: {kind}{' '.join(str(error).split())}", file=sys.stderr)
@@ -45,19 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def plain(value: Any, path: str = "result") -> Any:
-    """The value with JSON's types only: infinities as "inf" and "-inf". Raises: ValueError for NaN, with its place."""
-    if isinstance(value, dict):
-        return {str(key): plain(item, f"{path}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, float):
-        if math.isnan(value):
-            raise ValueError(f"{path} is NaN: the model's weights hold NaN or Inf, or overflow; repair them")
-        return value if math.isfinite(value) else str(value)
-    return value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,17 +78,39 @@ def _parser() -> argparse.ArgumentParser:
 
     verb(verbs.info).add_argument("--model", default=REFERENCE, help="`reference`, or a folder")
     verb(verbs.schemes)
-    layer, whole = verb(verbs.layer), verb(verbs.evaluate)
+    layer, whole, kept = verb(verbs.layer), verb(verbs.evaluate), verb(verbs.quantize)
+    many, each, paper = verb(verbs.compare), verb(verbs.sensitivity), verb(verbs.recipe)
     layer.add_argument("--layer", required=True, metavar="NAME", help="its dotted name, as `info` lists them")
-    for made in (layer, whole):
-        made.add_argument(
-            "--scheme", required=True, metavar="S", help="a scheme's text or a preset's name, see `schemes`"
-        )
-        made.add_argument("--model", default=REFERENCE, metavar="M", help="`reference`, a folder, or a hub id")
-        made.add_argument("--text", metavar="FILE", help="a UTF-8 text file (default: our own evaluation text)")
-        made.add_argument("--max-tokens", type=int, default=verbs.MAX_TOKENS, metavar="N", help="default %(default)s")
-        made.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    layer.add_argument("--scheme", required=True, metavar="S", help=SCHEME)
+    for made in (whole, kept):
+        made.add_argument("--scheme", required=True, metavar="S", help=f"{SCHEME}, or a plan")
+    many.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}, or a plan")
+    each.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}")
+    for made in (layer, whole, many, each):
+        _add_reading(made, MAX_TOKENS, "the text to measure on (default: our own evaluation text)")
+    _add_reading(kept, None, "the text to calibrate on (default: our own calibration text)")
+    kept.add_argument("--out", required=True, metavar="FOLDER", help="the checkpoint's folder")
+    kept.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="of all that is no code; see --help")
+    for made in (layer, many):
+        made.add_argument("--out", metavar="FILE.html", help="write the report as one HTML file")
+    each.add_argument("--budget", type=float, metavar="BITS", help="a plan of at most so many bits a weight")
+    which = paper.add_mutually_exclusive_group(required=True)
+    which.add_argument("--scheme", metavar="S", help=f"{SCHEME}, or a plan")
+    which.add_argument("--read", metavar="FILE", help="a recipe, YAML")
+    paper.add_argument("--model", default=REFERENCE, metavar="M", help="the model that the script quantizes")
+    paper.add_argument("--out", metavar="FOLDER", help="write recipe.yaml and quantize.py into it")
+    for made in (layer, kept, many, paper):
+        made.add_argument("--force", action="store_true", help="replace what --out names")
     return parser
+
+
+def _add_reading(made: argparse.ArgumentParser, tokens: int | None, text: str) -> None:
+    most = f"default {tokens}" if tokens else f"default {GPTQ_TOKENS} for GPTQ, {CALIBRATION_TOKENS} else"
+    made.add_argument("--model", default=REFERENCE, metavar="M", help="`reference`, a folder, or a hub id")
+    made.add_argument("--text", metavar="FILE", help=f"a UTF-8 text file: {text}")
+    made.add_argument("--max-tokens", type=int, default=tokens, metavar="N", help=most)
+    made.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    made.add_argument("--seed", type=int, metavar="N", help="draw the texts' windows at random (default: the first)")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,13 @@ class Plan:
             return Plan.parse(value)
         return Plan(value) if isinstance(value, Scheme) else value
 
+    @staticmethod
+    def from_recipe(text: str) -> Plan:
+        """The plan of an llm-compressor recipe (YAML). Raises: ValueError for what is none."""
+        from quantcore.recipe import plan_from_recipe
+
+        return plan_from_recipe(text)
+
     @property
     def label(self) -> str:
         """The default's preset name or text, and the exceptions after it."""

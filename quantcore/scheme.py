@@ -229,6 +229,13 @@ class Scheme:
             scheme = replace(scheme, skip=() if skip == ["none"] else tuple(skip))
         return scheme if method is None else replace(scheme, method=method)
 
+    @staticmethod
+    def from_recipe(text: str) -> Scheme:
+        """The scheme of an llm-compressor recipe (YAML). Raises: ValueError where it says no scheme, or several."""
+        from quantcore.recipe import scheme_from_recipe
+
+        return scheme_from_recipe(text)
+
     @property
     def label(self) -> str:
         """The preset's name where there is one, else the text."""

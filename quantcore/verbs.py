@@ -1,14 +1,18 @@
 """What the command line can do, as functions of words and numbers that return what will be JSON.
 
-info(model)   schemes()   layer(layer, scheme, ...)   evaluate(scheme, ...)
+info(model)   schemes()   layer(layer, scheme, ...)   evaluate(scheme, ...)   compare(schemes, ...)
+sensitivity(schemes, ...)   quantize(scheme, out, ...)   recipe(scheme, ...)
 """
 
 from __future__ import annotations
 
 import platform
+import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,29 +20,33 @@ from torch import Tensor
 
 from quantcore.calibrate import calibrate, layer_inputs, momenta_of
 from quantcore.convert import quantize_model, static_qparams
-from quantcore.evaluate import compare, device_name
+from quantcore.duel import duel
+from quantcore.evaluate import compare as evaluate_model
+from quantcore.evaluate import device_name
 from quantcore.formats import FORMATS
 from quantcore.inventory import inventory
 from quantcore.models import (
     REFERENCE,
     TEXT_KINDS,
     TEXT_SPLITS,
-    WINDOW,
     LoadedModel,
     bundled_text,
     devices,
     linear_named,
-    load_model,
     read_text,
-    token_windows,
+    source_path,
 )
+from quantcore.new_folder import require_place
+from quantcore.plan import Plan
 from quantcore.scheme import PRESETS, Gptq, Scheme
+from quantcore.store import Store, model_hash
 from quantcore.studies.layer import LayerStudy, layer_study
+from quantcore.verb_inputs import GPTQ_TOKENS, MAX_TOKENS, Text, calibration_text, load, text_of
+from quantcore.verb_outputs import new_file, progress_bar, write_whole
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "streamlit", "plotly")
-MAX_TOKENS = 2560
-CALIBRATION_TOKENS = 2560
-GPTQ_TOKENS = 16384
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "safetensors", "compressed-tensors", "numpy", "streamlit", "plotly",
+)  # fmt: skip
 WORST = 5
 GRANULARITIES = {
     "tensor": "one scale for the whole tensor; weights and activations",
@@ -88,14 +96,19 @@ def layer(
     text: str | None = None,
     max_tokens: int = MAX_TOKENS,
     device: str | None = None,
+    seed: int | None = None,
+    out: str | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """one layer under one scheme: errors of weight, input and output, worst channels and tokens"""
-    wanted, own_text = Scheme.parse(scheme), _own_text(text, max_tokens)
-    loaded = _load(model, device)
+    """one layer under one scheme: errors of weight, input and output, worst channels and tokens; --out as HTML"""
+    wanted, reading = Scheme.parse(scheme), text_of(text, max_tokens, seed)
+    target = None if out is None else new_file(out, force)
+    loaded = load(model, device)
     linear = linear_named(loaded.model, layer)
-    tokens = _tokens(loaded, own_text, max_tokens)
+    tokens = reading.tokens(loaded)
     started = time.perf_counter()
-    calibration, stats = _calibration_tokens(loaded, wanted), {}
+    calibration, facts = _calibration(loaded, [wanted], seed)
+    stats = {}
     if calibration is not None:
         by_gptq = isinstance(wanted.method, Gptq)
         stats = calibrate(loaded.model, calibration, [layer], hessian=by_gptq, momenta=momenta_of(wanted))
@@ -105,13 +118,17 @@ def layer(
         study = layer_study(linear, layer_inputs(loaded.model, tokens, layer).flatten(0, 1), wanted, static, hessian)
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from error
+    read = {"model": model, "text": reading.facts(tokens), "calibration": facts}
+    if target is not None:
+        from quantcore.report import layer_document, to_html
+
+        about = {**read, "model hash": model_hash(loaded.model), "device": device_name(loaded.device)}
+        write_whole(target, to_html(layer_document(study, layer, about)))
     return {
-        "model": model,
+        **read,
         "layer": layer,
         "scheme": study.scheme,
         "skipped_in_a_model": wanted.skips(layer),
-        "text": _text_facts(text, tokens),
-        "calibration": _calibration_facts(calibration),
         **_study_facts(study),
         "worst_tokens": _worst_tokens(study, loaded, tokens),
         "seconds": time.perf_counter() - started,
@@ -125,64 +142,179 @@ def evaluate(
     text: str | None = None,
     max_tokens: int = MAX_TOKENS,
     device: str | None = None,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
-    wanted, own_text = Scheme.parse(scheme), _own_text(text, max_tokens)
-    loaded = _load(model, device)
-    tokens = _tokens(loaded, own_text, max_tokens)
-    calibration = _calibration_tokens(loaded, wanted)
+    wanted, reading = Plan.parse(scheme), text_of(text, max_tokens, seed)
+    loaded = load(model, device)
+    tokens = reading.tokens(loaded)
+    calibration, facts = _calibration(loaded, wanted.schemes, seed)
     quantized, reports = quantize_model(loaded.model, wanted, tokens, calibration=calibration)
     return {
         "model": model,
         "scheme": str(wanted),
-        "text": _text_facts(text, tokens),
-        "calibration": _calibration_facts(calibration),
-        "report": asdict(compare(loaded.model, quantized, tokens)),
+        "text": reading.facts(tokens),
+        "calibration": facts,
+        "report": asdict(evaluate_model(loaded.model, quantized, tokens)),
         "layers": [asdict(report) for report in reports],
     }
 
 
-def _load(model: str, device: str | None) -> LoadedModel:
-    known = devices()
-    if device not in (None, *known, *(["cuda"] if len(known) > 1 else [])):
-        raise ValueError(f"device {device!r} is not on this machine; it has {', '.join(known)}")
-    return load_model(model, device)
+def quantize(
+    scheme: str,
+    out: str,
+    model: str = REFERENCE,
+    text: str | None = None,
+    max_tokens: int | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    dtype: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """write the quantized model as a compressed-tensors checkpoint, which transformers and vLLM load"""
+    from quantcore.export import export_checkpoint
+
+    plan = Plan.parse(scheme)
+    reading: Text | None = calibration_text(plan.schemes, seed)
+    if not any(one.needs_text for one in plan.schemes):
+        if (text, max_tokens, seed) != (None, None, None):
+            raise ValueError(f"{plan.label} needs no calibration text; leave out --text, --max-tokens and --seed")
+        reading = None
+    elif (text, max_tokens) != (None, None):
+        reading = text_of(text, GPTQ_TOKENS if max_tokens is None else max_tokens, seed, "calibration")
+    require_place(out, model, force)
+    loaded = load(model, device)
+    calibration = None if reading is None else reading.tokens(loaded)
+    with progress_bar("quantizing") as tell:
+        report = export_checkpoint(
+            loaded, plan, out, calibration,
+            force=force, dtype=None if dtype is None else getattr(torch, dtype), progress=tell,
+        )  # fmt: skip
+    return {
+        **asdict(report),
+        "calibration": None if reading is None or calibration is None else reading.facts(calibration),
+        "load": f"AutoModelForCausalLM.from_pretrained({report.folder!r})",
+    }
 
 
-def _own_text(path: str | None, max_tokens: int) -> str | None:
-    """The text of a file; read before the model is, so that a wrong file is told at once."""
-    if max_tokens < 2 * len(TEXT_KINDS):
-        raise ValueError(f"--max-tokens {max_tokens} is too few; give at least {2 * len(TEXT_KINDS)}")
-    return None if path is None else read_text(path)
+def compare(
+    schemes: list[str],
+    model: str = REFERENCE,
+    text: str | None = None,
+    max_tokens: int = MAX_TOKENS,
+    device: str | None = None,
+    seed: int | None = None,
+    out: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """several schemes or plans on one text, paired, with intervals; --out writes it as one HTML file"""
+    from quantcore.report import duel_document, to_html
+
+    plans, reading = [Plan.parse(scheme) for scheme in schemes], text_of(text, max_tokens, seed)
+    target = None if out is None else new_file(out, force)
+    loaded, store = load(model, device), Store()
+    tokens = reading.tokens(loaded)
+    learning = calibration_text([one for plan in plans for one in plan.schemes], seed)
+    calibration, hashed = learning.tokens(loaded), model_hash(loaded.model)
+    with progress_bar("comparing") as tell:
+        found = duel(loaded, [str(plan) for plan in plans], tokens, calibration, store, hashed, tell)
+    facts = {
+        "model": model,
+        "model hash": hashed,
+        "text": reading.facts(tokens),
+        "calibration": learning.facts(calibration),
+        "device": device_name(loaded.device),
+        "command": shlex.join(
+            ["python", "-m", "quantcore", "compare", "--model", model, "--schemes", *map(str, plans)]
+            + ["--max-tokens", str(max_tokens), *([] if text is None else ["--text", text])]
+            + ([] if seed is None else ["--seed", str(seed)])
+        ),
+    }
+    document = duel_document(found, facts)
+    if target is not None:
+        write_whole(target, to_html(document))
+    return {"out": None if target is None else str(target), "notice": store.notice, **asdict(document)}
 
 
-def _tokens(loaded: LoadedModel, text: str | None, most: int) -> Tensor:
-    """At most `most` tokens of the text, (windows, T); of our own text an equal share of each kind."""
-    if text is None:
-        return _bundled_tokens(loaded, "evaluation", most)
-    return token_windows(loaded.tokenizer, text, min(WINDOW, loaded.context, most), most)
+def sensitivity(
+    schemes: list[str],
+    model: str = REFERENCE,
+    text: str | None = None,
+    max_tokens: int = MAX_TOKENS,
+    device: str | None = None,
+    seed: int | None = None,
+    budget: float | None = None,
+) -> dict[str, Any]:
+    """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
+    from quantcore.sensitivity import plan_for_budget
+    from quantcore.studies.plans import kept_sensitivity
+
+    wanted, reading = [Scheme.parse(scheme) for scheme in schemes], text_of(text, max_tokens, seed)
+    loaded, store = load(model, device), Store()
+    tokens = reading.tokens(loaded)
+    learning = calibration_text(wanted, seed)
+    calibration = learning.tokens(loaded)
+    with progress_bar("measuring layers") as tell:
+        found = kept_sensitivity(loaded, [str(one) for one in wanted], tokens, calibration, store, progress=tell)
+    chosen = None if budget is None else plan_for_budget(found, budget)
+    return {
+        "model": model,
+        "text": reading.facts(tokens),
+        "calibration": learning.facts(calibration) if any(one.needs_text for one in wanted) else None,
+        "layers": {
+            layer: {
+                "weights": found.weights[layer],
+                "schemes": {
+                    one: {"kl": found.alone[layer, one], "bits_per_weight": found.bits[layer, one]}
+                    for one in found.schemes
+                },
+            }
+            for layer in found.layers
+        },
+        "ranked": {one: found.ranked(one) for one in found.schemes},
+        "whole": found.whole,
+        "plan": None
+        if chosen is None
+        else {
+            "scheme": str(chosen.plan),
+            "predicted_kl": chosen.predicted_kl,
+            "bits_per_weight": chosen.bits_per_weight,
+        },
+        "device": device_name(loaded.device),
+    }
 
 
-def _bundled_tokens(loaded: LoadedModel, split: str, most: int) -> Tensor:
-    share = most // len(TEXT_KINDS)
-    length = min(WINDOW, loaded.context, share)
-    return torch.cat([token_windows(loaded.tokenizer, bundled_text(split, kind), length, share) for kind in TEXT_KINDS])
+def recipe(
+    scheme: str | None = None,
+    read: str | None = None,
+    model: str = REFERENCE,
+    out: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """an llm-compressor recipe and the script that runs it; --read tells the scheme of a recipe"""
+    from quantcore.recipe import recipe as recipe_of
+    from quantcore.recipe import script
+
+    plan = Plan.from_recipe(read_text(read)) if read is not None else Plan.parse(scheme or "")
+    texts = {"recipe.yaml": recipe_of(plan), "quantize.py": script(plan, source_path(model))}
+    if out is not None:
+        folder = Path(out).expanduser().absolute()
+        targets = {name: new_file(folder / name, force, folder) for name in texts}
+        folder.mkdir(exist_ok=True)
+        for name, target in targets.items():
+            write_whole(target, texts[name])
+    return {"scheme": str(plan), "recipe": texts["recipe.yaml"], "script": texts["quantize.py"], "out": out}
 
 
-def _calibration_tokens(loaded: LoadedModel, scheme: Scheme) -> Tensor | None:
-    """Our own calibration text for a scheme that needs it; GPTQ's Hessians need more of it than ranges do."""
-    if not scheme.needs_text:
-        return None
-    most = GPTQ_TOKENS if isinstance(scheme.method, Gptq) else CALIBRATION_TOKENS
-    return _bundled_tokens(loaded, "calibration", most)
-
-
-def _text_facts(path: str | None, tokens: Tensor) -> dict[str, Any]:
-    return {"source": path or "bundled evaluation", "tokens": tokens.numel(), "windows": len(tokens)}
-
-
-def _calibration_facts(tokens: Tensor | None) -> dict[str, Any] | None:
-    return None if tokens is None else {"source": "bundled calibration", "tokens": tokens.numel()}
+def _calibration(
+    loaded: LoadedModel, schemes: Sequence[Scheme], seed: int | None
+) -> tuple[Tensor | None, dict[str, Any] | None]:
+    """Our own calibration text and its facts, where a scheme needs it."""
+    if not any(scheme.needs_text for scheme in schemes):
+        return None, None
+    text = calibration_text(schemes, seed)
+    tokens = text.tokens(loaded)
+    return tokens, text.facts(tokens)
 
 
 def _study_facts(study: LayerStudy) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""The notebook runs from top to bottom, and what it prints is so."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "tour.ipynb"
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[dict[str, Any]]:
+    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+
+
+def test_it_is_a_notebook(cells: list[dict[str, Any]]) -> None:
+    whole = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert (whole["nbformat"], whole["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    assert all(
+        cell["outputs"] == [] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code"
+    )
+    assert all(len(line) <= 121 for cell in cells for line in cell["source"])
+
+
+def test_it_runs(
+    cells: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(NOTEBOOK.parent)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    names: dict[str, Any] = {}
+    for place, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"cell {place}", "exec"), names)
+    said = capsys.readouterr().out
+    assert float(re.search(r"median [\d.]+: (\d+) times", said)[1]) > 5
+    assert names["found"].reports["W8A8"].kl < names["found"].reports["W4A16"].kl
+    assert names["gain"].value < 0
+    assert (tmp_path / "reference-w4a16" / "config.json").is_file()
+    assert 0 < float(re.search(r"read back against ours: ([\d.]+)", said)[1]) < 1
+    assert "vllm serve" in said

@@ -172,7 +172,7 @@ def _sweep(parts: list[_Rows], factor: Tensor, trace: Trace | None) -> list[QTen
         lo=torch.cat([part.bound(part.spec.fmt.qmin) for part in parts]),
         hi=torch.cat([part.bound(part.spec.fmt.qmax) for part in parts]),
         adjusted=torch.empty_like(w),
-        error=torch.zeros_like(w),
+        error=torch.empty_like(w),
         values=torch.empty(w.shape, dtype=torch.float32, device=w.device),
     )
     on_gpu = w.is_cuda and w.dtype == torch.float32 and importlib.util.find_spec("triton") is not None

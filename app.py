@@ -6,7 +6,7 @@ import streamlit as st
 from quantcore.studies.anatomy import Anatomy
 from quantcore.studies.next_tokens import NextTokens
 from quantcore.studies.row import RowStudy
-from ui import cached, controls, frame
+from ui import cached, controls, frame, python_code
 from ui.components.chart import chart
 from ui.figures import home as figures
 
@@ -83,6 +83,16 @@ def loaded_model(model: Anatomy, scheme: str, bytes_hat: int | None) -> None:
     )
 
 
+def code(choice: controls.Choice, scheme: str, prompt: str) -> str:
+    return python_code.program(f"""\
+{python_code.load(choice)}weight = linear_named(lm.model, {choice.layer!r}).weight.float().cpu()
+row = row_study(weight, loud_row(weight, {ROW_SHARE}), Scheme.parse({scheme!r}).weights)
+quantized, layers = quantize_model(lm.model, {scheme!r})
+report = next_tokens(lm, quantized, {prompt!r})
+print(f"{{row.zeros:.1%}} of row {{row.row}} become 0; next {{report.likeliest_hat[0].text}}, KL {{report.kl:.3g}}")
+""")
+
+
 def where_next() -> None:
     st.subheader("Where to go next")
     with st.grid(3, min_column_width=300, border=True):
@@ -133,3 +143,4 @@ with frame.page(QUESTION.format(2**cached.START), LOOK_FOR, TRIES, "app.py") as 
     loaded_model(cached.contents(*place), scheme, bytes_hat)
     where_next()
     frame.numbers(table(row, report), "start")
+    frame.python(code(choice, scheme, prompt))

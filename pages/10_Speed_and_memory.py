@@ -12,7 +12,7 @@ from quantcore.studies.footprint import BUDGETS_GB, PRESET_SHAPES, gptq_memory
 from quantcore.studies.hardware import GPUS, LOOKED_UP, Machine, best_machine, gpu_named, measure_machine
 from quantcore.studies.speed import REORDERED, SpeedReport, measure_paths
 from quantcore.studies.speed_curves import Recorded, best_of
-from ui import cached, controls, frame, job_view, speed_words
+from ui import cached, controls, frame, job_view, python_code, speed_words
 from ui.components.chart import chart
 from ui.figures import speed as figures
 
@@ -201,7 +201,8 @@ def native_part() -> None:
     st.dataframe(speed_words.rates_table(), hide_index=True, width="stretch")
 
 
-def memory_part(choice: controls.Choice) -> None:
+def memory_part(choice: controls.Choice) -> str:
+    """Sizes, bytes and budgets; the call of the cards, as a line of Python."""
     st.subheader("Will it fit?")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = controls.pick("Model", [LOADED, *PRESET_SHAPES, CUSTOM], "Llama-3-8B", "card")
@@ -235,6 +236,33 @@ def memory_part(choice: controls.Choice) -> None:
         f"Budgets: {', '.join(map(str, BUDGETS_GB))} GB of 10^9 bytes. A runtime's own memory (CUDA, fragments) comes "
         "on top. Tokens: of KV cache beside the weights, over all sequences; 0 where the weights alone do not fit."
     )
+    of = f"PRESET_SHAPES[{name!r}]" if name in PRESET_SHAPES else f"ModelShape.parse({name!r})"
+    if name == LOADED:
+        of = f'ModelShape.of(load_model({choice.model_id!r}, {choice.device!r}).model, "loaded")'
+    return (
+        f"for plan in {plans!r}:\n"
+        f"    card = footprint({of}, plan, {context}, {batch}, {kv_bits})\n"
+        '    print(f"{plan}: {card.total_bytes / 1e9:.2f} GB, {card.weights_bytes / 1e9:.2f} of them weights")\n'
+    )
+
+
+def times_code(report: SpeedReport, device: str, file: str | None) -> str:
+    """The call of the times, or of the file that holds them, as lines of Python."""
+    counts = sorted({row.tokens for row in report.rows})
+    schemes = list(dict.fromkeys(row.scheme for row in report.rows))
+    if file is not None:
+        path = f'Path("benchmarks/results/{file}")  # of the lab\'s own folder'
+        took = f"run = read_run({path})\nreport = list(run.reports.values())[0]\n"
+    else:
+        took = (
+            f"print(measure_machine({device!r}))\n"
+            f"report = measure_paths({report.shape}, {counts}, {schemes!r}, {device!r})\n"
+        )
+    return f"""\
+{took}for row in report.rows:
+    print(f"{{row.scheme}}, {{row.tokens}} tokens: {{row.total_ms:.3g}} ms, bf16 {{row.float_ms:.3g}} ms")
+
+"""
 
 
 with frame.page("What does a scheme buy on hardware?", LOOK_FOR, TRIES, PATH) as choice:
@@ -245,7 +273,7 @@ with frame.page("What does a scheme buy on hardware?", LOOK_FOR, TRIES, PATH) as
     row = st.container(horizontal=True, vertical_alignment="bottom")
     with row:
         source = controls.select("Times from", [NOW, *by_label], NOW, "run")
-    found, report = None, None
+    found, report, file = None, None, None
     if source == NOW:
         found = measure_here(choice, row)
         report = None if found is None else found.report
@@ -261,6 +289,7 @@ with frame.page("What does a scheme buy on hardware?", LOOK_FOR, TRIES, PATH) as
         times_part(report, schemes, [] if found is None else found.closed)
         frame.numbers(speed_words.times_table(report, schemes), "speed")
     roof_part(source == NOW, None if found is None else found.machine, report, shape, schemes)
+    times = "" if report is None else times_code(report, choice.device, file)
     with frame.problems():
-        memory_part(choice)
+        frame.python(python_code.program(times + memory_part(choice)))
     native_part()

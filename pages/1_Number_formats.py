@@ -4,9 +4,9 @@ import pandas as pd
 import streamlit as st
 
 from quantcore.formats import FORMATS
-from ui import cached, controls, frame
+from ui import cached, controls, frame, python_code
 from ui.components.chart import chart
-from ui.components.number_line import Line, number_line
+from ui.components.number_line import Line, Setting, number_line
 from ui.figures.number_formats import code_bars
 
 COLOURS = ("blue", "vermilion", "green")
@@ -23,6 +23,20 @@ TRIES = [
     ("symmetric or not", {"formats": ["int3", "int3_asym"], "of": "inputs"}),
     ("256 codes: int8 or fp8", {"formats": ["int8", "fp8_e4m3"], "of": "inputs"}),
 ]
+
+
+def code(choice: controls.Choice, tensor: str, names: list[str], setting: Setting) -> str:
+    grids = [
+        (name.removesuffix("_asym"), scale, zero)
+        for name, scale, zero in zip(names, setting.scales, setting.zero_points, strict=False)
+    ]
+    return python_code.program(f"""\
+{python_code.layer(choice)}for name, scale, zero_point in {grids!r}:
+    grid = Grid(format_named(name), scale, zero_point)
+    use, one = code_use({"weight" if tensor == "weight" else "x"}, grid), snap({setting.x!r}, grid)
+    print(f"{{grid.label}}: {{one.x:.4g}} -> {{one.x_hat:.4g}}; {{use.unused}} codes unused, {{use.sqnr_db:.2f}} dB")
+""")
+
 
 with frame.page(
     "Which values exist, and what happens to one number?", LOOK_FOR, TRIES, "pages/1_Number_formats.py"
@@ -93,3 +107,4 @@ with frame.page(
     table = pd.DataFrame(rows)
     st.dataframe(table, hide_index=True, width="stretch")
     frame.numbers(table, "number_formats")
+    frame.python(code(choice, tensor, names, setting))

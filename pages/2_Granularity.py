@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
-from ui import cached, controls, frame
+from ui import cached, controls, frame, python_code
 from ui.components.chart import chart
 from ui.figures import granularity as figures
 
@@ -19,6 +19,14 @@ TRIES = [
     ("groups of 32, 3 bits", {"grain": "group", "group": 32, "format": "int3"}),
     ("fp4 hides outliers", {"grain": "channel", "format": "fp4_e2m1"}),
 ]
+
+
+def code(choice: controls.Choice, scheme: str) -> str:
+    return python_code.program(f"""\
+{python_code.layer(choice)}study = granularity_study(weight, x, Scheme.parse({scheme!r}).weights)
+print(study.chosen)
+""")
+
 
 with frame.page("Who shares a scale?", LOOK_FOR, TRIES, "pages/2_Granularity.py") as choice:
     with st.grid(3, min_column_width=300):
@@ -70,3 +78,4 @@ with frame.page("Who shares a scale?", LOOK_FOR, TRIES, "pages/2_Granularity.py"
         alt=f"{chosen.granularity}: {chosen.output_sqnr_db:.1f} dB at {chosen.bits_per_weight:.2f} bits per weight",
     )
     frame.numbers(pd.DataFrame(study.rows), "granularity")
+    frame.python(code(choice, scheme))

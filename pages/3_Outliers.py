@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from quantcore.studies.outliers import CLIPS, FLOAT_BITS, NO_CLIP, keeps_of
-from ui import cached, controls, frame
+from ui import cached, controls, frame, python_code
 from ui.components.chart import chart
 from ui.figures import outliers as figures
 
@@ -34,6 +34,17 @@ COLUMNS = {
     "share_above_half": st.column_config.NumberColumn("tokens above half of it", format="percent"),
 }
 SHARED = ("one scale for all", "a scale per token")
+
+
+def code(choice: controls.Choice, fmt: str, clip: str, keep: int) -> str:
+    return python_code.program(f"""\
+{python_code.layer(choice)}study = channel_study(x)
+payers = who_pays(x, {fmt!r})
+remedies = Trial(x, weight).remedy({fmt!r}, {clip!r}, {keep})
+print(f"largest / median channel {{study.ratio:.1f}}; the loudest is channel {{study.top[0].channel}}")
+print(*payers, *remedies, sep="\\n")
+""")
+
 
 with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages/3_Outliers.py") as choice:
     reading = (choice.model_id, choice.device, choice.text_id)
@@ -138,3 +149,4 @@ with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages
         frame.metrics({f"{what.capitalize()}, {who}": gain for what, gain in gains.items()})
     rows = {"chosen": both, "clip": curves.clips, "keep": curves.keeps}
     frame.numbers(pd.DataFrame([{"curve": name, **asdict(row)} for name in rows for row in rows[name]]), "outliers")
+    frame.python(code(choice, fmt, clip, keep))

@@ -5,7 +5,7 @@ import streamlit as st
 
 from quantcore.models import TEXT_KINDS
 from quantcore.studies.ranges import MOST_STEPS, STEP_CHOICE, STEP_TOKENS
-from ui import cached, controls, frame, range_words
+from ui import cached, controls, frame, python_code, range_words
 from ui.components.chart import chart
 from ui.figures import ranges as figures
 
@@ -33,6 +33,20 @@ TRIES = [
         },
     ),
 ]
+
+
+def code(choice: controls.Choice, kind: str, steps: int, schemes: tuple[str, ...], call: int) -> str:
+    most, mixed = STEP_TOKENS * MOST_STEPS, kind == cached.MIX
+    read = f"torch.stack({python_code.each_kind('calibration', cached.STUDY_TOKENS)}, 1).flatten(0, 1)"
+    return python_code.program(f"""\
+{python_code.layer(choice)}calibration = {read if mixed else python_code.windows(f"calibration/{kind}", most)}
+watched = watch(lm.model, calibration, {choice.layer!r}{f", abreast={len(TEXT_KINDS)}" * mixed})
+specs = [Scheme.parse(text).activations for text in {list(schemes)!r}]
+trails = [observe(watched, spec, {steps}) for spec in specs]
+study = range_study(watched, trails, x, weight, unfrozen(x, weight, specs[0], {call}))
+print(*study.rows, sep="\\n")
+""")
+
 
 with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Static_or_dynamic.py") as choice:
     with st.grid(4, min_column_width=240):
@@ -87,3 +101,4 @@ with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Stat
             st.caption(range_words.cost_source(cost))
             st.button("Measure again", on_click=cached.dynamic_cost.clear, args=asked, key="again")
     frame.numbers(pd.DataFrame(study.rows), "static_or_dynamic")
+    frame.python(code(choice, kind, steps, schemes, call))

@@ -5,13 +5,16 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from quantcore.calibrate import momenta_of
 from quantcore.granularity import largest_divisor
-from quantcore.scheme import Scheme
+from quantcore.models import TEXT_KINDS
+from quantcore.scheme import Gptq, Scheme
 from quantcore.studies.layer import LayerStudy
-from ui import cached, controls, frame, layer_words
+from ui import cached, controls, frame, layer_words, python_code
 from ui.components.chart import chart
 from ui.figures import layer as figures
 from ui.scheme_builder import copy_scheme, scheme_line, scheme_menus, swap_schemes
+from ui.take_link import take_links
 
 PATH = "pages/5_Layer_lab.py"
 NAMES = {"A": ":blue[**A**] - blue, solid, o", "B": ":orange[**B**] - vermilion, dashed, x"}
@@ -41,6 +44,24 @@ def draw_menus(menus: Sequence[tuple[DeltaGenerator, Scheme, str]], shape: tuple
             scheme_menus(scheme, key, shape)
 
 
+def code(choice: controls.Choice, schemes: Sequence[Scheme]) -> str:
+    static = any(one.activations is not None and not one.activations.dynamic for one in schemes)
+    by_gptq = any(isinstance(one.method, Gptq) for one in schemes)
+    ranges, hessians = cached.STUDY_TOKENS, cached.HESSIAN_TOKENS // len(TEXT_KINDS)
+    momenta = tuple(sorted({momentum for one in schemes for momentum in momenta_of(one)}))
+    read = f"calibrate(lm.model, torch.cat({{}}), [{choice.layer!r}]{{}})[{choice.layer!r}]"
+    seen = read.format(python_code.each_kind("calibration", ranges), f", hessian=False, momenta={momenta}")
+    hessian = read.format(python_code.each_kind("calibration", hessians), "")
+    lines = [f"seen = {seen}\n"] * static + [f"hessian = {hessian}.hessian\n"] * by_gptq
+    more = ", static_qparams(scheme.activations, seen)" * static + ", hessian=hessian" * by_gptq
+    return python_code.program(f"""\
+{python_code.layer(choice)}{"".join(lines)}for text in {[str(one) for one in schemes]!r}:
+    scheme = Scheme.parse(text)
+    study = layer_study(linear_named(lm.model, {choice.layer!r}), x, scheme{more})
+    print(f"{{text}}: output {{study.output.sqnr_db:.2f}} dB, {{study.bits_per_weight:.2f}} bits per weight")
+""")
+
+
 with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, PATH) as choice:
     rows, cols = cached.layers(choice.model_id, choice.device)[choice.layer]
     defaults = {
@@ -63,6 +84,7 @@ with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, 
         st.button("Copy A to B", on_click=copy_scheme, args=("a", "b"), key="copy_ab")
         st.button("Swap A and B", on_click=swap_schemes, args=("a", "b"), key="swap_ab")
         order = controls.pick("Channels and tokens", [WORST_FIRST, IN_ORDER], WORST_FIRST, "order")
+        take_links({side: str(scheme) for side, scheme in schemes.items()})
     if not sides:
         draw_menus(menus, (rows, cols))
         raise ValueError("neither scheme can be used on this layer; mend one of the two lines above, or reset")
@@ -95,3 +117,4 @@ with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, 
     st.caption(channels)
     draw_menus(menus, (rows, cols))
     frame.numbers(table, "layer_lab")
+    frame.python(code(choice, list(schemes.values())))

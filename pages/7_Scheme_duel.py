@@ -5,14 +5,16 @@ import streamlit as st
 
 from quantcore.duel import Duel, duel, short_label, texts_of
 from quantcore.studies.generation import Written, write_on
-from ui import cached, controls, duel_words, frame, job_view, token_view
+from ui import cached, controls, duel_words, frame, job_view, python_code, token_view
 from ui.components.chart import chart
 from ui.figures import duel as figures
 from ui.scheme_builder import scheme_editor
+from ui.take_link import take_links
 
 PATH = "pages/7_Scheme_duel.py"
 DEFAULT = "W8A8\nW4A16\nw:int4/channel\nw:int3/group128"
 MOST, WORST, WRITTEN = 6, 10, 48
+FIRST = 2  # schemes that are measured, and shown, before the others
 TOKENS = (2560, 5120, 16384)
 ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 PROMPT = "Once upon a time, there was a little girl named"
@@ -31,6 +33,11 @@ TRIES = [
 def add_line(text: str) -> None:
     """A scheme from the builder onto the list; a callback."""
     st.session_state["duel"] = f"{st.session_state['duel'].rstrip()}\n{text}"
+
+
+def open_token(place: int, count: int | None = None) -> None:
+    """Move the slider to a token, to the first one where a text of `count` has no such place; also a callback."""
+    st.session_state["token"] = place if count is None or place < count else 0
 
 
 def chosen_schemes() -> list[str]:
@@ -57,25 +64,24 @@ def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, 
     flat = scores.kl.flatten()
     order = flat.argsort(descending=True)[:WORST].tolist()
     targets = [decode([t]) for t in ids[:, 1:].flatten().tolist()]
-    places = [f"worst {n + 1}" for n in range(len(order))]
-    pick = controls.pick("Read the text at", ["start", *places], "start", "at")
-    worst = ", ".join(f"{n + 1}. {targets[at]!r} {float(flat[at]):.2f}" for n, at in enumerate(order))
-    st.caption(f"The worst tokens and their KL: {worst}".replace("`", "'"))
-    at = None if pick == "start" else order[places.index(pick)]
-    clicked = st.session_state.get("_clicked_token")
-    window = (0 if at is None else at) // width
-    if clicked is not None and clicked[0] == (scheme, pick, limit, text_id):
-        at, window = clicked[1], clicked[1] // width
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.markdown("Worst tokens, KL")
+        for n, place in enumerate(order):
+            label = f"`{token_view.quoted(targets[place])}` {float(flat[place]):.1f}"
+            st.button(label, on_click=open_token, args=(place,), key=f"worst_{n + 1}")
+    open_token(st.session_state.pop("_open_token", st.session_state.get("token", 0)), len(flat))
+    at = controls.slide("Token", 0, len(flat) - 1, 0, "token")
+    window = at // width
     point = chart(
         figures.along_the_text(
-            flat.numpy(), targets, figures.colours(found.reports)[scheme], (window * width, (window + 1) * width)
+            flat.numpy(), targets, figures.colours(found.reports)[scheme], at, (window * width, (window + 1) * width)
         ),
         key="along",
         alt=f"KL along {len(flat)} tokens; the largest is {float(flat.max()):.2f} nats at {targets[order[0]]!r}",
         on_click=True,
     )
-    if point and point.get("customdata") not in ("", None) and at != int(point["customdata"]):
-        st.session_state["_clicked_token"] = ((scheme, pick, limit, text_id), int(point["customdata"]))
+    if point and point.get("customdata") not in ("", None, at):
+        st.session_state["_open_token"] = int(point["customdata"])
         st.rerun()
     row = ids[window].tolist()
     hovers = ["the first token: nothing before it, nothing to predict"] + [
@@ -94,9 +100,21 @@ def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, 
         f"({token_view.FAINT:g} nats: none, {token_view.FULL:g}: full); hold the pointer on a token for the five "
         "likeliest of both models."
     )
+    st.markdown(
+        f"Token {at}, `{token_view.quoted(targets[at])}`, is outlined: KL **{float(flat[at]):.3g}** nats. In its place "
+        "they would have written"
+    )
+    st.table(
+        duel_words.guesses(
+            decode,
+            [
+                (name, one.likeliest[window, at % width], one.probabilities[window, at % width])
+                for name, one in (("float", floats), (short_label(scheme), scores))
+            ],
+        )
+    )
     kl = [None, *scores.kl[window].tolist()]
-    marked = None if at is None else at % width + 1
-    st.html(token_view.tinted([decode([one]) for one in row], kl, hovers, marked))
+    st.html(token_view.tinted([decode([one]) for one in row], kl, hovers, at % width + 1))
 
 
 def generation_part(scheme: str, choice: controls.Choice) -> None:
@@ -131,10 +149,50 @@ def generation_part(scheme: str, choice: controls.Choice) -> None:
             st.html(token_view.split_at(written.texts_hat, parted))
 
 
-def show(found: Duel, choice: controls.Choice, text_id: str, limit: int) -> None:
+def measured(schemes: list[str], choice: controls.Choice, text_id: str, limit: int) -> Duel | None:
+    """The duel from the store or from a job; while the job runs, the duel of those that are there already."""
+    asked = (choice.model_id, choice.device, text_id, limit)
+    place = asked[:2]
+    if (found := cached.kept_duel(*asked, tuple(schemes))) is not None:
+        return found
+    loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
+    texts = cached.duel_tokens(*place, text_id, limit), cached.calibration_tokens(*place)
+
+    def work(progress: job_view.Progress) -> Duel:
+        """The first schemes, then all: a picture while the others are measured."""
+        share = FIRST / len(schemes) if len(schemes) > FIRST else 0.0
+        if share:
+            duel(loaded, schemes[:FIRST], *texts, store, hashed, lambda done, doing: progress(share * done, doing))
+        return duel(
+            loaded, schemes, *texts, store, hashed, lambda done, doing: progress(share + (1 - share) * done, doing)
+        )
+
+    kept = cached.kept_schemes(*asked, tuple(schemes))
+    result: Duel | None = job_view.result_of(
+        choice.device,
+        f"duel|{'|'.join(place)}|{text_id}|{limit}|{'|'.join(schemes)}",
+        f"{len(schemes)} schemes on {texts[0].numel():,} tokens",
+        work,
+        news=lambda: cached.kept_schemes(*asked, tuple(schemes)),
+    )
+    return cached.kept_duel(*asked, kept) if result is None and len(kept) >= FIRST else result
+
+
+def code(choice: controls.Choice, schemes: list[str], text_id: str, limit: int) -> str:
+    return python_code.program(f"""\
+{python_code.texts(choice, text_id, limit)}found = duel(lm, {schemes!r}, tokens, calibration, Store())
+for scheme, report in found.reports.items():
+    print(f"{{scheme}}: KL {{report.kl:.4f}}, perplexity {{report.perplexity:.2f}}, {{report.bytes / 1e6:.2f}} MB")
+print(found.kl_difference({schemes[0]!r}, {schemes[1]!r}))
+""")
+
+
+def show(found: Duel, choice: controls.Choice, text_id: str, limit: int, whole: bool) -> None:
+    """The pictures; what reads the text only where the duel is whole."""
     words = duel_words.verdict(found)
     st.markdown(words)
     st.dataframe(duel_words.written(found), width="stretch")
+    take_links({short_label(text): text for text in found.reports})
     with st.grid(2, min_column_width=430):
         chart(figures.pareto(found), key="pareto", alt=words.replace("*", ""))
         chart(
@@ -144,6 +202,9 @@ def show(found: Duel, choice: controls.Choice, text_id: str, limit: int) -> None
         )
     st.markdown("**Told apart?** Row minus column, mean KL in nats; ▼ and ▲ only where the 95% interval leaves 0 out.")
     st.table(duel_words.pairs(found))
+    frame.numbers(duel_words.table(found), "duel")
+    if not whole:
+        return
     st.subheader("On the text itself")
     texts = list(found.reports)
     default = max(texts, key=lambda text: found.reports[text].kl)
@@ -159,7 +220,6 @@ def show(found: Duel, choice: controls.Choice, text_id: str, limit: int) -> None
         on_click="ignore",
         key="json",
     )
-    frame.numbers(duel_words.table(found), "duel")
 
 
 def worst_layers(found: Duel) -> list[str]:
@@ -179,16 +239,9 @@ with frame.page("Which scheme would you ship?", LOOK_FOR, TRIES, PATH) as choice
         where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
     text_id = "evaluation/all" if where == ALL_KINDS else choice.text_id
     place = (choice.model_id, choice.device)
-    found = cached.kept_duel(*place, text_id, limit, tuple(schemes))
-    if found is None:
-        loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-        texts = cached.duel_tokens(*place, text_id, limit), cached.calibration_tokens(*place)
-        title = f"{len(schemes)} schemes on {texts[0].numel():,} tokens"
-        key = f"duel|{'|'.join(place)}|{text_id}|{limit}|{'|'.join(schemes)}"
-        found = job_view.result_of(
-            choice.device, key, title, lambda progress: duel(loaded, schemes, *texts, store, hashed, progress)
-        )
+    frame.python(code(choice, schemes, text_id, limit))
+    found = measured(schemes, choice, text_id, limit)
     if cached.store().notice:
         st.caption(str(cached.store().notice))
     if found is not None:
-        show(found, choice, text_id, limit)
+        show(found, choice, text_id, limit, len(found.reports) == len(schemes))

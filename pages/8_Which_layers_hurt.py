@@ -8,14 +8,15 @@ from quantcore.plan import Plan
 from quantcore.scheme import Scheme
 from quantcore.sensitivity import Sensitivity, plan_for_budget
 from quantcore.studies.plans import kept_sensitivity
-from ui import cached, controls, frame, job_view
+from ui import cached, controls, frame, job_view, python_code
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
+from ui.take_link import take_links
 
 PATH = "pages/8_Which_layers_hurt.py"
 GROUPS = (128, 64, 32)
 BITS = (2, 3, 4, 8)
-TOKENS = (1280, 2560, 5120)
+TOKENS = (640, 1280, 2560, 5120)
 ALONE, ALL_BUT = "this layer alone", "everything but it"
 
 LOOK_FOR = (
@@ -63,6 +64,23 @@ def beside_uniform(choice: controls.Choice, texts: tuple[str, ...], limit: int) 
     )
 
 
+def code(
+    choice: controls.Choice, scheme: str, all_but: bool, schemes: tuple[str, ...], budget: float, limit: int
+) -> str:
+    return python_code.program(f"""\
+{python_code.texts(choice, "evaluation/all", limit)}store = Store()
+found = kept_sensitivity(lm, [{scheme!r}], tokens, calibration, store, all_but={all_but})
+costs = found.{"all_but" if all_but else "alone"}
+print(*sorted(((kl, layer) for (layer, _), kl in costs.items()), reverse=True)[:5], found.whole, sep="\\n")
+
+uniform = {list(schemes)!r}
+every = kept_sensitivity(lm, uniform, tokens, calibration, store)
+chosen = plan_for_budget(every, {budget})
+report = duel(lm, [*uniform, str(chosen.plan)], tokens, calibration, store).reports[str(chosen.plan)]
+print(f"{{chosen.bits_per_weight:.3f}} bits: KL {{chosen.predicted_kl:.4g}} predicted, {{report.kl:.4g}} measured")
+""")
+
+
 def ranking_words(costs: dict[str, float], whole: float, way: str) -> str:
     worst = sorted(costs, key=lambda layer: -costs[layer])
     total = sum(costs.values())
@@ -81,9 +99,7 @@ def ranking_words(costs: dict[str, float], whole: float, way: str) -> str:
     )
 
 
-def plan_part(choice: controls.Choice, schemes: tuple[str, ...], limit: int) -> None:
-    st.subheader("Spend a budget")
-    budget = controls.slide("Bits per weight, scales counted", 2.125, 8.5, 4.125, "budget", 0.005, format="%.3f")
+def plan_part(choice: controls.Choice, schemes: tuple[str, ...], budget: float, limit: int) -> None:
     found = measured(choice, schemes, limit, False)
     if found is None:
         return
@@ -122,6 +138,7 @@ def plan_part(choice: controls.Choice, schemes: tuple[str, ...], limit: int) -> 
     st.markdown("The plan as text, for the duel, the command line, a recipe:")
     st.code(text, language=None, wrap_lines=True)
     frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": "\n".join([text, *rivals[-1:]] or [text])})
+    take_links({"the plan": text})
     rows = [
         {
             "layer": layer,
@@ -141,19 +158,25 @@ with frame.page("Which layers hurt?", LOOK_FOR, TRIES, PATH) as choice:
         way = controls.pick("Quantized is", [ALONE, ALL_BUT], ALONE, "way")
         limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
     scheme = f"w:int{bits}/group{group}"
-    found = measured(choice, (scheme,), limit, way == ALL_BUT)
+    every = tuple(str(Plan.parse(f"w:int{one}/group{group}")) for one in BITS)
+    ranked = st.container()
+    st.subheader("Spend a budget")
+    budget = controls.slide("Bits per weight, scales counted", 2.125, 8.5, 4.125, "budget", 0.005, format="%.3f")
+    frame.python(code(choice, scheme, way == ALL_BUT, every, budget, limit))
+    with ranked:
+        found = measured(choice, (scheme,), limit, way == ALL_BUT)
     if found is not None:
         costs = {layer: (found.alone if way == ALONE else found.all_but)[layer, scheme] for layer in found.layers}
         words = ranking_words(costs, found.whole[scheme], way)
         what = "KL" if way == ALONE else "KL that remains"
-        st.markdown(words)
-        with st.grid(2, min_column_width=430):
-            name = Scheme.parse(scheme).label
-            chart(figures.heat_map(costs, f"{name}: {way}", what), key="map", alt=words.replace("*", ""))
-            chart(
-                figures.ranking(costs, "Ranked; a colour is a module", what), key="ranking", alt=words.replace("*", "")
-            )
+        name = Scheme.parse(scheme).label
+        with ranked:
+            st.markdown(words)
+            with st.grid(2, min_column_width=430):
+                chart(figures.heat_map(costs, f"{name}: {way}", what), key="map", alt=words.replace("*", ""))
+                title = "Ranked; a colour is a module"
+                chart(figures.ranking(costs, title, what), key="ranking", alt=words.replace("*", ""))
         frame.numbers(
             pd.DataFrame([{"layer": layer, "scheme": scheme, what: kl} for layer, kl in costs.items()]), "layers"
         )
-        plan_part(choice, tuple(str(Plan.parse(f"w:int{one}/group{group}")) for one in BITS), limit)
+        plan_part(choice, every, budget, limit)

@@ -5,7 +5,7 @@ import streamlit as st
 
 from quantcore.duel import short_label
 from quantcore.rules import EQUAL, FAILS, HOLDS, Bout, Rule, RuleResult, best_practice
-from ui import cached, controls, frame, job_view
+from ui import cached, controls, frame, job_view, python_code
 from ui.components.chart import chart
 from ui.figures import rules as figures
 
@@ -33,13 +33,15 @@ def card(rule: Rule, choice: controls.Choice, limit: int, run: bool) -> tuple[st
     st.markdown(f"**{rule.text}**")
     st.markdown(rule.why)
     st.caption(f"`{rule.scheme}` against {', '.join(f'`{text}`' for text in rule.challengers)}")
-    result = job_view.result_of(
-        choice.device,
-        f"rule|{'|'.join(place)}|{limit}|{rule.key}",
-        f"Rule: {rule.text.rstrip('.')}",
-        lambda progress: rule.test(loaded, *texts, store, hashed, progress),
-        start=run,
-    )
+    result = cached.kept_rule(*place, limit, rule.key)
+    if result is None:
+        result = job_view.result_of(
+            choice.device,
+            f"rule|{'|'.join(place)}|{limit}|{rule.key}",
+            f"Rule: {rule.text.rstrip('.')}",
+            lambda progress: rule.test(loaded, *texts, store, hashed, progress),
+            start=run,
+        )
     if result is not None:
         st.markdown(f"{MARKS[result.verdict]}{f' - {rule.when_equal}' if result.verdict == EQUAL else ''}")
         st.markdown("\n".join(f"- {bout_words(bout)}" for bout in result.bouts))
@@ -47,6 +49,15 @@ def card(rule: Rule, choice: controls.Choice, limit: int, run: bool) -> tuple[st
         chart(figures.bouts(result, rule.scheme), key=f"rule_{rule.key}", alt=said.replace("`", ""))
     st.caption(f"What has changed since (looked up {rule.as_of}): {rule.since}")
     return None if result is None else (rule.key, result)
+
+
+def code(choice: controls.Choice, keys: list[str], limit: int) -> str:
+    return python_code.program(f"""\
+{python_code.texts(choice, "evaluation/all", limit)}for rule in best_practice():
+    if rule.key in {keys!r}:
+        result = rule.test(lm, tokens, calibration, Store())
+        print(rule.key, result.verdict, *[bout.difference or bout.refused for bout in result.bouts], sep="\\n  ")
+""")
 
 
 def bout_words(bout: Bout) -> str:
@@ -72,7 +83,7 @@ with frame.page("Do the rules of best practice hold here?", LOOK_FOR, TRIES, PAT
         wanted = controls.select("Rule", [ALL, *(rule.key for rule in rules)], ALL, "rule")
         limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
         run_all = controls.switch("Run all without asking", False, "run")
-    results = {}
+    results: dict[str, RuleResult] = {}
     with st.grid(1 if wanted != ALL else 2, min_column_width=430, border=True):
         for rule in rules:
             if wanted in (ALL, rule.key):
@@ -80,6 +91,8 @@ with frame.page("Do the rules of best practice hold here?", LOOK_FOR, TRIES, PAT
                     run = run_all or rule.key in FIRST or wanted == rule.key
                     if (found := card(rule, choice, limit, run)) is not None:
                         results[found[0]] = found[1]
+    shown = [rule.key for rule in rules if wanted in (ALL, rule.key)]
+    frame.python(code(choice, list(results) or shown, limit))
     if results:
         rows = [
             {

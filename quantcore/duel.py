@@ -26,6 +26,7 @@ from quantcore.store import Answer, Question, Store, model_hash, tokens_hash
 FLOAT = "float"
 LIKELIEST = 5
 QUANTIZE_SHARE = 0.3  # of the progress bar
+LAYER_TOKENS = 128  # of each calibration window: what the layers' own errors are measured on
 SMALL_MODEL = 50_000_000  # parameters; of a larger model one candidate lives at a time
 INTERVALS = ("log_perplexity", "log_perplexity_change")
 
@@ -127,7 +128,8 @@ def _measure(
 
         started = time.perf_counter()
         try:
-            model, layers[text] = quantize_model(loaded.model, text, calibration, progress=tell)
+            few = calibration[:, :LAYER_TOKENS]
+            model, layers[text] = quantize_model(loaded.model, text, few, progress=tell, calibration=calibration)
         except ValueError as error:
             raise ValueError(f"{short_label(text)}: {error}") from error
         seconds[text] += time.perf_counter() - started

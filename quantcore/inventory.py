@@ -1,14 +1,14 @@
 """What a model folder holds, read from config.json and the safetensors headers alone: no weight is loaded.
 
-A header is a few kilobytes even where the weights are gigabytes, so this answers at once: a matrix counts as a Linear
-by its name, embedding tables are left out, the output head of a tied model is put in. Where names do not tell (experts,
-which the model may fuse when it loads them; parameters of three dimensions; GPT-2's transposed matrices) the model is
-built from config.json without memory for its weights, which takes transformers and so two seconds.
+A header is a few kilobytes even where the weights are gigabytes, so this answers at once; only a folder's hash, which
+stands for the commit that a hub id has, reads all of it, a second a gigabyte. A matrix counts as a
+Linear by its name, embedding tables are left out, the output head of a tied model is put in. Where names do not tell
+(experts, which the model may fuse when it loads them; parameters of three dimensions; GPT-2's transposed matrices) the
+model is built from config.json without memory for its weights, which takes transformers and so two seconds.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -19,18 +19,22 @@ from typing import Any
 import torch
 
 from quantcore import models
-from quantcore.models import place_of, source_path
+from quantcore.models import place_of
+from quantcore.sources import locate
+from quantcore.weight_files import header, read_json, weight_files
 
 EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 EXPERTS = re.compile(r"\bexperts?\b")
 HEADS = ("lm_head", "embed_out")
+_header, _weight_files = header, weight_files  # the names that streamed.py imports
 
 
 @dataclass(frozen=True)
 class Inventory:
     """One model folder. `parameters` counts what the files hold, a tied head once; `bytes` are the files' own.
 
+    revision    what pins the contents: the hub's commit, or a hash of the files
     dtypes      parameters of each type, as the header names it (BF16, F32 ...)
     linears     (out_features, in_features) under the name that `layer` takes
     left_float  shapes of the other matrices, embeddings aside, which nothing here quantizes; see models.left_float
@@ -39,6 +43,7 @@ class Inventory:
     """
 
     source: str
+    revision: str
     model_type: str
     blocks: int
     context: int | None
@@ -53,20 +58,22 @@ class Inventory:
 
 
 def inventory(source: str) -> Inventory:
-    """Take stock of `source`: `reference`, or a model's folder on this machine.
+    """Take stock of `source`: `reference`, a model's folder on this machine, or a hub id in the hub's cache.
 
-    Raises: ValueError for a hub id, a folder that is no model, a damaged file, a model without Linear layers."""
-    folder = Path(source_path(source))
-    if not folder.is_dir():
-        raise ValueError(
-            f"{source!r} is no folder on this machine, and only a folder's headers can be read; download it"
+    Raises: ValueError for an id that is not there, a folder that is no model, a damaged file, no Linear layer."""
+    place = locate(source)
+    if place is None or place.gguf is not None:
+        what = (
+            "is no folder on this machine, nor in the hub's cache; load it once" if place is None else "is a GGUF file"
         )
+        raise ValueError(f"{source!r} {what}: only the headers of safetensors can be read")
+    folder = place.folder
     config = _config(folder)
-    files = _weight_files(folder)
+    files = weight_files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: Counter[str] = Counter()
     for file in files:
-        for name, (shape, dtype) in _header(file).items():
+        for name, (shape, dtype) in header(file).items():
             shapes[name] = shape
             dtypes[dtype] += math.prod(shape)
     model_type = str(config.get("model_type", "unknown"))
@@ -83,6 +90,7 @@ def inventory(source: str) -> Inventory:
         raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try 'reference'")
     return Inventory(
         source=source,
+        revision=place.revision,
         model_type=model_type,
         blocks=len({block for name in shapes if (block := place_of(name)[0]) is not None}),
         context=config.get("max_position_embeddings"),
@@ -99,44 +107,8 @@ def inventory(source: str) -> Inventory:
 
 def _config(folder: Path) -> dict[str, Any]:
     """config.json; a multimodal model keeps its language model's part under text_config."""
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     return {**config, **config.get("text_config", {})}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} holds a {type(content).__name__}, not an object; download it again")
-    return content
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that the index names, or model.safetensors, or all of them: a folder may hold two copies."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = [folder / name for name in sorted(set(_json(index).get("weight_map", {}).values()))]
-    elif (folder / "model.safetensors").is_file():
-        files = [folder / "model.safetensors"]
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise ValueError(f"{str(folder)!r} lacks {missing[0]}, which its index names; download it again")
-    return files
-
-
-def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name -> (shape, dtype) of every tensor of one file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="np") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
-            return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
-    except SafetensorError as error:
-        raise ValueError(f"{str(file)!r} is no safetensors file ({error}); download it again") from error
 
 
 def _of_built_model(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, ...]]]:
@@ -183,7 +155,7 @@ def _tokenizer_size(file: Path) -> int | None:
     """How many tokens tokenizer.json defines, added ones included."""
     if not file.is_file():
         return None
-    content = _json(file)
+    content = read_json(file)
     vocabulary = content.get("model", {}).get("vocab", {})
     known = set(vocabulary) if isinstance(vocabulary, dict) else {entry[0] for entry in vocabulary}
     return len(known | {token["content"] for token in content.get("added_tokens", [])})

@@ -1,7 +1,7 @@
 """Load a causal language model and the text it reads; say in one sentence what is wrong when that fails.
 
-A source is `reference` (the model that ships in assets/), a local folder in the transformers format, or a hub id. Only
-safetensors weights are read and no code that comes with a model is ever run.
+A source is `reference` (the model that ships in assets/), a local folder in the transformers format, a GGUF file, or a
+hub id (see `sources`). Only safetensors and GGUF weights are read and no code that comes with a model is ever run.
 
     loaded = load_model("reference")
     tokens = token_windows(loaded.tokenizer, bundled_text("evaluation"))        # (windows, 512)
@@ -10,7 +10,8 @@ safetensors weights are read and no code that comes with a model is ever run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,24 +19,38 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-REFERENCE = "reference"
+from quantcore import gguf_file
+from quantcore.memory import require_memory
+from quantcore.sources import ASSETS as ASSETS
+from quantcore.sources import REFERENCE as REFERENCE
+from quantcore.sources import Place, Progress, fetch, quiet
+from quantcore.sources import source_path as source_path
+from quantcore.weight_files import parameters
+
 REFERENCE_LAYER = "model.layers.1.mlp.down_proj"  # whose input has the reference model's strongest outlier channel
 TEXT_SPLITS = ("calibration", "evaluation")
 TEXT_KINDS = ("encyclopedia", "story", "technical", "code", "dialogue")
 DOCUMENT_END = "<|endoftext|>\n"
 LONGEST_TEXT_BYTES = 20_000_000
 WINDOW = 512
+DOWNLOAD_SHARE = 0.8  # of the progress; the rest is reading the weights
+BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run: float32 on the CPU, its own dtype on a GPU, gradients off."""
+    """A model ready to run: float32 on the CPU, its own dtype on a GPU, gradients off.
+
+    revision    what pins its contents: the hub's commit, or `sha256:` and a hash of the files; "" if made in memory
+    notices     sentences that whoever reads its numbers should know, such as weights that were quantized before
+    """
 
     id: str
     model: nn.Module
     tokenizer: Any
     device: torch.device
+    revision: str = ""
+    notices: tuple[str, ...] = ()
 
     @property
     def context(self) -> int:
@@ -49,26 +64,96 @@ def devices() -> list[str]:
     return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
 
 
-def load_model(source: str = REFERENCE, device: str | None = None) -> LoadedModel:
-    """The model and tokenizer of `source` on `device` (None: CUDA where there is one, else CPU).
+def load_model(source: str = REFERENCE, device: str | None = None, progress: Progress = quiet) -> LoadedModel:
+    """The model and tokenizer of `source` on `device` (None: CUDA where there is one, else CPU); a hub id that is not
+    in the cache is downloaded. `progress` is told how far it is, and may raise to end it.
 
-    Raises: ValueError, in one sentence, for a folder that is no model, an id that cannot be had, weights that are no
-    safetensors, a model without Linear layers."""
-    path = source_path(source)
+    Raises: ValueError, in one sentence, for a folder that is no model, an id that cannot be had, weights that are
+    neither safetensors nor GGUF, too little memory, a model without Linear layers."""
+    place = fetch(source, lambda share, doing: progress(DOWNLOAD_SHARE * share, doing))
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    _require_room(source, place, target)
     from transformers import AutoModelForCausalLM, AutoTokenizer  # 1 s to import: only those who load a model pay it
 
+    which: dict[str, Any] = {"trust_remote_code": False, **({"gguf_file": place.gguf} if place.gguf else {})}
+    watch = _Watch(progress)
+    progress(DOWNLOAD_SHARE, "building the model")
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32 if target.type == "cpu" else "auto", use_safetensors=True, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        with watch:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                place.folder,
+                dtype=torch.float32 if target.type == "cpu" or place.gguf else "auto",
+                use_safetensors=None if place.gguf else True,
+                **which,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(place.folder, **which)
     except Exception as error:
+        if watch.ended is not None:
+            raise watch.ended from None
         raise ValueError(f"could not load {source!r}: {_reason(error)}") from error
     model = model.to(target).eval().requires_grad_(False)
     if not linears(model):
         raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try {REFERENCE!r}")
-    return LoadedModel(source, model, tokenizer, target)
+    notices = (gguf_file.notice(place.folder / place.gguf),) if place.gguf else ()
+    return LoadedModel(source, model, tokenizer, target, place.revision, notices)
+
+
+def _require_room(source: str, place: Place, target: torch.device) -> None:
+    """Raises: ValueError where the weights are damaged, or larger than the free memory of this machine or the GPU.
+
+    They pass through this machine's memory on their way to a GPU; a GGUF file's are there twice while it is read."""
+    if place.gguf:
+        counts = gguf_file.parameters(source, place.folder / place.gguf)
+    else:
+        try:
+            counts = parameters(place.folder)
+        except ValueError as error:
+            raise ValueError(f"could not load {source!r}: {error}") from error
+    number = sum(counts.values())
+    whole = target.type == "cpu" or bool(place.gguf)
+    held = 4 * number if whole else sum(count * BYTES.get(dtype, 2) for dtype, count in counts.items())
+    what = f"{source!r}, {number / 1e6:,.1f} M parameters{' as float32' if whole else ''},"
+    require_memory(what, held * (2 if place.gguf else 1), torch.device("cpu"))
+    if target.type == "cuda":
+        require_memory(what, held, target)
+
+
+class _Watch:
+    """Tells `progress` how many tensors transformers has read, while it reads them; one load at a time.
+
+    `ended` is what `progress` raised to end the load."""
+
+    _one = threading.Lock()
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.ended: Exception | None = None
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._one.acquire()
+        self._before = logging.set_tqdm_hook(self._bar)
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_tqdm_hook(self._before)
+        self._one.release()
+
+    def _bar(self, factory: Callable[..., Any], args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+        values = args[0] if args else more.get("iterable")
+        return factory(*args, **more) if values is None else self._told(list(values))
+
+    def _told(self, values: list[Any]) -> Iterator[Any]:
+        for done, value in enumerate(values, 1):
+            yield value
+            try:
+                share = DOWNLOAD_SHARE + (1 - DOWNLOAD_SHARE) * done / len(values)
+                self.progress(share, f"reading tensor {done} of {len(values)}")
+            except Exception as error:
+                self.ended = error
+                raise
 
 
 def reference_weight(layer: str) -> Tensor:
@@ -86,30 +171,9 @@ def reference_weight(layer: str) -> Tensor:
     return weight.float()
 
 
-def source_path(source: str) -> str:
-    """What transformers should open for `source`. Raises: ValueError if it is neither a model's folder nor an id."""
-    if source == REFERENCE:
-        return str(ASSETS / "reference-lm")
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"{source!r} is a folder without config.json, so it is no model; name a transformers folder"
-            )
-        if not any(folder.glob("*.safetensors")):
-            raise ValueError(f"{source!r} holds no *.safetensors weights; convert them with save_pretrained first")
-        return str(folder)
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
-        raise ValueError(f"{source!r} is neither a folder that exists nor a hub id; try {REFERENCE!r}, or owner/name")
-    return source
-
-
 def _reason(error: Exception) -> str:
     """The cause of a failed load as one sentence with a way out."""
     text = " ".join(str(error).split())
-    offline = ("couldn't connect", "can't load", "offline", "not a local folder", "localentrynotfound", "connection")
-    if any(mark in f"{type(error).__name__} {text}".lower() for mark in offline):
-        return f"the hub did not give it (offline, or no such id); use {REFERENCE!r}, or a folder on this machine"
     first = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
     return f"{type(error).__name__}: {first[:300]}"
 

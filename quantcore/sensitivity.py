@@ -210,7 +210,7 @@ def layer_costs(
     progress: Progress | None = None,
 ) -> LayerCosts:
     """One scheme over the whole text, batch by batch; in each batch every layer in its turn. As `sensitivity`."""
-    quantized, _ = quantize_model(model, text, calibration)
+    quantized, _ = quantize_model(model, text, calibration=calibration)
     base, _ = quantize_model(model, "float")  # modules of our own to swap layers in; the tensors are the model's
     layers = quantized_linears(quantized)
     if not layers:

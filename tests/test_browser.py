@@ -36,6 +36,7 @@ def test_one_slider_move_changes_the_number_it_should(page: Any, server_url: str
 
 
 def test_every_page_of_the_menu_opens(page: Any, server_url: str) -> None:
+    page.set_default_timeout(90_000)  # GPTQ reads its calibration text first
     page.goto(server_url)
     wait_drawn(page, "row")
     for name, chart in [
@@ -44,11 +45,28 @@ def test_every_page_of_the_menu_opens(page: Any, server_url: str) -> None:
         ("Outliers", "layer_map"),
         ("Static or dynamic", "steps_picture"),
         ("Layer lab", "shares"),
+        ("GPTQ step by step", "courses"),
+        ("Speed and memory", "memory"),
     ]:
         page.get_by_role("link", name=name, exact=True).first.click()
         wait_drawn(page, chart)
         assert page.locator(".stException").count() == 0
         assert page.get_by_role("alert").count() == 0
+
+
+def test_the_slow_pages_open_with_their_question_and_what_they_do(page: Any, server_url: str) -> None:
+    page.set_default_timeout(90_000)
+    page.goto(server_url)
+    for name, question in [
+        ("Scheme duel", "Which scheme would you ship?"),
+        ("Which layers hurt", "Which layers hurt?"),
+        ("Rules, tested", "Do the rules of best practice hold here?"),
+    ]:
+        page.get_by_role("link", name=name, exact=True).first.click()
+        page.wait_for_function("asked => document.querySelector('h1')?.innerText === asked", arg=question)
+        page.wait_for_selector('[data-testid="stProgress"], .lab-chart')  # a picture where the answer is kept
+        page.get_by_text("Python", exact=True).wait_for()
+        assert page.locator(".stException").count() == 0
 
 
 def test_a_deep_link_is_the_first_thing_a_fresh_server_is_asked(page: Any, tmp_path: Path) -> None:

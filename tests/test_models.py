@@ -1,6 +1,7 @@
 """Loading a model and cutting its text: every failure is a sentence, every window keeps the laws."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from quantcore import models
+from quantcore import memory, models
 from quantcore.calibrate import calibrate, outlier_ratio
 from quantcore.models import (
     TEXT_KINDS,
@@ -74,7 +75,7 @@ def test_folders_that_are_no_model(tmp_path: Path, tiny_model_dir: Path) -> None
         load_model(str(tmp_path))
     shutil.copy(tiny_model_dir / "config.json", tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ValueError, match=r"holds no \*.safetensors weights; convert them with save_pretrained first"):
+    with pytest.raises(ValueError, match=r"no \*.safetensors weights but pytorch_model.bin, a pickle.*save_pretrained"):
         load_model(str(tmp_path))
 
 
@@ -91,13 +92,37 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, tiny_model_dir: Path, fi
     assert len(str(caught.value)) < 500
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: Any, **__: Any) -> None:
-        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files.\nCheck your connection.")
+def test_what_pins_a_model_is_known_with_it(tiny_model_dir: Path, tmp_path: Path) -> None:
+    loaded = load_model(str(tiny_model_dir), "cpu")
+    assert re.fullmatch("sha256:[0-9a-f]{16}", loaded.revision)
+    assert loaded.revision == load_model(str(shutil.copytree(tiny_model_dir, tmp_path / "copy")), "cpu").revision
+    assert loaded.notices == ()
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", offline)
-    with pytest.raises(ValueError, match="could not load 'owner/name': the hub did not give it"):
-        load_model("owner/name")
+
+def test_too_little_memory_is_told_before_anything_is_loaded(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model: 112,128 parameters, each four bytes as float32, so 0.4 MiB."""
+    monkeypatch.setattr(memory, "free_memory", lambda _: (448_511, 2**30))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    with pytest.raises(
+        ValueError, match=r"0\.1 M parameters as float32, needs 0\.4 MiB of memory and this machine has"
+    ):
+        load_model(str(tiny_model_dir), "cpu")
+
+
+def test_progress_counts_the_tensors_and_may_end_the_load(tiny_model_dir: Path) -> None:
+    told: list[tuple[float, str]] = []
+    load_model(str(tiny_model_dir), "cpu", lambda share, doing: told.append((share, doing)))
+    assert told[-1] == (1.0, "reading tensor 21 of 21")
+    assert [share for share, _ in told] == sorted(share for share, _ in told)
+
+    def stop(_share: float, _doing: str) -> None:
+        raise KeyError("cancelled")
+
+    with pytest.raises(KeyError, match="cancelled"):
+        load_model(str(tiny_model_dir), "cpu", stop)
+    assert load_model(str(tiny_model_dir), "cpu").revision  # the next one is not in its way
 
 
 def test_a_model_without_linears(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

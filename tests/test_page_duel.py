@@ -1,6 +1,7 @@
 """The page Scheme duel: runs as a job, tells the truth of its duel, answers again at once, takes plans."""
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
+import quantcore.duel as duel_module
 from quantcore import compare, quantize_model
 from quantcore.models import LoadedModel
-from tests.apptest_helpers import figure_of, figures_of, values
+from tests.apptest_helpers import click, figure_of, figures_of, values
 from tests.apptest_helpers import page as open_page
 from ui import cached, duel_words, job_view, token_view
 
@@ -87,12 +89,56 @@ def test_the_builder_adds_a_line(page: AppTest) -> None:
 
 
 def test_the_worst_token_is_shown_in_its_window(page: AppTest) -> None:
-    page.query_params["at"] = "worst 1"
     settle(page)
-    caption = next(one.value for one in page.caption if one.value.startswith("Window "))
     kl = values(figure_of(page, "along")["figure"]["data"][0]["y"])
-    window = int(caption.split()[1])
-    assert (window - 1) * 255 <= kl.argmax() < window * 255
+    page.button(key="worst_1").click().run()
+    assert shown_token(page) == kl.argmax()
+    caption = next(one.value for one in page.caption if one.value.startswith("Window "))
+    assert int(caption.split()[1]) == kl.argmax() // 255 + 1
+    assert any(f"is outlined: KL **{kl.max():.3g}** nats" in one.value for one in page.markdown)
+    (row, *_) = [one.value for one in page.table if "float" in one.value.index]
+    assert list(row.index) == ["float", "w:int3/channel"]
+    assert all(cell.startswith('"') and cell.endswith("%") for cell in row.to_numpy().flatten())
+
+
+def test_a_link_opens_a_token_and_a_click_moves_it(page: AppTest) -> None:
+    page.query_params["token"] = "700"
+    settle(page)
+    assert shown_token(page) == 700
+    assert next(one.value for one in page.caption if one.value.startswith("Window ")).startswith("Window 3 ")
+    click(page, "along", customdata=1234)
+    settle(page)
+    assert shown_token(page) == page.slider(key="token").value == 1234  # bound to the link
+
+
+def shown_token(page: AppTest) -> int:
+    """The token that the picture marks."""
+    return int(values(figure_of(page, "along")["figure"]["data"][1]["x"])[0])
+
+
+def test_the_first_schemes_are_shown_while_the_others_are_measured(
+    page: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_view, "PATIENCE_S", 0.01)
+    gate, whole = threading.Event(), duel_module.compare
+
+    def held(model, candidates, *args, **kwargs):
+        if list(candidates) == LIST.split("\n")[2:]:
+            assert gate.wait(60)
+        return whole(model, candidates, *args, **kwargs)
+
+    monkeypatch.setattr(duel_module, "compare", held)
+    try:
+        end = time.monotonic() + 60
+        while not figures_of(page.run()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert list(page.dataframe[0].value.index) == LIST.split("\n")[:2]
+        assert [shown["key"] for shown in figures_of(page)] == ["pareto", "layer_errors"]
+        assert any(str(button.key).startswith("cancel_") for button in page.button)
+    finally:
+        gate.set()
+    settle(page)
+    assert len(page.dataframe[0].value) == 3
 
 
 def test_a_cancelled_job_does_not_begin_again_by_itself(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,10 @@ def test_cards_and_what_runs_by_itself(page: AppTest, tiny_lm: LoadedModel) -> N
     assert [f"**{rule.text}**" for rule in best_practice()] == [
         one for one in said if one.startswith("**") and one.endswith(".**")
     ]
-    assert [shown["key"] for shown in figures_of(page)] == ["rule_int8-tokens"]
+    shown = [one["key"] for one in figures_of(page)]
+    assert shown == ["rule_int8-tokens", "rule_static-tensor"]  # the second one's scheme is a challenger of the first
     assert "group_size=128 does not divide in_features=64" in page.error[0].value  # the tiny model's own reason
-    assert sum(button.label == "Run it" for button in page.button) == 6
+    assert sum(button.label == "Run it" for button in page.button) == 5
     tokens, calibration = (
         cached.duel_tokens(tiny_lm.id, "cpu", "evaluation/all", 2560),
         cached.calibration_tokens(tiny_lm.id, "cpu"),
@@ -45,3 +46,15 @@ def test_one_rule_runs_at_once(page: AppTest) -> None:
     assert not page.error
     assert any("holds" in one.value for one in page.markdown)
     assert any("tomorrow's tokens have no recorded scale" in one.value for one in page.markdown)
+
+
+def test_what_is_kept_is_shown_without_a_click(page: AppTest, tiny_model_dir: Path) -> None:
+    page.query_params["rule"] = "int8-channels"
+    settle(page)
+    verdict = next(one.value for one in page.markdown if "holds" in one.value or "significant" in one.value)
+    cached.jobs.clear()
+    again = open_page("9_Rules_tested", model=tiny_model_dir)
+    settle(again)
+    assert verdict in [one.value for one in again.markdown]
+    assert not any("int8-channels" in key for key in cached.jobs()._jobs)
+    assert sum(button.label == "Run it" for button in again.button) == 4

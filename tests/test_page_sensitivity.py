@@ -26,7 +26,7 @@ def test_alive_without_a_click_and_true(page: AppTest, tiny_lm: LoadedModel) -> 
     settle(page)
     assert not page.error
     assert [shown["key"] for shown in figures_of(page)] == ["map", "ranking", "plan_map", "budgets"]
-    tokens = cached.duel_tokens(tiny_lm.id, "cpu", "evaluation/all", 1280)
+    tokens = cached.duel_tokens(tiny_lm.id, "cpu", "evaluation/all", 640)
     found = sensitivity(tiny_lm.model, ["w:int3/group32"], tokens)
     worst = found.ranked("w:int3/group32")
     shown = figure_of(page, "ranking")["figure"]["data"][0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,11 @@ from quantcore.models import (
 )
 from quantcore.plan import Plan
 from quantcore.qtensor import fake_quantize
+from quantcore.rules import RuleResult, best_practice
 from quantcore.scheme import Gptq, QuantSpec, Scheme
 from quantcore.sensitivity import Sensitivity, joined
-from quantcore.store import Store, model_hash
+from quantcore.sources import Place, locate
+from quantcore.store import Store, home, model_hash
 from quantcore.studies.anatomy import Anatomy, anatomy
 from quantcore.studies.dynamic_cost import DynamicCost, measure_cost
 from quantcore.studies.footprint import PRESET_SHAPES, Footprint, ModelShape, footprint
@@ -80,6 +83,8 @@ from quantcore.studies.ranges import (
 )
 from quantcore.studies.row import RowStudy, loud_row, row_study
 from quantcore.studies.speed_curves import Recorded, read_run
+from quantcore.studies.stored import Stored, stored
+from quantcore.texts import LoadedText, hub_text
 from ui.figures import outliers as figures
 from ui.jobs import Jobs
 
@@ -87,6 +92,8 @@ STUDY_TOKENS = 512
 HESSIAN_TOKENS = 8192
 FIRST_VISIT_S = 8.0  # a visitor who waits for the start gets both cores before the first page's other bits are made
 OWN_TEXTS_CHARACTERS = 50_000_000
+PREVIEW_CHARACTERS = 600
+LOAD_AT_ONCE_BYTES = 100_000_000
 MIX = "mix"  # a calibration text of every kind
 DUEL_WINDOW = 256  # tokens: many windows, so that an interval over them says something
 START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
@@ -113,46 +120,136 @@ def default_device() -> str:
 @st.cache_resource(max_entries=3, show_spinner="Loading the model ...")
 def model(model_id: str, device: str) -> LoadedModel:
     """The model, ready to run; gc.freeze, because Streamlit collects after each rerun and would walk all of torch."""
-    loaded = load_model(model_id, device)
+    job = jobs().get(load_key(model_id, device))
+    loaded: LoadedModel = job.result if job is not None and job.state == "done" else load_model(model_id, device)
+    _loaded().add((model_id, device))
+    jobs().forget(load_key(model_id, device))
     gc.collect()
     gc.freeze()
     return loaded
 
 
 @st.cache_resource
-def _own_texts() -> dict[str, str]:
+def _loaded() -> set[tuple[str, str]]:
+    """The models that this server has had in memory, each with its device."""
+    return set()
+
+
+def load_key(model_id: str, device: str) -> str:
+    """The job that loads a model."""
+    return f"load|{model_id}|{device}"
+
+
+def takes_long(model_id: str, device: str) -> bool:
+    """Whether the model must be downloaded first, or is large: then a job loads it and the page shows how far it is.
+
+    Raises: ValueError for what is no model."""
+    if model_id == REFERENCE or (model_id, device) in _loaded():
+        return False
+    place = locate(model_id)
+    return place is None or place.gguf is not None or _bytes(place) > LOAD_AT_ONCE_BYTES
+
+
+def _bytes(place: Place) -> int:
+    return sum(file.stat().st_size for file in place.folder.glob("*.safetensors"))
+
+
+@st.cache_resource
+def _own_texts() -> dict[str, LoadedText]:
     return {}
 
 
-def keep_text(text: str) -> str:
+def keep_text(own: LoadedText) -> str:
     """The id under which a visitor's own text is known from now on; the oldest texts go when all are too long."""
     texts = _own_texts()
-    text_id = f"own:{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
+    text_id = f"own:{own.hash}"
     texts.pop(text_id, None)
-    texts[text_id] = text
-    while len(texts) > 1 and sum(map(len, texts.values())) > OWN_TEXTS_CHARACTERS:
+    texts[text_id] = own
+    while len(texts) > 1 and sum(len(one.joined()) for one in texts.values()) > OWN_TEXTS_CHARACTERS:
         texts.pop(next(iter(texts)))
     return text_id
 
 
-def text(text_id: str) -> str:
-    """The text of an id: `evaluation/story`, `calibration/all`, or `own:<hash>`. Raises: ValueError."""
-    if not text_id.startswith("own:"):
-        return bundled_text(*text_id.split("/", 1))
-    if text_id not in _own_texts():
+@st.cache_resource(max_entries=8, show_spinner="Asking the hub for the data set ...")
+def data_set(name: str) -> LoadedText:
+    return hub_text(name)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text id says: `evaluation/story` or `own:<hash>`; with `|8x128|chat` behind it how the text is cut (8
+    sequences of 128 tokens) and that it stands in the chat template."""
+
+    text_id: str
+    sequences: int = 1
+    length: int = STUDY_TOKENS
+    chat: bool = False
+
+    def __str__(self) -> str:
+        shape = f"|{self.sequences}x{self.length}" if (self.sequences, self.length) != (1, STUDY_TOKENS) else ""
+        return f"{self.text_id}{shape}{'|chat' * self.chat}"
+
+    @classmethod
+    def parse(cls, text_id: str) -> Reading:
+        base, *more = text_id.split("|")
+        shapes = [match for one in more if (match := re.fullmatch(r"(\d+)x(\d+)", one))]
+        shape = (int(shapes[0][1]), int(shapes[0][2])) if shapes else (1, STUDY_TOKENS)
+        return cls(base, *shape, "chat" in more)
+
+
+def has_chat_template(model_id: str, device: str) -> bool:
+    return bool(getattr(model(model_id, device).tokenizer, "chat_template", None))
+
+
+def loaded_text(text_id: str) -> LoadedText:
+    """The text of an id. Raises: ValueError for one of a visitor's that the server no longer has."""
+    base = Reading.parse(text_id).text_id
+    if not base.startswith("own:"):
+        return LoadedText(base, (bundled_text(*base.split("/", 1)),))
+    if base not in _own_texts():
         raise ValueError("the server has forgotten your text; paste or upload it again in the sidebar")
-    return _own_texts()[text_id]
+    return _own_texts()[base]
+
+
+def text(text_id: str) -> str:
+    """The text of an id as it was given, without a chat template. Raises: ValueError as `loaded_text`."""
+    return loaded_text(text_id).joined()
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """tokens: of the whole text, as this model's tokenizer counts; `read` (sequences, length) of them are read."""
+
+    documents: int
+    tokens: int
+    read: tuple[int, int]
+    hash: str
+    start: str
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def text_facts(model_id: str, device: str, text_id: str) -> TextFacts:
+    """What the sidebar says of a text; `start` is how it begins, as the model reads it."""
+    loaded, found = model(model_id, device), loaded_text(text_id)
+    written = found.joined(loaded.tokenizer, Reading.parse(text_id).chat)
+    count = len(loaded.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
+    windows = tokens(model_id, device, text_id)
+    return TextFacts(
+        len(found.documents), count, (len(windows), windows.shape[1]), found.hash, written[:PREVIEW_CHARACTERS]
+    )
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def tokens(model_id: str, device: str, text_id: str, limit: int = STUDY_TOKENS, window: int = 512) -> Tensor:
-    """Token windows of a text, (windows, T), at most `limit` tokens."""
-    loaded = model(model_id, device)
-    return token_windows(loaded.tokenizer, text(text_id), min(window, loaded.context), limit)
+def tokens(model_id: str, device: str, text_id: str, limit: int | None = None, window: int | None = None) -> Tensor:
+    """Token windows of a text, (windows, T), at most `limit` tokens; None: as the text's id says."""
+    loaded, reading = model(model_id, device), Reading.parse(text_id)
+    written = loaded_text(text_id).joined(loaded.tokenizer, reading.chat)
+    limit = limit or reading.sequences * reading.length
+    return token_windows(loaded.tokenizer, written, min(window or reading.length, loaded.context), limit)
 
 
 @st.cache_resource(max_entries=16, show_spinner="Running the model over the text ...")
-def inputs(model_id: str, device: str, layer: str, text_id: str, limit: int = STUDY_TOKENS) -> Tensor:
+def inputs(model_id: str, device: str, layer: str, text_id: str, limit: int | None = None) -> Tensor:
     """What enters a layer while the model reads a text, (N, K), float32 on the CPU."""
     loaded = model(model_id, device)
     return layer_inputs(loaded.model, tokens(model_id, device, text_id, limit), layer).flatten(0, 1)
@@ -176,7 +273,7 @@ def weight(model_id: str, device: str, layer: str) -> Tensor:
 
 
 @st.cache_resource(max_entries=16, show_spinner="Reading what enters every layer ...")
-def stats(model_id: str, device: str, text_id: str, limit: int = STUDY_TOKENS) -> dict[str, LayerStats]:
+def stats(model_id: str, device: str, text_id: str, limit: int | None = None) -> dict[str, LayerStats]:
     """Ranges and channel maxima of every layer's input while the model reads a text; no Hessians."""
     return calibrate(model(model_id, device).model, tokens(model_id, device, text_id, limit), hessian=False)
 
@@ -205,7 +302,7 @@ def granularity(model_id: str, device: str, layer: str, text_id: str, scheme: st
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def token_texts(model_id: str, device: str, text_id: str, limit: int = STUDY_TOKENS) -> tuple[str, ...]:
+def token_texts(model_id: str, device: str, text_id: str, limit: int | None = None) -> tuple[str, ...]:
     """The text of each token that `inputs` has a row for, control characters written out."""
     ids = tokens(model_id, device, text_id, limit).flatten().tolist()
     decode = model(model_id, device).tokenizer.decode
@@ -375,7 +472,8 @@ def clips(
     model_id: str, device: str, layer: str, text_ids: tuple[str, ...], kind: str, steps: int, schemes: tuple[str, ...]
 ) -> tuple[Clip, ...]:
     """What the frozen ranges clip on each of several texts, which are named by the kind in their id."""
-    names = {one: "your own" if one.startswith("own:") else one.rpartition("/")[2] for one in text_ids}
+    bases = {one: Reading.parse(one).text_id for one in text_ids}
+    names = {one: "your own" if base.startswith("own:") else base.rpartition("/")[2] for one, base in bases.items()}
     texts = {name: inputs(model_id, device, layer, one) for one, name in names.items()}
     return clipping([range_trail(model_id, device, layer, kind, steps, scheme) for scheme in schemes], texts)
 
@@ -474,9 +572,15 @@ def duel_tokens(model_id: str, device: str, text_id: str, limit: int) -> Tensor:
     split, _, kind = text_id.partition("/")
     if kind != "all":
         return tokens(model_id, device, text_id, limit, DUEL_WINDOW)
-    share = max(DUEL_WINDOW, limit // len(TEXT_KINDS) // DUEL_WINDOW * DUEL_WINDOW)
-    kinds = [tokens(model_id, device, f"{split}/{one}", share, DUEL_WINDOW) for one in TEXT_KINDS]
+    kinds = [tokens(model_id, device, f"{split}/{one}", *duel_cut(limit)) for one in TEXT_KINDS]
     return torch.cat([one for one in kinds if one.shape[1] == kinds[0].shape[1]])
+
+
+def duel_cut(limit: int) -> tuple[int, int]:
+    """Tokens of each kind of text, where `limit` are read in all, and tokens a window: whole windows, one at least."""
+    share = limit // len(TEXT_KINDS)
+    window = min(DUEL_WINDOW, share)
+    return share // window * window, window
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -485,12 +589,16 @@ def calibration_tokens(model_id: str, device: str) -> Tensor:
     return torch.cat([tokens(model_id, device, f"calibration/{kind}") for kind in TEXT_KINDS])
 
 
+def kept_schemes(model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the schemes whose answers are in the store already."""
+    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device))
+    return tuple(known(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device)))
+
+
 def kept_duel(model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]) -> Duel | None:
     """The duel, where every answer is in the store already."""
-    loaded, hashed = model(model_id, device), hash_of(model_id, device)
-    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device))
-    found = known(loaded, schemes, *texts, store(), hashed)
-    if len(found) < len({str(Plan.parse(scheme)) for scheme in schemes}):
+    kept = kept_schemes(model_id, device, text_id, limit, schemes)
+    if len(kept) < len({str(Plan.parse(scheme)) for scheme in schemes}):
         return None
     return _kept_duel(model_id, device, text_id, limit, schemes)
 
@@ -499,6 +607,24 @@ def kept_duel(model_id: str, device: str, text_id: str, limit: int, schemes: tup
 def _kept_duel(model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]) -> Duel:
     texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device))
     return duel(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device))
+
+
+def kept_rule(model_id: str, device: str, limit: int, key: str) -> RuleResult | None:
+    """The verdict on a rule of good practice, where every answer that it needs is in the store already."""
+    rule = next(one for one in best_practice() if one.key == key)
+    able = tuple(text for text in (rule.scheme, *rule.challengers) if _is_plan(text))
+    if kept_duel(model_id, device, "evaluation/all", limit, able) is None:
+        return None
+    texts = (duel_tokens(model_id, device, "evaluation/all", limit), calibration_tokens(model_id, device))
+    return rule.test(model(model_id, device), *texts, store(), hash_of(model_id, device))
+
+
+def _is_plan(text: str) -> bool:
+    try:
+        Plan.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def kept_sensitivity(
@@ -614,3 +740,25 @@ def _hessian_over(model_id: str, device: str, layer: str, limit: int) -> Tensor:
     hessian = gptq_stats(model_id, device, layer, limit).hessian
     assert hessian is not None
     return hessian
+
+
+EXPORTS = "exports"
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def stored_type_of(model_id: str, device: str) -> torch.dtype:
+    """The float type of the model's checkpoints."""
+    from quantcore.export import stored_type  # with compressed-tensors, which takes a second
+
+    return stored_type(model(model_id, device).model)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def stored_parts(model_id: str, device: str, plan: str) -> Stored:
+    return stored(model(model_id, device).model, plan, stored_type_of(model_id, device))
+
+
+def export_folder(model_id: str, device: str, plan: str, tokens: int | None, name: str) -> Path:
+    """Where the page's checkpoint of a plan goes: `name`, and a hash of all that its contents depend on."""
+    asked = f"{hash_of(model_id, device)}|{device}|{plan}|{tokens}"
+    return home() / EXPORTS / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"

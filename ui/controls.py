@@ -14,13 +14,24 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from quantcore.models import REFERENCE, TEXT_KINDS, devices, require_text_size
-from ui import cached
+from quantcore.catalog import CATALOG, Entry, cached_models, on_this_machine
+from quantcore.models import REFERENCE, TEXT_KINDS, devices, load_model
+from quantcore.texts import DATA_SETS, KINDS, LoadedText, read_content
+from ui import cached, job_view
 
 T = TypeVar("T", bound="str | int | float")
-OWN = "own text"
+OWN, DATA_SET = "own text", "data set"
 START = "_start_"
-SHARED = ("model", "device", "layer", "text", "own")
+SHARED = ("model", "device", "layer", "text", "own", "dataset", "sequences", "length", "chat")
+LOADER = "the loader"  # the line in which models wait to be loaded
+SEQUENCES, LENGTHS = (1, 2, 4, 8), (64, 128, 256, 512)
+UPLOAD_HELP = (
+    "UTF-8 text, or documents: .jsonl with a field `text` (or `messages`), .parquet with such a column; at most 20 MB "
+    "of text. A file's text is not in the link: who follows it sees the pasted text."
+)
+DATA_SET_HELP = "`wikitext-2`, `owner/name`, or `owner/name:file.parquet`; its text is in a column `text` or `messages`"
+CHAT_HELP = "Each document becomes a conversation as the model was trained on; a plain one is the user's first turn."
+MOST_TOKENS = 2048  # that a page's studies read of a text
 
 
 @dataclass(frozen=True)
@@ -162,19 +173,53 @@ def keep_numbers(key: str, numbers: Sequence[float]) -> None:
         st.query_params[key] = text
 
 
-def sidebar() -> Choice:
-    """Model, layer, text, device: shared by all pages. Raises: ValueError if the model cannot be loaded."""
+def sidebar() -> Choice | None:
+    """Model, layer, text, device: shared by all pages; None while the model is on its way, which the page shows.
+
+    Raises: ValueError if the model cannot be loaded."""
     with st.sidebar:
-        model_id = line("Model", REFERENCE, "model", help="`reference`, a local folder, or a hub id (safetensors only)")
+        model_id = line("Model", REFERENCE, "model", help="`reference`, a folder, a GGUF file, or a hub id").strip()
+        models_to_try()
         device = _device()
+    if cached.takes_long(model_id, device):
+        key, title = cached.load_key(model_id, device), f"Loading {model_id}"
+        if job_view.result_of(LOADER, key, title, lambda progress: load_model(model_id, device, progress)) is None:
+            return None
+    with st.sidebar:
         names = list(cached.layers(model_id, device))
         if (wanted := st.session_state.pop("_open_layer", None)) in names:
             st.session_state["layer"] = wanted
         layer = select("Layer", names, cached.default_layer(model_id, device), "layer")
-        kinds = [*TEXT_KINDS, OWN]
+        kinds = [*TEXT_KINDS, OWN, DATA_SET]
         kind = pick("Text that the model reads", kinds, TEXT_KINDS[0], "text")
-        text_id = _own_text() if kind == OWN else f"evaluation/{kind}"
+        text_id = f"evaluation/{kind}"
+        if kind in (OWN, DATA_SET):
+            text_id = cached.keep_text(_own_text() if kind == OWN else _data_set())
+        text_id = _reading(model_id, device, text_id)
+        if model_id != REFERENCE:
+            for notice in cached.model(model_id, device).notices:
+                st.info(notice)
     return Choice(model_id, device, layer, text_id)
+
+
+def models_to_try() -> None:
+    """A list of instructive models, and of those in the hub's cache; looked up when it is opened."""
+    with st.popover("Models to try", width="stretch", key="models", on_change="rerun") as opened:
+        if not opened.open:
+            return
+        st.caption("Or type any hub id, folder or GGUF file above. A revision may follow: `owner/name@revision`.")
+        listed = {entry.id for entry in CATALOG}
+        others = [Entry(one, "", "in the hub's cache") for one in cached_models() if one not in listed]
+        for entry in (*CATALOG, *others):
+            here = " :green-badge[on this machine]" if on_this_machine(entry.id) else ""
+            with st.container(gap=None):
+                st.button(entry.id, key=f"try_{entry.id}", on_click=_take_model, args=(entry.id,), type="tertiary")
+                st.caption(f"{entry.size}{': ' * bool(entry.size)}{entry.why}{here}")
+
+
+def _take_model(model_id: str) -> None:
+    st.session_state["model"] = model_id
+    st.session_state["models"] = False
 
 
 def open_layer(name: str) -> None:
@@ -193,13 +238,47 @@ def _device() -> str:
     return pick("Device", known, cached.default_device(), "device") if len(known) > 1 else known[0]
 
 
-def _own_text() -> str:
+def _own_text() -> LoadedText:
     pasted = lines("Your text", "The lighthouse keeper climbed the stairs and", "own", max_chars=4000, height=120)
-    upload = st.file_uploader("or a UTF-8 text file", type=["txt", "md"], key="upload", max_upload_size=60)
-    if upload is not None:
-        require_text_size(upload.size)
-        return cached.keep_text(upload.getvalue().decode("utf-8", "replace"))
-    return cached.keep_text(pasted)
+    upload = st.file_uploader("or a file", type=list(KINDS), key="upload", max_upload_size=60, help=UPLOAD_HELP)
+    if upload is None:
+        return LoadedText("your text", (pasted,))
+    st.caption(f"`{upload.name}` is read. It stays on the server for this session and is **not in the link**.")
+    known = st.session_state.get("_upload")
+    if known is None or known[0] != upload.file_id:
+        known = st.session_state["_upload"] = (upload.file_id, read_content(upload.name, upload.getvalue()))
+    return known[1]  # type: ignore[no-any-return]
+
+
+def _data_set() -> LoadedText:
+    name = line("Data set of the hub", next(iter(DATA_SETS)), "dataset", help=DATA_SET_HELP).strip()
+    return cached.data_set(name)
+
+
+def _reading(model_id: str, device: str, text_id: str) -> str:
+    """How much of the text is read, and how: as a text id. What it comes to is counted where somebody looks."""
+    with st.expander("What exactly is read", key="reading", on_change="rerun") as opened:
+        length = steps("Tokens a sequence", LENGTHS, cached.STUDY_TOKENS, "length")
+        sequences = steps("Sequences", SEQUENCES, 1, "sequences")
+        if sequences * length > MOST_TOKENS:
+            raise ValueError(
+                f"{sequences} sequences of {length} tokens are {sequences * length:,}, and the pages draw at most "
+                f"{MOST_TOKENS:,}; take fewer or shorter ones"
+            )
+        own = text_id.startswith("own:")
+        offered = own and (cached.has_chat_template(model_id, device) or st.query_params.get("chat") == "true")
+        chat = offered and switch("in the model's chat template", False, "chat", help=CHAT_HELP)
+        text_id = str(cached.Reading(text_id, sequences, length, chat))
+        if opened.open:
+            st.code(cached.text_facts(model_id, device, text_id).start, language=None, wrap_lines=True, height=160)
+            st.caption(f"Model `{model_id}`, revision `{cached.model(model_id, device).revision}`")
+    if own or opened.open:
+        facts = cached.text_facts(model_id, device, text_id)
+        st.caption(
+            f"{facts.documents:,} document{'s' * (facts.documents != 1)}, **{facts.tokens:,} tokens**; the pages read "
+            f"{facts.read[0]} sequence{'s' * (facts.read[0] != 1)} of {facts.read[1]}. SHA-256 `{facts.hash}`"
+        )
+    return text_id
 
 
 def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, float] | None) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from quantcore.duel import Duel, short_label
 from quantcore.statistics import Interval
+from ui.token_view import quoted
 
 
 def table(duel: Duel) -> pd.DataFrame:
@@ -129,9 +130,21 @@ def hover(decode: Any, kl: float, ids: Tensor, chances: Tensor, ids_hat: Tensor,
 
     def column(name: str, numbers: Tensor, values: Tensor) -> str:
         pairs = zip(numbers.tolist(), values.tolist(), strict=True)
-        return f"{name}: " + ", ".join(f"{json.dumps(decode([i]), ensure_ascii=False)} {p:.0%}" for i, p in pairs)
+        return f"{name}: " + ", ".join(f"{quoted(decode([i]))} {p:.0%}" for i, p in pairs)
 
     return f"KL {kl:.3g} nats\n{column('float', ids, chances)}\n{column('quantized', ids_hat, chances_hat)}"
+
+
+def guesses(decode: Any, rows: list[tuple[str, Tensor, Tensor]]) -> pd.DataFrame:
+    """What each model finds likeliest in one place: its name, token ids and their probabilities; a row a model."""
+    return pd.DataFrame(
+        [
+            [f"{quoted(decode([i]))} {p:.0%}" for i, p in zip(ids.tolist(), chances.tolist(), strict=True)]
+            for _, ids, chances in rows
+        ],
+        index=pd.Index([name for name, _, _ in rows], name="likeliest"),
+        columns=[f"{n + 1}" for n in range(len(rows[0][1]))],
+    )
 
 
 def _finite(value: Any) -> Any:

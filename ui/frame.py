@@ -1,4 +1,5 @@
-"""The frame of every page: menu, sidebar, its question, what to look for, things to try; at the end reset, link, CSV.
+"""The frame of every page: menu, sidebar, its question, what to look for, things to try; at the end reset, link, CSV,
+and the page's calls in Python.
 
     with frame.page("Who shares a scale?", look_for, tries, "pages/2_Granularity.py") as choice:
         choose ... compute ... draw ...
@@ -35,6 +36,7 @@ MENU = {
     "Which layers hurt": "pages/8_Which_layers_hurt.py",
     "Rules, tested": "pages/9_Rules_tested.py",
     "Speed and memory": "pages/10_Speed_and_memory.py",
+    "Take it with you": "pages/11_Take_it_with_you.py",
 }
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 2.5rem 2.5rem 4rem; max-width: 1560px; }
@@ -124,10 +126,16 @@ def numbers(table: pd.DataFrame, name: str) -> None:
     st.session_state["_numbers"] = (table, name)
 
 
+def python(code: str) -> None:
+    """Hand the page's calls of quantcore to its foot: a program that runs as it stands and gives the page's numbers."""
+    st.session_state["_python"] = code
+
+
 def _foot() -> None:
     """Under the pictures, or under the sentence that stands in their place: reset, copy link, the numbers and their
-    CSV."""
+    CSV, the same in Python."""
     table, name = st.session_state.pop("_numbers", (None, ""))
+    code = st.session_state.pop("_python", None)
     with st.container(horizontal=True, vertical_alignment="center", key="foot"):
         st.button("Reset", on_click=controls.reset, key="reset", help="every control of this page back to its default")
         copy_link(key="copy_link")
@@ -143,3 +151,6 @@ def _foot() -> None:
     if table is not None:
         with st.expander("The numbers"):
             st.dataframe(table, hide_index=True, width="stretch")
+    if code is not None:
+        with st.expander("Python"):
+            st.code(code, language="python")

@@ -6,6 +6,7 @@ result = job_view.result_of(device, key, title, work)      None while there is n
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -22,10 +23,13 @@ PATIENCE_S = 0.4  # a job that is over by then shows no progress bar
 POLL_S = 0.5
 
 
-def result_of(device: str, key: str, title: str, work: Work, start: bool = True) -> Any:
+def result_of(
+    device: str, key: str, title: str, work: Work, start: bool = True, news: Callable[[], Any] | None = None
+) -> Any:
     """The job's result; while there is none, its progress stands here instead, and None is returned.
 
     start    whether the job begins by itself; else a button stands here first. A job that was cancelled never does.
+    news     what is there already of the result: the page is drawn again whenever this has another value
     Raises: ValueError with the sentence that ended the job."""
     jobs, mark = cached.jobs(), hashlib.sha256(key.encode()).hexdigest()[:12]
     job = jobs.get(key)
@@ -43,13 +47,13 @@ def result_of(device: str, key: str, title: str, work: Work, start: bool = True)
         if job is not None and job.problem:
             raise ValueError(job.problem)
         return None
-    _watch(job, mark)
+    _watch(job, mark, news, None if news is None else news())
     return None
 
 
 @st.fragment(run_every=POLL_S)
-def _watch(job: Job, mark: str) -> None:
-    if job.over:
+def _watch(job: Job, mark: str, news: Callable[[], Any] | None, drawn: Any) -> None:
+    if job.over or (news is not None and news() != drawn):
         st.rerun()
     with st.container(border=True, key=f"job_{mark}"):
         st.progress(min(1.0, job.share), text=words(job))
@@ -76,4 +80,4 @@ def candidate(loaded: LoadedModel, scheme: str, calibration: Tensor, progress: P
     asks = any(
         one.method != Rtn() or (one.activations is not None and not one.activations.dynamic) for one in plan.schemes
     )
-    return quantize_model(loaded.model, scheme, calibration if asks else None, progress=progress)[0]
+    return quantize_model(loaded.model, scheme, progress=progress, calibration=calibration if asks else None)[0]

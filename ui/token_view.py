@@ -5,6 +5,7 @@ The tint is vermilion whose strength grows with log KL, from `FAINT` to `FULL` n
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from html import escape
@@ -33,6 +34,11 @@ def tinted(tokens: Sequence[str], kl: Sequence[float | None], hovers: Sequence[s
         '<div style="line-height:2;white-space:pre-wrap;overflow-wrap:anywhere;font-size:1.02rem" class="lab-tokens">'
         f"{''.join(spans)}</div>"
     )
+
+
+def quoted(token: str) -> str:
+    """A token in quotes, for a line of Markdown code: a space or a line break at its ends shows."""
+    return json.dumps(token, ensure_ascii=False).replace("`", "'")
 
 
 def split_at(texts: Sequence[str], parted: int | None) -> str:

@@ -16,16 +16,17 @@ from ui.figures.base import figure
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SLATE)
 SYMBOLS = ("circle", "x", "square", "diamond", "triangle-up", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SIDES = ("top center", "top right", "bottom left", "top center", "bottom right", "bottom center")
 HEIGHT = 400
 
 
 def pareto(duel: Duel) -> go.Figure:
     """Checkpoint size against KL; towards the lower left is better. Bars: the interval of KL over windows."""
-    fig = figure("What each byte buys", "checkpoint, MB", "KL to the float model, nats a token, log", HEIGHT)
+    fig = figure("What each byte buys", "checkpoint, MB", "KL to float, nats a token, log", HEIGHT)
     fronts = set(front(duel))
     positive = [report.kl for report in duel.reports.values() if report.kl > 0]
     floor = min(positive, default=1e-4) / 3
+    sizes = sorted(duel.reports, key=lambda text: duel.reports[text].bytes)
+    sides = {text: "left" if n == len(sizes) - 1 or n % 2 else "right" for n, text in enumerate(sizes)}
     for place, (text, report) in enumerate(duel.reports.items()):
         interval = window_interval(duel.scores[text].kl)
         y = max(report.kl, floor)
@@ -41,7 +42,7 @@ def pareto(duel: Duel) -> go.Figure:
                 },
                 mode="markers+text",
                 text=[short_label(text)],
-                textposition=SIDES[place % len(SIDES)],
+                textposition=f"middle {sides[text]}",
                 marker={"color": COLOURS[place], "symbol": SYMBOLS[place], "size": 13},
                 name=short_label(text),
                 hovertemplate=f"{short_label(text)}: %{{x:.2f}} MB, KL {report.kl:.4g}"
@@ -60,11 +61,19 @@ def pareto(duel: Duel) -> go.Figure:
             showlegend=False,
         )
     )
-    sizes = [report.bytes / 1e6 for report in duel.reports.values()]
-    margin = 0.18 * (max(sizes) - min(sizes)) or 1.0
-    fig.update_xaxes(range=[min(sizes) - margin, max(sizes) + margin])
-    fig.update_yaxes(type="log")
+    least, most = (duel.reports[text].bytes / 1e6 for text in (sizes[0], sizes[-1]))
+    margin = 0.18 * (most - least) or 1.0
+    fig.update_xaxes(range=[least - margin, most + margin])
+    fig.update_yaxes(type="log", **log_ticks([max(kl, floor) for kl in positive]))
     return fig
+
+
+def log_ticks(shown: Sequence[float]) -> dict[str, Sequence[object]]:
+    """Ticks of a logarithmic axis over these values, written out: 1, 2, 5 a decade, else decades alone."""
+    lo, hi = math.floor(math.log10(min(shown, default=1))), math.ceil(math.log10(max(shown, default=1)))
+    steps = (1, 2, 5) if hi - lo <= 3 else (1,)
+    ticks = [step * 10.0**decade for decade in range(lo - 1, hi + 1) for step in steps]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def front(duel: Duel) -> list[str]:
@@ -109,8 +118,9 @@ def short_name(name: str) -> str:
     return f"{number}.{parts[-1]}" if number else parts[-1]
 
 
-def along_the_text(kl: np.ndarray, texts: Sequence[str], colour: str, shown: tuple[int, int]) -> go.Figure:
-    """KL of every predicted token, in the text's order; `shown` are the first and last that the page writes out."""
+def along_the_text(kl: np.ndarray, texts: Sequence[str], colour: str, at: int, shown: tuple[int, int]) -> go.Figure:
+    """KL of every predicted token, in the text's order; `at` is the marked one, `shown` the first and last that the
+    page writes out."""
     fig = figure("KL along the text: click a peak to read it", "token of the text", "KL, nats", 240)
     fig.add_trace(
         go.Scatter(
@@ -121,6 +131,16 @@ def along_the_text(kl: np.ndarray, texts: Sequence[str], colour: str, shown: tup
             text=list(texts),
             customdata=np.arange(len(kl)).tolist(),
             hovertemplate="token %{x:.0f} '%{text}': KL %{y:.3g} nats<extra></extra>",
+            showlegend=False,
+        )
+    )
+    fig.add_trace(
+        go.Scatter(
+            x=[at],
+            y=[float(kl[at])],
+            mode="markers",
+            marker={"color": colour, "size": 11, "symbol": "circle-open", "line": {"width": 2.5}},
+            hoverinfo="skip",
             showlegend=False,
         )
     )

@@ -13,6 +13,7 @@ from quantcore.models import place_of
 from quantcore.sensitivity import Sensitivity
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SEQUENTIAL, SLATE, VERMILION
 from ui.figures.base import colour_bar, figure
+from ui.figures.duel import log_ticks
 
 STEPS = (VERMILION, AMBER, GREEN, BLUE, PURPLE, SLATE)  # fewest bits first
 RANKED = 24
@@ -171,6 +172,6 @@ def budgets(
                 hovertemplate="this plan: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",
             )
         )
-    fig.update_yaxes(type="log")
+    fig.update_yaxes(type="log", **log_ticks([kl for _, kl in (*predicted, *uniform.values()) if kl > 0]))
     fig.update_layout(showlegend=True)
     return fig

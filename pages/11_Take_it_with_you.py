@@ -1,0 +1,289 @@
+"""How do I leave with this scheme? A recipe, a checkpoint, a report, and the command lines."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from torch import Tensor
+
+from quantcore.convert import quantize_model
+from quantcore.duel import Duel, duel, short_label
+from quantcore.evaluate import device_name
+from quantcore.granularity import largest_divisor
+from quantcore.models import LoadedModel, source_path
+from quantcore.plain import plain
+from quantcore.plan import Plan
+from quantcore.recipe import recipe, script
+from quantcore.report import Document, duel_document, layer_document, to_html
+from quantcore.scheme import Scheme
+from quantcore.serving import CHECKED, serving
+from quantcore.store import tokens_hash
+from quantcore.verb_inputs import text_of
+from ui import cached, controls, frame, job_view, take_words
+from ui.components.chart import chart
+from ui.figures import take as figures
+from ui.scheme_builder import scheme_line, scheme_menus
+
+PATH = "pages/11_Take_it_with_you.py"
+LEARNED = (2560, 16384)  # tokens of calibration text: the duel's, the command line's for GPTQ
+READ, MEASURED = 512, 2560
+ZIP_BYTES = 200_000_000
+
+LOOK_FOR = (
+    "A recipe runs elsewhere, on a model of any size; a checkpoint is this model, quantized now. Look at what the "
+    "bytes are for, and whether your GPU multiplies the codes themselves or only stores them."
+)
+TRIES = [
+    ("4 bits by GPTQ", {"scheme": "W4A16,gptq/actorder=weight"}),
+    ("8 bits on both sides", {"scheme": "W8A8"}),
+    ("one layer kind spared", {"scheme": "W4A16@down_proj=W8A16"}),
+    ("what no checkpoint holds", {"scheme": "w:fp4_e2m1/group32"}),
+]
+
+
+def chosen_plan(choice: controls.Choice, menus: DeltaGenerator) -> Plan:
+    """A scheme by text, preset or menus (which stand in a place of their own), or a plan by text.
+
+    Raises: ValueError where the text is neither."""
+    shapes = cached.layers(choice.model_id, choice.device).values()
+    shape = math.gcd(*(out for out, _ in shapes)), math.gcd(*(width for _, width in shapes))
+    group = largest_divisor(shape[1], 128)
+    try:
+        scheme = scheme_line("**Scheme or plan**", "W4A16" if group == 128 else f"w:int4/group{group}", "scheme")
+    except ValueError:
+        return Plan.parse(st.session_state["scheme"])  # a plan's exceptions have no menus
+    with menus, st.expander("Build it with menus"):
+        scheme_menus(scheme, "scheme", shape)
+    return Plan.of(scheme)
+
+
+def refusal(schemes: dict[str, Scheme]) -> str | None:
+    """Why no checkpoint can be written, in the exporter's own words."""
+    from quantcore.checkpoint_format import require_exportable
+
+    try:
+        require_exportable(list(dict.fromkeys(schemes.values())))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def recipe_part(plan: Plan, choice: controls.Choice) -> None:
+    """The llm-compressor recipe and the program that runs it."""
+    texts = {
+        "recipe.yaml": (recipe(plan), "yaml", "Recipe for llm-compressor"),
+        "quantize.py": (script(plan, source_path(choice.model_id)), "python", "and the program that runs it"),
+    }
+    for name, (text, language, title) in texts.items():
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(f"**{title}**")
+            st.download_button(f"Download {name}", text, name, "text/plain", on_click="ignore", key=f"get_{name}")
+        st.code(text, language=language, height=270 if name == "recipe.yaml" else 210)
+
+
+def checkpoint_part(plan: Plan, choice: controls.Choice, learned: int | None, folder: Path) -> None:
+    """Write the checkpoint as a job; show what was written."""
+    from quantcore.export import ExportReport, export_checkpoint
+    from quantcore.studies.written import as_zip, written
+
+    jobs, key = cached.jobs(), f"export|{folder}"
+    found, job = written(folder), cached.jobs().get(key)
+    if found is None and job is not None and job.state == "done":
+        jobs.forget(key)  # somebody has taken the folder away
+    if found is None:
+        loaded = cached.model(choice.model_id, choice.device)
+
+        def work(progress: job_view.Progress) -> ExportReport:
+            make_exports(folder.parent)
+            return export_checkpoint(loaded, plan, folder, calibration_of(loaded, learned and 4 * learned), progress=progress)
+
+        st.markdown(f"The whole model, quantized on {choice.device}, for transformers and vLLM; it will lie in")
+        st.code(str(folder), language=None, wrap_lines=True)
+        if by_button("Write the checkpoint", choice, key, f"the checkpoint {folder.name}", work) is None:
+            return
+        found = written(folder)
+        if found is None:
+            raise ValueError(f"{str(folder)!r} is gone; write the checkpoint again")
+    st.markdown(take_words.landed(found))
+    st.code(str(folder), language=None, wrap_lines=True)
+    st.dataframe(take_words.files_table(found), width="stretch")
+    if found.bytes <= ZIP_BYTES:
+        st.download_button(
+            f"Download it as one .zip, {found.bytes / 1e6:.1f} MB",
+            lambda: as_zip(folder),
+            f"{folder.name}.zip",
+            "application/zip",
+            on_click="ignore",
+            key="zip",
+            type="primary",
+        )
+    else:
+        st.caption(f"A .zip is offered up to {ZIP_BYTES / 1e6:.0f} MB; copy this folder from the machine instead.")
+    read_back_part(plan, choice, learned, folder)
+
+
+def read_back_part(plan: Plan, choice: controls.Choice, learned: int | None, folder: Path) -> None:
+    """The checkpoint, loaded by transformers, beside the quantized model."""
+    from quantcore.studies.written import ReadBack, read_back
+
+    loaded = cached.model(choice.model_id, choice.device)
+    if (parameters := sum(one.numel() for one in loaded.model.parameters())) > cached.SMALL_MODEL:
+        st.caption(
+            f"Loading it again is offered up to {cached.SMALL_MODEL / 1e6:.0f} M parameters; this model has "
+            f"{parameters / 1e6:.0f} M."
+        )
+        return
+    tokens = cached.tokens(choice.model_id, choice.device, choice.text_id, READ)
+
+    def work(progress: job_view.Progress) -> ReadBack:
+        quantized, _ = quantize_model(
+            loaded.model,
+            plan,
+            calibration=calibration_of(loaded, learned),
+            progress=lambda share, doing: progress(0.8 * share, doing),
+        )
+        progress(0.8, "loading the checkpoint")
+        return read_back(folder, quantized, tokens)
+
+    key = f"read_back|{folder}|{choice.text_id}"
+    found = by_button("Load it again: does it say the same?", choice, key, "loading the checkpoint again", work)
+    if found is not None:
+        st.markdown(take_words.read_back(found))
+
+
+def by_button(label: str, choice: controls.Choice, key: str, title: str, work: job_view.Work) -> Any:
+    """The result of a job that begins with a button; None while there is none."""
+    jobs = cached.jobs()
+    if jobs.get(key) is None:
+        name = f"begin_{key.partition('|')[0]}"
+        st.button(label, on_click=jobs.submit, args=(choice.device, key, title, work), key=name, type="primary")
+        return None
+    return job_view.result_of(choice.device, key, title, work, start=False)
+
+
+def calibration_of(loaded: LoadedModel, learned: int | None) -> Tensor | None:
+    """The windows that the command line would read; None where the plan learns nothing from text."""
+    return None if learned is None else text_of(None, learned, split="calibration").tokens(loaded)
+
+
+def make_exports(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"cannot make {str(folder)!r} ({error.strerror}); set QUANT_HOME to a folder of yours"
+        ) from error
+
+
+def facts(choice: controls.Choice, text_id: str, tokens: Tensor, plan: Plan) -> dict[str, Any]:
+    """What a report says of the model, the texts and the device."""
+    place = (choice.model_id, choice.device)
+    learning = cached.calibration_tokens(*place)
+    needs = any(scheme.needs_text for scheme in plan.schemes)
+    return {
+        "model": choice.model_id,
+        "model hash": cached.hash_of(*place),
+        "text": f"{text_id}, {tokens.numel()} tokens in {len(tokens)} windows, hash {tokens_hash(tokens)}",
+        "calibration": f"{learning.numel()} tokens, hash {tokens_hash(learning)}" if needs else "none is needed",
+        "device": device_name(cached.model(*place).device),
+    }
+
+
+def whole_model(plan: Plan, choice: controls.Choice) -> Duel | None:
+    """The plan beside the float model, from the store or from a job that a button begins."""
+    text, place = str(plan), (choice.model_id, choice.device)
+    found = cached.kept_duel(*place, "evaluation/all", MEASURED, (text,))
+    if found is not None:
+        return found
+    loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
+    texts = cached.duel_tokens(*place, "evaluation/all", MEASURED), cached.calibration_tokens(*place)
+    key = f"duel|{'|'.join(place)}|evaluation/all|{MEASURED}|{text}"
+    return by_button(
+        f"Measure it on {MEASURED:,} tokens for the report",
+        choice,
+        key,
+        f"{short_label(text)} on {MEASURED:,} tokens",
+        lambda progress: duel(loaded, [text], *texts, store, hashed, progress),
+    )
+
+
+def downloads(document: Document, name: str) -> None:
+    """A report as one HTML file and as JSON."""
+    files = {
+        "HTML": (lambda: to_html(document), f"{name}.html", "text/html"),
+        "JSON": (lambda: json.dumps(plain(document), indent=2), f"{name}.json", "application/json"),
+    }
+    with st.container(horizontal=True):
+        for kind, (data, file, mime) in files.items():
+            st.download_button(f"Report as {kind}", data, file, mime, on_click="ignore", key=file)
+
+
+def report_part(plan: Plan, choice: controls.Choice) -> None:
+    place = (choice.model_id, choice.device)
+    with st.grid(2, min_column_width=430):
+        with st.container(), frame.problems():
+            st.markdown("**The whole model**, beside the float one")
+            found = whole_model(plan, choice)
+            if found is not None:
+                st.markdown(take_words.measured(found.reports[str(plan)]))
+                tokens = cached.duel_tokens(*place, "evaluation/all", MEASURED)
+                document = duel_document(found, facts(choice, "evaluation/all", tokens, plan))
+                title = f"{short_label(str(plan))} on {choice.model_id}"
+                downloads(replace(document, title=title), "model_report")
+        with st.container(), frame.problems():
+            st.markdown("**One layer**, the sidebar's")
+            scheme = plan.scheme_for(choice.layer)
+            if scheme is None:
+                st.caption(f"{choice.layer} stays float under {short_label(str(plan))}; choose another in the sidebar.")
+                return
+            study = cached.layer_lab(*place, choice.layer, choice.text_id, str(scheme))
+            tokens = cached.tokens(*place, choice.text_id)
+            about = facts(choice, choice.text_id, tokens, Plan.of(scheme))
+            document = layer_document(study, choice.layer, about)
+            st.markdown(document.sentences[0])
+            downloads(document, "layer_report")
+
+
+with frame.page("How do I leave with this scheme?", LOOK_FOR, TRIES, PATH) as choice:
+    editor, first, menus = st.container(), st.container(), st.container()
+    with editor:
+        plan = chosen_plan(choice, menus)
+    text, place = str(plan), (choice.model_id, choice.device)
+    names = list(cached.layers(*place))
+    plan.require_layers(names)
+    schemes = {name: found for name in names if (found := plan.scheme_for(name)) is not None}
+    learned = None
+    if any(scheme.needs_text for scheme in plan.schemes):
+        with editor:
+            learned = controls.pick("Tokens to calibrate on", LEARNED, LEARNED[0], "learn")
+            st.caption(take_words.calibrated(plan, learned))
+    short = take_words.short_name(choice.model_id, plan)
+    parts, refused = cached.stored_parts(*place, text), refusal(schemes)
+    served = serving(short, schemes, cached.model(*place).context)
+    with first, st.grid(2, min_column_width=480):
+        with st.container():
+            said = take_words.price(parts, short_label(text))
+            st.markdown(said)
+            if refused is not None:
+                st.warning(refused)
+            st.markdown("\n".join(f"- {sentence}" for sentence in take_words.runs(served, schemes)))
+            chart(figures.bytes_by_part(parts, short_label(text, 24)), key="bytes", alt=said.replace("*", ""))
+            if refused is None:
+                st.code(take_words.quantize_command(choice.model_id, plan, short, learned), "bash", wrap_lines=True)
+                st.code(served.command, "bash", wrap_lines=True)
+        with st.container(), frame.problems():
+            recipe_part(plan, choice)
+    if refused is None:
+        st.subheader("The checkpoint")
+        with frame.problems():
+            checkpoint_part(plan, choice, learned, cached.export_folder(*place, text, learned, short))
+    st.subheader("Reports")
+    report_part(plan, choice)
+    st.caption(f"{take_words.CAPABILITIES} Read in: vendors' datasheets; {CHECKED}. Nothing was run with vLLM here.")
+    frame.numbers(take_words.parts_table(parts), "take_it_with_you")
+    if refused is None:
+        frame.python(take_words.python(choice.model_id, choice.device, plan, short, learned))

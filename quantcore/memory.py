@@ -1,0 +1,56 @@
+"""How much memory a model needs as it is held here, and how much is free: asked before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+GIB = 2**30
+
+
+def free_memory(device: torch.device) -> tuple[int, int] | None:
+    """Bytes free and in all, of a GPU or of this machine; None where the system does not say.
+
+    A container's own limit counts where it is the narrower one; pages that only cache files count as free."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free, total
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="ascii").splitlines())
+        free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    except (OSError, KeyError, ValueError):
+        return None
+    limited = _container()
+    return min((free, total), limited) if limited else (free, total)
+
+
+def _container() -> tuple[int, int] | None:
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        cached = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())["inactive_file"]
+    except (OSError, KeyError, ValueError):  # no container, or no limit ("max")
+        return None
+    return max(0, limit - used + int(cached)), limit
+
+
+def require_memory(what: str, needed: int, device: torch.device) -> None:
+    """Raises: ValueError, with both figures and the way out, where `needed` bytes are more than the device has free."""
+    found = free_memory(device)
+    if found is None or needed <= found[0]:
+        return
+    free, total = found
+    place = f"GPU {device}" if device.type == "cuda" else "this machine"
+    out = "choose the CPU as device, or " if device.type == "cuda" else ""
+    raise ValueError(
+        f"{what} needs {size(needed)} of memory and {place} has {size(free)} of {size(total)} free; "
+        f"{out}take a smaller model, or end other programs"
+    )
+
+
+def size(count: float) -> str:
+    """Bytes in words: 1.27 GiB, 310.4 MiB."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,191 @@
+"""The sidebar: which model, which text, how much of it; what is wrong with either is one sentence on the page."""
+
+import io
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from quantcore import models
+from quantcore.models import LoadedModel, token_windows
+from quantcore.sources import Place
+from quantcore.texts import LoadedText
+from tests.apptest_helpers import figures_of, page
+from ui import cached, controls
+
+LAYER = "model.layers.1.mlp.down_proj"
+KEEPER = "The lighthouse keeper climbed the stairs and lit the lamp before the storm came in. " * 40
+
+
+def errors(at: AppTest) -> list[str]:
+    return [error.value for error in at.error]
+
+
+def captions(at: AppTest) -> str:
+    return "\n".join(caption.value for caption in at.caption)
+
+
+def test_the_first_screen_asks_nothing_of_models_and_texts() -> None:
+    at = page("").run()
+    assert errors(at) == []
+    assert [button for button in at.button if str(button.key).startswith("try_")] == []
+    assert "tokens**" not in captions(at)
+
+
+def test_the_list_of_models_and_a_choice_from_it(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = page("", model=tiny_model_dir, layer=LAYER).run()
+    monkeypatch.setattr(controls, "cached_models", lambda: ["owner/mine", "openai-community/gpt2"])
+    at.session_state["models"] = True
+    at.run()
+    listed = [button.key for button in at.button if str(button.key).startswith("try_")]
+    assert listed == [*(f"try_{entry.id}" for entry in controls.CATALOG), "try_owner/mine"]
+    assert "15.7 M: ships with the lab and needs no network" in captions(at)
+    assert "in the hub's cache" in captions(at)
+    at.button(key="try_reference").click().run()
+    assert (at.text_input(key="model").value, at.session_state["models"]) == ("reference", False)
+
+
+def test_counts_preview_and_what_pins_both(tiny_model_dir: Path, tiny_lm: LoadedModel) -> None:
+    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=controls.OWN, own=KEEPER).run()
+    assert errors(at) == []
+    count = len(tiny_lm.tokenizer(KEEPER, add_special_tokens=False)["input_ids"])
+    assert f"1 document, **{count:,} tokens**; the pages read 2 sequences of 256. SHA-256 `" in captions(at)
+    assert LoadedText("", (KEEPER,)).hash in captions(at)
+    at.session_state["reading"] = True
+    at.run()
+    assert at.sidebar.code[0].value == KEEPER[:600]
+    assert f"revision `{tiny_lm.revision}`" in captions(at)
+
+
+def test_number_and_length_of_sequences_reach_the_page(tiny_model_dir: Path, tiny_lm: LoadedModel) -> None:
+    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, sequences=4, length=64).run()
+    assert errors(at) == []
+    own = page("2_Granularity", model=tiny_model_dir, layer=LAYER).run()
+    assert figures_of(at) != figures_of(own)
+    text = models.bundled_text("evaluation", "encyclopedia")
+    expected = token_windows(tiny_lm.tokenizer, text, 64, 256)
+    assert cached.tokens(str(tiny_model_dir), "cpu", "evaluation/encyclopedia|4x64").equal(expected)
+    at.select_slider(key="length").set_value(512).run()
+    at.select_slider(key="sequences").set_value(8).run()
+    assert errors(at) == [
+        "8 sequences of 512 tokens are 4,096, and the pages draw at most 2,048; take fewer or shorter ones"
+    ]
+
+
+@pytest.mark.parametrize("text_id", ["evaluation/story", "own:0123456789abcdef|8x128|chat", "evaluation/code|2x256"])
+def test_a_text_id_says_how_it_is_read(text_id: str) -> None:
+    assert str(cached.Reading.parse(text_id)) == text_id
+
+
+def upload(at: AppTest, name: str, content: bytes) -> AppTest:
+    at.file_uploader(key="upload").set_value((name, content, "application/octet-stream"))
+    return at.run()
+
+
+def test_uploads_are_read_and_refused_in_a_sentence(tiny_model_dir: Path) -> None:
+    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=controls.OWN).run()
+    upload(at, "two.jsonl", b'{"text": "The key."}\n{"text": "The letter on the table."}\n')
+    assert errors(at) == []
+    assert "2 documents, **" in captions(at)
+    assert "`two.jsonl` is read. It stays on the server for this session and is **not in the link**." in captions(at)
+    table = io.BytesIO()
+    pd.DataFrame({"prompt": ["x"]}).to_parquet(table)
+    for name, content, sentence in (
+        ("bad.jsonl", b'{"q": 1}', "'bad.jsonl', line 1, has no field 'text' or 'messages' (it has q); rename one"),
+        ("empty.txt", b"", "'empty.txt' is empty, and a model needs a sentence to read; give one"),
+        ("t.parquet", table.getvalue(), "'t.parquet' has no column 'text' or 'messages' (it has prompt); rename one"),
+        ("big.txt", b"a" * 50_000_000, "the text has 50.0 MB, the limit is 20 MB; give a part of it"),
+    ):
+        assert errors(upload(at, name, content)) == [sentence]
+    assert errors(upload(at, "good.txt", b"The key is on the table.")) == []
+
+
+def test_a_chat_template_is_offered_where_there_is_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+    own = {"layer": LAYER, "text": controls.OWN, "own": "Where is the key?"}
+    at = page("2_Granularity", model=tiny_model_dir, **own).run()
+    assert "chat" not in [toggle.key for toggle in at.toggle]
+    at = page("2_Granularity", model=tiny_model_dir, chat="true", **own).run()
+    assert errors(at) == ["this model's tokenizer has no chat template, so 'your text' can only be read as it is"]
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "chats")
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    at = page("2_Granularity", model=folder, **own).run()
+    at.toggle(key="chat").set_value(True).run()
+    assert errors(at) == []
+    at.session_state["reading"] = True
+    assert at.run().sidebar.code[0].value == "<user>Where is the key?"
+
+
+def test_a_data_set_is_one_more_text(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def given(name: str) -> LoadedText:
+        asked.append(name)
+        if name == "owner/none":
+            raise ValueError("could not load the data set 'owner/none': the hub has no such id")
+        return LoadedText(name, ("A line.", "Another line."))
+
+    monkeypatch.setattr(cached, "hub_text", given)
+    cached.data_set.clear()
+    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=controls.DATA_SET).run()
+    assert (errors(at), asked) == ([], ["wikitext-2"])
+    assert "2 documents, **" in captions(at)
+    at.text_input(key="dataset").set_value("owner/none").run()
+    assert errors(at) == ["could not load the data set 'owner/none': the hub has no such id"]
+    cached.data_set.clear()
+
+
+def test_a_model_that_must_come_first_is_loaded_by_a_job(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any model counts as large here; the page shows nothing of it until the job is done, and then all."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "large")
+    monkeypatch.setattr(cached, "LOAD_AT_ONCE_BYTES", 0)
+    told: list[str] = []
+
+    def load(*asked: Any) -> LoadedModel:
+        return models.load_model(asked[0], asked[1], lambda share, doing: told.append(doing))
+
+    monkeypatch.setattr(controls, "load_model", load)
+    at = page("2_Granularity", model=folder, layer=LAYER).run()
+    if not at.get("select_slider"):  # a busy machine: the job took longer than a page waits
+        job = cached.jobs().get(cached.load_key(str(folder), cached.default_device()))
+        assert job is None or job.ended.wait(60)
+        at.run()
+    assert errors(at) == []
+    assert told[-1] == "reading tensor 21 of 21"
+    assert len(figures_of(at)) > 0
+    assert not cached.takes_long(str(folder), cached.default_device())
+    assert cached.jobs().get(cached.load_key(str(folder), cached.default_device())) is None
+
+
+def test_a_model_that_cannot_be_had_is_a_sentence_and_a_way_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any) -> LoadedModel:
+        raise ValueError("could not load 'owner/nothing': the hub has no such id")
+
+    monkeypatch.setattr(controls, "load_model", load)
+    at = page("", model="owner/nothing").run()
+    job = cached.jobs().get(cached.load_key("owner/nothing", cached.default_device()))
+    assert job is not None
+    assert job.ended.wait(60)
+    at.run()
+    assert errors(at) == ["could not load 'owner/nothing': the hub has no such id"]
+    assert "Run it again" in [button.label for button in at.button]
+    at.text_input(key="model").set_value("reference").run()
+    assert errors(at) == []
+
+
+def test_what_a_models_reader_should_know_stands_in_the_sidebar(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "noticed")
+    notice = "The weights of it.gguf were quantized before."
+    monkeypatch.setattr(cached, "load_model", lambda *a: replace(models.load_model(*a), notices=(notice,)))
+    at = page("2_Granularity", model=folder, layer=LAYER).run()
+    assert [info.value for info in at.sidebar.info] == [notice]
+    assert re.fullmatch(r"sha256:\w{16}", Place(folder).revision)

@@ -1,0 +1,45 @@
+"""The picture of the page Take it with you: bytes by part, the model before and after."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from quantcore.studies.stored import Stored
+from ui.components.palette import AMBER, BLUE, SLATE, VERMILION, token
+from ui.figures.base import figure
+
+PARTS = {
+    "weights before": token("blue", 0.4),
+    "codes": BLUE,
+    "scales": VERMILION,
+    "zero points": AMBER,
+    "float rest": SLATE,
+}
+
+
+def bytes_by_part(parts: Stored, label: str) -> go.Figure:
+    """Two bars on one axis, MB: the float model and its checkpoint, split into what the bytes are for."""
+    before, after = f"float, {parts.dtype}", label
+    widths = {
+        "weights before": (parts.float_bytes - parts.floats, 0),
+        "codes": (0, parts.codes),
+        "scales": (0, parts.scales),
+        "zero points": (0, parts.zero_points),
+        "float rest": (parts.floats, parts.floats),
+    }
+    fig = figure("Bytes by part", "MB", "", 170, barmode="stack", bargap=0.35, showlegend=True)
+    for name, sizes in widths.items():
+        if any(sizes):
+            fig.add_trace(
+                go.Bar(
+                    x=[size / 1e6 for size in sizes],
+                    y=[before, after],
+                    orientation="h",
+                    name=name,
+                    marker={"color": PARTS[name]},
+                    hovertemplate=f"{name}: %{{x:.3f}} MB<extra></extra>",
+                )
+            )
+    fig.update_layout(legend={"traceorder": "normal", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"})
+    fig.update_yaxes(autorange="reversed", type="category", ticksuffix=" ")
+    return fig

@@ -5,7 +5,7 @@
 
 Each run is a process of its own. Its peak is VmHWM, the most memory that the kernel ever counted for it (mapped file
 pages included), set back to the present once torch and transformers are imported; what it held then is subtracted. The
-last run loads the whole model as `load_model` does, for comparison.
+run `load` loads the whole model as `load_model` does, for comparison.
 """
 
 from __future__ import annotations
@@ -138,9 +138,10 @@ def main() -> None:
             )
             runs.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{run:20s} peak {runs[-1]['peak_mb']:8,.1f} MB above the imports, {runs[-1]['seconds']:7.1f} s")
-    if chosen.out:
-        result = {"machine": describe(), "shape": shape, "weights_mb": round(weight_bytes / 1e6, 1), "tokens": TOKENS}
-        chosen.out.write_text(json.dumps(result | {"runs": runs}, indent=2) + "\n", encoding="utf-8")
+            if chosen.out:
+                facts = {"machine": describe(), "shape": shape, "weights_mb": round(weight_bytes / 1e6, 1)}
+                result = facts | {"tokens": TOKENS, "runs": runs}
+                chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from torch import Tensor
 
-from quantcore.convert import quantize_model
+from quantcore import export_checkpoint, quantize_model
 from quantcore.duel import Duel, duel, short_label
 from quantcore.evaluate import device_name
+from quantcore.export import ExportReport
 from quantcore.granularity import largest_divisor
 from quantcore.models import LoadedModel, source_path
 from quantcore.plain import plain
@@ -22,6 +23,7 @@ from quantcore.report import Document, duel_document, layer_document, to_html
 from quantcore.scheme import Scheme
 from quantcore.serving import CHECKED, serving
 from quantcore.store import tokens_hash
+from quantcore.studies.written import ReadBack, as_zip, read_back, written
 from quantcore.verb_inputs import text_of
 from ui import cached, controls, frame, job_view, take_words
 from ui.components.chart import chart
@@ -87,9 +89,6 @@ def recipe_part(plan: Plan, choice: controls.Choice) -> None:
 
 def checkpoint_part(plan: Plan, choice: controls.Choice, learned: int | None, folder: Path) -> None:
     """Write the checkpoint as a job; show what was written."""
-    from quantcore.export import ExportReport, export_checkpoint
-    from quantcore.studies.written import as_zip, written
-
     jobs, key = cached.jobs(), f"export|{folder}"
     found, job = written(folder), cached.jobs().get(key)
     if found is None and job is not None and job.state == "done":
@@ -99,7 +98,7 @@ def checkpoint_part(plan: Plan, choice: controls.Choice, learned: int | None, fo
 
         def work(progress: job_view.Progress) -> ExportReport:
             make_exports(folder.parent)
-            return export_checkpoint(loaded, plan, folder, calibration_of(loaded, learned and 4 * learned), progress=progress)
+            return export_checkpoint(loaded, plan, folder, calibration_of(loaded, learned), progress=progress)
 
         st.markdown(f"The whole model, quantized on {choice.device}, for transformers and vLLM; it will lie in")
         st.code(str(folder), language=None, wrap_lines=True)
@@ -128,8 +127,6 @@ def checkpoint_part(plan: Plan, choice: controls.Choice, learned: int | None, fo
 
 def read_back_part(plan: Plan, choice: controls.Choice, learned: int | None, folder: Path) -> None:
     """The checkpoint, loaded by transformers, beside the quantized model."""
-    from quantcore.studies.written import ReadBack, read_back
-
     loaded = cached.model(choice.model_id, choice.device)
     if (parameters := sum(one.numel() for one in loaded.model.parameters())) > cached.SMALL_MODEL:
         st.caption(

@@ -27,7 +27,6 @@ EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 EXPERTS = re.compile(r"\bexperts?\b")
 HEADS = ("lm_head", "embed_out")
-_header, _weight_files = header, weight_files  # the names that streamed.py imports
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ hub id (see `sources`). Only safetensors and GGUF weights are read and no code t
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -72,6 +73,7 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     neither safetensors nor GGUF, too little memory, a model without Linear layers."""
     place = fetch(source, lambda share, doing: progress(DOWNLOAD_SHARE * share, doing))
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    _require_float(source, place)
     _require_room(source, place, target)
     from transformers import AutoModelForCausalLM, AutoTokenizer  # 1 s to import: only those who load a model pay it
 
@@ -96,6 +98,18 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
         raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try {REFERENCE!r}")
     notices = (gguf_file.notice(place.folder / place.gguf),) if place.gguf else ()
     return LoadedModel(source, model, tokenizer, target, place.revision, notices)
+
+
+def _require_float(source: str, place: Place) -> None:
+    """Raises: ValueError where the weights are codes of another quantizer, or of our own export."""
+    config = place.folder / "config.json"
+    found = {} if place.gguf or not config.is_file() else json.loads(config.read_text(encoding="utf-8"))
+    if isinstance(found, dict) and (quantization := found.get("quantization_config")):
+        method = quantization.get("quant_method", "a method that it does not name")
+        raise ValueError(
+            f"{source!r} is quantized already (by {method}), "
+            "so what another scheme costs could not be told; give the float model that it was made from"
+        )
 
 
 def _require_room(source: str, place: Place, target: torch.device) -> None:

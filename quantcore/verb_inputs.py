@@ -20,11 +20,11 @@ from quantcore.models import (
     bundled_text,
     devices,
     load_model,
-    read_text,
     token_windows,
 )
 from quantcore.scheme import Gptq, Scheme
 from quantcore.store import tokens_hash
+from quantcore.texts import read_text_file
 
 MAX_TOKENS = 2560
 CALIBRATION_TOKENS = 2560
@@ -79,7 +79,7 @@ def text_of(path: str | None, most: int, seed: int | None = None, split: str = "
     """A text to read; a user's file is read here, before any model is, so that a wrong file is told at once."""
     if most < 2 * len(TEXT_KINDS):
         raise ValueError(f"--max-tokens {most} is too few; give at least {2 * len(TEXT_KINDS)}")
-    return Text(path, None if path is None else read_text(path), most, seed, split)
+    return Text(path, None if path is None else read_text_file(path).joined(), most, seed, split)
 
 
 def calibration_text(schemes: Iterable[Scheme], seed: int | None = None) -> Text:

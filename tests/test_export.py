@@ -426,3 +426,9 @@ def test_a_report_says_everything(tiny_lm: LoadedModel, tmp_path: Path) -> None:
     assert first.files == second.files  # the same bytes, by their hashes
     assert (first.calibration_tokens, first.calibration_hash) == (32, second.calibration_hash)
     assert all(layer.loss is not None for layer in first.layers)
+
+
+def test_an_exported_checkpoint_is_not_taken_for_a_float_model(tmp_path: Path, tiny_lm: LoadedModel) -> None:
+    export_checkpoint(tiny_lm, "w:int8/channel", tmp_path / "codes")
+    with pytest.raises(ValueError, match="is quantized already .by compressed-tensors.*give the float model"):
+        load_model(str(tmp_path / "codes"), "cpu")

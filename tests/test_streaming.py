@@ -28,7 +28,7 @@ from quantcore.streaming import planned, planned_bytes, stream_evaluate, stream_
 from tests.conftest import tiny_tokenizer
 from tests.test_architectures import tiny
 
-MODEL_MB, LIMIT_MB = 300, 150
+MODEL_MB, LIMIT_MB = 150, 75
 PLANS = [
     "w:int4/group32",
     "w:int3/group32/asym,gptq",
@@ -42,7 +42,13 @@ PLANS = [
 @pytest.fixture
 def text() -> torch.Tensor:
     torch.manual_seed(1)
-    return torch.randint(3, 200, (150, 32))  # two calibration batches
+    return torch.randint(3, 200, (20, 256))  # two calibration batches
+
+
+@pytest.fixture
+def short() -> torch.Tensor:
+    torch.manual_seed(2)
+    return torch.randint(3, 128, (40, 32))
 
 
 def folder_of(kind: str, path: Path) -> Path:
@@ -88,8 +94,7 @@ def test_reads_what_load_model_loads(tiny_lm: LoadedModel, tiny_model_dir: Path)
 
 def test_figures_are_compares_on_the_reference_model() -> None:
     loaded = load_model("reference", "cpu")
-    assert StreamedModel("reference", "cpu").around.lm_head.weight.data_ptr() != 0
-    tokens = token_windows(loaded.tokenizer, bundled_text("evaluation", "story"), 128, limit=1200)
+    tokens = token_windows(loaded.tokenizer, bundled_text("evaluation", "story"), 128, limit=512)
     quantized, _ = quantize_model(loaded.model, "W4A16")
     expected, found = (
         asdict(report)
@@ -106,16 +111,16 @@ def test_figures_are_compares_on_the_reference_model() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Llama", "Qwen3", "GPT2", "OPT", "Gemma"])
-def test_figures_and_codes_of_other_architectures(kind: str, tmp_path: Path, text: torch.Tensor) -> None:
-    folder, text = str(folder_of(kind, tmp_path)), text[:40] % 128
+def test_figures_and_codes_of_other_architectures(kind: str, tmp_path: Path, short: torch.Tensor) -> None:
+    folder = str(folder_of(kind, tmp_path))
     loaded, scheme = load_model(folder, "cpu"), "w:int3/group16,a:int8/tensor/static,gptq"
-    quantized, _ = quantize_model(loaded.model, scheme, calibration=text)
-    expected, found = compare(loaded.model, quantized, text), stream_evaluate(folder, scheme, text, device="cpu")
+    quantized, _ = quantize_model(loaded.model, scheme, calibration=short)
+    expected, found = compare(loaded.model, quantized, short), stream_evaluate(folder, scheme, short, device="cpu")
     assert replace(found, seconds=0) == replace(expected, seconds=0)
     assert found.kl > 1e-4
 
 
-def test_blocks_of_two_kinds_each_get_their_own_mask(tmp_path: Path, text: torch.Tensor) -> None:
+def test_blocks_of_two_kinds_each_get_their_own_mask(tmp_path: Path, short: torch.Tensor) -> None:
     """Gemma 3: local attention over 8 tokens in block 0, global in block 1, each with its own rotary frequencies."""
     config = transformers.Gemma3TextConfig(
         vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -124,12 +129,11 @@ def test_blocks_of_two_kinds_each_get_their_own_mask(tmp_path: Path, text: torch
     )  # fmt: skip
     tiny_tokenizer().save_pretrained(tmp_path)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    loaded, text = load_model(str(tmp_path), "cpu"), text[:40] % 128
+    loaded = load_model(str(tmp_path), "cpu")
     quantized, _ = quantize_model(loaded.model, "w:int3/group16")
-    expected = compare(loaded.model, quantized, text)
-    assert replace(stream_evaluate(str(tmp_path), "w:int3/group16", text, device="cpu"), seconds=0) == replace(
-        expected, seconds=0
-    )
+    expected = compare(loaded.model, quantized, short)
+    found = stream_evaluate(str(tmp_path), "w:int3/group16", short, device="cpu")
+    assert replace(found, seconds=0) == replace(expected, seconds=0)
 
 
 @pytest.mark.parametrize("plan", ["w:int4/group32", "w:int4/group32,gptq,skip=none@down_proj=w:int8/channel"])
@@ -166,7 +170,7 @@ def test_what_is_refused_and_before_any_work(tiny_model_dir: Path, tmp_path: Pat
             stream_quantize(streamed, scheme)
     with pytest.raises(ValueError, match="windows of 1 token predict nothing"):
         stream_evaluate(streamed, "W8A8", text[:, :1])
-    with pytest.raises(ValueError, match=r"hold no 'model\.layers\.0\.mlp\.experts.* under this name"):
+    with pytest.raises(ValueError, match=r"hold no 'model\.layers\.0\.mlp\..*' under this name"):
         StreamedModel(str(folder_of("Mixtral", tmp_path / "experts")), "cpu")
     folder = folder_of("Llama", tmp_path / "wrong")
     tensors = load_file(folder / "model.safetensors")
@@ -201,7 +205,7 @@ before = memory("VmRSS")
 allowed = memory("VmData") + limit
 resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 if verb == "export":
-    stream_export(model, "w:int4/group128", out, device="cpu", shard_bytes=16 * 10**6)
+    stream_export(model, "w:int4/group128", out, device="cpu", shard_bytes=8 * 10**6)
 else:
     load_model(model, "cpu")
 print(memory("VmHWM") - before)
@@ -210,8 +214,9 @@ print(memory("VmHWM") - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limit on a process's data is Linux's")
 def test_exports_a_model_twice_as_large_as_the_memory_it_may_take(tmp_path: Path) -> None:
-    """The limit counts from what the imports took; loading the model whole fails under it."""
-    written = write_random_llama(tmp_path / "model", hidden=768, ffn=2048, heads=12, blocks=22, vocabulary=512)
+    """The limit counts from what the imports took; loading the model whole fails under it. glibc is told to give
+    every freed matrix back at once: else it keeps some for later, and what it keeps counts."""
+    written = write_random_llama(tmp_path / "model", hidden=512, ffn=1408, heads=8, blocks=24, vocabulary=512)
     assert written > MODEL_MB * 10**6
 
     def run(verb: str) -> subprocess.CompletedProcess[str]:
@@ -222,7 +227,7 @@ def test_exports_a_model_twice_as_large_as_the_memory_it_may_take(tmp_path: Path
             capture_output=True,
             text=True,
             cwd=Path(__file__).parent.parent,
-            env=os.environ | {"OMP_NUM_THREADS": "2"},
+            env=os.environ | {"OMP_NUM_THREADS": "2", "MALLOC_MMAP_THRESHOLD_": "1048576"},
         )
 
     done = run("export")

@@ -22,6 +22,7 @@ from quantcore.calibrate import LayerStats, calibrate, layer_inputs, momenta_of,
 from quantcore.convert import quantize_model, static_qparams
 from quantcore.duel import Duel, duel, known
 from quantcore.evaluate import checkpoint_bytes
+from quantcore.export import stored_type
 from quantcore.formats import format_named
 from quantcore.inventory import block_order, inventory
 from quantcore.models import (
@@ -748,8 +749,6 @@ EXPORTS = "exports"
 @st.cache_resource(max_entries=8, show_spinner=False)
 def stored_type_of(model_id: str, device: str) -> torch.dtype:
     """The float type of the model's checkpoints."""
-    from quantcore.export import stored_type  # with compressed-tensors, which takes a second
-
     return stored_type(model(model_id, device).model)
 
 

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from quantcore.memory import free_memory
+
 Progress = Callable[[float, str], None]
 Work = Callable[[Progress], Any]
 KEPT = 32  # finished jobs that can still be asked for their result
@@ -96,7 +98,7 @@ class Job:
         self._work = None  # what the work held on to may go
         self.state = state
         if state != "done":
-            free_memory(self.device)
+            clear_memory(self.device)
         self.ended.set()
 
 
@@ -196,25 +198,15 @@ def sentence(error: Exception, job: Job) -> str:
 
 def free_text(device: str) -> str:
     """How much memory a device has free, in words."""
-    if device.startswith("cuda"):
-        free, total = torch.cuda.mem_get_info(torch.device(device))
-    else:
-        free, total = _machine_memory()
-    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB were free" if total else "how much was free is not known"
+    found = free_memory(torch.device(device))
+    if found is None:
+        return "how much was free is not known"
+    free, total = found
+    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB were free"
 
 
-def free_memory(device: str) -> None:
+def clear_memory(device: str) -> None:
     """Give back what a job that ended early has left behind."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
-
-
-def _machine_memory() -> tuple[int, int]:
-    """Bytes available and in all; zeros where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 - no file of ours
-            lines = dict(line.split(":", 1) for line in file)
-        return tuple(int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))  # type: ignore
-    except (OSError, KeyError, ValueError):
-        return 0, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -68,7 +69,7 @@ def pareto(duel: Duel) -> go.Figure:
     return fig
 
 
-def log_ticks(shown: Sequence[float]) -> dict[str, Sequence[object]]:
+def log_ticks(shown: Sequence[float]) -> dict[str, list[Any]]:
     """Ticks of a logarithmic axis over these values, written out: 1, 2, 5 a decade, else decades alone."""
     lo, hi = math.floor(math.log10(min(shown, default=1))), math.ceil(math.log10(max(shown, default=1)))
     steps = (1, 2, 5) if hi - lo <= 3 else (1,)

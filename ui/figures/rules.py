@@ -17,7 +17,7 @@ from ui.figures.base import figure
 def bouts(result: RuleResult, scheme: str) -> go.Figure:
     """KL of each scheme, the rule's first; bars: 95% interval of the mean over windows."""
     mine = str(Plan.parse(scheme))
-    fig = figure("Rule (blue) and challengers", "KL to the float model, nats", "", 90 + 46 * len(result.duel.reports))
+    fig = figure("The rule (o) and its challengers (x)", "KL to float, nats", "", 110 + 56 * len(result.duel.reports))
     for text in [mine, *(text for text in result.duel.reports if text != mine)]:
         interval = window_interval(result.duel.scores[text].kl)
         finite = math.isfinite(interval.lo)
@@ -39,6 +39,15 @@ def bouts(result: RuleResult, scheme: str) -> go.Figure:
                 showlegend=False,
             )
         )
+        fig.add_annotation(  # above its marker: beside it a long scheme would take the picture's width
+            x=0,
+            xref="paper",
+            xanchor="left",
+            y=short_label(text, 60),
+            yshift=16,
+            text=short_label(text, 60),
+            showarrow=False,
+        )
     fig.update_xaxes(rangemode="tozero")
-    fig.update_yaxes(autorange="reversed", type="category")
+    fig.update_yaxes(autorange="reversed", type="category", showticklabels=False)
     return fig

@@ -16,7 +16,7 @@ from ui.figures.base import colour_bar, figure
 from ui.figures.duel import log_ticks
 
 STEPS = (VERMILION, AMBER, GREEN, BLUE, PURPLE, SLATE)  # fewest bits first
-RANKED = 24
+RANKED = 16
 
 
 def grid_of(layers: Sequence[str]) -> tuple[list[str], list[str], dict[str, tuple[int, int]]]:
@@ -43,9 +43,9 @@ def heat_map(costs: Mapping[str, float], title: str, what: str) -> go.Figure:
         z[row, column] = math.log10(max(costs[layer], 1e-7))
         shown[row, column] = f"{layer}<br>{what} {costs[layer]:.3g} nats"
     fig = figure(title, "block", "", 380)
-    lo, hi = math.floor(np.nanmin(z)), math.ceil(np.nanmax(z))
-    ticks = list(range(lo, hi + 1))
-    bar = {**colour_bar(f"{what}, nats, log"), "tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks]}
+    ticks = log_ticks([10.0 ** float(edge) for edge in (np.nanmin(z), np.nanmax(z))])
+    at = [math.log10(value) for value in ticks["tickvals"]]
+    bar = {**colour_bar(f"{what}, nats, log"), "tickvals": at, "ticktext": ticks["ticktext"]}
     fig.add_trace(
         go.Heatmap(
             z=z,
@@ -68,13 +68,17 @@ def ranking(costs: Mapping[str, float], title: str, what: str) -> go.Figure:
     """The layers that hurt most, first at the top."""
     worst = sorted(costs, key=lambda layer: -costs[layer])[:RANKED]
     modules = list(dict.fromkeys(place_of(layer)[1] for layer in costs))
-    fig = figure(title, f"{what}, nats", "", 30 + 17 * len(worst) + 70)
+    places = [modules.index(place_of(layer)[1]) for layer in worst]
+    fig = figure(title, f"{what}, nats", "", 100 + 20 * len(worst))
     fig.add_trace(
         go.Bar(
             x=[costs[layer] for layer in worst],
             y=[layer.removeprefix("model.") for layer in worst],
             orientation="h",
-            marker={"color": [STEPS[modules.index(place_of(layer)[1]) % len(STEPS)] for layer in worst]},
+            marker={
+                "color": [STEPS[place % len(STEPS)] for place in places],
+                "pattern": {"shape": ["" if place < len(STEPS) else "/" for place in places]},
+            },
             text=[f"{costs[layer]:.3g}" for layer in worst],
             textposition="outside",
             cliponaxis=False,
@@ -82,7 +86,7 @@ def ranking(costs: Mapping[str, float], title: str, what: str) -> go.Figure:
         )
     )
     fig.update_xaxes(range=[0, 1.16 * max(costs.values())])
-    fig.update_yaxes(autorange="reversed", tickfont={"size": 11}, dtick=1)
+    fig.update_yaxes(autorange="reversed", tickfont={"size": 13}, dtick=1)
     return fig
 
 

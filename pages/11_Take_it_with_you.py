@@ -263,7 +263,7 @@ with frame.page("How do I leave with this scheme?", LOOK_FOR, TRIES, PATH) as ch
     served = serving(short, schemes, cached.model(*place).context)
     with first, st.grid(2, min_column_width=480):
         with st.container():
-            said = take_words.price(parts, short_label(text))
+            said = take_words.price(parts, short_label(text), schemes.values())
             st.markdown(said)
             if refused is not None:
                 st.warning(refused)

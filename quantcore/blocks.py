@@ -25,49 +25,71 @@ def block_names(model: nn.Module) -> list[str]:
     return sorted(names, key=names.__getitem__)
 
 
+_More = tuple[tuple[Any, ...], dict[str, Any]]
+
+
 class _Reached(Exception):
     """Thrown at the first block: the rest of that forward pass is run block by block."""
 
 
 class BlockWalk:
-    """The hidden states that enter the next block, batch by batch, with what else the blocks are called with.
+    """The hidden states that enter the next block, batch by batch, with what else each block is called with.
 
+    Blocks of one model may be called with other masks and other rotary angles (Gemma's local and global attention): the
+    first batch runs through the whole model and tells; the others stop at the first block where all are called alike.
     Memory: tokens x hidden numbers in the model's dtype, on its device."""
 
     def __init__(self, model: nn.Module, tokens: Tensor) -> None:
-        first = model.get_submodule(block_names(model)[0])
-        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._hidden: list[Tensor] = []
+        self._more: list[list[_More]] = []  # of each batch, what comes with the hidden states: of all blocks, or of any
+        self._place = 0
+        modules = [model.get_submodule(name) for name in block_names(model)]
+        alike = False
 
         def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._calls.append((args, kwargs))
-            raise _Reached
+            hidden, *rest = args if args else [kwargs["hidden_states"]]
+            if not self._more[-1]:
+                self._hidden.append(hidden)
+            self._more[-1].append((tuple(rest), {name: kwargs[name] for name in kwargs if name != "hidden_states"}))
+            if alike:
+                raise _Reached
 
-        hook = first.register_forward_pre_hook(catch, with_kwargs=True)
+        hooks = [module.register_forward_pre_hook(catch, with_kwargs=True) for module in modules]
         try:
             with torch.inference_mode():
                 for batch in batches(tokens, next(model.parameters()).device):
+                    self._more.append([])
                     try:
                         model(batch, use_cache=False)
                     except _Reached:
                         continue
+                    alike = all(_same(more, self._more[0][0]) for more in self._more[0])
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
     def run(self, block: nn.Module, tick: Callable[[float], None] | None = None) -> None:
         """Run a block over every batch and let its outputs go: for hooks that watch what happens inside."""
-        with torch.inference_mode():
-            for done, (args, kwargs) in enumerate(self._calls):
-                block(*args, **kwargs)
-                if tick:
-                    tick((done + 1) / len(self._calls))
+        for index in range(len(self._hidden)):
+            self._output(block, index)
+            if tick:
+                tick((index + 1) / len(self._hidden))
 
     def advance(self, block: nn.Module) -> None:
         """Run a block over every batch; its outputs are what enters the next one."""
+        for index in range(len(self._hidden)):
+            out = self._output(block, index)
+            self._hidden[index] = out[0] if isinstance(out, tuple) else out
+        self._place += 1
+
+    def _output(self, block: nn.Module, index: int) -> Any:
+        args, kwargs = self._more[index][min(self._place, len(self._more[index]) - 1)]
         with torch.inference_mode():
-            for index, (args, kwargs) in enumerate(self._calls):
-                out = block(*args, **kwargs)
-                hidden = out[0] if isinstance(out, tuple) else out
-                if args:
-                    self._calls[index] = ((hidden, *args[1:]), kwargs)
-                else:
-                    self._calls[index] = ((), kwargs | {"hidden_states": hidden})
+            return block(self._hidden[index], *args, **kwargs)
+
+
+def _same(one: _More, other: _More) -> bool:
+    """Whether two calls come with the very same objects; a number that counts the blocks is another one each time."""
+    (args, kwargs), (others, more) = one, other
+    pairs = [*zip(args, others, strict=False), *((kwargs[name], more.get(name)) for name in kwargs)]
+    return len(args) == len(others) and kwargs.keys() == more.keys() and all(a is b for a, b in pairs)

@@ -172,7 +172,7 @@ class HiddenWalk(BlockWalk):
         self._model, self._device = streamed.around, streamed.device
         self._places = [cast(BlockPlace, self._model.get_submodule(name)) for name in streamed.blocks]
         self._batches = list(batches(tokens, torch.device("cpu"), tokens_a_batch))
-        self._hidden: list[Tensor | None] = [None] * len(self._batches)
+        self._states: list[Tensor | None] = [None] * len(self._batches)
         self._next = 0
 
     def run(self, block: nn.Module, tick: Callable[[float], None] | None = None) -> None:
@@ -185,7 +185,7 @@ class HiddenWalk(BlockWalk):
         for index in range(len(self._batches)):
             out = self._output(block, index)
             hidden = out[0] if isinstance(out, tuple) else out
-            self._hidden[index] = hidden.cpu()
+            self._states[index] = hidden.cpu()
             for place in self._places:
                 place.extra = len(out) - 1 if isinstance(out, tuple) else None
         self._next += 1
@@ -200,7 +200,7 @@ class HiddenWalk(BlockWalk):
         last = [module for module in model.modules() if isinstance(module, BlockPlace)][-1]
         last.extra = self._places[-1].extra
         with torch.inference_mode():
-            for batch, hidden in zip(self._batches, self._hidden, strict=True):
+            for batch, hidden in zip(self._batches, self._states, strict=True):
                 assert hidden is not None
                 last.run = _returning(last.returned(hidden.to(self._device)))
                 try:
@@ -213,7 +213,7 @@ class HiddenWalk(BlockWalk):
         place, outputs = self._places[self._next], []
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            hidden = self._hidden[index]
+            hidden = self._states[index]
             if hidden is not None and args:
                 args = (hidden.to(self._device), *args[1:])
             elif hidden is not None:

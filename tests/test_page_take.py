@@ -80,6 +80,11 @@ def test_a_plan_in_the_link(plan: str, layers: int, tiny_model_dir: Path) -> Non
     assert command.endswith("--max-tokens 2560") == (layers > 1)
 
 
+def test_codes_that_are_not_packed_are_told(tiny_model_dir: Path) -> None:
+    assert "one code a byte" in said(take(tiny_model_dir, scheme="w:int4/group16,a:int8/token/dynamic"))
+    assert "one code a byte" not in said(take(tiny_model_dir, scheme="W8A8"))
+
+
 def test_what_the_format_cannot_hold_leaves_the_rest_alive(tiny_model_dir: Path) -> None:
     at = take(tiny_model_dir, scheme="w:fp4_e2m1/group32")
     assert [one.value for one in at.warning] == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -34,7 +34,7 @@ def short_name(model_id: str, plan: Plan) -> str:
     return f"{slug(model)}-{slug(plan.label)}"
 
 
-def price(parts: Stored, label: str) -> str:
+def price(parts: Stored, label: str, schemes: Iterable[Scheme]) -> str:
     """Bytes beside the float model's, bits a weight, and what stays float."""
     if parts.bits_per_weight is None:
         return f"**{label}** leaves every weight float: **{parts.float_bytes / 1e6:.2f} MB** in {parts.dtype}."
@@ -44,9 +44,13 @@ def price(parts: Stored, label: str) -> str:
         f"(**{share:.0%}**); **{parts.bits_per_weight:.4g} bits** a quantized weight, its share of scales and zero "
         f"points counted. {parts.floats / 1e6:.2f} MB stay float: embeddings, norms, and what is skipped."
     )
-    return (
-        said if parts.layouts else f"{said} Counted as if codes were packed without gaps, as no such file is written."
-    )
+    if not parts.layouts:
+        return f"{said} Counted as if codes were packed without gaps, as no such file is written."
+    if "int-quantized" in parts.layouts and any(
+        one.weights and one.activations and one.weights.fmt.bits < 8 for one in schemes
+    ):
+        return f"{said} Beside quantized activations the format keeps one code a byte, also of fewer bits."
+    return said
 
 
 def runs(serving: Serving, schemes: Mapping[str, Scheme]) -> list[str]:

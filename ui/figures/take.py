@@ -27,7 +27,7 @@ def bytes_by_part(parts: Stored, label: str) -> go.Figure:
         "zero points": (0, parts.zero_points),
         "float rest": (parts.floats, parts.floats),
     }
-    fig = figure("Bytes by part", "MB", "", 170, barmode="stack", bargap=0.35, showlegend=True)
+    fig = figure("Bytes by part", "MB", "", 178, barmode="stack", bargap=0.35, showlegend=True)
     for name, sizes in widths.items():
         if any(sizes):
             fig.add_trace(
@@ -40,6 +40,8 @@ def bytes_by_part(parts: Stored, label: str) -> go.Figure:
                     hovertemplate=f"{name}: %{{x:.3f}} MB<extra></extra>",
                 )
             )
-    fig.update_layout(legend={"traceorder": "normal", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"})
+    fig.update_layout(
+        margin={"t": 54}, legend={"traceorder": "normal", "yref": "container", "y": 0.99, "x": 1, "xanchor": "right"}
+    )
     fig.update_yaxes(autorange="reversed", type="category", ticksuffix=" ")
     return fig

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from quantcore import dequantize
-from quantcore.calibrate import gram_of
+from quantcore.calibration import gram_of
 from quantcore.gptq import GptqProblem, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
 from quantcore.scheme import Gptq, QuantSpec, Scheme
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from quantcore.calibrate import momenta_of
+from quantcore.calibration import momenta_of
 from quantcore.granularity import largest_divisor
 from quantcore.models import TEXT_KINDS
 from quantcore.scheme import Gptq, Scheme

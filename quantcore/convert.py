@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from quantcore.affine import QParams, choose_qparams
 from quantcore.blocks import BlockWalk, block_names
-from quantcore.calibrate import LayerStats, Progress, calibrate, gram_of, momenta_of, watch_inputs
+from quantcore.calibration import LayerStats, Progress, calibrate, gram_of, momenta_of, watch_inputs
 from quantcore.evaluate import CHECKPOINT_FLOAT_BITS, sqnr_db, tensor_error
 from quantcore.gptq import CholeskyError, GptqProblem, gptq_loss, gptq_quantize_many
 from quantcore.layers import QuantLinear

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantcore.calibrate import Progress
+from quantcore.calibration import Progress
 from quantcore.convert import LayerReport, quantize_model
 from quantcore.evaluate import Comparison, ModelReport, Scores, compare, device_name, versions
 from quantcore.models import LoadedModel

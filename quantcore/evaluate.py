@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantcore.calibrate import Progress
+from quantcore.calibration import Progress
 from quantcore.layers import QuantLinear
 from quantcore.models import batches
 from quantcore.statistics import Interval, paired_interval, percentile, window_interval

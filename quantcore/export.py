@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from quantcore.calibrate import Progress
+from quantcore.calibration import Progress
 from quantcore.convert import LayerReport, quantize_model
 from quantcore.evaluate import checkpoint_bytes, device_name, quantized_linears, versions
 from quantcore.layers import QuantLinear

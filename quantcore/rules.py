@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from quantcore.calibrate import Progress
+from quantcore.calibration import Progress
 from quantcore.duel import Duel, duel
 from quantcore.models import LoadedModel
 from quantcore.plan import Plan

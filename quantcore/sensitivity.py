@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantcore.calibrate import Progress
+from quantcore.calibration import Progress
 from quantcore.convert import quantize_model
 from quantcore.evaluate import quantized_linears
 from quantcore.models import batches

@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from quantcore.calibrate import Progress
+from quantcore.calibration import Progress
 from quantcore.convert import LayerReport
 from quantcore.evaluate import device_name, versions
 from quantcore.export import (

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.blocks import BlockWalk, _Reached
-from quantcore.calibrate import LayerStats, Progress, momenta_of, watch_inputs
+from quantcore.calibration import LayerStats, Progress, momenta_of, watch_inputs
 from quantcore.convert import LayerReport, _copy_with, _hessians, _left_float, _quantize_set
 from quantcore.evaluate import (
     BATCH_TOKENS,

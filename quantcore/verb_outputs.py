@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from quantcore.calibrate import Progress
+from quantcore.calibration import Progress
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantcore.calibrate import calibrate, layer_inputs, momenta_of
+from quantcore.calibration import calibrate, layer_inputs, momenta_of
 from quantcore.convert import quantize_model, static_qparams
 from quantcore.duel import duel
 from quantcore.evaluate import compare as evaluate_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantcore import calibrate, compare, dequantize, fake_quantize, load_model, quantize, quantize_model
-from quantcore.calibrate import outlier_ratio
+from quantcore.calibration import outlier_ratio
 from quantcore.formats import FORMATS
 from quantcore.models import bundled_text, token_windows
 from quantcore.scheme import Scheme

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from quantcore.affine import QParams
-from quantcore.calibrate import calibrate, layer_inputs
+from quantcore.calibration import calibrate, layer_inputs
 from quantcore.convert import quantize_linear, quantize_model, static_qparams
 from quantcore.models import LoadedModel, linear_named, token_windows
 from quantcore.scheme import Scheme

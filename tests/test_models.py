@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from quantcore import memory, models
-from quantcore.calibrate import calibrate, outlier_ratio
+from quantcore.calibration import calibrate, outlier_ratio
 from quantcore.models import (
     TEXT_KINDS,
     TEXT_SPLITS,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantcore.calibrate import LayerStats
+from quantcore.calibration import LayerStats
 from quantcore.studies.outliers import (
     CLIPS,
     KEEPS,

@@ -12,7 +12,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from quantcore import dequantize, fake_quantize
-from quantcore.calibrate import calibrate
+from quantcore.calibration import calibrate
 from quantcore.gptq import gptq_loss, gptq_plain, gptq_quantize
 from quantcore.models import TEXT_KINDS, LoadedModel, bundled_text, linear_named, token_windows
 from quantcore.scheme import Gptq, Scheme

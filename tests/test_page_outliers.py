@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from quantcore.calibrate import layer_inputs
+from quantcore.calibration import layer_inputs
 from quantcore.models import LoadedModel, bundled_text, token_windows
 from quantcore.studies.outliers import CLIPS, channel_study, who_pays
 from tests.apptest_helpers import figure_of, page, values

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from quantcore.calibrate import layer_inputs
+from quantcore.calibration import layer_inputs
 from quantcore.models import TEXT_KINDS, LoadedModel, bundled_text, token_windows
 from quantcore.scheme import Scheme
 from quantcore.studies.ranges import observe, watch

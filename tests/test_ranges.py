@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from quantcore import fake_quantize
 from quantcore.affine import choose_qparams
-from quantcore.calibrate import layer_inputs, watch_inputs
+from quantcore.calibration import layer_inputs, watch_inputs
 from quantcore.evaluate import tensor_error
 from quantcore.layers import QuantLinear
 from quantcore.models import LoadedModel, token_windows

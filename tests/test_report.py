@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from quantcore import svg
-from quantcore.calibrate import layer_inputs
+from quantcore.calibration import layer_inputs
 from quantcore.duel import Duel, duel
 from quantcore.models import LoadedModel, bundled_text, linear_named, token_windows
 from quantcore.plain import plain

@@ -18,7 +18,7 @@ import streamlit as st
 import torch
 from torch import Tensor, nn
 
-from quantcore.calibrate import LayerStats, calibrate, layer_inputs, momenta_of, outlier_ratio
+from quantcore.calibration import LayerStats, calibrate, layer_inputs, momenta_of, outlier_ratio
 from quantcore.convert import quantize_model, static_qparams
 from quantcore.duel import Duel, duel, known
 from quantcore.evaluate import checkpoint_bytes

@@ -13,7 +13,7 @@ from ui.controls import Choice
 LONGEST_QUOTE = 4000  # characters of a visitor's own text; a longer one is read from a file
 HOMES = {
     "quantcore": "Scheme load_model quantize_model",
-    "quantcore.calibrate": "calibrate layer_inputs",
+    "quantcore.calibration": "calibrate layer_inputs",
     "quantcore.convert": "static_qparams",
     "quantcore.duel": "duel",
     "quantcore.formats": "format_named",

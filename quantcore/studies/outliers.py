@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quantcore.affine import QParams, choose_qparams, to_grid
-from quantcore.calibrate import LayerStats, outlier_ratio
+from quantcore.calibration import LayerStats, outlier_ratio
 from quantcore.evaluate import sqnr_db, sqnr_db_each
 from quantcore.granularity import largest_divisor
 from quantcore.models import place_of

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from quantcore.calibrate import Progress
+from quantcore.calibration import Progress
 from quantcore.evaluate import device_name, versions
 from quantcore.models import LoadedModel
 from quantcore.scheme import Scheme

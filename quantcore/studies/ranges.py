@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantcore.affine import choose_qparams
-from quantcore.calibrate import layer_inputs
+from quantcore.calibration import layer_inputs
 from quantcore.evaluate import sqnr_db, sqnr_db_each
 from quantcore.granularity import Granularity, PerBlock, PerTensor, PerToken
 from quantcore.observers import RangeRecorder

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from quantcore import calibrate
-from quantcore.calibrate import LayerStats, layer_inputs, outlier_ratio, shared_inputs, watch_inputs
+from quantcore.calibration import LayerStats, layer_inputs, outlier_ratio, shared_inputs, watch_inputs
 from quantcore.models import LoadedModel, linears
 from quantcore.observers import RangeRecorder
 

@@ -103,7 +103,10 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
 def _require_float(source: str, place: Place) -> None:
     """Raises: ValueError where the weights are codes of another quantizer, or of our own export."""
     config = place.folder / "config.json"
-    found = {} if place.gguf or not config.is_file() else json.loads(config.read_text(encoding="utf-8"))
+    try:
+        found = {} if place.gguf or not config.is_file() else json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"could not load {source!r}: its config.json is no JSON ({error})") from error
     if isinstance(found, dict) and (quantization := found.get("quantization_config")):
         method = quantization.get("quant_method", "a method that it does not name")
         raise ValueError(

@@ -242,8 +242,8 @@ def test_info_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "the text gives 0 tokens"),
-        (b"  \n\n ", "the text gives 0 tokens"),
+        (b"", "is empty"),
+        (b"  \n\n ", "is empty"),
         (b"a" * 50_000_000, "the text has 50.0 MB, the limit is 20 MB"),
         (b"caf\xe9", "is not UTF-8 text (byte 3)"),
     ],

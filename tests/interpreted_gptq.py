@@ -68,5 +68,5 @@ def test_what_earlier_columns_ask_may_be_given_apart_and_errors_come_in_halves_t
         assert torch.equal(getattr(states[0], name)[start:], getattr(states[1], name)[start:])
     error = states[1].error[start:]
     assert torch.equal(halves[0], halves[2])
-    assert torch.allclose(halves[0].float(), error, rtol=2**-7, atol=0)  # the interpreter cuts off what bf16 cannot hold
+    assert torch.allclose(halves[0].float(), error, rtol=2**-7, atol=0)  # the interpreter cuts bits off
     assert torch.allclose(halves[0].float() + halves[1].float(), error, rtol=2**-14, atol=0)

@@ -304,23 +304,24 @@ def _quantize_set(
 def _layer_report(
     name: str, layer: nn.Linear, scheme: Scheme, qweight: QTensor | None, hessian: Tensor | None, seconds: float
 ) -> LayerReport:
+    weight, w_hat = layer.weight.detach(), None if qweight is None else dequantize(qweight)
     report = LayerReport(
         name=name,
         shape=(layer.out_features, layer.in_features),
         scheme=str(scheme),
         bits_per_weight=qweight.bits_per_weight if qweight else 16.0,
         held_bytes=qweight.held_bytes if qweight else layer.weight.nbytes,
-        weight_sqnr_db=tensor_error(layer.weight.detach(), dequantize(qweight)).sqnr_db if qweight else None,
+        weight_sqnr_db=None if w_hat is None else tensor_error(weight, w_hat).sqnr_db,
         output_sqnr_db=None,
         seconds=seconds,
     )
-    if not isinstance(scheme.method, Gptq) or hessian is None or qweight is None or scheme.weights is None:
+    if not isinstance(scheme.method, Gptq) or hessian is None or w_hat is None or scheme.weights is None:
         return report
-    rounded = fake_quantize(layer.weight.detach(), scheme.weights)
+    rounded = fake_quantize(weight, scheme.weights)
     return replace(
         report,
-        loss=gptq_loss(layer.weight.detach(), dequantize(qweight), hessian),
-        rtn_loss=gptq_loss(layer.weight.detach(), rounded, hessian),
+        loss=gptq_loss(weight, w_hat, hessian),
+        rtn_loss=gptq_loss(weight, rounded, hessian),
         damp=scheme.method.damp,
     )
 

@@ -149,7 +149,7 @@ def write_checkpoint(
     layouts = {name: str(group(scheme, ["Linear"], alone).format) for name, scheme in schemes.items()}
     dtype = stored_type(loaded.model) if dtype is None else dtype
     target = require_place(folder, loaded.id, force)
-    _require_space(target, quantized)
+    require_space(target, checkpoint_bytes(quantized))
     with all_or_nothing(target) as temporary:
         write_shards(checkpoint_parts(quantized, layouts, dtype), temporary, shard_bytes)
         loaded.tokenizer.save_pretrained(temporary)
@@ -255,8 +255,9 @@ def _require_plain_linears(model: nn.Module, names: Iterable[str]) -> None:
             )
 
 
-def _require_space(target: Path, quantized: nn.Module) -> None:
-    needed, free = checkpoint_bytes(quantized), shutil.disk_usage(target.parent).free
+def require_space(target: Path, needed: int) -> None:
+    """Raises: ValueError where the disk of `target` has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(target.parent).free
     if needed > free:
         raise ValueError(
             f"the checkpoint needs about {needed / 1e6:,.1f} MB and {str(target.parent)!r} has {free / 1e6:,.1f} MB "

@@ -153,6 +153,8 @@ def _solve(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trace
         sorted_hessian = hessian if options.actorder is None else hessian[order][:, order]
         factor, stopped = _factor(_damped(sorted_hessian, options))
         failed.append((options, stopped))
+        if any(parts[0].waits for parts in rows):  # else a bad factor's NaN would be told as the weight's
+            _refuse(findings, failed, name)
         for members, parts in zip(sets.values(), rows, strict=True):
             solved |= dict(zip(members, _sweep(parts, factor, trace), strict=True))
     _refuse(findings, failed, name)

@@ -9,7 +9,6 @@ is full, so files are small here.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -35,6 +34,7 @@ from quantcore.export import (
     _save_generation_config,
     _stored_file,
     checkpoint_parts,
+    require_space,
     write_shards,
 )
 from quantcore.models import linears
@@ -74,7 +74,7 @@ def stream_export(
     require_exportable(list(dict.fromkeys(schemes.values())))
     _require_plain_linears(streamed.skeleton, schemes)
     target = require_place(folder, streamed.id, force)
-    _require_space(target, planned_bytes(streamed, schemes))
+    require_space(target, planned_bytes(streamed, schemes))
     config = configuration(schemes, [name for name in linears(streamed.skeleton) if name not in schemes])
     alone = len(set(schemes.values())) == 1
     layouts = {name: str(group(one, ["Linear"], alone).format) for name, one in schemes.items()}
@@ -153,12 +153,3 @@ class _Writing:
             self.around = part.module
             yield from checkpoint_parts(part.root, self._layouts, self._dtype)
             started = time.perf_counter()
-
-
-def _require_space(target: Path, needed: int) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise ValueError(
-            f"the checkpoint needs about {needed / 1e6:,.1f} MB and {str(target.parent)!r} has {free / 1e6:,.1f} MB "
-            "free; make room, or choose another disk"
-        )

@@ -373,7 +373,7 @@ def test_a_disk_that_is_full(tiny_lm: LoadedModel, tmp_path: Path, monkeypatch: 
     try:
         with pytest.raises(ValueError, match=r"needs about 0\.\d MB and .* has 0\.1 MB free; make room"):
             export_checkpoint(tiny_lm, "w:int8/channel", disk / "out")
-        monkeypatch.setattr(export, "_require_space", lambda *_: None)
+        monkeypatch.setattr(export, "require_space", lambda *_: None)
         with pytest.raises(ValueError, match="is full; nothing was kept"):
             export_checkpoint(tiny_lm, "w:int8/channel", disk / "out")
         assert list(disk.iterdir()) == []

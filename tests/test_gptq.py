@@ -177,3 +177,13 @@ def test_many_refuses_what_does_not_belong_together() -> None:
         )
     with pytest.raises(ValueError, match="no problem to solve"):
         gptq_quantize_many([], hessian)
+
+
+def test_a_bad_hessian_is_named_also_where_scales_are_taken_on_the_way() -> None:
+    weight, hessian = problem("random")
+    broken = hessian.clone()
+    broken[-1, -1] = float("nan")
+    with pytest.raises(ValueError, match="the Hessian holds NaN"):
+        gptq_quantize(weight, broken, spec("int4/group32"), Gptq(static_groups=False))
+    with pytest.raises(CholeskyError):
+        gptq_quantize(weight, -hessian, spec("int4/group32"), Gptq(static_groups=False))

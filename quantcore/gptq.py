@@ -209,6 +209,7 @@ def _factor(hessian: Tensor, order: Order, damp: float) -> tuple[Tensor, Tensor,
         backwards = hessian.flip(0, 1)
     backwards.diagonal().add_(damp * hessian.diagonal().mean())
     lower, stopped = torch.linalg.cholesky_ex(backwards.mT)
+    del backwards
     rows = lower.mT
     diagonal = rows.diagonal()
     return rows.div(diagonal[:, None]).flip(0, 1), diagonal.flip(0), stopped

@@ -55,8 +55,10 @@ def begin() -> None:
 
 
 def end() -> None:
-    """Remember the address as this run leaves it, so that what the page itself wrote there is no followed link."""
+    """Remember the address as this run leaves it, so that what the page itself wrote there is no followed link. Also
+    for the end of a fragment with controls, which runs again without `begin`."""
     st.session_state["_address"] = st.query_params.to_dict()
+    st.session_state["_moved"] = False
 
 
 def notices() -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantcore.affine import QParams, choose_qparams
-from quantcore.blocks import BlockWalk, block_names
+from quantcore.blocks import BlockWalk, Enough, block_names
 from quantcore.calibration import LayerStats, Progress, calibrate, gram_of, momenta_of, watch_inputs
 from quantcore.evaluate import CHECKPOINT_FLOAT_BITS, sqnr_db, tensor_error
 from quantcore.gptq import CholeskyError, GptqProblem, gptq_loss, gptq_quantize_many
@@ -175,26 +175,38 @@ def _by_gptq(scheme: Scheme) -> bool:
 
 
 def _hessians(module: nn.Module, block: str, names: list[str], walk: BlockWalk) -> list[tuple[Tensor, list[str]]]:
-    """X^T X of the named layers of a block, each with the layers that it belongs to: those that read one tensor."""
+    """X^T X of the named layers of a block, each with the layers that it belongs to: those that read one tensor.
+
+    Once a batch has called each layer once, a later one goes no further than the last of them."""
     if not names:
         return []
     local = [name.removeprefix(f"{block}.") for name in names]
     leaders: dict[str, str] = {}
     sums: dict[str, Tensor] = {}
     last: list[Tensor] = []
+    calls: list[str] = []
+    once = False
 
     def see(name: str, x: Tensor) -> None:
         """Layers that read one tensor (q, k, v; gate, up) are called one after another with the very same object."""
+        calls.append(name)
         if last and last[0] is x:
             leaders.setdefault(name, next(reversed(sums)))
-            return
-        last[:] = [x]
-        leaders.setdefault(name, name)
-        gram = gram_of(x)
-        sums[name] = gram if name not in sums else sums.pop(name).add_(gram)
+        else:
+            last[:] = [x]
+            leaders.setdefault(name, name)
+            gram = gram_of(x)
+            sums[name] = gram if name not in sums else sums.pop(name).add_(gram)
+        if once and len(calls) >= len(local) and set(calls) == set(local):
+            raise Enough
+
+    def next_batch(_: float) -> None:
+        nonlocal once
+        once = once or sorted(calls) == sorted(local)
+        calls.clear()
 
     with watch_inputs(module, local, see):
-        walk.run(module)
+        walk.run(module, next_batch)
     return [
         (total, [f"{block}.{name}" for name, leader in leaders.items() if leader == first])
         for first, total in sums.items()

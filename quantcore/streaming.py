@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from quantcore.blocks import BlockWalk, _Reached
+from quantcore.blocks import BlockWalk, Enough, _Reached
 from quantcore.calibration import LayerStats, Progress, momenta_of, watch_inputs
 from quantcore.convert import LayerReport, _copy_with, _hessians, _left_float, _quantize_set
 from quantcore.evaluate import (
@@ -177,7 +178,8 @@ class HiddenWalk(BlockWalk):
 
     def run(self, block: nn.Module, tick: Callable[[float], None] | None = None) -> None:
         for index in range(len(self._batches)):
-            self._output(block, index)
+            with suppress(Enough):
+                self._output(block, index)
             if tick:
                 tick((index + 1) / len(self._batches))
 

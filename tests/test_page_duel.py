@@ -10,7 +10,8 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 import quantcore.duel as duel_module
-from quantcore import compare, quantize_model
+from quantcore import compare, evaluate, quantize_model
+from quantcore.evaluate import quantized_linears
 from quantcore.models import LoadedModel
 from tests.apptest_helpers import click, figure_of, figures_of, values
 from tests.apptest_helpers import page as open_page
@@ -116,29 +117,61 @@ def shown_token(page: AppTest) -> int:
     return int(values(figure_of(page, "along")["figure"]["data"][1]["x"])[0])
 
 
-def test_the_first_schemes_are_shown_while_the_others_are_measured(
+def test_what_is_measured_so_far_is_shown(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the layers of what is quantized; then all figures on the windows read so far; at last the whole page."""
+    monkeypatch.setattr(job_view, "PATIENCE_S", 0.01)
+    monkeypatch.setattr("ui.jobs.SHOW_EVERY_S", 0.0)
+    monkeypatch.setattr("quantcore.evaluate.SO_FAR_S", 0.0)
+    steps, whole = threading.Semaphore(0), evaluate._log_p
+
+    def held(model, batch):
+        if not quantized_linears(model):  # the float model, once a batch
+            assert steps.acquire(timeout=60)
+        return whole(model, batch)
+
+    monkeypatch.setattr("quantcore.evaluate._log_p", held)
+
+    def shown(keys: list[str]) -> None:
+        end = time.monotonic() + 60
+        while [one["key"] for one in figures_of(page.run())] != keys:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert not page.exception
+        assert any(str(button.key).startswith("cancel_") for button in page.button)
+
+    try:
+        shown(["layer_errors"])
+        steps.release()
+        shown(["pareto", "layer_errors"])
+        assert list(page.dataframe[0].value.index) == [*LIST.split("\n")[:2], "w:int3/channel@down_proj=w:int ..."]
+        assert any(one.value.startswith("**So far**, after 1,024 tokens: **w:int8") for one in page.markdown)
+    finally:
+        steps.release(100)
+    settle(page)
+    assert not any("So far" in one.value for one in page.markdown)
+    assert len(page.dataframe[0].value) == 3
+
+
+def test_schemes_that_are_kept_are_shown_while_a_new_one_is_measured(
     page: AppTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settle(page)
     monkeypatch.setattr(job_view, "PATIENCE_S", 0.01)
     gate, whole = threading.Event(), duel_module.compare
 
-    def held(model, candidates, *args, **kwargs):
-        if list(candidates) == LIST.split("\n")[2:]:
-            assert gate.wait(60)
-        return whole(model, candidates, *args, **kwargs)
+    def held(*args, **kwargs):
+        assert gate.wait(60)
+        return whole(*args, **kwargs)
 
     monkeypatch.setattr(duel_module, "compare", held)
     try:
-        end = time.monotonic() + 60
-        while not figures_of(page.run()) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert list(page.dataframe[0].value.index) == LIST.split("\n")[:2]
-        assert [shown["key"] for shown in figures_of(page)] == ["pareto", "layer_errors"]
-        assert any(str(button.key).startswith("cancel_") for button in page.button)
+        page.text_area(key="duel").set_value(f"{LIST}\nw:int5/channel").run()
+        assert len(page.dataframe[0].value) == 3
+        assert any(one.value.startswith("**So far**, 3 schemes: ") for one in page.markdown)
     finally:
         gate.set()
     settle(page)
-    assert len(page.dataframe[0].value) == 3
+    assert len(page.dataframe[0].value) == 4
 
 
 def test_a_cancelled_job_does_not_begin_again_by_itself(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,15 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from quantcore.duel import Duel, short_label
+from quantcore.duel import FLOAT, Duel, short_label
 from quantcore.statistics import Interval
+from ui.figures.duel import LETTERS
 from ui.token_view import quoted
+
+TOLD_APART = (
+    "**Told apart?** Mean KL of the row's scheme minus the column's, nats. **▼** the row is better, **▲** worse, "
+    "beyond chance (the 95% interval of the paired difference leaves 0 out); **≈** not told apart."
+)
 
 
 def table(duel: Duel) -> pd.DataFrame:
@@ -41,7 +47,7 @@ def table(duel: Duel) -> pd.DataFrame:
                 "same top-1": report.top1_agreement,
                 "seconds to quantize": duel.quantize_s[text],
                 "seconds to read": report.seconds,
-                "measured": duel.made[text],
+                "measured": duel.made.get(text, "under way"),
             }
         )
     return pd.DataFrame(rows)
@@ -59,10 +65,10 @@ def written(duel: Duel) -> pd.DataFrame:
                 "MB": f"{report.bytes / 1e6:.2f}",
                 "perplexity (95%)": f"{report.perplexity:.2f} ({_ends(report.log_perplexity)})",
                 "vs float, paired": _change(report.log_perplexity_change),
-                "KL mean": f"{report.kl:.4f}",
-                "p50, p95, p99, max": ", ".join(f"{one:.3g}" for one in tail),
+                "KL mean, nats": f"{report.kl:.4f}",
+                "KL p50, p95, p99, max": ", ".join(f"{one:.3g}" for one in tail),
                 "same top-1": f"{report.top1_agreement:.1%}",
-                "seconds": f"{duel.quantize_s[text]:.1f} + {report.seconds:.1f}",
+                "quantize + read, s": f"{duel.quantize_s[text]:.1f} + {report.seconds:.1f}",
             }
         )
     return pd.DataFrame(rows).set_index("scheme")
@@ -73,9 +79,26 @@ def pairs(duel: Duel) -> pd.DataFrame:
     texts = list(duel.reports)
     return pd.DataFrame(
         [["" if one == other else _bout(duel.kl_difference(one, other)) for other in texts] for one in texts],
-        index=pd.Index([short_label(text) for text in texts], name="KL, row minus column"),
-        columns=[short_label(text) for text in texts],
+        index=pd.Index(
+            [f"{letter} {short_label(text)}" for letter, text in zip(LETTERS, texts, strict=False)], name=""
+        ),
+        columns=list(LETTERS[: len(texts)]),
     )
+
+
+def so_far(duel: Duel, tokens: int) -> str:
+    """How much the figures of a duel under way rest on."""
+    read = next(iter(duel.reports.values())).tokens
+    if read < tokens:
+        return f"**So far**, after {read:,} tokens:"
+    return f"**So far**, {len(duel.reports)} schemes:"
+
+
+def left_float(duel: Duel) -> str:
+    """The matrices that no scheme can quantize here, by name, with the reason; empty where there are none."""
+    rows = next(iter(duel.layers.values()), ())
+    left = {row.name: row.notes[0] for row in rows if row.scheme == FLOAT and row.notes}
+    return "; ".join(f"`{name}` {note}" for name, note in left.items())
 
 
 def verdict(duel: Duel) -> str:
@@ -178,4 +201,4 @@ def _change(change: Interval) -> str:
 def _bout(difference: Interval) -> str:
     if not difference.significant:
         return f"≈ {difference.value:+.4f}"
-    return f"{'▼ better' if difference.value < 0 else '▲ worse'} {difference.value:+.4f}"
+    return f"{'▼' if difference.value < 0 else '▲'} {difference.value:+.4f}"

@@ -41,8 +41,10 @@ def open_token(place: int, count: int | None = None) -> None:
     st.session_state["token"] = place if count is None or place < count else 0
 
 
-def chosen_schemes(choice: controls.Choice) -> list[str]:
-    """The list of schemes, one a line, and a builder that adds to it. Raises: ValueError for too few or too many."""
+def asked_for(choice: controls.Choice) -> tuple[list[str], int, str]:
+    """The list of schemes, one a line, with a builder that adds to it; how many tokens are read, of which text.
+
+    Raises: ValueError for too few schemes or too many."""
     group = fitting_group(cached.layers(choice.model_id, choice.device))
     default = follow_default(
         "duel", DEFAULT.format(w4="W4A16" if group == 128 else f"w:int4/group{group}", group=group)
@@ -50,14 +52,19 @@ def chosen_schemes(choice: controls.Choice) -> list[str]:
     with st.grid(2, min_column_width=430):
         with st.container():
             text = controls.lines("Schemes, one a line (two to six)", default, "duel", height=150)
-        with st.expander("Build a line with menus, or take a preset"), frame.problems():
+        with st.container():
+            with st.container(horizontal=True, vertical_alignment="bottom"):
+                limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
+                where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
+            builder = st.expander("Build a line with menus, or take a preset")
+        with builder, frame.problems():
             scheme = scheme_editor("**New line**", "w:int4/group32/asym", "new")
             st.button("Add it to the list", on_click=add_line, args=(str(scheme),), key="add")
             st.caption("Mixed precision: `W4A16@down_proj=W8A16@layers.0=float`, the last exception that fits decides.")
     schemes = texts_of([line for line in text.splitlines() if line.strip()])
     if not 2 <= len(schemes) <= MOST:
         raise ValueError(f"the list has {len(schemes)} different schemes; a duel takes two to {MOST}")
-    return schemes
+    return schemes, limit, "evaluation/all" if where == ALL_KINDS else choice.text_id
 
 
 def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, limit: int) -> None:
@@ -199,6 +206,7 @@ def show(found: Duel, choice: controls.Choice, text_id: str, limit: int, whole: 
         words = duel_words.verdict(found)
         st.markdown(words if whole else f"{duel_words.so_far(found, limit)} {words}")
         st.dataframe(duel_words.written(found), width="stretch")
+        st.caption(duel_words.MARKS)
         with st.grid(2, min_column_width=430):
             chart(figures.pareto(found), key="pareto", alt=words.replace("*", ""))
             with st.container():
@@ -243,11 +251,7 @@ def worst_layers(found: Duel) -> list[str]:
 
 
 with frame.page("Which scheme would you ship?", LOOK_FOR, TRIES, PATH) as choice:
-    schemes = chosen_schemes(choice)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
-        where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
-    text_id = "evaluation/all" if where == ALL_KINDS else choice.text_id
+    schemes, limit, text_id = asked_for(choice)
     frame.python(code(choice, schemes, text_id, limit))
     found = measured(schemes, choice, text_id, limit)
     job_view.kept_notice()

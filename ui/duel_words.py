@@ -15,10 +15,11 @@ from quantcore.statistics import Interval
 from ui.figures.duel import LETTERS
 from ui.token_view import quoted
 
-TOLD_APART = (
-    "**Told apart?** Mean KL of the row's scheme minus the column's, nats. **▼** the row is better, **▲** worse, "
-    "beyond chance (the 95% interval of the paired difference leaves 0 out); **≈** not told apart."
+MARKS = (
+    "**▼** lower, which is better, **▲** higher, beyond chance: the 95% interval of the paired difference over windows "
+    "of text leaves 0 out; **≈** not told apart. Percentages are the change of perplexity against the float model."
 )
+TOLD_APART = "**Told apart?** Mean KL of the row's scheme minus the column's, nats."
 
 
 def table(duel: Duel) -> pd.DataFrame:
@@ -64,11 +65,11 @@ def written(duel: Duel) -> pd.DataFrame:
                 "bits / weight": f"{report.bits_per_weight:.2f}",
                 "MB": f"{report.bytes / 1e6:.2f}",
                 "perplexity (95%)": f"{report.perplexity:.2f} ({_ends(report.log_perplexity)})",
-                "vs float, paired": _change(report.log_perplexity_change),
+                "vs float, 95% paired": _change(report.log_perplexity_change),
                 "KL mean, nats": f"{report.kl:.4f}",
                 "KL p50, p95, p99, max": ", ".join(f"{one:.3g}" for one in tail),
                 "same top-1": f"{report.top1_agreement:.1%}",
-                "quantize + read, s": f"{duel.quantize_s[text]:.1f} + {report.seconds:.1f}",
+                "make + read, s": f"{duel.quantize_s[text]:.1f} + {report.seconds:.1f}",
             }
         )
     return pd.DataFrame(rows).set_index("scheme")
@@ -195,10 +196,15 @@ def _change(change: Interval) -> str:
     if not math.isfinite(change.lo):
         return f"{value}, too few windows"
     ends = f"{100 * math.expm1(change.lo):+.2f} to {100 * math.expm1(change.hi):+.2f}"
-    return f"{value} ({ends}) {'significant' if change.significant else 'within chance'}"
+    return f"{_mark(change)} {value} ({ends})"
 
 
 def _bout(difference: Interval) -> str:
+    return f"{_mark(difference)} {difference.value:+.4f}"
+
+
+def _mark(difference: Interval) -> str:
+    """Better (lower) or worse beyond chance, or neither."""
     if not difference.significant:
-        return f"≈ {difference.value:+.4f}"
-    return f"{'▼' if difference.value < 0 else '▲'} {difference.value:+.4f}"
+        return "≈"
+    return "▼" if difference.value < 0 else "▲"

@@ -77,7 +77,7 @@ def kept_notice() -> None:
 def _watch(job: Job, mark: str, drawn: Any) -> None:
     if job.over or job.so_far is not drawn:
         st.rerun()
-    with st.container(border=True, key=f"job_{mark}"):
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key=f"job_{mark}"):
         st.progress(min(1.0, job.share), text=words(job))
         st.button("Cancel", on_click=job.cancel, key=f"cancel_{mark}", help="ends it for everybody who waits for it")
 

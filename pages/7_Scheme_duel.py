@@ -69,13 +69,13 @@ def asked_for(choice: controls.Choice) -> tuple[list[str], int, str]:
 
 def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, limit: int) -> None:
     """The text itself, tinted; the worst tokens; a window written out with both models' likeliest tokens."""
-    decode = cached.model(choice.model_id, choice.device).tokenizer.decode
+    decode = cached.decoder(choice.model_id, choice.device)
     ids = cached.duel_tokens(choice.model_id, choice.device, text_id, limit)
     scores, floats = found.scores[scheme], found.float_scores
     width = scores.kl.shape[1]
     flat = scores.kl.flatten()
     order = flat.argsort(descending=True)[:WORST].tolist()
-    targets = [decode([t]) for t in ids[:, 1:].flatten().tolist()]
+    targets = [decode(t) for t in ids[:, 1:].flatten().tolist()]
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.markdown("Worst tokens, KL")
         for n, place in enumerate(order):
@@ -92,8 +92,8 @@ def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, 
         alt=f"KL along {len(flat)} tokens; the largest is {float(flat.max()):.2f} nats at {targets[order[0]]!r}",
         on_click=True,
     )
-    if point and point.get("customdata") not in ("", None, at):
-        st.session_state["_open_token"] = int(point["customdata"])
+    if point and point.get("x") not in ("", None, at):
+        st.session_state["_open_token"] = int(point["x"])
         st.rerun()
     row = ids[window].tolist()
     hovers = ["the first token: nothing before it, nothing to predict"] + [
@@ -126,7 +126,7 @@ def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, 
         )
     )
     kl = [None, *scores.kl[window].tolist()]
-    st.html(token_view.tinted([decode([one]) for one in row], kl, hovers, at % width + 1))
+    st.html(token_view.tinted([decode(one) for one in row], kl, hovers, at % width + 1))
 
 
 def generation_part(scheme: str, choice: controls.Choice) -> None:
@@ -137,10 +137,12 @@ def generation_part(scheme: str, choice: controls.Choice) -> None:
     loaded = cached.model(choice.model_id, choice.device)
     calibration = cached.calibration_tokens(choice.model_id, choice.device)
 
-    def work(progress: job_view.Progress) -> Written:
-        return write_on(
-            loaded, job_view.candidate(loaded, scheme, calibration, progress), prompt, WRITTEN, seed or None
-        )
+    def work(tell: job_view.Teller) -> Written:
+        def writing(share: float, doing: str) -> None:
+            tell((1 + share) / 2, doing)
+
+        quantized = job_view.candidate(loaded, scheme, calibration, lambda share, doing: tell(share / 2, doing))
+        return write_on(loaded, quantized, prompt, WRITTEN, seed or None, writing)
 
     key = f"write|{choice.model_id}|{choice.device}|{scheme}|{seed}|{prompt}"
     written = job_view.result_of(choice.device, key, f"{WRITTEN} tokens of float and {short_label(scheme)}", work)

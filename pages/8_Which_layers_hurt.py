@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from quantcore.duel import Duel, duel, short_label
+from quantcore.models import linears
 from quantcore.plan import Plan
 from quantcore.scheme import Scheme
 from quantcore.sensitivity import Sensitivity, plan_for_budget
@@ -200,6 +201,7 @@ with frame.page("Which layers hurt?", LOOK_FOR, TRIES, PATH) as choice:
         job_view.kept_notice()
         found = measured(choice, (scheme,), limit, way == ALL_BUT)
         if found is not None:
-            ranking_part(found, scheme, way, [name for name in shapes if not Scheme.parse(scheme).skips(name)])
+            names = list(linears(cached.model(choice.model_id, choice.device).model))
+            ranking_part(found, scheme, way, [name for name in names if not Scheme.parse(scheme).skips(name)])
     if isinstance(found, Sensitivity):
         plan_part(choice, every, budget, limit)

@@ -46,7 +46,7 @@ def test_alive_without_a_click_and_true(page: AppTest, tiny_lm: LoadedModel) -> 
     assert [shown["key"] for shown in figures_of(page)] == ["pareto", "layer_errors", "along"]
     tokens = cached.duel_tokens(tiny_lm.id, "cpu", "evaluation/all", 2560)
     report = compare(tiny_lm.model, quantize_model(tiny_lm.model, "w:int3/channel")[0], tokens)
-    trace = next(t for t in figure_of(page, "pareto")["figure"]["data"] if t.get("text") == ["w:int3/channel"])
+    trace = next(t for t in figure_of(page, "pareto")["figure"]["data"] if t.get("text") == ["B w:int3/channel"])
     assert values(trace["y"])[0] == pytest.approx(report.kl, rel=1e-6)
     assert values(trace["x"])[0] == pytest.approx(report.bytes / 1e6)
     assert page.dataframe[0].value.loc["w:int3/channel", "perplexity (95%)"].startswith(f"{report.perplexity:.2f} (")
@@ -86,7 +86,7 @@ def test_a_list_with_mistakes_is_told(page: AppTest, text: str, sentence: str) -
 def test_the_builder_adds_a_line(page: AppTest) -> None:
     settle(page)
     page.button(key="add").click().run()
-    assert page.text_area(key="duel").value == f"{LIST}\nw:int4/group64/asym"
+    assert page.text_area(key="duel").value == f"{LIST}\nw:int4/group32/asym"
 
 
 def test_the_worst_token_is_shown_in_its_window(page: AppTest) -> None:
@@ -107,7 +107,7 @@ def test_a_link_opens_a_token_and_a_click_moves_it(page: AppTest) -> None:
     settle(page)
     assert shown_token(page) == 700
     assert next(one.value for one in page.caption if one.value.startswith("Window ")).startswith("Window 3 ")
-    click(page, "along", customdata=1234)
+    click(page, "along", x=1234)
     settle(page)
     assert shown_token(page) == page.slider(key="token").value == 1234  # bound to the link
 

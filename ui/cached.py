@@ -10,7 +10,9 @@ import gc
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -582,6 +584,13 @@ def duel_cut(limit: int) -> tuple[int, int]:
     share = limit // len(TEXT_KINDS)
     window = min(DUEL_WINDOW, share)
     return share // window * window, window
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)
+def decoder(model_id: str, device: str) -> Callable[[int], str]:
+    """A token's id -> its text, each asked of the tokenizer once."""
+    decode = model(model_id, device).tokenizer.decode
+    return lru_cache(maxsize=2**17)(lambda token: decode([token]))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -149,21 +150,23 @@ def as_json(duel: Duel, model_id: str, text_id: str) -> str:
     return json.dumps(_finite(content), indent=2)
 
 
-def hover(decode: Any, kl: float, ids: Tensor, chances: Tensor, ids_hat: Tensor, chances_hat: Tensor) -> str:
+def hover(
+    decode: Callable[[int], str], kl: float, ids: Tensor, chances: Tensor, ids_hat: Tensor, chances_hat: Tensor
+) -> str:
     """The five likeliest next tokens of both models, for a token's tooltip."""
 
     def column(name: str, numbers: Tensor, values: Tensor) -> str:
         pairs = zip(numbers.tolist(), values.tolist(), strict=True)
-        return f"{name}: " + ", ".join(f"{quoted(decode([i]))} {p:.0%}" for i, p in pairs)
+        return f"{name}: " + ", ".join(f"{quoted(decode(i))} {p:.0%}" for i, p in pairs)
 
     return f"KL {kl:.3g} nats\n{column('float', ids, chances)}\n{column('quantized', ids_hat, chances_hat)}"
 
 
-def guesses(decode: Any, rows: list[tuple[str, Tensor, Tensor]]) -> pd.DataFrame:
+def guesses(decode: Callable[[int], str], rows: list[tuple[str, Tensor, Tensor]]) -> pd.DataFrame:
     """What each model finds likeliest in one place: its name, token ids and their probabilities; a row a model."""
     return pd.DataFrame(
         [
-            [f"{quoted(decode([i]))} {p:.0%}" for i, p in zip(ids.tolist(), chances.tolist(), strict=True)]
+            [f"{quoted(decode(i))} {p:.0%}" for i, p in zip(ids.tolist(), chances.tolist(), strict=True)]
             for _, ids, chances in rows
         ],
         index=pd.Index([name for name, _, _ in rows], name="likeliest"),

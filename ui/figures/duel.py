@@ -20,6 +20,7 @@ SYMBOLS = ("circle", "x", "square", "diamond", "triangle-up", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 LETTERS = "ABCDEF"  # short names of the schemes
 HEIGHT = 400
+MOST_PEAKS = 3000  # a screen has no more columns
 
 
 def pareto(duel: Duel) -> go.Figure:
@@ -154,16 +155,18 @@ def layer_places(names: Sequence[str]) -> tuple[dict[str, int], dict[str, float]
 
 def along_the_text(kl: np.ndarray, texts: Sequence[str], colour: str, at: int, shown: tuple[int, int]) -> go.Figure:
     """KL of every predicted token, in the text's order; `at` is the marked one, `shown` the first and last that the
-    page writes out."""
-    fig = figure("KL along the text: click a peak to read it", "token of the text", "KL, nats", 240)
+    page writes out. Of a long text, the largest of each few tokens."""
+    few = math.ceil(len(kl) / MOST_PEAKS)
+    places = np.array([n + int(kl[n : n + few].argmax()) for n in range(0, len(kl), few)])
+    note = f", the largest of each {few} tokens" if few > 1 else ""
+    fig = figure(f"KL along the text{note}: click a peak to read it", "token of the text", "KL, nats", 240)
     fig.add_trace(
         go.Scatter(
-            x=np.arange(len(kl), dtype=np.float32),
-            y=kl.astype(np.float32),
+            x=places.astype(np.float32),
+            y=kl[places].astype(np.float32),
             mode="lines",
             line={"color": colour, "width": 1},
-            text=list(texts),
-            customdata=np.arange(len(kl)).tolist(),
+            text=[texts[place] for place in places],
             hovertemplate="token %{x:.0f} '%{text}': KL %{y:.3g} nats<extra></extra>",
             showlegend=False,
         )

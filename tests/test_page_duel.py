@@ -1,21 +1,26 @@
 """The page Scheme duel: runs as a job, tells the truth of its duel, answers again at once, takes plans."""
 
 import json
+import math
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
 import quantcore.duel as duel_module
 from quantcore import compare, evaluate, quantize_model
+from quantcore.convert import LayerReport
+from quantcore.duel import Duel
 from quantcore.evaluate import quantized_linears
 from quantcore.models import LoadedModel
 from tests.apptest_helpers import click, figure_of, figures_of, values
 from tests.apptest_helpers import page as open_page
 from ui import cached, duel_words, job_view, token_view
+from ui.figures import duel as figures
 
 LIST = "w:int8/channel\nw:int3/channel\nw:int3/channel@down_proj=w:int8/channel"
 
@@ -205,6 +210,49 @@ def test_the_download_says_what_the_page_says(page: AppTest) -> None:
     assert len(one["layers"]) == 14
     assert len(content["kl_differences"]) == 3
     assert len(duel_words.table(found)) == 3
+
+
+def test_every_layer_has_its_place_and_its_spread() -> None:
+    """Two modules of two blocks: a gap between the modules, bars from the worst window to the best, none for exact."""
+
+    def row(name: str, sqnr: float, windows: tuple[float, float] | None) -> LayerReport:
+        return LayerReport(name, (1, 1), "w", 4.0, 1, 1.0, sqnr, 0.0, output_sqnr_windows=windows)
+
+    rows = (row("h.0.a", 20, (18, 23)), row("h.0.b", 30, None), row("h.1.a", math.inf, (math.inf, math.inf)))
+    nothing = evaluate.Scores(*[torch.empty(0, 0)] * 2, *[torch.empty(0, 0, 1)] * 2)
+    found = Duel(nothing, {}, {}, {"w:int4/channel": (*rows, row("h.1.b", 31, (31, 32)))}, {}, {})
+    fig = figures.layer_errors(found)
+    (trace,) = fig.data
+    assert list(trace.x) == [0, 1, None, 3, 4]
+    assert list(trace.y) == [20, None, None, 30, 31]
+    assert list(trace.error_y.array) == [3, 0, None, 0, 1]
+    assert list(trace.error_y.arrayminus) == [2, 0, None, 0, 0]
+    assert (list(fig.layout.xaxis.tickvals), list(fig.layout.xaxis.ticktext)) == ([0.5, 3.5], ["a", "b"])
+
+
+def test_a_long_text_keeps_its_peaks() -> None:
+    kl = np.linspace(0, 1, 3 * figures.MOST_PEAKS)
+    kl[4567] = 9.0
+    texts = [str(place) for place in range(len(kl))]
+    line, mark = figures.along_the_text(kl, texts, "#000000", 7, (0, 255)).data
+    assert len(line.x) == figures.MOST_PEAKS
+    assert (line.x[line.y.argmax()], line.text[line.y.argmax()]) == (4567, "4567")
+    assert mark.x[0] == 7
+
+
+def test_what_stays_float_is_named() -> None:
+    left = LayerReport("m.experts.up", (4, 8, 8), "float", 16.0, 1, None, None, 0.0, notes=("not quantized: why",))
+    nothing = evaluate.Scores(*[torch.empty(0, 0)] * 2, *[torch.empty(0, 0, 1)] * 2)
+    assert duel_words.left_float(Duel(nothing, {}, {}, {"w": (left,)}, {}, {})) == "`m.experts.up` not quantized: why"
+    assert duel_words.left_float(Duel(nothing, {}, {}, {"w": ()}, {}, {})) == ""
+
+
+def test_the_default_list_fits_the_model(page: AppTest) -> None:
+    """Groups of 128 do not divide this model's 64 inputs: the page opens on groups of 64, not on an error."""
+    del page.query_params["duel"]
+    settle(page)
+    assert not page.error
+    assert page.text_area(key="duel").value == "W8A8\nw:int4/group64\nw:int4/channel\nw:int3/group64"
 
 
 def test_tints_by_hand() -> None:

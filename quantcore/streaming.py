@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from quantcore.blocks import BlockWalk, Enough, _Reached
 from quantcore.calibration import LayerStats, Progress, momenta_of, watch_inputs
-from quantcore.convert import LayerReport, _copy_with, _hessians, _left_float, _quantize_set
+from quantcore.convert import LayerReport, _hessians, _left_float, _quantize_set, copy_with
 from quantcore.evaluate import (
     BATCH_TOKENS,
     CHECKPOINT_FLOAT_BITS,
@@ -277,7 +277,7 @@ def _parts(
                 if progress:
                     progress(done / len(schemes), one)
         rest = [_left_float(key, parameter) for key, parameter in left_float(root).items()] if schemes else []
-        made = _copy_with(root, found) if found else root
+        made = copy_with(root, found) if found else root
         return QuantizedPart(
             name, original, made.get_submodule(name), made, found, (*(reports[one] for one in names), *rest)
         )

@@ -11,6 +11,10 @@ CGROUP = Path("/sys/fs/cgroup")
 GIB = 2**30
 
 
+class TooLarge(ValueError):
+    """More memory is needed than there is: what can be streamed need not be loaded."""
+
+
 def free_memory(device: torch.device) -> tuple[int, int] | None:
     """Bytes free and in all, of a GPU or of this machine; None where the system does not say.
 
@@ -38,14 +42,14 @@ def _container() -> tuple[int, int] | None:
 
 
 def require_memory(what: str, needed: int, device: torch.device) -> None:
-    """Raises: ValueError, with both figures and the way out, where `needed` bytes are more than the device has free."""
+    """Raises: TooLarge, with both figures and the way out, where `needed` bytes are more than the device has free."""
     found = free_memory(device)
     if found is None or needed <= found[0]:
         return
     free, total = found
     place = f"GPU {device}" if device.type == "cuda" else "this machine"
     out = "choose the CPU as device, or " if device.type == "cuda" else ""
-    raise ValueError(
+    raise TooLarge(
         f"{what} needs {size(needed)} of memory and {place} has {size(free)} of {size(total)} free; "
         f"{out}take a smaller model, or end other programs"
     )

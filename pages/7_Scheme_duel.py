@@ -123,14 +123,14 @@ def generation_part(scheme: str, choice: controls.Choice) -> None:
         prompt = controls.line("Prompt", PROMPT, "prompt", max_chars=1000)
         seed = controls.slide("Seed (0: greedy, the likeliest token each time)", 0, 20, 0, "seed")
     loaded = cached.model(choice.model_id, choice.device)
-    calibration = cached.calibration_tokens(choice.model_id, choice.device)
+    calibration = cached.calibration_tokens(choice.model_id, choice.device, choice.calibration)
 
     def work(progress: job_view.Progress) -> Written:
         return write_on(
             loaded, job_view.candidate(loaded, scheme, calibration, progress), prompt, WRITTEN, seed or None
         )
 
-    key = f"write|{choice.model_id}|{choice.device}|{scheme}|{seed}|{prompt}"
+    key = f"write|{choice.model_id}|{choice.device}|{scheme}|{choice.calibration}|{seed}|{prompt}"
     written = job_view.result_of(choice.device, key, f"{WRITTEN} tokens of float and {short_label(scheme)}", work)
     if written is None:
         return
@@ -153,10 +153,10 @@ def measured(schemes: list[str], choice: controls.Choice, text_id: str, limit: i
     """The duel from the store or from a job; while the job runs, the duel of those that are there already."""
     asked = (choice.model_id, choice.device, text_id, limit)
     place = asked[:2]
-    if (found := cached.kept_duel(*asked, tuple(schemes))) is not None:
+    if (found := cached.kept_duel(*asked, tuple(schemes), choice.calibration)) is not None:
         return found
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-    texts = cached.duel_tokens(*place, text_id, limit), cached.calibration_tokens(*place)
+    texts = cached.duel_tokens(*place, text_id, limit), cached.calibration_tokens(*place, choice.calibration)
 
     def work(progress: job_view.Progress) -> Duel:
         """The first schemes, then all: a picture while the others are measured."""
@@ -167,15 +167,15 @@ def measured(schemes: list[str], choice: controls.Choice, text_id: str, limit: i
             loaded, schemes, *texts, store, hashed, lambda done, doing: progress(share + (1 - share) * done, doing)
         )
 
-    kept = cached.kept_schemes(*asked, tuple(schemes))
+    kept = cached.kept_schemes(*asked, tuple(schemes), choice.calibration)
     result: Duel | None = job_view.result_of(
         choice.device,
-        f"duel|{'|'.join(place)}|{text_id}|{limit}|{'|'.join(schemes)}",
+        f"duel|{'|'.join(place)}|{text_id}|{limit}|{choice.calibration}|{'|'.join(schemes)}",
         f"{len(schemes)} schemes on {texts[0].numel():,} tokens",
         work,
-        news=lambda: cached.kept_schemes(*asked, tuple(schemes)),
+        news=lambda: cached.kept_schemes(*asked, tuple(schemes), choice.calibration),
     )
-    return cached.kept_duel(*asked, kept) if result is None and len(kept) >= FIRST else result
+    return cached.kept_duel(*asked, kept, choice.calibration) if result is None and len(kept) >= FIRST else result
 
 
 def code(choice: controls.Choice, schemes: list[str], text_id: str, limit: int) -> str:

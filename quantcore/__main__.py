@@ -35,7 +35,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from quantcore import verbs
-from quantcore.models import REFERENCE
+from quantcore.models import REFERENCE, WINDOW
 from quantcore.plain import plain
 from quantcore.verb_inputs import CALIBRATION_TOKENS, GPTQ_TOKENS, MAX_TOKENS
 
@@ -119,6 +119,7 @@ def _add_reading(made: argparse.ArgumentParser, tokens: int | None, text: str) -
     made.add_argument("--model", default=REFERENCE, metavar="M", help="`reference`, a folder, a GGUF file, or a hub id")
     made.add_argument("--text", metavar="TEXT", help=f"a file, or a hub's data set: {text}")
     made.add_argument("--max-tokens", type=int, default=tokens, metavar="N", help=most)
+    made.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"tokens a window (default {WINDOW})")
     made.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     made.add_argument("--seed", type=int, metavar="N", help="draw the texts' windows at random (default: the first)")
 

@@ -2,8 +2,6 @@
 
 found = duel(lm, ["W4A16", "W8A8"], tokens, calibration, Store())
 found.reports["W8A8"].kl, found.kl_difference("W8A8", "W4A16").significant
-
-A StreamedModel is walked once for each scheme, block by block: the same figures, without the layers' output_sqnr_db.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +22,6 @@ from quantcore.models import LoadedModel
 from quantcore.plan import Plan
 from quantcore.statistics import Interval
 from quantcore.store import Answer, Question, Store, model_hash, tokens_hash
-from quantcore.streamed import StreamedModel
-from quantcore.streaming import ALONE, stream_compare
 
 FLOAT = "float"
 LIKELIEST = 5
@@ -56,7 +52,7 @@ def texts_of(schemes: Sequence[str]) -> list[str]:
 
 
 def duel(
-    loaded: LoadedModel | StreamedModel,
+    loaded: LoadedModel,
     schemes: Sequence[str],
     tokens: Tensor,
     calibration: Tensor,
@@ -74,8 +70,7 @@ def duel(
     kept = {text: store.get(question) for text, question in questions.items()}
     missing = [text for text in texts if kept[text] is None or kept[FLOAT] is None]
     if missing:
-        work = (missing, tokens, calibration, questions, store, progress, kept)
-        _walk(loaded, *work) if isinstance(loaded, StreamedModel) else _measure(loaded, *work)
+        _measure(loaded, missing, tokens, calibration, questions, store, progress, kept)
     answers = {text: answer for text, answer in kept.items() if answer is not None}
     return Duel(
         float_scores=_scores(answers[FLOAT]),
@@ -88,7 +83,7 @@ def duel(
 
 
 def known(
-    loaded: LoadedModel | StreamedModel,
+    loaded: LoadedModel,
     schemes: Sequence[str],
     tokens: Tensor,
     calibration: Tensor,
@@ -101,18 +96,12 @@ def known(
 
 
 def _questions(
-    loaded: LoadedModel | StreamedModel,
-    texts: Sequence[str],
-    tokens: Tensor,
-    calibration: Tensor,
-    hashed: str | None,
+    loaded: LoadedModel, texts: Sequence[str], tokens: Tensor, calibration: Tensor, hashed: str | None
 ) -> dict[str, Question]:
-    streamed = isinstance(loaded, StreamedModel)
-    kind = "scores, streamed" if streamed else "scores"  # they say less of the layers
-    hashed = hashed or model_hash(cast(nn.Module, loaded) if isinstance(loaded, StreamedModel) else loaded.model)
+    hashed = hashed or model_hash(loaded.model)
     device, used = device_name(loaded.device), versions()
     read = tokens_hash(tokens), tokens_hash(tokens, calibration)
-    return {text: Question(kind, text, loaded.id, hashed, read[text != FLOAT], device, used) for text in texts}
+    return {text: Question("scores", text, loaded.id, hashed, read[text != FLOAT], device, used) for text in texts}
 
 
 def _measure(
@@ -154,37 +143,12 @@ def _measure(
     found = compare(loaded.model, candidates, tokens, likeliest=LIKELIEST, progress=evaluated)
     _keep(store, questions[FLOAT], {}, found.float_scores, kept, FLOAT)
     for text in missing:
-        figures = _figures(found.reports[text], layers[text], seconds[text])
+        figures = {
+            "report": asdict(found.reports[text]),
+            "layers": [asdict(row) for row in layers[text]],
+            "quantize_s": seconds[text],
+        }
         _keep(store, questions[text], figures, found.scores[text], kept, text)
-
-
-def _walk(
-    streamed: StreamedModel,
-    missing: Sequence[str],
-    tokens: Tensor,
-    calibration: Tensor,
-    questions: dict[str, Question],
-    store: Store,
-    progress: Progress | None,
-    kept: dict[str, Answer | None],
-) -> None:
-    for place, text in enumerate(missing):
-
-        def tell(share: float, layer: str, place: int = place, text: str = text) -> None:
-            if progress:
-                progress((place + share) / len(missing), f"{short_label(text)}: {layer}")
-
-        try:
-            walked = stream_compare(streamed, text, tokens, calibration, progress=tell, likeliest=LIKELIEST)
-        except ValueError as error:
-            raise ValueError(f"{short_label(text)}: {error}") from error
-        _keep(store, questions[FLOAT], {}, walked.comparison.float_scores, kept, FLOAT)
-        figures = _figures(walked.comparison.reports[ALONE], walked.layers, walked.quantize_s)
-        _keep(store, questions[text], figures, walked.comparison.scores[ALONE], kept, text)
-
-
-def _figures(report: ModelReport, layers: Sequence[LayerReport], quantize_s: float) -> dict[str, Any]:
-    return {"report": asdict(report), "layers": [asdict(row) for row in layers], "quantize_s": quantize_s}
 
 
 def _keep(

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from quantcore.blocks import block_names
+from quantcore.memory import give_back
 from quantcore.models import WINDOW, _reason, linears, require_float
 from quantcore.sources import Progress, fetch, quiet
 from quantcore.weight_files import header, weight_files
@@ -46,7 +47,7 @@ class StreamedModel:
         if place.gguf:
             raise ValueError(f"{source!r} is a GGUF file and only safetensors can be streamed; load it with load_model")
         require_float(source, place)
-        self.id, self.path, self.revision = source, place.folder, place.revision
+        self.id, self.path, self._place = source, place.folder, place
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         headers = {file: header(file) for file in weight_files(self.path)}
         self._file_of = {name: file for file, tensors in headers.items() for name in tensors}
@@ -62,6 +63,10 @@ class StreamedModel:
     def context(self) -> int:
         """The longest window that the model was made for, in tokens."""
         return int(getattr(self.skeleton.config, "max_position_embeddings", WINDOW))
+
+    @cached_property
+    def revision(self) -> str:
+        return self._place.revision
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -91,6 +96,7 @@ class StreamedModel:
         finally:
             for full, slot in slots.items():
                 _put(slot, empty[full])
+            give_back()
 
     def read(self, name: str) -> Tensor:
         """One tensor by the model's name for it, in the model's type, on the device."""

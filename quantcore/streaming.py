@@ -6,7 +6,7 @@
 
 Peak memory, whatever the depth: what lies outside of the blocks, about two blocks (the float one and its quantized
 form), the Hessians of one block for GPTQ, and hidden states, tokens x hidden numbers, which wait on the CPU between two
-blocks. On Linux glibc keeps freed matrices below 32 MB for later; MALLOC_MMAP_THRESHOLD_=1048576 gives them back.
+blocks. What is freed goes back to the system behind every block.
 
 The codes are `quantize_model`'s and the figures `compare`'s: the same functions work on the same numbers in the same
 order. What a block is called with (masks, positions) comes from the model's own forward pass, run with every other

@@ -85,14 +85,15 @@ def _require_device(device: str | None) -> None:
 
 @dataclass(frozen=True)
 class Text:
-    """A text before there is a tokenizer: a user's (None: our own of `split`), how many tokens of it, the seed, and
-    whether its documents stand in the chat template."""
+    """A text before there is a tokenizer: a user's (None: our own of `split`), how many tokens of it, the seed, whether
+    its documents stand in the chat template, and the tokens of a window."""
 
     own: LoadedText | None
     most: int
     seed: int | None
     split: str = "evaluation"
     chat: bool = False
+    window: int = WINDOW
 
     def tokens(self, loaded: LoadedModel | StreamedModel) -> Tensor:
         """At most `most` tokens, (windows, T); of our own text an equal share of each kind."""
@@ -113,7 +114,7 @@ class Text:
         }
 
     def _windows(self, loaded: LoadedModel | StreamedModel, text: str, most: int) -> Tensor:
-        length = min(WINDOW, loaded.context, most)
+        length = min(self.window, loaded.context, most)
         if self.seed is None:
             return token_windows(loaded.tokenizer, text, length, most)
         every = token_windows(loaded.tokenizer, text, length)
@@ -122,7 +123,12 @@ class Text:
 
 
 def text_of(
-    name: str | None, most: int, seed: int | None = None, split: str = "evaluation", chat: bool = False
+    name: str | None,
+    most: int,
+    seed: int | None = None,
+    split: str = "evaluation",
+    chat: bool = False,
+    window: int = WINDOW,
 ) -> Text:
     """A text to read; a user's is read here, before any model is, so that a wrong one is told at once.
 
@@ -130,9 +136,11 @@ def text_of(
     which is no conversation."""
     if most < 2 * len(TEXT_KINDS):
         raise ValueError(f"--max-tokens {most} is too few; give at least {2 * len(TEXT_KINDS)}")
+    if window < 2:
+        raise ValueError(f"--window {window} is too short: a model needs two tokens to predict one; give at least 2")
     if chat and name is None:
         raise ValueError("--chat is for a text of your own; name one with --text or --calibrate-on")
-    return Text(None if name is None else named_text(name), most, seed, split, chat)
+    return Text(None if name is None else named_text(name), most, seed, split, chat, window)
 
 
 def named_text(name: str) -> LoadedText:
@@ -144,9 +152,13 @@ def named_text(name: str) -> LoadedText:
 
 
 def calibration_text(
-    schemes: Iterable[Scheme], seed: int | None = None, name: str | None = None, chat: bool = False
+    schemes: Iterable[Scheme],
+    seed: int | None = None,
+    name: str | None = None,
+    chat: bool = False,
+    window: int = WINDOW,
 ) -> Text:
     """The calibration text of that name, our own where there is none; GPTQ's Hessians need more of it than ranges."""
     by_gptq = any(isinstance(scheme.method, Gptq) for scheme in schemes)
     most = GPTQ_TOKENS if by_gptq else CALIBRATION_TOKENS
-    return text_of(name, most, seed, "calibration", chat and name is not None)
+    return text_of(name, most, seed, "calibration", chat and name is not None, window)

@@ -29,6 +29,7 @@ from quantcore.models import (
     REFERENCE,
     TEXT_KINDS,
     TEXT_SPLITS,
+    WINDOW,
     LoadedModel,
     bundled_text,
     devices,
@@ -40,6 +41,7 @@ from quantcore.new_folder import require_place
 from quantcore.plan import Plan
 from quantcore.scheme import PRESETS, Gptq, Scheme
 from quantcore.store import Store, model_hash
+from quantcore.stream_duel import stream_duel
 from quantcore.streamed import StreamedModel
 from quantcore.streaming import ALONE, stream_compare
 from quantcore.studies.layer import LayerStudy, layer_study
@@ -101,12 +103,13 @@ def layer(
     seed: int | None = None,
     calibrate_on: str | None = None,
     chat: bool = False,
+    window: int = WINDOW,
     out: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """one layer under one scheme: errors of weight, input and output, worst channels and tokens; --out as HTML"""
-    wanted, reading = Scheme.parse(scheme), _reading(text, max_tokens, seed, calibrate_on, chat)
-    learning = calibration_text([wanted], seed, calibrate_on, chat)
+    wanted, reading = Scheme.parse(scheme), _reading(text, max_tokens, seed, calibrate_on, chat, window)
+    learning = calibration_text([wanted], seed, calibrate_on, chat, window)
     target = None if out is None else new_file(out, force)
     loaded = load(model, device)
     linear = linear_named(loaded.model, layer)
@@ -123,7 +126,7 @@ def layer(
         study = layer_study(linear, layer_inputs(loaded.model, tokens, layer).flatten(0, 1), wanted, static, hessian)
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from error
-    read = {"model": model, "text": reading.facts(tokens), "calibration": facts}
+    read = {"model": model, "revision": loaded.revision, "text": reading.facts(tokens), "calibration": facts}
     if target is not None:
         from quantcore.report import layer_document, to_html
 
@@ -150,11 +153,12 @@ def evaluate(
     seed: int | None = None,
     calibrate_on: str | None = None,
     chat: bool = False,
+    window: int = WINDOW,
     stream: bool = False,
 ) -> dict[str, Any]:
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
-    wanted, reading = Plan.parse(scheme), _reading(text, max_tokens, seed, calibrate_on, chat)
-    learning = calibration_text(wanted.schemes, seed, calibrate_on, chat)
+    wanted, reading = Plan.parse(scheme), _reading(text, max_tokens, seed, calibrate_on, chat, window)
+    learning = calibration_text(wanted.schemes, seed, calibrate_on, chat, window)
     held = opened(model, device, stream)
     loaded = held.model
     tokens = reading.tokens(loaded)
@@ -169,6 +173,7 @@ def evaluate(
             report = evaluate_model(loaded.model, quantized, tokens)
     return {
         "model": model,
+        "revision": loaded.revision,
         **held.facts(),
         "scheme": str(wanted),
         "text": reading.facts(tokens),
@@ -187,6 +192,7 @@ def quantize(
     device: str | None = None,
     seed: int | None = None,
     chat: bool = False,
+    window: int = WINDOW,
     stream: bool = False,
     dtype: str | None = None,
     force: bool = False,
@@ -196,7 +202,7 @@ def quantize(
     from quantcore.stream_export import stream_export
 
     plan = Plan.parse(scheme)
-    reading: Text | None = calibration_text(plan.schemes, seed)
+    reading: Text | None = calibration_text(plan.schemes, seed, window=window)
     if not any(one.needs_text for one in plan.schemes):
         if (text, max_tokens, seed, chat) != (None, None, None, False):
             raise ValueError(
@@ -204,7 +210,7 @@ def quantize(
             )
         reading = None
     elif (text, max_tokens, chat) != (None, None, False):
-        reading = text_of(text, GPTQ_TOKENS if max_tokens is None else max_tokens, seed, "calibration", chat)
+        reading = text_of(text, GPTQ_TOKENS if max_tokens is None else max_tokens, seed, "calibration", chat, window)
     require_place(out, model, force)
     held = opened(model, device, stream)
     loaded = held.model
@@ -233,6 +239,7 @@ def compare(
     seed: int | None = None,
     calibrate_on: str | None = None,
     chat: bool = False,
+    window: int = WINDOW,
     stream: bool = False,
     out: str | None = None,
     force: bool = False,
@@ -240,15 +247,19 @@ def compare(
     """several schemes or plans on one text, paired, with intervals; --out writes it as one HTML file"""
     from quantcore.report import duel_document, to_html
 
-    plans, reading = [Plan.parse(one) for one in schemes], _reading(text, max_tokens, seed, calibrate_on, chat)
-    learning = calibration_text([one for plan in plans for one in plan.schemes], seed, calibrate_on, chat)
+    plans, reading = [Plan.parse(one) for one in schemes], _reading(text, max_tokens, seed, calibrate_on, chat, window)
+    learning = calibration_text([one for plan in plans for one in plan.schemes], seed, calibrate_on, chat, window)
     target = None if out is None else new_file(out, force)
     held, store = opened(model, device, stream), Store()
     loaded = held.model
     tokens, calibration = reading.tokens(loaded), learning.tokens(loaded)
     hashed = model_hash(cast(nn.Module, loaded) if isinstance(loaded, StreamedModel) else loaded.model)
     with progress_bar("comparing") as tell:
-        found = duel(loaded, [str(plan) for plan in plans], tokens, calibration, store, hashed, tell)
+        texts = [str(plan) for plan in plans]
+        if isinstance(loaded, StreamedModel):
+            found = stream_duel(loaded, texts, tokens, calibration, tell)
+        else:
+            found = duel(loaded, texts, tokens, calibration, store, hashed, tell)
     facts = {
         "model": model,
         "model hash": hashed,
@@ -262,6 +273,7 @@ def compare(
             + ["--max-tokens", str(max_tokens), *([] if text is None else ["--text", text])]
             + ([] if calibrate_on is None else ["--calibrate-on", calibrate_on])
             + ([] if seed is None else ["--seed", str(seed)])
+            + ([] if window == WINDOW else ["--window", str(window)])
             + ["--chat"] * chat
             + ["--stream"] * stream
         ),
@@ -281,14 +293,18 @@ def sensitivity(
     seed: int | None = None,
     calibrate_on: str | None = None,
     chat: bool = False,
+    window: int = WINDOW,
     budget: float | None = None,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
     from quantcore.sensitivity import plan_for_budget
     from quantcore.studies.plans import kept_sensitivity
 
-    wanted, reading = [Scheme.parse(one) for one in schemes], _reading(text, max_tokens, seed, calibrate_on, chat)
-    learning = calibration_text(wanted, seed, calibrate_on, chat)
+    wanted, reading = (
+        [Scheme.parse(one) for one in schemes],
+        _reading(text, max_tokens, seed, calibrate_on, chat, window),
+    )
+    learning = calibration_text(wanted, seed, calibrate_on, chat, window)
     loaded, store = load(model, device), Store()
     tokens, calibration = reading.tokens(loaded), learning.tokens(loaded)
     with progress_bar("measuring layers") as tell:
@@ -296,6 +312,7 @@ def sensitivity(
     chosen = None if budget is None else plan_for_budget(found, budget)
     return {
         "model": model,
+        "revision": loaded.revision,
         "text": reading.facts(tokens),
         "calibration": learning.facts(calibration) if any(one.needs_text for one in wanted) else None,
         "layers": {
@@ -343,9 +360,9 @@ def recipe(
     return {"scheme": str(plan), "recipe": texts["recipe.yaml"], "script": texts["quantize.py"], "out": out}
 
 
-def _reading(text: str | None, most: int, seed: int | None, calibrate_on: str | None, chat: bool) -> Text:
+def _reading(text: str | None, most: int, seed: int | None, calibrate_on: str | None, chat: bool, window: int) -> Text:
     """The text to measure on; of the two texts the template is for those that are the user's."""
-    return text_of(text, most, seed, chat=chat and (text is not None or calibrate_on is None))
+    return text_of(text, most, seed, chat=chat and (text is not None or calibrate_on is None), window=window)
 
 
 def _calibration(

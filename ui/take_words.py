@@ -143,5 +143,6 @@ def read_back(found: ReadBack) -> str:
         f"Loaded by transformers, the checkpoint has perplexity **{found.perplexity_loaded:.4f}** on {found.tokens:,} "
         f"tokens, the quantized model it was written from **{found.perplexity:.4f}** ({100 * change:+.4f}%); KL "
         f"between the two {found.kl:.3g} nats a token, the same likeliest next token {found.same_top1:.1%} of the "
-        "time. What differs is the rounding of the scales, and the order in which sums are taken."
+        "time. What differs is the rounding of the scales, which of quantized activations also moves some to a "
+        "neighbouring code, and the order in which sums are taken."
     )

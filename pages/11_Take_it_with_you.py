@@ -15,7 +15,7 @@ from quantcore.duel import Duel, duel, short_label
 from quantcore.evaluate import device_name
 from quantcore.export import ExportReport
 from quantcore.granularity import largest_divisor
-from quantcore.models import LoadedModel, source_path
+from quantcore.models import source_path
 from quantcore.plain import plain
 from quantcore.plan import Plan
 from quantcore.recipe import recipe, script
@@ -25,7 +25,7 @@ from quantcore.serving import CHECKED, serving
 from quantcore.store import tokens_hash
 from quantcore.studies.written import ReadBack, as_zip, read_back, written
 from quantcore.verb_inputs import text_of
-from ui import cached, controls, frame, job_view, take_words
+from ui import cached, controls, frame, job_view, python_code, take_words
 from ui.components.chart import chart
 from ui.figures import take as figures
 from ui.scheme_builder import scheme_line, scheme_menus
@@ -34,6 +34,7 @@ PATH = "pages/11_Take_it_with_you.py"
 LEARNED = (2560, 16384)  # tokens of calibration text: the duel's, the command line's for GPTQ
 READ, MEASURED = 512, 2560
 ZIP_BYTES = 200_000_000
+Learned = int | str | None  # tokens of our own calibration text, the id of a visitor's, or nothing
 
 LOOK_FOR = (
     "A recipe runs elsewhere, on a model of any size; a checkpoint is this model, quantized now. Look at what the "
@@ -87,7 +88,7 @@ def recipe_part(plan: Plan, choice: controls.Choice) -> None:
         st.code(text, language=language, height=270 if name == "recipe.yaml" else 210)
 
 
-def checkpoint_part(plan: Plan, choice: controls.Choice, learned: int | None, folder: Path) -> None:
+def checkpoint_part(plan: Plan, choice: controls.Choice, learned: Learned, folder: Path) -> None:
     """Write the checkpoint as a job; show what was written."""
     jobs, key = cached.jobs(), f"export|{folder}"
     found, job = written(folder), cached.jobs().get(key)
@@ -98,7 +99,7 @@ def checkpoint_part(plan: Plan, choice: controls.Choice, learned: int | None, fo
 
         def work(progress: job_view.Progress) -> ExportReport:
             make_exports(folder.parent)
-            return export_checkpoint(loaded, plan, folder, calibration_of(loaded, learned), progress=progress)
+            return export_checkpoint(loaded, plan, folder, calibration_of(choice, learned), progress=progress)
 
         st.markdown(f"The whole model, quantized on {choice.device}, for transformers and vLLM; it will lie in")
         st.code(str(folder), language=None, wrap_lines=True)
@@ -125,7 +126,7 @@ def checkpoint_part(plan: Plan, choice: controls.Choice, learned: int | None, fo
     read_back_part(plan, choice, learned, folder)
 
 
-def read_back_part(plan: Plan, choice: controls.Choice, learned: int | None, folder: Path) -> None:
+def read_back_part(plan: Plan, choice: controls.Choice, learned: Learned, folder: Path) -> None:
     """The checkpoint, loaded by transformers, beside the quantized model."""
     loaded = cached.model(choice.model_id, choice.device)
     if (parameters := sum(one.numel() for one in loaded.model.parameters())) > cached.SMALL_MODEL:
@@ -140,7 +141,7 @@ def read_back_part(plan: Plan, choice: controls.Choice, learned: int | None, fol
         quantized, _ = quantize_model(
             loaded.model,
             plan,
-            calibration=calibration_of(loaded, learned),
+            calibration=calibration_of(choice, learned),
             progress=lambda share, doing: progress(0.8 * share, doing),
         )
         progress(0.8, "loading the checkpoint")
@@ -162,9 +163,41 @@ def by_button(label: str, choice: controls.Choice, key: str, title: str, work: j
     return job_view.result_of(choice.device, key, title, work, start=False)
 
 
-def calibration_of(loaded: LoadedModel, learned: int | None) -> Tensor | None:
-    """The windows that the command line would read; None where the plan learns nothing from text."""
+def calibration_of(choice: controls.Choice, learned: Learned) -> Tensor | None:
+    """The windows that the command line would read, or those of the sidebar's own text; None where the plan learns
+    nothing from text."""
+    if isinstance(learned, str):
+        return cached.calibration_tokens(choice.model_id, choice.device, learned)
+    loaded = cached.model(choice.model_id, choice.device)
     return None if learned is None else text_of(None, learned, split="calibration").tokens(loaded)
+
+
+def command(plan: Plan, choice: controls.Choice, short: str, learned: Learned) -> str:
+    """The shell's line that writes the same checkpoint."""
+    if not isinstance(learned, str):
+        return take_words.quantize_command(choice.model_id, plan, short, learned)
+    reading = cached.Reading.parse(learned)
+    tokens, source = reading.sequences * reading.length, cached.loaded_text(learned)
+    name = "your-text.txt" if source.name == controls.PASTED else source.name
+    return take_words.quantize_command(choice.model_id, plan, short, tokens, name, reading.length, reading.chat)
+
+
+def code(plan: Plan, choice: controls.Choice, short: str, learned: Learned) -> str:
+    """The page's calls as a program that runs as it stands."""
+    calibration = "None"
+    if isinstance(learned, str):
+        calibration = python_code.calibration(choice)
+    elif learned is not None:
+        calibration = f'text_of(None, {learned}, split="calibration").tokens(lm)'
+    return python_code.program(f"""\
+{python_code.load(choice)}plan = {str(plan)!r}
+parts = stored(lm.model, plan, stored_type(lm.model))
+print(f"{{parts.bytes / 1e6:.2f}} MB instead of {{parts.float_bytes / 1e6:.2f}} MB")
+report = export_checkpoint(lm, plan, {short!r}, {calibration})
+print(f"{{report.bytes / 1e6:.2f}} MB in {{report.folder}}")
+Path("recipe.yaml").write_text(recipe(plan))
+Path("quantize.py").write_text(script(plan, {choice.model_id!r}))
+""")
 
 
 def make_exports(folder: Path) -> None:
@@ -179,13 +212,19 @@ def make_exports(folder: Path) -> None:
 def facts(choice: controls.Choice, text_id: str, tokens: Tensor, plan: Plan) -> dict[str, Any]:
     """What a report says of the model, the texts and the device."""
     place = (choice.model_id, choice.device)
-    learning = cached.calibration_tokens(*place)
+    learning = cached.calibration_tokens(*place, choice.calibration)
+    source = cached.source_of(choice.calibration)
     needs = any(scheme.needs_text for scheme in plan.schemes)
     return {
         "model": choice.model_id,
+        "revision": cached.model(*place).revision,
         "model hash": cached.hash_of(*place),
-        "text": f"{text_id}, {tokens.numel()} tokens in {len(tokens)} windows, hash {tokens_hash(tokens)}",
-        "calibration": f"{learning.numel()} tokens, hash {tokens_hash(learning)}" if needs else "none is needed",
+        "text": f"{cached.source_of(text_id)}: {tokens.numel()} tokens in {len(tokens)} windows of {tokens.shape[1]}, "
+        f"hash {tokens_hash(tokens)}",
+        "calibration": f"{source}: {learning.numel()} tokens in {len(learning)} windows of {learning.shape[1]}, hash "
+        f"{tokens_hash(learning)}"
+        if needs
+        else "none is needed",
         "device": device_name(cached.model(*place).device),
     }
 
@@ -193,12 +232,13 @@ def facts(choice: controls.Choice, text_id: str, tokens: Tensor, plan: Plan) -> 
 def whole_model(plan: Plan, choice: controls.Choice) -> Duel | None:
     """The plan beside the float model, from the store or from a job that a button begins."""
     text, place = str(plan), (choice.model_id, choice.device)
-    found = cached.kept_duel(*place, "evaluation/all", MEASURED, (text,))
+    found = cached.kept_duel(*place, "evaluation/all", MEASURED, (text,), choice.calibration)
     if found is not None:
         return found
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-    texts = cached.duel_tokens(*place, "evaluation/all", MEASURED), cached.calibration_tokens(*place)
-    key = f"duel|{'|'.join(place)}|evaluation/all|{MEASURED}|{text}"
+    learning = cached.calibration_tokens(*place, choice.calibration)
+    texts = cached.duel_tokens(*place, "evaluation/all", MEASURED), learning
+    key = f"duel|{'|'.join(place)}|evaluation/all|{MEASURED}|{choice.calibration}|{text}"
     return by_button(
         f"Measure it on {MEASURED:,} tokens for the report",
         choice,
@@ -237,7 +277,7 @@ def report_part(plan: Plan, choice: controls.Choice) -> None:
             if scheme is None:
                 st.caption(f"{choice.layer} stays float under {short_label(str(plan))}; choose another in the sidebar.")
                 return
-            study = cached.layer_lab(*place, choice.layer, choice.text_id, str(scheme))
+            study = cached.layer_lab(*place, choice.layer, choice.text_id, str(scheme), choice.calibration)
             tokens = cached.tokens(*place, choice.text_id)
             about = facts(choice, choice.text_id, tokens, Plan.of(scheme))
             document = layer_document(study, choice.layer, about)
@@ -253,11 +293,16 @@ with frame.page("How do I leave with this scheme?", LOOK_FOR, TRIES, PATH) as ch
     names = list(cached.layers(*place))
     plan.require_layers(names)
     schemes = {name: found for name in names if (found := plan.scheme_for(name)) is not None}
-    learned = None
+    learned: Learned = None
     if any(scheme.needs_text for scheme in plan.schemes):
         with editor:
-            learned = controls.pick("Tokens to calibrate on", LEARNED, LEARNED[0], "learn")
-            st.caption(take_words.calibrated(plan, learned))
+            learned = choice.calibration
+            if learned == cached.OWN_CALIBRATION:
+                learned = controls.pick("Tokens to calibrate on", LEARNED, LEARNED[0], "learn")
+                read, source = learned, take_words.OUR_OWN
+            else:
+                read, source = cached.calibration_tokens(*place, learned).numel(), cached.source_of(learned)
+            st.caption(take_words.calibrated(plan, read, source))
     short = take_words.short_name(choice.model_id, plan)
     parts, refused = cached.stored_parts(*place, text), refusal(schemes)
     served = serving(short, schemes, cached.model(*place).context)
@@ -270,7 +315,7 @@ with frame.page("How do I leave with this scheme?", LOOK_FOR, TRIES, PATH) as ch
             st.markdown("\n".join(f"- {sentence}" for sentence in take_words.runs(served, schemes)))
             chart(figures.bytes_by_part(parts, short_label(text, 24)), key="bytes", alt=said.replace("*", ""))
             if refused is None:
-                st.code(take_words.quantize_command(choice.model_id, plan, short, learned), "bash", wrap_lines=True)
+                st.code(command(plan, choice, short, learned), "bash", wrap_lines=True)
                 st.code(served.command, "bash", wrap_lines=True)
         with st.container(), frame.problems():
             recipe_part(plan, choice)
@@ -283,4 +328,4 @@ with frame.page("How do I leave with this scheme?", LOOK_FOR, TRIES, PATH) as ch
     st.caption(f"{take_words.CAPABILITIES} Read in: vendors' datasheets; {CHECKED}. Nothing was run with vLLM here.")
     frame.numbers(take_words.parts_table(parts), "take_it_with_you")
     if refused is None:
-        frame.python(take_words.python(choice.model_id, choice.device, plan, short, learned))
+        frame.python(code(plan, choice, short, learned))

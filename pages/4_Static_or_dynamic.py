@@ -11,6 +11,7 @@ from ui.figures import ranges as figures
 
 CALIBRATIONS = [*TEXT_KINDS, cached.MIX]
 FORMATS = ["int8", "int4", "fp8_e4m3"]
+SIDEBAR = "the sidebar's"
 OBSERVERS = ["minmax", "ema", "percentile", "mse"]
 CALLS = [1, 8, 64, 512]
 
@@ -37,9 +38,10 @@ TRIES = [
 
 def code(choice: controls.Choice, kind: str, steps: int, schemes: tuple[str, ...], call: int) -> str:
     most, mixed = STEP_TOKENS * MOST_STEPS, kind == cached.MIX
+    text_id = kind if kind.startswith("own:") else f"calibration/{kind}"
     read = f"torch.stack({python_code.each_kind('calibration', cached.STUDY_TOKENS)}, 1).flatten(0, 1)"
     return python_code.program(f"""\
-{python_code.layer(choice)}calibration = {read if mixed else python_code.windows(f"calibration/{kind}", most)}
+{python_code.layer(choice)}calibration = {read if mixed else python_code.windows(text_id, most)}
 watched = watch(lm.model, calibration, {choice.layer!r}{f", abreast={len(TEXT_KINDS)}" * mixed})
 specs = [Scheme.parse(text).activations for text in {list(schemes)!r}]
 trails = [observe(watched, spec, {steps}) for spec in specs]
@@ -51,7 +53,8 @@ print(*study.rows, sep="\\n")
 with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Static_or_dynamic.py") as choice:
     with st.grid(4, min_column_width=240):
         with st.container():
-            kind = controls.select("Calibration text", CALIBRATIONS, "encyclopedia", "cal")
+            own = [SIDEBAR] * (choice.calibration != cached.OWN_CALIBRATION)
+            kind = controls.select("Calibration text", [*CALIBRATIONS, *own], "encyclopedia", "cal")
             steps = controls.slide(
                 f"Calibration steps, {STEP_TOKENS} tokens each", STEP_CHOICE, MOST_STEPS, 32, "steps", STEP_CHOICE
             )
@@ -67,7 +70,8 @@ with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Stat
     grid = f"a:{fmt}/tensor" + ("" if symmetric else "/asym")
     schemes = tuple(f"{grid}/static/{name}" for name in ("minmax", f"ema{momentum}", f"p{percentile}", "mse"))
     here = (choice.model_id, choice.device, choice.layer)
-    study = cached.ranges(*here, choice.text_id, kind, steps, schemes, call)
+    learned = choice.calibration if kind == SIDEBAR else kind
+    study = cached.ranges(*here, choice.text_id, learned, steps, schemes, call)
     focus, trail = study.static[OBSERVERS.index(freeze)], study.trails[OBSERVERS.index(freeze)]
 
     others = [f"evaluation/{one}" for one in TEXT_KINDS]
@@ -86,7 +90,7 @@ with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Stat
         chart(figures.steps_picture(study), key="steps_picture", alt=range_words.frozen(study))
         texts = cached.token_texts(choice.model_id, choice.device, choice.text_id)
         chart(figures.tokens_picture(study, trail, texts), key="tokens_picture", alt=range_words.touched(study, focus))
-        clips = cached.clips(*here, text_ids, kind, steps, schemes)
+        clips = cached.clips(*here, text_ids, learned, steps, schemes)
         title = f"What ranges recorded on {kind} clip, text by text"
         chart(figures.clip_map(clips, title), key="clip_map", alt=range_words.worst_clip(clips))
         chart(figures.error_picture(study), key="error_picture", alt=range_words.errors(study))
@@ -101,4 +105,4 @@ with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Stat
             st.caption(range_words.cost_source(cost))
             st.button("Measure again", on_click=cached.dynamic_cost.clear, args=asked, key="again")
     frame.numbers(pd.DataFrame(study.rows), "static_or_dynamic")
-    frame.python(code(choice, kind, steps, schemes, call))
+    frame.python(code(choice, learned, steps, schemes, call))

@@ -7,7 +7,6 @@ from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.calibration import momenta_of
 from quantcore.granularity import largest_divisor
-from quantcore.models import TEXT_KINDS
 from quantcore.scheme import Gptq, Scheme
 from quantcore.studies.layer import LayerStudy
 from ui import cached, controls, frame, layer_words, python_code
@@ -47,11 +46,10 @@ def draw_menus(menus: Sequence[tuple[DeltaGenerator, Scheme, str]], shape: tuple
 def code(choice: controls.Choice, schemes: Sequence[Scheme]) -> str:
     static = any(one.activations is not None and not one.activations.dynamic for one in schemes)
     by_gptq = any(isinstance(one.method, Gptq) for one in schemes)
-    ranges, hessians = cached.STUDY_TOKENS, cached.HESSIAN_TOKENS // len(TEXT_KINDS)
     momenta = tuple(sorted({momentum for one in schemes for momentum in momenta_of(one)}))
-    read = f"calibrate(lm.model, torch.cat({{}}), [{choice.layer!r}]{{}})[{choice.layer!r}]"
-    seen = read.format(python_code.each_kind("calibration", ranges), f", hessian=False, momenta={momenta}")
-    hessian = read.format(python_code.each_kind("calibration", hessians), "")
+    read = f"calibrate(lm.model, {{}}, [{choice.layer!r}]{{}})[{choice.layer!r}]"
+    seen = read.format(python_code.calibration(choice), f", hessian=False, momenta={momenta}")
+    hessian = read.format(python_code.calibration(choice, cached.HESSIAN_TOKENS), "")
     lines = [f"seen = {seen}\n"] * static + [f"hessian = {hessian}.hessian\n"] * by_gptq
     more = ", static_qparams(scheme.activations, seen)" * static + ", hessian=hessian" * by_gptq
     return python_code.program(f"""\
@@ -77,7 +75,7 @@ with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, 
                 scheme = scheme_line(NAMES[side], default, side.lower())
                 menus.append((st.container(gap="xsmall"), scheme, side.lower()))
                 sides[side] = cached.layer_lab(
-                    choice.model_id, choice.device, choice.layer, choice.text_id, str(scheme)
+                    choice.model_id, choice.device, choice.layer, choice.text_id, str(scheme), choice.calibration
                 )
                 schemes[side] = scheme
     with st.container(horizontal=True, vertical_alignment="bottom"):

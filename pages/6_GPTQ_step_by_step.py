@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from quantcore.models import linear_named
+from quantcore.models import TEXT_KINDS, linear_named
 from quantcore.studies.gptq_order import METHODS
 from quantcore.studies.gptq_steps import tile_group
 from quantcore.studies.outliers import CHANNEL_RATIO
-from ui import cached, controls, frame, gptq_words
+from ui import cached, controls, frame, gptq_words, python_code
 from ui.components.chart import chart
 from ui.components.column_player import column_player
 from ui.figures import gptq as figures
@@ -56,10 +56,22 @@ def two_weights() -> None:
     controls.end()
 
 
+def code(choice: controls.Choice, scheme: str, limit: int, loud: tuple[int, ...]) -> str:
+    seen = python_code.calibration(choice, limit, min(limit // len(TEXT_KINDS), cached.STUDY_TOKENS))
+    return python_code.program(f"""\
+{python_code.layer(choice)}calibration = {seen}
+seen = calibrate(lm.model, calibration, [{choice.layer!r}])[{choice.layer!r}]
+scheme = Scheme.parse({scheme!r})
+study = order_study(weight, seen.hessian, scheme.weights, scheme.method.damp, seen.tokens, {loud!r}, x)
+for course in study.courses:
+    print(f"{{course.method}}: {{course.loss / study.power:.3%}} of the output's power is lost")
+""")
+
+
 with frame.page(
     "How does pushing the error to the right save the layer, and why does the order matter?", LOOK_FOR, TRIES, PATH
 ) as choice:
-    here = (choice.model_id, choice.device, choice.layer)
+    here, learned = (choice.model_id, choice.device, choice.layer), choice.calibration
     weight = linear_named(cached.model(choice.model_id, choice.device).model, choice.layer).weight
     shape = (weight.shape[0], weight.shape[1])
     sizes = [str(size) for size in GROUPS if shape[1] % size == 0 and size < shape[1]]
@@ -80,7 +92,9 @@ with frame.page(
         together = controls.pick("The tile", [TOGETHER, AROUND], TOGETHER, "tile") == TOGETHER
     actorder = "" if order == "none" else f"/actorder={order}"
     tile_grain = f"group{tile_group(shape[1])}"
-    steps = cached.gptq_tile(*here, limit, f"w:int{bits}/{tile_grain},gptq{actorder}/damp={damp:.10g}", together)
+    steps = cached.gptq_tile(
+        *here, limit, f"w:int{bits}/{tile_grain},gptq{actorder}/damp={damp:.10g}", together, learned
+    )
     words = gptq_words.tile(steps, shape, together)
     st.markdown(words)
     column_player(steps, key=f"steps{controls.resets()}", alt=words.replace("*", ""))
@@ -88,7 +102,8 @@ with frame.page(
     st.subheader("The whole layer, in every order")
     top = cached.channels(choice.model_id, choice.device, choice.layer, choice.text_id).top
     loud = tuple(row.channel for row in top if row.over_median >= CHANNEL_RATIO)
-    study = cached.gptq_order(*here, choice.text_id, limit, f"w:int{bits}/{granularity},gptq/damp={damp:.10g}", loud)
+    scheme = f"w:int{bits}/{granularity},gptq/damp={damp:.10g}"
+    study = cached.gptq_order(*here, choice.text_id, limit, scheme, loud, learned)
     words = gptq_words.order(study)
     st.markdown(words)
     frame.metrics(
@@ -121,10 +136,11 @@ with frame.page(
 
     st.subheader("Which setting loses least?")
     grid = tuple("channel" if grain == ROW else f"group{grain}" for grain in grains)
-    found = cached.gptq_map(*here, limit, MAP_BITS, grid, MAP_DAMPS)
+    found = cached.gptq_map(*here, limit, MAP_BITS, grid, MAP_DAMPS, learned)
     words = gptq_words.order_map(found)
     st.markdown(words)
     chart(figures.order_map(found), key="map", alt=words.replace("*", ""))
 
     two_weights()
     frame.numbers(gptq_words.table(study), "gptq")
+    frame.python(code(choice, scheme, limit, loud))

@@ -135,7 +135,7 @@ def generation_part(scheme: str, choice: controls.Choice) -> None:
         prompt = controls.line("Prompt", PROMPT, "prompt", max_chars=1000)
         seed = controls.slide("Seed (0: greedy, the likeliest token each time)", 0, 20, 0, "seed")
     loaded = cached.model(choice.model_id, choice.device)
-    calibration = cached.calibration_tokens(choice.model_id, choice.device)
+    calibration = cached.calibration_tokens(choice.model_id, choice.device, choice.calibration)
 
     def work(tell: job_view.Teller) -> Written:
         def writing(share: float, doing: str) -> None:
@@ -144,7 +144,7 @@ def generation_part(scheme: str, choice: controls.Choice) -> None:
         quantized = job_view.candidate(loaded, scheme, calibration, lambda share, doing: tell(share / 2, doing))
         return write_on(loaded, quantized, prompt, WRITTEN, seed or None, writing)
 
-    key = f"write|{choice.model_id}|{choice.device}|{scheme}|{seed}|{prompt}"
+    key = f"write|{choice.model_id}|{choice.device}|{scheme}|{choice.calibration}|{seed}|{prompt}"
     written = job_view.result_of(choice.device, key, f"{WRITTEN} tokens of float and {short_label(scheme)}", work)
     if written is None:
         return
@@ -175,21 +175,21 @@ def measured(schemes: list[str], choice: controls.Choice, text_id: str, limit: i
     """The duel from the store or from a job; while the job runs, the schemes in the store, or what the job has read."""
     asked = (choice.model_id, choice.device, text_id, limit)
     place = asked[:2]
-    if (found := cached.kept_duel(*asked, tuple(schemes))) is not None:
+    if (found := cached.kept_duel(*asked, tuple(schemes), choice.calibration)) is not None:
         return Measured(found, True)
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-    texts = cached.duel_tokens(*place, text_id, limit), cached.calibration_tokens(*place)
+    texts = cached.duel_tokens(*place, text_id, limit), cached.calibration_tokens(*place, choice.calibration)
 
     def work(tell: job_view.Teller) -> Duel:
         return duel(loaded, schemes, *texts, store, hashed, tell, tell.show)
 
-    key = f"duel|{'|'.join(place)}|{text_id}|{limit}|{'|'.join(schemes)}"
+    key = f"duel|{'|'.join(place)}|{text_id}|{limit}|{choice.calibration}|{'|'.join(schemes)}"
     title = f"{len(schemes)} schemes on {texts[0].numel():,} tokens"
     result: Duel | None = job_view.result_of(choice.device, key, title, work)
     if result is not None:
         return Measured(result, True)
-    kept = cached.kept_schemes(*asked, tuple(schemes))
-    found = cached.kept_duel(*asked, kept) if len(kept) > 1 else job_view.so_far(key)
+    kept = cached.kept_schemes(*asked, tuple(schemes), choice.calibration)
+    found = cached.kept_duel(*asked, kept, choice.calibration) if len(kept) > 1 else job_view.so_far(key)
     return None if found is None else Measured(found, False)
 
 

@@ -7,12 +7,16 @@
     python -m quantcore compare --schemes W4A16 W4A16,gptq W8A8 --out report.html
     python -m quantcore sensitivity --schemes W4A16 W8A16 --budget 5
     python -m quantcore quantize --scheme W4A16,gptq/actorder=weight --out reference-w4a16
+    python -m quantcore quantize --stream --model owner/large --scheme W4A16 --out large-w4a16
     python -m quantcore recipe --scheme W4A16,gptq --model owner/name --out recipes
 
---model is `reference` (the default), a folder, or a hub id. Static activations and GPTQ learn from the bundled
-calibration text (for quantize: or from --text); everything is measured on the bundled evaluation text, or on --text.
-With --seed the windows of those texts are drawn at random, else the first are taken. A checkpoint's scales, norms and
-embeddings are of the narrowest type that holds the model's parameters exactly, or of --dtype.
+--model is `reference` (the default), a folder, a GGUF file, or a hub id. Static activations and GPTQ learn from the
+bundled calibration text, or from --calibrate-on (quantize: --text); everything is measured on the bundled evaluation
+text, or on --text. A text is a .txt, .jsonl or .parquet file, or a data set of the hub: wikitext-2, owner/name,
+owner/name:file; --chat puts its documents into the model's chat template. quantize, evaluate and compare leave a model
+that is larger than the memory in its files and work on one block at a time; --stream asks for it. With --seed the
+windows of those texts are drawn at random, else the first are taken. A checkpoint's scales, norms and embeddings are
+of the narrowest type that holds the model's parameters exactly, or of --dtype.
 
 Progress is on stderr, stdout holds one JSON value, floats in full precision. JSON has no infinity: an error of exactly
 zero has its SQNR written as the string "inf". What was not measured is null. A mistake ends with exit code 2 and one
@@ -31,7 +35,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from quantcore import verbs
-from quantcore.models import REFERENCE
+from quantcore.models import REFERENCE, WINDOW
 from quantcore.plain import plain
 from quantcore.verb_inputs import CALIBRATION_TOKENS, GPTQ_TOKENS, MAX_TOKENS
 
@@ -99,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--read", metavar="FILE", help="a recipe, YAML")
     paper.add_argument("--model", default=REFERENCE, metavar="M", help="the model that the script quantizes")
     paper.add_argument("--out", metavar="FOLDER", help="write recipe.yaml and quantize.py into it")
+    for made in (layer, whole, many, each):
+        made.add_argument("--calibrate-on", metavar="TEXT", help="what GPTQ and static ranges learn from")
+    for made in (layer, whole, many, each, kept):
+        made.add_argument("--chat", action="store_true", help="texts of yours stand in the model's chat template")
+    for made in (whole, many, kept):
+        made.add_argument("--stream", action="store_true", help="leave the weights in their files, a block in memory")
     for made in (layer, kept, many, paper):
         made.add_argument("--force", action="store_true", help="replace what --out names")
     return parser
@@ -106,9 +116,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_reading(made: argparse.ArgumentParser, tokens: int | None, text: str) -> None:
     most = f"default {tokens}" if tokens else f"default {GPTQ_TOKENS} for GPTQ, {CALIBRATION_TOKENS} else"
-    made.add_argument("--model", default=REFERENCE, metavar="M", help="`reference`, a folder, or a hub id")
-    made.add_argument("--text", metavar="FILE", help=f"a UTF-8 text file: {text}")
+    made.add_argument("--model", default=REFERENCE, metavar="M", help="`reference`, a folder, a GGUF file, or a hub id")
+    made.add_argument("--text", metavar="TEXT", help=f"a file, or a hub's data set: {text}")
     made.add_argument("--max-tokens", type=int, default=tokens, metavar="N", help=most)
+    made.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"tokens a window (default {WINDOW})")
     made.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     made.add_argument("--seed", type=int, metavar="N", help="draw the texts' windows at random (default: the first)")
 

@@ -41,6 +41,7 @@ from quantcore.qtensor import QTensor
 from quantcore.scheme import Gptq, MinMax, QuantSpec, Scheme
 
 PACKED = "pack-quantized"
+PACK_CHUNK = 2**18  # codes
 UNPACKED = "int-quantized"
 MIXED = "mixed-precision"
 FLOATS_HELD = ("fp8_e4m3",)
@@ -194,8 +195,10 @@ def rounded_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _packed(qweight: QTensor) -> dict[str, Tensor]:
+    """A few rows at a time: packing takes many times the room of the codes, and each row has words of its own."""
+    rows = torch.split(qweight.q, max(1, PACK_CHUNK // qweight.q.shape[1]))
     return {
-        "weight_packed": pack_to_int32(qweight.q, qweight.spec.fmt.bits),
+        "weight_packed": torch.cat([pack_to_int32(part, qweight.spec.fmt.bits) for part in rows]),
         "weight_shape": torch.tensor(qweight.q.shape, dtype=torch.int64),
     }
 

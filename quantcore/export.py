@@ -77,6 +77,7 @@ class ExportReport:
     bytes: int
     layers: tuple[LayerReport, ...]
     model: str
+    revision: str
     model_hash: str
     calibration_tokens: int | None
     calibration_hash: str | None
@@ -165,6 +166,7 @@ def write_checkpoint(
             bytes=sum(path.stat().st_size for path in temporary.iterdir()),
             layers=tuple(layers),
             model=loaded.id,
+            revision=loaded.revision,
             model_hash=model_hash(loaded.model),
             calibration_tokens=None if calibration is None else calibration.numel(),
             calibration_hash=None if calibration is None else tokens_hash(calibration),

@@ -77,7 +77,7 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     neither safetensors nor GGUF, too little memory, a model without Linear layers."""
     place = fetch(source, lambda share, doing: progress(DOWNLOAD_SHARE * share, doing))
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    _require_float(source, place)
+    require_float(source, place)
     _require_room(source, place, target)
     with _IMPORTING:
         from transformers import (
@@ -108,7 +108,7 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     return LoadedModel(source, model, tokenizer, target, place.revision, notices)
 
 
-def _require_float(source: str, place: Place) -> None:
+def require_float(source: str, place: Place) -> None:
     """Raises: ValueError where the weights are codes of another quantizer, or of our own export."""
     config = place.folder / "config.json"
     try:

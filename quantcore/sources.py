@@ -75,8 +75,9 @@ def locate(source: str) -> Place | None:
     return here if here is not None else _cached(*_hub_id(source))
 
 
-def fetch(source: str, progress: Progress = quiet) -> Place:
-    """Where `source` lies on this machine, after a download if need be; `progress` may raise to end it.
+def fetch(source: str, progress: Progress = quiet, to_load: bool = True) -> Place:
+    """Where `source` lies on this machine, after a download if need be; `progress` may raise to end it. What is to be
+    loaded whole and cannot is not downloaded.
 
     Raises: ValueError, in one sentence, where the hub does not give it, it has no safetensors, or there is no room."""
     here = locate(source)
@@ -86,7 +87,7 @@ def fetch(source: str, progress: Progress = quiet) -> Place:
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
-        return _download(repo, revision, progress)
+        return _download(repo, revision, progress, to_load)
     except HFValidationError as error:
         raise ValueError(f"{source!r} is no hub id; try {REFERENCE!r}, or owner/name") from error
     except (HTTPError, OSError) as error:
@@ -182,7 +183,7 @@ def _commit_of(folder: Path) -> str | None:
     return path.name if path.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", path.name) else None
 
 
-def _download(repo: str, revision: str, progress: Progress) -> Place:
+def _download(repo: str, revision: str, progress: Progress, to_load: bool) -> Place:
     """The repository's own files that a model and its tokenizer need, small ones first, each whole or not at all."""
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -197,7 +198,8 @@ def _download(repo: str, revision: str, progress: Progress) -> Place:
     weights = _weights_of(listed)
     names = sorted([name for name in listed if name.endswith(SMALL_FILES)] + weights, key=lambda name: listed[name])
     total = sum(listed[name] for name in names)
-    require_memory(repr(repo), sum(listed[name] for name in weights), torch.device("cpu"))
+    if to_load:
+        require_memory(repr(repo), sum(listed[name] for name in weights), torch.device("cpu"))
     _require_disk(repo, total)
     counted = _Bytes(total, progress)
     path = ""

@@ -95,6 +95,7 @@ def stream_export(
             bytes=sum(path.stat().st_size for path in temporary.iterdir()),
             layers=tuple(writing.layers),
             model=streamed.id,
+            revision=streamed.revision,
             model_hash=model_hash(cast(nn.Module, streamed)),
             calibration_tokens=None if calibration is None else calibration.numel(),
             calibration_hash=None if calibration is None else tokens_hash(calibration),

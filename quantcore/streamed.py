@@ -25,8 +25,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from quantcore.blocks import block_names
-from quantcore.models import WINDOW, _reason, linears
-from quantcore.sources import fetch
+from quantcore.memory import give_back
+from quantcore.models import WINDOW, _reason, linears, require_float
+from quantcore.sources import Progress, fetch, quiet
 from quantcore.weight_files import header, weight_files
 
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -35,17 +36,18 @@ FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 class StreamedModel:
     """A causal language model on the meta device, and the files that its tensors are read from.
 
-    id, path    the source as given, and its folder
+    id, path    the source as given, and its folder; `revision` pins its contents, as a LoadedModel's
     skeleton    the model: parameters on the meta device, except inside `block`; buffers that no file holds are real
     blocks      names of the decoder blocks in order"""
 
-    def __init__(self, source: str, device: str | None = None) -> None:
-        """Raises: ValueError, in one sentence, for what `load_model` refuses (memory aside), for a GGUF file, and for
-        files that lack a tensor of the model or hold it in another shape."""
-        place = fetch(source)
+    def __init__(self, source: str, device: str | None = None, progress: Progress = quiet) -> None:
+        """`progress` is told of a download. Raises: ValueError, in one sentence, for what `load_model` refuses (memory
+        aside), for a GGUF file, and for files that lack a tensor of the model or hold it in another shape."""
+        place = fetch(source, progress, to_load=False)
         if place.gguf:
             raise ValueError(f"{source!r} is a GGUF file and only safetensors can be streamed; load it with load_model")
-        self.id, self.path = source, place.folder
+        require_float(source, place)
+        self.id, self.path, self._place = source, place.folder, place
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         headers = {file: header(file) for file in weight_files(self.path)}
         self._file_of = {name: file for file, tensors in headers.items() for name in tensors}
@@ -61,6 +63,10 @@ class StreamedModel:
     def context(self) -> int:
         """The longest window that the model was made for, in tokens."""
         return int(getattr(self.skeleton.config, "max_position_embeddings", WINDOW))
+
+    @cached_property
+    def revision(self) -> str:
+        return self._place.revision
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -90,6 +96,7 @@ class StreamedModel:
         finally:
             for full, slot in slots.items():
                 _put(slot, empty[full])
+            give_back()
 
     def read(self, name: str) -> Tensor:
         """One tensor by the model's name for it, in the model's type, on the device."""

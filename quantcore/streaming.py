@@ -2,10 +2,11 @@
 
     for part in stream_quantize("some/folder", "W4A16,gptq", tokens): ...        # part.layers: {name: QuantLinear}
     report = stream_evaluate("some/folder", "W4A16", tokens)
+    walked = stream_compare("some/folder", "W4A16", tokens, likeliest=5)         # and every token's scores, every layer
 
 Peak memory, whatever the depth: what lies outside of the blocks, about two blocks (the float one and its quantized
 form), the Hessians of one block for GPTQ, and hidden states, tokens x hidden numbers, which wait on the CPU between two
-blocks. On Linux glibc keeps freed matrices below 32 MB for later; MALLOC_MMAP_THRESHOLD_=1048576 gives them back.
+blocks. What is freed goes back to the system behind every block.
 
 The codes are `quantize_model`'s and the figures `compare`'s: the same functions work on the same numbers in the same
 order. What a block is called with (masks, positions) comes from the model's own forward pass, run with every other
@@ -31,6 +32,7 @@ from quantcore.convert import LayerReport, _hessians, _left_float, _quantize_set
 from quantcore.evaluate import (
     BATCH_TOKENS,
     CHECKPOINT_FLOAT_BITS,
+    Comparison,
     ModelReport,
     checkpoint_bytes,
     compare,
@@ -43,6 +45,7 @@ from quantcore.scheme import Gptq, Scheme
 from quantcore.streamed import BlockPlace, StreamedModel
 from quantcore.studies.footprint import weight_bits
 
+ALONE = "quantized"  # the name of a walk's one candidate
 CALIBRATION_BATCH_TOKENS = 4096  # `batches`' own, which calibrate and BlockWalk use: Hessians are summed in this order
 
 
@@ -126,6 +129,30 @@ def stream_evaluate(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> ModelReport:
+    """`compare` of a model with its quantized form; the arguments are `stream_compare`'s."""
+    walked = stream_compare(source, scheme, tokens, calibration, device, progress)
+    return replace(walked.comparison.reports[ALONE], seconds=walked.evaluate_s)
+
+
+class Walked(NamedTuple):
+    """comparison: its one candidate is called ALONE. layers: as `quantize_model` reports them, without output_sqnr_db.
+    Seconds by what they were spent on."""
+
+    comparison: Comparison
+    layers: tuple[LayerReport, ...]
+    quantize_s: float
+    evaluate_s: float
+
+
+def stream_compare(
+    source: StreamedModel | str,
+    scheme: Scheme | Plan | str,
+    tokens: Tensor,
+    calibration: Tensor | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+    likeliest: int = 1,
+) -> Walked:
     """`compare` of a model with its quantized form in one walk: each block is read once, quantized, and both forms of
     it take their own hidden states a block further.
 
@@ -139,8 +166,8 @@ def stream_evaluate(
     calibration = tokens if calibration is None else calibration
     floats, quants = (HiddenWalk(streamed, tokens, BATCH_TOKENS) for _ in range(2))
     reports: list[LayerReport] = []
-    report: ModelReport | None = None
-    seconds = 0.0
+    found: Comparison | None = None
+    begun, evaluate_s = time.perf_counter(), 0.0
     for part in stream_quantize(streamed, scheme, calibration, progress=progress):
         reports += part.reports
         started = time.perf_counter()
@@ -148,20 +175,22 @@ def stream_evaluate(
             floats.advance(part.original)
             quants.advance(part.module)
         else:
-            report = compare(_Answers(part.original, floats), _Answers(part.module, quants), tokens)
-        seconds += time.perf_counter() - started
-    assert report is not None
+            quantized = {ALONE: _Answers(part.module, quants)}
+            found = compare(_Answers(part.original, floats), quantized, tokens, likeliest=likeliest)
+        evaluate_s += time.perf_counter() - started
+    assert found is not None
     coded = [one for one in reports if one.weight_sqnr_db is not None]
     numbers = sum(math.prod(one.shape) for one in coded)
-    return replace(
-        report,
+    report = replace(
+        found.reports[ALONE],
         float_bytes=checkpoint_bytes(streamed.skeleton),
         bytes=planned_bytes(streamed, schemes),
         bits_per_weight=sum(one.bits_per_weight * math.prod(one.shape) for one in coded) / numbers
         if numbers
         else float(CHECKPOINT_FLOAT_BITS),
-        seconds=seconds,
     )
+    found = Comparison(found.float_scores, found.scores, {ALONE: report})
+    return Walked(found, tuple(reports), time.perf_counter() - begun - evaluate_s, evaluate_s)
 
 
 class HiddenWalk(BlockWalk):

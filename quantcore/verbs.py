@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantcore.calibration import calibrate, layer_inputs, momenta_of
-from quantcore.convert import quantize_model, static_qparams
+from quantcore.convert import LayerReport, quantize_model, static_qparams
 from quantcore.duel import duel
 from quantcore.evaluate import compare as evaluate_model
 from quantcore.evaluate import device_name
@@ -29,6 +29,7 @@ from quantcore.models import (
     REFERENCE,
     TEXT_KINDS,
     TEXT_SPLITS,
+    WINDOW,
     LoadedModel,
     bundled_text,
     devices,
@@ -40,8 +41,11 @@ from quantcore.new_folder import require_place
 from quantcore.plan import Plan
 from quantcore.scheme import PRESETS, Gptq, Scheme
 from quantcore.store import Store, model_hash
+from quantcore.stream_duel import stream_duel
+from quantcore.streamed import StreamedModel
+from quantcore.streaming import ALONE, stream_compare
 from quantcore.studies.layer import LayerStudy, layer_study
-from quantcore.verb_inputs import GPTQ_TOKENS, MAX_TOKENS, Text, calibration_text, load, text_of
+from quantcore.verb_inputs import GPTQ_TOKENS, MAX_TOKENS, Text, calibration_text, load, opened, text_of
 from quantcore.verb_outputs import new_file, progress_bar, write_whole
 
 PACKAGES = (
@@ -97,17 +101,21 @@ def layer(
     max_tokens: int = MAX_TOKENS,
     device: str | None = None,
     seed: int | None = None,
+    calibrate_on: str | None = None,
+    chat: bool = False,
+    window: int = WINDOW,
     out: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """one layer under one scheme: errors of weight, input and output, worst channels and tokens; --out as HTML"""
-    wanted, reading = Scheme.parse(scheme), text_of(text, max_tokens, seed)
+    wanted, reading = Scheme.parse(scheme), _reading(text, max_tokens, seed, calibrate_on, chat, window)
+    learning = calibration_text([wanted], seed, calibrate_on, chat, window)
     target = None if out is None else new_file(out, force)
     loaded = load(model, device)
     linear = linear_named(loaded.model, layer)
     tokens = reading.tokens(loaded)
     started = time.perf_counter()
-    calibration, facts = _calibration(loaded, [wanted], seed)
+    calibration, facts = _calibration(loaded, [wanted], learning)
     stats = {}
     if calibration is not None:
         by_gptq = isinstance(wanted.method, Gptq)
@@ -118,7 +126,7 @@ def layer(
         study = layer_study(linear, layer_inputs(loaded.model, tokens, layer).flatten(0, 1), wanted, static, hessian)
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from error
-    read = {"model": model, "text": reading.facts(tokens), "calibration": facts}
+    read = {"model": model, "revision": loaded.revision, "text": reading.facts(tokens), "calibration": facts}
     if target is not None:
         from quantcore.report import layer_document, to_html
 
@@ -143,20 +151,35 @@ def evaluate(
     max_tokens: int = MAX_TOKENS,
     device: str | None = None,
     seed: int | None = None,
+    calibrate_on: str | None = None,
+    chat: bool = False,
+    window: int = WINDOW,
+    stream: bool = False,
 ) -> dict[str, Any]:
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
-    wanted, reading = Plan.parse(scheme), text_of(text, max_tokens, seed)
-    loaded = load(model, device)
+    wanted, reading = Plan.parse(scheme), _reading(text, max_tokens, seed, calibrate_on, chat, window)
+    learning = calibration_text(wanted.schemes, seed, calibrate_on, chat, window)
+    held = opened(model, device, stream)
+    loaded = held.model
     tokens = reading.tokens(loaded)
-    calibration, facts = _calibration(loaded, wanted.schemes, seed)
-    quantized, reports = quantize_model(loaded.model, wanted, tokens, calibration=calibration)
+    calibration, facts = _calibration(loaded, wanted.schemes, learning)
+    reports: Sequence[LayerReport]
+    with progress_bar("quantizing") as tell:
+        if isinstance(loaded, StreamedModel):
+            walked = stream_compare(loaded, wanted, tokens, calibration, progress=tell)
+            reports, report = walked.layers, walked.comparison.reports[ALONE]
+        else:
+            quantized, reports = quantize_model(loaded.model, wanted, tokens, progress=tell, calibration=calibration)
+            report = evaluate_model(loaded.model, quantized, tokens)
     return {
         "model": model,
+        "revision": loaded.revision,
+        **held.facts(),
         "scheme": str(wanted),
         "text": reading.facts(tokens),
         "calibration": facts,
-        "report": asdict(evaluate_model(loaded.model, quantized, tokens)),
-        "layers": [asdict(report) for report in reports],
+        "report": asdict(report),
+        "layers": [asdict(one) for one in reports],
     }
 
 
@@ -168,30 +191,40 @@ def quantize(
     max_tokens: int | None = None,
     device: str | None = None,
     seed: int | None = None,
+    chat: bool = False,
+    window: int = WINDOW,
+    stream: bool = False,
     dtype: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """write the quantized model as a compressed-tensors checkpoint, which transformers and vLLM load"""
     from quantcore.export import export_checkpoint
+    from quantcore.stream_export import stream_export
 
     plan = Plan.parse(scheme)
-    reading: Text | None = calibration_text(plan.schemes, seed)
+    reading: Text | None = calibration_text(plan.schemes, seed, window=window)
     if not any(one.needs_text for one in plan.schemes):
-        if (text, max_tokens, seed) != (None, None, None):
-            raise ValueError(f"{plan.label} needs no calibration text; leave out --text, --max-tokens and --seed")
+        if (text, max_tokens, seed, chat) != (None, None, None, False):
+            raise ValueError(
+                f"{plan.label} needs no calibration text; leave out --text, --max-tokens, --seed and --chat"
+            )
         reading = None
-    elif (text, max_tokens) != (None, None):
-        reading = text_of(text, GPTQ_TOKENS if max_tokens is None else max_tokens, seed, "calibration")
+    elif (text, max_tokens, chat) != (None, None, False):
+        reading = text_of(text, GPTQ_TOKENS if max_tokens is None else max_tokens, seed, "calibration", chat, window)
     require_place(out, model, force)
-    loaded = load(model, device)
+    held = opened(model, device, stream)
+    loaded = held.model
     calibration = None if reading is None else reading.tokens(loaded)
+    stored_as = None if dtype is None else getattr(torch, dtype)
     with progress_bar("quantizing") as tell:
-        report = export_checkpoint(
-            loaded, plan, out, calibration,
-            force=force, dtype=None if dtype is None else getattr(torch, dtype), progress=tell,
-        )  # fmt: skip
+        more: dict[str, Any] = {"force": force, "dtype": stored_as, "progress": tell}
+        if isinstance(loaded, StreamedModel):
+            report = stream_export(loaded, plan, out, calibration, **more)
+        else:
+            report = export_checkpoint(loaded, plan, out, calibration, **more)
     return {
         **asdict(report),
+        **held.facts(),
         "calibration": None if reading is None or calibration is None else reading.facts(calibration),
         "load": f"AutoModelForCausalLM.from_pretrained({report.folder!r})",
     }
@@ -204,30 +237,45 @@ def compare(
     max_tokens: int = MAX_TOKENS,
     device: str | None = None,
     seed: int | None = None,
+    calibrate_on: str | None = None,
+    chat: bool = False,
+    window: int = WINDOW,
+    stream: bool = False,
     out: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """several schemes or plans on one text, paired, with intervals; --out writes it as one HTML file"""
     from quantcore.report import duel_document, to_html
 
-    plans, reading = [Plan.parse(scheme) for scheme in schemes], text_of(text, max_tokens, seed)
+    plans, reading = [Plan.parse(one) for one in schemes], _reading(text, max_tokens, seed, calibrate_on, chat, window)
+    learning = calibration_text([one for plan in plans for one in plan.schemes], seed, calibrate_on, chat, window)
     target = None if out is None else new_file(out, force)
-    loaded, store = load(model, device), Store()
-    tokens = reading.tokens(loaded)
-    learning = calibration_text([one for plan in plans for one in plan.schemes], seed)
-    calibration, hashed = learning.tokens(loaded), model_hash(loaded.model)
+    held, store = opened(model, device, stream), Store()
+    loaded = held.model
+    tokens, calibration = reading.tokens(loaded), learning.tokens(loaded)
+    hashed = model_hash(cast(nn.Module, loaded) if isinstance(loaded, StreamedModel) else loaded.model)
     with progress_bar("comparing") as tell:
-        found = duel(loaded, [str(plan) for plan in plans], tokens, calibration, store, hashed, tell)
+        texts = [str(plan) for plan in plans]
+        if isinstance(loaded, StreamedModel):
+            found = stream_duel(loaded, texts, tokens, calibration, tell)
+        else:
+            found = duel(loaded, texts, tokens, calibration, store, hashed, tell)
     facts = {
         "model": model,
         "model hash": hashed,
+        "revision": loaded.revision,
+        **held.facts(),
         "text": reading.facts(tokens),
         "calibration": learning.facts(calibration),
         "device": device_name(loaded.device),
         "command": shlex.join(
             ["python", "-m", "quantcore", "compare", "--model", model, "--schemes", *map(str, plans)]
             + ["--max-tokens", str(max_tokens), *([] if text is None else ["--text", text])]
+            + ([] if calibrate_on is None else ["--calibrate-on", calibrate_on])
             + ([] if seed is None else ["--seed", str(seed)])
+            + ([] if window == WINDOW else ["--window", str(window)])
+            + ["--chat"] * chat
+            + ["--stream"] * stream
         ),
     }
     document = duel_document(found, facts)
@@ -243,22 +291,28 @@ def sensitivity(
     max_tokens: int = MAX_TOKENS,
     device: str | None = None,
     seed: int | None = None,
+    calibrate_on: str | None = None,
+    chat: bool = False,
+    window: int = WINDOW,
     budget: float | None = None,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
     from quantcore.sensitivity import plan_for_budget
     from quantcore.studies.plans import kept_sensitivity
 
-    wanted, reading = [Scheme.parse(scheme) for scheme in schemes], text_of(text, max_tokens, seed)
+    wanted, reading = (
+        [Scheme.parse(one) for one in schemes],
+        _reading(text, max_tokens, seed, calibrate_on, chat, window),
+    )
+    learning = calibration_text(wanted, seed, calibrate_on, chat, window)
     loaded, store = load(model, device), Store()
-    tokens = reading.tokens(loaded)
-    learning = calibration_text(wanted, seed)
-    calibration = learning.tokens(loaded)
+    tokens, calibration = reading.tokens(loaded), learning.tokens(loaded)
     with progress_bar("measuring layers") as tell:
         found = kept_sensitivity(loaded, [str(one) for one in wanted], tokens, calibration, store, progress=tell)
     chosen = None if budget is None else plan_for_budget(found, budget)
     return {
         "model": model,
+        "revision": loaded.revision,
         "text": reading.facts(tokens),
         "calibration": learning.facts(calibration) if any(one.needs_text for one in wanted) else None,
         "layers": {
@@ -306,13 +360,17 @@ def recipe(
     return {"scheme": str(plan), "recipe": texts["recipe.yaml"], "script": texts["quantize.py"], "out": out}
 
 
+def _reading(text: str | None, most: int, seed: int | None, calibrate_on: str | None, chat: bool, window: int) -> Text:
+    """The text to measure on; of the two texts the template is for those that are the user's."""
+    return text_of(text, most, seed, chat=chat and (text is not None or calibrate_on is None), window=window)
+
+
 def _calibration(
-    loaded: LoadedModel, schemes: Sequence[Scheme], seed: int | None
+    loaded: LoadedModel | StreamedModel, schemes: Sequence[Scheme], text: Text
 ) -> tuple[Tensor | None, dict[str, Any] | None]:
-    """Our own calibration text and its facts, where a scheme needs it."""
+    """The calibration text's tokens and its facts, where a scheme needs it."""
     if not any(scheme.needs_text for scheme in schemes):
         return None, None
-    text = calibration_text(schemes, seed)
     tokens = text.tokens(loaded)
     return tokens, text.facts(tokens)
 

@@ -13,8 +13,10 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from quantcore import verbs
+from quantcore.memory import TooLarge
 from quantcore.models import LoadedModel
 from quantcore.plan import Plan
+from quantcore.texts import LoadedText
 from tests.conftest import BLOCKS
 from tests.test_cli import FEW, LAYER, bad, good
 
@@ -175,3 +177,78 @@ def test_the_bar_counts_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
         tell(0.5, "half")
         tell(1.0, "done")
     assert "working: 100%" in capsys.readouterr().err
+
+
+def without_times(found: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on the clock, on the folder, or on what a walk does not measure."""
+    report = {key: value for key, value in found["report"].items() if key != "seconds"}
+    layers = [{k: v for k, v in row.items() if k not in ("seconds", "output_sqnr_db")} for row in found["layers"]]
+    return {**found, "report": report, "layers": sorted(layers, key=lambda row: row["name"]), "streamed": None}
+
+
+def test_a_streamed_model_gives_the_whole_ones_figures_and_files(
+    capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    of = ["--model", tiny_model_dir, "--max-tokens", "1000"]
+    whole, walked = (
+        good(capsys, "evaluate", "--scheme", "w:int3/group32,gptq", *of, *more) for more in ([], ["--stream"])
+    )
+    assert (whole["streamed"], whole.pop("streamed_why")) == (False, None)
+    assert (walked["streamed"], walked.pop("streamed_why")) == (True, "--stream")
+    assert without_times(whole) == without_times(walked)
+    plans = ["--schemes", "w:int2/channel", "w:int8/channel,a:int8/tensor/static@down_proj=float"]
+    tables = [good(capsys, "compare", *plans, *of, *more)["tables"][0]["rows"] for more in ([], ["--stream"])]
+    assert [row[1:4] for row in tables[0]] == [row[1:4] for row in tables[1]]
+    quantize = ["quantize", "--scheme", "w:int4/group32,gptq", *of]
+    files = [
+        good(capsys, *quantize, "--out", tmp_path / name, *more)["files"]
+        for name, more in (("a", []), ("b", ["--stream"]))
+    ]
+    assert files[0] == files[1]
+
+
+def test_a_model_larger_than_the_memory_is_streamed_and_says_so(
+    capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantcore.memory.free_memory", lambda _: (100_000, 2**30))
+    asked = ["--model", tiny_model_dir, "--scheme", "w:int4/group32"]
+    found = good(capsys, "quantize", *asked, "--out", tmp_path / "out")
+    assert found["streamed"] is True
+    assert "M parameters as float32, needs 0.4 MiB of memory and this machine has 0.1 MiB" in found["streamed_why"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.float32
+    assert "needs 0.4 MiB of memory" in bad(capsys, "layer", *asked, "--layer", LAYER)
+    gguf = tmp_path / "a.gguf"
+    gguf.write_bytes(b"GGUF")
+    monkeypatch.setattr("quantcore.verb_inputs.load_model", refuse_the_size)
+    assert "needs too much" in bad(capsys, "evaluate", "--model", gguf, "--scheme", "w:int4/group32")
+
+
+def refuse_the_size(*_: Any) -> LoadedModel:
+    raise TooLarge("it needs too much")
+
+
+def test_a_calibration_text_of_your_own(
+    capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("".join(f'{{"text": "Lamp {k} was lit at {k * 7 % 60} past nine."}}\n' for k in range(400)))
+    asked = ["evaluate", "--model", tiny_model_dir, "--scheme", "w:int8/channel,a:int8/tensor/static", *FEW]
+    own, theirs = good(capsys, *asked), good(capsys, *asked, "--calibrate-on", mine)
+    assert own["text"] == theirs["text"]
+    assert own["calibration"]["source"] == "bundled calibration"
+    assert (theirs["calibration"]["source"], theirs["calibration"]["chat"]) == (str(mine), False)
+    assert len(theirs["calibration"]["text_hash"]) == 16
+    assert own["report"]["kl"] != theirs["report"]["kl"]
+    assert "has no chat template" in bad(capsys, *asked, "--calibrate-on", mine, "--chat")
+    assert "--chat is for a text of your own" in bad(capsys, *asked, "--chat")
+    named: list[str] = []
+
+    def given(name: str) -> LoadedText:
+        named.append(name)
+        return LoadedText(name, ("A line about a lamp. " * 90,), "c0ffee")
+
+    monkeypatch.setattr("quantcore.verb_inputs.hub_text", given)
+    found = good(capsys, *asked, "--text", "wikitext-2", "--calibrate-on", "owner/name:a.jsonl")
+    assert sorted(named) == ["owner/name:a.jsonl", "wikitext-2"]
+    assert found["text"]["revision"] == "c0ffee"
+    assert "no file is called 'prompts/mine.txt'" in bad(capsys, *asked, "--text", "prompts/mine.txt")

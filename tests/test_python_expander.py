@@ -1,5 +1,6 @@
 """The expander "Python" of every page: the program that stands there runs as it stands and gives the page's numbers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from tests.apptest_helpers import figure_of, values
 from tests.apptest_helpers import page as open_page
 from tests.test_page_duel import settle
-from ui import cached
+from ui import cached, controls, gptq_words
 
 MOST_LINES = 15
 OWN = 'He said: "Don\'t {go} out", and lit the lamp. ' * 4
@@ -92,6 +93,47 @@ def test_layer_lab(a: str, b: str, tiny_model_dir: Path, capsys: pytest.CaptureF
     for line in names["said"].splitlines():
         assert line.split("output ")[1].split(" dB")[0][:-1] in said  # the page shows one digit less
     assert names["text"] == b
+
+
+def test_layer_lab_that_learned_from_your_text(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scheme = "w:int3/group32,a:int8/tensor/static,gptq"
+    learned = {"learn_from": controls.OWN, "learn_own": OWN, "learn_length": 64, "learn_sequences": 4}
+    shown = []
+    for more in ({}, learned):
+        at = open_page("5_Layer_lab", model=tiny_model_dir, a=scheme, b="w:int8/channel", **more)
+        names = run(at, capsys)
+        said = "\n".join(str(one.value) for one in (*at.markdown, *at.table))
+        figure = names["said"].splitlines()[0].split("output ")[1].split(" dB")[0][:-1]
+        assert figure in said
+        shown.append(figure)
+    assert shown[0] != shown[1]
+
+
+def test_gptq(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = open_page("6_GPTQ_step_by_step", model=tiny_model_dir, bits=2, group=32, tokens=640, damp=0.1)
+    study = run(at, capsys)["study"]
+    assert [one.value for one in at.metric] == [
+        gptq_words.percent(course.loss / study.power) for course in study.courses
+    ]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_take_it_with_you(
+    own: bool,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    learned = {"learn_from": controls.OWN, "learn_own": OWN} if own else {}
+    at = open_page("11_Take_it_with_you", model=tiny_model_dir, scheme="w:int4/group32,gptq", **learned)
+    monkeypatch.chdir(tmp_path)
+    names = run(at, capsys)
+    learned_from = f"From {names['report'].calibration_tokens:,} tokens of {'your text' if own else 'our own'}"
+    assert any(learned_from in one.value for one in at.caption)
+    assert Path("quantize.py").is_file()
+    shown = json.dumps([one.value for one in at.markdown])
+    assert f"**{names['parts'].bytes / 1e6:.2f} MB**" in shown
 
 
 def test_duel(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,37 @@ def test_a_chat_template_is_offered_where_there_is_one(tiny_model_dir: Path, tmp
     assert at.run().sidebar.code[0].value == "<user>Where is the key?"
 
 
+def test_a_calibration_text_of_your_own_reaches_what_learns(tiny_model_dir: Path, tiny_lm: LoadedModel) -> None:
+    link = {"learn_from": controls.OWN, "learn_own": KEEPER, "learn_length": 64, "learn_sequences": 4}
+    at = page("11_Take_it_with_you", model=tiny_model_dir, layer=LAYER, scheme="w:int4/group32,gptq", **link).run()
+    assert errors(at) == []
+    text = LoadedText("your text", (KEEPER,))
+    expected = token_windows(tiny_lm.tokenizer, KEEPER, 64, 256)
+    assert cached.calibration_tokens(str(tiny_model_dir), "cpu", f"own:{text.hash}|4x64").equal(expected)
+    assert f"the pages read 4 sequences of 64. SHA-256 `{text.hash}`" in captions(at)
+    assert f"From 256 tokens of your text (SHA-256 {text.hash}): GPTQ's Hessians" in captions(at)
+    command = next(one.value for one in at.code if one.value.startswith("python -m quantcore quantize"))
+    assert command.endswith("--text your-text.txt --window 64 --max-tokens 256")
+    at.session_state["calibrating"] = True
+    assert KEEPER[:600] in [one.value for one in at.run().sidebar.code]
+    table = io.BytesIO()
+    pd.DataFrame({"text": ["The key is on the table.", "So is the letter."]}).to_parquet(table)
+    at.file_uploader(key="learn_upload").set_value(("mine.parquet", table.getvalue(), "application/octet-stream"))
+    assert "of mine.parquet (SHA-256 " in captions(at.run())
+    at.button(key="reset").click().run()
+    assert errors(at) == []
+    assert "An equal share of each of the five kinds" in captions(at)
+
+
+def test_page_4_offers_the_sidebars_calibration_text(tiny_model_dir: Path) -> None:
+    at = page("4_Static_or_dynamic", model=tiny_model_dir, layer=LAYER, learn_from=controls.OWN, learn_own=KEEPER)
+    at.run()
+    before = figures_of(at)
+    at.selectbox(key="cal").set_value("the sidebar's").run()
+    assert errors(at) == []
+    assert figures_of(at) != before
+
+
 def test_a_data_set_is_one_more_text(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

@@ -42,7 +42,7 @@ def hub(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (pickle / "pytorch_model.bin").write_bytes(b"no weights")
     ggufs = tmp_path_factory.mktemp("ggufs")
     (ggufs / "a.Q4_0.gguf").write_bytes(b"GGUF")
-    repos = dict.fromkeys(("tiny/model", "tiny/gated", "tiny/broken"), tiny_model_dir)
+    repos = dict.fromkeys(("tiny/model", "tiny/second", "tiny/gated", "tiny/broken"), tiny_model_dir)
     with fake_hub({**repos, "tiny/pickle": pickle, "tiny/ggufs": ggufs}) as url:
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "critical"}
         home = str(tmp_path_factory.mktemp("hf"))
@@ -68,6 +68,47 @@ def test_a_hub_id_is_downloaded_once_and_pinned(hub: dict[str, str], tiny_model_
     again, pinned = ask(offline, "tiny/model", f"tiny/model@{COMMIT}")
     assert again == pinned == {"folder": first["folder"], "revision": COMMIT, "told": []}
     assert inventory(first["folder"]).revision == COMMIT
+
+
+LOAD = """
+import json, sys
+from quantcore import load_model
+told = []
+lm = load_model(sys.argv[1], "cpu", lambda share, doing: told.append((share, doing)))
+weights = sum(float(one.double().sum()) for one in lm.model.parameters())
+print(json.dumps({"revision": lm.revision, "weights": weights, "told": told}))
+"""
+
+
+def run_python(hub: dict[str, str], *arguments: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, *arguments], env=hub, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-800:]
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_a_model_of_the_hub_is_loaded_with_progress_and_then_without_a_network(
+    hub: dict[str, str], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    from quantcore.models import load_model
+
+    first = run_python(hub, "-c", LOAD, "tiny/second")
+    model = load_model(str(tiny_model_dir), "cpu").model
+    assert first["weights"] == pytest.approx(sum(float(one.double().sum()) for one in model.parameters()))
+    shares = [share for share, _ in first["told"]]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert {doing.split(" ")[0] for _, doing in first["told"]} == {"asking", "downloading", "building", "reading"}
+    offline = {**hub, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
+    again = run_python(offline, "-c", LOAD, "tiny/second")
+    assert (again["revision"], again["weights"]) == (first["revision"], first["weights"])
+    assert first["revision"] == COMMIT
+    assert not [doing for _, doing in again["told"] if doing.startswith(("asking", "downloading"))]
+    asked = ["quantize", "--model", "tiny/second", "--scheme", "w:int4/group32", "--out", str(tmp_path / "out")]
+    for more in ([], ["--stream", "--force"]):
+        found = run_python(offline, "-m", "quantcore", *asked, *more)
+        assert (found["model"], found["revision"]) == ("tiny/second", COMMIT)
+        assert json.loads((tmp_path / "out" / "export.json").read_text())["revision"] == COMMIT
 
 
 def test_what_the_hub_does_not_give_is_one_sentence_and_leaves_no_model(hub: dict[str, str]) -> None:

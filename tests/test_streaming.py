@@ -214,8 +214,10 @@ print(memory("VmHWM") - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limit on a process's data is Linux's")
 def test_exports_a_model_twice_as_large_as_the_memory_it_may_take(tmp_path: Path) -> None:
-    """The limit counts from what the imports took; loading the model whole fails under it. glibc is told to give
-    every freed matrix back at once: else it keeps some for later, and what it keeps counts."""
+    """The kernel's limit on what the process allocates is the proof; it counts from what the imports took, and loading
+    the model whole fails under it. Pages of the mapped files are no allocation, and how many of them are resident is
+    the kernel's affair: of all together it is only asked that they stay below the model's own size. glibc is told to
+    give every freed matrix back at once: else it keeps some for later, and what it keeps counts."""
     written = write_random_llama(tmp_path / "model", hidden=512, ffn=1408, heads=8, blocks=24, vocabulary=512)
     assert written > MODEL_MB * 10**6
 
@@ -232,7 +234,7 @@ def test_exports_a_model_twice_as_large_as_the_memory_it_may_take(tmp_path: Path
 
     done = run("export")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.splitlines()[-1]) < LIMIT_MB * 10**6
+    assert int(done.stdout.splitlines()[-1]) < written
     whole = run("load")
     assert whole.returncode != 0
     assert "can't allocate memory" in whole.stderr or "MemoryError" in whole.stderr or "Cannot allocate" in whole.stderr

@@ -98,6 +98,7 @@ OWN_TEXTS_CHARACTERS = 50_000_000
 PREVIEW_CHARACTERS = 600
 LOAD_AT_ONCE_BYTES = 100_000_000
 MIX = "mix"  # a calibration text of every kind
+OWN_CALIBRATION = "calibration/all"  # the text id of our own calibration text; a visitor's is `own:<hash>`
 DUEL_WINDOW = 256  # tokens: many windows, so that an interval over them says something
 START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
@@ -212,6 +213,16 @@ def loaded_text(text_id: str) -> LoadedText:
     if base not in _own_texts():
         raise ValueError("the server has forgotten your text; paste or upload it again in the sidebar")
     return _own_texts()[base]
+
+
+def source_of(text_id: str) -> str:
+    """A text in words: its name; of a visitor's also the hash, and the commit of a hub's."""
+    reading = Reading.parse(text_id)
+    if not reading.text_id.startswith("own:"):
+        return f"bundled {reading.text_id}"
+    found = loaded_text(text_id)
+    commit = f", revision {found.revision}" if found.revision else ""
+    return f"{found.name} (SHA-256 {found.hash}{commit}{', in the chat template' * reading.chat})"
 
 
 def text(text_id: str) -> str:
@@ -405,40 +416,46 @@ def contents(model_id: str, device: str) -> Anatomy:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Recording ranges on the calibration text ...")
-def recorded(model_id: str, device: str, momentum: float) -> dict[str, LayerStats]:
-    """What enters every layer on the calibration text, STUDY_TOKENS of each kind: what a static scheme freezes."""
-    kinds = [tokens(model_id, device, f"calibration/{kind}") for kind in TEXT_KINDS]
-    return calibrate(model(model_id, device).model, torch.cat(kinds), hessian=False, momenta=(momentum,))
+def recorded(model_id: str, device: str, momentum: float, calibration: str = OWN_CALIBRATION) -> dict[str, LayerStats]:
+    """What enters every layer on the calibration text: what a static scheme freezes."""
+    read = calibration_tokens(model_id, device, calibration)
+    return calibrate(model(model_id, device).model, read, hessian=False, momenta=(momentum,))
 
 
 @st.cache_resource(max_entries=96, show_spinner=False)
-def layer_lab(model_id: str, device: str, layer: str, text_id: str, scheme: str) -> LayerStudy:
+def layer_lab(
+    model_id: str, device: str, layer: str, text_id: str, scheme: str, calibration: str = OWN_CALIBRATION
+) -> LayerStudy:
     """One layer under a scheme; static ranges and GPTQ's Hessian come from the calibration text, the errors from the
     text named."""
     chosen, static, hessian = Scheme.parse(scheme), None, None
     if chosen.activations is not None and not chosen.activations.dynamic:
-        static = static_qparams(chosen.activations, recorded(model_id, device, *momenta_of(chosen))[layer])
+        static = static_qparams(chosen.activations, recorded(model_id, device, *momenta_of(chosen), calibration)[layer])
     if isinstance(chosen.method, Gptq):
-        hessian = hessian_of(model_id, device, layer)
+        hessian = hessian_of(model_id, device, layer, calibration=calibration)
     linear = linear_named(model(model_id, device).model, layer)
     return layer_study(linear, inputs(model_id, device, layer, text_id), chosen, static, hessian)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
-def hessian_of(model_id: str, device: str, layer: str, limit: int = HESSIAN_TOKENS) -> Tensor:
-    """X^T X of a layer's inputs on the calibration text, an equal share of each kind, at most `limit` tokens; from the
-    float model. (K, K), float32."""
-    share = limit // len(TEXT_KINDS)
-    mixed = torch.cat([tokens(model_id, device, f"calibration/{kind}", share) for kind in TEXT_KINDS])
-    seen = calibrate(model(model_id, device).model, mixed, [layer])[layer].hessian
+def hessian_of(
+    model_id: str, device: str, layer: str, limit: int = HESSIAN_TOKENS, calibration: str = OWN_CALIBRATION
+) -> Tensor:
+    """X^T X of a layer's inputs on the calibration text, at most `limit` tokens; from the float model. (K, K),
+    float32."""
+    read = calibration_tokens(model_id, device, calibration, limit)
+    seen = calibrate(model(model_id, device).model, read, [layer])[layer].hessian
     assert seen is not None
     return seen
 
 
 @st.cache_resource(max_entries=4, show_spinner="Recording ranges on the calibration text ...")
 def watched(model_id: str, device: str, layer: str, kind: str) -> Watched:
-    """One layer's input on a calibration text, step by step; MIX reads the kinds side by side, a step of each."""
+    """One layer's input on a calibration text, step by step; MIX reads the kinds side by side, a step of each. `kind`
+    may be the id of a visitor's text."""
     running = model(model_id, device).model
+    if kind.startswith("own:"):
+        return watch(running, tokens(model_id, device, kind, STEP_TOKENS * MOST_STEPS), layer)
     if kind != MIX:
         return watch(running, tokens(model_id, device, f"calibration/{kind}", STEP_TOKENS * MOST_STEPS), layer)
     kinds = [tokens(model_id, device, f"calibration/{one}") for one in TEXT_KINDS]
@@ -594,28 +611,56 @@ def decoder(model_id: str, device: str) -> Callable[[int], str]:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def calibration_tokens(model_id: str, device: str) -> Tensor:
-    """What static ranges and GPTQ see: STUDY_TOKENS of each kind of the calibration text."""
-    return torch.cat([tokens(model_id, device, f"calibration/{kind}") for kind in TEXT_KINDS])
+def calibration_tokens(
+    model_id: str,
+    device: str,
+    calibration: str = OWN_CALIBRATION,
+    limit: int | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """What static ranges and GPTQ see, (windows, T): of our own text an equal share of each kind, `limit` tokens in all
+    (None: STUDY_TOKENS of each); of a visitor's what its id names, at most `limit` tokens."""
+    if calibration == OWN_CALIBRATION:
+        share = None if limit is None else limit // len(TEXT_KINDS)
+        return torch.cat([tokens(model_id, device, f"calibration/{kind}", share, window) for kind in TEXT_KINDS])
+    reading = Reading.parse(calibration)
+    most = reading.sequences * reading.length
+    return tokens(model_id, device, calibration, most if limit is None else min(most, limit))
 
 
-def kept_schemes(model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]) -> tuple[str, ...]:
+def kept_schemes(
+    model_id: str,
+    device: str,
+    text_id: str,
+    limit: int,
+    schemes: tuple[str, ...],
+    calibration: str = OWN_CALIBRATION,
+) -> tuple[str, ...]:
     """Those of the schemes whose answers are in the store already."""
-    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device))
+    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device, calibration))
     return tuple(known(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device)))
 
 
-def kept_duel(model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]) -> Duel | None:
+def kept_duel(
+    model_id: str,
+    device: str,
+    text_id: str,
+    limit: int,
+    schemes: tuple[str, ...],
+    calibration: str = OWN_CALIBRATION,
+) -> Duel | None:
     """The duel, where every answer is in the store already."""
-    kept = kept_schemes(model_id, device, text_id, limit, schemes)
+    kept = kept_schemes(model_id, device, text_id, limit, schemes, calibration)
     if len(kept) < len({str(Plan.parse(scheme)) for scheme in schemes}):
         return None
-    return _kept_duel(model_id, device, text_id, limit, schemes)
+    return _kept_duel(model_id, device, text_id, limit, schemes, calibration)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _kept_duel(model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]) -> Duel:
-    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device))
+def _kept_duel(
+    model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...], calibration: str
+) -> Duel:
+    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device, calibration))
     return duel(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device))
 
 
@@ -706,17 +751,24 @@ def shape_named(shape: str, model_id: str, device: str) -> ModelShape:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
-def gptq_stats(model_id: str, device: str, layer: str, limit: int) -> LayerStats:
-    """What enters a layer on the calibration text, with X^T X: about `limit` tokens, an equal share of each kind."""
-    share = limit // len(TEXT_KINDS)
-    kinds = [tokens(model_id, device, f"calibration/{kind}", share, min(share, 512)) for kind in TEXT_KINDS]
-    return calibrate(model(model_id, device).model, torch.cat(kinds), [layer])[layer]
+def gptq_stats(model_id: str, device: str, layer: str, limit: int, calibration: str = OWN_CALIBRATION) -> LayerStats:
+    """What enters a layer on the calibration text, with X^T X: about `limit` tokens."""
+    read = calibration_tokens(model_id, device, calibration, limit, min(limit // len(TEXT_KINDS), STUDY_TOKENS))
+    return calibrate(model(model_id, device).model, read, [layer])[layer]
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def gptq_tile(model_id: str, device: str, layer: str, limit: int, scheme: str, together: bool) -> TileSteps:
+def gptq_tile(
+    model_id: str,
+    device: str,
+    layer: str,
+    limit: int,
+    scheme: str,
+    together: bool,
+    calibration: str = OWN_CALIBRATION,
+) -> TileSteps:
     """GPTQ over a tile of the layer; `together`: the columns that go together most, else neighbours of the loudest."""
-    chosen, hessian = Scheme.parse(scheme), _hessian_over(model_id, device, layer, limit)
+    chosen, hessian = Scheme.parse(scheme), _hessian_over(model_id, device, layer, limit, calibration)
     assert isinstance(chosen.method, Gptq)
     tensor = linear_named(model(model_id, device).model, layer).weight
     columns = companions(hessian) if together else neighbours(hessian)
@@ -725,14 +777,21 @@ def gptq_tile(model_id: str, device: str, layer: str, limit: int, scheme: str, t
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def gptq_order(
-    model_id: str, device: str, layer: str, text_id: str, limit: int, scheme: str, loud: tuple[int, ...]
+    model_id: str,
+    device: str,
+    layer: str,
+    text_id: str,
+    limit: int,
+    scheme: str,
+    loud: tuple[int, ...],
+    calibration: str = OWN_CALIBRATION,
 ) -> OrderStudy:
     """The layer in every order; the losses are on the calibration text, `unseen` on the text named."""
-    chosen, seen = Scheme.parse(scheme), gptq_stats(model_id, device, layer, limit)
+    chosen, seen = Scheme.parse(scheme), gptq_stats(model_id, device, layer, limit, calibration)
     assert isinstance(chosen.method, Gptq)
     return order_study(
         linear_named(model(model_id, device).model, layer).weight,
-        _hessian_over(model_id, device, layer, limit),
+        _hessian_over(model_id, device, layer, limit, calibration),
         weights_of(scheme),
         chosen.method.damp,
         seen.tokens,
@@ -750,9 +809,10 @@ def gptq_map(
     bits: tuple[int, ...],
     granularities: tuple[str, ...],
     damps: tuple[float, ...],
+    calibration: str = OWN_CALIBRATION,
 ) -> OrderMap:
     tensor = linear_named(model(model_id, device).model, layer).weight
-    return order_map(tensor, _hessian_over(model_id, device, layer, limit), bits, granularities, damps)
+    return order_map(tensor, _hessian_over(model_id, device, layer, limit, calibration), bits, granularities, damps)
 
 
 @st.cache_resource(max_entries=32, show_spinner="Measuring the time ...")
@@ -771,8 +831,8 @@ def gptq_toy(w1: float, w2: float, correlation: float, scale: float) -> Toy:
     return toy(w1, w2, correlation, scale)
 
 
-def _hessian_over(model_id: str, device: str, layer: str, limit: int) -> Tensor:
-    hessian = gptq_stats(model_id, device, layer, limit).hessian
+def _hessian_over(model_id: str, device: str, layer: str, limit: int, calibration: str = OWN_CALIBRATION) -> Tensor:
+    hessian = gptq_stats(model_id, device, layer, limit, calibration).hessian
     assert hessian is not None
     return hessian
 
@@ -791,7 +851,8 @@ def stored_parts(model_id: str, device: str, plan: str) -> Stored:
     return stored(model(model_id, device).model, plan, stored_type_of(model_id, device))
 
 
-def export_folder(model_id: str, device: str, plan: str, tokens: int | None, name: str) -> Path:
-    """Where the page's checkpoint of a plan goes: `name`, and a hash of all that its contents depend on."""
-    asked = f"{hash_of(model_id, device)}|{device}|{plan}|{tokens}"
+def export_folder(model_id: str, device: str, plan: str, learned: int | str | None, name: str) -> Path:
+    """Where the page's checkpoint of a plan goes: `name`, and a hash of all that its contents depend on; `learned`: how
+    many tokens of our own calibration text, or the id of a visitor's."""
+    asked = f"{hash_of(model_id, device)}|{device}|{plan}|{learned}"
     return home() / EXPORTS / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"

@@ -22,9 +22,16 @@ from ui import cached, job_view
 T = TypeVar("T", bound="str | int | float")
 OWN, DATA_SET = "own text", "data set"
 START = "_start_"
-SHARED = ("model", "device", "layer", "text", "own", "dataset", "sequences", "length", "chat")
+OUR_OWN, PASTED = "our own", "your text"
+SHARED = (
+    *("model", "device", "layer", "text", "own", "dataset", "sequences", "length", "chat"),
+    *("learn_from", "learn_own", "learn_dataset", "learn_sequences", "learn_length", "learn_chat"),
+)
 LOADER = "the loader"  # the line in which models wait to be loaded
 SEQUENCES, LENGTHS = (1, 2, 4, 8), (64, 128, 256, 512)
+LEARN_SEQUENCES = (4, 8, 16, 32, 64)
+KEEPER = "The lighthouse keeper climbed the stairs and"
+LEARN_HELP = "What static ranges and GPTQ learn from. The rules and the layers' map always learn from our own."
 UPLOAD_HELP = (
     "UTF-8 text, or documents: .jsonl with a field `text` (or `messages`), .parquet with such a column; at most 20 MB "
     "of text. A file's text is not in the link: who follows it sees the pasted text."
@@ -36,12 +43,13 @@ MOST_TOKENS = 2048  # that a page's studies read of a text
 
 @dataclass(frozen=True)
 class Choice:
-    """What the sidebar says: the model, its layer, the text that it reads, the device."""
+    """What the sidebar says: the model, its layer, the text that it reads, the device, the calibration text."""
 
     model_id: str
     device: str
     layer: str
     text_id: str
+    calibration: str = cached.OWN_CALIBRATION
 
 
 def begin() -> None:
@@ -198,10 +206,11 @@ def sidebar() -> Choice | None:
         if kind in (OWN, DATA_SET):
             text_id = cached.keep_text(_own_text() if kind == OWN else _data_set())
         text_id = _reading(model_id, device, text_id)
+        calibration = _calibration(model_id, device)
         if model_id != REFERENCE:
             for notice in cached.model(model_id, device).notices:
                 st.info(notice)
-    return Choice(model_id, device, layer, text_id)
+    return Choice(model_id, device, layer, text_id, calibration)
 
 
 def models_to_try() -> None:
@@ -240,20 +249,21 @@ def _device() -> str:
     return pick("Device", known, cached.default_device(), "device") if len(known) > 1 else known[0]
 
 
-def _own_text() -> LoadedText:
-    pasted = lines("Your text", "The lighthouse keeper climbed the stairs and", "own", max_chars=4000, height=120)
-    upload = st.file_uploader("or a file", type=list(KINDS), key="upload", max_upload_size=60, help=UPLOAD_HELP)
+def _own_text(prefix: str = "") -> LoadedText:
+    pasted = lines("Your text", KEEPER, f"{prefix}own", max_chars=4000, height=120)
+    key = f"{prefix}upload"
+    upload = st.file_uploader("or a file", type=list(KINDS), key=key, max_upload_size=60, help=UPLOAD_HELP)
     if upload is None:
-        return LoadedText("your text", (pasted,))
+        return LoadedText(PASTED, (pasted,))
     st.caption(f"`{upload.name}` is read. It stays on the server for this session and is **not in the link**.")
-    known = st.session_state.get("_upload")
+    known = st.session_state.get(f"_{key}")
     if known is None or known[0] != upload.file_id:
-        known = st.session_state["_upload"] = (upload.file_id, read_content(upload.name, upload.getvalue()))
+        known = st.session_state[f"_{key}"] = (upload.file_id, read_content(upload.name, upload.getvalue()))
     return known[1]  # type: ignore[no-any-return]
 
 
-def _data_set() -> LoadedText:
-    name = line("Data set of the hub", next(iter(DATA_SETS)), "dataset", help=DATA_SET_HELP).strip()
+def _data_set(prefix: str = "") -> LoadedText:
+    name = line("Data set of the hub", next(iter(DATA_SETS)), f"{prefix}dataset", help=DATA_SET_HELP).strip()
     return cached.data_set(name)
 
 
@@ -268,19 +278,45 @@ def _reading(model_id: str, device: str, text_id: str) -> str:
                 f"{MOST_TOKENS:,}; take fewer or shorter ones"
             )
         own = text_id.startswith("own:")
-        offered = own and (cached.has_chat_template(model_id, device) or st.query_params.get("chat") == "true")
-        chat = offered and switch("in the model's chat template", False, "chat", help=CHAT_HELP)
-        text_id = str(cached.Reading(text_id, sequences, length, chat))
+        text_id = str(cached.Reading(text_id, sequences, length, own and _chat(model_id, device)))
         if opened.open:
             st.code(cached.text_facts(model_id, device, text_id).start, language=None, wrap_lines=True, height=160)
             st.caption(f"Model `{model_id}`, revision `{cached.model(model_id, device).revision}`")
     if own or opened.open:
-        facts = cached.text_facts(model_id, device, text_id)
-        st.caption(
-            f"{facts.documents:,} document{'s' * (facts.documents != 1)}, **{facts.tokens:,} tokens**; the pages read "
-            f"{facts.read[0]} sequence{'s' * (facts.read[0] != 1)} of {facts.read[1]}. SHA-256 `{facts.hash}`"
-        )
+        st.caption(_counted(cached.text_facts(model_id, device, text_id)))
     return text_id
+
+
+def _calibration(model_id: str, device: str) -> str:
+    """What static ranges and GPTQ learn from, as a text id."""
+    with st.expander("Calibration text", key="calibrating", on_change="rerun") as opened:
+        kind = pick("Ranges and GPTQ learn from", [OUR_OWN, OWN, DATA_SET], OUR_OWN, "learn_from", help=LEARN_HELP)
+        if kind == OUR_OWN:
+            st.caption("An equal share of each of the five kinds; the page says how many tokens.")
+            return cached.OWN_CALIBRATION
+        text_id = cached.keep_text(_own_text("learn_") if kind == OWN else _data_set("learn_"))
+        length = steps("Tokens a sequence", LENGTHS, cached.STUDY_TOKENS, "learn_length")
+        sequences = steps("Sequences", LEARN_SEQUENCES, 16, "learn_sequences")
+        text_id = str(cached.Reading(text_id, sequences, length, _chat(model_id, device, "learn_")))
+        facts = cached.text_facts(model_id, device, text_id)
+        if opened.open:
+            st.code(facts.start, language=None, wrap_lines=True, height=120)
+    st.caption(f"Calibration: {_counted(facts)}")
+    return text_id
+
+
+def _chat(model_id: str, device: str, prefix: str = "") -> bool:
+    """Whether a visitor's text stands in the chat template; offered where there is one."""
+    key = f"{prefix}chat"
+    offered = cached.has_chat_template(model_id, device) or st.query_params.get(key) == "true"
+    return offered and switch("in the model's chat template", False, key, help=CHAT_HELP)
+
+
+def _counted(facts: cached.TextFacts) -> str:
+    return (
+        f"{facts.documents:,} document{'s' * (facts.documents != 1)}, **{facts.tokens:,} tokens**; the pages read "
+        f"{facts.read[0]} sequence{'s' * (facts.read[0] != 1)} of {facts.read[1]}. SHA-256 `{facts.hash}`"
+    )
 
 
 def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, float] | None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from quantcore.models import TEXT_KINDS
 from ui import cached
 from ui.controls import Choice
 
@@ -16,13 +17,16 @@ HOMES = {
     "quantcore.calibration": "calibrate layer_inputs",
     "quantcore.convert": "static_qparams",
     "quantcore.duel": "duel",
+    "quantcore.export": "export_checkpoint stored_type",
     "quantcore.formats": "format_named",
     "quantcore.models": "TEXT_KINDS bundled_text linear_named token_windows",
+    "quantcore.recipe": "recipe script",
     "quantcore.rules": "best_practice",
     "quantcore.sensitivity": "plan_for_budget",
     "quantcore.store": "Store",
     "quantcore.studies.footprint": "PRESET_SHAPES ModelShape footprint",
     "quantcore.studies.generation": "write_on",
+    "quantcore.studies.gptq_order": "order_study",
     "quantcore.studies.granularity": "granularity_study",
     "quantcore.studies.hardware": "measure_machine",
     "quantcore.studies.layer": "layer_study",
@@ -34,7 +38,9 @@ HOMES = {
     "quantcore.studies.row": "loud_row row_study",
     "quantcore.studies.speed": "measure_paths",
     "quantcore.studies.speed_curves": "read_run",
+    "quantcore.studies.stored": "stored",
     "quantcore.texts": "LoadedText hub_text read_text_file",
+    "quantcore.verb_inputs": "text_of",
 }
 
 
@@ -69,6 +75,16 @@ def windows(text_id: str, limit: int | None = None, window: int | None = None) -
     return _windows(f"{text}.joined({'lm.tokenizer, chat=True' if reading.chat else ''})", *cut)
 
 
+def calibration(choice: Choice, limit: int | None = None, window: int | None = None) -> str:
+    """The expression of the calibration windows, as `cached.calibration_tokens` cuts them."""
+    if choice.calibration == cached.OWN_CALIBRATION:
+        share = cached.STUDY_TOKENS if limit is None else limit // len(TEXT_KINDS)
+        return f"torch.cat({each_kind('calibration', share, window or cached.STUDY_TOKENS)})"
+    reading = cached.Reading.parse(choice.calibration)
+    most = reading.sequences * reading.length
+    return windows(choice.calibration, most if limit is None else min(most, limit))
+
+
 def each_kind(split: str, share: int, window: int = cached.STUDY_TOKENS) -> str:
     """The expression of the windows of our own text, at most `share` tokens of each kind."""
     return f"[{_windows(f'bundled_text({split!r}, kind)', window, share)} for kind in TEXT_KINDS]"
@@ -95,5 +111,4 @@ def texts(choice: Choice, text_id: str, limit: int) -> str:
         tokens = f"torch.cat({each_kind(split, *cached.duel_cut(limit))})"
     else:
         tokens = windows(text_id, limit, cached.DUEL_WINDOW)
-    calibration = f"torch.cat({each_kind('calibration', cached.STUDY_TOKENS)})"
-    return f"{load(choice)}tokens = {tokens}\ncalibration = {calibration}\n"
+    return f"{load(choice)}tokens = {tokens}\ncalibration = {calibration(choice)}\n"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from quantcore.evaluate import ModelReport
+from quantcore.models import WINDOW
 from quantcore.plan import Plan
 from quantcore.scheme import Gptq, Scheme
 from quantcore.serving import Serving
@@ -16,6 +17,7 @@ from quantcore.studies.hardware import GPUS, how_it_runs
 from quantcore.studies.stored import Stored
 from quantcore.studies.written import ReadBack, Written
 
+OUR_OWN = "our own calibration text, an equal share of each kind"
 CAPABILITIES = (
     "NVIDIA 7.5 is Turing (T4), 8.0 Ampere (A100), 8.6 RTX 30, 8.9 Ada (L4, RTX 40), 9.0 Hopper (H100, H200), 10 and "
     "above Blackwell (B200, RTX 50)."
@@ -67,43 +69,31 @@ def runs(serving: Serving, schemes: Mapping[str, Scheme]) -> list[str]:
     return said + [f"**vLLM may refuse it:** {problem}." for problem in serving.problems]
 
 
-def quantize_command(model_id: str, plan: Plan, folder: str, tokens: int | None) -> str:
-    """The shell's line that writes the same checkpoint; `tokens` of calibration text where the plan needs some."""
+def quantize_command(
+    model_id: str,
+    plan: Plan,
+    folder: str,
+    tokens: int | None,
+    text: str | None = None,
+    window: int = WINDOW,
+    chat: bool = False,
+) -> str:
+    """The shell's line that writes the same checkpoint; `tokens` of calibration text where the plan needs some, in
+    windows of `window`, of our own or of `text`."""
     words = ["python", "-m", "quantcore", "quantize", "--model", model_id, "--scheme", str(plan), "--out", folder]
-    return shlex.join([*words, *([] if tokens is None else ["--max-tokens", str(tokens)])])
+    words += [] if text is None else ["--text", text]
+    words += [] if window == WINDOW else ["--window", str(window)]
+    words += [] if tokens is None else ["--max-tokens", str(tokens)]
+    return shlex.join(words + ["--chat"] * chat)
 
 
-def python(model_id: str, device: str, plan: Plan, folder: str, tokens: int | None) -> str:
-    """The page's calls as a program that runs as it stands."""
-    reading = "" if tokens is None else "from quantcore.verb_inputs import text_of\n"
-    calibration = "None" if tokens is None else f'text_of(None, {tokens}, split="calibration").tokens(lm)'
-    return (
-        "from pathlib import Path\n\n"
-        "from quantcore import load_model\n"
-        "from quantcore.export import export_checkpoint, stored_type\n"
-        "from quantcore.recipe import recipe, script\n"
-        f"from quantcore.studies.stored import stored\n{reading}\n"
-        f"lm = load_model({model_id!r}, {device!r})\n"
-        f"plan = {str(plan)!r}\n"
-        "parts = stored(lm.model, plan, stored_type(lm.model))\n"
-        'print(f"{parts.bytes / 1e6:.2f} MB instead of {parts.float_bytes / 1e6:.2f} MB")\n'
-        f"report = export_checkpoint(lm, plan, {folder!r}, {calibration})\n"
-        'print(f"{report.bytes / 1e6:.2f} MB in {report.folder}")\n'
-        'Path("recipe.yaml").write_text(recipe(plan))\n'
-        f'Path("quantize.py").write_text(script(plan, {model_id!r}))\n'
-    )
-
-
-def calibrated(plan: Plan, tokens: int) -> str:
-    """What the plan learns from text."""
+def calibrated(plan: Plan, tokens: int, source: str) -> str:
+    """What the plan learns, and from which text."""
     learned = {
         "GPTQ's Hessians": any(isinstance(scheme.method, Gptq) for scheme in plan.schemes),
         "the frozen activation ranges": any(one.activations and not one.activations.dynamic for one in plan.schemes),
     }
-    return (
-        f"From {tokens:,} tokens of our own calibration text, an equal share of each kind: "
-        f"{' and '.join(what for what, asked in learned.items() if asked)}."
-    )
+    return f"From {tokens:,} tokens of {source}: {' and '.join(what for what, asked in learned.items() if asked)}."
 
 
 def parts_table(parts: Stored) -> pd.DataFrame:
@@ -153,5 +143,6 @@ def read_back(found: ReadBack) -> str:
         f"Loaded by transformers, the checkpoint has perplexity **{found.perplexity_loaded:.4f}** on {found.tokens:,} "
         f"tokens, the quantized model it was written from **{found.perplexity:.4f}** ({100 * change:+.4f}%); KL "
         f"between the two {found.kl:.3g} nats a token, the same likeliest next token {found.same_top1:.1%} of the "
-        "time. What differs is the rounding of the scales, and the order in which sums are taken."
+        "time. What differs is the rounding of the scales, which of quantized activations also moves some to a "
+        "neighbouring code, and the order in which sums are taken."
     )

@@ -26,9 +26,12 @@ def with_kernel(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("order", laws.ORDERS)
-@pytest.mark.parametrize("kind", ["random", "dead", "outlier"])
-@pytest.mark.parametrize("text", laws.TEXTS)
+KINDS = ["random", "dead", "outlier"]
+# Every pair of format, problem and order once: the interpreter is slow, and no fault needs all three.
+PAIRS = [(text, kind, laws.ORDERS[(i + k) % 3]) for i, text in enumerate(laws.TEXTS) for k, kind in enumerate(KINDS)]
+
+
+@pytest.mark.parametrize(("text", "kind", "order"), PAIRS)
 def test_same_as_the_plain_form(with_kernel: list[int], text: str, kind: str, order: str | None) -> None:
     laws.check_float32(text, kind, order, "cpu")
     assert with_kernel == [40, 40, 16]

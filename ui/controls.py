@@ -52,6 +52,14 @@ def begin() -> None:
     st.session_state["_drawn_before"] = set(st.session_state.get("_defaults", ()))
     st.session_state["_defaults"] = {}
     st.session_state["_notices"] = []
+    st.session_state.pop("_was_reset", None)
+
+
+def begin_again() -> bool:
+    """Instead of `begin`, where only a page's body runs anew: whether a reset wants the whole page instead."""
+    st.session_state["_moved"] = False
+    st.session_state["_notices"] = []
+    return bool(st.session_state.pop("_was_reset", False))
 
 
 def end() -> None:
@@ -72,6 +80,7 @@ def reset() -> None:
         st.query_params.pop(str(place).removeprefix(START), None)
         del st.session_state[place]
     st.session_state["_resets"] = resets() + 1
+    st.session_state["_was_reset"] = True
 
 
 def resets() -> int:

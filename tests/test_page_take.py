@@ -163,8 +163,7 @@ def test_the_python_writes_the_same(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = take(tiny_model_dir, scheme="w:int8/channel,a:int8/tensor/static")
-    at.session_state["python"] = True
-    code = next(one for one in at.run().expander if one.label == "Python").code[0].value
+    code = next(one for one in at.expander if one.label == "Python").code[0].value
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(compile(code, "the expander", "exec"), names)

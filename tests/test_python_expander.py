@@ -24,7 +24,6 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(at: AppTest, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """The names that the page's program leaves behind, what it printed as `said`; the page is settled before."""
-    at.session_state["python"] = True
     settle(at)
     assert not at.error
     code = next(one for one in at.expander if one.label == "Python").code[0].value

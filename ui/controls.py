@@ -44,8 +44,10 @@ class Choice:
     text_id: str
 
 
-def begin() -> None:
-    """Forget the controls and notices of the last run; call once, before the first control."""
+def begin(path: str) -> None:
+    """Forget the controls and notices of the last run; call once, before the first control of the page `path`."""
+    if st.session_state.get("_page") != path:
+        st.session_state["_page"], st.session_state["_known"] = path, {}
     address = st.query_params.to_dict()
     st.session_state["_moved"] = address != st.session_state.get("_address", address)
     st.session_state["_address"] = address
@@ -73,8 +75,8 @@ def notices() -> list[str]:
 
 
 def reset() -> None:
-    """Set every control of this page (and the sidebar) back to its default; a widget callback."""
-    for key, default in st.session_state.get("_defaults", {}).items():
+    """Set every control of this page (and the sidebar) back to its default, those hidden now too; a widget callback."""
+    for key, default in st.session_state.get("_known", {}).items():
         st.session_state[key] = default
     for place in [key for key in st.session_state if str(key).startswith(START)]:
         st.query_params.pop(str(place).removeprefix(START), None)
@@ -292,7 +294,7 @@ def _reading(model_id: str, device: str, text_id: str) -> str:
 
 def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, float] | None) -> None:
     """Remember the default; write a notice if the link's value for this control is not among the allowed ones."""
-    st.session_state["_defaults"][key] = default
+    st.session_state["_defaults"][key] = st.session_state["_known"][key] = default
     asked = st.query_params.get(key)
     _follow(key, default, asked)
     if asked is None or allowed is None or key in st.session_state:

@@ -85,7 +85,7 @@ def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[contro
     st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=str(ICON), layout="wide")
     st.html(STYLE)
     head_start()
-    controls.begin()
+    controls.begin(path)
     st.query_params.pop(FOLLOWED, None)
     menu()
     heading = st.session_state["_heading"] = st.empty()

@@ -56,7 +56,7 @@ def tensor_error(x: Tensor, x_hat: Tensor) -> TensorError:
         a, b = part.double(), part_hat.double()
         error = b - a
         sums += torch.stack([a @ a, b @ b, a @ b, error @ error])
-        largest.append(error.abs().max())
+        largest.append(torch.linalg.vector_norm(error, math.inf))
     signal, signal_hat, product, noise = sums.tolist()
     norms = math.sqrt(signal) * math.sqrt(signal_hat)
     return TensorError(

@@ -65,9 +65,7 @@ def test_the_second_visit_runs_no_job(page: AppTest, tiny_model_dir: Path) -> No
     settle(page)
     cached.jobs.clear()
     again = open_page("7_Scheme_duel", model=tiny_model_dir, duel=LIST, prompt="The lighthouse")
-    started = time.monotonic()
     again.run()
-    assert time.monotonic() - started < 5
     assert not again.exception
     assert "pareto" in [shown["key"] for shown in figures_of(again)]
     assert all("|" not in key or not key.startswith("duel|") for key in cached.jobs()._jobs)

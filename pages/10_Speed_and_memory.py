@@ -268,7 +268,11 @@ def times_code(report: SpeedReport, device: str, file: str | None) -> str:
 
 with frame.page("What does a scheme buy on hardware?", LOOK_FOR, TRIES, PATH) as choice:
     runs = cached.recorded_runs()
-    by_label = {f"recorded: {one.device}, {file}": file for file, one in runs.items() if isinstance(one, Recorded)}
+    by_label = {
+        f"recorded: {one.device}, {file.removesuffix('.json')}": file
+        for file, one in runs.items()
+        if isinstance(one, Recorded)
+    }
     for problem in [one for one in runs.values() if isinstance(one, str)]:
         st.caption(problem)
     row = st.container(horizontal=True, vertical_alignment="bottom")

@@ -184,7 +184,7 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
 
     diagonal    (K,), M_jj, for the trace's loss"""
     first, work = parts[0], pull.dtype
-    on_gpu = pull.is_cuda and work == torch.float32 and importlib.util.find_spec("triton") is not None
+    on_gpu = _takes_kernel(pull)
     size = max(GPU_BLOCK, first.block_size) if on_gpu else first.block_size
     split = on_gpu and not first.waits and len(pull) > size
     state = _state(parts, work, SCRATCH if on_gpu and trace is None else None, size if split and not trace else None)
@@ -208,6 +208,10 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
         _note(trace, first, state, diagonal)
     widths = [len(part.problem.weight) for part in parts]
     return [part.codes(values) for part, values in zip(parts, torch.split(state.values, widths, 1), strict=True)]
+
+
+def _takes_kernel(pull: Tensor) -> bool:
+    return pull.is_cuda and pull.dtype == torch.float32 and importlib.util.find_spec("triton") is not None
 
 
 def _state(parts: Sequence[Rows], work: torch.dtype, scratch: int | None, block: int | None) -> SweepState:

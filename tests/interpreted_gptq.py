@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantcore import gptq, sweep
+from quantcore import dequantize, gptq, sweep
 from quantcore.gptq import GptqProblem, gptq_quantize, gptq_quantize_many
 from quantcore.kernels.gptq_sweep import sweep_block
 from tests import gptq_laws as laws
@@ -60,6 +60,33 @@ def test_many(with_kernel: list[int]) -> None:
         with_kernel.clear()
         for q, (w, spec) in zip(found, pairs, strict=True):
             assert torch.equal(q.q, gptq.gptq_plain(w, hessian.float(), spec, options).q)
+
+
+@pytest.mark.parametrize("order", laws.ORDERS)
+def test_the_whole_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch, order: str | None) -> None:
+    """Blocks of columns, errors of one block at a time, products of halves, nothing kept for a trace: as on a GPU, but
+    for torch's own bf16 product, which a CPU lacks. With a trace all is kept, and the codes are the same."""
+
+    def product(split: sweep._SplitProducts, start: int, stop: int) -> Tensor:
+        return split._pull[start:stop, : 3 * start].float() @ split._error[: start // split.size].flatten(0, 2).float()
+
+    monkeypatch.setattr(sweep, "_takes_kernel", lambda pull: pull.dtype == torch.float32)
+    monkeypatch.setattr(sweep, "GPU_BLOCK", 32)
+    monkeypatch.setattr(sweep._SplitProducts, "product", product)
+    weight, hessian = (t.float() for t in laws.problem("random", 40, 104))
+    specs = [laws.spec(text) for text in ("int4/group8/asym", "int3/channel", "int2/block8x26")]
+    options = gptq.Gptq(order, block_size=8)
+    together = gptq_quantize_many([GptqProblem(weight, spec, options) for spec in specs], hessian)
+    for spec, q in zip(specs, together, strict=True):
+        plain = gptq.gptq_plain(weight, hessian, spec, options)
+        assert torch.equal(q.scale, plain.scale)
+        assert float((q.q == plain.q).double().mean()) > 0.99
+        losses = [gptq.gptq_loss(weight, dequantize(found), hessian) for found in (q, plain)]
+        assert losses[0] == pytest.approx(losses[1], rel=5e-3)  # the interpreter cuts bits off the halves
+    trace = gptq.Trace(rows=(0, 7))
+    traced = gptq_quantize(weight, hessian, specs[0], options, trace)
+    assert float((traced.q == together[0].q).double().mean()) > 0.99
+    assert torch.allclose(trace.quantized, dequantize(traced)[[0, 7]][:, trace.order], atol=1e-5)
 
 
 def test_what_is_kept_apart_is_the_same() -> None:

@@ -19,7 +19,7 @@ from ui import cached, speed_words
 from ui.figures import speed as figures
 
 H100 = "NVIDIA H100 80GB HBM3"
-RUN = f"recorded: {H100}, matmul.json"
+RUN = f"recorded: {H100}, matmul"
 LIVE = ["W8A8 dynamic", "W8A8 static", "FP8_DYNAMIC", "FP8 static"]
 LIVE += ["w:int4/group64", "w:int4/group64, reordered", "w:int8/group64"]
 

@@ -23,9 +23,9 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.interaction
 
 # torch first and alone: asked for together with others, pip may look for a newer build of it.
-.venv/run: requirements.txt
+.venv/run: requirements.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $$(grep '^torch==' requirements.txt | cut -d' ' -f1)
+	$(BIN)/pip install --quiet -c constraints.txt $$(grep '^torch==' requirements.txt | cut -d' ' -f1)
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch $@
 

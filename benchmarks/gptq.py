@@ -1,7 +1,10 @@
 """How fast GPTQ is, beside the tools that people use for it, on the same tensors in one run.
 
-    python -m benchmarks.gptq                     prints the table, writes results/gptq.json
+    python -m benchmarks.gptq                     prints the table, writes results/gptq.json as it goes
     python -m benchmarks.gptq --out FILE.json     elsewhere
+
+Without a GPU the shapes are the reference model's, its whole quantization comes last (int4, group 128, 128 windows of
+512 tokens, calibration included), and the file is results/gptq_cpu.json.
 
 int4, groups of 128, symmetric, damping 0.01, columns as they come. Times are medians in ms, on a GPU between CUDA
 events. Ours includes checking the Hessian, choosing the scales, ordering and packing the result into a QTensor; theirs
@@ -30,9 +33,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
-from quantcore import dequantize
+from quantcore import dequantize, load_model, quantize_model
 from quantcore.calibration import gram_of
 from quantcore.gptq import GptqProblem, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
+from quantcore.models import bundled_text, token_windows
 from quantcore.scheme import Gptq, QuantSpec, Scheme
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,29 +46,30 @@ BLOCKS = {
     "cpu": (384, {"q, k, v": (384, 128, 128), "o": (384,), "gate, up": (1024, 1024)}, (384, 1024)),
 }
 HESSIAN_TOKENS = {"cuda": (32768, 4096), "cpu": (8192, 384)}
+WINDOWS = 128
 BITS, GROUPS, ORDERS, DAMPS = (2, 3, 4, 8), (32, 64, 128, None), (None, "weight"), (0.01, 0.05)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS / "gptq.json")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    out = options.out or RESULTS / ("gptq.json" if device == "cuda" else "gptq_cpu.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     found: dict[str, Any] = {"machine": describe(), "peer": peer_name(), "rows": []}
     print(found["machine"], found["peer"], sep="\n", flush=True)
-    for shape in SHAPES[device]:
-        add(found, one_layer(shape, device))
-    add(found, block(device))
-    add(found, hessian(device))
-    add(found, configurations(SHAPES[device][0], device))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def add(found: dict[str, Any], row: dict[str, Any]) -> None:
-    found["rows"].append(row)
-    print(json.dumps(row), flush=True)
+    works = [functools.partial(one_layer, shape, device) for shape in SHAPES[device]]
+    works += [functools.partial(block, device), functools.partial(hessian, device)]
+    works.append(functools.partial(configurations, SHAPES[device][0], device))
+    if device == "cpu":
+        works.append(whole_model)
+    for work in works:
+        row = work()
+        found["rows"].append(row)
+        print(json.dumps(row), flush=True)
+        out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def one_layer(shape: tuple[int, int], device: str) -> dict[str, Any]:
@@ -141,6 +146,21 @@ def configurations(shape: tuple[int, int], device: str) -> dict[str, Any]:
         row["llm-compressor, 64 times one"] = len(problems) * median(theirs, device)
         row["speed-up"] = row["llm-compressor, 64 times one"] / row["ours"]
     return row
+
+
+def whole_model() -> dict[str, Any]:
+    """The reference model, block by block; the calibration text again and again, until there are as many tokens."""
+    lm = load_model("reference")
+    text = token_windows(lm.tokenizer, bundled_text("calibration"), 512)
+    windows = text.repeat(-(-WINDOWS // len(text)), 1)[:WINDOWS]
+    begun = time.perf_counter()
+    _, layers = quantize_model(lm.model, "w:int4/group128,gptq", calibration=windows)
+    return {
+        "work": f"the reference model, {windows.shape[0]} x {windows.shape[1]} tokens",
+        "ours, s": round(time.perf_counter() - begun, 1),
+        "of it GPTQ of all layers, s": round(sum(layer.seconds for layer in layers), 1),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def peer(weight: Tensor, gram: Tensor, scale: Tensor, order: str | None) -> Callable[[], Tensor] | None:

@@ -1,7 +1,10 @@
 """What low precision buys on this machine: every path against 16-bit torch.matmul and against torch's own products.
 
-    python -m benchmarks.matmul                        prints the tables, writes results/matmul.json
-    python -m benchmarks.matmul --out FILE.json        also on a machine without a GPU, with a small set of shapes
+    python -m benchmarks.matmul                        prints the tables, writes results/matmul.json as it goes
+    python -m benchmarks.matmul --out FILE.json        elsewhere
+
+Without a GPU a small set of shapes is measured, and the file is results/matmul_cpu.json.
+
 
 - shapes       Llama-3-8B's layers: gate (K 4096, N 14336) with every number of tokens and scheme, the others with a few
 - times        ms; on a GPU medians over CUDA graph replays of many calls in a row, each on another copy of the weight
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,7 +76,8 @@ def measure_text(device: str, schemes: list[str], count: int) -> dict[str, dict[
     return speeds
 
 
-def run(device: str) -> dict[str, Any]:
+def run(device: str, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """All parts; `save` is given what there is after each, so that a run cut short is not lost."""
     on_gpu = device == "cuda"
     shapes = {"gate": GATE, **OTHERS} if on_gpu else {"gate / 8": (1792, 512)}
     report: dict[str, Any] = {"machine": describe(), "shapes": {}}
@@ -86,13 +91,16 @@ def run(device: str) -> dict[str, Any]:
         print(table(measured), flush=True)
         if full:
             report["bar"] = bar(measured)
+        save(report)
     report["codes"] = [
         asdict(one) | {"share_of_copy": one.share_of_copy}
         for one in measure_codes(8192 if on_gpu else 512, 4096, CODES, device)
     ]
     for one in report["codes"]:
         print(f"{one['spec']:28s} {one['ms']:.4f} ms, {one['share_of_copy']:.0%} of a copy's bandwidth")
+    save(report)
     report["text"] = measure_text(device, ["float", "W8A8", "FP8_DYNAMIC", "W4A16"], 100 if on_gpu else 20)
+    save(report)
     for scheme, speeds in report["text"].items():
         print(f"{scheme:12s}", ", ".join(f"{name} {speed:.0f} tokens/s" for name, speed in speeds.items()))
     for one in report.get("bar", []):
@@ -141,12 +149,16 @@ def _gain(row: SpeedRow, product_only: bool) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS / "matmul.json")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
-    report = run(args.device)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    out = args.out or RESULTS / ("matmul.json" if args.device == "cuda" else "matmul_cpu.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    run(args.device, lambda report: _write(out, report))
+
+
+def _write(out: Path, report: dict[str, Any]) -> None:
+    out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def recorded(run: Recorded, file: str, row: DeltaGenerator) -> SpeedReport:
     """Which layer of a recorded run, and the words that say that it is one."""
     with row:
         name = controls.select("Layer that was timed", list(run.reports), next(iter(run.reports)), "recorded")
-    st.info(f"**Recorded**, not measured now: {run.about}. File `benchmarks/results/{file}`.")
+    st.info(f"**Recorded**, not measured now: {run.about}. File `benchmarks/results/{file}`. {run.note}")
     return run.reports[name]
 
 
@@ -199,6 +199,7 @@ def native_part() -> None:
     st.markdown("\n".join(f"- {sentence}" for sentence in speed_words.reasons(speed_words.TABLE_SCHEMES[why])))
     st.caption(f"Dense rates, TFLOP/s (TOP/s for integers), looked up {LOOKED_UP} in the vendor's papers:")
     st.dataframe(speed_words.rates_table(), hide_index=True, width="stretch")
+    st.caption(speed_words.sources())
 
 
 def memory_part(choice: controls.Choice) -> str:

@@ -28,7 +28,7 @@ print(study.chosen)
 """)
 
 
-with frame.page("Who shares a scale?", LOOK_FOR, TRIES, "pages/2_Granularity.py") as choice:
+def body(choice: controls.Choice) -> None:
     with st.grid(3, min_column_width=300):
         fmt = controls.pick("Format", FORMATS, "int4", "format")
         grain = controls.pick("Granularity", ["tensor", "channel", "group", "block"], "group", "grain")
@@ -79,3 +79,6 @@ with frame.page("Who shares a scale?", LOOK_FOR, TRIES, "pages/2_Granularity.py"
     )
     frame.numbers(pd.DataFrame(study.rows), "granularity")
     frame.python(code(choice, scheme))
+
+
+frame.show("Who shares a scale?", LOOK_FOR, TRIES, "pages/2_Granularity.py", body)

@@ -36,6 +36,26 @@ TRIES = [
 ]
 
 
+@st.fragment
+def two_weights() -> None:
+    """The toy: its sliders move nothing above it, so nothing above it runs again."""
+    with frame.problems():
+        st.subheader("With two weights, all of it can be seen")
+        with st.grid(4, min_column_width=220):
+            correlation = controls.slide("Correlation of the inputs", -0.99, 0.99, 0.9, "r", 0.01)
+            scale = controls.slide("Input 1 is larger, times", 0.25, 4.0, 2.0, "scale", 0.05)
+            w1 = controls.slide("Weight 1, steps", -1.5, 1.5, 0.4, "w1", 0.05)
+            w2 = controls.slide("Weight 2, steps", -1.5, 1.5, 0.45, "w2", 0.05)
+        pair = cached.gptq_toy(w1, w2, correlation, scale)
+        words = gptq_words.toy(pair)
+        with st.grid(2, min_column_width=430):
+            chart(figures.toy(pair), key="toy", alt=words.replace("*", ""))
+            with st.container():
+                st.markdown(words)
+                st.markdown(gptq_words.toy_steps(pair))
+    controls.end()
+
+
 def code(choice: controls.Choice, scheme: str, limit: int, loud: tuple[int, ...]) -> str:
     seen = python_code.calibration(choice, limit, min(limit // len(TEXT_KINDS), cached.STUDY_TOKENS))
     return python_code.program(f"""\
@@ -121,18 +141,6 @@ with frame.page(
     st.markdown(words)
     chart(figures.order_map(found), key="map", alt=words.replace("*", ""))
 
-    st.subheader("With two weights, all of it can be seen")
-    with st.grid(4, min_column_width=220):
-        correlation = controls.slide("Correlation of the inputs", -0.99, 0.99, 0.9, "r", 0.01)
-        scale = controls.slide("Input 1 is larger, times", 0.25, 4.0, 2.0, "scale", 0.05)
-        w1 = controls.slide("Weight 1, steps", -1.5, 1.5, 0.4, "w1", 0.05)
-        w2 = controls.slide("Weight 2, steps", -1.5, 1.5, 0.45, "w2", 0.05)
-    pair = cached.gptq_toy(w1, w2, correlation, scale)
-    words = gptq_words.toy(pair)
-    with st.grid(2, min_column_width=430):
-        chart(figures.toy(pair), key="toy", alt=words.replace("*", ""))
-        with st.container():
-            st.markdown(words)
-            st.markdown(gptq_words.toy_steps(pair))
+    two_weights()
     frame.numbers(gptq_words.table(study), "gptq")
     frame.python(code(choice, scheme, limit, loud))

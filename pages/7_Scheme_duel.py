@@ -1,5 +1,7 @@
 """Which scheme would you ship? Two to six of them on the whole model, on the same text, with error bars."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import streamlit as st
 
@@ -8,13 +10,12 @@ from quantcore.studies.generation import Written, write_on
 from ui import cached, controls, duel_words, frame, job_view, python_code, token_view
 from ui.components.chart import chart
 from ui.figures import duel as figures
-from ui.scheme_builder import scheme_editor
+from ui.scheme_builder import fitting_group, follow_default, scheme_editor
 from ui.take_link import take_links
 
 PATH = "pages/7_Scheme_duel.py"
-DEFAULT = "W8A8\nW4A16\nw:int4/channel\nw:int3/group128"
+DEFAULT = "W8A8\n{w4}\nw:int4/channel\nw:int3/group{group}"  # the group is the largest that fits the model
 MOST, WORST, WRITTEN = 6, 10, 48
-FIRST = 2  # schemes that are measured, and shown, before the others
 TOKENS = (2560, 5120, 16384)
 ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 PROMPT = "Once upon a time, there was a little girl named"
@@ -40,37 +41,48 @@ def open_token(place: int, count: int | None = None) -> None:
     st.session_state["token"] = place if count is None or place < count else 0
 
 
-def chosen_schemes() -> list[str]:
-    """The list of schemes, one a line, and a builder that adds to it. Raises: ValueError for too few or too many."""
+def asked_for(choice: controls.Choice) -> tuple[list[str], int, str]:
+    """The list of schemes, one a line, with a builder that adds to it; how many tokens are read, of which text.
+
+    Raises: ValueError for too few schemes or too many."""
+    group = fitting_group(cached.layers(choice.model_id, choice.device))
+    default = follow_default(
+        "duel", DEFAULT.format(w4="W4A16" if group == 128 else f"w:int4/group{group}", group=group)
+    )
     with st.grid(2, min_column_width=430):
         with st.container():
-            text = controls.lines("Schemes, one a line (two to six)", DEFAULT, "duel", height=150)
-        with st.expander("Build a line with menus, or take a preset"), frame.problems():
-            scheme = scheme_editor("**New line**", "w:int4/group64/asym", "new")
+            text = controls.lines("Schemes, one a line (two to six)", default, "duel", height=150)
+        with st.container():
+            with st.container(horizontal=True, vertical_alignment="bottom"):
+                limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
+                where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
+            builder = st.expander("Build a line with menus, or take a preset")
+        with builder, frame.problems():
+            scheme = scheme_editor("**New line**", "w:int4/group32/asym", "new")
             st.button("Add it to the list", on_click=add_line, args=(str(scheme),), key="add")
             st.caption("Mixed precision: `W4A16@down_proj=W8A16@layers.0=float`, the last exception that fits decides.")
     schemes = texts_of([line for line in text.splitlines() if line.strip()])
     if not 2 <= len(schemes) <= MOST:
         raise ValueError(f"the list has {len(schemes)} different schemes; a duel takes two to {MOST}")
-    return schemes
+    return schemes, limit, "evaluation/all" if where == ALL_KINDS else choice.text_id
 
 
 def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, limit: int) -> None:
     """The text itself, tinted; the worst tokens; a window written out with both models' likeliest tokens."""
-    decode = cached.model(choice.model_id, choice.device).tokenizer.decode
+    decode = cached.decoder(choice.model_id, choice.device)
     ids = cached.duel_tokens(choice.model_id, choice.device, text_id, limit)
     scores, floats = found.scores[scheme], found.float_scores
     width = scores.kl.shape[1]
     flat = scores.kl.flatten()
     order = flat.argsort(descending=True)[:WORST].tolist()
-    targets = [decode([t]) for t in ids[:, 1:].flatten().tolist()]
+    targets = [decode(t) for t in ids[:, 1:].flatten().tolist()]
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.markdown("Worst tokens, KL")
         for n, place in enumerate(order):
             label = f"`{token_view.quoted(targets[place])}` {float(flat[place]):.1f}"
             st.button(label, on_click=open_token, args=(place,), key=f"worst_{n + 1}")
-    open_token(st.session_state.pop("_open_token", st.session_state.get("token", 0)), len(flat))
-    at = controls.slide("Token", 0, len(flat) - 1, 0, "token")
+    open_token(st.session_state.pop("_open_token", st.session_state.get("token", order[0])), len(flat))
+    at = controls.slide("Token", 0, len(flat) - 1, order[0], "token")
     window = at // width
     point = chart(
         figures.along_the_text(
@@ -80,8 +92,8 @@ def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, 
         alt=f"KL along {len(flat)} tokens; the largest is {float(flat.max()):.2f} nats at {targets[order[0]]!r}",
         on_click=True,
     )
-    if point and point.get("customdata") not in ("", None, at):
-        st.session_state["_open_token"] = int(point["customdata"])
+    if point and point.get("x") not in ("", None, at):
+        st.session_state["_open_token"] = int(point["x"])
         st.rerun()
     row = ids[window].tolist()
     hovers = ["the first token: nothing before it, nothing to predict"] + [
@@ -114,7 +126,7 @@ def token_part(found: Duel, scheme: str, choice: controls.Choice, text_id: str, 
         )
     )
     kl = [None, *scores.kl[window].tolist()]
-    st.html(token_view.tinted([decode([one]) for one in row], kl, hovers, at % width + 1))
+    st.html(token_view.tinted([decode(one) for one in row], kl, hovers, at % width + 1))
 
 
 def generation_part(scheme: str, choice: controls.Choice) -> None:
@@ -125,10 +137,12 @@ def generation_part(scheme: str, choice: controls.Choice) -> None:
     loaded = cached.model(choice.model_id, choice.device)
     calibration = cached.calibration_tokens(choice.model_id, choice.device, choice.calibration)
 
-    def work(progress: job_view.Progress) -> Written:
-        return write_on(
-            loaded, job_view.candidate(loaded, scheme, calibration, progress), prompt, WRITTEN, seed or None
-        )
+    def work(tell: job_view.Teller) -> Written:
+        def writing(share: float, doing: str) -> None:
+            tell((1 + share) / 2, doing)
+
+        quantized = job_view.candidate(loaded, scheme, calibration, lambda share, doing: tell(share / 2, doing))
+        return write_on(loaded, quantized, prompt, WRITTEN, seed or None, writing)
 
     key = f"write|{choice.model_id}|{choice.device}|{scheme}|{choice.calibration}|{seed}|{prompt}"
     written = job_view.result_of(choice.device, key, f"{WRITTEN} tokens of float and {short_label(scheme)}", work)
@@ -149,33 +163,34 @@ def generation_part(scheme: str, choice: controls.Choice) -> None:
             st.html(token_view.split_at(written.texts_hat, parted))
 
 
-def measured(schemes: list[str], choice: controls.Choice, text_id: str, limit: int) -> Duel | None:
-    """The duel from the store or from a job; while the job runs, the duel of those that are there already."""
+@dataclass(frozen=True)
+class Measured:
+    """What there is of the duel: all of it, or (`whole` is False) what is known while a job measures the rest."""
+
+    duel: Duel
+    whole: bool
+
+
+def measured(schemes: list[str], choice: controls.Choice, text_id: str, limit: int) -> Measured | None:
+    """The duel from the store or from a job; while the job runs, the schemes in the store, or what the job has read."""
     asked = (choice.model_id, choice.device, text_id, limit)
     place = asked[:2]
     if (found := cached.kept_duel(*asked, tuple(schemes), choice.calibration)) is not None:
-        return found
+        return Measured(found, True)
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
     texts = cached.duel_tokens(*place, text_id, limit), cached.calibration_tokens(*place, choice.calibration)
 
-    def work(progress: job_view.Progress) -> Duel:
-        """The first schemes, then all: a picture while the others are measured."""
-        share = FIRST / len(schemes) if len(schemes) > FIRST else 0.0
-        if share:
-            duel(loaded, schemes[:FIRST], *texts, store, hashed, lambda done, doing: progress(share * done, doing))
-        return duel(
-            loaded, schemes, *texts, store, hashed, lambda done, doing: progress(share + (1 - share) * done, doing)
-        )
+    def work(tell: job_view.Teller) -> Duel:
+        return duel(loaded, schemes, *texts, store, hashed, tell, tell.show)
 
+    key = f"duel|{'|'.join(place)}|{text_id}|{limit}|{choice.calibration}|{'|'.join(schemes)}"
+    title = f"{len(schemes)} schemes on {texts[0].numel():,} tokens"
+    result: Duel | None = job_view.result_of(choice.device, key, title, work)
+    if result is not None:
+        return Measured(result, True)
     kept = cached.kept_schemes(*asked, tuple(schemes), choice.calibration)
-    result: Duel | None = job_view.result_of(
-        choice.device,
-        f"duel|{'|'.join(place)}|{text_id}|{limit}|{choice.calibration}|{'|'.join(schemes)}",
-        f"{len(schemes)} schemes on {texts[0].numel():,} tokens",
-        work,
-        news=lambda: cached.kept_schemes(*asked, tuple(schemes), choice.calibration),
-    )
-    return cached.kept_duel(*asked, kept, choice.calibration) if result is None and len(kept) >= FIRST else result
+    found = cached.kept_duel(*asked, kept, choice.calibration) if len(kept) > 1 else job_view.so_far(key)
+    return None if found is None else Measured(found, False)
 
 
 def code(choice: controls.Choice, schemes: list[str], text_id: str, limit: int) -> str:
@@ -188,23 +203,28 @@ print(found.kl_difference({schemes[0]!r}, {schemes[1]!r}))
 
 
 def show(found: Duel, choice: controls.Choice, text_id: str, limit: int, whole: bool) -> None:
-    """The pictures; what reads the text only where the duel is whole."""
-    words = duel_words.verdict(found)
-    st.markdown(words)
-    st.dataframe(duel_words.written(found), width="stretch")
-    take_links({short_label(text): text for text in found.reports})
-    with st.grid(2, min_column_width=430):
-        chart(figures.pareto(found), key="pareto", alt=words.replace("*", ""))
-        chart(
-            figures.layer_errors(found),
-            key="layer_errors",
-            alt="worst layer: " + "; ".join(worst_layers(found)),
-        )
-    st.markdown("**Told apart?** Row minus column, mean KL in nats; ▼ and ▲ only where the 95% interval leaves 0 out.")
-    st.table(duel_words.pairs(found))
-    frame.numbers(duel_words.table(found), "duel")
+    """The pictures; of a duel under way those for which there are figures, and what reads the text not yet."""
+    if found.reports:
+        words = duel_words.verdict(found)
+        st.markdown(words if whole else f"{duel_words.so_far(found, limit)} {words}")
+        st.dataframe(duel_words.written(found), width="stretch")
+        st.caption(duel_words.MARKS)
+        with st.grid(2, min_column_width=430):
+            chart(figures.pareto(found), key="pareto", alt=words.replace("*", ""))
+            with st.container():
+                st.markdown(duel_words.TOLD_APART)
+                st.table(duel_words.pairs(found))
+        frame.numbers(duel_words.table(found), "duel")
+    chart(
+        figures.layer_errors(found),
+        key="layer_errors",
+        alt="worst layer: " + "; ".join(worst_layers(found)),
+    )
+    if notes := duel_words.left_float(found):
+        st.caption(notes)
     if not whole:
         return
+    take_links({short_label(text): text for text in found.reports})
     st.subheader("On the text itself")
     texts = list(found.reports)
     default = max(texts, key=lambda text: found.reports[text].kl)
@@ -233,15 +253,9 @@ def worst_layers(found: Duel) -> list[str]:
 
 
 with frame.page("Which scheme would you ship?", LOOK_FOR, TRIES, PATH) as choice:
-    schemes = chosen_schemes()
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
-        where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
-    text_id = "evaluation/all" if where == ALL_KINDS else choice.text_id
-    place = (choice.model_id, choice.device)
+    schemes, limit, text_id = asked_for(choice)
     frame.python(code(choice, schemes, text_id, limit))
     found = measured(schemes, choice, text_id, limit)
-    if cached.store().notice:
-        st.caption(str(cached.store().notice))
+    job_view.kept_notice()
     if found is not None:
-        show(found, choice, text_id, limit, len(found.reports) == len(schemes))
+        show(found.duel, choice, text_id, limit, found.whole)

@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from quantcore.duel import Duel, duel, short_label
+from quantcore.models import linears
 from quantcore.plan import Plan
 from quantcore.scheme import Scheme
 from quantcore.sensitivity import Sensitivity, plan_for_budget
@@ -11,12 +12,13 @@ from quantcore.studies.plans import kept_sensitivity
 from ui import cached, controls, frame, job_view, python_code
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
+from ui.scheme_builder import GROUPS, fitting_group, follow_default
 from ui.take_link import take_links
 
 PATH = "pages/8_Which_layers_hurt.py"
-GROUPS = (128, 64, 32)
 BITS = (2, 3, 4, 8)
 TOKENS = (640, 1280, 2560, 5120)
+Costs = dict[str, float]  # KL by layer
 ALONE, ALL_BUT = "this layer alone", "everything but it"
 
 LOOK_FOR = (
@@ -30,8 +32,10 @@ TRIES = [
 ]
 
 
-def measured(choice: controls.Choice, schemes: tuple[str, ...], limit: int, all_but: bool) -> Sensitivity | None:
-    """The sensitivities, from the store or from a job."""
+def measured(
+    choice: controls.Choice, schemes: tuple[str, ...], limit: int, all_but: bool
+) -> Sensitivity | Costs | None:
+    """The sensitivities, from the store or from a job; while it runs, the costs of one scheme's layers so far."""
     place = (choice.model_id, choice.device)
     found = cached.kept_sensitivity(*place, "evaluation/all", limit, schemes, all_but)
     if found is not None:
@@ -39,28 +43,38 @@ def measured(choice: controls.Choice, schemes: tuple[str, ...], limit: int, all_
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
     texts = cached.duel_tokens(*place, "evaluation/all", limit), cached.calibration_tokens(*place)
 
-    def work(progress: job_view.Progress) -> Sensitivity:
-        return kept_sensitivity(loaded, schemes, *texts, store, all_but=all_but, hashed=hashed, progress=progress)
+    def work(tell: job_view.Teller) -> Sensitivity:
+        return kept_sensitivity(
+            loaded,
+            schemes,
+            *texts,
+            store,
+            all_but=all_but,
+            hashed=hashed,
+            progress=tell,
+            so_far=lambda _, costs: tell.show(costs),
+        )
 
     key = f"sensitivity|{'|'.join(place)}|{limit}|{all_but}|{'|'.join(schemes)}"
     title = f"{' and '.join(short_label(one) for one in schemes)}, layer by layer"
-    return job_view.result_of(choice.device, key, title, work)
+    result: Sensitivity | None = job_view.result_of(choice.device, key, title, work)
+    return job_view.so_far(key) if result is None else result
 
 
-def beside_uniform(choice: controls.Choice, texts: tuple[str, ...], limit: int) -> Duel | None:
-    """The plan and the uniform schemes, measured on the same tokens."""
+def beside_rival(choice: controls.Choice, texts: tuple[str, ...], limit: int) -> Duel | None:
+    """The plan and the uniform scheme next to it, measured on the same tokens."""
     place = (choice.model_id, choice.device)
     found = cached.kept_duel(*place, "evaluation/all", limit, texts)
     if found is not None:
         return found
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
     tokens = cached.duel_tokens(*place, "evaluation/all", limit), cached.calibration_tokens(*place)
-    key = f"duel|{'|'.join(place)}|evaluation/all|{limit}|{'|'.join(texts)}"
     return job_view.result_of(
         choice.device,
-        key,
-        "the plan and the uniform schemes",
-        lambda progress: duel(loaded, texts, *tokens, store, hashed, progress),
+        f"duel|{'|'.join(place)}|evaluation/all|{limit}|{'|'.join(texts)}",
+        "The plan, measured",
+        lambda tell: duel(loaded, texts, *tokens, store, hashed, tell),
+        place="plan",
     )
 
 
@@ -99,29 +113,31 @@ def ranking_words(costs: dict[str, float], whole: float, way: str) -> str:
     )
 
 
+def so_far_words(costs: Costs, count: int, way: str) -> str:
+    if way == ALL_BUT:
+        most = min(costs, key=lambda layer: costs[layer])
+        return f"**So far**, {len(costs)} of {count} layers: leaving `{most}` float brings the KL down the most."
+    most = max(costs, key=lambda layer: costs[layer])
+    return f"**So far**, {len(costs)} of {count} layers: `{most}` hurts most, {costs[most]:.3g} nats alone."
+
+
 def plan_part(choice: controls.Choice, schemes: tuple[str, ...], budget: float, limit: int) -> None:
     found = measured(choice, schemes, limit, False)
-    if found is None:
+    if not isinstance(found, Sensitivity):
         return
-    least = min(found.mean_bits(dict.fromkeys(found.layers, text)) for text in schemes)
-    chosen = plan_for_budget(found, max(budget + 1e-6, least))
-    text = str(chosen.plan)
     uniform = {one: found.mean_bits(dict.fromkeys(found.layers, one)) for one in schemes}
-    duel_found = beside_uniform(choice, tuple(dict.fromkeys([*schemes, text])), limit)
+    chosen = plan_for_budget(found, max(budget + 1e-6, min(uniform.values())))
+    text = str(chosen.plan)
+    rivals = [one for one in sorted(uniform, key=lambda one: uniform[one]) if uniform[one] <= budget + 1e-6]
+    duel_found = beside_rival(choice, tuple(dict.fromkeys([text, *rivals[-1:]])), limit)
     kl = None if duel_found is None else duel_found.reports[text].kl
-    most = max(found.mean_bits(dict.fromkeys(found.layers, one)) for one in schemes)
-    trail = []
-    for step in range(25):
-        at = least + (most - least) * (step / 24) ** 2
-        one = plan_for_budget(found, at)
-        trail.append((one.bits_per_weight, one.predicted_kl))
+    trail = cached.plan_trail(choice.model_id, choice.device, "evaluation/all", limit, schemes)
     words = [
         f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; predicted KL (sum of the layers' own) "
         f"**{chosen.predicted_kl:.4g}** nats" + (f", measured **{kl:.4g}**." if kl is not None else ".")
     ]
-    rivals = [one for one, bits in uniform.items() if bits <= budget + 1e-6]
-    if duel_found is not None and rivals:
-        rival = max(rivals, key=lambda one: uniform[one])
+    if duel_found is not None and rivals and rivals[-1] != text:
+        rival = rivals[-1]
         difference = duel_found.kl_difference(text, rival)
         how = "beyond chance" if difference.significant else "within chance"
         words.append(
@@ -132,12 +148,12 @@ def plan_part(choice: controls.Choice, schemes: tuple[str, ...], budget: float, 
     st.markdown(" ".join(words))
     with st.grid(2, min_column_width=430):
         chart(figures.plan_map(chosen.choice, found), key="plan_map", alt=words[0].replace("*", ""))
-        measured_at = {} if duel_found is None else {one: (uniform[one], duel_found.reports[one].kl) for one in schemes}
+        measured_at = {one: (uniform[one], found.whole[one]) for one in schemes}
         here = None if kl is None else (chosen.bits_per_weight, kl)
         chart(figures.budgets(measured_at, trail, here), key="budgets", alt=" ".join(words).replace("*", ""))
     st.markdown("The plan as text, for the duel, the command line, a recipe:")
     st.code(text, language=None, wrap_lines=True)
-    frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": "\n".join([text, *rivals[-1:]] or [text])})
+    frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": "\n".join([text, *rivals[-1:]])})
     take_links({"the plan": text})
     rows = [
         {
@@ -151,10 +167,28 @@ def plan_part(choice: controls.Choice, schemes: tuple[str, ...], budget: float, 
     frame.numbers(pd.DataFrame(rows), "layers")
 
 
+def ranking_part(found: Sensitivity | Costs, scheme: str, way: str, layers: list[str]) -> None:
+    """The map and the ranking; of a run under way, of the layers measured by then."""
+    what = "KL" if way == ALONE else "KL that remains"
+    if isinstance(found, Sensitivity):
+        layers = list(found.layers)
+        costs = {layer: (found.alone if way == ALONE else found.all_but)[layer, scheme] for layer in layers}
+        words = ranking_words(costs, found.whole[scheme], way)
+    else:
+        costs, words = found, so_far_words(found, len(layers), way)
+    st.markdown(words)
+    with st.grid(2, min_column_width=430):
+        title = f"{Scheme.parse(scheme).label}: {way}"
+        chart(figures.heat_map(costs, title, what, layers), key="map", alt=words.replace("*", ""))
+        chart(figures.ranking(costs, "Ranked; a colour is a module", what), key="ranking", alt=words.replace("*", ""))
+    frame.numbers(pd.DataFrame([{"layer": one, "scheme": scheme, what: kl} for one, kl in costs.items()]), "layers")
+
+
 with frame.page("Which layers hurt?", LOOK_FOR, TRIES, PATH) as choice:
+    shapes = cached.layers(choice.model_id, choice.device)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         bits = controls.pick("Bits per weight", BITS, 3, "bits")
-        group = controls.pick("Group", GROUPS, 128, "group")
+        group = controls.pick("Group", GROUPS, follow_default("group", fitting_group(shapes)), "group")
         way = controls.pick("Quantized is", [ALONE, ALL_BUT], ALONE, "way")
         limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
     scheme = f"w:int{bits}/group{group}"
@@ -164,19 +198,10 @@ with frame.page("Which layers hurt?", LOOK_FOR, TRIES, PATH) as choice:
     budget = controls.slide("Bits per weight, scales counted", 2.125, 8.5, 4.125, "budget", 0.005, format="%.3f")
     frame.python(code(choice, scheme, way == ALL_BUT, every, budget, limit))
     with ranked:
+        job_view.kept_notice()
         found = measured(choice, (scheme,), limit, way == ALL_BUT)
-    if found is not None:
-        costs = {layer: (found.alone if way == ALONE else found.all_but)[layer, scheme] for layer in found.layers}
-        words = ranking_words(costs, found.whole[scheme], way)
-        what = "KL" if way == ALONE else "KL that remains"
-        name = Scheme.parse(scheme).label
-        with ranked:
-            st.markdown(words)
-            with st.grid(2, min_column_width=430):
-                chart(figures.heat_map(costs, f"{name}: {way}", what), key="map", alt=words.replace("*", ""))
-                title = "Ranked; a colour is a module"
-                chart(figures.ranking(costs, title, what), key="ranking", alt=words.replace("*", ""))
-        frame.numbers(
-            pd.DataFrame([{"layer": layer, "scheme": scheme, what: kl} for layer, kl in costs.items()]), "layers"
-        )
+        if found is not None:
+            names = list(linears(cached.model(choice.model_id, choice.device).model))
+            ranking_part(found, scheme, way, [name for name in names if not Scheme.parse(scheme).skips(name)])
+    if isinstance(found, Sensitivity):
         plan_part(choice, every, budget, limit)

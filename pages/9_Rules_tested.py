@@ -5,7 +5,7 @@ import streamlit as st
 
 from quantcore.duel import short_label
 from quantcore.rules import EQUAL, FAILS, HOLDS, Bout, Rule, RuleResult, best_practice
-from ui import cached, controls, frame, job_view, python_code
+from ui import cached, controls, duel_words, frame, job_view, python_code
 from ui.components.chart import chart
 from ui.figures import rules as figures
 
@@ -33,20 +33,25 @@ def card(rule: Rule, choice: controls.Choice, limit: int, run: bool) -> tuple[st
     st.markdown(f"**{rule.text}**")
     st.markdown(rule.why)
     st.caption(f"`{rule.scheme}` against {', '.join(f'`{text}`' for text in rule.challengers)}")
-    result = cached.kept_rule(*place, limit, rule.key)
+    result, so_far = cached.kept_rule(*place, limit, rule.key), None
     if result is None:
+        key = f"rule|{'|'.join(place)}|{limit}|{rule.key}"
         result = job_view.result_of(
             choice.device,
-            f"rule|{'|'.join(place)}|{limit}|{rule.key}",
+            key,
             f"Rule: {rule.text.rstrip('.')}",
-            lambda progress: rule.test(loaded, *texts, store, hashed, progress),
+            lambda tell: rule.test(loaded, *texts, store, hashed, tell, tell.show),
             start=run,
         )
+        so_far = job_view.so_far(key)
     if result is not None:
         st.markdown(f"{MARKS[result.verdict]}{f' - {rule.when_equal}' if result.verdict == EQUAL else ''}")
         st.markdown("\n".join(f"- {bout_words(bout)}" for bout in result.bouts))
-        said = f"{result.verdict}: " + "; ".join(bout_words(bout) for bout in result.bouts)
-        chart(figures.bouts(result, rule.scheme), key=f"rule_{rule.key}", alt=said.replace("`", ""))
+    elif so_far is not None:
+        st.markdown(duel_words.so_far(so_far.duel, limit))
+    if (drawn := result or so_far) is not None:
+        said = f"{drawn.verdict}: " + "; ".join(bout_words(bout) for bout in drawn.bouts)
+        chart(figures.bouts(drawn, rule.scheme), key=f"rule_{rule.key}", alt=said.replace("`", ""))
     st.caption(f"What has changed since (looked up {rule.as_of}): {rule.since}")
     return None if result is None else (rule.key, result)
 
@@ -83,6 +88,7 @@ with frame.page("Do the rules of best practice hold here?", LOOK_FOR, TRIES, PAT
         wanted = controls.select("Rule", [ALL, *(rule.key for rule in rules)], ALL, "rule")
         limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
         run_all = controls.switch("Run all without asking", False, "run")
+    job_view.kept_notice()
     results: dict[str, RuleResult] = {}
     with st.grid(1 if wanted != ALL else 2, min_column_width=430, border=True):
         for rule in rules:

@@ -42,12 +42,22 @@ def choose_qparams(lo: Tensor, hi: Tensor, fmt: Format, symmetric: bool) -> QPar
     Raises: ValueError if a bound is NaN or infinite, or any lo > hi. Source: Jacob et al. 2017, section 2.1 and 3."""
     lo, hi = lo.float(), hi.float()
     if not bool((torch.isfinite(lo) & torch.isfinite(hi)).all()):
-        raise ValueError(
-            f"the values to quantize hold NaN or Inf (range {float(lo.min()):g} to {float(hi.max()):g}); "
-            "repair the tensor, or leave its layer out with skip="
-        )
+        raise ValueError(not_finite(float(lo.min()), float(hi.max())))
     if bool((lo > hi).any()):
         raise ValueError(f"a range has lo > hi (largest lo - hi is {float((lo - hi).max()):g}); swap them")
+    return qparams_of_range(lo, hi, fmt, symmetric)
+
+
+def not_finite(lo: float, hi: float) -> str:
+    """What is said of values whose range is not finite."""
+    return (
+        f"the values to quantize hold NaN or Inf (range {lo:g} to {hi:g}); "
+        "repair the tensor, or leave its layer out with skip="
+    )
+
+
+def qparams_of_range(lo: Tensor, hi: Tensor, fmt: Format, symmetric: bool) -> QParams:
+    """`choose_qparams` of float32 bounds that need no check, or are checked later: it never waits for a GPU."""
     lo, hi = lo.clamp(max=0), hi.clamp(min=0)
     # Divided by a tensor: by a Python number CUDA multiplies with the rounded reciprocal, and GPU and CPU would differ.
     if symmetric:

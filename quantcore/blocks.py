@@ -7,6 +7,7 @@ block would cost blocks^2 / 2 passes; here the hidden states are kept between tw
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -30,6 +31,10 @@ _More = tuple[tuple[Any, ...], dict[str, Any]]
 
 class _Reached(Exception):
     """Thrown at the first block: the rest of that forward pass is run block by block."""
+
+
+class Enough(Exception):
+    """Thrown by a hook inside a block that has seen all it came for: the rest of that pass need not be run."""
 
 
 class BlockWalk:
@@ -69,9 +74,11 @@ class BlockWalk:
                 hook.remove()
 
     def run(self, block: nn.Module, tick: Callable[[float], None] | None = None) -> None:
-        """Run a block over every batch and let its outputs go: for hooks that watch what happens inside."""
+        """Run a block over every batch and let its outputs go: for hooks that watch what happens inside, and may throw
+        `Enough`."""
         for index in range(len(self._hidden)):
-            self._output(block, index)
+            with suppress(Enough):
+                self._output(block, index)
             if tick:
                 tick((index + 1) / len(self._hidden))
 

@@ -22,6 +22,7 @@ from quantcore.observers import RangeRecorder
 from quantcore.scheme import MovingAverage, Scheme
 
 Progress = Callable[[float, str], None]
+LEAST_GRAM = 256  # columns whose Hessian a CPU takes in one product
 
 
 @dataclass
@@ -92,8 +93,22 @@ def gram_of(x: Tensor) -> Tensor:
     rows = x.detach().reshape(-1, x.shape[-1])
     if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(rows.T, rows, out_dtype=torch.float32)
-    rows = rows.float()
-    return rows.T @ rows
+    gram = torch.empty(rows.shape[1], rows.shape[1], device=rows.device)
+    _fill_gram(gram, rows.float())
+    return gram
+
+
+def _fill_gram(gram: Tensor, rows: Tensor) -> None:
+    """X^T X is symmetric: of the four quarters the one below the diagonal is the other's transpose."""
+    width = len(gram)
+    if rows.is_cuda or width <= LEAST_GRAM:
+        torch.mm(rows.T, rows, out=gram)
+        return
+    left, right = slice(0, width // 2), slice(width // 2, width)
+    _fill_gram(gram[left, left], rows[:, left])
+    _fill_gram(gram[right, right], rows[:, right])
+    torch.mm(rows[:, left].T, rows[:, right], out=gram[left, right])
+    gram[right, left] = gram[left, right].T
 
 
 def outlier_ratio(stats: LayerStats) -> float:

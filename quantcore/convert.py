@@ -6,16 +6,18 @@ The original is never touched: the copy shares every tensor that stays float and
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantcore.affine import QParams, choose_qparams
-from quantcore.blocks import BlockWalk, block_names
+from quantcore.blocks import BlockWalk, Enough, block_names
 from quantcore.calibration import LayerStats, Progress, calibrate, gram_of, momenta_of, watch_inputs
 from quantcore.evaluate import CHECKPOINT_FLOAT_BITS, sqnr_db, tensor_error
 from quantcore.gptq import CholeskyError, GptqProblem, gptq_loss, gptq_quantize_many
@@ -33,7 +35,9 @@ NO_LINEAR = "not quantized: a parameter of its own (fused experts, a router, a c
 class LayerReport:
     """One layer after quantization; or, with scheme `float` and a note that says why, a matrix that cannot be quantized
     here and stays as it is. `weight_sqnr_db` is None where the weight stayed float; `output_sqnr_db` compares
-    the layer's output, float weight on float input against quantized on the same input, and is None without tokens.
+    the layer's output, float weight on float input against quantized on the same input, and is None without tokens;
+    `output_sqnr_windows` is its least and largest over single windows, None where the input comes without windows (an
+    expert's share of the tokens).
 
     Of GPTQ: `loss` = sum over rows of e H e^T on the layer's calibration inputs, e = w - w_hat; `rtn_loss` what
     rounding to nearest would have had on the same inputs; `damp` its share of mean(diag(H))."""
@@ -50,6 +54,7 @@ class LayerReport:
     rtn_loss: float | None = None
     damp: float | None = None
     notes: tuple[str, ...] = ()
+    output_sqnr_windows: tuple[float, float] | None = None
 
 
 def quantize_model(
@@ -95,7 +100,7 @@ def quantize_model(
         if calibration is None:
             raise ValueError(f"{plan} weighs errors with the layers' inputs, so it needs text; give calibration=")
         if sequential:
-            _sequentially(_copy_with(model, {}), schemes, calibration, quantize_set, replaced)
+            _sequentially(copy_with(model, {}), schemes, calibration, quantize_set, replaced)
         else:
             seen = calibrate(model, calibration, by_gptq)
             for name in schemes:
@@ -105,9 +110,12 @@ def quantize_model(
             quantize_set([name], stats[name].hessian if name in by_gptq and stats else None)
     if tokens is not None and replaced:
         outputs = output_sqnr(model, replaced, tokens)
-        reports = {name: replace(report, output_sqnr_db=outputs[name]) for name, report in reports.items()}
+        reports = {
+            name: replace(report, output_sqnr_db=outputs[name].whole, output_sqnr_windows=outputs[name].windows)
+            for name, report in reports.items()
+        }
     rest = [_left_float(name, parameter) for name, parameter in left_float(model).items()] if schemes else []
-    return _copy_with(model, replaced), [*(reports[name] for name in schemes), *rest]
+    return copy_with(model, replaced), [*(reports[name] for name in schemes), *rest]
 
 
 def _left_float(name: str, parameter: Tensor) -> LayerReport:
@@ -175,26 +183,38 @@ def _by_gptq(scheme: Scheme) -> bool:
 
 
 def _hessians(module: nn.Module, block: str, names: list[str], walk: BlockWalk) -> list[tuple[Tensor, list[str]]]:
-    """X^T X of the named layers of a block, each with the layers that it belongs to: those that read one tensor."""
+    """X^T X of the named layers of a block, each with the layers that it belongs to: those that read one tensor.
+
+    Once a batch has called each layer once, a later one goes no further than the last of them."""
     if not names:
         return []
     local = [name.removeprefix(f"{block}.") for name in names]
     leaders: dict[str, str] = {}
     sums: dict[str, Tensor] = {}
     last: list[Tensor] = []
+    calls: list[str] = []
+    once = False
 
     def see(name: str, x: Tensor) -> None:
         """Layers that read one tensor (q, k, v; gate, up) are called one after another with the very same object."""
+        calls.append(name)
         if last and last[0] is x:
             leaders.setdefault(name, next(reversed(sums)))
-            return
-        last[:] = [x]
-        leaders.setdefault(name, name)
-        gram = gram_of(x)
-        sums[name] = gram if name not in sums else sums.pop(name).add_(gram)
+        else:
+            last[:] = [x]
+            leaders.setdefault(name, name)
+            gram = gram_of(x)
+            sums[name] = gram if name not in sums else sums.pop(name).add_(gram)
+        if once and len(calls) >= len(local) and set(calls) == set(local):
+            raise Enough
+
+    def next_batch(_: float) -> None:
+        nonlocal once
+        once = once or sorted(calls) == sorted(local)
+        calls.clear()
 
     with watch_inputs(module, local, see):
-        walk.run(module)
+        walk.run(module, next_batch)
     return [
         (total, [f"{block}.{name}" for name, leader in leaders.items() if leader == first])
         for first, total in sums.items()
@@ -259,25 +279,40 @@ def static_qparams(spec: QuantSpec | None, stats: LayerStats | None) -> QParams 
     return choose_qparams(lo, hi, spec.fmt, spec.symmetric)
 
 
-def output_sqnr(model: nn.Module, quantized: dict[str, QuantLinear], tokens: Tensor) -> dict[str, float]:
-    """SQNR in dB of each layer's output on the float model's own inputs, over the first OUTPUT_TOKENS tokens."""
+class OutputSqnr(NamedTuple):
+    """SQNR of a layer's output in dB: over all windows, and the least and largest of a single one."""
+
+    whole: float
+    windows: tuple[float, float] | None
+
+
+def output_sqnr(model: nn.Module, quantized: dict[str, QuantLinear], tokens: Tensor) -> dict[str, OutputSqnr]:
+    """SQNR of each layer's output on the float model's own inputs, over the first OUTPUT_TOKENS tokens."""
     originals = linears(model)
-    sums = dict.fromkeys(quantized, (0.0, 0.0))
+    sums: dict[str, list[tuple[float, float]]] = {name: [] for name in quantized}
 
     def see(name: str, x: Tensor) -> None:
+        """Sums of squares of signal and noise, a pair a window; x is (windows, T, K), or (tokens, K) of an expert."""
         y = F.linear(x, originals[name].weight).double()
         y_hat = quantized[name](x).double()
         bias = originals[name].bias
         error = y_hat - (y if bias is None else y + bias)
-        signal, noise = sums[name]
-        sums[name] = (signal + float(y.square().sum()), noise + float(error.square().sum()))
+        windows = len(x) if x.ndim == 3 else 1
+        signal, noise = (one.square().reshape(windows, -1).sum(1).tolist() for one in (y, error))
+        sums[name] += zip(signal, noise, strict=True)
 
     few = tokens[: max(1, OUTPUT_TOKENS // tokens.shape[1])]
     device = next(model.parameters()).device
     with watch_inputs(model, quantized, see), torch.inference_mode():
         for batch in batches(few, device, OUTPUT_TOKENS):
             model(batch, use_cache=False)
-    return {name: sqnr_db(*pair) for name, pair in sums.items()}
+
+    def told(pairs: list[tuple[float, float]]) -> OutputSqnr:
+        each = [sqnr_db(*pair) for pair in pairs]
+        whole = sqnr_db(*(math.fsum(part) for part in zip(*pairs, strict=True))) if pairs else math.inf
+        return OutputSqnr(whole, (min(each), max(each)) if len(each) == len(few) else None)
+
+    return {name: told(pairs) for name, pairs in sums.items()}
 
 
 def _quantize_set(
@@ -326,7 +361,7 @@ def _layer_report(
     )
 
 
-def _copy_with(model: nn.Module, replaced: dict[str, QuantLinear]) -> nn.Module:
+def copy_with(model: nn.Module, replaced: dict[str, QuantLinear]) -> nn.Module:
     """A copy of the model's modules that shares its tensors, with the given modules in place of the old ones."""
     instead: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     instead |= {id(model.get_submodule(name)): module for name, module in replaced.items()}

@@ -2,13 +2,18 @@
 
 found = duel(lm, ["W4A16", "W8A8"], tokens, calibration, Store())
 found.reports["W8A8"].kl, found.kl_difference("W8A8", "W4A16").significant
+
+A large model's text is read in stretches (`evaluate.compare`), and at each every candidate is needed again. It is
+quantized once: its layers wait on disk in between, so that memory holds the float model and one candidate.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.calibration import Progress
-from quantcore.convert import LayerReport, quantize_model
-from quantcore.evaluate import Comparison, ModelReport, Scores, compare, device_name, versions
+from quantcore.convert import LayerReport, copy_with, quantize_model
+from quantcore.evaluate import Comparison, ModelReport, Scores, compare, device_name, quantized_linears, versions
 from quantcore.models import LoadedModel
 from quantcore.plan import Plan
+from quantcore.scheme import Gptq, Scheme
 from quantcore.statistics import Interval
 from quantcore.store import Answer, Question, Store, model_hash, tokens_hash
 
 FLOAT = "float"
 LIKELIEST = 5
-QUANTIZE_SHARE = 0.3  # of the progress bar
 LAYER_TOKENS = 128  # of each calibration window: what the layers' own errors are measured on
 SMALL_MODEL = 50_000_000  # parameters; of a larger model one candidate lives at a time
 INTERVALS = ("log_perplexity", "log_perplexity_change")
@@ -33,7 +38,10 @@ INTERVALS = ("log_perplexity", "log_perplexity_change")
 
 @dataclass(frozen=True)
 class Duel(Comparison):
-    """A Comparison, by scheme text, with what quantizing said of each layer and took; `made`: when, UTC."""
+    """A Comparison, by scheme text, with what quantizing said of each layer and took; `made`: when, UTC.
+
+    Of a duel under way (`so_far`), `reports` and `scores` tell of the windows that all schemes have read by then;
+    before the first, there are none, and `layers` holds the schemes quantized by then."""
 
     layers: dict[str, tuple[LayerReport, ...]]
     quantize_s: dict[str, float]
@@ -59,18 +67,28 @@ def duel(
     store: Store,
     hashed: str | None = None,
     progress: Progress | None = None,
+    so_far: Callable[[Duel], None] | None = None,
 ) -> Duel:
     """Every scheme on the model: from the store where it is there, else measured, all in one pass, and kept.
 
     tokens        (windows, T): what is measured on            calibration   (windows, T): what GPTQ and ranges see
     hashed        the model's `model_hash`, where it is known already
+    so_far        called with the duel of those that are being measured, as far as it is
     Raises: ValueError, with the scheme's name, for one that the model cannot take."""
     texts = texts_of(schemes)
     questions = _questions(loaded, [FLOAT, *texts], tokens, calibration, hashed)
     kept = {text: store.get(question) for text, question in questions.items()}
     missing = [text for text in texts if kept[text] is None or kept[FLOAT] is None]
     if missing:
-        _measure(loaded, missing, tokens, calibration, questions, store, progress, kept)
+        measured = _measure(loaded, missing, tokens, calibration, progress, so_far)
+        _keep(store, questions[FLOAT], {}, measured.float_scores, kept, FLOAT)
+        for text in missing:
+            figures = {
+                "report": asdict(measured.reports[text]),
+                "layers": [asdict(row) for row in measured.layers[text]],
+                "quantize_s": measured.quantize_s[text],
+            }
+            _keep(store, questions[text], figures, measured.scores[text], kept, text)
     answers = {text: answer for text, answer in kept.items() if answer is not None}
     return Duel(
         float_scores=_scores(answers[FLOAT]),
@@ -92,7 +110,7 @@ def known(
 ) -> list[str]:
     """Those of the schemes whose answer is kept."""
     questions = _questions(loaded, texts_of(schemes), tokens, calibration, hashed)
-    return [text for text, question in questions.items() if store.has(question)]
+    return [text for text, there in zip(questions, store.kept(questions.values()), strict=True) if there]
 
 
 def _questions(
@@ -109,46 +127,76 @@ def _measure(
     missing: Sequence[str],
     tokens: Tensor,
     calibration: Tensor,
-    questions: dict[str, Question],
-    store: Store,
     progress: Progress | None,
-    kept: dict[str, Answer | None],
-) -> None:
-    small = sum(p.numel() for p in loaded.model.parameters()) <= SMALL_MODEL
-    layers: dict[str, list[LayerReport]] = {}
-    seconds = dict.fromkeys(missing, 0.0)
+    so_far: Callable[[Duel], None] | None,
+) -> Duel:
+    layers: dict[str, tuple[LayerReport, ...]] = {}
+    seconds: dict[str, float] = {}
+    shares = _quantize_shares(missing, tokens, calibration)
 
-    def build(text: str) -> nn.Module:
-        place, first = missing.index(text), text not in layers
+    def quantized(text: str) -> nn.Module:
+        before, mine = sum(shares[: missing.index(text)]), shares[missing.index(text)]
 
         def tell(share: float, layer: str) -> None:
-            done = QUANTIZE_SHARE * (place + share) / len(missing)
             if progress:
-                progress(done if small or first else QUANTIZE_SHARE, f"{short_label(text)}: quantizing {layer}")
+                progress(before + mine * share, f"{short_label(text)}: quantizing {layer}")
 
         started = time.perf_counter()
         try:
             few = calibration[:, :LAYER_TOKENS]
-            model, layers[text] = quantize_model(loaded.model, text, few, progress=tell, calibration=calibration)
+            model, rows = quantize_model(loaded.model, text, few, progress=tell, calibration=calibration)
         except ValueError as error:
             raise ValueError(f"{short_label(text)}: {error}") from error
-        seconds[text] += time.perf_counter() - started
+        layers[text], seconds[text] = tuple(rows), time.perf_counter() - started
+        if so_far:
+            so_far(Duel(_NONE_YET, {}, {}, dict(layers), dict(seconds), {}))
         return model
 
     def evaluated(share: float, text: str) -> None:
         if progress:
-            progress(QUANTIZE_SHARE + (1 - QUANTIZE_SHARE) * share, f"{short_label(text)}: reading the text")
+            progress(sum(shares) + (1 - sum(shares)) * share, f"{short_label(text)}: reading the text")
 
-    candidates: dict[str, Any] = {text: build(text) if small else (lambda one=text: build(one)) for text in missing}
-    found = compare(loaded.model, candidates, tokens, likeliest=LIKELIEST, progress=evaluated)
-    _keep(store, questions[FLOAT], {}, found.float_scores, kept, FLOAT)
-    for text in missing:
-        figures = {
-            "report": asdict(found.reports[text]),
-            "layers": [asdict(row) for row in layers[text]],
-            "quantize_s": seconds[text],
+    def read(found: Comparison) -> None:
+        if so_far:
+            so_far(as_duel(found))
+
+    def as_duel(found: Comparison) -> Duel:
+        return Duel(found.float_scores, found.scores, found.reports, dict(layers), dict(seconds), {})
+
+    with tempfile.TemporaryDirectory(prefix="duel-", ignore_cleanup_errors=True) as folder:
+
+        def build(text: str) -> nn.Module:
+            """Quantized the first time, from disk afterwards."""
+            file = Path(folder) / str(missing.index(text))
+            if text in layers:
+                return copy_with(loaded.model, torch.load(file, map_location=loaded.device, weights_only=False))
+            model = quantized(text)
+            torch.save(quantized_linears(model), file)
+            return model
+
+        small = sum(p.numel() for p in loaded.model.parameters()) <= SMALL_MODEL
+        candidates: dict[str, Any] = {
+            text: quantized(text) if small else (lambda one=text: build(one)) for text in missing
         }
-        _keep(store, questions[text], figures, found.scores[text], kept, text)
+        return as_duel(compare(loaded.model, candidates, tokens, likeliest=LIKELIEST, progress=evaluated, so_far=read))
+
+
+def _quantize_shares(missing: Sequence[str], tokens: Tensor, calibration: Tensor) -> list[float]:
+    """The part of the work that each scheme's quantizing is, counted in tokens that a model reads."""
+
+    def reads(scheme: Scheme) -> int:
+        if isinstance(scheme.method, Gptq):
+            return 3 * calibration.numel()  # each block for its Hessians, again for the next one's inputs; the sweep
+        static = scheme.activations is not None and not scheme.activations.dynamic
+        return calibration.numel() if static else 0
+
+    layers_read = 2 * calibration[:, :LAYER_TOKENS].numel()  # the layers' own errors: float and quantized
+    costs = [layers_read + max(reads(one) for one in Plan.parse(text).schemes) for text in missing]
+    whole = sum(costs) + (len(missing) + 1) * tokens.numel()
+    return [cost / whole for cost in costs]
+
+
+_NONE_YET = Scores(*(torch.empty(0, 0) for _ in range(2)), *(torch.empty(0, 0, LIKELIEST) for _ in range(2)))
 
 
 def _keep(
@@ -179,4 +227,6 @@ def _report(answer: Answer) -> ModelReport:
 
 
 def _layer(row: dict[str, Any]) -> LayerReport:
-    return LayerReport(**{**row, "shape": tuple(row["shape"]), "notes": tuple(row["notes"])})
+    windows = row.get("output_sqnr_windows")
+    tuples = {"shape": tuple(row["shape"]), "notes": tuple(row["notes"])}
+    return LayerReport(**{**row, **tuples, "output_sqnr_windows": windows and tuple(windows)})

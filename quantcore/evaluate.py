@@ -21,12 +21,15 @@ from torch.nn import functional as F
 
 from quantcore.calibration import Progress
 from quantcore.layers import QuantLinear
+from quantcore.memory import free_memory
 from quantcore.models import batches
 from quantcore.statistics import Interval, paired_interval, percentile, window_interval
 
 CHECKPOINT_FLOAT_BITS = 16
 BATCH_TOKENS = 1024
-HELD_LOGITS_BYTES = 2**28
+HELD_LOGITS_BYTES = 2**28  # at least; more where more is free
+MOST_HELD_BYTES = 2**31
+SO_FAR_S = 1.0  # seconds between two looks at what has been measured so far
 ERROR_CHUNK = 2**18
 
 
@@ -53,7 +56,7 @@ def tensor_error(x: Tensor, x_hat: Tensor) -> TensorError:
         a, b = part.double(), part_hat.double()
         error = b - a
         sums += torch.stack([a @ a, b @ b, a @ b, error @ error])
-        largest.append(error.abs().max())
+        largest.append(torch.linalg.vector_norm(error, math.inf))
     signal, signal_hat, product, noise = sums.tolist()
     norms = math.sqrt(signal) * math.sqrt(signal_hat)
     return TensorError(
@@ -172,7 +175,13 @@ def compare(
 ) -> ModelReport: ...
 @overload
 def compare(
-    model: nn.Module, candidates: Candidates, tokens: Tensor, *, likeliest: int = 1, progress: Progress | None = None
+    model: nn.Module,
+    candidates: Candidates,
+    tokens: Tensor,
+    *,
+    likeliest: int = 1,
+    progress: Progress | None = None,
+    so_far: Callable[[Comparison], None] | None = None,
 ) -> Comparison: ...
 def compare(
     model: nn.Module,
@@ -181,6 +190,7 @@ def compare(
     *,
     likeliest: int = 1,
     progress: Progress | None = None,
+    so_far: Callable[[Comparison], None] | None = None,
 ) -> ModelReport | Comparison:
     """The float model and one or several candidates over the same windows, in one pass, the float model run once.
 
@@ -190,9 +200,11 @@ def compare(
     tokens       (windows, T)
     likeliest    how many of each position's likeliest next tokens are kept
     progress     called with the share done and the candidate's name
+    so_far       called, at most every SO_FAR_S, with the comparison on the windows that all have read by then
     Memory: logits live for one batch of BATCH_TOKENS; where a candidate must be built, the float model's are held for
-    as many batches as HELD_LOGITS_BYTES takes, and the candidate is built once for each such stretch. Candidates given
-    as modules all live at once; quantized copies share what stays float and hold packed codes.
+    as many batches as HELD_LOGITS_BYTES (more where memory is free) takes, and the candidate is built once for each
+    such stretch. Candidates given as modules all live at once; quantized copies share what stays float and hold packed
+    codes.
     Raises: ValueError for windows of one token, and for no candidate."""
     if tokens.shape[1] < 2:
         raise ValueError(f"windows of {tokens.shape[1]} token predict nothing; use at least two tokens")
@@ -203,14 +215,16 @@ def compare(
     started = time.perf_counter()
     reference, kept = _Tally(), {name: _Tally() for name in named}
     steps, done = len(named) * math.ceil(len(tokens) / _windows_a_batch(tokens)), 0
+    facts = _Facts(tokens.numel(), checkpoint_bytes(model), device_name(_device(model)), versions())
+    seen, told = 0, -math.inf
     with torch.inference_mode():
         for stretch in _stretches(model, named, tokens):
             held = [(batch, _log_p(model, batch)) for batch in batches(stretch, _device(model), BATCH_TOKENS)]
             for batch, log_p in held:
                 reference.add(log_p, log_p, batch, likeliest)
             for name, candidate in named.items():
-                begun = time.perf_counter()
                 built = candidate if isinstance(candidate, nn.Module) else candidate()
+                begun = time.perf_counter()
                 kept[name].describe(built)
                 for batch, log_p in held:
                     kept[name].add(log_p, _log_p(built, batch), batch, likeliest)
@@ -219,13 +233,12 @@ def compare(
                         progress(done / steps, name)
                 kept[name].seconds += time.perf_counter() - begun
                 del built
-    scores = {name: tally.scores() for name, tally in kept.items()}
-    floats = reference.scores()
-    facts = _Facts(tokens.numel(), checkpoint_bytes(model), device_name(_device(model)), versions())
-    reports = {name: _report(floats, scores[name], kept[name], facts) for name in named}
-    if alone:
-        return replace(reports[""], seconds=time.perf_counter() - started)
-    return Comparison(floats, scores, reports)
+            seen += len(stretch)
+            if so_far and seen < len(tokens) and time.perf_counter() - told >= SO_FAR_S:
+                so_far(_comparison(reference, kept, facts._replace(tokens=seen * tokens.shape[1])))
+                told = time.perf_counter()
+    found = _comparison(reference, kept, facts)
+    return replace(found.reports[""], seconds=time.perf_counter() - started) if alone else found
 
 
 class _Tally:
@@ -259,6 +272,11 @@ class _Facts(NamedTuple):
     float_bytes: int
     device: str
     versions: dict[str, str]
+
+
+def _comparison(reference: _Tally, kept: dict[str, _Tally], facts: _Facts) -> Comparison:
+    floats, scores = reference.scores(), {name: tally.scores() for name, tally in kept.items()}
+    return Comparison(floats, scores, {name: _report(floats, scores[name], kept[name], facts) for name in kept})
 
 
 def _report(floats: Scores, scores: Scores, tally: _Tally, facts: _Facts) -> ModelReport:
@@ -297,8 +315,14 @@ def _stretches(model: nn.Module, candidates: Candidates, tokens: Tensor) -> Iter
         config: Any = model.config
         vocabulary = int(getattr(config.get_text_config(), "vocab_size", 1))
         batch_bytes = windows * tokens.shape[1] * vocabulary * 4
-        windows *= max(1, HELD_LOGITS_BYTES // batch_bytes)
+        windows *= max(1, _held_bytes(_device(model)) // batch_bytes)
     yield from torch.split(tokens, windows)
+
+
+def _held_bytes(device: torch.device) -> int:
+    """How many bytes of the float model's log-probabilities are held: an eighth of what is free, between bounds."""
+    free = free_memory(device)
+    return max(HELD_LOGITS_BYTES, min(MOST_HELD_BYTES, free[0] // 8 if free else 0))
 
 
 def _log_p(model: nn.Module, batch: Tensor) -> Tensor:

@@ -145,6 +145,9 @@ class QuantLinear(nn.Module):
         kept = None if path is DEQUANTIZE or qweight is None else path.prepare(qweight, self.activation_spec)
         return _Ready(x.device, x.dtype, path, kept, self.static_qparams)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ready": None}  # made anew where it is needed
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
         self._ready = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from quantcore.affine import choose_qparams, round_trip
+from quantcore.affine import qparams_of_range, round_trip
 from quantcore.histogram import merge_outward
 from quantcore.scheme import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec
 
@@ -71,7 +71,7 @@ def _least_mse(tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, counts: T
     best_error = torch.full_like(lo, math.inf)
     best_shrink = torch.ones_like(lo)
     for shrink in SHRINK:
-        qparams = choose_qparams(lo * shrink, hi * shrink, spec.fmt, spec.symmetric)
+        qparams = qparams_of_range(lo * shrink, hi * shrink, spec.fmt, spec.symmetric)
         squared = (round_trip(tiles, qparams, spec.fmt) - tiles).square()
         error = (squared if counts is None else squared * counts.to(squared)).sum(-1, keepdim=True)
         better = error < best_error

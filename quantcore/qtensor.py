@@ -128,16 +128,21 @@ def fake_quantize(x: Tensor, spec: QuantSpec, qparams: QParams | None = None) ->
 
 def qparams_for(x: Tensor, spec: QuantSpec) -> QParams:
     """Scale and zero point of every tile of x, from the range that `spec.observer` sees. Shape: x.shape / tile."""
+    return choose_qparams(*range_of_tiles(x, spec), spec.fmt, spec.symmetric)
+
+
+def range_of_tiles(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """The range lo..hi of every tile of x as `spec.observer` sees it; NaN where a tile holds one. Shape: x.shape /
+    tile."""
     tiled = _split(x, _tile_of(x, spec))
     within = tuple(range(1, tiled.ndim, 2))
     if isinstance(spec.observer, MinMax):
-        lo, hi = tiled.amin(within), tiled.amax(within)
-    else:
-        across = tuple(range(0, tiled.ndim, 2))
-        tiles = tiled.permute(*across, *within).flatten(len(across)).flatten(0, -2)
-        scale_shape = [tiled.shape[dim] for dim in across]
-        lo, hi = (bound.reshape(scale_shape) for bound in tile_range(tiles, spec))
-    return choose_qparams(lo, hi, spec.fmt, spec.symmetric)
+        return tiled.amin(within), tiled.amax(within)
+    across = tuple(range(0, tiled.ndim, 2))
+    tiles = tiled.permute(*across, *within).flatten(len(across)).flatten(0, -2)
+    scale_shape = [tiled.shape[dim] for dim in across]
+    lo, hi = (bound.reshape(scale_shape) for bound in tile_range(tiles, spec))
+    return lo, hi
 
 
 def _tile_of(x: Tensor, spec: QuantSpec) -> tuple[int, ...]:

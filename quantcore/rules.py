@@ -12,6 +12,7 @@ answered with the engine's reason, and loses.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -69,8 +70,11 @@ class Rule:
         store: Store,
         hashed: str | None = None,
         progress: Progress | None = None,
+        so_far: Callable[[RuleResult], None] | None = None,
     ) -> RuleResult:
-        """Run the scheme and its challengers on the model. Raises: ValueError if the scheme itself cannot run on it."""
+        """Run the scheme and its challengers on the model; `so_far` is called with what the windows read by then say.
+
+        Raises: ValueError if the scheme itself cannot run on it."""
         refused: dict[str, str] = {}
         for text in self.challengers:
             try:
@@ -78,15 +82,22 @@ class Rule:
             except ValueError as error:
                 refused[text] = str(error)
         able = [text for text in self.challengers if text not in refused]
-        found = duel(loaded, [self.scheme, *able], tokens, calibration, store, hashed, progress)
-        mine = str(Plan.parse(self.scheme))
-        bouts = tuple(
-            Bout(text, None, refused[text])
-            if text in refused
-            else Bout(text, found.kl_difference(mine, str(Plan.parse(text))))
-            for text in self.challengers
-        )
-        return RuleResult(verdict_of(bouts), bouts, found)
+
+        def judged(found: Duel) -> RuleResult:
+            mine = str(Plan.parse(self.scheme))
+            bouts = tuple(
+                Bout(text, None, refused[text])
+                if text in refused
+                else Bout(text, found.kl_difference(mine, str(Plan.parse(text))))
+                for text in self.challengers
+            )
+            return RuleResult(verdict_of(bouts), bouts, found)
+
+        def read(found: Duel) -> None:
+            if so_far and len(found.reports) == 1 + len(able):
+                so_far(judged(found))
+
+        return judged(duel(loaded, [self.scheme, *able], tokens, calibration, store, hashed, progress, read))
 
 
 def verdict_of(bouts: tuple[Bout, ...]) -> str:

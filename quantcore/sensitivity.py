@@ -11,6 +11,9 @@ exactly), so a plan's KL is measured beside its prediction.
 A run starts at the block that holds the layer: what enters it is the same as without the change, so the blocks before
 it hand out what they gave last time. A model whose blocks pass values on by other ways than their outputs cannot be
 measured so: one layer of each scheme is run in full as well, and a difference is an error, not a figure.
+
+GPTQ's codes depend on what enters a layer: alone it was calibrated behind a float model, in `whole` and `all_but` block
+by block behind quantized ones.
 """
 
 from __future__ import annotations
@@ -28,10 +31,11 @@ from quantcore.convert import quantize_model
 from quantcore.evaluate import quantized_linears
 from quantcore.models import batches
 from quantcore.plan import Plan
-from quantcore.scheme import Scheme
+from quantcore.scheme import Gptq, Scheme
 
 BATCH_TOKENS = 1024
 FLOAT_BITS = 16.0
+SoFar = Callable[[str, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -208,14 +212,22 @@ def layer_costs(
     all_but: bool = False,
     calibration: Tensor | None = None,
     progress: Progress | None = None,
+    so_far: SoFar | None = None,
 ) -> LayerCosts:
-    """One scheme over the whole text, batch by batch; in each batch every layer in its turn. As `sensitivity`."""
+    """One scheme over the whole text, batch by batch; in each batch every layer in its turn. As `sensitivity`.
+
+    so_far   called after each layer with the scheme and the costs measured by then, of `all_but` where it is asked"""
     quantized, _ = quantize_model(model, text, calibration=calibration)
+    by_gptq = isinstance(Scheme.parse(text).method, Gptq)
+    apart = quantize_model(model, text, calibration=calibration, sequential=False)[0] if by_gptq else quantized
+    alone = quantized_linears(apart)
     base, _ = quantize_model(model, "float")  # modules of our own to swap layers in; the tensors are the model's
     layers = quantized_linears(quantized)
     if not layers:
         raise ValueError(f"{text} quantizes nothing, so no layer can hurt; give a scheme such as w:int4/group128")
     sums = {kind: dict.fromkeys(layers, 0.0) for kind in ("alone", "all_but")}
+    shown = sums["all_but" if all_but else "alone"]
+    heard = dict.fromkeys(layers, 0)  # tokens
     whole, counted, done = 0.0, 0, 0
     parts = list(batches(tokens, next(model.parameters()).device, BATCH_TOKENS))
     for batch in parts:
@@ -224,16 +236,19 @@ def layer_costs(
             whole += _kl_sum(log_p, _log_p(quantized(batch, use_cache=False).logits))
             counted += log_p.shape[0] * log_p.shape[1]
             if batch is parts[0]:
-                _check_shortcut(base, *list(layers.items())[-1], batch, from_float)
-            for name, layer in layers.items():
-                with _swapped(base, name, layer), from_float(name):
+                _check_shortcut(base, *list(alone.items())[-1], batch, from_float)
+            for name in layers:
+                with _swapped(base, name, alone[name]), from_float(name):
                     sums["alone"][name] += _kl_sum(log_p, _log_p(base(batch, use_cache=False).logits))
                 if all_but:
                     with _swapped(quantized, name, model.get_submodule(name)), from_quantized(name):
                         sums["all_but"][name] += _kl_sum(log_p, _log_p(quantized(batch, use_cache=False).logits))
                 done += 1
+                heard[name] = counted
                 if progress:
                     progress(done / (len(layers) * len(parts)), name)
+                if so_far:
+                    so_far(text, {one: shown[one] / heard[one] for one in layers if heard[one]})
     held = {name: layer.qweight for name, layer in layers.items()}
     return LayerCosts(
         scheme=text,

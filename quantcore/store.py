@@ -16,7 +16,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -83,10 +83,12 @@ class Store:
         except Exception:  # a row that was half written, or by another version: measured anew, and then replaced
             return None
 
-    def has(self, question: Question) -> bool:
-        """Whether an answer is kept, without reading it."""
-        sql = "SELECT 1 FROM results WHERE key = ?"
-        return self._do(lambda connection: connection.execute(sql, (question.key,)).fetchone()) is not None
+    def kept(self, questions: Iterable[Question]) -> list[bool]:
+        """Of each question whether an answer is kept, without reading it."""
+        keys = [question.key for question in questions]
+        sql = f"SELECT key FROM results WHERE key IN ({','.join('?' * len(keys))})"
+        found = self._do(lambda connection: {row[0] for row in connection.execute(sql, keys)}) or set()
+        return [key in found for key in keys]
 
     def put(self, question: Question, figures: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Keep an answer; an older one to the same question is replaced."""
@@ -117,6 +119,8 @@ class Store:
             except sqlite3.DatabaseError as error:
                 if attempt == 0:
                     self._set_aside(error)
+                else:
+                    self.notice = f"{self.path} cannot be read ({error}); results of this run are not kept"
             except OSError as error:
                 self.notice = f"{self.path} cannot be used ({error.strerror}); set QUANT_HOME to a folder of yours"
                 return None
@@ -132,7 +136,10 @@ class Store:
             yield connection
 
     def _set_aside(self, error: Exception) -> None:
+        """Give the file another name, unless another thread or server has done so since: then it is a new one."""
         with self._lock:
+            if self._sound():
+                return
             stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
             aside = self.path.with_name(f"damaged-{stamp}.sqlite")
             for end in ("", "-wal", "-shm"):
@@ -140,6 +147,13 @@ class Store:
                 if file.exists():
                     file.rename(aside.with_name(aside.name + end))
             self.notice = f"the file of kept results was damaged ({error}); it is set aside as {aside}, a new one begun"
+
+    def _sound(self) -> bool:
+        try:
+            with self._open() as connection:
+                return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
+        except sqlite3.DatabaseError as error:
+            return isinstance(error, sqlite3.OperationalError)  # locked, not damaged
 
 
 def home() -> Path:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -25,9 +26,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from quantcore.blocks import BlockWalk, _Reached
+from quantcore.blocks import BlockWalk, Enough, _Reached
 from quantcore.calibration import LayerStats, Progress, momenta_of, watch_inputs
-from quantcore.convert import LayerReport, _copy_with, _hessians, _left_float, _quantize_set
+from quantcore.convert import LayerReport, _hessians, _left_float, _quantize_set, copy_with
 from quantcore.evaluate import (
     BATCH_TOKENS,
     CHECKPOINT_FLOAT_BITS,
@@ -206,7 +207,8 @@ class HiddenWalk(BlockWalk):
 
     def run(self, block: nn.Module, tick: Callable[[float], None] | None = None) -> None:
         for index in range(len(self._batches)):
-            self._output(block, index)
+            with suppress(Enough):
+                self._output(block, index)
             if tick:
                 tick((index + 1) / len(self._batches))
 
@@ -304,7 +306,7 @@ def _parts(
                 if progress:
                     progress(done / len(schemes), one)
         rest = [_left_float(key, parameter) for key, parameter in left_float(root).items()] if schemes else []
-        made = _copy_with(root, found) if found else root
+        made = copy_with(root, found) if found else root
         return QuantizedPart(
             name, original, made.get_submodule(name), made, found, (*(reports[one] for one in names), *rest)
         )

@@ -39,10 +39,9 @@ def serving(script: Path, home: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless=true"]
     command += ["--server.address=127.0.0.1", f"--server.port={port}"]
     log = home / f"{script.stem}.log"
+    own = {**os.environ, "HOME": str(home), "QUANT_HOME": str(home / "results")}
     with log.open("w") as out:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "HOME": str(home)}, stdout=out, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=out, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_healthy(url, process, log)

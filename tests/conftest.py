@@ -44,6 +44,14 @@ def tiny_lm(tiny_model_dir: Path) -> LoadedModel:
     return load_model(str(tiny_model_dir), "cpu")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the results that this machine's user keeps, nor does a server that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANT_HOME", str(tmp_path_factory.mktemp("results")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> Iterator[None]:
     """Every test draws from the same seed and leaves no mark on the next one's."""

@@ -80,6 +80,33 @@ def test_low_bit(scheme: str) -> None:
         laws.check_product("low_bit", scheme, 3, 20, width, torch.float16, reorder=True)
 
 
+@pytest.mark.parametrize(
+    "scheme", ["w:int4/group64/asym", "w:int4/group128", "w:int3/group256", "w:int4/channel/asym", "w:int4/tensor"]
+)
+def test_low_bit_in_wide_planes(scheme: str) -> None:
+    """Planes of 64 columns: of 512 columns' two blocks, the second is another program's; 20 tokens take two tiles."""
+    spec = Scheme.parse(scheme).weights
+    assert spec is not None
+    packed = pack_weight(quantize(torch.randn(17, 512), spec))
+    assert packed.words.shape == (2, 17, 64)
+    laws.check_product("low_bit", scheme, 5, 70, 512, torch.float16)
+    laws.check_product("low_bit", scheme, 1, 17, 512, torch.float16, with_bias=False)
+    if "group" in scheme:
+        laws.check_product("low_bit", scheme, 20, 24, 512, torch.float16, reorder=True)
+
+
+@pytest.mark.parametrize("plane", [32, 64])
+def test_low_bit_products_of_any_tile_and_plane_agree(plane: int) -> None:
+    x, weight, bias = laws.draw(20, 72, 512, torch.float16)
+    q = quantize(weight, Scheme.parse("w:int4/group64/asym").weights)
+    packed = pack_weight(q, plane)
+    exact = x.double() @ dequantize(q).double().T + bias.double()
+    for tile, splits in ((Tile(32, 16, 128, 2, 2), 2), (Tile(64, 32, 128, 4, 2), 1), (Tile(16, 16, 128, 4, 3), 2)):
+        y = multiply_packed(x, packed, bias, tile, splits)
+        assert torch.allclose(y.double(), exact, rtol=2**-10, atol=1e-3), tile
+    assert torch.equal(expand(packed, torch.float16), dequantize(q).half())
+
+
 @pytest.mark.parametrize("scheme", ["w:int4/group64/asym", "w:int8/channel", "w:int4/channel"])
 def test_low_bit_in_pieces_and_expanded(scheme: str) -> None:
     x, weight, bias = laws.draw(3, 24, 448, torch.float16)

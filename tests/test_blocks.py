@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from quantcore.blocks import BlockWalk, block_names
+from quantcore.convert import _hessians
 from tests.conftest import VOCAB
 from tests.test_architectures import tiny
 
@@ -47,3 +48,49 @@ def test_a_walk_ends_where_the_model_does(kind: str) -> None:
         walk.run(model.get_submodule(name))  # leaves the hidden states where they are
         walk.advance(model.get_submodule(name))
     assert torch.equal(walk._hidden[0], last_hidden(model, tokens))
+
+
+class _Choosy(nn.Module):
+    """`always` reads everything; `rare` and `late` only a batch whose first number says so; `behind` is nobody's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.rare, self.late, self.behind = (nn.Linear(4, 4) for _ in range(4))
+        self.ran_behind = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.always(x)
+        if x[0, 0] > 0:
+            self.rare(2 * x)
+        if x[0, 0] > 1:
+            self.late(3 * x)
+        self.ran_behind += 1
+        return self.behind(x)
+
+
+class _Batches:
+    """A walk over given inputs."""
+
+    def __init__(self, batches: list[Tensor]) -> None:
+        self._hidden = batches
+
+    def _output(self, block: nn.Module, index: int) -> Tensor:
+        return block(self._hidden[index])
+
+    run = BlockWalk.run
+
+
+@pytest.mark.parametrize(("first", "passes"), [(2.0, 2), (1.0, 3)])
+def test_a_pass_stops_where_all_has_been_seen_and_not_before(first: float, passes: int) -> None:
+    """The first batch that calls each layer once runs to its end, a later one that calls them all stops behind the
+    last; one that calls two of the three, as the third does, runs to its end."""
+    block = _Choosy()
+    batches = [torch.randn(5, 4, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    for batch, mark in zip(batches, (first, 2.0, 1.0, 2.0), strict=True):
+        batch[0, 0] = mark
+    found = _hessians(block, "b", [f"b.{name}" for name in ("always", "rare", "late")], _Batches(batches))  # type: ignore[arg-type]
+    sums = {name: total for total, together in found for name in together}
+    for times, (name, least) in enumerate((("always", -9.0), ("rare", 0.0), ("late", 1.0)), 1):
+        read = torch.cat([batch for batch in batches if batch[0, 0] > least])
+        assert torch.allclose(sums[f"b.{name}"], times**2 * read.T @ read, rtol=1e-5)
+    assert block.ran_behind == passes

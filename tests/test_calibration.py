@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from quantcore import calibrate
-from quantcore.calibration import LayerStats, layer_inputs, outlier_ratio, shared_inputs, watch_inputs
+from quantcore.calibration import LayerStats, gram_of, layer_inputs, outlier_ratio, shared_inputs, watch_inputs
 from quantcore.models import LoadedModel, linears
 from quantcore.observers import RangeRecorder
 
@@ -113,3 +113,11 @@ def test_damaged_activations_are_reported(tiny_lm: LoadedModel, tokens: torch.Te
 
     with pytest.raises(ValueError, match="the activations hold NaN or Inf"):
         calibrate(Broken(), tokens)
+
+
+@pytest.mark.parametrize("width", [7, 257, 600])
+def test_a_gram_by_quarters_is_the_gram(width: int) -> None:
+    x = torch.randn(3, 50, width, generator=torch.Generator().manual_seed(width))
+    rows, gram = x.flatten(0, 1), gram_of(x)
+    assert torch.allclose(gram, rows.T @ rows, atol=1e-4)
+    assert torch.allclose(gram, gram.T, atol=1e-4)

@@ -85,7 +85,8 @@ def test_info_of_the_reference_model(capsys: pytest.CaptureFixture[str]) -> None
     }
     assert found["model"]["parameters"] == sum(p.numel() for p in loaded.model.parameters())
     assert found["model"]["tokens"] == len(loaded.tokenizer)
-    assert found["versions"]["torch"] == torch.__version__
+    # the version that pip knows; 2.13.0 of torch's CUDA build says 2.13.0+cu130 of itself
+    assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["devices"][0]["device"] == "cpu"
     assert set(found["texts"]["calibration"]) == set(found["texts"]["evaluation"])
 

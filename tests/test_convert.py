@@ -63,6 +63,8 @@ def test_reports_measure_what_they_say(tiny_lm: LoadedModel, tokens: torch.Tenso
     x_hat = fake_quantize(seen[0], Scheme.parse("a:int8/token/dynamic").activations)
     y, y_hat = seen[0] @ weight.T, x_hat @ fake_quantize(weight, spec).T
     assert report.output_sqnr_db == pytest.approx(tensor_error(y, y_hat).sqnr_db, abs=1e-3)
+    each = [tensor_error(*pair).sqnr_db for pair in zip(y, y_hat, strict=True)]
+    assert report.output_sqnr_windows == pytest.approx((min(each), max(each)), abs=1e-3)
 
 
 def test_more_bits_lose_less(tiny_lm: LoadedModel, tokens: torch.Tensor) -> None:

@@ -1,5 +1,6 @@
 """A duel measures what compare measures, asks the store first, and keeps what it measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def test_a_duel_is_a_comparison_that_is_kept(tiny_lm: LoadedModel, tokens: torch
     report = compare(tiny_lm.model, candidate, tokens)
     assert first.reports[SCHEMES[0]].kl == report.kl
     assert first.reports[SCHEMES[0]].log_perplexity_change == report.log_perplexity_change
-    assert [row.output_sqnr_db for row in first.layers[SCHEMES[0]]] == [row.output_sqnr_db for row in layers]
+    assert first.layers[SCHEMES[0]] == tuple(
+        replace(row, seconds=first.layers[SCHEMES[0]][n].seconds) for n, row in enumerate(layers)
+    )
     assert first.scores[SCHEMES[0]].likeliest.shape == (6, 29, 5)
     assert [share for share, _ in calls] == sorted(share for share, _ in calls)
     assert calls[-1][0] == 1.0
@@ -57,9 +60,32 @@ def test_a_large_model_has_one_candidate_at_a_time(
 ) -> None:
     ready = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path / "a"))
     monkeypatch.setattr(study, "SMALL_MODEL", 0)
+    for limit in ("BATCH_TOKENS", "HELD_LOGITS_BYTES", "MOST_HELD_BYTES"):
+        monkeypatch.setattr(f"quantcore.evaluate.{limit}", 1)  # six stretches, each of which needs every candidate
+    quantized: list[str] = []
+
+    def counted(model, text, *args, **kwargs):
+        quantized.append(text)
+        return quantize_model(model, text, *args, **kwargs)
+
+    monkeypatch.setattr(study, "quantize_model", counted)
     lazy = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path / "b"))
-    assert lazy.reports[SCHEMES[1]].kl == ready.reports[SCHEMES[1]].kl
-    assert len(lazy.layers[SCHEMES[1]]) == len(ready.layers[SCHEMES[1]])
+    assert quantized == SCHEMES  # each once
+    for text in SCHEMES:
+        assert torch.allclose(lazy.scores[text].kl, ready.scores[text].kl, rtol=1e-3, atol=1e-6)
+        assert lazy.reports[text].bytes == ready.reports[text].bytes
+        assert len(lazy.layers[text]) == len(ready.layers[text])
+
+
+def test_what_is_known_so_far(tiny_lm: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the schemes as they are quantized, with their layers; then figures on the windows that all have read."""
+    monkeypatch.setattr("quantcore.evaluate.SO_FAR_S", 0.0)
+    tokens, looks = torch.randint(3, 200, (24, 100)), []
+    found = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path), so_far=looks.append)
+    assert [(list(one.layers), one.reports) for one in looks[:2]] == [(SCHEMES[:1], {}), (SCHEMES, {})]
+    assert looks[1].layers == found.layers
+    assert [one.reports[SCHEMES[0]].tokens for one in looks[2:]] == [1000, 2000]
+    assert torch.equal(looks[2].scores[SCHEMES[1]].kl, found.scores[SCHEMES[1]].kl[:10])
 
 
 def test_a_store_that_cannot_keep_is_no_error(tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from quantcore import compare, quantize_model
-from quantcore.evaluate import perplexity, sqnr_db, tensor_error, token_kl, token_nll
+from quantcore.evaluate import Comparison, perplexity, sqnr_db, tensor_error, token_kl, token_nll
 from quantcore.models import LoadedModel
 from quantcore.statistics import Interval
 
@@ -136,9 +136,25 @@ def test_a_candidate_that_is_built_lives_alone(tiny_lm: LoadedModel, monkeypatch
     for name in names:
         assert replace(found.reports[name], seconds=0) == replace(ready.reports[name], seconds=0)
     monkeypatch.setattr("quantcore.evaluate.HELD_LOGITS_BYTES", 1)
+    monkeypatch.setattr("quantcore.evaluate.MOST_HELD_BYTES", 1)
     built.clear()
     assert compare(tiny_lm.model, lazy, tokens).reports[names[0]].kl == found.reports[names[0]].kl
     assert len(built) == 6  # built anew for each batch
+
+
+def test_what_is_known_so_far_is_the_comparison_of_the_windows_read(
+    tiny_lm: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantcore.evaluate.SO_FAR_S", 0.0)
+    tokens = torch.randint(3, 200, (24, 100))  # three batches of ten windows
+    candidates = {text: quantize_model(tiny_lm.model, text)[0] for text in ("w:int3/channel", "w:int4/channel")}
+    looks: list[Comparison] = []
+    whole = compare(tiny_lm.model, candidates, tokens, so_far=looks.append)
+    assert [one.reports["w:int3/channel"].tokens for one in looks] == [1000, 2000]  # the end is no "so far"
+    first = compare(tiny_lm.model, candidates, tokens[:10])
+    for name in candidates:
+        assert replace(looks[0].reports[name], seconds=0) == replace(first.reports[name], seconds=0)
+        assert torch.equal(looks[1].scores[name].kl, whole.scores[name].kl[:20])
 
 
 def test_no_candidate_is_refused(tiny_lm: LoadedModel) -> None:

@@ -137,7 +137,7 @@ def test_what_gptq_needs() -> None:
     assert found.block_bytes == 2 * (attention + 3 * 14336 * 4096)
     assert found.hidden_bytes == 1000 * 4096 * 2
     assert found.widest == (4096, 14336)
-    assert found.work_bytes == 4 * (3 * 14336**2 + 6 * 4096 * 14336)
+    assert found.work_bytes == 14 * 14336**2 + 11 * 4096 * 14336
     assert found.total_bytes < 2 * LLAMA_3_8B.parameters
 
 

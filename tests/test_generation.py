@@ -11,7 +11,9 @@ PROMPT = "The lighthouse keeper"
 
 
 def test_greedy_takes_the_likeliest_each_time(tiny_lm: LoadedModel) -> None:
-    written = write_on(tiny_lm, tiny_lm.model, PROMPT, 12)
+    shares: list[float] = []
+    written = write_on(tiny_lm, tiny_lm.model, PROMPT, 12, progress=lambda share, _: shares.append(share))
+    assert shares == [step / 24 for step in range(1, 25)]
     ids = torch.tensor([tiny_lm.tokenizer(PROMPT)["input_ids"]])
     for token in written.tokens:
         assert int(tiny_lm.model(ids).logits[0, -1].argmax()) == token

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from quantcore import dequantize, quantize
+from quantcore import dequantize, gptq, quantize
 from quantcore.gptq import (
     CholeskyError,
     GptqProblem,
@@ -187,3 +188,53 @@ def test_a_bad_hessian_is_named_also_where_scales_are_taken_on_the_way() -> None
         gptq_quantize(weight, broken, spec("int4/group32"), Gptq(static_groups=False))
     with pytest.raises(CholeskyError):
         gptq_quantize(weight, -hessian, spec("int4/group32"), Gptq(static_groups=False))
+
+
+def test_a_weight_with_nan_is_told_last() -> None:
+    """A bad Hessian comes first, then a factorization that fails, then the weight: in the words of `quantize`."""
+    weight, hessian = problem("random")
+    weight[3, 7] = float("nan")
+    for options in (Gptq(), Gptq("group"), Gptq(static_groups=False)):
+        for text in ("int4/group32", "int4/group32/asym/mse", "fp4_e2m1/channel"):
+            with pytest.raises(ValueError, match="the values to quantize hold NaN or Inf .*skip="):
+                gptq_quantize(weight, hessian, spec(text), options)
+            with pytest.raises(ValueError, match="the values to quantize hold NaN or Inf .*skip="):
+                gptq_plain(weight, hessian, spec(text), options)
+            with pytest.raises(ValueError, match="the Hessian is all zero"):
+                gptq_quantize(weight, 0 * hessian, spec(text), options)
+            with pytest.raises(CholeskyError):
+                gptq_quantize(weight, -hessian, spec(text), options)
+    with pytest.raises(ValueError, match=r"NaN or Inf \(range -inf to"):
+        gptq_quantize(weight.nan_to_num(-torch.inf), hessian, spec("int4/channel"))
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU: a number read from a tensor, a size that depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if any(word in str(func) for word in ("local_scalar_dense", "nonzero", "bincount", "unique", "masked_select")):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_a_gpu_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian = problem("random")
+    ways = [Gptq(), Gptq("weight"), Gptq("group", damp=0.1), Gptq(static_groups=False)]
+    texts = ("int4/group32/asym", "int2/group16/mse", "fp4_e2m1/channel", "int3/block8x32")
+    problems = [GptqProblem(weight, spec(text), way) for text in texts for way in ways]
+    at_the_end: list[int] = []
+    refuse = gptq._refuse
+
+    def noted(*args: object) -> None:
+        at_the_end.append(len(waits.found))
+        refuse(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gptq, "_refuse", noted)
+    with _Waits() as waits:
+        solved = gptq_quantize_many(problems, hessian)
+    assert at_the_end == [0], waits.found
+    assert len(solved) == 16

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ui.jobs import Job, Jobs
+from ui.jobs import Job, Jobs, Teller
 
 WAIT_S = 10
 
@@ -95,6 +95,79 @@ def test_cancel_takes_effect_at_the_next_step_and_the_next_job_runs() -> None:
     assert end(again).state == "done"
 
 
+def test_cancel_takes_effect_within_one_layer_of_a_model() -> None:
+    """A model that runs for long between two words of progress: its next layer does not run."""
+    gates, ran = [threading.Event(), threading.Event()], []
+
+    class Layer(torch.nn.Module):
+        def forward(self, x: int) -> int:
+            ran.append(x)
+            gates[0].set()
+            assert gates[1].wait(WAIT_S)
+            return x + 1
+
+    model = torch.nn.Sequential(*(Layer() for _ in range(5)))
+    job = Jobs().submit("cpu", "k", "t", lambda tell: model(0))
+    assert gates[0].wait(WAIT_S)
+    job.cancel()
+    gates[1].set()
+    assert end(job).state == "cancelled"
+    assert ran == [0]
+    assert model(0) == 5  # in another thread models run as ever
+
+
+def test_what_a_job_shows_is_there_until_its_end() -> None:
+    gate = threading.Semaphore(0)
+
+    def work(tell: Teller) -> str:
+        tell.show("a first look")
+        tell.show("a second one, too soon to be drawn")
+        assert gate.acquire(timeout=WAIT_S)
+        return "result"
+
+    job = Jobs().submit("cpu", "k", "t", work)
+    until = time.monotonic() + WAIT_S
+    while job.so_far is None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert job.so_far == "a first look"
+    gate.release()
+    assert end(job).result == "result"
+    assert job.so_far is None
+
+
+def test_a_visitor_who_moves_on_leaves_only_what_waits_for_nobody_else() -> None:
+    jobs, gate = Jobs(), Gate(1)
+    running, mine, ours = (jobs.submit("cpu", key, "t", gate if key == "a" else Gate(0)) for key in "abc")
+    for job, askers in ((running, "x"), (mine, "x"), (ours, "xy")):
+        job.askers.update(askers)
+    gate.started()
+    for key in "abc?":
+        jobs.leave(key, "x")
+    assert (running.state, mine.state, ours.state) == ("running", "cancelled", "waiting")
+    assert jobs.get("b") is None  # asked again it is a new one, not a cancelled one
+    gate.on.release()
+    assert (end(running).state, end(ours).state) == ("done", "done")
+
+
+def test_memory_behind_a_chain_of_errors_is_freed_too() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def greedy() -> None:
+        tensor = torch.zeros(1000)
+        held.append(weakref.ref(tensor))
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ...")
+
+    def work(progress: Callable[[float, str], None]) -> None:
+        try:
+            greedy()
+        except RuntimeError as error:
+            raise RuntimeError(f"layer 3: {error}") from error
+
+    job = end(Jobs().submit("cpu", "k", "a duel", work))
+    assert "for a duel: 2.50 GiB more were asked for and " in (job.problem or "")
+    assert held[0]() is None
+
+
 def test_out_of_memory_is_a_sentence_frees_the_memory_and_the_next_runs() -> None:
     held: list[weakref.ref[torch.Tensor]] = []
 
@@ -110,6 +183,7 @@ def test_out_of_memory_is_a_sentence_frees_the_memory_and_the_next_runs() -> Non
     assert job.problem is not None
     assert job.problem.startswith("There was not enough memory on cpu for 6 schemes on 16,384 tokens: ")
     assert "GiB were free" in job.problem
+    assert "4294967296.00 GiB more were asked for" in job.problem
     assert "fewer tokens" in job.problem
     gc.collect()
     assert held[0]() is None

@@ -9,7 +9,7 @@ from quantcore import compare, quantize_model
 from quantcore.evaluate import quantized_linears
 from quantcore.models import LoadedModel
 from quantcore.plan import Plan
-from quantcore.sensitivity import Sensitivity, plan_for_budget, plan_of, sensitivity
+from quantcore.sensitivity import Sensitivity, layer_costs, plan_for_budget, plan_of, sensitivity
 
 SCHEMES = ["w:int2/group32", "w:int4/group32"]
 LAYERS = ("model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj")
@@ -38,6 +38,26 @@ def test_a_layer_alone_and_all_but_it(
     assert found.whole[SCHEMES[0]] == pytest.approx(compare(tiny_lm.model, whole, tokens).kl, rel=1e-4)
     assert found.bits[layer, SCHEMES[0]] == 2.5  # 2 bits and 16 bits of scale over 32 weights
     assert (layer, SCHEMES[1]) not in found.all_but
+
+
+def test_by_gptq_alone_means_behind_a_float_model(tiny_lm: LoadedModel, tokens: torch.Tensor) -> None:
+    scheme = "w:int2/group32,gptq"
+    found = sensitivity(tiny_lm.model, [scheme], tokens[:4], calibration=tokens)
+    alone, _ = quantize_model(tiny_lm.model, f"float@{LAYERS[1]}={scheme}", calibration=tokens)
+    whole, _ = quantize_model(tiny_lm.model, scheme, calibration=tokens)
+    assert found.alone[LAYERS[1], scheme] == pytest.approx(compare(tiny_lm.model, alone, tokens[:4]).kl, rel=1e-3)
+    assert found.whole[scheme] == pytest.approx(compare(tiny_lm.model, whole, tokens[:4]).kl, rel=1e-4)
+
+
+def test_what_is_known_so_far(tiny_lm: LoadedModel, tokens: torch.Tensor) -> None:
+    looks: list[dict[str, float]] = []
+    cost = layer_costs(tiny_lm.model, SCHEMES[0], tokens, so_far=lambda _, costs: looks.append(costs))
+    assert [len(one) for one in looks] == [*range(1, 15), *[14] * 14]  # two batches
+    first = layer_costs(tiny_lm.model, SCHEMES[0], tokens[:10])
+    assert looks[13] == pytest.approx(first.alone)
+    assert looks[-1] == cost.alone
+    both = layer_costs(tiny_lm.model, SCHEMES[0], tokens, all_but=True, so_far=lambda _, costs: looks.append(costs))
+    assert looks[-1] == both.all_but
 
 
 def test_a_layer_outside_the_blocks_is_measured_too(tiny_lm: LoadedModel, tokens: torch.Tensor) -> None:

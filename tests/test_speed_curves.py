@@ -1,6 +1,7 @@
 """Curves: crossings by hand, the best of several rounds, a clock that was disturbed, recorded files good and bad."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from quantcore.studies.speed import SpeedReport, SpeedRow
 from quantcore.studies.speed_curves import best_of, crossings, disturbed, read_run
+from tests.browser_fixtures import ROOT
 
 
 def row(tokens: int, total: float, floats: float, scheme: str = "W8A8") -> SpeedRow:
@@ -54,13 +56,19 @@ def test_a_disturbed_clock() -> None:
 
 def test_a_recorded_run_comes_back(tmp_path: Path) -> None:
     file = tmp_path / "matmul.json"
-    machine = {"date": "2026-11-25", "torch": "2.11", "cuda": "12.9", "gpu": "NVIDIA H100 80GB HBM3"}
+    machine = {"date": "2026-11-25", "cuda": "12.9", "gpu": "NVIDIA H100 80GB HBM3", "versions": {"torch": "2.11"}}
     written = report(row(1, 2.0, 1.0))
-    file.write_text(json.dumps({"machine": machine, "shapes": {"gate": asdict(written)}, "text": {}}))
+    file.write_text(json.dumps({"machine": machine, "note": "Cut short.", "shapes": {"gate": asdict(written)}}))
     run = read_run(file)
     assert run.reports == {"gate": written}
     assert run.device == "NVIDIA H100 80GB HBM3"
     assert run.about == "NVIDIA H100 80GB HBM3, torch 2.11, cuda 12.9, 2026-11-25"
+    assert run.note == "Cut short."
+
+
+def test_the_runs_that_ship_say_machine_versions_and_date() -> None:
+    for file in sorted((ROOT / "benchmarks" / "results").glob("matmul*.json")):
+        assert re.search(r"^NVIDIA H\d+.*, torch 2\.\d+.*, triton 3\.\d+.*, 20\d\d-\d\d-\d\d$", read_run(file).about)
 
 
 @pytest.mark.parametrize(

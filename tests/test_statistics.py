@@ -9,7 +9,7 @@ import torch
 from quantcore.statistics import Interval, mean_interval, paired_interval, percentile, window_interval
 
 
-@pytest.mark.parametrize("windows", [8, 32])
+@pytest.mark.parametrize("windows", [5, 8, 32])
 def test_the_paired_interval_covers_the_truth(windows: int) -> None:
     """Tokens that share their window's difficulty, skewed differences: 95% of the intervals must hold the true mean."""
     rng = np.random.default_rng(1)
@@ -42,7 +42,7 @@ def test_no_difference_is_exactly_none() -> None:
 
 
 def test_few_windows_say_nothing() -> None:
-    found = mean_interval(np.array([1.0, 2.0, 3.0]))
+    found = mean_interval(np.array([1.0, 2.0, 2.0, 3.0]))
     assert found == Interval(2.0, -math.inf, math.inf)
     assert not found.significant
 

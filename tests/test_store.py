@@ -34,6 +34,7 @@ def test_another_question_is_another_row(tmp_path: Path, part: str) -> None:
     assert store.get(replace(QUESTION, versions={"torch": "3"})) is None
     store.put(QUESTION, {"kl": 2}, {})
     assert store.count() == 1
+    assert store.kept([replace(QUESTION, **{part: "other"}), QUESTION]) == [False, True]
     found = store.get(QUESTION)
     assert found is not None
     assert found.figures == {"kl": 2}
@@ -55,6 +56,31 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, spoil: str) -> None:
     assert fresh.notice is not None
     assert "was damaged" in fresh.notice
     assert len(list(tmp_path.glob("damaged-*.sqlite"))) == 1
+
+
+def test_who_sees_the_damage_second_leaves_the_new_file(tmp_path: Path) -> None:
+    """Two servers meet the damage at once: the one that is late must not set aside what the other has begun."""
+    early, late = Store(tmp_path), Store(tmp_path)
+    tmp_path.joinpath("results.sqlite").write_bytes(b"no database" * 500)
+    early.put(QUESTION, {"kl": 1}, {})
+    late._set_aside(sqlite3.DatabaseError("file is not a database"))
+    assert len(list(tmp_path.glob("damaged-*.sqlite"))) == 1
+    assert late.get(QUESTION) is not None
+
+
+@pytest.mark.parametrize("left", [0, 10, 100, 5000, 9000])
+def test_a_file_cut_short_is_never_fatal(tmp_path: Path, left: int) -> None:
+    store = Store(tmp_path)
+    for row in range(20):
+        store.put(replace(QUESTION, scheme=str(row)), {"kl": row}, {"x": np.random.default_rng(row).random(500)})
+    store.path.write_bytes(store.path.read_bytes()[:left])
+    fresh = Store(tmp_path)
+    assert fresh.get(QUESTION) is None
+    fresh.put(QUESTION, {"kl": 3}, {})
+    found = fresh.get(QUESTION)
+    assert found is not None
+    assert found.figures == {"kl": 3}
+    assert (fresh.notice is None) == (left == 0)  # an empty file is a new one
 
 
 def test_a_damaged_row_is_measured_anew(tmp_path: Path) -> None:

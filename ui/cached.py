@@ -10,7 +10,9 @@ import gc
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -42,7 +44,7 @@ from quantcore.plan import Plan
 from quantcore.qtensor import fake_quantize
 from quantcore.rules import RuleResult, best_practice
 from quantcore.scheme import Gptq, QuantSpec, Scheme
-from quantcore.sensitivity import Sensitivity, joined
+from quantcore.sensitivity import Sensitivity, joined, plan_for_budget
 from quantcore.sources import Place, locate
 from quantcore.store import Store, home, model_hash
 from quantcore.studies.anatomy import Anatomy, anatomy
@@ -601,6 +603,13 @@ def duel_cut(limit: int) -> tuple[int, int]:
     return share // window * window, window
 
 
+@st.cache_resource(max_entries=3, show_spinner=False)
+def decoder(model_id: str, device: str) -> Callable[[int], str]:
+    """A token's id -> its text, each asked of the tokenizer once."""
+    decode = model(model_id, device).tokenizer.decode
+    return lru_cache(maxsize=2**17)(lambda token: decode([token]))
+
+
 @st.cache_resource(max_entries=4, show_spinner=False)
 def calibration_tokens(
     model_id: str,
@@ -658,9 +667,15 @@ def _kept_duel(
 def kept_rule(model_id: str, device: str, limit: int, key: str) -> RuleResult | None:
     """The verdict on a rule of good practice, where every answer that it needs is in the store already."""
     rule = next(one for one in best_practice() if one.key == key)
-    able = tuple(text for text in (rule.scheme, *rule.challengers) if _is_plan(text))
-    if kept_duel(model_id, device, "evaluation/all", limit, able) is None:
+    able = [text for text in (rule.scheme, *rule.challengers) if _is_plan(text)]
+    if len(kept_schemes(model_id, device, "evaluation/all", limit, tuple(able))) < len(able):
         return None
+    return _kept_rule(model_id, device, limit, key)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _kept_rule(model_id: str, device: str, limit: int, key: str) -> RuleResult:
+    rule = next(one for one in best_practice() if one.key == key)
     texts = (duel_tokens(model_id, device, "evaluation/all", limit), calibration_tokens(model_id, device))
     return rule.test(model(model_id, device), *texts, store(), hash_of(model_id, device))
 
@@ -681,6 +696,25 @@ def kept_sensitivity(
     place = (store(), all_but, hash_of(model_id, device))
     costs = [kept_costs(model(model_id, device), scheme, *texts, *place) for scheme in schemes]
     return joined([cost for cost in costs if cost is not None]) if all(costs) else None
+
+
+TRAIL = 25  # budgets
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def plan_trail(
+    model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]
+) -> list[tuple[float, float]]:
+    """Bits per weight and predicted KL of the plans at TRAIL budgets, from the smallest scheme's to the largest's.
+
+    Raises: ValueError where the sensitivities are not in the store."""
+    found = kept_sensitivity(model_id, device, text_id, limit, schemes, False)
+    if found is None:
+        raise ValueError(f"the layers of {model_id} were not measured under {', '.join(schemes)} yet; run them first")
+    uniform = [found.mean_bits(dict.fromkeys(found.layers, text)) for text in schemes]
+    least, most = min(uniform), max(uniform)
+    plans = [plan_for_budget(found, least + (most - least) * (step / (TRAIL - 1)) ** 2) for step in range(TRAIL)]
+    return [(plan.bits_per_weight, plan.predicted_kl) for plan in plans]
 
 
 RECORDED = Path(__file__).resolve().parents[1] / "benchmarks" / "results"

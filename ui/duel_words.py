@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
-from quantcore.duel import Duel, short_label
+from quantcore.duel import FLOAT, Duel, short_label
 from quantcore.statistics import Interval
+from ui.figures.duel import LETTERS
 from ui.token_view import quoted
+
+MARKS = (
+    "**▼** lower, which is better, **▲** higher, beyond chance: the 95% interval of the paired difference over windows "
+    "of text leaves 0 out; **≈** not told apart. Percentages are the change of perplexity against the float model."
+)
+TOLD_APART = "**Told apart?** Mean KL of the row's scheme minus the column's, nats."
 
 
 def table(duel: Duel) -> pd.DataFrame:
@@ -41,7 +49,7 @@ def table(duel: Duel) -> pd.DataFrame:
                 "same top-1": report.top1_agreement,
                 "seconds to quantize": duel.quantize_s[text],
                 "seconds to read": report.seconds,
-                "measured": duel.made[text],
+                "measured": duel.made.get(text, "under way"),
             }
         )
     return pd.DataFrame(rows)
@@ -58,11 +66,11 @@ def written(duel: Duel) -> pd.DataFrame:
                 "bits / weight": f"{report.bits_per_weight:.2f}",
                 "MB": f"{report.bytes / 1e6:.2f}",
                 "perplexity (95%)": f"{report.perplexity:.2f} ({_ends(report.log_perplexity)})",
-                "vs float, paired": _change(report.log_perplexity_change),
-                "KL mean": f"{report.kl:.4f}",
-                "p50, p95, p99, max": ", ".join(f"{one:.3g}" for one in tail),
+                "vs float, 95% paired": _change(report.log_perplexity_change),
+                "KL mean, nats": f"{report.kl:.4f}",
+                "KL p50, p95, p99, max": ", ".join(f"{one:.3g}" for one in tail),
                 "same top-1": f"{report.top1_agreement:.1%}",
-                "seconds": f"{duel.quantize_s[text]:.1f} + {report.seconds:.1f}",
+                "make + read, s": f"{duel.quantize_s[text]:.1f} + {report.seconds:.1f}",
             }
         )
     return pd.DataFrame(rows).set_index("scheme")
@@ -73,9 +81,26 @@ def pairs(duel: Duel) -> pd.DataFrame:
     texts = list(duel.reports)
     return pd.DataFrame(
         [["" if one == other else _bout(duel.kl_difference(one, other)) for other in texts] for one in texts],
-        index=pd.Index([short_label(text) for text in texts], name="KL, row minus column"),
-        columns=[short_label(text) for text in texts],
+        index=pd.Index(
+            [f"{letter} {short_label(text)}" for letter, text in zip(LETTERS, texts, strict=False)], name=""
+        ),
+        columns=list(LETTERS[: len(texts)]),
     )
+
+
+def so_far(duel: Duel, tokens: int) -> str:
+    """How much the figures of a duel under way rest on."""
+    read = next(iter(duel.reports.values())).tokens
+    if read < tokens:
+        return f"**So far**, after {read:,} tokens:"
+    return f"**So far**, {len(duel.reports)} schemes:"
+
+
+def left_float(duel: Duel) -> str:
+    """The matrices that no scheme can quantize here, by name, with the reason; empty where there are none."""
+    rows = next(iter(duel.layers.values()), ())
+    left = {row.name: row.notes[0] for row in rows if row.scheme == FLOAT and row.notes}
+    return "; ".join(f"`{name}` {note}" for name, note in left.items())
 
 
 def verdict(duel: Duel) -> str:
@@ -125,21 +150,23 @@ def as_json(duel: Duel, model_id: str, text_id: str) -> str:
     return json.dumps(_finite(content), indent=2)
 
 
-def hover(decode: Any, kl: float, ids: Tensor, chances: Tensor, ids_hat: Tensor, chances_hat: Tensor) -> str:
+def hover(
+    decode: Callable[[int], str], kl: float, ids: Tensor, chances: Tensor, ids_hat: Tensor, chances_hat: Tensor
+) -> str:
     """The five likeliest next tokens of both models, for a token's tooltip."""
 
     def column(name: str, numbers: Tensor, values: Tensor) -> str:
         pairs = zip(numbers.tolist(), values.tolist(), strict=True)
-        return f"{name}: " + ", ".join(f"{quoted(decode([i]))} {p:.0%}" for i, p in pairs)
+        return f"{name}: " + ", ".join(f"{quoted(decode(i))} {p:.0%}" for i, p in pairs)
 
     return f"KL {kl:.3g} nats\n{column('float', ids, chances)}\n{column('quantized', ids_hat, chances_hat)}"
 
 
-def guesses(decode: Any, rows: list[tuple[str, Tensor, Tensor]]) -> pd.DataFrame:
+def guesses(decode: Callable[[int], str], rows: list[tuple[str, Tensor, Tensor]]) -> pd.DataFrame:
     """What each model finds likeliest in one place: its name, token ids and their probabilities; a row a model."""
     return pd.DataFrame(
         [
-            [f"{quoted(decode([i]))} {p:.0%}" for i, p in zip(ids.tolist(), chances.tolist(), strict=True)]
+            [f"{quoted(decode(i))} {p:.0%}" for i, p in zip(ids.tolist(), chances.tolist(), strict=True)]
             for _, ids, chances in rows
         ],
         index=pd.Index([name for name, _, _ in rows], name="likeliest"),
@@ -172,10 +199,15 @@ def _change(change: Interval) -> str:
     if not math.isfinite(change.lo):
         return f"{value}, too few windows"
     ends = f"{100 * math.expm1(change.lo):+.2f} to {100 * math.expm1(change.hi):+.2f}"
-    return f"{value} ({ends}) {'significant' if change.significant else 'within chance'}"
+    return f"{_mark(change)} {value} ({ends})"
 
 
 def _bout(difference: Interval) -> str:
+    return f"{_mark(difference)} {difference.value:+.4f}"
+
+
+def _mark(difference: Interval) -> str:
+    """Better (lower) or worse beyond chance, or neither."""
     if not difference.significant:
-        return f"≈ {difference.value:+.4f}"
-    return f"{'▼ better' if difference.value < 0 else '▲ worse'} {difference.value:+.4f}"
+        return "≈"
+    return "▼" if difference.value < 0 else "▲"

@@ -1,13 +1,14 @@
 """A long job on a page: its place in line, its progress by layer, the time left, a way to end it; then its result.
 
 result = job_view.result_of(device, key, title, work)      None while there is none yet: draw nothing that needs it
+so_far = job_view.so_far(key)                              what the job has shown of it by then
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import streamlit as st
 from torch import Tensor, nn
@@ -17,26 +18,34 @@ from quantcore.models import LoadedModel
 from quantcore.plan import Plan
 from quantcore.scheme import Rtn
 from ui import cached
-from ui.jobs import Job, Progress, Work
+from ui.jobs import Job, Progress, Teller, Work
 
-PATIENCE_S = 0.4  # a job that is over by then shows no progress bar
+PATIENCE_S = 0.4  # a job that is over by this age shows no progress bar; later moves do not wait for it
 POLL_S = 0.5
 
+__all__ = ["Progress", "Teller", "Work", "candidate", "kept_notice", "result_of", "so_far", "words"]
 
-def result_of(
-    device: str, key: str, title: str, work: Work, start: bool = True, news: Callable[[], Any] | None = None
-) -> Any:
-    """The job's result; while there is none, its progress stands here instead, and None is returned.
+
+def result_of(device: str, key: str, title: str, work: Work, start: bool = True, place: str | None = None) -> Any:
+    """The job's result; while there is none, its progress stands here instead, and None is returned. The page is drawn
+    again when the job is over, and whenever it has shown more of its result.
 
     start    whether the job begins by itself; else a button stands here first. A job that was cancelled never does.
-    news     what is there already of the result: the page is drawn again whenever this has another value
+    place    a name for where on the page this stands: of the jobs that a visitor's moves ask for at one place, only
+             the last waits in line (`Jobs.leave`)
     Raises: ValueError with the sentence that ended the job."""
     jobs, mark = cached.jobs(), hashlib.sha256(key.encode()).hexdigest()[:12]
+    visitor = st.session_state.setdefault("_visitor", uuid4().hex)
+    if place is not None:
+        before = st.session_state.get(f"_job_{place}", key)
+        st.session_state[f"_job_{place}"] = key
+        if before != key:
+            jobs.leave(before, visitor)
     job = jobs.get(key)
     if job is None and start:
         job = jobs.submit(device, key, title, work)
     if job is not None:
-        job.ended.wait(PATIENCE_S)
+        job.ended.wait(max(0.0, PATIENCE_S - job.age_s))
     if job is not None and job.state == "done":
         return job.result
     if job is None or job.state in ("cancelled", "failed"):
@@ -47,15 +56,28 @@ def result_of(
         if job is not None and job.problem:
             raise ValueError(job.problem)
         return None
-    _watch(job, mark, news, None if news is None else news())
+    job.askers.add(visitor)
+    _watch(job, mark, job.so_far)
     return None
 
 
+def so_far(key: str) -> Any:
+    """What the job with this key has shown of its result; None: nothing, or it does not run."""
+    job = cached.jobs().get(key)
+    return None if job is None else job.so_far
+
+
+def kept_notice() -> None:
+    """A line where the file of kept results had to be set aside, or cannot be used."""
+    if notice := cached.store().notice:
+        st.caption(notice)
+
+
 @st.fragment(run_every=POLL_S)
-def _watch(job: Job, mark: str, news: Callable[[], Any] | None, drawn: Any) -> None:
-    if job.over or (news is not None and news() != drawn):
+def _watch(job: Job, mark: str, drawn: Any) -> None:
+    if job.over or job.so_far is not drawn:
         st.rerun()
-    with st.container(border=True, key=f"job_{mark}"):
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key=f"job_{mark}"):
         st.progress(min(1.0, job.share), text=words(job))
         st.button("Cancel", on_click=job.cancel, key=f"cancel_{mark}", help="ends it for everybody who waits for it")
 

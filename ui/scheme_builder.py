@@ -9,8 +9,9 @@ what goes with the other menus and divides the layer, besides what the text alre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import streamlit as st
 
@@ -33,6 +34,7 @@ FIRST_WEIGHTS = QuantSpec(FORMATS["int4"], PerChannel())
 FIRST_ACTIVATIONS = QuantSpec(FORMATS["int8"], PerToken(), dynamic=True)
 OBSERVERS = ("minmax", "mse", "p99", "p99.9", "p99.99")
 AVERAGES = ("ema0.01", "ema0.1", "ema0.5")
+GROUPS = (128, 64, 32)
 CUSTOM = "no preset"
 SYMMETRIC, ASYMMETRIC = "symmetric", "asymmetric"
 Change = Callable[[QuantSpec, str], QuantSpec]
@@ -71,6 +73,21 @@ def scheme_menus(scheme: Scheme, key: str, shape: tuple[int, int] | None = None)
     """The builder of a scheme; `shape` (O, K) limits the tiles offered to those that divide it."""
     _builder(key, "weights", scheme.weights, shape)
     _builder(key, "activations", scheme.activations, shape)
+
+
+def fitting_group(shapes: Mapping[str, tuple[int, int]]) -> int:
+    """The largest usual group that divides the inputs of every layer (out, in); 32 where none does."""
+    fits = [size for size in GROUPS if all(shape[1] % size == 0 for shape in shapes.values())]
+    return max(fits, default=min(GROUPS))
+
+
+def follow_default(key: str, default: Any) -> Any:
+    """The default; a control that still stands on the one of another model moves to it."""
+    before = st.session_state.get(f"_default_{key}", default)
+    st.session_state[f"_default_{key}"] = default
+    if before != default and st.session_state.get(key) == before:
+        st.session_state[key] = default
+    return default
 
 
 def copy_scheme(source: str, target: str) -> None:

@@ -181,16 +181,17 @@ def above_the_roof(machine: Machine, report: SpeedReport) -> str | None:
 
 
 def rates_table() -> pd.DataFrame:
-    """The named GPUs: memory, bandwidth, dense rates, and where each figure is from."""
+    """The named GPUs: memory, bandwidth, dense rates."""
     rows = []
     for gpu in GPUS.values():
         rates = {name: f"{gpu.rates[name]:,.5g}" if name in gpu.rates else "-" for name in ARITHMETICS}
-        rows.append(
-            {"GPU": gpu.name, "family": gpu.family, "GB": gpu.memory_gb, "GB/s": gpu.bandwidth_gb_s}
-            | rates
-            | {"source": gpu.source}
-        )
+        rows.append({"GPU": gpu.name, "family": gpu.family, "GB": gpu.memory_gb, "GB/s": gpu.bandwidth_gb_s} | rates)
     return pd.DataFrame(rows)
+
+
+def sources() -> str:
+    """Where each figure of that table is from."""
+    return "Sources: " + "; ".join(f"**{gpu.name}** {gpu.source}" for gpu in GPUS.values()) + "."
 
 
 def native_table() -> pd.DataFrame:

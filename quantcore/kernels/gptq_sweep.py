@@ -2,12 +2,15 @@
 
 A program takes ROWS rows, one a thread. SUB columns at a time it adds what the earlier columns of the block ask of
 them, a small product, and then goes through the SUB columns one by one in registers: round, take the error, move the
-next.
+next. What it reads and writes is `sweep.SweepState`'s, here for the columns of one block:
 
-    adjusted, w, asks, scale, zero, error, values    (columns, rows) float32, one row of memory a column
-    halves                                     (3, columns, rows) bf16: the error's high half, low half, high half
-    pull                                       (columns, columns), row j: what column j takes from the errors before it
-    lo, hi                                     (rows,) the range of each row's codes
+    w                       (columns, C) float32, one row of memory a column; row r of the sweep reads column source[r]
+    asks, error, values     (columns, rows); values float32 or int8
+    adjusted                (columns, rows) where KEEP, else (SUB, rows): a place to pass the product's tile through
+    scale, zero             of the column at step k: [first[r] + group[part[r], k] * stride[r]]
+    halves                  (3, columns, rows) bf16: the error's high half, low half, high half
+    pull                    (columns, columns), row j: what column j takes from the errors before it
+    lo, hi                  (rows,) the range of each row's codes
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.formats import Format
+from quantcore.sweep import SCRATCH
 
 if TYPE_CHECKING:
-    from quantcore.gptq import SweepState
+    from quantcore.sweep import SweepState
 
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds to whole numbers, half to even
-SUB = 16
+SUB = SCRATCH
 ROWS = 32
 CHUNK = 64
 WARPS = 2
@@ -44,12 +48,16 @@ def _on_grid(x, MANTISSA: tl.constexpr, MIN_EXPONENT: tl.constexpr):
 
 @triton.jit
 def _sweep(
-    base_ptr,
+    w_ptr,
+    source_ptr,
     asks_ptr,
     adjusted_ptr,
-    w_ptr,
     scale_ptr,
     zero_ptr,
+    first_ptr,
+    stride_ptr,
+    group_ptr,
+    part_ptr,
     lo_ptr,
     hi_ptr,
     pull_ptr,
@@ -58,10 +66,13 @@ def _sweep(
     halves_ptr,
     rows,
     columns,
+    w_stride,
+    group_stride,
     pull_stride,
     half_stride,
     ASKS: tl.constexpr,
     ZERO: tl.constexpr,
+    KEEP: tl.constexpr,
     HALVES: tl.constexpr,
     MANTISSA: tl.constexpr,
     MIN_EXPONENT: tl.constexpr,
@@ -74,15 +85,18 @@ def _sweep(
     mine = r < rows
     lo = tl.load(lo_ptr + r, mask=mine, other=0.0)
     hi = tl.load(hi_ptr + r, mask=mine, other=0.0)
+    source = tl.load(source_ptr + r, mask=mine, other=0)
+    first = tl.load(first_ptr + r, mask=mine, other=0)
+    stride = tl.load(stride_ptr + r, mask=mine, other=0)
+    group_at = group_ptr + tl.load(part_ptr + r, mask=mine, other=0) * group_stride
     step = tl.arange(0, SUB)
     piece = tl.arange(0, CHUNK)
     for start in range(0, columns, SUB):
         k = start + step
         known = (k < columns)[:, None]
-        place = k[:, None] * rows + r[None, :]
-        tile = tl.load(base_ptr + place, mask=known & mine[None, :], other=0.0)
+        tile = tl.load(w_ptr + k[:, None] * w_stride + source[None, :], mask=known & mine[None, :], other=0.0)
         if ASKS:
-            tile += tl.load(asks_ptr + place, mask=known & mine[None, :], other=0.0)
+            tile += tl.load(asks_ptr + k[:, None] * rows + r[None, :], mask=known & mine[None, :], other=0.0)
         # The last piece reaches over the SUB columns themselves, whose errors count as 0 yet: their part of pull comes
         # into the cache in one go, for the scalar loads below.
         for before in range(0, start + SUB, CHUNK):
@@ -92,17 +106,18 @@ def _sweep(
             at = early[:, None] * rows + r[None, :]
             made = tl.load(error_ptr + at, mask=(early < start)[:, None] & mine[None, :], other=0.0)
             tile += tl.dot(asks, made, input_precision=PRECISION)
-        tl.store(adjusted_ptr + place, tile, mask=known & mine[None, :])
+        passed = start if KEEP else 0
+        tl.store(adjusted_ptr + (passed + step)[:, None] * rows + r[None, :], tile, mask=known & mine[None, :])
         tl.debug_barrier()  # the tile's rows are read back by other threads of this program
         moved = ()
         weights = ()
         scales = ()
         zeros = ()
         for i in tl.static_range(SUB):
-            at = (start + i) * rows + r
             live = mine & (start + i < columns)
-            moved = moved + (tl.load(adjusted_ptr + at, mask=live, other=0.0),)
-            weights = weights + (tl.load(w_ptr + at, mask=live, other=0.0),)
+            moved = moved + (tl.load(adjusted_ptr + (passed + i) * rows + r, mask=live, other=0.0),)
+            weights = weights + (tl.load(w_ptr + (start + i) * w_stride + source, mask=live, other=0.0),)
+            at = first + tl.load(group_at + start + i, mask=live, other=0) * stride
             scales = scales + (tl.load(scale_ptr + at, mask=live, other=1.0),)
             if ZERO:
                 zeros = zeros + (tl.load(zero_ptr + at, mask=live, other=0.0),)
@@ -129,9 +144,10 @@ def _sweep(
         for i in tl.static_range(SUB):
             at = (start + i) * rows + r
             live = mine & (start + i < columns)
-            tl.store(adjusted_ptr + at, arrived[i], mask=live)
+            if KEEP:
+                tl.store(adjusted_ptr + at, arrived[i], mask=live)
             tl.store(error_ptr + at, errors[i], mask=live)
-            tl.store(values_ptr + at, values[i], mask=live)
+            tl.store(values_ptr + at, values[i].to(values_ptr.dtype.element_ty), mask=live)
             if HALVES:
                 high = errors[i].to(tl.bfloat16)
                 low = (errors[i] - high.to(tl.float32)).to(tl.bfloat16)
@@ -152,37 +168,48 @@ def sweep_block(
     tile: tuple[int, int, int, int] = (ROWS, SUB, CHUNK, WARPS),
     precision: str = "ieee",
 ) -> None:
-    """Sweep columns start..stop: fills their rows of `state.error` and `state.values`, finishes `state.adjusted`.
+    """Sweep columns start..stop: fills their rows of `state.error` and `state.values`, and of `state.adjusted` where it
+    has a row for each column.
 
-    `state` as in the head of this file, all contiguous float32; `fmt` says how values are rounded (integers alike).
-    asks      what the columns before `start` ask of these; None where `state.adjusted` holds w plus it already
+    `state` all contiguous, float32 where it is real; `fmt` says how values are rounded (integers alike).
+    asks      (stop - start, rows), what the columns before `start` ask of these; None where there are none
     halves    takes the errors once more, for `_SplitProducts`"""
-    rows = state.w.shape[1]
-    if 3 * (stop - start) * rows >= 2**31:
+    rows, width = state.values.shape[1], len(state.w)
+    if 3 * (stop - start) * max(rows, state.w.shape[1]) >= 2**31:
         raise ValueError(
             f"{rows} rows in blocks of {stop - start} columns are more than 32 bits count; sweep them apart"
         )
     here = slice(start, stop)
     rows_a_program, sub, chunk, warps = tile
+    keep = len(state.adjusted) == width
+    if not keep and len(state.adjusted) < sub:
+        raise ValueError(f"{sub} columns at a time need as many rows of `adjusted`, got {len(state.adjusted)}")
     _sweep[(triton.cdiv(rows, rows_a_program),)](
-        state.adjusted[here] if asks is None else state.w[here],
-        asks,
-        state.adjusted[here],
         state.w[here],
-        state.scale[here],
-        None if state.zero_point is None else state.zero_point[here],
+        state.source,
+        asks,
+        state.adjusted[here] if keep else state.adjusted,
+        state.scale,
+        state.zero_point,
+        state.first,
+        state.stride,
+        state.group[:, start:],
+        state.part,
         state.lo,
         state.hi,
         pull[here, start:],
-        state.error[here],
+        state.error[here] if len(state.error) == width else state.error,
         state.values[here],
         halves,
         rows,
         stop - start,
+        state.w.stride(0),
+        state.group.stride(0),
         pull.stride(0),
         0 if halves is None else halves.stride(0),
         ASKS=asks is not None,
         ZERO=state.zero_point is not None,
+        KEEP=keep,
         HALVES=halves is not None,
         MANTISSA=-1 if fmt.mantissa_bits is None else fmt.mantissa_bits,
         MIN_EXPONENT=fmt.min_exponent if fmt.is_float else 0,

@@ -7,15 +7,21 @@ A code is a small whole number, exact in bf16 and fp16; the products of a group 
 float32. So the weight is never rounded to 16 bits: the result is nearer to the exact product of x with the dequantized
 weight than a 16-bit matmul of a 16-bit W_hat is.
 
-Layout of 4-bit codes (made once by `pack_weight`): K is cut into blocks of 128 columns; word j of a block, an int16,
-holds columns j, 32 + j, 64 + j and 96 + j of the block, each as code + 8, first column in the lowest bits. So the same
-four bits of 32 neighbouring words are 32 neighbouring columns, and two words side by side in one 32-bit register unpack
-together: one shift, one logic operation that also writes the exponent of 128 (or of 1024 in fp16), one exact
-subtraction. The blocks lie one behind the other, (K / 128, O, 32), so a tile of rows is one piece of memory.
-Wider codes take a byte each, (O, padded K).
+Layout of 4-bit codes (made once by `pack_weight`): K is cut into blocks of 4 P columns, P = 64 or 32; word j of a
+block, an int16, holds columns j, P + j, 2 P + j and 3 P + j of the block, each as code + 8, first column in the lowest
+bits. So the same four bits of P neighbouring words are P neighbouring columns, a plane, and two words side by side in
+one 32-bit register unpack together: one shift, one logic operation that also writes the exponent of 128 (or of 1024 in
+fp16), one exact subtraction. The blocks lie one behind the other, (K / 4 P, O, P), so a tile of rows is one piece of
+memory. Wider codes take a byte each, (O, padded K).
 
 For few tokens K is cut into pieces, a program each, so that enough loads are under way. The program that finishes a
 tile last adds up the pieces, in their order, so that the result is always the same.
+
+What the bytes allow at K 4096, N 14336, group 128: codes 29.4 MB and scales 1.8 MB against 117 MB in bf16, 3.8 times.
+What holds it is the number of instructions, not memory: with narrow planes a product took 16 us on an H100 and on an
+H200 alike, whose memory is 1.4 times as fast. Counted in the machine code for sm_90, tile 64 x 16: narrow planes took
+4.0 instructions a weight in the loop and 517 outside of it; wide planes, and no division by a number that is known,
+take 2.8 and 378. Unpacking itself is 1.4 of them, and the loads of codes are 16 bytes wide.
 """
 
 from __future__ import annotations
@@ -30,13 +36,14 @@ from torch import Tensor
 from quantcore.kernels.codes_matmul import Tile
 from quantcore.qtensor import QTensor
 
-BLOCK = 128
+BLOCK = 128  # K is padded to a multiple of it
 PLANES = 4
+WIDE, NARROW = 64, 32  # columns of a plane
 ROWS_A_TURN = 16  # for so many rows of the weight there is a turn to count
 
 
 class LowBitWeight(NamedTuple):
-    """words: int16 (K / 128, O, 32), or int8 (O, padded K); scale (groups, O) float32; zero_point like scale, int8, or
+    """words: int16 (K / 4 P, O, P), or int8 (O, padded K); scale (groups, O) float32; zero_point like scale, int8, or
     None; group: columns that share a scale; order: x's columns in the order of the weight's, None where as they come;
     turns: zeros, how many pieces of a tile are done (so one weight is not for two products at the same time)."""
 
@@ -53,9 +60,15 @@ class LowBitWeight(NamedTuple):
         return 4 if self.words.dtype == torch.int16 else 8
 
     @property
+    def block(self) -> int:
+        """Columns that are multiplied in one turn."""
+        return PLANES * self.words.shape[2] if self.bits == 4 else BLOCK
+
+    @property
     def columns_a_scale(self) -> int:
-        """32, 64 or 128: columns of a block that surely share a scale."""
-        return next(size for size in (128, 64, 32) if self.group % size == 0 or self.group >= self.shape[1])
+        """32 to 256: columns of a block that surely share a scale."""
+        sizes = (size for size in (256, 128, 64, 32) if size <= self.block)
+        return next(size for size in sizes if self.group % size == 0 or self.group >= self.shape[1])
 
 
 def _asm(shift: int, exponent: int, restore: str) -> str:
@@ -94,6 +107,18 @@ def _plane(words, PLANE: tl.constexpr, dtype: tl.constexpr, PLAIN: tl.constexpr)
         return _assemble(words, BF16_12, FP16_12, dtype)
 
 
+@triton.jit
+def _group_of(k, K, group, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
+    """The group of column k. The padding of K may begin one that does not exist; x is zero there, so the last one's
+    scale will do."""
+    if GROUPS == 1:
+        return 0
+    elif GROUPS == 2:
+        return tl.minimum(k // CHUNK, (K - 1) // CHUNK)
+    else:
+        return tl.minimum(k // group, (K - 1) // group)
+
+
 @triton.jit(do_not_specialize=["T"])
 def _multiply_packed(
     w_ptr,
@@ -107,45 +132,50 @@ def _multiply_packed(
     N,
     T,
     K,
-    blocks,  # of 128 columns, K padded
+    blocks,  # of 4 PLANE columns, K padded
     group,
     BITS: tl.constexpr,
+    PLANE: tl.constexpr,  # 32 for codes of a byte
     CHUNK: tl.constexpr,  # columns of a block that share a scale
+    GROUPS: tl.constexpr,  # 1: the whole row shares one; 2: each CHUNK has its own; 3: several CHUNKs share one
     ZERO: tl.constexpr,
     BIAS: tl.constexpr,
-    EVEN: tl.constexpr,  # K is a multiple of 128
+    EVEN: tl.constexpr,  # K is a multiple of 4 PLANE
+    FEW: tl.constexpr,  # T <= BLOCK_T
     SPLITS: tl.constexpr,  # > 1: partial sums go through parts, float32 (SPLITS, T, N)
     PLAIN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    tiles_n, tiles_t = tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T)
-    a_group = GROUP * tiles_n
     tile = tl.program_id(0)
-    first = (tile // a_group) * GROUP
-    size = tl.minimum(tiles_t - first, GROUP)
-    pid_n, pid_t = (tile % a_group) // size, first + (tile % a_group) % size
+    if FEW:
+        pid_n, pid_t = tile, 0
+    else:
+        tiles_n, tiles_t = tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T)
+        a_group = GROUP * tiles_n
+        first = (tile // a_group) * GROUP
+        size = tl.minimum(tiles_t - first, GROUP)
+        pid_n, pid_t = (tile % a_group) // size, first + (tile % a_group) % size
     split = tl.program_id(1)
     n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     t = pid_t * BLOCK_T + tl.arange(0, BLOCK_T)
-    row_n, row_t = n % N, t % T
+    row_n, row_t = tl.minimum(n, N - 1), tl.minimum(t, T - 1)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     acc = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
-    # Below: the padding of K may begin a group that does not exist; x is zero there, so the last one's scale will do.
     per_split = tl.cdiv(blocks, SPLITS)
     begin = split * per_split
     if BITS == 4:
-        j = tl.arange(0, 32)
-        w_at = w_ptr + begin.to(tl.int64) * N * 32 + row_n[:, None] * 32 + j[None, :]
+        j = tl.arange(0, PLANE)
+        w_at = w_ptr + begin.to(tl.int64) * N * PLANE + row_n[:, None] * PLANE + j[None, :]
         x_at = x_ptr + row_t.to(tl.int64)[:, None] * K + j[None, :]
         for block in range(begin, tl.minimum(begin + per_split, blocks)):
             words = tl.load(w_at)
-            w_at += N * 32
+            w_at += N * PLANE
             partial = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
             sums = tl.zeros([BLOCK_T], tl.float32)
             for plane in tl.static_range(4):
-                k = block * 128 + plane * 32
+                k = (block * 4 + plane) * PLANE
                 if EVEN:
                     x = tl.load(x_at + k, mask=(t < T)[:, None], other=0.0)
                 else:
@@ -153,8 +183,8 @@ def _multiply_packed(
                 partial = tl.dot(_plane(words, plane, dtype, PLAIN), tl.trans(x), partial)
                 if ZERO:
                     sums += tl.sum(x.to(tl.float32), 1)
-                if (plane + 1) * 32 % CHUNK == 0:
-                    at = tl.minimum(k // group, (K - 1) // group) * N + row_n
+                if (plane + 1) * PLANE % CHUNK == 0:
+                    at = _group_of(k, K, group, CHUNK, GROUPS) * N + row_n
                     if ZERO:
                         partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * sums[None, :]
                         sums = tl.zeros([BLOCK_T], tl.float32)
@@ -171,7 +201,7 @@ def _multiply_packed(
             else:
                 x = tl.load(x_at + k, mask=(t < T)[:, None] & (k + j[None, :] < K), other=0.0)
             partial = tl.dot(codes.to(dtype), tl.trans(x))
-            at = tl.minimum(k // group, (K - 1) // group) * N + row_n
+            at = _group_of(k, K, group, CHUNK, GROUPS) * N + row_n
             if ZERO:
                 partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * tl.sum(x.to(tl.float32), 1)[None, :]
             acc += partial * tl.load(scale_ptr + at)[:, None]
@@ -207,19 +237,20 @@ def _expand(
     blocks,
     group,
     BITS: tl.constexpr,
+    PLANE: tl.constexpr,
     ZERO: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     block = tl.program_id(0)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    j = tl.arange(0, 32)
+    j = tl.arange(0, PLANE)
     in_n = n < N
     row = n.to(tl.int64)
     if BITS == 4:
-        at = w_ptr + block.to(tl.int64) * N * 32 + row[:, None] * 32 + j[None, :]
+        at = w_ptr + block.to(tl.int64) * N * PLANE + row[:, None] * PLANE + j[None, :]
         words = tl.load(at, mask=in_n[:, None], other=0)
     for plane in tl.static_range(4):
-        start = block * 128 + plane * 32
+        start = (block * 4 + plane) * PLANE
         k = start + j
         if BITS == 4:
             codes = (((words >> (4 * plane)) & 15).to(tl.int32) - 8).to(tl.float32)
@@ -234,8 +265,9 @@ def _expand(
         tl.store(out_ptr + row[:, None] * K + k[None, :], real.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def pack_weight(qweight: QTensor) -> LowBitWeight:
-    """The codes of an integer QTensor in the layout above. Groups of columns that are no neighbours become neighbours:
+def pack_weight(qweight: QTensor, plane: int | None = None) -> LowBitWeight:
+    """The codes of an integer QTensor in the layout above, by default in wide planes where no plane then holds two
+    groups and no block padding. Groups of columns that are no neighbours become neighbours:
     columns are put in the order of their groups, and `order` says which columns of x go with them."""
     codes = qweight.q
     order = None
@@ -243,19 +275,22 @@ def pack_weight(qweight: QTensor) -> LowBitWeight:
         order = torch.sort(qweight.g_idx, stable=True).indices
         codes = codes[:, order]
     rows, width = codes.shape
-    padded = torch.nn.functional.pad(codes, (0, -width % BLOCK))
+    group = width // qweight.scale.shape[1]
+    whole = width % (PLANES * WIDE) == 0 and group % WIDE == 0
+    plane = plane or (WIDE if whole else NARROW)
+    padded = torch.nn.functional.pad(codes, (0, -width % (BLOCK if qweight.spec.fmt.bits > 4 else PLANES * plane)))
     if qweight.spec.fmt.bits <= 4:
-        planes = ((padded.to(torch.int32) + 8) & 15).view(rows, -1, PLANES, BLOCK // PLANES)
+        planes = ((padded.to(torch.int32) + 8) & 15).view(rows, -1, PLANES, plane)
         words = planes[:, :, 0]
-        for plane in range(1, PLANES):
-            words = words | (planes[:, :, plane] << (4 * plane))
+        for place in range(1, PLANES):
+            words = words | (planes[:, :, place] << (4 * place))
         padded = words.to(torch.int16).transpose(0, 1)
     zero = qweight.zero_point
     return LowBitWeight(
         padded.contiguous(),
         _by_group(qweight.scale, rows),
         None if zero is None else _by_group(zero, rows).to(torch.int8),
-        width // qweight.scale.shape[1],
+        group,
         order,
         (rows, width),
         torch.zeros(rows // ROWS_A_TURN + 2, dtype=torch.int32, device=codes.device),
@@ -274,8 +309,9 @@ def multiply_packed(
     order."""
     tokens, width = x.shape
     out = weight.shape[0]
-    tile = tile or tile_for(tokens, out, weight.bits)
+    tile = tile or tile_for(tokens, weight)
     splits = splits or splits_for(tokens, out, width)
+    chunk = weight.columns_a_scale
     y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
     tiles = triton.cdiv(out, tile.n) * triton.cdiv(tokens, tile.t)
     if tiles > len(weight.turns):
@@ -283,9 +319,10 @@ def multiply_packed(
     parts = torch.empty(splits, tokens, out, dtype=torch.float32, device=x.device) if splits > 1 else None
     _multiply_packed[(tiles, splits)](
         weight.words, x, y, parts, weight.turns, weight.scale, weight.zero_point, bias,
-        out, tokens, width, triton.cdiv(width, BLOCK), weight.group,
-        BITS=weight.bits, CHUNK=weight.columns_a_scale, ZERO=weight.zero_point is not None,
-        BIAS=bias is not None, EVEN=width % BLOCK == 0, SPLITS=splits, PLAIN=not x.is_cuda,
+        out, tokens, width, triton.cdiv(width, weight.block), weight.group,
+        BITS=weight.bits, PLANE=weight.block // PLANES, CHUNK=chunk,
+        GROUPS=1 if weight.group >= width else 2 if weight.group == chunk else 3, ZERO=weight.zero_point is not None,
+        BIAS=bias is not None, EVEN=width % weight.block == 0, FEW=tokens <= tile.t, SPLITS=splits, PLAIN=not x.is_cuda,
         BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return y
@@ -295,23 +332,25 @@ def expand(weight: LowBitWeight, dtype: torch.dtype) -> Tensor:
     """W_hat (O, K) in dtype, columns in the weight's order: scale * (q - zero) in float32, rounded once."""
     rows, width = weight.shape
     out = torch.empty(rows, width, dtype=dtype, device=weight.words.device)
-    blocks = triton.cdiv(width, BLOCK)
+    blocks = triton.cdiv(width, weight.block)
     _expand[(blocks, triton.cdiv(rows, 64))](
         weight.words, out, weight.scale, weight.zero_point, rows, width, blocks, weight.group,
-        BITS=weight.bits, ZERO=weight.zero_point is not None, BLOCK_N=64,
+        BITS=weight.bits, PLANE=weight.block // PLANES, ZERO=weight.zero_point is not None, BLOCK_N=64,
     )  # fmt: skip
     return out
 
 
-def tile_for(tokens: int, out: int, bits: int) -> Tile:
-    """The tile that was quickest on an H100 and an H200 for so many tokens and weight rows."""
+def tile_for(tokens: int, weight: LowBitWeight) -> Tile:
+    """Narrow planes: the tile that was quickest on an H100 and an H200 for so many tokens. Wide planes take twice as
+    much a turn, so fewer turns are under way."""
     if tokens <= 16:
-        return Tile(64, 16, BLOCK, 4, 3) if bits == 4 else Tile(32, 16, BLOCK, 2, 4)
+        return Tile(64, 16, BLOCK, 4, 3) if weight.bits == 4 else Tile(32, 16, BLOCK, 2, 4)
+    wide = weight.block > BLOCK
     if tokens <= 32:
-        return Tile(64, 32, BLOCK, 4, 4)
+        return Tile(64, 32, BLOCK, 4, 3 if wide else 4)
     if tokens <= 64:
-        return Tile(64, 64, BLOCK, 4, 4)
-    return Tile(128, 128, BLOCK, 8, 3)
+        return Tile(64, 64, BLOCK, 4, 2 if wide else 4)
+    return Tile(128, 64, BLOCK, 8, 2) if wide else Tile(128, 128, BLOCK, 8, 3)
 
 
 def splits_for(tokens: int, out: int, width: int) -> int:

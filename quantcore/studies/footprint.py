@@ -233,14 +233,15 @@ def gptq_memory(shape: ModelShape, calibration_tokens: int) -> GptqMemory:
     """One block and its Hessians, K^2 float32 for each different input (q, k and v read one tensor, so do gate and up).
 
     hidden   the calibration text's states between two blocks, tokens * hidden in 16 bits
-    work     on the layer that takes most: damped Hessian, its factor and the pull (3 K^2), six copies of the weight
-             (6 O K), all float32: what `gptq.gptq_quantize` holds"""
+    work     on the layer that takes most, what `gptq.gptq_quantize` holds at its peak on a GPU: the pull (4 K^2 bytes),
+             its bf16 halves and the product's factor of them (10 K^2), the weight (4 O K), the errors' halves (6 O K),
+             the codes' values (1 O K)"""
     inputs: dict[str, int] = {}
     for inside, (_, width) in shape.block.items():
         inputs[SHARED_INPUTS.get(inside.rpartition(".")[2], inside)] = width
 
     def work(size: tuple[int, int]) -> int:
-        return 4 * (3 * size[1] ** 2 + 6 * size[0] * size[1])
+        return 14 * size[1] ** 2 + 11 * size[0] * size[1]
 
     widest = max(shape.block.values(), key=work)
     return GptqMemory(

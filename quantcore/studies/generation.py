@@ -7,12 +7,14 @@ Gumbel-max trick, Maddison et al. 2014, arXiv:1411.0030.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantcore.calibration import Progress
 from quantcore.models import LoadedModel, prompt_tokens
 
 LONGEST = 256
@@ -41,25 +43,37 @@ class Written:
 
 
 def write_on(
-    loaded: LoadedModel, model_hat: nn.Module, prompt: str, count: int = 60, seed: int | None = None
+    loaded: LoadedModel,
+    model_hat: nn.Module,
+    prompt: str,
+    count: int = 60,
+    seed: int | None = None,
+    progress: Progress | None = None,
 ) -> Written:
     """`count` tokens of each model after the prompt, greedy or, with a seed, drawn; ends early at the end mark.
+    `progress` is called after each token.
 
     Raises: ValueError for an empty prompt or a count outside 1..LONGEST."""
     if not 1 <= count <= LONGEST:
         raise ValueError(f"{count} tokens cannot be written; ask for 1 to {LONGEST}")
     ids, _ = prompt_tokens(loaded.tokenizer, prompt, max(2, loaded.context - count))
     ends = {loaded.tokenizer.eos_token_id}
-    tokens, tokens_hat = (
-        _write(model, ids.to(loaded.device), count, seed, ends) for model in (loaded.model, model_hat)
-    )
+    ids = ids.to(loaded.device)
+
+    def tell(before: int) -> Callable[[int], None]:
+        return lambda done: progress((before + done) / (2 * count), f"token {done}") if progress else None
+
+    tokens = _write(loaded.model, ids, count, seed, ends, tell(0))
+    tokens_hat = _write(model_hat, ids, count, seed, ends, tell(count))
     decode = loaded.tokenizer.decode
     return Written(
         prompt, tokens, tokens_hat, tuple(decode([t]) for t in tokens), tuple(decode([t]) for t in tokens_hat)
     )
 
 
-def _write(model: Any, ids: Tensor, count: int, seed: int | None, ends: set[int | None]) -> tuple[int, ...]:
+def _write(
+    model: Any, ids: Tensor, count: int, seed: int | None, ends: set[int | None], tell: Callable[[int], None]
+) -> tuple[int, ...]:
     written: list[int] = []
     cache, step = None, ids
     noise = None if seed is None else torch.Generator().manual_seed(seed)
@@ -74,4 +88,5 @@ def _write(model: Any, ids: Tensor, count: int, seed: int | None, ends: set[int 
             cache = out.past_key_values
             written.append(int(scores.argmax()))
             step = torch.tensor([[written[-1]]], device=ids.device)
+            tell(len(written))
     return tuple(written)

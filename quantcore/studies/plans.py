@@ -11,7 +11,7 @@ from quantcore.calibration import Progress
 from quantcore.evaluate import device_name, versions
 from quantcore.models import LoadedModel
 from quantcore.scheme import Scheme
-from quantcore.sensitivity import LayerCosts, Sensitivity, joined, layer_costs
+from quantcore.sensitivity import LayerCosts, Sensitivity, SoFar, joined, layer_costs
 from quantcore.store import Question, Store, model_hash, tokens_hash
 
 
@@ -25,8 +25,10 @@ def kept_sensitivity(
     all_but: bool = False,
     hashed: str | None = None,
     progress: Progress | None = None,
+    so_far: SoFar | None = None,
 ) -> Sensitivity:
-    """`sensitivity`, scheme by scheme from the store where it is there, else measured and kept."""
+    """`sensitivity`, scheme by scheme from the store where it is there, else measured and kept; `so_far` as in
+    `layer_costs`."""
     texts = list(dict.fromkeys(str(Scheme.parse(text)) for text in schemes))
     found = {text: kept_costs(loaded, text, tokens, calibration, store, all_but, hashed) for text in texts}
     missing = [text for text in texts if found[text] is None]
@@ -36,7 +38,9 @@ def kept_sensitivity(
             if progress:
                 progress((place + share) / len(missing), f"{Scheme.parse(text).label}: {layer}")
 
-        costs = layer_costs(loaded.model, text, tokens, all_but=all_but, calibration=calibration, progress=tell)
+        costs = layer_costs(
+            loaded.model, text, tokens, all_but=all_but, calibration=calibration, progress=tell, so_far=so_far
+        )
         store.put(_question(loaded, text, tokens, calibration, all_but, hashed), asdict(costs), {})
         found[text] = costs
     return joined([costs for costs in found.values() if costs is not None])

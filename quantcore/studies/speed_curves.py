@@ -21,16 +21,18 @@ UNREST = 1.5
 
 @dataclass(frozen=True)
 class Recorded:
-    """A run on some machine, on some day: `machine` says which, `reports` by the layer's name."""
+    """A run on some machine, on some day: `machine` says which, `reports` by the layer's name; `note` what else is to
+    be known of it."""
 
     machine: Mapping[str, Any]
     reports: Mapping[str, SpeedReport]
+    note: str = ""
 
     @property
     def about(self) -> str:
         """The machine, the versions and the date, in a line."""
-        names = [name for name in ("torch", "triton", "cuda", "python") if name in self.machine]
-        versions = ", ".join(f"{name} {self.machine[name]}" for name in names)
+        known = {**self.machine, **self.machine.get("versions", {})}
+        versions = ", ".join(f"{name} {known[name]}" for name in ("torch", "triton", "cuda", "python") if name in known)
         return f"{self.device}, {versions}, {self.machine.get('date', 'no date')}"
 
     @property
@@ -111,7 +113,7 @@ def read_run(path: Path) -> Recorded:
         reports = {name: _report(found) for name, found in content["shapes"].items()}
         if not reports or not all(report.rows for report in reports.values()):
             raise ValueError("it holds no measured row")
-        return Recorded(dict(content["machine"]), reports)
+        return Recorded(dict(content["machine"]), reports, str(content.get("note", "")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path.name} is no recorded run ({type(error).__name__}: {error}); write it anew with "

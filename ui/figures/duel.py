@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from quantcore.duel import Duel, short_label
+from quantcore.models import place_of
 from quantcore.statistics import window_interval
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
 from ui.figures.base import figure
@@ -17,12 +18,15 @@ from ui.figures.base import figure
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SLATE)
 SYMBOLS = ("circle", "x", "square", "diamond", "triangle-up", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+LETTERS = "ABCDEF"  # short names of the schemes
 HEIGHT = 400
+MOST_PEAKS = 3000  # a screen has no more columns
 
 
 def pareto(duel: Duel) -> go.Figure:
     """Checkpoint size against KL; towards the lower left is better. Bars: the interval of KL over windows."""
-    fig = figure("What each byte buys", "checkpoint, MB", "KL to float, nats a token, log", HEIGHT)
+    title = "What each byte buys (bars: 95% interval)"
+    fig = figure(title, "checkpoint, MB", "KL to float, nats a token, log", HEIGHT)
     fronts = set(front(duel))
     positive = [report.kl for report in duel.reports.values() if report.kl > 0]
     floor = min(positive, default=1e-4) / 3
@@ -42,7 +46,7 @@ def pareto(duel: Duel) -> go.Figure:
                     "thickness": 1.5,
                 },
                 mode="markers+text",
-                text=[short_label(text)],
+                text=[f"{LETTERS[place]} {short_label(text, 24)}"],
                 textposition=f"middle {sides[text]}",
                 marker={"color": COLOURS[place], "symbol": SYMBOLS[place], "size": 13},
                 name=short_label(text),
@@ -92,45 +96,77 @@ def front(duel: Duel) -> list[str]:
 
 
 def layer_errors(duel: Duel) -> go.Figure:
-    """SQNR of every layer's output, on the calibration text's first tokens; higher is better."""
-    fig = figure("Where each scheme loses: layer by layer", "layer", "SQNR of the output, dB", HEIGHT, showlegend=True)
-    for place, (text, rows) in enumerate(duel.layers.items()):
-        measured = [(row.name, row.output_sqnr_db) for row in rows if row.output_sqnr_db is not None]
+    """SQNR of every layer's output, on the calibration text's first tokens; higher is better. Bars: from the worst
+    window to the best."""
+    title = "Where each scheme loses: every layer's output; bars from the worst to the best window of text"
+    fig = figure(title, "module; in each, the blocks from the first to the last", "SQNR of the output, dB", HEIGHT)
+    known = {text: [row for row in rows if row.output_sqnr_db is not None] for text, rows in duel.layers.items()}
+    places, centres = layer_places(list(dict.fromkeys(row.name for rows in known.values() for row in rows)))
+    for number, (text, rows) in enumerate(known.items()):
+        shift = 0.13 * (number - (len(known) - 1) / 2)
+        shown = sorted((places[row.name], row) for row in rows)
+        x, y, up, down, names = [], [], [], [], []
+        for (at, row), (before, _) in zip(shown, [*shown[:1], *shown], strict=False):
+            if at - before > 1:  # another module: the line is cut
+                x, y, up, down, names = ([*part, None] for part in (x, y, up, down, names))
+            value = row.output_sqnr_db if math.isfinite(row.output_sqnr_db) else None
+            least, most = row.output_sqnr_windows or (value, value)
+            x.append(at + shift)
+            y.append(value)
+            up.append(most - value if value is not None and math.isfinite(most) else 0)
+            down.append(value - least if value is not None else 0)
+            names.append(row.name)
         fig.add_trace(
             go.Scatter(
-                x=[short_name(name) for name, _ in measured],
-                y=np.array([value if math.isfinite(value) else np.nan for _, value in measured], np.float32),
+                x=x,
+                y=y,
+                error_y={"array": up, "arrayminus": down, "thickness": 1, "width": 0},
                 mode="lines+markers",
-                line={"color": COLOURS[place], "width": 1.5, "dash": DASHES[place]},
-                marker={"color": COLOURS[place], "symbol": SYMBOLS[place], "size": 6},
+                line={"color": COLOURS[number], "width": 1, "dash": DASHES[number]},
+                marker={"color": COLOURS[number], "symbol": SYMBOLS[number], "size": 6},
                 name=short_label(text),
-                hovertemplate=f"{short_label(text)}, %{{x}}: %{{y:.1f}} dB<extra></extra>",
+                text=names,
+                hovertemplate=f"{short_label(text)}, %{{text}}: %{{y:.1f}} dB<extra></extra>",
             )
         )
-    fig.update_xaxes(tickangle=-60, nticks=30, title={"standoff": 4})
-    fig.update_layout(legend={"y": 1.0, "yanchor": "bottom"}, title={"pad": {"l": 8, "b": 24}})
+    fig.update_xaxes(
+        tickvals=list(centres.values()),
+        ticktext=[one.rpartition(".")[2] for one in centres],
+        showgrid=False,
+        zeroline=False,
+    )
+    fig.update_layout(showlegend=True)
     return fig
 
 
-def short_name(name: str) -> str:
-    """`model.layers.3.mlp.down_proj` as `3.down_proj`."""
-    parts = name.split(".")
-    number = next((part for part in parts if part.isdigit()), None)
-    return f"{number}.{parts[-1]}" if number else parts[-1]
+def layer_places(names: Sequence[str]) -> tuple[dict[str, int], dict[str, float]]:
+    """Where each layer stands on the axis, module by module with a gap in between, and each module's middle."""
+    modules: dict[str, list[str]] = {}
+    for name in names:
+        modules.setdefault(place_of(name)[1], []).append(name)
+    places: dict[str, int] = {}
+    centres: dict[str, float] = {}
+    for module, members in modules.items():
+        start = max(places.values(), default=-2) + 2
+        places |= {name: start + n for n, name in enumerate(sorted(members, key=lambda name: place_of(name)[0] or 0))}
+        centres[module] = start + (len(members) - 1) / 2
+    return places, centres
 
 
 def along_the_text(kl: np.ndarray, texts: Sequence[str], colour: str, at: int, shown: tuple[int, int]) -> go.Figure:
     """KL of every predicted token, in the text's order; `at` is the marked one, `shown` the first and last that the
-    page writes out."""
-    fig = figure("KL along the text: click a peak to read it", "token of the text", "KL, nats", 240)
+    page writes out. Of a long text, the largest of each few tokens."""
+    few = math.ceil(len(kl) / MOST_PEAKS)
+    places = np.array([n + int(kl[n : n + few].argmax()) for n in range(0, len(kl), few)])
+    note = f", the largest of each {few} tokens" if few > 1 else ""
+    fig = figure(f"KL along the text{note}: click a peak to read it", "token of the text", "KL, nats", 240)
     fig.add_trace(
         go.Scatter(
-            x=np.arange(len(kl), dtype=np.float32),
-            y=kl.astype(np.float32),
+            x=places.astype(np.float32),
+            y=kl[places].astype(np.float32),
             mode="lines",
             line={"color": colour, "width": 1},
-            text=list(texts),
-            customdata=np.arange(len(kl)).tolist(),
+            text=[texts[place] for place in places],
             hovertemplate="token %{x:.0f} '%{text}': KL %{y:.3g} nats<extra></extra>",
             showlegend=False,
         )

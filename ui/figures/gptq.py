@@ -55,19 +55,29 @@ def diagonal(study: OrderStudy, ordered: bool) -> go.Figure:
         )
     )
     at = {int(column): place for place, column in enumerate(order.tolist())}
-    names = [f" {c}" if rank < NAMED else "" for rank, c in enumerate(study.loud)]
     fig.add_trace(
         go.Scatter(
             x=[at[c] for c in study.loud],
             y=[max(float(values[at[c]]), 1e-12) for c in study.loud],
-            text=names,
             customdata=[f"channel {c}, place {at[c]}" for c in study.loud],
-            mode="markers+text",
-            textposition="top right",
+            mode="markers",
             marker={"color": VERMILION, "symbol": "x", "size": 9},
             name="outlier channels",
             cliponaxis=False,
             hovertemplate="%{customdata}: mean square %{y:.3g}<extra></extra>",
+        )
+    )
+    named, near = study.loud[:NAMED], max(1, len(values) // 25)
+    fig.add_trace(
+        go.Scatter(  # above what stands near it
+            x=[at[c] for c in named],
+            y=[float(values[max(0, at[c] - near) : at[c] + near].max()) for c in named],
+            text=[str(c) for c in named],
+            mode="text",
+            textposition="top center",
+            cliponaxis=False,
+            hoverinfo="skip",
+            showlegend=False,
         )
     )
     lo, hi = np.log10(max(values[values > 0].min(), values.max() * 1e-7)), np.log10(values.max())
@@ -108,14 +118,14 @@ def courses(study: OrderStudy) -> go.Figure:
         height = 100 * course.loss / study.power
         floor = max(height, floor + 0.052 * top)
         fig.add_annotation(
-            x=101,
+            x=102.5,
             y=floor,
             text=f"<b>{percent(height / 100)}</b>",
             font={"color": COLOURS[course.method], "size": 13},
             showarrow=False,
             xanchor="left",
         )
-    fig.update_xaxes(range=[0, 113], tickvals=[0, 20, 40, 60, 80, 100])
+    fig.update_xaxes(range=[0, 115], tickvals=[0, 20, 40, 60, 80, 100])
     fig.update_yaxes(range=[0, max(1.06 * top, floor + 0.03 * top)])
     fig.update_layout(showlegend=True)
     return fig

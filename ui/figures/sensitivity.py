@@ -32,16 +32,17 @@ def grid_of(layers: Sequence[str]) -> tuple[list[str], list[str], dict[str, tupl
     return modules, columns, cells
 
 
-def heat_map(costs: Mapping[str, float], title: str, what: str) -> go.Figure:
-    """KL of every layer, colours by its logarithm."""
-    modules, columns, cells = grid_of(list(costs))
+def heat_map(costs: Mapping[str, float], title: str, what: str, layers: Sequence[str]) -> go.Figure:
+    """KL of every layer, colours by its logarithm; a layer without one stays empty."""
+    modules, columns, cells = grid_of(layers)
     z, shown = (
         np.full((len(modules), len(columns)), np.nan, np.float32),
         np.full((len(modules), len(columns)), "", dtype=object),
     )
-    for layer, (row, column) in cells.items():
-        z[row, column] = math.log10(max(costs[layer], 1e-7))
-        shown[row, column] = f"{layer}<br>{what} {costs[layer]:.3g} nats"
+    for layer, cost in costs.items():
+        row, column = cells[layer]
+        z[row, column] = math.log10(max(cost, 1e-7))
+        shown[row, column] = f"{layer}<br>{what} {cost:.3g} nats"
     fig = figure(title, "block", "", 380)
     ticks = log_ticks([10.0 ** float(edge) for edge in (np.nanmin(z), np.nanmax(z))])
     at = [math.log10(value) for value in ticks["tickvals"]]

@@ -103,7 +103,7 @@ def _line(
 
 def _log_axes(fig: go.Figure) -> go.Figure:
     fig.update_xaxes(type="log", tickvals=TICKS, ticktext=[str(one) for one in TICKS], tickangle=0)
-    fig.update_yaxes(type="log", exponentformat="power", dtick=1)
+    fig.update_yaxes(type="log", tickformat="~g", dtick=1)
     return fig
 
 
@@ -176,8 +176,8 @@ def roofline(machine: Machine, report: SpeedReport | None, schemes: Sequence[str
         for text in schemes:
             rows = rows_of(report, text)
             _points(fig, report, text, rows, [row.total_ms for row in rows], here)
-    fig.update_xaxes(type="log", exponentformat="power", dtick=1)
-    fig.update_yaxes(type="log", exponentformat="power", dtick=1)
+    fig.update_xaxes(type="log", tickformat="~g", dtick=1)
+    fig.update_yaxes(type="log", tickformat="~g", dtick=1)
     return fig
 
 

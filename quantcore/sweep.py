@@ -1,0 +1,342 @@
+"""Rows of weights, swept over the columns: round a column, and let the columns still to come make up for it.
+
+A row of a weight knows nothing of the other rows. So rows of several weights that share a Hessian, and of one weight
+under several specs, stand side by side in one sweep; everything here is (K, rows) in visiting order, so that a step
+reads and writes neighbours. What many rows share is kept once: a weight that is swept under several specs, and a scale
+that serves a group of columns. `SweepState` says which of them a row uses.
+
+    pull    (K, K), row j: what column j takes from the errors of the columns before it, M_ij / M_jj (see `gptq`)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from quantcore.affine import QParams, qparams_of_range
+from quantcore.granularity import PerBlock, PerGroup
+from quantcore.qtensor import QTensor, range_of_tiles
+
+if TYPE_CHECKING:
+    from quantcore.gptq import GptqProblem
+
+GPU_BLOCK = 256  # the least number of columns between two matrix products on a GPU
+SCRATCH = 16  # columns that the kernel sweeps in registers
+
+
+@dataclass
+class Trace:
+    """What the sweep did to a few rows, in visiting order; give one to `gptq_quantize` and read it afterwards.
+
+    rows        which rows of the weight to note
+    order       (K,), the column visited at each step
+    original, adjusted, quantized   (len(rows), K): w_j, w'_j and w_hat_j at each step
+    loss        (K,), e H e^T summed over all rows, up to and with each step; H is the damped one
+    """
+
+    rows: tuple[int, ...] = (0,)
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    original: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    adjusted: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    quantized: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    loss: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+@dataclass(frozen=True)
+class Order:
+    """The columns in visiting order, (K,), and where each column stands in it; `sorted` False: as they come."""
+
+    columns: Tensor
+    places: Tensor
+    sorted: bool
+
+    @staticmethod
+    def of(hessian: Tensor, by_diagonal: bool) -> Order:
+        as_they_come = torch.arange(len(hessian), device=hessian.device)
+        if not by_diagonal:
+            return Order(as_they_come, as_they_come, False)
+        columns = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+        return Order(columns, torch.empty_like(columns).scatter_(0, columns, as_they_come), True)
+
+
+class Rows:
+    """The rows of one weight under one spec.
+
+    qparams     scales and zero points (O / rows_a_scale, groups)
+    group       (K,) int32, the group of the column visited at each step
+    reach       the weight's least and greatest value, NaN where it holds one: looked at when the GPU is done
+    waits       whether the scale of a group is taken when the sweep reaches it"""
+
+    def __init__(self, problem: GptqProblem, order: Order, known: dict[object, tuple[Tensor, QParams]]) -> None:
+        """`known` keeps scales for problems to come that take them from the same numbers."""
+        self.problem, self.order, self.spec = problem, order, problem.spec
+        weight, options = problem.weight.detach(), problem.options
+        self.block_size, self.waits = options.block_size, not options.static_groups
+        self.rows_a_scale, self.columns_a_scale = self.spec.granularity.tile(weight.shape)
+        self.by_group = options.actorder == "group" and isinstance(self.spec.granularity, PerGroup | PerBlock)
+        key = (id(problem.weight), self.spec, self.by_group)
+        found = None if self.waits else known.get(key)
+        if found is None:
+            found = self._range_and_qparams(weight[:, order.columns] if self.by_group else weight)
+        if not self.waits:  # else they change on the way
+            known[key] = found
+        self.reach, self.qparams = found
+        self.group = ((order.places[order.columns] if self.by_group else order.columns) // self.columns_a_scale).int()
+
+    def blocks(self, size: int) -> Iterator[tuple[int, int]]:
+        """Columns in blocks, cut at every group's start where a group's scale waits for the columns before it."""
+        start, end = 0, len(self.group)
+        while start < end:
+            stop = min(start + size, end)
+            if self.waits:
+                stop = min(stop, (start // self.columns_a_scale + 1) * self.columns_a_scale)
+            yield start, stop
+            start = stop
+
+    def visited(self, work: torch.dtype) -> Tensor:
+        """The weight (K, O) in visiting order, in the dtype that is worked in."""
+        columns = self.problem.weight.detach().T
+        if self.order.sorted:
+            return columns.index_select(0, self.order.columns).to(work)
+        return columns.to(work, memory_format=torch.contiguous_format).contiguous()
+
+    def qparams_at(self, step: int) -> QParams:
+        """Scale and zero point of each row, (O,), at one step."""
+        at = self.group[step : step + 1]
+        scale, zero_point = (
+            None if part is None else part.index_select(1, at).flatten().repeat_interleave(self.rows_a_scale)
+            for part in self.qparams
+        )
+        assert scale is not None
+        return QParams(scale, zero_point)
+
+    def rescale(self, start: int, columns: Tensor) -> None:
+        """The scale of the group that begins at `start`, from its columns (columns_a_scale, O) as they are now."""
+        reach, fresh = self._range_and_qparams(columns.T.contiguous())
+        self.reach = torch.stack([torch.minimum(self.reach[0], reach[0]), torch.maximum(self.reach[1], reach[1])])
+        for kept, new in zip(self.qparams, fresh, strict=True):
+            if kept is not None and new is not None:
+                kept[:, start // self.columns_a_scale] = new[:, 0]
+
+    def _range_and_qparams(self, x: Tensor) -> tuple[Tensor, QParams]:
+        lo, hi = range_of_tiles(x.float(), self.spec)
+        return torch.stack([lo.min(), hi.max()]), qparams_of_range(lo, hi, self.spec.fmt, self.spec.symmetric)
+
+    def codes(self, values: Tensor) -> Tensor:
+        """The codes (O, K) in the columns' own order, from the codes' values (K, O) in visiting order."""
+        stored = self.spec.fmt.encode(values).view(torch.uint8)  # fp8 cannot be copied by index everywhere
+        if self.order.sorted:
+            stored = stored.index_select(0, self.order.places)
+        return stored.T.contiguous().view(self.spec.fmt.storage)
+
+    def result(self, codes: Tensor) -> QTensor:
+        g_idx = self.group.index_select(0, self.order.places) if self.by_group else None
+        return QTensor(codes, *self.qparams, self.spec, g_idx)
+
+
+@dataclass
+class SweepState:
+    """What a sweep reads and what it writes; R rows of all parts together.
+
+    w           (K, C): the columns of every different weight
+    source      (R,) int32: a row's column of w
+    scale       all parts' scales behind one another, each (groups, rows); zero_point alike, None where no part has any
+    first, stride   (R,) int32: a row's scale of group g is scale[first + g * stride]
+    group       (parts, K) int32: the group of the column at each step, as Rows.group;  part  (R,) int32
+    lo, hi      (R,) the least and the greatest value of a row's codes
+    adjusted    w' of each step: (K, R), or (SCRATCH, R) where nobody reads it afterwards
+    error       w - w_hat of each step: (K, R), or of one block, (size, R), where `_SplitProducts` keeps it
+    values      (K, R) the codes' values: int8, float32 for float formats"""
+
+    w: Tensor
+    source: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    first: Tensor
+    stride: Tensor
+    group: Tensor
+    part: Tensor
+    lo: Tensor
+    hi: Tensor
+    adjusted: Tensor
+    error: Tensor
+    values: Tensor
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """w of every row, (stop - start, R)."""
+        here = self.w[start:stop]
+        return here if len(self.source) == here.shape[1] else here.index_select(1, self.source)
+
+    def qparams(self, start: int, stop: int) -> QParams:
+        """Scale and zero point of every row, (stop - start, R)."""
+        group = self.group[:, start:stop].T
+        at = self.first + self.stride * (group if len(self.group) == 1 else group.index_select(1, self.part))
+        return QParams(self.scale[at], None if self.zero_point is None else self.zero_point[at])
+
+
+def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | None) -> list[Tensor]:
+    """Sweep the rows of all parts, which share order, block size and a kind of format; the codes of each, (O, K).
+
+    diagonal    (K,), M_jj, for the trace's loss"""
+    first, work = parts[0], pull.dtype
+    on_gpu = pull.is_cuda and work == torch.float32 and importlib.util.find_spec("triton") is not None
+    size = max(GPU_BLOCK, first.block_size) if on_gpu else first.block_size
+    split = on_gpu and not first.waits and len(pull) > size
+    state = _state(parts, work, SCRATCH if on_gpu and trace is None else None, size if split and not trace else None)
+    products = _SplitProducts(pull, len(state.source), size) if split else None
+    for start, stop in first.blocks(size):
+        asks = None
+        if start:
+            asks = (
+                products.product(start, stop) if products else torch.mm(pull[start:stop, :start], state.error[:start])
+            )
+        if first.waits and start % first.columns_a_scale == 0:
+            _take_scale(first, start, state, pull)
+        if on_gpu:
+            from quantcore.kernels.gptq_sweep import sweep_block
+
+            halves = products.halves(start) if products else None
+            sweep_block(state, first.spec.fmt, pull, start, stop, asks, halves)
+        else:
+            _sweep_block(state, first, pull, start, stop, asks)
+    if trace is not None:
+        _note(trace, first, state, diagonal)
+    widths = [len(part.problem.weight) for part in parts]
+    return [part.codes(values) for part, values in zip(parts, torch.split(state.values, widths, 1), strict=True)]
+
+
+def _state(parts: Sequence[Rows], work: torch.dtype, scratch: int | None, block: int | None) -> SweepState:
+    """`scratch` and `block`: how many rows of `adjusted` and `error` to keep; None: of all columns."""
+    device, width = parts[0].group.device, len(parts[0].group)
+    columns: dict[int, Tensor] = {}
+    begins: dict[int, int] = {}
+    source, scales, zeros, first, stride, place, lo, hi = ([] for _ in range(8))  # type: ignore[var-annotated]
+    held = 0
+    for number, part in enumerate(parts):
+        out, weight = len(part.problem.weight), id(part.problem.weight)
+        if weight not in columns:
+            begins[weight] = sum(one.shape[1] for one in columns.values())
+            columns[weight] = part.visited(work)
+        rows = torch.arange(out, device=device, dtype=torch.int32)
+        source.append(rows + begins[weight])
+        scale, zero_point = part.qparams
+        scales.append(_flat(scale))
+        zeros.append(torch.zeros_like(scales[-1]) if zero_point is None else _flat(zero_point))
+        first.append(held + (rows if part.rows_a_scale == 1 else rows // part.rows_a_scale))
+        for kept, value in ((stride, len(scale)), (place, number)):
+            kept.append(torch.full_like(rows, value))
+        for kept, limit in ((lo, part.spec.fmt.qmin), (hi, part.spec.fmt.qmax)):
+            kept.append(torch.full((out,), limit, device=device))
+        held += scale.numel()
+    total = sum(len(one) for one in source)
+    if held >= 2**31:
+        raise ValueError(f"{held} scales in one sweep are more than 32 bits count; solve fewer problems together")
+    return SweepState(
+        w=_joined(list(columns.values()), 1),
+        source=_joined(source),
+        scale=_joined(scales),
+        zero_point=_joined(zeros) if any(part.qparams.zero_point is not None for part in parts) else None,
+        first=_joined(first),
+        stride=_joined(stride),
+        group=torch.stack([part.group for part in parts]),
+        part=_joined(place),
+        lo=_joined(lo),
+        hi=_joined(hi),
+        adjusted=torch.empty(scratch or width, total, dtype=work, device=device),
+        error=torch.empty(block or width, total, dtype=work, device=device),
+        values=torch.empty(
+            width, total, dtype=torch.float32 if parts[0].spec.fmt.is_float else torch.int8, device=device
+        ),
+    )
+
+
+def _flat(part: Tensor) -> Tensor:
+    """Group by group; a copy, for `part` may change on the way."""
+    return part.T.clone(memory_format=torch.contiguous_format).flatten()
+
+
+def _joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+
+
+class _SplitProducts:
+    """pull[block, before] @ error[before] on tensor cores: each float32 factor is a sum of two bf16 numbers to 16 bits,
+    a = a1 + a2, and a b = a1 b1 + a1 b2 + a2 b1, summed in float32. The three are one product over three times the
+    width: of every block of columns the factors lie side by side as (a1, a1, a2) and (b1, b2, b1).
+
+    Memory: 6 bytes for each number of pull and of error."""
+
+    def __init__(self, pull: Tensor, rows: int, size: int) -> None:
+        self.size, before = size, (len(pull) - 1) // size
+        high, low = _halves(pull[:, : before * size].reshape(len(pull), before, size))
+        self._pull = torch.stack([high, high, low], 2).flatten(1)
+        self._error = torch.empty(before, 3, size, rows, dtype=torch.bfloat16, device=pull.device)
+
+    def product(self, start: int, stop: int) -> Tensor:
+        """Shape (stop - start, rows), float32."""
+        known = self._error[: start // self.size].flatten(0, 2)
+        return torch.mm(self._pull[start:stop, : 3 * start], known, out_dtype=torch.float32)
+
+    def halves(self, start: int) -> Tensor | None:
+        """Where the errors of the block at `start` go for the blocks to come, (3, size, rows); None for the last."""
+        return self._error[start // self.size] if start // self.size < len(self._error) else None
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    high = x.bfloat16()
+    return high, (x - high).bfloat16()
+
+
+def _sweep_block(state: SweepState, part: Rows, pull: Tensor, start: int, stop: int, asks: Tensor | None) -> None:
+    """Columns start..stop, one after another; `asks` is what the columns before `start` ask of them."""
+    fmt, w = part.spec.fmt, state.columns(start, stop)
+    scales, zero_points = state.qparams(start, stop)
+    state.adjusted[start:stop] = w if asks is None else w + asks
+    for j in range(start, stop):
+        adjusted, scale = state.adjusted[j], scales[j - start]
+        if j > start:
+            adjusted.addmv_(state.error[start:j].T, pull[j, start:j])
+        steps = adjusted.float() / scale
+        if zero_points is None:
+            value = reached = fmt.round_to_grid(steps.clamp_(state.lo, state.hi))
+        else:
+            zero_point = zero_points[j - start]
+            reached = fmt.round_to_grid(steps.clamp_(state.lo - zero_point, state.hi - zero_point))
+            value = reached + zero_point
+        state.values[j] = value
+        torch.sub(w[j - start], scale * reached, out=state.error[j])
+
+
+def _take_scale(part: Rows, start: int, state: SweepState, pull: Tensor) -> None:
+    """At a group's first column, take its scale from the group as the columns before have moved it.
+
+    All columns of the group are still free, so each moves with those before it: with m = moved - w and the unit lower
+    triangular P = pull inside the group, P m = (pull of the columns before) error."""
+    here = slice(start, start + part.columns_a_scale)
+    moved = state.w[here]
+    if start:
+        pulled = pull[here, :start] @ state.error[:start]
+        moved = moved + torch.linalg.solve_triangular(pull[here, here], pulled, upper=False, unitriangular=True)
+    part.rescale(start, moved)
+    group = start // part.columns_a_scale
+    for held, kept in zip((state.scale, state.zero_point), part.qparams, strict=True):
+        if held is not None and kept is not None:
+            held.view(kept.shape[1], -1)[group] = kept[:, group]
+
+
+def _note(trace: Trace, part: Rows, state: SweepState, diagonal: Tensor) -> None:
+    noted = torch.tensor(trace.rows, device=state.w.device)
+    trace.order = part.order.columns.cpu()
+    for name, columns in (
+        ("original", state.w),
+        ("adjusted", state.adjusted),
+        ("quantized", state.w - state.error),
+    ):
+        setattr(trace, name, columns[:, noted].T.cpu())
+    steps = (state.adjusted - state.w + state.error).double().square().sum(1) * diagonal.double().square()
+    trace.loss = steps.cumsum(0).cpu()

@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,12 @@ class LoadedText:
             raise ValueError(f"{self.name!r} is empty, and a model needs a sentence to read; give one")
         require_text_size(sum(len(_plain(one).encode("utf-8", "replace")) for one in self.documents))
 
-    @property
+    @cached_property
+    def characters(self) -> int:
+        """Of the text as it is joined, without a template."""
+        return len(self.joined())
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 over all documents, 16 digits; it does not depend on the name."""
         return hashlib.sha256(json.dumps(self.documents).encode()).hexdigest()[:16]

@@ -139,7 +139,7 @@ def test_take_it_with_you(
 def test_duel(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = open_page("7_Scheme_duel", model=tiny_model_dir, duel="w:int8/channel\nw:int3/channel", prompt="A lamp")
     found = run(at, capsys)["found"]
-    shown = at.dataframe[0].value["KL mean"]
+    shown = at.dataframe[0].value["KL mean, nats"]
     assert list(shown) == [f"{report.kl:.4f}" for report in found.reports.values()]
 
 
@@ -147,7 +147,7 @@ def test_duel_on_the_sidebars_text(tiny_model_dir: Path, capsys: pytest.CaptureF
     link = {"from": "the sidebar's", "text": "code", "duel": "w:int8/channel\nw:int3/channel", "prompt": "A lamp"}
     at = open_page("7_Scheme_duel", model=tiny_model_dir, **link)
     found = run(at, capsys)["found"]
-    assert list(at.dataframe[0].value["KL mean"]) == [f"{report.kl:.4f}" for report in found.reports.values()]
+    assert list(at.dataframe[0].value["KL mean, nats"]) == [f"{report.kl:.4f}" for report in found.reports.values()]
 
 
 @pytest.mark.parametrize("way", ["this layer alone", "everything but it"])

@@ -1,8 +1,12 @@
 """The sidebar: which model, which text, how much of it; what is wrong with either is one sentence on the page."""
 
 import io
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,10 @@ from streamlit.testing.v1 import AppTest
 
 from quantcore import models
 from quantcore.models import LoadedModel, token_windows
-from quantcore.sources import Place
+from quantcore.sources import ASSETS, Place
 from quantcore.texts import LoadedText
 from tests.apptest_helpers import figures_of, page
+from tests.fake_hub import COMMIT, fake_hub
 from ui import cached, controls
 
 LAYER = "model.layers.1.mlp.down_proj"
@@ -209,6 +214,21 @@ def test_a_model_that_cannot_be_had_is_a_sentence_and_a_way_to_try_again(monkeyp
     assert errors(at) == []
 
 
+def test_a_model_too_large_for_the_memory_names_the_way_that_is_left(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "large")
+    monkeypatch.setattr(cached, "LOAD_AT_ONCE_BYTES", 0)
+    monkeypatch.setattr("quantcore.memory.free_memory", lambda _: (100_000, 2**30))
+    at = page("", model=folder).run()
+    job = cached.jobs().get(cached.load_key(str(folder), cached.default_device()))
+    assert job is not None
+    assert job.ended.wait(60)
+    (sentence,) = errors(at.run())
+    assert "needs 0.4 MiB of memory and this machine has 0.1 MiB of 1.00 GiB free; take a smaller model" in sentence
+    assert sentence.endswith(f"stays in its files: `python -m quantcore quantize --model {folder} ...`")
+
+
 def test_what_a_models_reader_should_know_stands_in_the_sidebar(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,3 +240,50 @@ def test_what_a_models_reader_should_know_stands_in_the_sidebar(
     at = page("2_Granularity", model=folder, layer=LAYER).run()
     assert [info.value for info in at.sidebar.info] == [notice]
     assert re.fullmatch(r"sha256:\w{16}", Place(folder).revision)
+
+
+PAGE = """
+import json
+from quantcore import models
+from tests.apptest_helpers import page
+from tests.fake_hub import COMMIT, fake_hub
+from ui import cached, controls
+told = []
+controls.load_model = lambda name, device, tell: models.load_model(
+    name, device, lambda share, doing: (told.append(doing.split(" ")[0]), tell(share, doing)))
+asked = {"text": controls.DATA_SET, "learn_from": controls.DATA_SET, "layer": "model.layers.1.mlp.down_proj"}
+at = page("2_Granularity", model="tiny/model", **asked)
+at.session_state["reading"] = True
+at.run()
+job = cached.jobs().get(cached.load_key("tiny/model", cached.default_device()))
+if job is not None:
+    job.ended.wait(100)
+    at.run()
+captions = [one.value for one in at.caption]
+print(json.dumps({"errors": [one.value for one in at.error], "told": sorted(set(told)), "captions": captions}))
+"""
+
+
+def test_a_model_and_a_data_set_of_the_hub_and_then_without_a_network(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """The whole way, from a hub on this machine, in a server of its own: the hub's address is read once a process."""
+    table = tmp_path / "wikitext" / "wikitext-2-raw-v1" / "test-00000-of-00001.parquet"
+    table.parent.mkdir(parents=True)
+    pd.DataFrame({"text": [f"Lamp {k} was lit at {k} past nine.\n" for k in range(60)]}).to_parquet(table)
+
+    def shown(address: str) -> dict[str, Any]:
+        home = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": address, "QUANT_HOME": str(tmp_path / "kept")}
+        env = {**os.environ, **home, "PYTHONPATH": str(ASSETS.parent), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        done = subprocess.run([sys.executable, "-c", PAGE], env=env, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-800:]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    with fake_hub({"tiny/model": tiny_model_dir}, {"Salesforce/wikitext": tmp_path / "wikitext"}) as address:
+        first = shown(address)
+    assert first["errors"] == []
+    assert first["told"] == ["asking", "building", "downloading", "reading"]
+    assert f"Model `tiny/model`, revision `{COMMIT}`" in first["captions"]
+    assert [one.startswith("Calibration: 60 documents, **") for one in first["captions"]].count(True) == 1
+    again = shown("http://127.0.0.1:9")
+    assert (again["errors"], again["captions"]) == ([], first["captions"])
+    assert not {"asking", "downloading"} & set(again["told"])

@@ -169,7 +169,7 @@ def keep_text(own: LoadedText) -> str:
     text_id = f"own:{own.hash}"
     texts.pop(text_id, None)
     texts[text_id] = own
-    while len(texts) > 1 and sum(len(one.joined()) for one in texts.values()) > OWN_TEXTS_CHARACTERS:
+    while len(texts) > 1 and sum(one.characters for one in texts.values()) > OWN_TEXTS_CHARACTERS:
         texts.pop(next(iter(texts)))
     return text_id
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import streamlit as st
 
 from quantcore.catalog import CATALOG, Entry, cached_models, on_this_machine
-from quantcore.models import REFERENCE, TEXT_KINDS, devices, load_model
+from quantcore.memory import TooLarge
+from quantcore.models import REFERENCE, TEXT_KINDS, LoadedModel, devices, load_model
 from quantcore.texts import DATA_SETS, KINDS, LoadedText, read_content
 from ui import cached, job_view
 
@@ -204,7 +206,7 @@ def sidebar() -> Choice | None:
         device = _device()
     if cached.takes_long(model_id, device):
         key, title = cached.load_key(model_id, device), f"Loading {model_id}"
-        if job_view.result_of(LOADER, key, title, lambda progress: load_model(model_id, device, progress)) is None:
+        if job_view.result_of(LOADER, key, title, lambda progress: _load(model_id, device, progress)) is None:
             return None
     with st.sidebar:
         names = list(cached.layers(model_id, device))
@@ -222,6 +224,17 @@ def sidebar() -> Choice | None:
             for notice in cached.model(model_id, device).notices:
                 st.info(notice)
     return Choice(model_id, device, layer, text_id, calibration)
+
+
+def _load(model_id: str, device: str, progress: job_view.Progress) -> LoadedModel:
+    """The job of loading; of what is too large here the refusal names the way that is left."""
+    try:
+        return load_model(model_id, device, progress)
+    except TooLarge as error:
+        if Path(model_id).is_file():  # a GGUF
+            raise
+        command = f"python -m quantcore quantize --model {model_id}"
+        raise ValueError(f"{error}; or work from a shell, where it stays in its files: `{command} ...`") from error
 
 
 def models_to_try() -> None:

@@ -68,7 +68,7 @@ def windows(text_id: str, limit: int | None = None, window: int | None = None) -
     own = cached.loaded_text(text_id)
     if own.revision is not None:
         text = f"hub_text({own.name!r})"
-    elif len(own.joined()) > LONGEST_QUOTE:
+    elif own.characters > LONGEST_QUOTE:
         text = f"read_text_file({own.name!r})"
     else:
         text = f"LoadedText({own.name!r}, {own.documents!r})"

@@ -45,16 +45,17 @@ def tensor_error(x: Tensor, x_hat: Tensor) -> TensorError:
     Raises: ValueError if the shapes differ."""
     if x.shape != x_hat.shape:
         raise ValueError(f"cannot compare shapes {tuple(x.shape)} and {tuple(x_hat.shape)}")
-    x, x_hat = x.double(), x_hat.double()
-    error = x_hat - x
-    signal, noise = float(x.square().sum()), float(error.square().sum())
-    norms = float(x.norm() * x_hat.norm())
+    x, error = x.double().flatten(), x_hat.double().flatten()
+    power_hat, product = float(error.dot(error)), float(x.dot(error))
+    error = error - x
+    signal, noise = float(x.dot(x)), float(error.dot(error))
+    norms = math.sqrt(signal) * math.sqrt(power_hat)
     return TensorError(
         sqnr_db=sqnr_db(signal, noise),
         mse=noise / x.numel(),
         relative_mse=noise / signal if signal else math.inf if noise else 0.0,
-        cosine=float((x * x_hat).sum()) / norms if norms else float(not noise),
-        max_error=float(error.abs().max()),
+        cosine=product / norms if norms else float(not noise),
+        max_error=max(abs(float(end)) for end in torch.aminmax(error)),
     )
 
 

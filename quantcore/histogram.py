@@ -45,11 +45,11 @@ class Histogram:
 def histogram(values: Tensor, bins: int = BINS) -> Histogram:
     """Count finite values of any shape over the least power of two that holds them all."""
     values = values.detach().float().flatten()
-    largest = float(values.abs().max()) if values.numel() else 0.0
+    largest = max(abs(float(end)) for end in torch.aminmax(values)) if values.numel() else 0.0
     reach = max(LEAST_REACH, 2.0 ** math.ceil(math.log2(largest))) if largest else LEAST_REACH
     half = bins // 2
-    bin_of = values.mul(half / reach).floor_().long().clamp_(max=half - 1)  # a power of two: exact, unlike torch.histc
-    return Histogram(torch.bincount(bin_of + half, minlength=bins).cpu().double(), reach)
+    bin_of = values.mul(half / reach).floor_().clamp_(max=half - 1)  # a power of two: exact, unlike torch.histc
+    return Histogram(torch.bincount(bin_of.add_(half).int(), minlength=bins).cpu().double(), reach)
 
 
 def merge_outward(counts: Tensor, doublings: int) -> Tensor:

@@ -115,7 +115,7 @@ def where_next() -> None:
             st.code("python -m quantcore evaluate \\\n    --scheme W4A16", language="bash")
 
 
-with frame.page(QUESTION.format(2**cached.START), LOOK_FOR, TRIES, "app.py") as choice:
+def body(choice: controls.Choice) -> None:
     bits = controls.steps("Bits per weight", cached.START_BITS, cached.START, "bits")
     frame.ask(QUESTION.format(2**bits), "app.py")
     name, scheme = f"int{bits}", cached.start_scheme(bits)
@@ -144,3 +144,6 @@ with frame.page(QUESTION.format(2**cached.START), LOOK_FOR, TRIES, "app.py") as 
     where_next()
     frame.numbers(table(row, report), "start")
     frame.python(code(choice, scheme, prompt))
+
+
+frame.show(QUESTION.format(2**cached.START), LOOK_FOR, TRIES, "app.py", body)

@@ -17,19 +17,22 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 ClassPlace = tuple[str, str, float, float]
 
 
-async def _rerun(socket: websockets.ClientConnection, message: BackMsg, label: str) -> tuple[float, str | None]:
-    """Send a message and wait for the script's end: seconds it took, and the id of the slider called `label`."""
+async def _rerun(
+    socket: websockets.ClientConnection, message: BackMsg, label: str
+) -> tuple[float, tuple[str, str] | None]:
+    """Send a message and wait for the script's end: seconds it took, and of the slider called `label` its id and the
+    fragment that it stands in, which is what a browser asks to rerun."""
     started = time.perf_counter()
     await socket.send(message.SerializeToString())
-    slider_id = None
+    found = None
     while True:
         answer = ForwardMsg()
         answer.ParseFromString(await socket.recv())
         element = answer.delta.new_element if answer.HasField("delta") else None
         if element is not None and element.HasField("slider") and element.slider.label == label:
-            slider_id = element.slider.id
+            found = element.slider.id, answer.delta.fragment_id
         if answer.WhichOneof("type") == "script_finished":
-            return time.perf_counter() - started, slider_id
+            return time.perf_counter() - started, found
 
 
 async def _visitor(url: str, place: ClassPlace, until: float, seed: int, pause_s: float) -> list[float]:
@@ -40,14 +43,16 @@ async def _visitor(url: str, place: ClassPlace, until: float, seed: int, pause_s
     async with websockets.connect(address, subprotocols=["streamlit"], max_size=None) as socket:
         first = BackMsg()
         first.rerun_script.page_name = page
-        _, slider_id = await _rerun(socket, first, label)
-        if slider_id is None:
+        _, found = await _rerun(socket, first, label)
+        if found is None:
             raise RuntimeError(f"the page {page!r} has no slider called {label!r}")
+        slider_id, fragment_id = found
         times: list[float] = []
         while time.monotonic() < until:
             await asyncio.sleep(pause_s * dice.uniform(0.5, 1.5))
             move = BackMsg()
             move.rerun_script.page_name = page
+            move.rerun_script.fragment_id = fragment_id
             state = move.rerun_script.widget_states.widgets.add(id=slider_id)
             state.double_array_value.data.append(dice.randint(int(first_position), int(last_position)))
             times.append((await _rerun(socket, move, label))[0])

@@ -38,9 +38,7 @@ def code(choice: controls.Choice, tensor: str, names: list[str], setting: Settin
 """)
 
 
-with frame.page(
-    "Which values exist, and what happens to one number?", LOOK_FOR, TRIES, "pages/1_Number_formats.py"
-) as choice:
+def body(choice: controls.Choice) -> None:
     with st.grid(2, min_column_width=420):
         names = controls.several(
             "Formats on the axis (up to three)", CHOICES, ["int4", "int4_asym", "fp4_e2m1"], "formats"
@@ -108,3 +106,6 @@ with frame.page(
     st.dataframe(table, hide_index=True, width="stretch")
     frame.numbers(table, "number_formats")
     frame.python(code(choice, tensor, names, setting))
+
+
+frame.show("Which values exist, and what happens to one number?", LOOK_FOR, TRIES, "pages/1_Number_formats.py", body)

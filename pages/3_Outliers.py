@@ -46,7 +46,7 @@ print(*payers, *remedies, sep="\\n")
 """)
 
 
-with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages/3_Outliers.py") as choice:
+def body(choice: controls.Choice) -> None:
     reading = (choice.model_id, choice.device, choice.text_id)
     here = (choice.model_id, choice.device, choice.layer, choice.text_id)
     with st.grid(2, min_column_width=300):
@@ -150,3 +150,6 @@ with frame.page("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages
     rows = {"chosen": both, "clip": curves.clips, "keep": curves.keeps}
     frame.numbers(pd.DataFrame([{"curve": name, **asdict(row)} for name in rows for row in rows[name]]), "outliers")
     frame.python(code(choice, fmt, clip, keep))
+
+
+frame.show("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages/3_Outliers.py", body)

@@ -48,7 +48,7 @@ print(*study.rows, sep="\\n")
 """)
 
 
-with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Static_or_dynamic.py") as choice:
+def body(choice: controls.Choice) -> None:
     with st.grid(4, min_column_width=240):
         with st.container():
             kind = controls.select("Calibration text", CALIBRATIONS, "encyclopedia", "cal")
@@ -102,3 +102,6 @@ with frame.page("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Stat
             st.button("Measure again", on_click=cached.dynamic_cost.clear, args=asked, key="again")
     frame.numbers(pd.DataFrame(study.rows), "static_or_dynamic")
     frame.python(code(choice, kind, steps, schemes, call))
+
+
+frame.show("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Static_or_dynamic.py", body)

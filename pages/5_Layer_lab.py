@@ -62,7 +62,7 @@ def code(choice: controls.Choice, schemes: Sequence[Scheme]) -> str:
 """)
 
 
-with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, PATH) as choice:
+def body(choice: controls.Choice) -> None:
     rows, cols = cached.layers(choice.model_id, choice.device)[choice.layer]
     defaults = {
         "A": "w:int4/channel,a:int8/tensor/static",
@@ -118,3 +118,6 @@ with frame.page("What does this scheme do to one real layer?", LOOK_FOR, TRIES, 
     draw_menus(menus, (rows, cols))
     frame.numbers(table, "layer_lab")
     frame.python(code(choice, list(schemes.values())))
+
+
+frame.show("What does this scheme do to one real layer?", LOOK_FOR, TRIES, PATH, body)

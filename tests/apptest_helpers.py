@@ -12,8 +12,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def page(name: str, **state: Any) -> AppTest:
-    """The app opened at a page, `3_Outliers` or `` for the first one, in the state of a link; not run yet."""
+    """The app opened at a page, `3_Outliers` or `` for the first one, in the state of a link; not run yet.
+
+    The expanders at its foot are open: what they hold is made only then."""
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.session_state["numbers"] = at.session_state["python"] = True
     if name:
         at.switch_page(f"pages/{name}.py")
     for key, value in state.items():

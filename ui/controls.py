@@ -44,14 +44,24 @@ class Choice:
     text_id: str
 
 
-def begin() -> None:
-    """Forget the controls and notices of the last run; call once, before the first control."""
+def begin(path: str) -> None:
+    """Forget the controls and notices of the last run; call once, before the first control of the page `path`."""
+    if st.session_state.get("_page") != path:
+        st.session_state["_page"], st.session_state["_known"] = path, {}
     address = st.query_params.to_dict()
     st.session_state["_moved"] = address != st.session_state.get("_address", address)
     st.session_state["_address"] = address
     st.session_state["_drawn_before"] = set(st.session_state.get("_defaults", ()))
     st.session_state["_defaults"] = {}
     st.session_state["_notices"] = []
+    st.session_state.pop("_was_reset", None)
+
+
+def begin_again() -> bool:
+    """Instead of `begin`, where only a page's body runs anew: whether a reset wants the whole page instead."""
+    st.session_state["_moved"] = False
+    st.session_state["_notices"] = []
+    return bool(st.session_state.pop("_was_reset", False))
 
 
 def end() -> None:
@@ -65,13 +75,14 @@ def notices() -> list[str]:
 
 
 def reset() -> None:
-    """Set every control of this page (and the sidebar) back to its default; a widget callback."""
-    for key, default in st.session_state.get("_defaults", {}).items():
+    """Set every control of this page (and the sidebar) back to its default, those hidden now too; a widget callback."""
+    for key, default in st.session_state.get("_known", {}).items():
         st.session_state[key] = default
     for place in [key for key in st.session_state if str(key).startswith(START)]:
         st.query_params.pop(str(place).removeprefix(START), None)
         del st.session_state[place]
     st.session_state["_resets"] = resets() + 1
+    st.session_state["_was_reset"] = True
 
 
 def resets() -> int:
@@ -283,7 +294,7 @@ def _reading(model_id: str, device: str, text_id: str) -> str:
 
 def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, float] | None) -> None:
     """Remember the default; write a notice if the link's value for this control is not among the allowed ones."""
-    st.session_state["_defaults"][key] = default
+    st.session_state["_defaults"][key] = st.session_state["_known"][key] = default
     asked = st.query_params.get(key)
     _follow(key, default, asked)
     if asked is None or allowed is None or key in st.session_state:

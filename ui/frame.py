@@ -1,22 +1,27 @@
 """The frame of every page: menu, sidebar, its question, what to look for, things to try; at the end reset, link, CSV,
 and the page's calls in Python.
 
-    with frame.page("Who shares a scale?", look_for, tries, "pages/2_Granularity.py") as choice:
+    def body(choice: controls.Choice) -> None:
         choose ... compute ... draw ...
 
-A ValueError inside the frame (a tile that does not divide, a scheme that cannot be) is shown as its sentence; the
-controls stay, so the next move mends it. Every page draws its own frame, so a link to any page works on a fresh server.
+    frame.show("Who shares a scale?", look_for, tries, "pages/2_Granularity.py", body)
+
+The body is a fragment: a move of one of its controls runs, sends and paints the body alone, while menu, sidebar, title
+and presets stay; `with frame.page(...) as choice` is the same frame without that. A ValueError inside the frame (a tile
+that does not divide, a scheme that cannot be) is shown as its sentence; the controls stay, so the next move mends it.
+Every page draws its own frame, so a link to any page works on a fresh server.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.models import ASSETS
 from ui import controls
@@ -51,10 +56,36 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
     """Menu, sidebar, title, two sentences on what to look for, preset links `(label, URL parameters)`; then the body.
 
     Yields what the sidebar says. The body does not run where the model cannot be loaded."""
+    choice, notices = _head(question, look_for, tries, path)
+    with problems():
+        yield choice
+    _foot()
+    _settle(notices)
+
+
+def show(question: str, look_for: str, tries: Tries, path: str, body: Callable[[controls.Choice], None]) -> None:
+    """`page` around a body that is run anew alone, as a fragment, when one of its own controls moves."""
+    choice, notices = _head(question, look_for, tries, path)
+    st.session_state["_whole"] = True
+    _body(body, choice, notices)
+
+
+@st.fragment
+def _body(body: Callable[[controls.Choice], None], choice: controls.Choice, notices: DeltaGenerator) -> None:
+    if not st.session_state.pop("_whole", False) and controls.begin_again():
+        st.rerun()  # a reset moves the sidebar's controls too
+    with problems():
+        body(choice)
+    _foot()
+    _settle(notices)
+
+
+def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[controls.Choice, DeltaGenerator]:
+    """All above the body; what the sidebar says, and the place for notices about the link."""
     st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=str(ICON), layout="wide")
     st.html(STYLE)
     head_start()
-    controls.begin()
+    controls.begin(path)
     st.query_params.pop(FOLLOWED, None)
     menu()
     heading = st.session_state["_heading"] = st.empty()
@@ -71,9 +102,11 @@ def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[cont
         choice = controls.sidebar()
     if choice is None:
         st.stop()
-    with problems():
-        yield choice
-    _foot()
+    return choice, notices
+
+
+def _settle(notices: DeltaGenerator) -> None:
+    """Say what the link asked in vain, and remember the address."""
     for notice in controls.notices():
         notices.warning(notice)
     controls.end()
@@ -149,8 +182,17 @@ def _foot() -> None:
                 key="csv",
             )
     if table is not None:
-        with st.expander("The numbers"):
-            st.dataframe(table, hide_index=True, width="stretch")
+        with opened("The numbers", "numbers") as here:
+            if here:
+                st.dataframe(table, hide_index=True, width="stretch")
     if code is not None:
-        with st.expander("Python"):
-            st.code(code, language="python")
+        with opened("Python", "python") as here:
+            if here:
+                st.code(code, language="python")
+
+
+@contextmanager
+def opened(label: str, key: str) -> Iterator[bool]:
+    """An expander whose content is made, sent and laid out only while it is open: whether it is."""
+    with st.expander(label, key=key, on_change="rerun") as expander:
+        yield bool(expander.open)

@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
+from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES, GranularityStudy
 from ui import cached, controls, frame, python_code
 from ui.components.chart import chart
 from ui.figures import granularity as figures
@@ -26,6 +26,21 @@ def code(choice: controls.Choice, scheme: str) -> str:
 {python_code.layer(choice)}study = granularity_study(weight, x, Scheme.parse({scheme!r}).weights)
 print(study.chosen)
 """)
+
+
+def table(study: GranularityStudy) -> pd.DataFrame:
+    """Every granularity for the eye; the chosen one is marked."""
+    rows = [
+        {
+            "granularity": f"**{row.granularity}**" if row.granularity == study.chosen.granularity else row.granularity,
+            "scales": f"{row.scales:,}",
+            "bits per weight": f"{row.bits_per_weight:.3f}",
+            "SQNR of the weight, dB": f"{row.weight_sqnr_db:.2f}",
+            "of the output, dB": f"{row.output_sqnr_db:.2f}",
+        }
+        for row in study.rows
+    ]
+    return pd.DataFrame(rows).set_index("granularity")
 
 
 def body(choice: controls.Choice) -> None:
@@ -72,11 +87,13 @@ def body(choice: controls.Choice) -> None:
             key="error_map",
             alt=f"largest error {float(study.error.abs().max()):.3g}",
         )
-    chart(
-        figures.cost_curve(study),
-        key="cost_curve",
-        alt=f"{chosen.granularity}: {chosen.output_sqnr_db:.1f} dB at {chosen.bits_per_weight:.2f} bits per weight",
-    )
+    with st.grid(2, min_column_width=430):
+        chart(
+            figures.cost_curve(study),
+            key="cost_curve",
+            alt=f"{chosen.granularity}: {chosen.output_sqnr_db:.1f} dB at {chosen.bits_per_weight:.2f} bits per weight",
+        )
+        st.table(table(study))
     frame.numbers(pd.DataFrame(study.rows), "granularity")
     frame.python(code(choice, scheme))
 

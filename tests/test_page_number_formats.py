@@ -27,7 +27,7 @@ def test_shows_three_grids_with_the_engines_scales(at: AppTest, tiny_lm: LoadedM
     assert line["lines"][0]["scale"] == fit(weight, format_named("int4"), symmetric=True).scale
     assert sum(line["counts"]) == weight.numel()
     use = code_use(weight, fit(weight, format_named("int4"), symmetric=True))
-    assert figures_of(at)[0]["figure"]["layout"]["title"]["text"] == f"int4: 16 codes, {use.unused} unused"
+    assert figures_of(at)[0]["figure"]["layout"]["title"]["text"] == f"int4: 16 codes, {use.unused} unused (x)"
 
 
 def test_choosing_formats_changes_the_lines(at: AppTest) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from quantcore.duel import Duel, duel, known
 from quantcore.evaluate import checkpoint_bytes
 from quantcore.export import stored_type
 from quantcore.formats import format_named
+from quantcore.granularity import PerTensor
 from quantcore.inventory import block_order, inventory
 from quantcore.models import (
     REFERENCE,
@@ -55,7 +56,7 @@ from quantcore.studies.gptq_map import OrderMap, order_map
 from quantcore.studies.gptq_order import OrderStudy, order_study
 from quantcore.studies.gptq_steps import TileSteps, companions, neighbours, tile_rows, tile_steps
 from quantcore.studies.gptq_toy import Toy, toy
-from quantcore.studies.granularity import GranularityStudy, granularity_study
+from quantcore.studies.granularity import GranularityRow, GranularityStudy, every_granularity, granularity_study
 from quantcore.studies.layer import LayerStudy, layer_study
 from quantcore.studies.next_tokens import NextTokens, next_tokens
 from quantcore.studies.number_formats import CodeUse, Grid, Snap, code_use, fit, snap
@@ -310,7 +311,15 @@ def coarsest_error(model_id: str, device: str, layer: str, fmt: str) -> float:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def granularity(model_id: str, device: str, layer: str, text_id: str, scheme: str) -> GranularityStudy:
-    return granularity_study(
+    spec = weights_of(scheme)
+    rows = _granularity_rows(model_id, device, layer, text_id, str(Scheme(replace(spec, granularity=PerTensor()))))
+    return granularity_study(weight(model_id, device, layer), inputs(model_id, device, layer, text_id), spec, rows)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _granularity_rows(model_id: str, device: str, layer: str, text_id: str, scheme: str) -> tuple[GranularityRow, ...]:
+    """The table of all granularities, which no move of the granularity changes."""
+    return every_granularity(
         weight(model_id, device, layer), inputs(model_id, device, layer, text_id), weights_of(scheme)
     )
 

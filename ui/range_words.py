@@ -59,9 +59,10 @@ def cost_source(measured: DynamicCost) -> str:
     """Where and how the time was measured, and how far to trust it."""
     rounds = sorted(row.rounds for row in measured.rows)
     unrest = max(row.unrest for row in measured.rows)
+    count = f"{rounds[0]}" if rounds[0] == rounds[-1] else f"{rounds[0]} to {rounds[-1]}"
     return (
-        f"Measured here: {measured.device}, weight {list(measured.shape)} {measured.dtype}, the fastest of {rounds[0]} "
-        f"to {rounds[-1]} rounds; the median round took up to {unrest:.1f} times as long"
+        f"Measured here: {measured.device}, weight {list(measured.shape)} {measured.dtype}, the fastest of {count} "
+        f"rounds; the median round took up to {unrest:.1f} times as long"
         + (" (the machine is busy)." if unrest > BUSY else ".")
         + " The operations run one after another, as this engine does; a kernel that fuses them pays less."
     )

@@ -51,9 +51,12 @@ class GranularityStudy:
     chosen: GranularityRow
 
 
-def granularity_study(weight: Tensor, x: Tensor, spec: QuantSpec) -> GranularityStudy:
+def granularity_study(
+    weight: Tensor, x: Tensor, spec: QuantSpec, rows: tuple[GranularityRow, ...] | None = None
+) -> GranularityStudy:
     """Quantize `weight` (O, K) under `spec`, and with each other granularity in its place; x (N, K) are real inputs.
 
+    rows     of `every_granularity`, where they are known already: they do not depend on the granularity of `spec`
     Raises: ValueError if the tile does not divide the weight."""
     qtensor = quantize(weight, spec)
     error = dequantize(qtensor) - weight
@@ -61,8 +64,8 @@ def granularity_study(weight: Tensor, x: Tensor, spec: QuantSpec) -> Granularity
     tiles = (weight.shape[0] // tile_rows, tile_rows, weight.shape[1] // tile_cols, tile_cols)
     squared = error.square().reshape(tiles).mean((1, 3))
     worst = divmod(int(squared.argmax()), squared.shape[1])
-    choices = granularities(weight.shape[0], weight.shape[1])
-    rows = tuple(_row(weight, x, replace(spec, granularity=choice)) for choice in choices)
+    rows = every_granularity(weight, x, spec) if rows is None else rows
+    known = {row.granularity: row for row in rows}
     return GranularityStudy(
         weight=weight,
         error=error,
@@ -70,8 +73,14 @@ def granularity_study(weight: Tensor, x: Tensor, spec: QuantSpec) -> Granularity
         tile=(tile_rows, tile_cols),
         worst_tile=worst,
         rows=rows,
-        chosen=_row(weight, x, spec),
+        chosen=known.get(str(spec.granularity)) or _row(weight, x, spec),
     )
+
+
+def every_granularity(weight: Tensor, x: Tensor, spec: QuantSpec) -> tuple[GranularityRow, ...]:
+    """The table: `spec` with every granularity that divides the weight (O, K) in place of its own; x (N, K)."""
+    choices = granularities(weight.shape[0], weight.shape[1])
+    return tuple(_row(weight, x, replace(spec, granularity=choice)) for choice in choices)
 
 
 def granularities(out_features: int, in_features: int) -> list[Granularity]:

@@ -45,7 +45,7 @@ def row_picture(study: RowStudy, layer: str, name: str) -> go.Figure:
     fig.update_layout(
         xaxis={"range": [columns[0] - 1, columns[-1] + 1], "anchor": "y2", "showgrid": False, "zeroline": False},
         yaxis={"domain": [STRIP + 0.05, 1], "range": [low, high], "showgrid": False},
-        legend={"y": -0.15},
+        legend={"y": -0.2},
     )
     _add_error_strip(fig, study, columns, (high - low) / (0.95 - STRIP))
     return fig

@@ -204,7 +204,7 @@ class NumberLine {
     const text = [`x = ${number(this.x)}`, ...spoken].join("; ");
     const now = { valuemin: lo, valuemax: hi, valuenow: this.x, valuetext: text };
     for (const [name, value] of Object.entries(now)) this.handle.setAttribute(`aria-${name}`, value);
-    this.typed.value = String(this.x);
+    this.typed.value = String(Number(this.x.toPrecision(6)));
     this.keptText.textContent = `${Math.round(this.clip * 100)} %`;
   }
 
@@ -213,8 +213,8 @@ class NumberLine {
     card.root.dataset.xHat = reading.xHat;
     card.root.dataset.q = reading.q;
     const { unused, inside, levels } = reading;
-    const idle = `${unused} unused (${inside} of them inside the data's range)`;
-    const use = `${levels.length} values: ${levels.length - unused} in use, ${idle}`;
+    // A bar of the histogram may reach into two levels' cells, so this is a lower bound; the engine counts exactly.
+    const use = `${levels.length} values, at least ${unused} unused (${inside} of them inside the data's range)`;
     card.head.replaceChildren(line.label, element("small", { textContent: ` ${use}` }));
     card.sums.innerHTML = sums(line, reading, this.x);
     card.scaleText.textContent = `s = ${number(reading.scale)}`;

@@ -29,13 +29,13 @@ def card(rule: Rule, choice: controls.Choice, limit: int, run: bool) -> tuple[st
     """One rule: words, run, verdict, picture, what has changed since."""
     place = (choice.model_id, choice.device)
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-    texts = cached.duel_tokens(*place, "evaluation/all", limit), cached.calibration_tokens(*place)
+    texts = cached.duel_tokens(*place, "evaluation/all", limit), cached.calibration_tokens(*place, choice.calibration)
     st.markdown(f"**{rule.text}**")
     st.markdown(rule.why)
     st.caption(f"`{rule.scheme}` against {', '.join(f'`{text}`' for text in rule.challengers)}")
-    result, so_far = cached.kept_rule(*place, limit, rule.key), None
+    result, so_far = cached.kept_rule(*place, limit, rule.key, choice.calibration), None
     if result is None:
-        key = f"rule|{'|'.join(place)}|{limit}|{rule.key}"
+        key = f"rule|{'|'.join(place)}|{limit}|{choice.calibration}|{rule.key}"
         result = job_view.result_of(
             choice.device,
             key,

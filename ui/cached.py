@@ -673,19 +673,21 @@ def _kept_duel(
     return duel(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device))
 
 
-def kept_rule(model_id: str, device: str, limit: int, key: str) -> RuleResult | None:
+def kept_rule(
+    model_id: str, device: str, limit: int, key: str, calibration: str = OWN_CALIBRATION
+) -> RuleResult | None:
     """The verdict on a rule of good practice, where every answer that it needs is in the store already."""
     rule = next(one for one in best_practice() if one.key == key)
     able = [text for text in (rule.scheme, *rule.challengers) if _is_plan(text)]
-    if len(kept_schemes(model_id, device, "evaluation/all", limit, tuple(able))) < len(able):
+    if len(kept_schemes(model_id, device, "evaluation/all", limit, tuple(able), calibration)) < len(able):
         return None
-    return _kept_rule(model_id, device, limit, key)
+    return _kept_rule(model_id, device, limit, key, calibration)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _kept_rule(model_id: str, device: str, limit: int, key: str) -> RuleResult:
+def _kept_rule(model_id: str, device: str, limit: int, key: str, calibration: str) -> RuleResult:
     rule = next(one for one in best_practice() if one.key == key)
-    texts = (duel_tokens(model_id, device, "evaluation/all", limit), calibration_tokens(model_id, device))
+    texts = (duel_tokens(model_id, device, "evaluation/all", limit), calibration_tokens(model_id, device, calibration))
     return rule.test(model(model_id, device), *texts, store(), hash_of(model_id, device))
 
 

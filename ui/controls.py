@@ -33,7 +33,7 @@ LOADER = "the loader"  # the line in which models wait to be loaded
 SEQUENCES, LENGTHS = (1, 2, 4, 8), (64, 128, 256, 512)
 LEARN_SEQUENCES = (4, 8, 16, 32, 64)
 KEEPER = "The lighthouse keeper climbed the stairs and"
-LEARN_HELP = "What static ranges and GPTQ learn from. The rules and the layers' map always learn from our own."
+LEARN_HELP = "What static ranges and GPTQ learn from. The map of layers rounds to nearest, which learns from no text."
 UPLOAD_HELP = (
     "UTF-8 text, or documents: .jsonl with a field `text` (or `messages`), .parquet with such a column; at most 20 MB "
     "of text. A file's text is not in the link: who follows it sees the pasted text."

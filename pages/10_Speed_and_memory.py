@@ -266,7 +266,7 @@ def times_code(report: SpeedReport, device: str, file: str | None) -> str:
 """
 
 
-with frame.page("What does a scheme buy on hardware?", LOOK_FOR, TRIES, PATH) as choice:
+def body(choice: controls.Choice) -> None:
     runs = cached.recorded_runs()
     by_label = {
         f"recorded: {one.device}, {file.removesuffix('.json')}": file
@@ -298,3 +298,6 @@ with frame.page("What does a scheme buy on hardware?", LOOK_FOR, TRIES, PATH) as
     with frame.problems():
         frame.python(python_code.program(times + memory_part(choice)))
     native_part()
+
+
+frame.show("What does a scheme buy on hardware?", LOOK_FOR, TRIES, PATH, body)

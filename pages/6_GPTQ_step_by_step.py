@@ -68,9 +68,7 @@ for course in study.courses:
 """)
 
 
-with frame.page(
-    "How does pushing the error to the right save the layer, and why does the order matter?", LOOK_FOR, TRIES, PATH
-) as choice:
+def body(choice: controls.Choice) -> None:
     here, learned = (choice.model_id, choice.device, choice.layer), choice.calibration
     weight = linear_named(cached.model(choice.model_id, choice.device).model, choice.layer).weight
     shape = (weight.shape[0], weight.shape[1])
@@ -144,3 +142,12 @@ with frame.page(
     two_weights()
     frame.numbers(gptq_words.table(study), "gptq")
     frame.python(code(choice, scheme, limit, loud))
+
+
+frame.show(
+    "How does pushing the error to the right save the layer, and why does the order matter?",
+    LOOK_FOR,
+    TRIES,
+    PATH,
+    body,
+)

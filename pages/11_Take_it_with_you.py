@@ -285,7 +285,7 @@ def report_part(plan: Plan, choice: controls.Choice) -> None:
             downloads(document, "layer_report")
 
 
-with frame.page("How do I leave with this scheme?", LOOK_FOR, TRIES, PATH) as choice:
+def body(choice: controls.Choice) -> None:
     editor, first, menus = st.container(), st.container(), st.container()
     with editor:
         plan = chosen_plan(choice, menus)
@@ -329,3 +329,6 @@ with frame.page("How do I leave with this scheme?", LOOK_FOR, TRIES, PATH) as ch
     frame.numbers(take_words.parts_table(parts), "take_it_with_you")
     if refused is None:
         frame.python(code(plan, choice, short, learned))
+
+
+frame.show("How do I leave with this scheme?", LOOK_FOR, TRIES, PATH, body)

@@ -13,6 +13,7 @@ CALIBRATIONS = [*TEXT_KINDS, cached.MIX]
 FORMATS = ["int8", "int4", "fp8_e4m3"]
 SIDEBAR = "the sidebar's"
 OBSERVERS = ["minmax", "ema", "percentile", "mse"]
+OBSERVERS_HELP = "ema: the moving average of each step's least and greatest value; mse: the least squared error"
 CALLS = [1, 8, 64, 512]
 
 LOOK_FOR = (
@@ -65,7 +66,7 @@ def body(choice: controls.Choice) -> None:
             percentile = controls.steps("Percentile", ["99", "99.9", "99.99", "99.999"], "99.99", "percentile")
             momentum = controls.steps("Momentum of the moving average", ["0.01", "0.1", "0.3", "1"], "0.1", "momentum")
         with st.container():
-            freeze = controls.pick("Mark what this range clips", OBSERVERS, "percentile", "freeze")
+            freeze = controls.pick("Mark what this range clips", OBSERVERS, "percentile", "freeze", help=OBSERVERS_HELP)
             call = controls.steps("Tokens at once (dynamic per tensor)", CALLS, 64, "call")
     grid = f"a:{fmt}/tensor" + ("" if symmetric else "/asym")
     schemes = tuple(f"{grid}/static/{name}" for name in ("minmax", f"ema{momentum}", f"p{percentile}", "mse"))

@@ -252,10 +252,13 @@ def worst_layers(found: Duel) -> list[str]:
     return said
 
 
-with frame.page("Which scheme would you ship?", LOOK_FOR, TRIES, PATH) as choice:
+def body(choice: controls.Choice) -> None:
     schemes, limit, text_id = asked_for(choice)
     frame.python(code(choice, schemes, text_id, limit))
     found = measured(schemes, choice, text_id, limit)
     job_view.kept_notice()
     if found is not None:
         show(found.duel, choice, text_id, limit, found.whole)
+
+
+frame.show("Which scheme would you ship?", LOOK_FOR, TRIES, PATH, body)

@@ -184,7 +184,7 @@ def ranking_part(found: Sensitivity | Costs, scheme: str, way: str, layers: list
     frame.numbers(pd.DataFrame([{"layer": one, "scheme": scheme, what: kl} for one, kl in costs.items()]), "layers")
 
 
-with frame.page("Which layers hurt?", LOOK_FOR, TRIES, PATH) as choice:
+def body(choice: controls.Choice) -> None:
     shapes = cached.layers(choice.model_id, choice.device)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         bits = controls.pick("Bits per weight", BITS, 3, "bits")
@@ -205,3 +205,6 @@ with frame.page("Which layers hurt?", LOOK_FOR, TRIES, PATH) as choice:
             ranking_part(found, scheme, way, [name for name in names if not Scheme.parse(scheme).skips(name)])
     if isinstance(found, Sensitivity):
         plan_part(choice, every, budget, limit)
+
+
+frame.show("Which layers hurt?", LOOK_FOR, TRIES, PATH, body)

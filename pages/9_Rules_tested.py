@@ -83,7 +83,8 @@ TRIES = [
     ("more text, surer verdicts", {"tokens": 16384}),
 ]
 
-with frame.page("Do the rules of best practice hold here?", LOOK_FOR, TRIES, PATH) as choice:
+
+def body(choice: controls.Choice) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wanted = controls.select("Rule", [ALL, *(rule.key for rule in rules)], ALL, "rule")
         limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
@@ -114,3 +115,6 @@ with frame.page("Do the rules of best practice hold here?", LOOK_FOR, TRIES, PAT
             for bout in result.bouts
         ]
         frame.numbers(pd.DataFrame(rows), "rules")
+
+
+frame.show("Do the rules of best practice hold here?", LOOK_FOR, TRIES, PATH, body)

@@ -285,7 +285,7 @@ def test_a_model_without_linear_layers(capsys: pytest.CaptureFixture[str], tmp_p
         assert "has no Linear layer, so there is nothing to quantize" in bad(capsys, *verb, "--model", tmp_path)
 
 
-def test_from_a_shell_stdout_is_json_and_stderr_one_sentence(tiny_model_dir: Path) -> None:
+def test_from_a_shell_stdout_is_json_and_stderr_bars_and_a_sentence(tiny_model_dir: Path) -> None:
     def shell(*argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "quantcore", *argv],
@@ -296,9 +296,12 @@ def test_from_a_shell_stdout_is_json_and_stderr_one_sentence(tiny_model_dir: Pat
         )
 
     done = shell("evaluate", "--model", str(tiny_model_dir), "--scheme", "FP8", *FEW)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert all(line.split(":")[0] in ("", "loading", "quantizing") for line in done.stderr.splitlines())
     assert json.loads(done.stdout)["report"]["tokens"] == 60
     failed = shell("layer", "--model", str(tiny_model_dir), "--layer", "nope", "--scheme", "FP8")
     assert (failed.returncode, failed.stdout) == (2, "")
-    assert len(failed.stderr.splitlines()) == 1
+    *bars, sentence = failed.stderr.splitlines()
+    assert sentence.startswith("quantcore: no Linear layer is called 'nope'")
+    assert all(line.split(":")[0] in ("", "loading") for line in bars)
     assert shell("--help").returncode == 0

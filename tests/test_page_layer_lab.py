@@ -67,6 +67,7 @@ def _sizes(at: AppTest) -> list[bytes]:
         ("a.weights.granularity", "block", "w:int4/block64x128"),
         ("a.weights.observer", "mse", "w:int4/channel/mse"),
         ("a.weights.zero point", "asymmetric", "w:int4/channel/asym"),
+        ("a.method", "gptq/actorder=weight", "w:int4/channel,gptq/actorder=weight"),
         ("a.preset", "W8A8", str(PRESETS["W8A8"])),
     ],
 )
@@ -140,6 +141,14 @@ def test_either_part_can_stay_float(page: AppTest) -> None:
     page.toggle(key="a.activations").set_value(True).run()
     assert text_of(page, "a") == "a:int8/token/dynamic"
     assert not page.exception
+
+
+def test_weights_that_stay_float_need_no_method(page: AppTest) -> None:
+    run(page, a="w:int4/channel,a:int8/token/dynamic,gptq/damp=0.05")
+    assert page.selectbox(key="a.method").value == "gptq/damp=0.05"
+    page.toggle(key="a.weights").set_value(False).run()
+    assert not page.exception
+    assert text_of(page, "a") == "a:int8/token/dynamic"
 
 
 def test_copy_swap_reset(page: AppTest) -> None:

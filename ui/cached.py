@@ -106,10 +106,12 @@ SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized cop
 
 
 def warm_up() -> None:
-    """Load the reference model before the first visitor comes, and take it out of the garbage collector's rounds."""
+    """Load the reference model before the first visitor comes, and take it out of the garbage collector's rounds, which
+    may begin from then on."""
     device = default_device()
     quantized(REFERENCE, device, start_scheme(START))
     gc.freeze()
+    gc.enable()
     time.sleep(FIRST_VISIT_S)
     stats(REFERENCE, device, "evaluation/encyclopedia")
     for bits in START_BITS:

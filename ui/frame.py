@@ -7,9 +7,9 @@ and the page's calls in Python.
     frame.show("Who shares a scale?", look_for, tries, "pages/2_Granularity.py", body)
 
 The body is a fragment: a move of one of its controls runs, sends and paints the body alone, while menu, sidebar, title
-and presets stay; `with frame.page(...) as choice` is the same frame without that. A ValueError inside the frame (a tile
-that does not divide, a scheme that cannot be) is shown as its sentence; the controls stay, so the next move mends it.
-Every page draws its own frame, so a link to any page works on a fresh server.
+and presets stay. A ValueError inside the frame (a tile that does not divide, a scheme that cannot be) is shown as its
+sentence; the controls stay, so the next move mends it. Every page draws its own frame, so a link to any page works on a
+fresh server.
 """
 
 from __future__ import annotations
@@ -51,20 +51,9 @@ FOLLOWED = "try"  # marks a preset's link; taking the mark off is what brings th
 Tries = Sequence[tuple[str, Mapping[str, Any]]]
 
 
-@contextmanager
-def page(question: str, look_for: str, tries: Tries, path: str) -> Iterator[controls.Choice]:
-    """Menu, sidebar, title, two sentences on what to look for, preset links `(label, URL parameters)`; then the body.
-
-    Yields what the sidebar says. The body does not run where the model cannot be loaded."""
-    choice, notices = _head(question, look_for, tries, path)
-    with problems():
-        yield choice
-    _foot()
-    _settle(notices)
-
-
 def show(question: str, look_for: str, tries: Tries, path: str, body: Callable[[controls.Choice], None]) -> None:
-    """`page` around a body that is run anew alone, as a fragment, when one of its own controls moves."""
+    """Menu, sidebar, title, two sentences on what to look for, preset links `(label, URL parameters)`; then the body,
+    which gets what the sidebar says. It does not run where the model cannot be loaded."""
     choice, notices = _head(question, look_for, tries, path)
     st.session_state["_whole"] = True
     _body(body, choice, notices)

@@ -26,7 +26,7 @@ from quantcore.granularity import (
     largest_divisor,
     parse_granularity,
 )
-from quantcore.scheme import PRESETS, MinMax, MovingAverage, QuantSpec, Scheme, parse_observer
+from quantcore.scheme import PRESETS, Gptq, Method, MinMax, MovingAverage, QuantSpec, Rtn, Scheme, parse_observer
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
 from ui import controls
 
@@ -34,6 +34,7 @@ FIRST_WEIGHTS = QuantSpec(FORMATS["int4"], PerChannel())
 FIRST_ACTIVATIONS = QuantSpec(FORMATS["int8"], PerToken(), dynamic=True)
 OBSERVERS = ("minmax", "mse", "p99", "p99.9", "p99.99")
 AVERAGES = ("ema0.01", "ema0.1", "ema0.5")
+METHODS: dict[str, Method] = {str(one): one for one in (Rtn(), Gptq(), Gptq("weight"), Gptq("group"))}
 GROUPS = (128, 64, 32)
 CUSTOM = "no preset"
 SYMMETRIC, ASYMMETRIC = "symmetric", "asymmetric"
@@ -71,7 +72,7 @@ def scheme_line(label: str, default: str, key: str) -> Scheme:
 
 def scheme_menus(scheme: Scheme, key: str, shape: tuple[int, int] | None = None) -> None:
     """The builder of a scheme; `shape` (O, K) limits the tiles offered to those that divide it."""
-    _builder(key, "weights", scheme.weights, shape)
+    _builder(key, "weights", scheme.weights, shape, scheme.method)
     _builder(key, "activations", scheme.activations, shape)
 
 
@@ -100,8 +101,10 @@ def swap_schemes(one: str, other: str) -> None:
     st.session_state[one], st.session_state[other] = st.session_state[other], st.session_state[one]
 
 
-def _builder(key: str, part: str, spec: QuantSpec | None, shape: tuple[int, int] | None) -> None:
-    """The menus of the weights or of the activations, in a row that wraps."""
+def _builder(
+    key: str, part: str, spec: QuantSpec | None, shape: tuple[int, int] | None, method: Method | None = None
+) -> None:
+    """The menus of the weights, with their method, or of the activations, in a row that wraps."""
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.session_state[f"{key}.{part}"] = spec is not None
         st.toggle(part, key=f"{key}.{part}", on_change=_turn, args=(key, part), width=112)
@@ -137,6 +140,9 @@ def _builder(key: str, part: str, spec: QuantSpec | None, shape: tuple[int, int]
                 _with_zero_point,
                 130,
             )
+        if method is not None:
+            with st.container(width=190):
+                _menu(f"method of {key.upper()}", list(METHODS), str(method), f"{key}.method", _take_method, key)
 
 
 def _menu(
@@ -154,6 +160,13 @@ def _take_preset(text_key: str, menu_key: str) -> None:
         st.session_state[text_key] = str(PRESETS[name])
 
 
+def _take_method(text_key: str, menu_key: str) -> None:
+    method = METHODS.get(st.session_state[menu_key])
+    if method is not None:
+        scheme = Scheme.parse(st.session_state[text_key])
+        st.session_state[text_key] = str(replace(scheme, method=method))
+
+
 def _turn(text_key: str, part: str) -> None:
     """Switch weights or activations on, with a first choice, or off."""
     first = FIRST_WEIGHTS if part == "weights" else FIRST_ACTIVATIONS
@@ -167,6 +180,8 @@ def _edit(text_key: str, part: str, change: Change, menu_key: str) -> None:
 
 def _rewrite(text_key: str, part: str, spec: QuantSpec | None) -> None:
     scheme = Scheme.parse(st.session_state[text_key])
+    if part == "weights" and spec is None:
+        scheme = replace(scheme, method=Rtn())  # no codes are left to place
     st.session_state[text_key] = str(replace(scheme, **{part: spec}))
 
 

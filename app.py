@@ -101,6 +101,7 @@ def where_next() -> None:
             frame.link("One layer under any scheme", "pages/5_Layer_lab.py", {})
             frame.link("Every group size at once", "pages/2_Granularity.py", {"format": "int3", "grain": "group"})
             frame.link("Clip outliers, or spare channels", "pages/3_Outliers.py", {"act": "int8", "keep": 2})
+            frame.link("GPTQ, column by column", "pages/6_GPTQ_step_by_step.py", {})
         with st.container():
             st.markdown("**You teach.** Four lessons; each link puts every browser in the class in the same state.")
             frame.link("1. Which values exist?", "pages/1_Number_formats.py", {})
@@ -110,9 +111,11 @@ def where_next() -> None:
             frame.link("3. Outliers at 4 bits", "pages/3_Outliers.py", {"act": "int4"})
             frame.link("4. Frozen range, one token at a time", "pages/4_Static_or_dynamic.py", {"call": 1})
         with st.container():
-            st.markdown("**You choose a scheme.** Two of them on one layer, or one on the whole model:")
-            frame.link("W4A16 beside W8A8", "pages/5_Layer_lab.py", {"a": "W4A16", "b": "W8A8"})
-            st.code("python -m quantcore evaluate \\\n    --scheme W4A16", language="bash")
+            st.markdown("**You choose a scheme.** Two to six of them on the whole model, with error bars; then leave.")
+            frame.link("Schemes side by side", "pages/7_Scheme_duel.py", {})
+            frame.link("Which layers deserve more bits", "pages/8_Which_layers_hurt.py", {})
+            frame.link("Do the usual rules hold here?", "pages/9_Rules_tested.py", {})
+            frame.link("A checkpoint, a recipe, a report", "pages/11_Take_it_with_you.py", {})
 
 
 def body(choice: controls.Choice) -> None:

@@ -105,6 +105,7 @@ class Place:
 
 
 LAB_SCHEMES = [f"w:int{bits}/group{size},a:int8/token/dynamic" for size in (32, 64, 128) for bits in range(2, 9)]
+PLANS = [f"w:int{bits}/group{size}" for size in (32, 64, 128) for bits in range(2, 9)]
 PLACES = [
     Place("Start here", "", lambda: Slider("Bits per weight"), "row", ("Bits per weight", 0, 6)),
     Place("Number formats", "Number_formats", lambda: Slider("Scale of int4, in doublings"), "codes_blue"),
@@ -131,6 +132,10 @@ PLACES = [
     ),
     Place("Layer lab", "Layer_lab", lambda: Line("scheme B", LAB_SCHEMES), "shares"),
     Place("GPTQ step by step", "GPTQ_step_by_step", lambda: Slider("Weight 1, steps"), "toy"),
+    Place("Scheme duel", "Scheme_duel", lambda: Slider("Token"), "along"),
+    Place("Which layers hurt", "Which_layers_hurt", lambda: Slider("Bits per weight, scales counted"), "plan_map"),
+    Place("Speed and memory", "Speed_and_memory", lambda: Slider("Sequences at once"), "memory"),
+    Place("Take it with you", "Take_it_with_you", lambda: Line("scheme SCHEME", PLANS), "bytes"),
 ]
 
 # Resolves with the milliseconds from the key press (or click) to the frame after the chart was drawn.

@@ -75,6 +75,7 @@ def beside_rival(choice: controls.Choice, texts: tuple[str, ...], limit: int) ->
         "The plan, measured",
         lambda tell: duel(loaded, texts, *tokens, store, hashed, tell),
         place="plan",
+        patience_s=0,
     )
 
 

@@ -20,19 +20,29 @@ from quantcore.scheme import Rtn
 from ui import cached
 from ui.jobs import Job, Progress, Teller, Work
 
-PATIENCE_S = 0.4  # a job that is over by this age shows no progress bar; later moves do not wait for it
+PATIENCE_S = 0.4
 POLL_S = 0.5
 
 __all__ = ["Progress", "Teller", "Work", "candidate", "kept_notice", "result_of", "so_far", "words"]
 
 
-def result_of(device: str, key: str, title: str, work: Work, start: bool = True, place: str | None = None) -> Any:
+def result_of(
+    device: str,
+    key: str,
+    title: str,
+    work: Work,
+    start: bool = True,
+    place: str | None = None,
+    patience_s: float = PATIENCE_S,
+) -> Any:
     """The job's result; while there is none, its progress stands here instead, and None is returned. The page is drawn
     again when the job is over, and whenever it has shown more of its result.
 
     start    whether the job begins by itself; else a button stands here first. A job that was cancelled never does.
     place    a name for where on the page this stands: of the jobs that a visitor's moves ask for at one place, only
              the last waits in line (`Jobs.leave`)
+    patience_s   how long a fresh job is waited for, so that a quick one shows no progress; 0: what stands below is
+             drawn at once
     Raises: ValueError with the sentence that ended the job."""
     jobs, mark = cached.jobs(), hashlib.sha256(key.encode()).hexdigest()[:12]
     visitor = st.session_state.setdefault("_visitor", uuid4().hex)
@@ -45,7 +55,7 @@ def result_of(device: str, key: str, title: str, work: Work, start: bool = True,
     if job is None and start:
         job = jobs.submit(device, key, title, work)
     if job is not None:
-        job.ended.wait(max(0.0, PATIENCE_S - job.age_s))
+        job.ended.wait(max(0.0, patience_s - job.age_s))
     if job is not None and job.state == "done":
         return job.result
     if job is None or job.state in ("cancelled", "failed"):

@@ -98,8 +98,8 @@ def front(duel: Duel) -> list[str]:
 def layer_errors(duel: Duel) -> go.Figure:
     """SQNR of every layer's output, on the calibration text's first tokens; higher is better. Bars: from the worst
     window to the best."""
-    title = "Where each scheme loses: every layer's output; bars from the worst to the best window of text"
-    fig = figure(title, "module; in each, the blocks from the first to the last", "SQNR of the output, dB", HEIGHT)
+    x_title = "module; in each, the blocks from the first to the last"
+    fig = figure("Where each scheme loses: every layer's output", x_title, "SQNR, dB; bars: worst to best text", HEIGHT)
     known = {text: [row for row in rows if row.output_sqnr_db is not None] for text, rows in duel.layers.items()}
     places, centres = layer_places(list(dict.fromkeys(row.name for rows in known.values() for row in rows)))
     for number, (text, rows) in enumerate(known.items()):

@@ -73,7 +73,7 @@ def scale_map(study: GranularityStudy) -> go.Figure:
 def error_map(study: GranularityStudy, limit: float) -> go.Figure:
     """|W_hat - W|, on a scale that stays while the granularity changes."""
     fig = figure("The error each weight takes", "input channel", "output channel", 400, uirevision="maps")
-    fig.add_trace(heat_map(study.error.abs(), "|error|", signed=False, limit=limit))
+    fig.add_trace(heat_map(study.error.abs(), "size of the error", signed=False, limit=limit))
     return _as_map(fig, study.weight.shape[0])
 
 

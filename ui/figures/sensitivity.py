@@ -144,6 +144,7 @@ def budgets(
     """Bits per weight against KL: uniform schemes (measured), the plans that the solver finds (predicted), and the
     plan at hand, measured."""
     fig = figure("Plan against one scheme for all", "bits per weight, scales counted", "KL, nats, log", 380)
+    most = max(bits for bits, _ in uniform.values())
     fig.add_trace(
         go.Scatter(
             x=[bits for bits, _ in predicted],
@@ -160,7 +161,8 @@ def budgets(
             y=[kl for _, kl in uniform.values()],
             mode="markers+text",
             text=[short_label(text) for text in uniform],
-            textposition="top right",
+            textposition=["top right" if bits < most else "top left" for bits, _ in uniform.values()],
+            cliponaxis=False,
             marker={"color": VERMILION, "symbol": "x", "size": 11},
             name="one scheme for all, measured",
             hovertemplate="%{text}: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",

@@ -35,6 +35,19 @@ def test_one_slider_move_changes_the_number_it_should(page: Any, server_url: str
     assert page.url.endswith("bits=3")
 
 
+def test_reset_brings_back_the_page_the_sidebar_and_the_link(page: Any, server_url: str) -> None:
+    """The button is in the body, which runs alone; the sidebar is outside of it, and the block's sides are hidden."""
+    page.goto(f"{server_url}/Granularity?format=int3&grain=block&text=story")
+    before = wait_drawn(page, "error_map")
+    assert "one scale for 128 x 128" in page.inner_text("body")
+    page.get_by_role("button", name="Reset", exact=True).click()
+    wait_drawn(page, "error_map", after=before)
+    page.wait_for_function("location.search === ''")
+    checked = [name for name in ("int4", "group", "encyclopedia") if page.get_by_role("radio", name=name).is_checked()]
+    assert checked == ["int4", "group", "encyclopedia"]
+    assert "one scale for 1 x 128" in page.inner_text("body")
+
+
 def test_every_page_of_the_menu_opens(page: Any, server_url: str) -> None:
     page.set_default_timeout(90_000)  # GPTQ reads its calibration text first
     page.goto(server_url)

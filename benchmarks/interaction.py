@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from benchmarks import machine, sessions
 from tests.browser_fixtures import FLAGS, NAMES, ROOT, serving
@@ -40,12 +41,15 @@ class Slider:
     label: str
     key: str = "ArrowLeft"
 
+    def on(self, page: Page) -> Locator:
+        return page.get_by_role("slider", name=re.compile(f"^{re.escape(self.label)}"))
+
     def aim(self, page: Page) -> None:
-        page.get_by_role("slider", name=self.label).focus()
+        self.on(page).focus()
 
     def fire(self, page: Page) -> str | None:
         """Press; the new value, None where the slider was at its end (it then turns round)."""
-        slider = page.get_by_role("slider", name=self.label)
+        slider = self.on(page)
         value = "node => node.value ?? node.getAttribute('aria-valuenow')"
         before = slider.evaluate(value)
         page.keyboard.press(self.key)

@@ -205,6 +205,7 @@ def measure_pages(url: str, browser: Any, moves: int) -> dict[str, Any]:
         page = browser.new_context(viewport={"width": 1440, "height": 1000}).new_page()
         wire = Wire(page)
         opened = visit(page, url, place)
+        page.wait_for_selector('[data-testid="stProgress"]', state="detached", timeout=180_000)  # its first job is over
         page.wait_for_timeout(1500)
         sent_before = wire.total
         first, again = sweep(page, place, moves)

@@ -287,11 +287,13 @@ def body(choice: controls.Choice) -> None:
         run = runs[file]
         assert isinstance(run, Recorded)
         report = recorded(run, file, row)
+    times_here = st.container()  # there before its pictures are: those below keep their place, and so their zoom
     if report is None:
         shape, schemes = LAYERS["Llama-3-8B gate"], schemes_for(4096)
     else:
         shape, schemes = report.shape, shown_schemes(report)
-        times_part(report, schemes, [] if found is None else found.closed)
+        with times_here:
+            times_part(report, schemes, [] if found is None else found.closed)
         frame.numbers(speed_words.times_table(report, schemes), "speed")
     roof_part(source == NOW, None if found is None else found.machine, report, shape, schemes)
     times = "" if report is None else times_code(report, choice.device, file)

@@ -255,7 +255,8 @@ def worst_layers(found: Duel) -> list[str]:
 def body(choice: controls.Choice) -> None:
     schemes, limit, text_id = asked_for(choice)
     frame.python(code(choice, schemes, text_id, limit))
-    found = measured(schemes, choice, text_id, limit)
+    with st.container():
+        found = measured(schemes, choice, text_id, limit)
     job_view.kept_notice()
     if found is not None:
         show(found.duel, choice, text_id, limit, found.whole)

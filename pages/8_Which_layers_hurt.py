@@ -123,14 +123,16 @@ def so_far_words(costs: Costs, count: int, way: str) -> str:
 
 
 def plan_part(choice: controls.Choice, schemes: tuple[str, ...], budget: float, limit: int) -> None:
-    found = measured(choice, schemes, limit, False)
+    with st.container():
+        found = measured(choice, schemes, limit, False)
     if not isinstance(found, Sensitivity):
         return
     uniform = {one: found.mean_bits(dict.fromkeys(found.layers, one)) for one in schemes}
     chosen = plan_for_budget(found, max(budget + 1e-6, min(uniform.values())))
     text = str(chosen.plan)
     rivals = [one for one in sorted(uniform, key=lambda one: uniform[one]) if uniform[one] <= budget + 1e-6]
-    duel_found = beside_rival(choice, tuple(dict.fromkeys([text, *rivals[-1:]])), limit)
+    with st.container():
+        duel_found = beside_rival(choice, tuple(dict.fromkeys([text, *rivals[-1:]])), limit)
     kl = None if duel_found is None else duel_found.reports[text].kl
     trail = cached.plan_trail(choice.model_id, choice.device, "evaluation/all", limit, schemes)
     words = [
@@ -200,7 +202,8 @@ def body(choice: controls.Choice) -> None:
     frame.python(code(choice, scheme, way == ALL_BUT, every, budget, limit))
     with ranked:
         job_view.kept_notice()
-        found = measured(choice, (scheme,), limit, way == ALL_BUT)
+        with st.container():
+            found = measured(choice, (scheme,), limit, way == ALL_BUT)
         if found is not None:
             names = list(linears(cached.model(choice.model_id, choice.device).model))
             ranking_part(found, scheme, way, [name for name in names if not Scheme.parse(scheme).skips(name)])

@@ -36,7 +36,8 @@ def result_of(
     patience_s: float = PATIENCE_S,
 ) -> Any:
     """The job's result; while there is none, its progress stands here instead, and None is returned. The page is drawn
-    again when the job is over, and whenever it has shown more of its result.
+    again when the job is over, and whenever it has shown more of its result. Call it inside a container that is there
+    with and without a job: a progress bar that comes and goes would have the charts below it built anew.
 
     start    whether the job begins by itself; else a button stands here first. A job that was cancelled never does.
     place    a name for where on the page this stands: of the jobs that a visitor's moves ask for at one place, only

@@ -5,7 +5,6 @@
 
 `streamlit run app.py` works as well and looks the same: this file adds speed, nothing else.
 - GzipOnce: 2.7 MB instead of 7.6 MB per browser, compressed once (see ui/gzip_once.py).
-- EarlyScript: plotly.js comes with the page, not with the first chart (see ui/early_script.py).
 - warm_up, in a thread beside the server: imports torch and transformers and loads the reference model (3-4 s). The
   first picture needs torch and one weight's file only, so a visitor who comes meanwhile sees it before that is done;
   the next tokens wait for the model. Nothing is collected meanwhile, for all that imports make stays: that saves half a
@@ -23,7 +22,6 @@ from contextlib import asynccontextmanager
 import streamlit as st
 from starlette.middleware import Middleware
 
-from ui.early_script import EarlyScript
 from ui.gzip_once import GzipOnce
 
 
@@ -46,7 +44,7 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
     yield
 
 
-app = st.App("app.py", middleware=[Middleware(GzipOnce), Middleware(EarlyScript)], lifespan=lifespan)
+app = st.App("app.py", middleware=[Middleware(GzipOnce)], lifespan=lifespan)
 
 if __name__ == "__main__":
     app.run()

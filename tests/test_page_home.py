@@ -109,6 +109,12 @@ def test_the_reference_model_breaks_between_four_bits_and_two() -> None:
     assert "The next token is **another one**; **0 of 5**" in prose(at)
 
 
+def test_the_drawing_library_is_asked_for_before_any_picture(at: AppTest) -> None:
+    at.run()
+    names = [element.proto.component_name for element in at.get("bidi_component")]
+    assert names[:2] == ["lab_head_start", "lab_chart"]
+
+
 def test_the_reference_models_first_picture_is_that_of_the_loaded_model() -> None:
     """It is drawn from the file, before the model is there."""
     at = page("", layer=REFERENCE_LAYER).run()

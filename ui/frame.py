@@ -25,6 +25,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.models import ASSETS
 from ui import controls
+from ui.components.chart import head_start
 from ui.components.copy_link import copy_link
 
 ICON = ASSETS / "icon.png"  # a file of ours: an icon by name would be fetched from the internet
@@ -72,6 +73,7 @@ def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[contro
     """All above the body; what the sidebar says, and the place for notices about the link."""
     st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=str(ICON), layout="wide")
     st.html(STYLE)
+    head_start()
     controls.begin(path)
     st.query_params.pop(FOLLOWED, None)
     menu()

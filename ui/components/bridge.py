@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import plotly
 import streamlit as st
+from plotly.offline import get_plotlyjs_version
 from streamlit.components.v1 import declare_component
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from ui.components import plotly_js
 from ui.components.palette import SERIES
 
 WEB = Path(__file__).parent / "web"
+PLOTLY = Path(plotly.__file__).parent / "package_data"
 
 LOADER = """
 // Streamlit's own script lies in <app>/static/js/, wherever a proxy or a page's path may have put us.
@@ -46,20 +48,21 @@ def _version(folder: Path) -> str:
 
 
 WEB_FOLDER = f"web-{_version(WEB)}"
+PLOTLY_FOLDER = f"plotly-{get_plotlyjs_version()}"
 
 
 @cache
 def _serve_folders() -> None:
     """Announce both folders to the running server; needs a script run, so it happens at the first mount."""
     declare_component(WEB_FOLDER, path=WEB)
-    declare_component(plotly_js.FOLDER, path=plotly_js.FILE.parent)
+    declare_component(PLOTLY_FOLDER, path=PLOTLY)
 
 
 def component(name: str) -> Callable[..., Any]:
     """The mounting function of the component in web/<name>.js and web/<name>.css."""
     options = {
         "module": f"component/{__name__}.{WEB_FOLDER}/{name}.js",
-        "plotly": plotly_js.PATH,
+        "plotly": f"component/{__name__}.{PLOTLY_FOLDER}/plotly.min.js",
         "palette": SERIES,
     }
     renderer = st.components.v2.component(

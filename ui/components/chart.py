@@ -24,6 +24,12 @@ from ui.components.palette import refuse_unknown
 DEFAULT_HEIGHT = 420
 
 _mount = component("chart")
+_mount_head_start = component("head_start")
+
+
+def head_start() -> None:
+    """Let the browser fetch the drawing library now, while the server computes; draws nothing."""
+    _mount_head_start(b"{}", key="head_start")
 
 
 def chart(

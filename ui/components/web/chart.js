@@ -179,17 +179,15 @@ class Chart {
   }
 }
 
-function loadPlotly(url) {
+export function loadPlotly(url) {
   plotlyLoaded ??= new Promise((resolve, reject) => {
-    const early = document.querySelector('script[data-early="plotly"]'); // the page brought it (early_script.py)
-    if (early && window.Plotly) return resolve(window.Plotly);
-    const script = early ?? Object.assign(document.createElement("script"), { src: url, async: true });
+    const script = Object.assign(document.createElement("script"), { src: url, async: true });
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => {
       plotlyLoaded = undefined;
       reject(new Error("the drawing library did not arrive; is the server running? Then reload the page"));
     };
-    if (!early) document.head.append(script);
+    document.head.append(script);
   });
   return plotlyLoaded;
 }

@@ -33,7 +33,7 @@ def test_a_reload_in_the_middle_neither_ends_nor_doubles_a_duel(page: Any, serve
     page.wait_for_selector(BAR)
     assert share(page) >= before  # the job went on, and did not begin anew
     assert "in line" not in page.locator(BAR).first.inner_text()
-    page.set_default_timeout(90_000)
+    page.set_default_timeout(240_000)
     wait_drawn(page, "pareto")
     wait_drawn(page, "along")
     assert page.get_by_text("is closest to the float model").count() == 1

@@ -178,7 +178,7 @@ def measured(schemes: list[str], choice: controls.Choice, text_id: str, limit: i
     if (found := cached.kept_duel(*asked, tuple(schemes), choice.calibration)) is not None:
         return Measured(found, True)
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-    texts = cached.duel_tokens(*place, text_id, limit), cached.calibration_tokens(*place, choice.calibration)
+    texts = cached.duel_texts(*place, text_id, limit, choice.calibration)
 
     def work(tell: job_view.Teller) -> Duel:
         return duel(loaded, schemes, *texts, store, hashed, tell, tell.show)

@@ -41,7 +41,7 @@ def measured(
     if found is not None:
         return found
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-    texts = cached.duel_tokens(*place, "evaluation/all", limit), cached.calibration_tokens(*place)
+    texts = cached.duel_texts(*place, "evaluation/all", limit)
 
     def work(tell: job_view.Teller) -> Sensitivity:
         return kept_sensitivity(
@@ -68,7 +68,7 @@ def beside_rival(choice: controls.Choice, texts: tuple[str, ...], limit: int) ->
     if found is not None:
         return found
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-    tokens = cached.duel_tokens(*place, "evaluation/all", limit), cached.calibration_tokens(*place)
+    tokens = cached.duel_texts(*place, "evaluation/all", limit)
     return job_view.result_of(
         choice.device,
         f"duel|{'|'.join(place)}|evaluation/all|{limit}|{'|'.join(texts)}",

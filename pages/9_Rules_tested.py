@@ -29,7 +29,7 @@ def card(rule: Rule, choice: controls.Choice, limit: int, run: bool) -> tuple[st
     """One rule: words, run, verdict, picture, what has changed since."""
     place = (choice.model_id, choice.device)
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-    texts = cached.duel_tokens(*place, "evaluation/all", limit), cached.calibration_tokens(*place, choice.calibration)
+    texts = cached.duel_texts(*place, "evaluation/all", limit, choice.calibration)
     st.markdown(f"**{rule.text}**")
     st.markdown(rule.why)
     st.caption(f"`{rule.scheme}` against {', '.join(f'`{text}`' for text in rule.challengers)}")

@@ -37,9 +37,8 @@ WINDOW = 512
 DOWNLOAD_SHARE = 0.8  # of the progress; the rest is reading the weights
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 
-_IMPORTING = (
-    threading.Lock()
-)  # two threads inside transformers' lazy imports at once meet each other's half-made modules
+# Two threads inside transformers' lazy imports at once meet each other's half-made modules.
+_IMPORTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,8 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     require_float(source, place)
     _require_room(source, place, target)
-    with _IMPORTING:
-        from transformers import (
-            AutoModelForCausalLM,
-            AutoTokenizer,
-        )  # 1 s to import: only those who load a model pay it
+    with _IMPORTING:  # it takes 1 s, which only those who load a model pay
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
     which: dict[str, Any] = {"trust_remote_code": False, **({"gguf_file": place.gguf} if place.gguf else {})}
     watch = _Watch(progress)

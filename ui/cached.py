@@ -639,6 +639,13 @@ def calibration_tokens(
     return tokens(model_id, device, calibration, most if limit is None else min(most, limit))
 
 
+def duel_texts(
+    model_id: str, device: str, text_id: str, limit: int, calibration: str = OWN_CALIBRATION
+) -> tuple[Tensor, Tensor]:
+    """What a whole model is measured on, and what static ranges and GPTQ see."""
+    return duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device, calibration)
+
+
 def kept_schemes(
     model_id: str,
     device: str,
@@ -648,7 +655,7 @@ def kept_schemes(
     calibration: str = OWN_CALIBRATION,
 ) -> tuple[str, ...]:
     """Those of the schemes whose answers are in the store already."""
-    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device, calibration))
+    texts = duel_texts(model_id, device, text_id, limit, calibration)
     return tuple(known(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device)))
 
 
@@ -671,7 +678,7 @@ def kept_duel(
 def _kept_duel(
     model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...], calibration: str
 ) -> Duel:
-    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device, calibration))
+    texts = duel_texts(model_id, device, text_id, limit, calibration)
     return duel(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device))
 
 
@@ -689,7 +696,7 @@ def kept_rule(
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _kept_rule(model_id: str, device: str, limit: int, key: str, calibration: str) -> RuleResult:
     rule = next(one for one in best_practice() if one.key == key)
-    texts = (duel_tokens(model_id, device, "evaluation/all", limit), calibration_tokens(model_id, device, calibration))
+    texts = duel_texts(model_id, device, "evaluation/all", limit, calibration)
     return rule.test(model(model_id, device), *texts, store(), hash_of(model_id, device))
 
 
@@ -705,7 +712,7 @@ def kept_sensitivity(
     model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...], all_but: bool
 ) -> Sensitivity | None:
     """The sensitivities, where all of them are in the store already."""
-    texts = (duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device))
+    texts = duel_texts(model_id, device, text_id, limit)
     place = (store(), all_but, hash_of(model_id, device))
     costs = [kept_costs(model(model_id, device), scheme, *texts, *place) for scheme in schemes]
     return joined([cost for cost in costs if cost is not None]) if all(costs) else None

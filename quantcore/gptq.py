@@ -35,7 +35,7 @@ from torch import Tensor
 from quantcore.affine import QParams, from_grid, not_finite, to_grid
 from quantcore.qtensor import QTensor
 from quantcore.scheme import Gptq, QuantSpec
-from quantcore.sweep import Order, Rows, Trace, sweep
+from quantcore.sweep import Order, Rows, Trace, sweep, takes_kernel
 
 __all__ = ["CholeskyError", "GptqProblem", "Trace", "gptq_loss", "gptq_plain", "gptq_quantize", "gptq_quantize_many"]
 
@@ -212,6 +212,10 @@ def _factor(hessian: Tensor, order: Order, damp: float) -> tuple[Tensor, Tensor,
     del backwards
     rows = lower.mT
     diagonal = rows.diagonal()
+    if takes_kernel(rows):
+        from quantcore.kernels.gptq_pull import pull_of
+
+        return pull_of(rows), diagonal.flip(0), stopped
     return rows.div(diagonal[:, None]).flip(0, 1), diagonal.flip(0), stopped
 
 

@@ -11,6 +11,7 @@ that serves a group of columns. `SweepState` says which of them a row uses.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -69,6 +70,7 @@ class Rows:
 
     qparams     scales and zero points (O / rows_a_scale, groups)
     group       (K,) int32, the group of the column visited at each step
+    run         so many steps share a group, from each step that is a multiple of it; 0: all do
     reach       the weight's least and greatest value, NaN where it holds one: looked at when the GPU is done
     waits       whether the scale of a group is taken when the sweep reaches it"""
 
@@ -86,6 +88,8 @@ class Rows:
         if not self.waits:  # else they change on the way
             known[key] = found
         self.reach, self.qparams = found
+        alone = order.sorted and not self.by_group
+        self.run = 0 if self.columns_a_scale >= len(order.columns) else 1 if alone else self.columns_a_scale
         self.group = ((order.places[order.columns] if self.by_group else order.columns) // self.columns_a_scale).int()
 
     def blocks(self, size: int) -> Iterator[tuple[int, int]]:
@@ -148,6 +152,7 @@ class SweepState:
     scale       all parts' scales behind one another, each (groups, rows); zero_point alike, None where no part has any
     first, stride   (R,) int32: a row's scale of group g is scale[first + g * stride]
     group       (parts, K) int32: the group of the column at each step, as Rows.group;  part  (R,) int32
+    run         so many steps share a group, in every part, from each step that is a multiple of it
     lo, hi      (R,) the least and the greatest value of a row's codes
     adjusted    w' of each step: (K, R), or (SCRATCH, R) where nobody reads it afterwards
     error       w - w_hat of each step: (K, R), or of one block, (size, R), where `_SplitProducts` keeps it
@@ -161,6 +166,7 @@ class SweepState:
     stride: Tensor
     group: Tensor
     part: Tensor
+    run: int
     lo: Tensor
     hi: Tensor
     adjusted: Tensor
@@ -184,7 +190,7 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
 
     diagonal    (K,), M_jj, for the trace's loss"""
     first, work = parts[0], pull.dtype
-    on_gpu = _takes_kernel(pull)
+    on_gpu = takes_kernel(pull)
     size = max(GPU_BLOCK, first.block_size) if on_gpu else first.block_size
     split = on_gpu and not first.waits and len(pull) > size
     state = _state(parts, work, SCRATCH if on_gpu and trace is None else None, size if split and not trace else None)
@@ -210,7 +216,8 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
     return [part.codes(values) for part, values in zip(parts, torch.split(state.values, widths, 1), strict=True)]
 
 
-def _takes_kernel(pull: Tensor) -> bool:
+def takes_kernel(pull: Tensor) -> bool:
+    """Whether GPTQ's Triton kernels work on such a tensor."""
     return pull.is_cuda and pull.dtype == torch.float32 and importlib.util.find_spec("triton") is not None
 
 
@@ -249,6 +256,7 @@ def _state(parts: Sequence[Rows], work: torch.dtype, scratch: int | None, block:
         stride=_joined(stride),
         group=torch.stack([part.group for part in parts]),
         part=_joined(place),
+        run=math.gcd(*(part.run for part in parts)),
         lo=_joined(lo),
         hi=_joined(hi),
         adjusted=torch.empty(scratch or width, total, dtype=work, device=device),
@@ -276,9 +284,10 @@ class _SplitProducts:
     Memory: 6 bytes for each number of pull and of error."""
 
     def __init__(self, pull: Tensor, rows: int, size: int) -> None:
+        from quantcore.kernels.gptq_pull import halves_of
+
         self.size, before = size, (len(pull) - 1) // size
-        high, low = _halves(pull[:, : before * size].reshape(len(pull), before, size))
-        self._pull = torch.stack([high, high, low], 2).flatten(1)
+        self._pull = halves_of(pull, size)
         self._error = torch.empty(before, 3, size, rows, dtype=torch.bfloat16, device=pull.device)
 
     def product(self, start: int, stop: int) -> Tensor:
@@ -289,11 +298,6 @@ class _SplitProducts:
     def halves(self, start: int) -> Tensor | None:
         """Where the errors of the block at `start` go for the blocks to come, (3, size, rows); None for the last."""
         return self._error[start // self.size] if start // self.size < len(self._error) else None
-
-
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    high = x.bfloat16()
-    return high, (x - high).bfloat16()
 
 
 def _sweep_block(state: SweepState, part: Rows, pull: Tensor, start: int, stop: int, asks: Tensor | None) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from quantcore import dequantize, gptq, sweep
 from quantcore.gptq import GptqProblem, gptq_quantize, gptq_quantize_many
+from quantcore.kernels.gptq_pull import halves_of, pull_of
 from quantcore.kernels.gptq_sweep import sweep_block
 from tests import gptq_laws as laws
 
@@ -70,7 +71,8 @@ def test_the_whole_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch, order: str | No
     def product(split: sweep._SplitProducts, start: int, stop: int) -> Tensor:
         return split._pull[start:stop, : 3 * start].float() @ split._error[: start // split.size].flatten(0, 2).float()
 
-    monkeypatch.setattr(sweep, "_takes_kernel", lambda pull: pull.dtype == torch.float32)
+    for module in (sweep, gptq):
+        monkeypatch.setattr(module, "takes_kernel", lambda pull: pull.dtype == torch.float32)
     monkeypatch.setattr(sweep, "GPU_BLOCK", 32)
     monkeypatch.setattr(sweep._SplitProducts, "product", product)
     weight, hessian = (t.float() for t in laws.problem("random", 40, 104))
@@ -89,6 +91,24 @@ def test_the_whole_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch, order: str | No
     assert torch.allclose(trace.quantized, dequantize(traced)[[0, 7]][:, trace.order], atol=1e-5)
 
 
+@pytest.mark.parametrize(("width", "size"), [(70, 16), (129, 64), (40, 40), (257, 128)])
+def test_pull_and_its_halves(width: int, size: int) -> None:
+    factor = torch.linalg.cholesky(torch.eye(width) + 0.1 * torch.ones(width, width))
+    upper = (factor + torch.triu(torch.full((width, width), float("nan")), 1)).mT
+    pull = pull_of(upper)
+    assert torch.equal(pull, (factor.mT / factor.diagonal()[:, None]).flip(0, 1))
+    halves = halves_of(pull, size)
+    before = (width - 1) // size
+    assert halves.shape == (width, 3 * before * size)
+    for block in range(before):
+        rows = slice((block + 1) * size, None)
+        high, again, low = halves[rows, 3 * block * size : 3 * (block + 1) * size].float().split(size, 1)
+        exact = pull[rows, block * size : (block + 1) * size]
+        assert torch.equal(high, again)
+        assert torch.allclose(high, exact, rtol=2**-7, atol=0)  # the interpreter cuts bits off
+        assert torch.allclose(high + low, exact, rtol=2**-14, atol=0)
+
+
 def test_what_is_kept_apart_is_the_same() -> None:
     """Rows that share columns, groups and scales give what rows with their own give; so do a place for the errors of
     one block alone and none for the adjusted weights. `halves`: the error's high half, its low half, the high again."""
@@ -105,7 +125,7 @@ def test_what_is_kept_apart_is_the_same() -> None:
     together = sweep.SweepState(
         w, source, torch.cat([scale.flatten() for scale in scales]), None,
         first=source + part * scales[0].numel(), stride=torch.where(part == 0, 30, 7).int(), group=groups, part=part,
-        lo=lo, hi=hi, adjusted=torch.full((16, rows), float("nan")), error=torch.full((columns - start, rows), 9.0),
+        run=1, lo=lo, hi=hi, adjusted=torch.full((16, rows), float("nan")), error=torch.full((columns - start, rows), 9.0),
         values=torch.zeros(columns, rows, dtype=torch.int8),
     )  # fmt: skip
     wide = torch.cat([scales[0].repeat_interleave(group, 0), scales[1]], 1)
@@ -114,7 +134,7 @@ def test_what_is_kept_apart_is_the_same() -> None:
     each = torch.arange(rows, dtype=torch.int32)
     apart = sweep.SweepState(
         w[:, source.long()], each, wide.flatten(), None, each, torch.full_like(each, rows),
-        torch.arange(columns, dtype=torch.int32)[None], torch.zeros_like(each), lo, hi,
+        torch.arange(columns, dtype=torch.int32)[None], torch.zeros_like(each), 1, lo, hi,
         torch.zeros(columns, rows), torch.zeros(columns, rows), torch.zeros(columns, rows),
     )  # fmt: skip
     halves = torch.zeros(3, columns - start, rows, dtype=torch.bfloat16)

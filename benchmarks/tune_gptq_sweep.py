@@ -1,0 +1,91 @@
+"""Which tile sweeps GPTQ's columns quickest on this GPU: the search behind `gptq_sweep.tile_for`.
+
+    python -m benchmarks.tune_gptq_sweep          prints the tiles by time, writes results/tune_gptq_sweep.json
+
+int4, groups of 128, K 4096, columns as they come and sorted (then each column has its own scale); 1024, 4096, 14336 and
+65536 rows. Times are medians in ms of the whole sweep, its matrix products between the blocks included, factorization
+and scales not. The tiles are compiled first, by several processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gptq import gram_for, int4, median, problem
+from benchmarks.machine import describe
+from quantcore.gptq import GptqProblem, _factor
+from quantcore.kernels import gptq_sweep
+from quantcore.kernels.gptq_sweep import Tile
+from quantcore.scheme import Gptq
+from quantcore.sweep import Order, Rows, sweep
+
+RESULTS = Path(__file__).parent / "results"
+WIDTH = 4096
+ROWS = (1024, 4096, 14336, 65536)
+SHAPES = ((16, 1), (16, 2), (32, 1), (32, 2), (32, 4), (64, 2), (64, 4), (128, 4))  # rows and warps of a program
+WAYS = [
+    *(("tf32x3", Tile(rows, chunk, warps, stages))
+      for rows, warps in SHAPES for chunk, stages in ((64, 1), (64, 3), (128, 2))),
+    ("ieee", Tile(32, 64, 2, 1)),
+]  # fmt: skip
+PROCESSES = 14
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS / "tune_gptq_sweep.json")
+    args = parser.parse_args()
+    found: dict[str, Any] = {"machine": describe(), "rows": []}
+    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+        pool.map(compile_them, [WAYS[i::PROCESSES] for i in range(PROCESSES)])
+    for rows, order in itertools.product(ROWS, (None, "weight")):
+        work = Work(rows, order)
+        now = work.ms()
+        times = sorted((work.ms(precision, tile), precision, tuple(tile)) for precision, tile in WAYS)
+        row = {"rows": rows, "order": order, "now": now, "best": times[:5], "all": times}
+        found["rows"].append(row)
+        print(json.dumps({key: value for key, value in row.items() if key != "all"}), flush=True)
+        args.out.write_text(json.dumps(found) + "\n")
+
+
+def compile_them(ways: list[tuple[str, Tile]]) -> None:
+    works = [Work(256, order, 768) for order in (None, "weight")]
+    for (precision, tile), work in itertools.product(ways, works):
+        work.run(precision, tile)
+
+
+class Work:
+    """A sweep of so many rows: weights of 4096 rows at most, side by side."""
+
+    def __init__(self, rows: int, order: str | None, width: int = WIDTH) -> None:
+        gram = gram_for(width, "cuda")
+        one = problem((min(rows, 4096), width), "cuda") if rows % 4096 == 0 else problem((rows, width), "cuda")
+        given = GptqProblem(one, int4(128), Gptq(order))
+        self.order = Order.of(gram, order is not None)
+        self.pull, self.diagonal, _ = _factor(gram, self.order, 0.01)
+        self.parts = [Rows(given, self.order, {}) for _ in range(rows // len(one))]
+
+    def run(self, precision: str | None = None, tile: Tile | None = None) -> None:
+        was = gptq_sweep.tile_for, gptq_sweep.PRECISION
+        if precision and tile:
+            gptq_sweep.tile_for, gptq_sweep.PRECISION = (lambda rows: tile), precision
+        try:
+            sweep(self.parts, self.pull, self.diagonal, None)
+        finally:
+            gptq_sweep.tile_for, gptq_sweep.PRECISION = was
+
+    def ms(self, precision: str | None = None, tile: Tile | None = None) -> float:
+        try:
+            return median(lambda: self.run(precision, tile), "cuda", 3)
+        except Exception as error:  # a tile that does not fit the multiprocessor
+            print(precision, tile, str(error)[:100], flush=True)
+            return float("inf")
+
+
+if __name__ == "__main__":
+    main()

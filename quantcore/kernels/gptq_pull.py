@@ -1,0 +1,74 @@
+"""What GPTQ's sweep takes from a factorization, in one pass over it instead of one for each step of the arithmetic.
+
+    pull    (K, K): row j, what column j takes from the errors of the columns before it, M_ij / M_jj; 1 on the diagonal
+    halves  (K, 3 before size) bf16: of each block of `size` columns that another follows, the high halves of pull, the
+            same again, the low halves (see `sweep._SplitProducts`); rows of later blocks alone are written
+
+The factor comes with both axes reversed: entry (K - 1 - j, K - 1 - i) of `upper` is M_ij.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS = 32
+COLUMNS = 128
+
+
+@triton.jit
+def _pull(
+    upper_ptr,
+    pull_ptr,
+    width,
+    row_stride,
+    column_stride,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    j = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    i = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    row = (width - 1 - j).to(tl.int64)
+    column = (width - 1 - i).to(tl.int64)
+    inside = (j < width)[:, None] & (i < width)[None, :]
+    at = row[:, None] * row_stride + column[None, :] * column_stride
+    ours = tl.load(upper_ptr + at, mask=inside & (i[None, :] <= j[:, None]), other=0.0)
+    diagonal = tl.load(upper_ptr + row * (row_stride + column_stride), mask=j < width, other=1.0)
+    tl.store(pull_ptr + j.to(tl.int64)[:, None] * width + i[None, :], tl.div_rn(ours, diagonal[:, None]), mask=inside)
+
+
+@triton.jit
+def _halves(pull_ptr, out_ptr, width, out_width, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    j = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    i = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    block = i // size
+    if tl.program_id(0) * ROWS + ROWS > tl.program_id(1) * COLUMNS:  # else no row here is of a later block
+        wanted = (j < width)[:, None] & (block < out_width // (3 * size))[None, :] & (i[None, :] < j[:, None])
+        row = j.to(tl.int64)[:, None]
+        x = tl.load(pull_ptr + row * width + i[None, :], mask=wanted, other=0.0)
+        high = x.to(tl.bfloat16)
+        low = (x - high.to(tl.float32)).to(tl.bfloat16)
+        at = out_ptr + row * out_width + (3 * size * block + i % size)[None, :]
+        tl.store(at, high, mask=wanted)
+        tl.store(at + size, high, mask=wanted)
+        tl.store(at + 2 * size, low, mask=wanted)
+
+
+def pull_of(upper: Tensor) -> Tensor:
+    """pull (K, K), float32. Shape of upper: (K, K), any strides; what is below its diagonal is not read."""
+    width = len(upper)
+    pull = torch.empty(width, width, device=upper.device)
+    grid = (triton.cdiv(width, ROWS), triton.cdiv(width, COLUMNS))
+    _pull[grid](upper, pull, width, *upper.stride(), ROWS=ROWS, COLUMNS=COLUMNS)
+    return pull
+
+
+def halves_of(pull: Tensor, size: int) -> Tensor:
+    """halves (K, 3 before size) bf16, before = (K - 1) // size."""
+    width, before = len(pull), (len(pull) - 1) // size
+    halves = torch.empty(width, 3 * before * size, dtype=torch.bfloat16, device=pull.device)
+    grid = (triton.cdiv(width, ROWS), triton.cdiv(before * size, COLUMNS))
+    _halves[grid](pull, halves, width, halves.shape[1], size, ROWS=ROWS, COLUMNS=COLUMNS)
+    return halves

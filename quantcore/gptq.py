@@ -213,7 +213,7 @@ def _factor(hessian: Tensor, order: Order, damp: float) -> tuple[Tensor, Tensor,
     rows = lower.mT
     diagonal = rows.diagonal()
     if takes_kernel(rows):
-        from quantcore.kernels.gptq_pull import pull_of
+        from quantcore.kernels.gptq_passes import pull_of
 
         return pull_of(rows), diagonal.flip(0), stopped
     return rows.div(diagonal[:, None]).flip(0, 1), diagonal.flip(0), stopped

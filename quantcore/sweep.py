@@ -14,6 +14,7 @@ import importlib.util
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -133,6 +134,10 @@ class Rows:
 
     def codes(self, values: Tensor) -> Tensor:
         """The codes (O, K) in the columns' own order, from the codes' values (K, O) in visiting order."""
+        if values.dtype == torch.int8 and values.is_cuda and _has_triton():
+            from quantcore.kernels.gptq_passes import codes_of
+
+            return codes_of(values, self.order.places)
         stored = self.spec.fmt.encode(values).view(torch.uint8)  # fp8 cannot be copied by index everywhere
         if self.order.sorted:
             stored = stored.index_select(0, self.order.places)
@@ -218,7 +223,12 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
 
 def takes_kernel(pull: Tensor) -> bool:
     """Whether GPTQ's Triton kernels work on such a tensor."""
-    return pull.is_cuda and pull.dtype == torch.float32 and importlib.util.find_spec("triton") is not None
+    return pull.is_cuda and pull.dtype == torch.float32 and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _state(parts: Sequence[Rows], work: torch.dtype, scratch: int | None, block: int | None) -> SweepState:
@@ -284,7 +294,7 @@ class _SplitProducts:
     Memory: 6 bytes for each number of pull and of error."""
 
     def __init__(self, pull: Tensor, rows: int, size: int) -> None:
-        from quantcore.kernels.gptq_pull import halves_of
+        from quantcore.kernels.gptq_passes import halves_of
 
         self.size, before = size, (len(pull) - 1) // size
         self._pull = halves_of(pull, size)

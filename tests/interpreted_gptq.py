@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quantcore import dequantize, gptq, sweep
 from quantcore.gptq import GptqProblem, gptq_quantize, gptq_quantize_many
-from quantcore.kernels.gptq_pull import halves_of, pull_of
+from quantcore.kernels.gptq_passes import codes_of, halves_of, pull_of
 from quantcore.kernels.gptq_sweep import sweep_block
 from tests import gptq_laws as laws
 
@@ -109,6 +109,13 @@ def test_pull_and_its_halves(width: int, size: int) -> None:
         assert torch.allclose(high + low, exact, rtol=2**-14, atol=0)
 
 
+def test_codes() -> None:
+    values = torch.randint(-128, 128, (70, 200), dtype=torch.int8)
+    places = torch.randperm(70)
+    part = values[:, 30:160]
+    assert torch.equal(codes_of(part, places), part[places].T)
+
+
 def test_what_is_kept_apart_is_the_same() -> None:
     """Rows that share columns, groups and scales give what rows with their own give; so do a place for the errors of
     one block alone and none for the adjusted weights. `halves`: the error's high half, its low half, the high again."""
@@ -125,7 +132,8 @@ def test_what_is_kept_apart_is_the_same() -> None:
     together = sweep.SweepState(
         w, source, torch.cat([scale.flatten() for scale in scales]), None,
         first=source + part * scales[0].numel(), stride=torch.where(part == 0, 30, 7).int(), group=groups, part=part,
-        run=1, lo=lo, hi=hi, adjusted=torch.full((16, rows), float("nan")), error=torch.full((columns - start, rows), 9.0),
+        run=1, lo=lo, hi=hi, adjusted=torch.full((16, rows), float("nan")),
+        error=torch.full((columns - start, rows), 9.0),
         values=torch.zeros(columns, rows, dtype=torch.int8),
     )  # fmt: skip
     wide = torch.cat([scales[0].repeat_interleave(group, 0), scales[1]], 1)

@@ -68,6 +68,16 @@ def _steps(x, scale, inverse):
 
 
 @triton.jit
+def _tile(w_ptr, asks_ptr, k, source, r, mine, rows, columns, w_stride, ASKS: tl.constexpr):
+    """Columns k of w, and what the blocks before ask of them: (SUB, ROWS)."""
+    inside = (k < columns)[:, None] & mine[None, :]
+    tile = tl.load(w_ptr + k[:, None] * w_stride + source[None, :], mask=inside, other=0.0)
+    if ASKS:
+        tile += tl.load(asks_ptr + k[:, None] * rows + r[None, :], mask=inside, other=0.0)
+    return tile
+
+
+@triton.jit
 def _sweep(
     w_ptr,
     source_ptr,
@@ -113,12 +123,30 @@ def _sweep(
     group_at = group_ptr + tl.load(part_ptr + r, mask=mine, other=0) * group_stride
     step = tl.arange(0, SUB)
     piece = tl.arange(0, CHUNK)
+    # The next tile is loaded a turn ahead, and all else that does not wait for the products before them.
+    ahead = _tile(w_ptr, asks_ptr, step, source, r, mine, rows, columns, w_stride, ASKS)
     for start in range(0, columns, SUB):
         k = start + step
         known = (k < columns)[:, None]
-        tile = tl.load(w_ptr + k[:, None] * w_stride + source[None, :], mask=known & mine[None, :], other=0.0)
-        if ASKS:
-            tile += tl.load(asks_ptr + k[:, None] * rows + r[None, :], mask=known & mine[None, :], other=0.0)
+        tile = ahead
+        ahead = _tile(w_ptr, asks_ptr, k + SUB, source, r, mine, rows, columns, w_stride, ASKS)
+        weights = ()
+        scales = ()
+        inverses = ()
+        zeros = ()
+        for i in tl.static_range(SUB):
+            live = mine & (start + i < columns)
+            weights = weights + (tl.load(w_ptr + (start + i) * w_stride + source, mask=live, other=0.0),)
+            if i == 0 or not ALIKE:
+                place = first + tl.load(group_at + start + i, mask=live, other=0) * stride
+                scale = tl.load(scale_ptr + place, mask=live, other=1.0)
+                inverse = tl.minimum(tl.div_rn(1.0, scale), LARGEST)
+                if ZERO:
+                    zero = tl.load(zero_ptr + place, mask=live, other=0.0)
+            scales = scales + (scale,)
+            inverses = inverses + (inverse,)
+            if ZERO:
+                zeros = zeros + (zero,)
         # The last piece reaches over the SUB columns themselves, whose errors count as 0 yet: their part of pull comes
         # into the cache in one go, for the scalar loads below.
         for before in range(0, start + SUB, CHUNK):
@@ -132,24 +160,9 @@ def _sweep(
         tl.store(adjusted_ptr + (passed + step)[:, None] * rows + r[None, :], tile, mask=known & mine[None, :])
         tl.debug_barrier()  # the tile's rows are read back by other threads of this program
         moved = ()
-        weights = ()
-        scales = ()
-        inverses = ()
-        zeros = ()
         for i in tl.static_range(SUB):
             live = mine & (start + i < columns)
             moved = moved + (tl.load(adjusted_ptr + (passed + i) * rows + r, mask=live, other=0.0),)
-            weights = weights + (tl.load(w_ptr + (start + i) * w_stride + source, mask=live, other=0.0),)
-            if i == 0 or not ALIKE:
-                at = first + tl.load(group_at + start + i, mask=live, other=0) * stride
-                scale = tl.load(scale_ptr + at, mask=live, other=1.0)
-                inverse = tl.minimum(tl.div_rn(1.0, scale), LARGEST)
-                if ZERO:
-                    zero = tl.load(zero_ptr + at, mask=live, other=0.0)
-            scales = scales + (scale,)
-            inverses = inverses + (inverse,)
-            if ZERO:
-                zeros = zeros + (zero,)
         arrived = ()
         errors = ()
         values = ()

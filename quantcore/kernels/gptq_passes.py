@@ -1,10 +1,10 @@
-"""What GPTQ's sweep takes from a factorization, in one pass over it instead of one for each step of the arithmetic.
+"""What GPTQ does to whole matrices before and after its sweep, each in one pass over memory.
 
-    pull    (K, K): row j, what column j takes from the errors of the columns before it, M_ij / M_jj; 1 on the diagonal
-    halves  (K, 3 before size) bf16: of each block of `size` columns that another follows, the high halves of pull, the
-            same again, the low halves (see `sweep._SplitProducts`); rows of later blocks alone are written
-
-The factor comes with both axes reversed: entry (K - 1 - j, K - 1 - i) of `upper` is M_ij.
+pull    (K, K): row j, what column j takes from the errors of the columns before it, M_ij / M_jj; 1 on the diagonal.
+        The factor comes with both axes reversed: entry (K - 1 - j, K - 1 - i) of `upper` is M_ij
+halves  (K, 3 before size) bf16: of each block of `size` columns that another follows, the high halves of pull, the
+        same again, the low halves (see `sweep._SplitProducts`); rows of later blocks alone are written
+codes   (O, K) in the columns' own order, from the sweep's (K, O) in visiting order
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 ROWS = 32
 COLUMNS = 128
+TILE = 64
 
 
 @triton.jit
@@ -45,7 +46,7 @@ def _halves(pull_ptr, out_ptr, width, out_width, size, ROWS: tl.constexpr, COLUM
     i = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     block = i // size
     if tl.program_id(0) * ROWS + ROWS > tl.program_id(1) * COLUMNS:  # else no row here is of a later block
-        wanted = (j < width)[:, None] & (block < out_width // (3 * size))[None, :] & (i[None, :] < j[:, None])
+        wanted = (j < width)[:, None] & (block < out_width // (3 * size))[None, :]
         row = j.to(tl.int64)[:, None]
         x = tl.load(pull_ptr + row * width + i[None, :], mask=wanted, other=0.0)
         high = x.to(tl.bfloat16)
@@ -54,6 +55,17 @@ def _halves(pull_ptr, out_ptr, width, out_width, size, ROWS: tl.constexpr, COLUM
         tl.store(at, high, mask=wanted)
         tl.store(at + size, high, mask=wanted)
         tl.store(at + 2 * size, low, mask=wanted)
+
+
+@triton.jit
+def _codes(values_ptr, places_ptr, out_ptr, rows, width, value_stride, TILE: tl.constexpr):
+    r = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    k = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    place = tl.load(places_ptr + k, mask=k < width, other=0)
+    at = values_ptr + place[:, None] * value_stride + r[None, :]
+    codes = tl.load(at, mask=(k < width)[:, None] & (r < rows)[None, :], other=0)
+    at = out_ptr + r.to(tl.int64)[:, None] * width + k[None, :]
+    tl.store(at, tl.trans(codes), mask=(r < rows)[:, None] & (k < width)[None, :])
 
 
 def pull_of(upper: Tensor) -> Tensor:
@@ -72,3 +84,13 @@ def halves_of(pull: Tensor, size: int) -> Tensor:
     grid = (triton.cdiv(width, ROWS), triton.cdiv(before * size, COLUMNS))
     _halves[grid](pull, halves, width, halves.shape[1], size, ROWS=ROWS, COLUMNS=COLUMNS)
     return halves
+
+
+def codes_of(values: Tensor, places: Tensor) -> Tensor:
+    """codes (O, K) int8: column c is row places[c] of values. Shapes: values (K, O) int8, its rows lie at any distance;
+    places (K,) int64."""
+    width, rows = values.shape
+    codes = torch.empty(rows, width, dtype=values.dtype, device=values.device)
+    grid = (triton.cdiv(rows, TILE), triton.cdiv(width, TILE))
+    _codes[grid](values, places, codes, rows, width, values.stride(0), TILE=TILE)
+    return codes

@@ -344,8 +344,11 @@ def _in_order(x: Tensor, weight: LowBitWeight, spec: QuantSpec | None, static: Q
 
 
 def _multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    from quantcore.kernels import few_tokens_matmul as few
     from quantcore.kernels.low_bit_matmul import expand, multiply_packed
 
+    if few.takes(x, weight):
+        return few.multiply_few(x, weight, bias)
     if len(x) <= FUSED_TOKENS:
         return multiply_packed(x, weight, bias)
     return F.linear(x, expand(weight, dtype), None if bias is None else bias.to(dtype))

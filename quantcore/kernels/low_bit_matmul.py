@@ -276,8 +276,7 @@ def pack_weight(qweight: QTensor, plane: int | None = None) -> LowBitWeight:
         codes = codes[:, order]
     rows, width = codes.shape
     group = width // qweight.scale.shape[1]
-    whole = width % (PLANES * WIDE) == 0 and group % WIDE == 0
-    plane = plane or (WIDE if whole else NARROW)
+    plane = plane or NARROW
     padded = torch.nn.functional.pad(codes, (0, -width % (BLOCK if qweight.spec.fmt.bits > 4 else PLANES * plane)))
     if qweight.spec.fmt.bits <= 4:
         planes = ((padded.to(torch.int32) + 8) & 15).view(rows, -1, PLANES, plane)

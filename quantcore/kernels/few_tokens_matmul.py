@@ -1,0 +1,273 @@
+"""At most 16 tokens of 16 bits times 4-bit codes: each thread unpacks straight into its operand of the tensor cores.
+
+The product and the layout are those of `low_bit_matmul` with planes of 32 columns, whose kernel sends every unpacked
+weight through shared memory to the thread that multiplies it. Here no weight moves between threads. A tensor-core
+instruction m16n8k16 wants of lane 4 g + c, for the weight (16 rows x 16 columns):
+
+    a0  row g,     two columns          a2  row g,     two others
+    a1  row g + 8, the columns of a0    a3  row g + 8, the columns of a2
+
+and for x of token g the same four columns, b0 and b1; which columns of K they are is ours to choose. In a block of 128
+columns the lane reads 16 bytes of row g and 16 of row g + 8, eight words each: words 8 c to 8 c + 7. Two words side by
+side are one register; its plane p, unpacked, is columns 32 p + 8 c + 2 q and the next, q = 0..3. So four 16-byte pieces
+of x, columns 32 p + 8 c to 32 p + 8 c + 7, hold what goes with them, and planes 2 h and 2 h + 1 of register q make one
+instruction: eight for a block. The warp's loads of the weight are 512 bytes in a row.
+
+A program has a few tiles of 16 rows. Its warps share K between them; their sums are added in the order of the warps, so
+the result is always the same. A group's sums are scaled in float32 when the group ends, as in `low_bit_matmul`.
+
+Every tensor here has one element a thread (element i is thread i's), so that assembler says what a thread does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quantcore.kernels.low_bit_matmul import (
+    BF16_0,
+    BF16_4,
+    BF16_8,
+    BF16_12,
+    BLOCK,
+    FP16_0,
+    FP16_4,
+    FP16_8,
+    FP16_12,
+    NARROW,
+    LowBitWeight,
+)
+
+MOST_TOKENS = 16
+TOKENS = 8  # of one instruction
+WEIGHTS = tl.constexpr("ld.global.nc.L1::no_allocate.v4.b32 {$0, $1, $2, $3}, [$4];")
+PIECE = tl.constexpr(
+    "{ .reg .pred p; setp.ne.b32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
+    "@p ld.global.nc.v4.b32 {$0, $1, $2, $3}, [$4]; }"
+)
+_MMA = "mma.sync.aligned.m16n8k16.row.col.f32.{0}.{0}.f32 "
+_MMA += "{{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"
+BF16_MMA = tl.constexpr(_MMA.format("bf16"))
+FP16_MMA = tl.constexpr(_MMA.format("f16"))
+ONES = {torch.bfloat16: 0x3F803F80, torch.float16: 0x3C003C00}
+
+
+class FewTile(NamedTuple):
+    """`tiles` of 16 rows a program, `warps` that share K, `blocks` of 128 columns whose loads are under way at once."""
+
+    tiles: int
+    warps: int
+    blocks: int
+
+
+@triton.jit
+def _load_weights(address):
+    return tl.inline_asm_elementwise(
+        WEIGHTS, "=r,=r,=r,=r,l", [address], dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def _load_piece(address, wanted):
+    return tl.inline_asm_elementwise(
+        PIECE, "=&r,=&r,=&r,=&r,l,r", [address, wanted], dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=True,
+        pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def _assemble(words, BF16_ASM: tl.constexpr, FP16_ASM: tl.constexpr, BF16: tl.constexpr):
+    if BF16:
+        return tl.inline_asm_elementwise(BF16_ASM, "=r,r", [words], dtype=tl.int32, is_pure=True, pack=1)
+    else:
+        return tl.inline_asm_elementwise(FP16_ASM, "=r,r", [words], dtype=tl.int32, is_pure=True, pack=1)
+
+
+@triton.jit
+def _unpack(words, PLANE: tl.constexpr, BF16: tl.constexpr):
+    """Plane PLANE of two words: two weights less 8, as one register."""
+    if PLANE == 0:
+        return _assemble(words, BF16_0, FP16_0, BF16)
+    elif PLANE == 1:
+        return _assemble(words, BF16_4, FP16_4, BF16)
+    elif PLANE == 2:
+        return _assemble(words, BF16_8, FP16_8, BF16)
+    else:
+        return _assemble(words, BF16_12, FP16_12, BF16)
+
+
+@triton.jit
+def _mma(acc, a0, a1, a2, a3, b0, b1, BF16: tl.constexpr):
+    code: tl.constexpr = BF16_MMA if BF16 else FP16_MMA
+    return tl.inline_asm_elementwise(
+        code, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", [a0, a1, a2, a3, b0, b1, acc[0], acc[1], acc[2], acc[3]],
+        dtype=(tl.float32, tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def _stacked(parts):
+    """Tensors (n,) side by side, (n, len(parts)); their number is a power of 2."""
+    for _ in tl.static_range(5):
+        if len(parts) > 1:
+            pairs = ()
+            for i in tl.static_range(len(parts) // 2):
+                pairs = pairs + (tl.join(parts[i], parts[i + len(parts) // 2]),)
+            parts = pairs
+    return parts[0]
+
+
+@triton.jit(do_not_specialize=["T"])
+def _multiply_few(
+    w_ptr,
+    x_ptr,
+    y_ptr,
+    scale_ptr,
+    zero_ptr,
+    bias_ptr,
+    N,
+    T,
+    K,
+    blocks,
+    group,
+    HALVES: tl.constexpr,  # 2: each 64 columns have their own scale; 1: 128 share one
+    ROWWISE: tl.constexpr,  # the whole row shares one
+    ZERO: tl.constexpr,
+    BIAS: tl.constexpr,
+    BF16: tl.constexpr,
+    ONE: tl.constexpr,  # 1.0 twice in a register
+    TOKEN_TILES: tl.constexpr,  # of 8 tokens
+    TILES: tl.constexpr,
+    WARPS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    thread = tl.arange(0, 32 * WARPS)
+    warp, g, c = thread // 32, (thread % 32) // 4, thread % 4
+    first_row = tl.program_id(0) * (16 * TILES)
+    each = tl.cdiv(blocks, WARPS)
+    begin = warp * each
+    end = tl.minimum(begin + each, blocks)
+    zeros = tl.zeros([32 * WARPS], tl.float32)
+    ones = tl.full([32 * WARPS], ONE, tl.int32)
+    sums = ()
+    for _ in tl.static_range(TILES * TOKEN_TILES * 4):
+        sums = sums + (zeros,)
+    for step in range(0, each, BLOCKS):
+        words = ()
+        for i in tl.static_range(BLOCKS):
+            block = tl.minimum(begin + step + i, blocks - 1).to(tl.int64)
+            for half_tile in tl.static_range(2 * TILES):
+                row = tl.minimum(first_row + 8 * half_tile + g, N - 1)
+                words = words + _load_weights((w_ptr + (block * N + row) * 32 + 8 * c).to(tl.int64))
+        for i in tl.static_range(BLOCKS):
+            block = begin + step + i
+            pieces = ()
+            for token_tile in tl.static_range(TOKEN_TILES):
+                token = 8 * token_tile + g
+                for plane in tl.static_range(4):
+                    k = block * 128 + 32 * plane + 8 * c
+                    wanted = ((token < T) & (block < end) & (k < K)).to(tl.int32)
+                    pieces = pieces + _load_piece((x_ptr + token.to(tl.int64) * K + k).to(tl.int64), wanted)
+            for h in tl.static_range(HALVES):
+                totals = ()
+                if ZERO:
+                    for token_tile in tl.static_range(TOKEN_TILES):
+                        acc = (zeros, zeros, zeros, zeros)
+                        for pair in tl.static_range(2 // HALVES):
+                            for q in tl.static_range(4):
+                                b0 = pieces[16 * token_tile + 8 * (h + pair) + q]
+                                b1 = pieces[16 * token_tile + 8 * (h + pair) + 4 + q]
+                                acc = _mma(acc, ones, ones, ones, ones, b0, b1, BF16)
+                        totals = totals + acc
+                if ROWWISE:
+                    group_at = 0
+                else:
+                    group_at = tl.minimum((block * 128 + 64 * h) // group, (K - 1) // group) * N
+                scaled = ()
+                for tile in tl.static_range(TILES):
+                    accs = ()
+                    for _ in tl.static_range(TOKEN_TILES):
+                        accs = accs + (zeros, zeros, zeros, zeros)
+                    for pair in tl.static_range(2 // HALVES):
+                        for q in tl.static_range(4):
+                            upper = words[(i * TILES + tile) * 8 + q]
+                            lower = words[(i * TILES + tile) * 8 + 4 + q]
+                            a0 = _unpack(upper, 2 * (h + pair), BF16)
+                            a1 = _unpack(lower, 2 * (h + pair), BF16)
+                            a2 = _unpack(upper, 2 * (h + pair) + 1, BF16)
+                            a3 = _unpack(lower, 2 * (h + pair) + 1, BF16)
+                            moved = ()
+                            for token_tile in tl.static_range(TOKEN_TILES):
+                                b0 = pieces[16 * token_tile + 8 * (h + pair) + q]
+                                b1 = pieces[16 * token_tile + 8 * (h + pair) + 4 + q]
+                                acc = (
+                                    accs[4 * token_tile],
+                                    accs[4 * token_tile + 1],
+                                    accs[4 * token_tile + 2],
+                                    accs[4 * token_tile + 3],
+                                )
+                                moved = moved + _mma(acc, a0, a1, a2, a3, b0, b1, BF16)
+                            accs = moved
+                    for e in tl.static_range(2):
+                        row = tl.minimum(first_row + 16 * tile + 8 * e + g, N - 1)
+                        scale = tl.load(scale_ptr + group_at + row)
+                        if ZERO:
+                            zero = tl.load(zero_ptr + group_at + row).to(tl.float32)
+                        for token_tile in tl.static_range(TOKEN_TILES):
+                            for odd in tl.static_range(2):
+                                part = accs[4 * token_tile + 2 * e + odd]
+                                if ZERO:
+                                    part -= zero * totals[4 * token_tile + odd]
+                                scaled = scaled + (part * scale,)
+                added = ()
+                for j in tl.static_range(TILES * TOKEN_TILES * 4):
+                    added = added + (sums[j] + scaled[j],)
+                sums = added
+    # sums[((tile * 2 + e) * TOKEN_TILES + token_tile) * 2 + odd]
+    out = tl.sum(tl.reshape(_stacked(sums), [WARPS, 32, TILES * TOKEN_TILES * 4]), 0)
+    lane = tl.arange(0, 32)[:, None]
+    place = tl.arange(0, TILES * TOKEN_TILES * 4)[None, :]
+    n = first_row + 8 * (place // (2 * TOKEN_TILES)) + lane // 4
+    t = 8 * (place // 2 % TOKEN_TILES) + 2 * (lane % 4) + place % 2
+    if BIAS:
+        out += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    tl.store(y_ptr + t * N + n, out.to(y_ptr.dtype.element_ty), mask=(n < N) & (t < T))
+
+
+def takes(x: Tensor, weight: LowBitWeight) -> bool:
+    """Whether this kernel multiplies so many tokens by such a weight."""
+    tokens, width = x.shape
+    return (
+        x.is_cuda
+        and tokens <= MOST_TOKENS
+        and weight.bits == 4
+        and weight.words.shape[2] == NARROW
+        and width % 8 == 0
+        and (weight.group % 64 == 0 or weight.group >= width)
+    )
+
+
+def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: FewTile | None = None) -> Tensor:
+    """y (N, O) in the dtype of x, bf16 or fp16. Shape of x: (N, K), contiguous, columns in the weight's order."""
+    tokens, width = x.shape
+    out = weight.shape[0]
+    tile = tile or tile_for(tokens, weight)
+    y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
+    _multiply_few[(triton.cdiv(out, 16 * tile.tiles),)](
+        weight.words, x, y, weight.scale, weight.zero_point, bias,
+        out, tokens, width, triton.cdiv(width, BLOCK), weight.group,
+        HALVES=1 if weight.group % BLOCK == 0 or weight.group >= width else 2, ROWWISE=weight.group >= width,
+        ZERO=weight.zero_point is not None, BIAS=bias is not None, BF16=x.dtype == torch.bfloat16, ONE=ONES[x.dtype],
+        TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,
+        BLOCKS=tile.blocks, num_warps=tile.warps,
+    )  # fmt: skip
+    return y
+
+
+def tile_for(tokens: int, weight: LowBitWeight) -> FewTile:
+    """The tile that was quickest on an H100 for so many tokens and rows."""
+    return FewTile(2, 8, 2)

@@ -27,12 +27,9 @@ from quantcore.sweep import Order, Rows, sweep
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 4096
 ROWS = (4096, 14336, 65536)
-SHAPES = ((16, 1), (16, 2), (32, 1), (32, 2), (32, 4), (64, 2), (64, 4), (128, 4))  # rows and warps of a program
-WAYS = [
-    *(("tf32x3", Tile(rows, chunk, warps, stages))
-      for rows, warps in SHAPES for chunk, stages in ((64, 1), (64, 3))),
-    ("ieee", Tile(32, 64, 2, 1)),
-]  # fmt: skip
+SHAPES = ((16, 1), (32, 1), (32, 2), (64, 2), (128, 4))  # rows and warps of a program
+TILES = [Tile(rows, chunk, warps, stages)
+         for (rows, warps), (chunk, stages) in itertools.product(SHAPES, ((64, 1), (64, 3), (128, 2)))]  # fmt: skip
 PROCESSES = 14
 
 
@@ -42,21 +39,21 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, Any] = {"machine": describe(), "rows": []}
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        pool.map(compile_them, [WAYS[i::PROCESSES] for i in range(PROCESSES)])
+        pool.map(compile_them, [TILES[i::PROCESSES] for i in range(PROCESSES)])
     for rows, order in itertools.product(ROWS, (None, "weight")):
         work = Work(rows, order)
         now = work.ms()
-        times = sorted((work.ms(precision, tile), precision, tuple(tile)) for precision, tile in WAYS)
+        times = sorted((work.ms(tile), tuple(tile)) for tile in TILES)
         row = {"rows": rows, "order": order, "now": now, "best": times[:5], "all": times}
         found["rows"].append(row)
         print(json.dumps({key: value for key, value in row.items() if key != "all"}), flush=True)
         args.out.write_text(json.dumps(found) + "\n")
 
 
-def compile_them(ways: list[tuple[str, Tile]]) -> None:
+def compile_them(tiles: list[Tile]) -> None:
     works = [Work(256, order, 768) for order in (None, "weight")]
-    for (precision, tile), work in itertools.product(ways, works):
-        work.run(precision, tile)
+    for tile, work in itertools.product(tiles, works):
+        work.run(tile)
 
 
 class Work:
@@ -70,21 +67,17 @@ class Work:
         self.pull, self.diagonal, _ = _factor(gram, self.order, 0.01)
         self.parts = [Rows(given, self.order, {}) for _ in range(rows // len(one))]
 
-    def run(self, precision: str | None = None, tile: Tile | None = None) -> None:
-        was = gptq_sweep.tile_for, gptq_sweep.PRECISION
-        if precision and tile:
-            gptq_sweep.tile_for, gptq_sweep.PRECISION = (lambda rows: tile), precision
+    def run(self, tile: Tile | None = None) -> None:
+        was = gptq_sweep.tile_for
+        if tile:
+            gptq_sweep.tile_for = lambda rows: tile
         try:
             sweep(self.parts, self.pull, self.diagonal, None)
         finally:
-            gptq_sweep.tile_for, gptq_sweep.PRECISION = was
+            gptq_sweep.tile_for = was
 
-    def ms(self, precision: str | None = None, tile: Tile | None = None) -> float:
-        try:
-            return median(lambda: self.run(precision, tile), "cuda", 3)
-        except Exception as error:  # a tile that does not fit the multiprocessor
-            print(precision, tile, str(error)[:100], flush=True)
-            return float("inf")
+    def ms(self, tile: Tile | None = None) -> float:
+        return median(lambda: self.run(tile), "cuda", 3)
 
 
 if __name__ == "__main__":

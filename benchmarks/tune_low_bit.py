@@ -79,7 +79,7 @@ def search(shape: tuple[int, int], tokens: int) -> dict[str, Any]:
             raise AssertionError(f"{tile} gives another product for {tokens} tokens, {shape}")
         times.append((microseconds(clock, [lambda w=w: multiply_few(x, w, None, tile) for w in weights]), tile))  # noqa: B023
     times.sort()
-    now = dict((tile, time) for time, tile in times)[tile_for(tokens, one)]
+    now = {tile: time for time, tile in times}[tile_for(tokens, one)]
     return {
         "bf16_us": bf16,
         "packed_us": other,

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from quantcore.gptq import GptqProblem
 
 GPU_BLOCK = 256  # the least number of columns between two matrix products on a GPU
-SCRATCH = 16  # columns that the kernel sweeps in registers
 
 
 @dataclass
@@ -159,8 +158,8 @@ class SweepState:
     group       (parts, K) int32: the group of the column at each step, as Rows.group;  part  (R,) int32
     run         so many steps share a group, in every part, from each step that is a multiple of it
     lo, hi      (R,) the least and the greatest value of a row's codes
-    adjusted    w' of each step: (K, R), or (SCRATCH, R) where nobody reads it afterwards
-    error       w - w_hat of each step: (K, R), or of one block, (size, R), where `_SplitProducts` keeps it
+    adjusted    w' of each step, (K, R); (0, R) where nobody reads it afterwards
+    error       w - w_hat of each step, (K, R); (0, R) where nobody reads it and `_SplitProducts` keeps its halves
     values      (K, R) the codes' values: int8, float32 for float formats"""
 
     w: Tensor
@@ -198,7 +197,7 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
     on_gpu = takes_kernel(pull)
     size = max(GPU_BLOCK, first.block_size) if on_gpu else first.block_size
     split = on_gpu and not first.waits and len(pull) > size
-    state = _state(parts, work, SCRATCH if on_gpu and trace is None else None, size if split and not trace else None)
+    state = _state(parts, work, not on_gpu or trace is not None, not split or trace is not None)
     products = _SplitProducts(pull, len(state.source), size) if split else None
     for start, stop in first.blocks(size):
         asks = None
@@ -211,8 +210,7 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
         if on_gpu:
             from quantcore.kernels.gptq_sweep import sweep_block
 
-            halves = products.halves(start) if products else None
-            sweep_block(state, first.spec.fmt, pull, start, stop, asks, halves)
+            sweep_block(state, first.spec.fmt, pull, start, stop, asks, products and products.halves(start, stop))
         else:
             _sweep_block(state, first, pull, start, stop, asks)
     if trace is not None:
@@ -231,8 +229,8 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _state(parts: Sequence[Rows], work: torch.dtype, scratch: int | None, block: int | None) -> SweepState:
-    """`scratch` and `block`: how many rows of `adjusted` and `error` to keep; None: of all columns."""
+def _state(parts: Sequence[Rows], work: torch.dtype, adjusted: bool, error: bool) -> SweepState:
+    """`adjusted` and `error`: whether to keep them."""
     device, width = parts[0].group.device, len(parts[0].group)
     columns: dict[int, Tensor] = {}
     begins: dict[int, int] = {}
@@ -269,8 +267,8 @@ def _state(parts: Sequence[Rows], work: torch.dtype, scratch: int | None, block:
         run=math.gcd(*(part.run for part in parts)),
         lo=_joined(lo),
         hi=_joined(hi),
-        adjusted=torch.empty(scratch or width, total, dtype=work, device=device),
-        error=torch.empty(block or width, total, dtype=work, device=device),
+        adjusted=torch.empty(width if adjusted else 0, total, dtype=work, device=device),
+        error=torch.empty(width if error else 0, total, dtype=work, device=device),
         values=torch.empty(
             width, total, dtype=torch.float32 if parts[0].spec.fmt.is_float else torch.int8, device=device
         ),
@@ -296,18 +294,18 @@ class _SplitProducts:
     def __init__(self, pull: Tensor, rows: int, size: int) -> None:
         from quantcore.kernels.gptq_passes import halves_of
 
-        self.size, before = size, (len(pull) - 1) // size
+        self.size = size
         self._pull = halves_of(pull, size)
-        self._error = torch.empty(before, 3, size, rows, dtype=torch.bfloat16, device=pull.device)
+        self._error = torch.empty(-(-len(pull) // size), 3, size, rows, dtype=torch.bfloat16, device=pull.device)
 
     def product(self, start: int, stop: int) -> Tensor:
         """Shape (stop - start, rows), float32."""
         known = self._error[: start // self.size].flatten(0, 2)
         return torch.mm(self._pull[start:stop, : 3 * start], known, out_dtype=torch.float32)
 
-    def halves(self, start: int) -> Tensor | None:
-        """Where the errors of the block at `start` go for the blocks to come, (3, size, rows); None for the last."""
-        return self._error[start // self.size] if start // self.size < len(self._error) else None
+    def halves(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """pull's inside the block at `start`, and where its errors' go: (stop - start, 3 size) and (3, size, rows)."""
+        return self._pull[start:stop, 3 * start :], self._error[start // self.size]
 
 
 def _sweep_block(state: SweepState, part: Rows, pull: Tensor, start: int, stop: int, asks: Tensor | None) -> None:

@@ -41,6 +41,7 @@ from quantcore.kernels.low_bit_matmul import (
     NARROW,
     LowBitWeight,
 )
+from quantcore.kernels.stack import stacked
 
 MOST_TOKENS = 16
 TOKENS = 8  # of one instruction
@@ -107,18 +108,6 @@ def _mma(acc, a0, a1, a2, a3, b0, b1, BF16: tl.constexpr):
         code, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", [a0, a1, a2, a3, b0, b1, acc[0], acc[1], acc[2], acc[3]],
         dtype=(tl.float32, tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
     )  # fmt: skip
-
-
-@triton.jit
-def _stacked(parts):
-    """Tensors (n,) side by side, (n, len(parts)); their number is a power of 2."""
-    for _ in tl.static_range(5):
-        if len(parts) > 1:
-            pairs = ()
-            for i in tl.static_range(len(parts) // 2):
-                pairs = pairs + (tl.join(parts[i], parts[i + len(parts) // 2]),)
-            parts = pairs
-    return parts[0]
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -228,7 +217,7 @@ def _multiply_few(
                     added = added + (sums[j] + scaled[j],)
                 sums = added
     # sums[((tile * 2 + e) * TOKEN_TILES + token_tile) * 2 + odd]
-    out = tl.sum(tl.reshape(_stacked(sums), [WARPS, 32, TILES * TOKEN_TILES * 4]), 0)
+    out = tl.sum(tl.reshape(stacked(sums), [WARPS, 32, TILES * TOKEN_TILES * 4]), 0)
     lane = tl.arange(0, 32)[:, None]
     place = tl.arange(0, TILES * TOKEN_TILES * 4)[None, :]
     n = first_row + 8 * (place // (2 * TOKEN_TILES)) + lane // 4

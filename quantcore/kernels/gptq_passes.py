@@ -48,7 +48,7 @@ def _halves(pull_ptr, out_ptr, width, out_width, size, ROWS: tl.constexpr, COLUM
     if tl.program_id(0) * ROWS + ROWS > tl.program_id(1) * COLUMNS:  # else no row here is of a later block
         wanted = (j < width)[:, None] & (block < out_width // (3 * size))[None, :]
         row = j.to(tl.int64)[:, None]
-        x = tl.load(pull_ptr + row * width + i[None, :], mask=wanted, other=0.0)
+        x = tl.load(pull_ptr + row * width + i[None, :], mask=wanted & (i < width)[None, :], other=0.0)
         high = x.to(tl.bfloat16)
         low = (x - high.to(tl.float32)).to(tl.bfloat16)
         at = out_ptr + row * out_width + (3 * size * block + i % size)[None, :]
@@ -78,10 +78,10 @@ def pull_of(upper: Tensor) -> Tensor:
 
 
 def halves_of(pull: Tensor, size: int) -> Tensor:
-    """halves (K, 3 before size) bf16, before = (K - 1) // size."""
-    width, before = len(pull), (len(pull) - 1) // size
-    halves = torch.empty(width, 3 * before * size, dtype=torch.bfloat16, device=pull.device)
-    grid = (triton.cdiv(width, ROWS), triton.cdiv(before * size, COLUMNS))
+    """halves (K, 3 size blocks) bf16, blocks = K / size, rounded up."""
+    width, blocks = len(pull), triton.cdiv(len(pull), size)
+    halves = torch.empty(width, 3 * blocks * size, dtype=torch.bfloat16, device=pull.device)
+    grid = (triton.cdiv(width, ROWS), triton.cdiv(blocks * size, COLUMNS))
     _halves[grid](pull, halves, width, halves.shape[1], size, ROWS=ROWS, COLUMNS=COLUMNS)
     return halves
 

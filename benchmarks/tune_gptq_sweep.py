@@ -27,9 +27,9 @@ from quantcore.sweep import Order, Rows, sweep
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 4096
 ROWS = (4096, 14336, 65536)
-SHAPES = ((16, 1), (32, 1), (32, 2), (64, 2), (128, 4))  # rows and warps of a program
-TILES = [Tile(rows, chunk, warps, stages)
-         for (rows, warps), (chunk, stages) in itertools.product(SHAPES, ((64, 1), (64, 3), (128, 2)))]  # fmt: skip
+TILES = [Tile(rows, chunk, warps) for rows, chunk, warps in (
+    (16, 64, 1), (16, 128, 1), (32, 64, 1), (32, 128, 1), (32, 64, 2), (64, 64, 2), (64, 128, 2), (128, 64, 4),
+)]  # fmt: skip
 PROCESSES = 14
 
 

@@ -28,8 +28,9 @@ from quantcore.scheme import Scheme
 from quantcore.studies.speed import Clock
 
 RESULTS = Path(__file__).parent / "results"
-WORKS = {(14336, 4096): (1, 8, 16, 32), (4096, 4096): (1, 16), (4096, 14336): (1, 16), (1024, 4096): (1, 16)}
-TILES = [FewTile(*numbers) for numbers in itertools.product((1, 2, 4), (4, 8, 16), (1, 2, 4))]
+WORKS = {(14336, 4096): (1, 8, 16), (4096, 4096): (1, 16), (4096, 14336): (1, 16), (1024, 4096): (1, 16)}
+TILES = [FewTile(*numbers) for numbers in itertools.product((1,), (2, 4, 8), (1, 2), (False, True))]
+TILES += [FewTile(2, 4, 1, False), FewTile(2, 4, 1, True), FewTile(1, 4, 4, False), FewTile(1, 16, 1, False)]
 PROCESSES = 14
 
 
@@ -50,7 +51,7 @@ def main() -> None:
 
 def compile_them(tiles: list[FewTile]) -> None:
     weight = packed((128, 1024))
-    for tile, tokens in itertools.product(tiles, (1, 16, 32)):
+    for tile, tokens in itertools.product(tiles, (1, 16)):
         multiply_few(torch.randn(tokens, 1024, device="cuda", dtype=torch.bfloat16), weight, None, tile)
 
 

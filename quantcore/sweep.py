@@ -210,7 +210,8 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
         if on_gpu:
             from quantcore.kernels.gptq_sweep import sweep_block
 
-            sweep_block(state, first.spec.fmt, pull, start, stop, asks, products and products.halves(start, stop))
+            halves = products.halves(start, stop) if products else None
+            sweep_block(state, first.spec.fmt, pull, start, stop, asks, halves)
         else:
             _sweep_block(state, first, pull, start, stop, asks)
     if trace is not None:

@@ -45,11 +45,22 @@ from quantcore.kernels.stack import stacked
 
 MOST_TOKENS = 16
 TOKENS = 8  # of one instruction
-WEIGHTS = tl.constexpr("ld.global.nc.L1::no_allocate.v4.b32 {$0, $1, $2, $3}, [$4];")
-PIECE = tl.constexpr(
-    "{ .reg .pred p; setp.ne.b32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
-    "@p ld.global.nc.v4.b32 {$0, $1, $2, $3}, [$4]; }"
-)
+_LOAD = "{{ .reg .pred p; setp.ne.b32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
+_LOAD += "@p ld.global.nc{0}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}"
+KEPT_OUT = ".L1::no_allocate"  # of the cache: a weight is read once
+WEIGHTS = tl.constexpr(_LOAD.format(KEPT_OUT))
+PIECE = tl.constexpr(_LOAD.format(""))
+
+
+def _loads(count: int, apart: int, kind: str) -> str:
+    """`count` loads of 16 bytes, `apart` bytes apart, from one address."""
+    registers = [f"${4 * i}, ${4 * i + 1}, ${4 * i + 2}, ${4 * i + 3}" for i in range(count)]
+    pairs = enumerate(registers)
+    return " ".join(f"ld.global.nc{kind}.v4.b32 {{{four}}}, [${4 * count} + {apart * i}];" for i, four in pairs)
+
+
+ROW_AND_ROW_8 = tl.constexpr(_loads(2, 8 * 64, KEPT_OUT))
+FOUR_PLANES = tl.constexpr(_loads(4, 64, ""))
 _MMA = "mma.sync.aligned.m16n8k16.row.col.f32.{0}.{0}.f32 "
 _MMA += "{{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"
 BF16_MMA = tl.constexpr(_MMA.format("bf16"))
@@ -58,26 +69,59 @@ ONES = {torch.bfloat16: 0x3F803F80, torch.float16: 0x3C003C00}
 
 
 class FewTile(NamedTuple):
-    """`tiles` of 16 rows a program, `warps` that share K, `blocks` of 128 columns whose loads are under way at once."""
+    """`tiles` of 16 rows a program, `warps` that share K, `blocks` of 128 columns that are loaded at once, `ahead` of
+    the multiplication of those before or not."""
 
     tiles: int
     warps: int
     blocks: int
+    ahead: bool
 
 
 @triton.jit
-def _load_weights(address):
+def _load(address, wanted, CODE: tl.constexpr, PURE: tl.constexpr):
+    """16 bytes as four registers; zeros where not wanted."""
     return tl.inline_asm_elementwise(
-        WEIGHTS, "=r,=r,=r,=r,l", [address], dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=False, pack=1
-    )
-
-
-@triton.jit
-def _load_piece(address, wanted):
-    return tl.inline_asm_elementwise(
-        PIECE, "=&r,=&r,=&r,=&r,l,r", [address, wanted], dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=True,
+        CODE, "=&r,=&r,=&r,=&r,l,r", [address, wanted], dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=PURE,
         pack=1,
     )  # fmt: skip
+
+
+@triton.jit
+def _words(w_ptr, block, end, row, c, N, EVEN: tl.constexpr):
+    """Of rows `row` and `row + 8`: four registers each of a block. These loads stay where they are, to begin early."""
+    if EVEN:
+        at = w_ptr + (block.to(tl.int64) * N + row) * 32 + 8 * c
+        return tl.inline_asm_elementwise(
+            ROW_AND_ROW_8, "=r,=r,=r,=r,=r,=r,=r,=r,l", [at.to(tl.int64)],
+            dtype=(tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32), is_pure=False,
+            pack=1,
+        )  # fmt: skip
+    else:
+        wanted = (block < end).to(tl.int32)
+        upper = w_ptr + (block.to(tl.int64) * N + tl.minimum(row, N - 1)) * 32 + 8 * c
+        lower = w_ptr + (block.to(tl.int64) * N + tl.minimum(row + 8, N - 1)) * 32 + 8 * c
+        above = _load(upper.to(tl.int64), wanted, WEIGHTS, False)
+        return above + _load(lower.to(tl.int64), wanted, WEIGHTS, False)
+
+
+@triton.jit
+def _pieces(x_ptr, block, end, token, c, T, K, EVEN: tl.constexpr):
+    """Of a token, or of the last where there are fewer: four registers for each plane of a block."""
+    at = x_ptr + tl.minimum(token, T - 1).to(tl.int64) * K + block * 128 + 8 * c
+    if EVEN:
+        return tl.inline_asm_elementwise(
+            FOUR_PLANES, "=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,l", [at.to(tl.int64)],
+            dtype=(tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32,
+                   tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32),
+            is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        pieces = ()
+        for plane in tl.static_range(4):
+            wanted = ((block < end) & (block * 128 + 32 * plane + 8 * c < K)).to(tl.int32)
+            pieces = pieces + _load((at + 32 * plane).to(tl.int64), wanted, PIECE, True)
+        return pieces
 
 
 @triton.jit
@@ -133,6 +177,8 @@ def _multiply_few(
     TILES: tl.constexpr,
     WARPS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    EVEN: tl.constexpr,  # tiles fill the rows, and steps of all warps the blocks
+    AHEAD: tl.constexpr,  # the next BLOCKS are loaded before these are multiplied
 ):
     thread = tl.arange(0, 32 * WARPS)
     warp, g, c = thread // 32, (thread % 32) // 4, thread % 4
@@ -145,22 +191,28 @@ def _multiply_few(
     sums = ()
     for _ in tl.static_range(TILES * TOKEN_TILES * 4):
         sums = sums + (zeros,)
-    for step in range(0, each, BLOCKS):
-        words = ()
+    ahead = ()
+    if AHEAD:
         for i in tl.static_range(BLOCKS):
-            block = tl.minimum(begin + step + i, blocks - 1).to(tl.int64)
-            for half_tile in tl.static_range(2 * TILES):
-                row = tl.minimum(first_row + 8 * half_tile + g, N - 1)
-                words = words + _load_weights((w_ptr + (block * N + row) * 32 + 8 * c).to(tl.int64))
+            for tile in tl.static_range(TILES):
+                ahead = ahead + _words(w_ptr, begin + i, end, first_row + 16 * tile + g, c, N, EVEN)
+    for step in range(0, each, BLOCKS):
+        words = ahead
+        ahead = ()
+        for i in tl.static_range(BLOCKS):
+            for tile in tl.static_range(TILES):
+                block = begin + step + i + AHEAD * BLOCKS
+                if EVEN and AHEAD:
+                    block = tl.minimum(block, blocks - 1)
+                ahead = ahead + _words(w_ptr, block, end, first_row + 16 * tile + g, c, N, EVEN)
+        if not AHEAD:
+            words = ahead
+            ahead = ()
         for i in tl.static_range(BLOCKS):
             block = begin + step + i
             pieces = ()
             for token_tile in tl.static_range(TOKEN_TILES):
-                token = 8 * token_tile + g
-                for plane in tl.static_range(4):
-                    k = block * 128 + 32 * plane + 8 * c
-                    wanted = ((token < T) & (block < end) & (k < K)).to(tl.int32)
-                    pieces = pieces + _load_piece((x_ptr + token.to(tl.int64) * K + k).to(tl.int64), wanted)
+                pieces = pieces + _pieces(x_ptr, block, end, 8 * token_tile + g, c, T, K, EVEN)
             for h in tl.static_range(HALVES):
                 totals = ()
                 if ZERO:
@@ -251,12 +303,13 @@ def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: Few
         out, tokens, width, triton.cdiv(width, BLOCK), weight.group,
         HALVES=1 if weight.group % BLOCK == 0 or weight.group >= width else 2, ROWWISE=weight.group >= width,
         ZERO=weight.zero_point is not None, BIAS=bias is not None, BF16=x.dtype == torch.bfloat16, ONE=ONES[x.dtype],
+        EVEN=out % (16 * tile.tiles) == 0 and width % (BLOCK * tile.warps * tile.blocks) == 0,
         TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,
-        BLOCKS=tile.blocks, num_warps=tile.warps,
+        BLOCKS=tile.blocks, AHEAD=tile.ahead, num_warps=tile.warps,
     )  # fmt: skip
     return y
 
 
 def tile_for(tokens: int, weight: LowBitWeight) -> FewTile:
     """The tile that was quickest on an H100 for so many tokens and rows."""
-    return FewTile(2, 8, 2)
+    return FewTile(1, 4, 2, False)

@@ -13,8 +13,9 @@ side are one register; its plane p, unpacked, is columns 32 p + 8 c + 2 q and th
 of x, columns 32 p + 8 c to 32 p + 8 c + 7, hold what goes with them, and planes 2 h and 2 h + 1 of register q make one
 instruction: eight for a block. The warp's loads of the weight are 512 bytes in a row.
 
-A program has a few tiles of 16 rows. Its warps share K between them; their sums are added in the order of the warps, so
-the result is always the same. A group's sums are scaled in float32 when the group ends, as in `low_bit_matmul`.
+A program has a few tiles of 16 rows. Its warps take blocks of K in turn, so that all programs ask for the same columns
+of x at about the same time and find them in the cache of their multiprocessor; the warps' sums are added in the order
+of the warps, so the result is always the same. A group's sums are scaled in float32 when the group ends, as in `low_bit_matmul`.
 
 Every tensor here has one element a thread (element i is thread i's), so that assembler says what a thread does.
 """
@@ -88,7 +89,7 @@ def _load(address, wanted, CODE: tl.constexpr, PURE: tl.constexpr):
 
 
 @triton.jit
-def _words(w_ptr, block, end, row, c, N, EVEN: tl.constexpr):
+def _words(w_ptr, block, blocks, row, c, N, EVEN: tl.constexpr):
     """Of rows `row` and `row + 8`: four registers each of a block. These loads stay where they are, to begin early."""
     if EVEN:
         at = w_ptr + (block.to(tl.int64) * N + row) * 32 + 8 * c
@@ -98,7 +99,7 @@ def _words(w_ptr, block, end, row, c, N, EVEN: tl.constexpr):
             pack=1,
         )  # fmt: skip
     else:
-        wanted = (block < end).to(tl.int32)
+        wanted = (block < blocks).to(tl.int32)
         upper = w_ptr + (block.to(tl.int64) * N + tl.minimum(row, N - 1)) * 32 + 8 * c
         lower = w_ptr + (block.to(tl.int64) * N + tl.minimum(row + 8, N - 1)) * 32 + 8 * c
         above = _load(upper.to(tl.int64), wanted, WEIGHTS, False)
@@ -106,7 +107,7 @@ def _words(w_ptr, block, end, row, c, N, EVEN: tl.constexpr):
 
 
 @triton.jit
-def _pieces(x_ptr, block, end, token, c, T, K, EVEN: tl.constexpr):
+def _pieces(x_ptr, block, blocks, token, c, T, K, EVEN: tl.constexpr):
     """Of a token, or of the last where there are fewer: four registers for each plane of a block."""
     at = x_ptr + tl.minimum(token, T - 1).to(tl.int64) * K + block * 128 + 8 * c
     if EVEN:
@@ -119,7 +120,7 @@ def _pieces(x_ptr, block, end, token, c, T, K, EVEN: tl.constexpr):
     else:
         pieces = ()
         for plane in tl.static_range(4):
-            wanted = ((block < end) & (block * 128 + 32 * plane + 8 * c < K)).to(tl.int32)
+            wanted = ((block < blocks) & (block * 128 + 32 * plane + 8 * c < K)).to(tl.int32)
             pieces = pieces + _load((at + 32 * plane).to(tl.int64), wanted, PIECE, True)
         return pieces
 
@@ -183,9 +184,6 @@ def _multiply_few(
     thread = tl.arange(0, 32 * WARPS)
     warp, g, c = thread // 32, (thread % 32) // 4, thread % 4
     first_row = tl.program_id(0) * (16 * TILES)
-    each = tl.cdiv(blocks, WARPS)
-    begin = warp * each
-    end = tl.minimum(begin + each, blocks)
     zeros = tl.zeros([32 * WARPS], tl.float32)
     ones = tl.full([32 * WARPS], ONE, tl.int32)
     sums = ()
@@ -195,24 +193,24 @@ def _multiply_few(
     if AHEAD:
         for i in tl.static_range(BLOCKS):
             for tile in tl.static_range(TILES):
-                ahead = ahead + _words(w_ptr, begin + i, end, first_row + 16 * tile + g, c, N, EVEN)
-    for step in range(0, each, BLOCKS):
+                ahead = ahead + _words(w_ptr, i * WARPS + warp, blocks, first_row + 16 * tile + g, c, N, EVEN)
+    for step in range(0, tl.cdiv(blocks, WARPS), BLOCKS):
         words = ahead
         ahead = ()
         for i in tl.static_range(BLOCKS):
             for tile in tl.static_range(TILES):
-                block = begin + step + i + AHEAD * BLOCKS
+                block = (step + i + AHEAD * BLOCKS) * WARPS + warp
                 if EVEN and AHEAD:
                     block = tl.minimum(block, blocks - 1)
-                ahead = ahead + _words(w_ptr, block, end, first_row + 16 * tile + g, c, N, EVEN)
+                ahead = ahead + _words(w_ptr, block, blocks, first_row + 16 * tile + g, c, N, EVEN)
         if not AHEAD:
             words = ahead
             ahead = ()
         for i in tl.static_range(BLOCKS):
-            block = begin + step + i
+            block = (step + i) * WARPS + warp
             pieces = ()
             for token_tile in tl.static_range(TOKEN_TILES):
-                pieces = pieces + _pieces(x_ptr, block, end, 8 * token_tile + g, c, T, K, EVEN)
+                pieces = pieces + _pieces(x_ptr, block, blocks, 8 * token_tile + g, c, T, K, EVEN)
             for h in tl.static_range(HALVES):
                 totals = ()
                 if ZERO:

@@ -29,8 +29,9 @@ from quantcore.studies.speed import Clock
 
 RESULTS = Path(__file__).parent / "results"
 WORKS = {(14336, 4096): (1, 8, 16), (4096, 4096): (1, 16), (4096, 14336): (1, 16), (1024, 4096): (1, 16)}
-TILES = [FewTile(*numbers) for numbers in itertools.product((1, 2), (2, 4, 8), (1, 2), (False,))]
-TILES += [FewTile(1, 4, 1, True), FewTile(1, 2, 2, True), FewTile(1, 8, 1, True), FewTile(1, 4, 4, False)]
+TILES = [FewTile(1, warps, blocks, False, most)
+         for warps, blocks, most in itertools.product((4, 8), (1, 2), (None, 64, 72))]  # fmt: skip
+TILES += [FewTile(1, 4, 4), FewTile(1, 2, 2)]
 PROCESSES = 14
 
 

@@ -13,9 +13,8 @@ side are one register; its plane p, unpacked, is columns 32 p + 8 c + 2 q and th
 of x, columns 32 p + 8 c to 32 p + 8 c + 7, hold what goes with them, and planes 2 h and 2 h + 1 of register q make one
 instruction: eight for a block. The warp's loads of the weight are 512 bytes in a row.
 
-A program has a few tiles of 16 rows. Its warps take blocks of K in turn, so that all programs ask for the same columns
-of x at about the same time and find them in the cache of their multiprocessor; the warps' sums are added in the order
-of the warps, so the result is always the same. A group's sums are scaled in float32 when the group ends, as in `low_bit_matmul`.
+A program has a few tiles of 16 rows. Its warps take blocks of K in turn; their sums are added in the order of the warps,
+so the result is always the same. A group's sums are scaled in float32 when the group ends, as in `low_bit_matmul`.
 
 Every tensor here has one element a thread (element i is thread i's), so that assembler says what a thread does.
 """
@@ -71,12 +70,13 @@ ONES = {torch.bfloat16: 0x3F803F80, torch.float16: 0x3C003C00}
 
 class FewTile(NamedTuple):
     """`tiles` of 16 rows a program, `warps` that share K, `blocks` of 128 columns that are loaded at once, `ahead` of
-    the multiplication of those before or not."""
+    the multiplication of those before or not; `registers` a thread at most, so that all programs run at once."""
 
     tiles: int
     warps: int
     blocks: int
-    ahead: bool
+    ahead: bool = False
+    registers: int | None = None
 
 
 @triton.jit
@@ -303,11 +303,11 @@ def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: Few
         ZERO=weight.zero_point is not None, BIAS=bias is not None, BF16=x.dtype == torch.bfloat16, ONE=ONES[x.dtype],
         EVEN=out % (16 * tile.tiles) == 0 and width % (BLOCK * tile.warps * tile.blocks) == 0,
         TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,
-        BLOCKS=tile.blocks, AHEAD=tile.ahead, num_warps=tile.warps,
+        BLOCKS=tile.blocks, AHEAD=tile.ahead, num_warps=tile.warps, maxnreg=tile.registers,
     )  # fmt: skip
     return y
 
 
 def tile_for(tokens: int, weight: LowBitWeight) -> FewTile:
     """The tile that was quickest on an H100 for so many tokens and rows."""
-    return FewTile(1, 4, 2, False)
+    return FewTile(1, 4, 1)

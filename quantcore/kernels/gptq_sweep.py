@@ -271,4 +271,4 @@ def sweep_block(
 
 def tile_for(rows: int) -> Tile:
     """The tile that was quickest on an H100 for so many rows."""
-    return Tile(16, 128, 1) if rows <= 8192 else Tile(64, 128, 2)
+    return Tile(32, 128, 1) if rows <= 8192 else Tile(64, 128, 2)

@@ -3,10 +3,10 @@
 
     python -m benchmarks.tune_low_bit             prints the best of each, writes results/tune_low_bit.json
 
-Group 128, Llama-3-8B's layers: tiles of 16 rows a program, warps that share K, blocks of columns under way. `packed` is
-the kernel for more tokens. Times are medians in microseconds over CUDA graph replays, each call on another copy of the
-weight, so that none is found in the L2 cache. What differs from the other kernel by more than rounding is an error. The
-tiles are compiled first, by several processes.
+Group 128, Llama-3-8B's layers: tiles of 16 rows a program, warps that share K, blocks of columns at a time, registers.
+`packed` is the kernel for more tokens. Times are medians in microseconds over CUDA graph replays, each call on another
+copy of the weight, so that none is found in the L2 cache. What differs from the other kernel by more than rounding is
+an error. The tiles are compiled first, by several processes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from quantcore.scheme import Scheme
 from quantcore.studies.speed import Clock
 
 RESULTS = Path(__file__).parent / "results"
-WORKS = {(14336, 4096): (1, 8, 16), (4096, 4096): (1, 16), (4096, 14336): (1, 16), (1024, 4096): (1, 16)}
-TILES = [FewTile(1, warps, blocks, False, most)
-         for warps, blocks, most in itertools.product((4, 8), (1, 2), (None, 64, 72))]  # fmt: skip
-TILES += [FewTile(1, 4, 4), FewTile(1, 2, 2)]
+WORKS = {(14336, 4096): (1, 8, 16), (4096, 4096): (1, 8), (4096, 14336): (1, 8), (1024, 4096): (1, 8)}
+TILES = [FewTile(1, warps, blocks, most) for warps, blocks, most in itertools.product((4, 8), (1, 2), (None, 64, 72))]
+TILES += [FewTile(1, 2, 2), FewTile(2, 4, 1), FewTile(2, 8, 1)]
 PROCESSES = 14
 
 
@@ -81,7 +80,7 @@ def search(shape: tuple[int, int], tokens: int) -> dict[str, Any]:
             raise AssertionError(f"{tile} gives another product for {tokens} tokens, {shape}")
         times.append((microseconds(clock, [lambda w=w: multiply_few(x, w, None, tile) for w in weights]), tile))  # noqa: B023
     times.sort()
-    now = {tile: time for time, tile in times}[tile_for(tokens, one)]
+    now = {tile: time for time, tile in times}[tile_for(shape[0])]
     return {
         "bf16_us": bf16,
         "packed_us": other,

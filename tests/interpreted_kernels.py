@@ -4,11 +4,14 @@ process of its own: the interpreter is switched on where Triton is imported."""
 import pytest
 import torch
 
+from quantcore.kernels import few_tokens_matmul
 from quantcore.kernels.codes_matmul import Tile, multiply
+from quantcore.kernels.few_tokens_matmul import FewTile, multiply_few
 from quantcore.kernels.low_bit_matmul import expand, multiply_packed, pack_weight
 from quantcore.matmul import open_paths, why_no_kernels
 from quantcore.qtensor import dequantize, quantize
 from quantcore.scheme import Scheme
+from tests import emulated_lanes
 from tests import matmul_laws as laws
 
 
@@ -80,26 +83,19 @@ def test_low_bit(scheme: str) -> None:
         laws.check_product("low_bit", scheme, 3, 20, width, torch.float16, reorder=True)
 
 
-@pytest.mark.parametrize(
-    "scheme", ["w:int4/group64/asym", "w:int4/group128", "w:int3/group256", "w:int4/channel/asym", "w:int4/tensor"]
-)
-def test_low_bit_in_wide_planes(scheme: str) -> None:
-    """Planes of 64 columns: of 512 columns' two blocks, the second is another program's; 20 tokens take two tiles."""
-    spec = Scheme.parse(scheme).weights
-    assert spec is not None
-    packed = pack_weight(quantize(torch.randn(17, 512), spec))
-    assert packed.words.shape == (2, 17, 64)
+@pytest.mark.parametrize("scheme", ["w:int3/group256", "w:int4/channel/asym", "w:int4/tensor"])
+def test_low_bit_in_several_blocks(scheme: str) -> None:
+    """Of 512 columns' four blocks some are another program's; 20 tokens take two tiles."""
     laws.check_product("low_bit", scheme, 5, 70, 512, torch.float16)
     laws.check_product("low_bit", scheme, 1, 17, 512, torch.float16, with_bias=False)
     if "group" in scheme:
         laws.check_product("low_bit", scheme, 20, 24, 512, torch.float16, reorder=True)
 
 
-@pytest.mark.parametrize("plane", [32, 64])
-def test_low_bit_products_of_any_tile_and_plane_agree(plane: int) -> None:
+def test_low_bit_products_of_any_tile_agree() -> None:
     x, weight, bias = laws.draw(20, 72, 512, torch.float16)
     q = quantize(weight, Scheme.parse("w:int4/group64/asym").weights)
-    packed = pack_weight(q, plane)
+    packed = pack_weight(q)
     exact = x.double() @ dequantize(q).double().T + bias.double()
     for tile, splits in ((Tile(32, 16, 128, 2, 2), 2), (Tile(64, 32, 128, 4, 2), 1), (Tile(16, 16, 128, 4, 3), 2)):
         y = multiply_packed(x, packed, bias, tile, splits)
@@ -115,3 +111,21 @@ def test_low_bit_in_pieces_and_expanded(scheme: str) -> None:
     whole, pieces = (multiply_packed(x, packed, bias, splits=splits) for splits in (1, 3))
     assert torch.allclose(whole.float(), pieces.float(), rtol=2**-9)
     assert torch.equal(expand(packed, torch.float16), dequantize(q).half())
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 16])
+@pytest.mark.parametrize(("out", "width"), [(32, 512), (21, 200)])
+@pytest.mark.parametrize("scheme", ["w:int4/group128", "w:int4/group64/asym", "w:int3/channel", "w:int4/channel/asym"])
+def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, out: int, width: int, tokens: int) -> None:
+    """With the assembler emulated, lane by lane: tiles and blocks that fit, and such that do not."""
+    for name, emulated in emulated_lanes.REPLACED.items():
+        monkeypatch.setattr(few_tokens_matmul, name, emulated)
+    if "group" in scheme and width % 64:
+        scheme = scheme.replace("group128", "group200").replace("group64", "group200")
+    x, weight, bias = laws.draw(tokens, out, width, torch.float16)
+    q = quantize(weight, Scheme.parse(scheme).weights)
+    exact = x.double() @ dequantize(q).double().T
+    for tile in (FewTile(1, 2, 1), FewTile(2, 2, 2)):
+        y = multiply_few(x, pack_weight(q), bias, tile)
+        assert torch.allclose(y.double(), exact + bias.double(), rtol=2**-10, atol=1e-3), tile
+        assert torch.allclose(multiply_few(x, pack_weight(q), None, tile).double(), exact, rtol=2**-10, atol=1e-3)

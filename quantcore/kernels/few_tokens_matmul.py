@@ -1,6 +1,6 @@
-"""At most 16 tokens of 16 bits times 4-bit codes: each thread unpacks straight into its operand of the tensor cores.
+"""A few tokens of 16 bits times 4-bit codes: each thread unpacks straight into its operand of the tensor cores.
 
-The product and the layout are those of `low_bit_matmul` with planes of 32 columns, whose kernel sends every unpacked
+The product and the layout are those of `low_bit_matmul`, whose kernel sends every unpacked
 weight through shared memory to the thread that multiplies it. Here no weight moves between threads. A tensor-core
 instruction m16n8k16 wants of lane 4 g + c, for the weight (16 rows x 16 columns):
 
@@ -13,8 +13,8 @@ side are one register; its plane p, unpacked, is columns 32 p + 8 c + 2 q and th
 of x, columns 32 p + 8 c to 32 p + 8 c + 7, hold what goes with them, and planes 2 h and 2 h + 1 of register q make one
 instruction: eight for a block. The warp's loads of the weight are 512 bytes in a row.
 
-A program has a few tiles of 16 rows. Its warps take blocks of K in turn; their sums are added in the order of the warps,
-so the result is always the same. A group's sums are scaled in float32 when the group ends, as in `low_bit_matmul`.
+A program has a few tiles of 16 rows. Its warps take blocks of K in turn; their sums are added in the order of the
+warps, so the result is always the same. A group's sums are scaled in float32 when the group ends, as there.
 
 Every tensor here has one element a thread (element i is thread i's), so that assembler says what a thread does.
 """
@@ -38,12 +38,11 @@ from quantcore.kernels.low_bit_matmul import (
     FP16_4,
     FP16_8,
     FP16_12,
-    NARROW,
     LowBitWeight,
 )
 from quantcore.kernels.stack import stacked
 
-MOST_TOKENS = 16
+MOST_TOKENS = 8  # beyond, x fills so many registers that `low_bit_matmul` is quicker
 TOKENS = 8  # of one instruction
 _LOAD = "{{ .reg .pred p; setp.ne.b32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
 _LOAD += "@p ld.global.nc{0}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}"
@@ -69,13 +68,12 @@ ONES = {torch.bfloat16: 0x3F803F80, torch.float16: 0x3C003C00}
 
 
 class FewTile(NamedTuple):
-    """`tiles` of 16 rows a program, `warps` that share K, `blocks` of 128 columns that are loaded at once, `ahead` of
-    the multiplication of those before or not; `registers` a thread at most, so that all programs run at once."""
+    """`tiles` of 16 rows a program, `warps` that share K, `blocks` of 128 columns that are loaded at once; at most
+    `registers` a thread, so that all programs run at once: a second wave would take as long as the first."""
 
     tiles: int
     warps: int
     blocks: int
-    ahead: bool = False
     registers: int | None = None
 
 
@@ -167,9 +165,8 @@ def _multiply_few(
     T,
     K,
     blocks,
-    group,
+    GROUP: tl.constexpr,  # columns that share a scale, 0: the whole row does
     HALVES: tl.constexpr,  # 2: each 64 columns have their own scale; 1: 128 share one
-    ROWWISE: tl.constexpr,  # the whole row shares one
     ZERO: tl.constexpr,
     BIAS: tl.constexpr,
     BF16: tl.constexpr,
@@ -179,7 +176,6 @@ def _multiply_few(
     WARPS: tl.constexpr,
     BLOCKS: tl.constexpr,
     EVEN: tl.constexpr,  # tiles fill the rows, and steps of all warps the blocks
-    AHEAD: tl.constexpr,  # the next BLOCKS are loaded before these are multiplied
 ):
     thread = tl.arange(0, 32 * WARPS)
     warp, g, c = thread // 32, (thread % 32) // 4, thread % 4
@@ -189,23 +185,12 @@ def _multiply_few(
     sums = ()
     for _ in tl.static_range(TILES * TOKEN_TILES * 4):
         sums = sums + (zeros,)
-    ahead = ()
-    if AHEAD:
-        for i in tl.static_range(BLOCKS):
-            for tile in tl.static_range(TILES):
-                ahead = ahead + _words(w_ptr, i * WARPS + warp, blocks, first_row + 16 * tile + g, c, N, EVEN)
     for step in range(0, tl.cdiv(blocks, WARPS), BLOCKS):
-        words = ahead
-        ahead = ()
+        words = ()
         for i in tl.static_range(BLOCKS):
             for tile in tl.static_range(TILES):
-                block = (step + i + AHEAD * BLOCKS) * WARPS + warp
-                if EVEN and AHEAD:
-                    block = tl.minimum(block, blocks - 1)
-                ahead = ahead + _words(w_ptr, block, blocks, first_row + 16 * tile + g, c, N, EVEN)
-        if not AHEAD:
-            words = ahead
-            ahead = ()
+                block = (step + i) * WARPS + warp
+                words = words + _words(w_ptr, block, blocks, first_row + 16 * tile + g, c, N, EVEN)
         for i in tl.static_range(BLOCKS):
             block = (step + i) * WARPS + warp
             pieces = ()
@@ -222,10 +207,9 @@ def _multiply_few(
                                 b1 = pieces[16 * token_tile + 8 * (h + pair) + 4 + q]
                                 acc = _mma(acc, ones, ones, ones, ones, b0, b1, BF16)
                         totals = totals + acc
-                if ROWWISE:
-                    group_at = 0
-                else:
-                    group_at = tl.minimum((block * 128 + 64 * h) // group, (K - 1) // group) * N
+                group_at = 0
+                if GROUP > 0:
+                    group_at = tl.minimum((block * 128 + 64 * h) // GROUP, (K - 1) // GROUP) * N
                 scaled = ()
                 for tile in tl.static_range(TILES):
                     accs = ()
@@ -278,36 +262,33 @@ def _multiply_few(
 
 
 def takes(x: Tensor, weight: LowBitWeight) -> bool:
-    """Whether this kernel multiplies so many tokens by such a weight."""
-    tokens, width = x.shape
+    """Whether this kernel multiplies so many tokens by such a weight, and does it quickest."""
     return (
         x.is_cuda
-        and tokens <= MOST_TOKENS
+        and len(x) <= MOST_TOKENS
         and weight.bits == 4
-        and weight.words.shape[2] == NARROW
-        and width % 8 == 0
-        and (weight.group % 64 == 0 or weight.group >= width)
+        and weight.shape[1] % 8 == 0
+        and (weight.group % 64 == 0 or weight.group >= weight.shape[1])
     )
 
 
 def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: FewTile | None = None) -> Tensor:
     """y (N, O) in the dtype of x, bf16 or fp16. Shape of x: (N, K), contiguous, columns in the weight's order."""
-    tokens, width = x.shape
-    out = weight.shape[0]
-    tile = tile or tile_for(tokens, weight)
+    tokens, (out, width) = len(x), weight.shape
+    tile = tile or tile_for(out)
+    group = 0 if weight.group >= width else weight.group
     y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
     _multiply_few[(triton.cdiv(out, 16 * tile.tiles),)](
-        weight.words, x, y, weight.scale, weight.zero_point, bias,
-        out, tokens, width, triton.cdiv(width, BLOCK), weight.group,
-        HALVES=1 if weight.group % BLOCK == 0 or weight.group >= width else 2, ROWWISE=weight.group >= width,
-        ZERO=weight.zero_point is not None, BIAS=bias is not None, BF16=x.dtype == torch.bfloat16, ONE=ONES[x.dtype],
-        EVEN=out % (16 * tile.tiles) == 0 and width % (BLOCK * tile.warps * tile.blocks) == 0,
+        weight.words, x, y, weight.scale, weight.zero_point, bias, out, tokens, width, triton.cdiv(width, BLOCK),
+        GROUP=group, HALVES=1 if group % BLOCK == 0 else 2, ZERO=weight.zero_point is not None, BIAS=bias is not None,
+        BF16=x.dtype == torch.bfloat16, ONE=ONES[x.dtype],
         TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,
-        BLOCKS=tile.blocks, AHEAD=tile.ahead, num_warps=tile.warps, maxnreg=tile.registers,
+        BLOCKS=tile.blocks, EVEN=out % (16 * tile.tiles) == 0 and width % (BLOCK * tile.warps * tile.blocks) == 0,
+        num_warps=tile.warps, maxnreg=tile.registers,
     )  # fmt: skip
     return y
 
 
-def tile_for(tokens: int, weight: LowBitWeight) -> FewTile:
-    """The tile that was quickest on an H100 for so many tokens and rows."""
-    return FewTile(1, 4, 1)
+def tile_for(out: int) -> FewTile:
+    """The tile that was quickest on an H100 for so many rows, 1 to 8 tokens."""
+    return FewTile(1, 4, 1, 64) if out >= 8192 else FewTile(1, 8, 2, 72)

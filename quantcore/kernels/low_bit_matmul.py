@@ -7,21 +7,20 @@ A code is a small whole number, exact in bf16 and fp16; the products of a group 
 float32. So the weight is never rounded to 16 bits: the result is nearer to the exact product of x with the dequantized
 weight than a 16-bit matmul of a 16-bit W_hat is.
 
-Layout of 4-bit codes (made once by `pack_weight`): K is cut into blocks of 4 P columns, P = 64 or 32; word j of a
-block, an int16, holds columns j, P + j, 2 P + j and 3 P + j of the block, each as code + 8, first column in the lowest
-bits. So the same four bits of P neighbouring words are P neighbouring columns, a plane, and two words side by side in
-one 32-bit register unpack together: one shift, one logic operation that also writes the exponent of 128 (or of 1024 in
-fp16), one exact subtraction. The blocks lie one behind the other, (K / 4 P, O, P), so a tile of rows is one piece of
-memory. Wider codes take a byte each, (O, padded K).
+Layout of 4-bit codes (made once by `pack_weight`): K is cut into blocks of 128 columns; word j of a block, an int16,
+holds columns j, 32 + j, 64 + j and 96 + j of the block, each as code + 8, first column in the lowest bits. So the same
+four bits of 32 neighbouring words are 32 neighbouring columns, a plane, and two words side by side in one 32-bit
+register unpack together: one shift, one logic operation that also writes the exponent of 128 (or of 1024 in fp16), one
+exact subtraction. The blocks lie one behind the other, (K / 128, O, 32), so a tile of rows is one piece of memory.
+Wider codes take a byte each, (O, padded K).
 
 For few tokens K is cut into pieces, a program each, so that enough loads are under way. The program that finishes a
-tile last adds up the pieces, in their order, so that the result is always the same.
+tile last adds up the pieces, in their order, so that the result is always the same. Up to 8 tokens
+`few_tokens_matmul` is quicker, on the same layout.
 
 What the bytes allow at K 4096, N 14336, group 128: codes 29.4 MB and scales 1.8 MB against 117 MB in bf16, 3.8 times.
-What holds it is the number of instructions, not memory: with narrow planes a product took 16 us on an H100 and on an
-H200 alike, whose memory is 1.4 times as fast. Counted in the machine code for sm_90, tile 64 x 16: narrow planes took
-4.0 instructions a weight in the loop and 517 outside of it; wide planes, and no division by a number that is known,
-take 2.8 and 378. Unpacking itself is 1.4 of them, and the loads of codes are 16 bytes wide.
+What holds this kernel is not memory: it took 16 us on an H100 and on an H200 alike, whose memory is 1.4 times as fast.
+Planes of 64 columns, fewer instructions a weight, were slower on an H100 (18.4 us against 15.4, one token).
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ from quantcore.qtensor import QTensor
 
 BLOCK = 128  # K is padded to a multiple of it
 PLANES = 4
-WIDE, NARROW = 64, 32  # columns of a plane
+PLANE = 32  # columns
 ROWS_A_TURN = 16  # for so many rows of the weight there is a turn to count
 
 
 class LowBitWeight(NamedTuple):
-    """words: int16 (K / 4 P, O, P), or int8 (O, padded K); scale (groups, O) float32; zero_point like scale, int8, or
+    """words: int16 (K / 128, O, 32), or int8 (O, padded K); scale (groups, O) float32; zero_point like scale, int8, or
     None; group: columns that share a scale; order: x's columns in the order of the weight's, None where as they come;
     turns: zeros, how many pieces of a tile are done (so one weight is not for two products at the same time)."""
 
@@ -60,15 +59,9 @@ class LowBitWeight(NamedTuple):
         return 4 if self.words.dtype == torch.int16 else 8
 
     @property
-    def block(self) -> int:
-        """Columns that are multiplied in one turn."""
-        return PLANES * self.words.shape[2] if self.bits == 4 else BLOCK
-
-    @property
     def columns_a_scale(self) -> int:
-        """32 to 256: columns of a block that surely share a scale."""
-        sizes = (size for size in (256, 128, 64, 32) if size <= self.block)
-        return next(size for size in sizes if self.group % size == 0 or self.group >= self.shape[1])
+        """32 to 128: columns of a block that surely share a scale."""
+        return next(size for size in (128, 64, 32) if self.group % size == 0 or self.group >= self.shape[1])
 
 
 def _asm(shift: int, exponent: int, restore: str) -> str:
@@ -132,15 +125,15 @@ def _multiply_packed(
     N,
     T,
     K,
-    blocks,  # of 4 PLANE columns, K padded
+    blocks,  # of 128 columns, K padded
     group,
     BITS: tl.constexpr,
-    PLANE: tl.constexpr,  # 32 for codes of a byte
+    PLANE: tl.constexpr,
     CHUNK: tl.constexpr,  # columns of a block that share a scale
     GROUPS: tl.constexpr,  # 1: the whole row shares one; 2: each CHUNK has its own; 3: several CHUNKs share one
     ZERO: tl.constexpr,
     BIAS: tl.constexpr,
-    EVEN: tl.constexpr,  # K is a multiple of 4 PLANE
+    EVEN: tl.constexpr,  # K is a multiple of 128
     FEW: tl.constexpr,  # T <= BLOCK_T
     SPLITS: tl.constexpr,  # > 1: partial sums go through parts, float32 (SPLITS, T, N)
     PLAIN: tl.constexpr,
@@ -265,9 +258,8 @@ def _expand(
         tl.store(out_ptr + row[:, None] * K + k[None, :], real.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def pack_weight(qweight: QTensor, plane: int | None = None) -> LowBitWeight:
-    """The codes of an integer QTensor in the layout above, by default in wide planes where no plane then holds two
-    groups and no block padding. Groups of columns that are no neighbours become neighbours:
+def pack_weight(qweight: QTensor) -> LowBitWeight:
+    """The codes of an integer QTensor in the layout above. Groups of columns that are no neighbours become neighbours:
     columns are put in the order of their groups, and `order` says which columns of x go with them."""
     codes = qweight.q
     order = None
@@ -276,10 +268,9 @@ def pack_weight(qweight: QTensor, plane: int | None = None) -> LowBitWeight:
         codes = codes[:, order]
     rows, width = codes.shape
     group = width // qweight.scale.shape[1]
-    plane = plane or NARROW
-    padded = torch.nn.functional.pad(codes, (0, -width % (BLOCK if qweight.spec.fmt.bits > 4 else PLANES * plane)))
+    padded = torch.nn.functional.pad(codes, (0, -width % BLOCK))
     if qweight.spec.fmt.bits <= 4:
-        planes = ((padded.to(torch.int32) + 8) & 15).view(rows, -1, PLANES, plane)
+        planes = ((padded.to(torch.int32) + 8) & 15).view(rows, -1, PLANES, PLANE)
         words = planes[:, :, 0]
         for place in range(1, PLANES):
             words = words | (planes[:, :, place] << (4 * place))
@@ -318,10 +309,10 @@ def multiply_packed(
     parts = torch.empty(splits, tokens, out, dtype=torch.float32, device=x.device) if splits > 1 else None
     _multiply_packed[(tiles, splits)](
         weight.words, x, y, parts, weight.turns, weight.scale, weight.zero_point, bias,
-        out, tokens, width, triton.cdiv(width, weight.block), weight.group,
-        BITS=weight.bits, PLANE=weight.block // PLANES, CHUNK=chunk,
+        out, tokens, width, triton.cdiv(width, BLOCK), weight.group,
+        BITS=weight.bits, PLANE=PLANE, CHUNK=chunk,
         GROUPS=1 if weight.group >= width else 2 if weight.group == chunk else 3, ZERO=weight.zero_point is not None,
-        BIAS=bias is not None, EVEN=width % weight.block == 0, FEW=tokens <= tile.t, SPLITS=splits, PLAIN=not x.is_cuda,
+        BIAS=bias is not None, EVEN=width % BLOCK == 0, FEW=tokens <= tile.t, SPLITS=splits, PLAIN=not x.is_cuda,
         BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return y
@@ -331,25 +322,23 @@ def expand(weight: LowBitWeight, dtype: torch.dtype) -> Tensor:
     """W_hat (O, K) in dtype, columns in the weight's order: scale * (q - zero) in float32, rounded once."""
     rows, width = weight.shape
     out = torch.empty(rows, width, dtype=dtype, device=weight.words.device)
-    blocks = triton.cdiv(width, weight.block)
+    blocks = triton.cdiv(width, BLOCK)
     _expand[(blocks, triton.cdiv(rows, 64))](
         weight.words, out, weight.scale, weight.zero_point, rows, width, blocks, weight.group,
-        BITS=weight.bits, PLANE=weight.block // PLANES, ZERO=weight.zero_point is not None, BLOCK_N=64,
+        BITS=weight.bits, PLANE=PLANE, ZERO=weight.zero_point is not None, BLOCK_N=64,
     )  # fmt: skip
     return out
 
 
 def tile_for(tokens: int, weight: LowBitWeight) -> Tile:
-    """Narrow planes: the tile that was quickest on an H100 and an H200 for so many tokens. Wide planes take twice as
-    much a turn, so fewer turns are under way."""
+    """The tile that was quickest on an H100 and an H200 for so many tokens."""
     if tokens <= 16:
         return Tile(64, 16, BLOCK, 4, 3) if weight.bits == 4 else Tile(32, 16, BLOCK, 2, 4)
-    wide = weight.block > BLOCK
     if tokens <= 32:
-        return Tile(64, 32, BLOCK, 4, 3 if wide else 4)
+        return Tile(64, 32, BLOCK, 4, 4)
     if tokens <= 64:
-        return Tile(64, 64, BLOCK, 4, 2 if wide else 4)
-    return Tile(128, 64, BLOCK, 8, 2) if wide else Tile(128, 128, BLOCK, 8, 3)
+        return Tile(64, 64, BLOCK, 4, 4)
+    return Tile(128, 128, BLOCK, 8, 3)
 
 
 def splits_for(tokens: int, out: int, width: int) -> int:

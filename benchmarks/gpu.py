@@ -7,12 +7,14 @@
 
 Each measurement writes its file as it goes, with machine, versions and date. At the end: one line a part, and the bars
 of the matmuls and of GPTQ that were reached or missed. Needs CUDA; for the peer of GPTQ also `pip install
-llmcompressor==0.14.0.1 compressed-tensors --no-deps`. Exit code 1 if a part failed.
+llmcompressor==0.14.0.1 compressed-tensors --no-deps`; with pytest-xdist the tests take a minute or two, without it ten.
+Exit code 1 if a part failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -22,13 +24,16 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-PYTEST = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+PYTEST = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+if importlib.util.find_spec("xdist"):  # most of the tests' time is compiling
+    PYTEST += ["-n", "12"]
 PARTS: dict[str, list[str]] = {
     "test_gptq": [*PYTEST, "tests/test_gptq_kernel.py"],
     "gptq": ["-m", "benchmarks.gptq", "--out", "{out}/gptq.json"],
     "test_low_bit": [*PYTEST, "tests/test_cuda_matmul.py", "-k", "low_bit or unpacked"],
     "matmul": ["-m", "benchmarks.matmul", "--out", "{out}/matmul.json"],
-    "tune": ["-m", "benchmarks.tune_low_bit", "--out", "{out}/tune_low_bit.json", "--tokens", "1", "16"],
+    "tune": ["-m", "benchmarks.tune_low_bit", "--out", "{out}/tune_low_bit.json"],
+    "tune_sweep": ["-m", "benchmarks.tune_gptq_sweep", "--out", "{out}/tune_gptq_sweep.json"],
     "test_cuda": [*PYTEST, "tests/test_cuda.py", "tests/test_cuda_matmul.py"],
 }
 GPTQ_BARS = {"4096 x 4096": 6, "14336 x 4096": 4, "4096 x 14336": 5, "a Llama": 6, "Hessian": 12, "64 conf": 20}

@@ -168,11 +168,11 @@ def test_halves_inside_a_block(rows: int, columns: int) -> None:
     spec = laws.spec("int8/channel")
     random = torch.Generator().manual_seed(3)
     w = torch.randn(columns, rows, generator=random)
-    pull = torch.tril(torch.randn(columns, columns, generator=random), -1)
+    pull = torch.tril(torch.randn(columns, columns, generator=random) / 4, -1)
     each = torch.arange(rows, dtype=torch.int32)
     states = [
         sweep.SweepState(
-            w, each, torch.full((rows,), 0.02), None, each, torch.full_like(each, rows),
+            w, each, torch.full((rows,), 0.1), None, each, torch.full_like(each, rows),
             torch.zeros(1, columns, dtype=torch.int32), torch.zeros_like(each), 0, torch.full((rows,), -128.0),
             torch.full((rows,), 127.0), torch.zeros(columns, rows), torch.zeros(columns, rows),
             torch.zeros(columns, rows),

@@ -3,8 +3,9 @@
     python -m benchmarks.tune_gptq_sweep          prints the tiles by time, writes results/tune_gptq_sweep.json
 
 int4, groups of 128, K 4096, columns as they come and sorted (then each column has its own scale); 4096, 14336 and 65536
-rows. Times are medians in ms of the whole sweep, its matrix products between the blocks included, factorization
-and scales not; with few rows launching the kernels takes most of it, which in `gptq_quantize` the factorization hides. The tiles are compiled first, by several processes.
+rows. Times are medians in ms of the whole sweep, its matrix products between the blocks included, factorization and
+scales not; with few rows launching the kernels takes most of it, which in `gptq_quantize` the factorization hides. The
+tiles are compiled first, by several processes.
 """
 
 from __future__ import annotations

@@ -268,6 +268,7 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
         and len(x) <= MOST_TOKENS
         and weight.bits == 4
         and weight.shape[1] % 8 == 0
+        and x.data_ptr() % 16 == 0
         and (weight.group % 64 == 0 or weight.group >= weight.shape[1])
     )
 

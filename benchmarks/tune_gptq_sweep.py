@@ -59,15 +59,15 @@ def compile_them(tiles: list[Tile]) -> None:
 
 
 class Work:
-    """A sweep of so many rows: weights of 4096 rows at most, side by side."""
+    """A sweep of so many rows: of one weight, or of weights of 4096 rows side by side where they make up the number."""
 
     def __init__(self, rows: int, order: str | None, width: int = WIDTH) -> None:
         gram = gram_for(width, "cuda")
-        one = problem((min(rows, 4096), width), "cuda") if rows % 4096 == 0 else problem((rows, width), "cuda")
-        given = GptqProblem(one, int4(128), Gptq(order))
-        self.order = Order.of(gram, order is not None)
-        self.pull, self.diagonal, _ = _factor(gram, self.order, 0.01)
-        self.parts = [Rows(given, self.order, {}) for _ in range(rows // len(one))]
+        each = 4096 if rows % 4096 == 0 else rows
+        given = GptqProblem(problem((each, width), "cuda"), int4(128), Gptq(order))
+        visits = Order.of(gram, order is not None)
+        self.pull, self.diagonal, _ = _factor(gram, visits, 0.01)
+        self.parts = [Rows(given, visits, {}) for _ in range(rows // each)]
 
     def run(self, tile: Tile | None = None) -> None:
         was = gptq_sweep.tile_for

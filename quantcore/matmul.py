@@ -21,7 +21,6 @@ where the weight is unpacked to x's dtype first).
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from torch.nn import functional as F
 from quantcore.affine import QParams
 from quantcore.codes import CodedWeight, TokenCodes
 from quantcore.granularity import PerGroup, PerTensor, PerToken
+from quantcore.kernels import has_triton
 from quantcore.qtensor import QTensor, dequantize, fake_quantize, quantize
 from quantcore.scheme import MinMax, QuantSpec
 
@@ -109,7 +109,7 @@ def path_named(name: str) -> Path:
 
 def why_no_kernels(x: Tensor) -> str | None:
     """Why Triton's kernels cannot run on x; None where they can."""
-    if not _has_triton():
+    if not has_triton():
         return "its kernels need Triton, which is not installed; pip install triton"
     if x.device.type != "cuda":
         return (
@@ -121,11 +121,6 @@ def why_no_kernels(x: Tensor) -> str | None:
     return (
         None if capability >= (8, 0) else f"its kernels need compute capability 8.0, this GPU has {_dotted(capability)}"
     )
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 @cache

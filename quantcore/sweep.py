@@ -10,11 +10,9 @@ that serves a group of columns. `SweepState` says which of them a row uses.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from quantcore.affine import QParams, qparams_of_range
 from quantcore.granularity import PerBlock, PerGroup
+from quantcore.kernels import has_triton
 from quantcore.qtensor import QTensor, range_of_tiles
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ class Rows:
 
     def codes(self, values: Tensor) -> Tensor:
         """The codes (O, K) in the columns' own order, from the codes' values (K, O) in visiting order."""
-        if values.dtype == torch.int8 and values.is_cuda and _has_triton():
+        if values.dtype == torch.int8 and values.is_cuda and has_triton():
             from quantcore.kernels.gptq_passes import codes_of
 
             return codes_of(values, self.order.places)
@@ -156,7 +155,7 @@ class SweepState:
     scale       all parts' scales behind one another, each (groups, rows); zero_point alike, None where no part has any
     first, stride   (R,) int32: a row's scale of group g is scale[first + g * stride]
     group       (parts, K) int32: the group of the column at each step, as Rows.group;  part  (R,) int32
-    run         so many steps share a group, in every part, from each step that is a multiple of it
+    run         so many steps share a group, in every part, from each step that is a multiple of it; 0: all do
     lo, hi      (R,) the least and the greatest value of a row's codes
     adjusted    w' of each step, (K, R); (0, R) where nobody reads it afterwards
     error       w - w_hat of each step, (K, R); (0, R) where nobody reads it and `_SplitProducts` keeps its halves
@@ -222,12 +221,7 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
 
 def takes_kernel(pull: Tensor) -> bool:
     """Whether GPTQ's Triton kernels work on such a tensor."""
-    return pull.is_cuda and pull.dtype == torch.float32 and _has_triton()
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return pull.is_cuda and pull.dtype == torch.float32 and has_triton()
 
 
 def _state(parts: Sequence[Rows], work: torch.dtype, adjusted: bool, error: bool) -> SweepState:

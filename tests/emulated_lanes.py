@@ -76,5 +76,5 @@ def _tensor(data: np.ndarray, dtype: tl.dtype) -> tl.tensor:
     return tl.tensor(TensorHandle(np.ascontiguousarray(data), dtype), tl.block_type(dtype, list(data.shape)))
 
 
-REPLACED = {"_words": words, "_pieces": pieces, "_unpack": unpack, "_mma": mma}
+REPLACED = {"_words": words, "_pieces": pieces, "unpack": unpack, "_mma": mma}
 assert all(hasattr(few, name) for name in REPLACED)

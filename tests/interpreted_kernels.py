@@ -83,7 +83,9 @@ def test_low_bit(scheme: str) -> None:
         laws.check_product("low_bit", scheme, 3, 20, width, torch.float16, reorder=True)
 
 
-@pytest.mark.parametrize("scheme", ["w:int3/group256", "w:int4/channel/asym", "w:int4/tensor"])
+@pytest.mark.parametrize(
+    "scheme", ["w:int4/group64/asym", "w:int4/group128", "w:int3/group256", "w:int4/channel/asym", "w:int4/tensor"]
+)
 def test_low_bit_in_several_blocks(scheme: str) -> None:
     """Of 512 columns' four blocks some are another program's; 20 tokens take two tiles."""
     laws.check_product("low_bit", scheme, 5, 70, 512, torch.float16)

@@ -118,9 +118,9 @@ def test_kernels_are_closed_without_gpu_or_triton(path: str, scheme: str, monkey
     assert parsed.weights is not None
     weight = quantize(torch.randn(128, 128), parsed.weights)
     x = torch.zeros(1, 128, dtype=torch.bfloat16)
-    monkeypatch.setattr("quantcore.matmul._has_triton", lambda: True)
+    monkeypatch.setattr("quantcore.matmul.has_triton", lambda: True)
     assert "need a GPU and x is on the cpu" in str(PATHS[path].why_not(x, weight, parsed.activations))
-    monkeypatch.setattr("quantcore.matmul._has_triton", lambda: False)
+    monkeypatch.setattr("quantcore.matmul.has_triton", lambda: False)
     assert "need Triton, which is not installed" in str(PATHS[path].why_not(x, weight, parsed.activations))
 
 

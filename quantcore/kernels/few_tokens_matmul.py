@@ -28,18 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantcore.kernels.low_bit_matmul import (
-    BF16_0,
-    BF16_4,
-    BF16_8,
-    BF16_12,
-    BLOCK,
-    FP16_0,
-    FP16_4,
-    FP16_8,
-    FP16_12,
-    LowBitWeight,
-)
+from quantcore.kernels.low_bit_matmul import BLOCK, LowBitWeight, group_of, unpack
 from quantcore.kernels.stack import stacked
 
 MOST_TOKENS = 8  # beyond, x fills so many registers that `low_bit_matmul` is quicker
@@ -64,7 +53,6 @@ _MMA = "mma.sync.aligned.m16n8k16.row.col.f32.{0}.{0}.f32 "
 _MMA += "{{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"
 BF16_MMA = tl.constexpr(_MMA.format("bf16"))
 FP16_MMA = tl.constexpr(_MMA.format("f16"))
-ONES = {torch.bfloat16: 0x3F803F80, torch.float16: 0x3C003C00}
 
 
 class FewTile(NamedTuple):
@@ -124,27 +112,6 @@ def _pieces(x_ptr, block, blocks, token, c, T, K, EVEN: tl.constexpr):
 
 
 @triton.jit
-def _assemble(words, BF16_ASM: tl.constexpr, FP16_ASM: tl.constexpr, BF16: tl.constexpr):
-    if BF16:
-        return tl.inline_asm_elementwise(BF16_ASM, "=r,r", [words], dtype=tl.int32, is_pure=True, pack=1)
-    else:
-        return tl.inline_asm_elementwise(FP16_ASM, "=r,r", [words], dtype=tl.int32, is_pure=True, pack=1)
-
-
-@triton.jit
-def _unpack(words, PLANE: tl.constexpr, BF16: tl.constexpr):
-    """Plane PLANE of two words: two weights less 8, as one register."""
-    if PLANE == 0:
-        return _assemble(words, BF16_0, FP16_0, BF16)
-    elif PLANE == 1:
-        return _assemble(words, BF16_4, FP16_4, BF16)
-    elif PLANE == 2:
-        return _assemble(words, BF16_8, FP16_8, BF16)
-    else:
-        return _assemble(words, BF16_12, FP16_12, BF16)
-
-
-@triton.jit
 def _mma(acc, a0, a1, a2, a3, b0, b1, BF16: tl.constexpr):
     code: tl.constexpr = BF16_MMA if BF16 else FP16_MMA
     return tl.inline_asm_elementwise(
@@ -170,7 +137,6 @@ def _multiply_few(
     ZERO: tl.constexpr,
     BIAS: tl.constexpr,
     BF16: tl.constexpr,
-    ONE: tl.constexpr,  # 1.0 twice in a register
     TOKEN_TILES: tl.constexpr,  # of 8 tokens
     TILES: tl.constexpr,
     WARPS: tl.constexpr,
@@ -181,7 +147,7 @@ def _multiply_few(
     warp, g, c = thread // 32, (thread % 32) // 4, thread % 4
     first_row = tl.program_id(0) * (16 * TILES)
     zeros = tl.zeros([32 * WARPS], tl.float32)
-    ones = tl.full([32 * WARPS], ONE, tl.int32)
+    ones = tl.full([32 * WARPS], 0x3F803F80 if BF16 else 0x3C003C00, tl.int32)  # 1.0 twice
     sums = ()
     for _ in tl.static_range(TILES * TOKEN_TILES * 4):
         sums = sums + (zeros,)
@@ -207,9 +173,7 @@ def _multiply_few(
                                 b1 = pieces[16 * token_tile + 8 * (h + pair) + 4 + q]
                                 acc = _mma(acc, ones, ones, ones, ones, b0, b1, BF16)
                         totals = totals + acc
-                group_at = 0
-                if GROUP > 0:
-                    group_at = tl.minimum((block * 128 + 64 * h) // GROUP, (K - 1) // GROUP) * N
+                group_at = group_of(block * 128 + 64 * h, K, GROUP, GROUP, 1 if GROUP == 0 else 2) * N
                 scaled = ()
                 for tile in tl.static_range(TILES):
                     accs = ()
@@ -219,10 +183,10 @@ def _multiply_few(
                         for q in tl.static_range(4):
                             upper = words[(i * TILES + tile) * 8 + q]
                             lower = words[(i * TILES + tile) * 8 + 4 + q]
-                            a0 = _unpack(upper, 2 * (h + pair), BF16)
-                            a1 = _unpack(lower, 2 * (h + pair), BF16)
-                            a2 = _unpack(upper, 2 * (h + pair) + 1, BF16)
-                            a3 = _unpack(lower, 2 * (h + pair) + 1, BF16)
+                            a0 = unpack(upper, 2 * (h + pair), BF16)
+                            a1 = unpack(lower, 2 * (h + pair), BF16)
+                            a2 = unpack(upper, 2 * (h + pair) + 1, BF16)
+                            a3 = unpack(lower, 2 * (h + pair) + 1, BF16)
                             moved = ()
                             for token_tile in tl.static_range(TOKEN_TILES):
                                 b0 = pieces[16 * token_tile + 8 * (h + pair) + q]
@@ -282,7 +246,7 @@ def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: Few
     _multiply_few[(triton.cdiv(out, 16 * tile.tiles),)](
         weight.words, x, y, weight.scale, weight.zero_point, bias, out, tokens, width, triton.cdiv(width, BLOCK),
         GROUP=group, HALVES=1 if group % BLOCK == 0 else 2, ZERO=weight.zero_point is not None, BIAS=bias is not None,
-        BF16=x.dtype == torch.bfloat16, ONE=ONES[x.dtype],
+        BF16=x.dtype == torch.bfloat16,
         TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,
         BLOCKS=tile.blocks, EVEN=out % (16 * tile.tiles) == 0 and width % (BLOCK * tile.warps * tile.blocks) == 0,
         num_warps=tile.warps, maxnreg=tile.registers,

@@ -78,30 +78,41 @@ FP16_0, FP16_4, FP16_8, FP16_12 = (tl.constexpr(_asm(shift, 0x6400, _FP16)) for 
 
 
 @triton.jit
-def _assemble(words, BF16_ASM: tl.constexpr, FP16_ASM: tl.constexpr, dtype: tl.constexpr):
-    if dtype == tl.bfloat16:
-        return tl.inline_asm_elementwise(BF16_ASM, "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2)
+def _assemble(words, BF16_ASM: tl.constexpr, FP16_ASM: tl.constexpr, BF16: tl.constexpr):
+    code: tl.constexpr = BF16_ASM if BF16 else FP16_ASM
+    if words.dtype == tl.int32:
+        return tl.inline_asm_elementwise(code, "=r,r", [words], dtype=tl.int32, is_pure=True, pack=1)
+    elif BF16:
+        return tl.inline_asm_elementwise(code, "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2)
     else:
-        return tl.inline_asm_elementwise(FP16_ASM, "=r,r", [words], dtype=tl.float16, is_pure=True, pack=2)
+        return tl.inline_asm_elementwise(code, "=r,r", [words], dtype=tl.float16, is_pure=True, pack=2)
+
+
+@triton.jit
+def unpack(words, PLANE: tl.constexpr, BF16: tl.constexpr):
+    """Bits [4 PLANE, 4 PLANE + 4) of every word, less 8, as bf16 or fp16. Words are int16; or two lie in an int32 each,
+    and so do the two numbers that come out."""
+    if PLANE == 0:
+        return _assemble(words, BF16_0, FP16_0, BF16)
+    elif PLANE == 1:
+        return _assemble(words, BF16_4, FP16_4, BF16)
+    elif PLANE == 2:
+        return _assemble(words, BF16_8, FP16_8, BF16)
+    else:
+        return _assemble(words, BF16_12, FP16_12, BF16)
 
 
 @triton.jit
 def _plane(words, PLANE: tl.constexpr, dtype: tl.constexpr, PLAIN: tl.constexpr):
-    """Bits [4 PLANE, 4 PLANE + 4) of every word, less 8, as dtype. PLAIN says the same without assembler."""
+    """`unpack` of int16 words. PLAIN says the same without assembler."""
     if PLAIN:
         return (((words >> (4 * PLANE)) & 15).to(tl.int32) - 8).to(tl.float32).to(dtype)
-    elif PLANE == 0:
-        return _assemble(words, BF16_0, FP16_0, dtype)
-    elif PLANE == 1:
-        return _assemble(words, BF16_4, FP16_4, dtype)
-    elif PLANE == 2:
-        return _assemble(words, BF16_8, FP16_8, dtype)
     else:
-        return _assemble(words, BF16_12, FP16_12, dtype)
+        return unpack(words, PLANE, dtype == tl.bfloat16)
 
 
 @triton.jit
-def _group_of(k, K, group, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
+def group_of(k, K, group, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
     """The group of column k. The padding of K may begin one that does not exist; x is zero there, so the last one's
     scale will do."""
     if GROUPS == 1:
@@ -177,7 +188,7 @@ def _multiply_packed(
                 if ZERO:
                     sums += tl.sum(x.to(tl.float32), 1)
                 if (plane + 1) * PLANE % CHUNK == 0:
-                    at = _group_of(k, K, group, CHUNK, GROUPS) * N + row_n
+                    at = group_of(k, K, group, CHUNK, GROUPS) * N + row_n
                     if ZERO:
                         partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * sums[None, :]
                         sums = tl.zeros([BLOCK_T], tl.float32)
@@ -194,7 +205,7 @@ def _multiply_packed(
             else:
                 x = tl.load(x_at + k, mask=(t < T)[:, None] & (k + j[None, :] < K), other=0.0)
             partial = tl.dot(codes.to(dtype), tl.trans(x))
-            at = _group_of(k, K, group, CHUNK, GROUPS) * N + row_n
+            at = group_of(k, K, group, CHUNK, GROUPS) * N + row_n
             if ZERO:
                 partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * tl.sum(x.to(tl.float32), 1)[None, :]
             acc += partial * tl.load(scale_ptr + at)[:, None]

@@ -145,18 +145,17 @@ def _solve(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trace
         pull, diagonal = factors.next()
         for members, parts in zip(sets.values(), rows, strict=True):
             solved |= zip(members, zip(parts, sweep(parts, pull, diagonal, trace), strict=True), strict=True)
-    _refuse(findings, factors.stopped, [part for part, _ in solved.values()], name)
+    _refuse(findings, factors.without, [part for part, _ in solved.values()], name)
     return [part.result(codes) for part, codes in (solved[index] for index in range(len(problems)))]
 
 
 class _Factors:
     """The factorization of each front, (sorted or not, damping), one ahead of the front that is swept.
 
-    stopped    of each front that was launched: its damping, and the column at which there is no factor, 0 where there
-               is"""
+    without    of each front that was launched: its damping, and how many columns have no factor"""
 
     def __init__(self, hessian: Tensor, fronts: list[tuple[bool, float]]) -> None:
-        self.stopped: list[tuple[float, Tensor]] = []
+        self.without: list[tuple[float, Tensor]] = []
         self._hessian, self._waiting = hessian, fronts[::-1]
         self._beside = _stream_beside(hessian.device) if hessian.is_cuda else None
         self.orders: dict[bool, Order] = {}
@@ -187,7 +186,7 @@ class _Factors:
                 factor = _factor(self._hessian, self.orders[by_diagonal], damp)
             done = self._beside.record_event()
         self._ahead = factor, done
-        self.stopped.append((damp, factor[2]))
+        self.without.append((damp, factor[2]))
 
 
 @cache
@@ -197,26 +196,27 @@ def _stream_beside(device: torch.device) -> torch.cuda.Stream:
 
 
 def _factor(hessian: Tensor, order: Order, damp: float) -> tuple[Tensor, Tensor, Tensor]:
-    """pull and M's diagonal, M upper triangular with the damped H = M M^T in visiting order; and the column at which
-    there is no such M, 0 where there is.
+    """pull and M's diagonal, M upper triangular with the damped H = M M^T in visiting order; and how many columns are
+    left without a factor, 0 where there is an M. What is above pull's diagonal may be anything.
 
-    With both axes of H reversed, M is the lower triangular factor, reversed alike. H is symmetric, so the factorization
-    gets it by columns, as it wants it."""
+    With both axes of H reversed, M is the lower triangular factor, reversed alike. H is symmetric, so cholesky_ex gets
+    it by columns, as it wants it."""
+    if takes_kernel(hessian):
+        from quantcore.kernels.cholesky import factor_of
+
+        pull, diagonal = factor_of(hessian.contiguous(), order.columns, damp)
+        return pull, diagonal, torch.count_nonzero(~(diagonal > 0))
     if order.sorted:
         last_first = order.columns.flip(0)
         backwards = hessian.index_select(0, last_first).index_select(1, last_first)
     else:
         backwards = hessian.flip(0, 1)
     backwards.diagonal().add_(damp * hessian.diagonal().mean())
-    lower, stopped = torch.linalg.cholesky_ex(backwards.mT)
-    del backwards
+    lower, first_without = torch.linalg.cholesky_ex(backwards.mT)
     rows = lower.mT
     diagonal = rows.diagonal()
-    if takes_kernel(rows):
-        from quantcore.kernels.gptq_passes import pull_of
-
-        return pull_of(rows), diagonal.flip(0), stopped
-    return rows.div(diagonal[:, None]).flip(0, 1), diagonal.flip(0), stopped
+    without = torch.where(first_without > 0, len(rows) + 1 - first_without, 0)
+    return rows.div(diagonal[:, None]).flip(0, 1), diagonal.flip(0), without
 
 
 def _refuse_shape(hessian: Tensor, width: int, name: str) -> None:
@@ -235,12 +235,12 @@ def _examine(hessian: Tensor) -> Tensor:
     return torch.stack([torch.maximum(most, -least), (hessian @ probe - hessian.T @ probe).abs().max()])
 
 
-def _refuse(findings: Tensor, failed: list[tuple[float, Tensor]], rows: list[Rows], name: str) -> None:
+def _refuse(findings: Tensor, factors: list[tuple[float, Tensor]], rows: list[Rows], name: str) -> None:
     """Raise what was wrong with the Hessian, its factors or the weights, the first thing first. Waits for the GPU,
     once: nothing before does."""
     reaches = list({id(part.reach): part.reach for part in rows}.values())
-    stops = [stopped.double().view(1) for _, stopped in failed]
-    found = torch.cat([findings.double(), *stops, *(reach.double() for reach in reaches)]).tolist()
+    without = [missing.double().view(1) for _, missing in factors]
+    found = torch.cat([findings.double(), *without, *(reach.double() for reach in reaches)]).tolist()
     largest, apart = found[:2]
     if not largest < float("inf"):
         raise ValueError(f"{name}: the Hessian holds NaN or Inf; calibrate again, in float32")
@@ -251,13 +251,13 @@ def _refuse(findings: Tensor, failed: list[tuple[float, Tensor]], rows: list[Row
             f"{name}: the Hessian is not symmetric (row and column sums differ by {apart:g}, the largest entry is "
             f"{largest:g}); give X^T X"
         )
-    for (damp, _), stopped in zip(failed, found[2:], strict=False):
-        if stopped:
+    for (damp, _), missing in zip(factors, found[2:], strict=False):
+        if missing:
             raise CholeskyError(
-                f"{name}: the Hessian is not positive definite with damp={damp:g} (the factorization stops at column "
-                f"{int(stopped)}); use a larger damp, such as {10 * damp:g}, or calibrate on more tokens"
+                f"{name}: the Hessian is not positive definite with damp={damp:g} ({int(missing)} columns are left "
+                f"without a factor); use a larger damp, such as {10 * damp:g}, or calibrate on more tokens"
             )
-    limits = found[2 + len(failed) :]
+    limits = found[2 + len(factors) :]
     for lo, hi in zip(limits[::2], limits[1::2], strict=True):
         if not (math.isfinite(lo) and math.isfinite(hi)):
             raise ValueError(not_finite(lo, hi))

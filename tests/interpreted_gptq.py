@@ -7,7 +7,8 @@ from torch import Tensor
 
 from quantcore import dequantize, gptq, sweep
 from quantcore.gptq import GptqProblem, gptq_quantize, gptq_quantize_many
-from quantcore.kernels.gptq_passes import codes_of, halves_of, pull_of
+from quantcore.kernels import cholesky
+from quantcore.kernels.gptq_passes import codes_of, halves_of
 from quantcore.kernels.gptq_sweep import sweep_block
 from tests import gptq_laws as laws
 
@@ -92,15 +93,12 @@ def test_the_whole_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch, order: str | No
 
 
 @pytest.mark.parametrize(("width", "size"), [(70, 16), (129, 64), (40, 40), (257, 128)])
-def test_pull_and_its_halves(width: int, size: int) -> None:
-    factor = torch.linalg.cholesky(torch.eye(width) + 0.1 * torch.ones(width, width))
-    upper = (factor + torch.triu(torch.full((width, width), float("nan")), 1)).mT
-    pull = pull_of(upper)
-    assert torch.equal(pull, (factor.mT / factor.diagonal()[:, None]).flip(0, 1))
+def test_halves_of_pull(width: int, size: int) -> None:
+    pull = torch.randn(width, width).tril() + torch.triu(torch.full((width, width), float("nan")), 1)
     halves = halves_of(pull, size)
     blocks = -(-width // size)
     assert halves.shape == (width, 3 * blocks * size)
-    pull = torch.nn.functional.pad(pull, (0, blocks * size - width))
+    pull = torch.nn.functional.pad(pull.tril(), (0, blocks * size - width))
     for block in range(blocks):
         rows = slice(block * size, None)
         high, again, low = halves[rows, 3 * block * size : 3 * (block + 1) * size].float().split(size, 1)
@@ -108,6 +106,32 @@ def test_pull_and_its_halves(width: int, size: int) -> None:
         assert torch.equal(high, again)
         assert torch.allclose(high, exact, rtol=2**-7, atol=0)  # the interpreter cuts bits off
         assert torch.allclose(high + low, exact, rtol=2**-14, atol=0)
+
+
+@pytest.mark.parametrize(("width", "large"), [(1, 8192), (64, 8192), (70, 8192), (200, 8192), (100, 64), (300, 64)])
+@pytest.mark.parametrize("order", ["as they come", "sorted"])
+def test_the_factorization(monkeypatch: pytest.MonkeyPatch, width: int, large: int, order: str) -> None:
+    """pull and M's diagonal as float64 gives them: one tile and several, of both sizes, whole and not; channels of very
+    different size; a dead one. Two programs share the tiles (in the interpreter the first does all)."""
+    monkeypatch.setattr(cholesky, "LARGE", large)
+    x = torch.randn(2 * width, width) * torch.exp(2 * torch.randn(width))
+    x[:, width // 3] *= 30
+    x[:, width // 2] = 0
+    hessian = x.T @ x + (width == 1)
+    visits = sweep.Order.of(hessian, order == "sorted")
+    pull, diagonal = cholesky.factor_of(hessian, visits.columns, 0.01)
+    exact_pull, exact_diagonal, without = gptq._factor(hessian.double(), visits, 0.01)
+    assert without == 0
+    torch.testing.assert_close(diagonal.double(), exact_diagonal, rtol=2e-6, atol=0)
+    torch.testing.assert_close(pull.tril().double(), exact_pull, rtol=0, atol=2e-6 * float(exact_pull.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_a_factorization_that_fails() -> None:
+    hessian = torch.eye(130)
+    hessian[40, 40] = -1  # the 90th of 130: step 40 and those before it have no factor
+    diagonal = cholesky.factor_of(hessian, torch.arange(130), 0.01)[1]
+    assert torch.equal(diagonal > 0, torch.arange(130) > 40)
 
 
 def test_codes() -> None:

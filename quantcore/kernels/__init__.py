@@ -3,8 +3,16 @@
 import importlib.util
 from functools import cache
 
+import torch
+
 
 @cache
 def has_triton() -> bool:
     """Whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """How many the GPU has; for the interpreter 2, enough to show that programs share their work."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2

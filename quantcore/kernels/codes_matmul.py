@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.codes import CodedWeight, TokenCodes
+from quantcore.kernels import multiprocessors
 
 
 class Tile(NamedTuple):
@@ -228,7 +229,7 @@ def multiply(
     if tile.persistent:
         from triton.tools.tensor_descriptor import TensorDescriptor
 
-        programs = min(tiles, _multiprocessors(y.device))
+        programs = min(tiles, multiprocessors(y.device))
         w_desc = TensorDescriptor.from_tensor(weight.codes, [tile.n, tile.k])
         x_desc = TensorDescriptor.from_tensor(x.codes, [tile.t, tile.k])
         is_int = weight.codes.dtype == torch.int8
@@ -258,14 +259,3 @@ def tile_for(tokens: int, out: int, blocks: bool) -> Tile:
     if tokens <= 512:
         return Tile(128, 128, 128, 4, 4)
     return Tile(128, 256, 128, 8, 4, persistent=True)
-
-
-_counted: dict[torch.device, int] = {}
-
-
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 2  # the interpreter: any number shows that programs walk over tiles
-    if device not in _counted:
-        _counted[device] = torch.cuda.get_device_properties(device).multi_processor_count
-    return _counted[device]

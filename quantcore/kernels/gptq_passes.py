@@ -1,9 +1,8 @@
 """What GPTQ does to whole matrices before and after its sweep, each in one pass over memory.
 
-pull    (K, K): row j, what column j takes from the errors of the columns before it, M_ij / M_jj; 1 on the diagonal.
-        The factor comes with both axes reversed: entry (K - 1 - j, K - 1 - i) of `upper` is M_ij
 halves  (K, 3 before size) bf16: of each block of `size` columns that another follows, the high halves of pull, the
-        same again, the low halves (see `sweep._SplitProducts`); rows of later blocks alone are written
+        same again, the low halves (see `sweep._SplitProducts`); rows of later blocks alone are written, and what
+        is above pull's diagonal is not read
 codes   (O, K) in the columns' own order, from the sweep's (K, O) in visiting order
 """
 
@@ -20,27 +19,6 @@ TILE = 64
 
 
 @triton.jit
-def _pull(
-    upper_ptr,
-    pull_ptr,
-    width,
-    row_stride,
-    column_stride,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    j = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    i = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    row = (width - 1 - j).to(tl.int64)
-    column = (width - 1 - i).to(tl.int64)
-    inside = (j < width)[:, None] & (i < width)[None, :]
-    at = row[:, None] * row_stride + column[None, :] * column_stride
-    ours = tl.load(upper_ptr + at, mask=inside & (i[None, :] <= j[:, None]), other=0.0)
-    diagonal = tl.load(upper_ptr + row * (row_stride + column_stride), mask=j < width, other=1.0)
-    tl.store(pull_ptr + j.to(tl.int64)[:, None] * width + i[None, :], tl.div_rn(ours, diagonal[:, None]), mask=inside)
-
-
-@triton.jit
 def _halves(pull_ptr, out_ptr, width, out_width, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     j = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     i = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -48,7 +26,7 @@ def _halves(pull_ptr, out_ptr, width, out_width, size, ROWS: tl.constexpr, COLUM
     if tl.program_id(0) * ROWS + ROWS > tl.program_id(1) * COLUMNS:  # else no row here is of a later block
         wanted = (j < width)[:, None] & (block < out_width // (3 * size))[None, :]
         row = j.to(tl.int64)[:, None]
-        x = tl.load(pull_ptr + row * width + i[None, :], mask=wanted & (i < width)[None, :], other=0.0)
+        x = tl.load(pull_ptr + row * width + i[None, :], mask=wanted & (i[None, :] <= j[:, None]), other=0.0)
         high = x.to(tl.bfloat16)
         low = (x - high.to(tl.float32)).to(tl.bfloat16)
         at = out_ptr + row * out_width + (3 * size * block + i % size)[None, :]
@@ -66,15 +44,6 @@ def _codes(values_ptr, places_ptr, out_ptr, rows, width, value_stride, TILE: tl.
     codes = tl.load(at, mask=(k < width)[:, None] & (r < rows)[None, :], other=0)
     at = out_ptr + r.to(tl.int64)[:, None] * width + k[None, :]
     tl.store(at, tl.trans(codes), mask=(r < rows)[:, None] & (k < width)[None, :])
-
-
-def pull_of(upper: Tensor) -> Tensor:
-    """pull (K, K), float32. Shape of upper: (K, K), any strides; what is below its diagonal is not read."""
-    width = len(upper)
-    pull = torch.empty(width, width, device=upper.device)
-    grid = (triton.cdiv(width, ROWS), triton.cdiv(width, COLUMNS))
-    _pull[grid](upper, pull, width, *upper.stride(), ROWS=ROWS, COLUMNS=COLUMNS)
-    return pull
 
 
 def halves_of(pull: Tensor, size: int) -> Tensor:

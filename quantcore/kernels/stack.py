@@ -8,9 +8,9 @@ import triton.language as tl
 
 @triton.jit
 def stacked(parts):
-    """(n, len(parts)) of tensors (n,); their number is a power of 2."""
+    """(n, len(parts)) of tensors of n elements; their number is a power of 2."""
     count: tl.constexpr = len(parts)
-    size: tl.constexpr = parts[0].shape[0]
+    size: tl.constexpr = parts[0].numel
     for _ in tl.static_range(7):
         if len(parts) > 1:
             pairs = ()
@@ -23,8 +23,18 @@ def stacked(parts):
 @triton.jit
 def sixteen(matrix):
     """The columns of a matrix (n, 16), each (n,)."""
-    parts = (tl.reshape(matrix, [matrix.shape[0], 2, 2, 2, 2]),)
-    for _ in tl.static_range(4):
+    return _halved((tl.reshape(matrix, [matrix.shape[0], 2, 2, 2, 2]),), 4)
+
+
+@triton.jit
+def thirty_two(matrices):
+    """The columns of matrices (m, n, 32), each (m, n)."""
+    return _halved((tl.reshape(matrices, [matrices.shape[0], matrices.shape[1], 2, 2, 2, 2, 2]),), 5)
+
+
+@triton.jit
+def _halved(parts, TIMES: tl.constexpr):
+    for _ in tl.static_range(TIMES):
         even = ()
         odd = ()
         for i in tl.static_range(len(parts)):

@@ -35,9 +35,10 @@ from torch import Tensor
 from benchmarks.machine import describe
 from quantcore import dequantize, load_model, quantize_model
 from quantcore.calibration import gram_of
-from quantcore.gptq import GptqProblem, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
+from quantcore.gptq import GptqProblem, _factor, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
 from quantcore.models import bundled_text, token_windows
 from quantcore.scheme import Gptq, QuantSpec, Scheme
+from quantcore.sweep import Order
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = {"cuda": [(4096, 4096), (14336, 4096), (4096, 14336)], "cpu": [(384, 384), (1024, 384), (384, 1024)]}
@@ -74,12 +75,14 @@ def main() -> None:
 
 def one_layer(shape: tuple[int, int], device: str) -> dict[str, Any]:
     weight, gram, spec = problem(shape, device), gram_for(shape[1], device), int4(128)
+    as_they_come = Order.of(gram, False)
     row: dict[str, Any] = {
         "work": f"{shape[0]} x {shape[1]}",
         "ours": median(lambda: gptq_quantize(weight, gram, spec), device),
     }
     row["ours, actorder weight"] = median(lambda: gptq_quantize(weight, gram, spec, Gptq("weight")), device)
-    row["Cholesky alone"] = median(lambda: torch.linalg.cholesky_ex(gram), device)
+    row["of it the factorization"] = median(lambda: _factor(gram, as_they_come, 0.01), device)
+    row["torch.linalg.cholesky_ex"] = median(lambda: torch.linalg.cholesky_ex(gram), device)
     for order in (None, "weight"):
         mine = gptq_quantize(weight, gram, spec, Gptq(order))
         if theirs := peer(weight, gram, mine.scale, order):

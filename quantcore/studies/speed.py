@@ -11,7 +11,8 @@
 
 On a GPU times are medians over replays of a CUDA graph of several calls in a row, each on its own copy of the weight,
 so that no weight is found in the L2 cache; and `plain` is one call launched from Python after the cache was flushed,
-between two events. On the CPU they are medians of single calls. All in milliseconds.
+between two events. The graphs of one row are replayed in turn: a GPU at its power limit slows its clocks, and so slows
+them for all. On the CPU times are medians of single calls. All in milliseconds.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def measure_paths(
     weight = 0.02 * torch.randn(out, width, device=device, generator=random)
     inputs = {count: torch.randn(count, width, device=device, generator=random).to(dtype) for count in tokens}
     clock = Clock(torch.device(device))
-    floats = {count: _measure_float(clock, x, weight.to(dtype)) for count, x in inputs.items()}
+    dense = weight.to(dtype)
+    floats = [dense, *(dense.clone() for _ in range(clock.copies(dense.nbytes) - 1))]
+    plain = {count: clock.plain_ms(_call(F.linear, x, dense)) for count, x in inputs.items()}
     rows: list[SpeedRow] = []
     sizes: dict[str, int] = {}
     refused: dict[str, str] = {}
@@ -107,7 +110,7 @@ def measure_paths(
         try:
             subject = _Subject.make(text, weight, inputs[tokens[0]], path, clock)
             sizes[text] = subject.weight_bytes
-            rows += [subject.measure(clock, inputs[count], *floats[count]) for count in tokens]
+            rows += [subject.measure(clock, inputs[count], floats, plain[count]) for count in tokens]
         except ValueError as error:
             refused[text] = str(error)
         if progress:
@@ -141,7 +144,15 @@ class Clock:
 
     def ms(self, calls: Sequence[Call]) -> float:
         """The median of one call, `calls` taken in turn: from graph replays on a GPU, one by one on the CPU."""
-        return self._graph_ms(calls) if self.on_gpu else self._cpu_ms(calls[0])
+        return self.each_ms([calls])[0]
+
+    def each_ms(self, works: Sequence[Sequence[Call]]) -> list[float]:
+        """`ms` of several works, in turn."""
+        if not self.on_gpu:
+            return [self._cpu_ms(calls[0]) for calls in works]
+        graphs = [self._long_graph(calls) for calls in works]
+        times = self._replays([graph for graph, _ in graphs], REPLAYS)
+        return [ms / count for ms, (_, count) in zip(times, graphs, strict=True)]
 
     def plain_ms(self, call: Call) -> float:
         """The median of a call launched by itself, the cache flushed before it."""
@@ -158,13 +169,14 @@ class Clock:
         torch.cuda.synchronize(self.device)
         return _median_ms(times)
 
-    def _graph_ms(self, calls: Sequence[Call]) -> float:
+    def _long_graph(self, calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
+        """A graph of about GRAPH_MS, and how many calls it holds."""
         for call in calls[:3]:
             call()
         torch.cuda.synchronize(self.device)
-        one = self._replays(self._graph(calls, 1), 3) / len(calls)
+        one = self._replays([self._graph(calls, 1)], 3)[0] / len(calls)
         rounds = max(1, min(50, round(GRAPH_MS / max(one, 1e-3) / len(calls))))
-        return self._replays(self._graph(calls, rounds), REPLAYS) / len(calls) / rounds
+        return self._graph(calls, rounds), rounds * len(calls)
 
     def _graph(self, calls: Sequence[Call], rounds: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
@@ -174,17 +186,19 @@ class Clock:
                     call()
         return graph
 
-    def _replays(self, graph: torch.cuda.CUDAGraph, count: int) -> float:
-        times = []
-        graph.replay()
-        for _ in range(count):
-            begin, end = _events()
-            begin.record()
-            graph.replay()
-            end.record()
-            times.append((begin, end))
+    def _replays(self, graphs: Sequence[torch.cuda.CUDAGraph], count: int) -> list[float]:
+        """The median of each."""
+        times: list[list[tuple[Any, Any]]] = [[] for _ in graphs]
+        for turn in range(count + 1):
+            for graph, kept in zip(graphs, times, strict=True):
+                begin, end = _events()
+                begin.record()
+                graph.replay()
+                end.record()
+                if turn:  # the first is to warm up
+                    kept.append((begin, end))
         torch.cuda.synchronize(self.device)
-        return _median_ms(times)
+        return [_median_ms(kept) for kept in times]
 
     def _cpu_ms(self, call: Call) -> float:
         call()
@@ -203,11 +217,6 @@ def _events() -> tuple[Any, Any]:
 
 def _median_ms(times: Sequence[tuple[Any, Any]]) -> float:
     return statistics.median(float(begin.elapsed_time(end)) for begin, end in times)
-
-
-def _measure_float(clock: Clock, x: Tensor, weight: Tensor) -> tuple[float, float]:
-    weights = [weight, *(weight.clone() for _ in range(clock.copies(weight.nbytes) - 1))]
-    return clock.ms([_call(F.linear, x, one) for one in weights]), clock.plain_ms(_call(F.linear, x, weight))
 
 
 def _call(function: Callable[..., object], *args: object) -> Call:
@@ -250,51 +259,58 @@ class _Subject:
     def weight_bytes(self) -> int:
         return _nbytes(self.weights[0])
 
-    def measure(self, clock: Clock, x: Tensor, float_ms: float, float_plain_ms: float) -> SpeedRow:
+    def measure(self, clock: Clock, x: Tensor, floats: Sequence[Tensor], float_plain_ms: float) -> SpeedRow:
         path, activations, static = self.path, self.activations, self.static
         encoded = path.encode(x, self.weights[0], activations, static)
-        encode_ms = 0.0
+        library, library_calls = self._library(clock, x, encoded)
+        works = {
+            "product": [_call(path.product, encoded, one, None, x.dtype) for one in self.weights],
+            "total": [_call(path.multiply, x, one, activations, static, None) for one in self.weights],
+            "float": [_call(F.linear, x, one) for one in floats],
+        }
         if encoded is not x:
-            encode_ms = clock.ms([_call(path.encode, x, self.weights[0], activations, static)])
-        library, library_ms = self._library(clock, x, encoded)
+            works["encode"] = [_call(path.encode, x, self.weights[0], activations, static)]
+        if library_calls:
+            works["library"] = library_calls
+        ms = dict(zip(works, clock.each_ms(list(works.values())), strict=True))
         return SpeedRow(
             self.text,
             path.name,
             len(x),
-            encode_ms,
-            clock.ms([_call(path.product, encoded, one, None, x.dtype) for one in self.weights]),
-            clock.ms([_call(path.multiply, x, one, activations, static, None) for one in self.weights]),
+            ms.get("encode", 0.0),
+            ms["product"],
+            ms["total"],
             clock.plain_ms(_call(path.multiply, x, self.weights[0], activations, static, None)),
-            float_ms,
+            ms["float"],
             float_plain_ms,
             library,
-            library_ms,
+            ms.get("library"),
         )
 
-    def _library(self, clock: Clock, x: Tensor, encoded: object) -> tuple[str | None, float | None]:
-        """torch's own product for these codes: its name and time, (None, None) where it has none here."""
+    def _library(self, clock: Clock, x: Tensor, encoded: object) -> tuple[str | None, list[Call]]:
+        """torch's own product for these codes: its name and a call for each weight, (None, []) where it has none."""
         if self.path.name in ("int8", "int8_torch") and isinstance(encoded, TokenCodes):
             codes = F.pad(encoded.codes, (0, 0, 0, max(0, 32 - len(x)))) if clock.on_gpu else encoded.codes
             weights = [one.codes.t() for one in self.weights if isinstance(one, CodedWeight)]
-            return "torch._int_mm", clock.ms([_call(torch._int_mm, codes, one) for one in weights])
+            return "torch._int_mm", [_call(torch._int_mm, codes, one) for one in weights]
         if self.path.name in ("fp8", "fp8_torch"):
-            return "torch._scaled_mm", clock.ms([_call(scaled_mm, encoded, one, None, x.dtype) for one in self.weights])
+            return "torch._scaled_mm", [_call(scaled_mm, encoded, one, None, x.dtype) for one in self.weights]
         if self.path.name == "low_bit" and self.qweight.spec.fmt.bits == 4 and x.dtype == torch.bfloat16:
             return _int4_of_torch(clock, x, self.qweight, len(self.weights))
-        return None, None
+        return None, []
 
 
-def _int4_of_torch(clock: Clock, x: Tensor, qweight: QTensor, copies: int) -> tuple[str | None, float | None]:
+def _int4_of_torch(clock: Clock, x: Tensor, qweight: QTensor, copies: int) -> tuple[str | None, list[Call]]:
     group = qweight.q.shape[1] // qweight.scale.shape[1]
     if not clock.on_gpu or group not in (32, 64, 128, 256) or qweight.zero_point is not None:
-        return None, None
+        return None, []
     unsigned = (qweight.q.to(torch.int32) + 8).to(torch.uint8)
     packed = torch.ops.aten._convert_weight_to_int4pack(unsigned[:, ::2] << 4 | unsigned[:, 1::2], 8)
     scales = qweight.scale.t().to(torch.bfloat16)
     both = torch.stack([scales, torch.zeros_like(scales)], dim=-1).contiguous()
     weights = [packed, *(packed.clone() for _ in range(copies - 1))]
     product = torch.ops.aten._weight_int4pack_mm
-    return "torch._weight_int4pack_mm", clock.ms([_call(product, x, one, group, both) for one in weights])
+    return "torch._weight_int4pack_mm", [_call(product, x, one, group, both) for one in weights]
 
 
 def _reordered(qweight: QTensor) -> QTensor:

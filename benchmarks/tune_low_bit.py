@@ -28,7 +28,7 @@ from quantcore.scheme import Scheme
 from quantcore.studies.speed import Clock
 
 RESULTS = Path(__file__).parent / "results"
-WORKS = {(14336, 4096): (1, 8, 16), (4096, 4096): (1, 8), (4096, 14336): (1, 8), (1024, 4096): (1, 8)}
+WORKS = dict.fromkeys([(14336, 4096), (4096, 4096), (4096, 14336), (1024, 4096)], (1, 8, 16))
 TILES = [FewTile(1, warps, blocks, most) for warps, blocks, most in itertools.product((4, 8), (1, 2), (None, 64, 72))]
 TILES += [FewTile(1, 8, 2, 80), FewTile(1, 2, 2), FewTile(2, 4, 1), FewTile(2, 8, 1)]
 PROCESSES = 14
@@ -79,8 +79,8 @@ def search(shape: tuple[int, int], tokens: int) -> dict[str, Any]:
         if not torch.allclose(y, right, rtol=2**-6, atol=2**-6 * float(right.abs().max())):
             raise AssertionError(f"{tile} gives another product for {tokens} tokens, {shape}")
         times.append((microseconds(clock, [lambda w=w: multiply_few(x, w, None, tile) for w in weights]), tile))  # noqa: B023
-    times.sort()
-    now = {tile: time for time, tile in times}[tile_for(shape[0])]
+    times.sort(key=lambda pair: pair[0])  # a tile may hold None
+    now = {tile: time for time, tile in times}[tile_for(tokens, shape[0])]
     return {
         "bf16_us": bf16,
         "packed_us": other,

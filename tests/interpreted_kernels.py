@@ -115,7 +115,7 @@ def test_low_bit_in_pieces_and_expanded(scheme: str) -> None:
     assert torch.equal(expand(packed, torch.float16), dequantize(q).half())
 
 
-@pytest.mark.parametrize("tokens", [1, 8, 16])
+@pytest.mark.parametrize("tokens", [1, 8, 11, 16])
 @pytest.mark.parametrize(("out", "width"), [(32, 512), (21, 200)])
 @pytest.mark.parametrize("scheme", ["w:int4/group128", "w:int4/group64/asym", "w:int3/channel", "w:int4/channel/asym"])
 def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, out: int, width: int, tokens: int) -> None:

@@ -101,6 +101,8 @@ def test_low_bit(scheme: str, dtype: torch.dtype) -> None:
     for tokens, out, width in (
         (1, 16, 384),
         (5, 100, 384),
+        (11, 136, 1152),
+        (16, 8216, 384),
         (17, 136, 1152),
         (50, 256, 384),
         (100, 264, 384),

@@ -10,8 +10,9 @@ instruction m16n8k16 wants of lane 4 g + c, for the weight (16 rows x 16 columns
 and for x of token g the same four columns, b0 and b1; which columns of K they are is ours to choose. In a block of 128
 columns the lane reads 16 bytes of row g and 16 of row g + 8, eight words each: words 8 c to 8 c + 7. Two words side by
 side are one register; its plane p, unpacked, is columns 32 p + 8 c + 2 q and the next, q = 0..3. So four 16-byte pieces
-of x, columns 32 p + 8 c to 32 p + 8 c + 7, hold what goes with them, and planes 2 h and 2 h + 1 of register q make one
-instruction: eight for a block. The warp's loads of the weight are 512 bytes in a row.
+of x, columns 32 p + 8 c to 32 p + 8 c + 7, hold what goes with them, and registers 2 i and 2 i + 1 of plane p make one
+instruction: eight for a block. What it wants of x lies side by side in registers, as it must, from the load on. The
+warp's loads of the weight are 512 bytes in a row.
 
 A program has a few tiles of 16 rows. Its warps take blocks of K in turn; their sums are added in the order of the
 warps, so the result is always the same. A group's sums are scaled in float32 when the group ends, as there.
@@ -31,7 +32,8 @@ from torch import Tensor
 from quantcore.kernels.low_bit_matmul import BLOCK, LowBitWeight, group_of, unpack
 from quantcore.kernels.stack import stacked
 
-MOST_TOKENS = 8  # beyond, x fills so many registers that `low_bit_matmul` is quicker
+MOST_TOKENS = 16
+MOST_OF_X = 1 << 17  # numbers of x, 256 KiB; a multiprocessor's cache holds no more, and every program reads them all
 TOKENS = 8  # of one instruction
 _LOAD = "{{ .reg .pred p; setp.ne.b32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
 _LOAD += "@p ld.global.nc{0}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}"
@@ -167,11 +169,10 @@ def _multiply_few(
                 if ZERO:
                     for token_tile in tl.static_range(TOKEN_TILES):
                         acc = (zeros, zeros, zeros, zeros)
-                        for pair in tl.static_range(2 // HALVES):
-                            for q in tl.static_range(4):
-                                b0 = pieces[16 * token_tile + 8 * (h + pair) + q]
-                                b1 = pieces[16 * token_tile + 8 * (h + pair) + 4 + q]
-                                acc = _mma(acc, ones, ones, ones, ones, b0, b1, BF16)
+                        for pair in tl.static_range(8 * h // HALVES, 8 * (h + 1) // HALVES):
+                            b0 = pieces[16 * token_tile + 2 * pair]
+                            b1 = pieces[16 * token_tile + 2 * pair + 1]
+                            acc = _mma(acc, ones, ones, ones, ones, b0, b1, BF16)
                         totals = totals + acc
                 group_at = group_of(block * 128 + 64 * h, K, GROUP, GROUP, 1 if GROUP == 0 else 2) * N
                 scaled = ()
@@ -179,18 +180,16 @@ def _multiply_few(
                     accs = ()
                     for _ in tl.static_range(TOKEN_TILES):
                         accs = accs + (zeros, zeros, zeros, zeros)
-                    for pair in tl.static_range(2 // HALVES):
-                        for q in tl.static_range(4):
-                            upper = words[(i * TILES + tile) * 8 + q]
-                            lower = words[(i * TILES + tile) * 8 + 4 + q]
-                            a0 = unpack(upper, 2 * (h + pair), BF16)
-                            a1 = unpack(lower, 2 * (h + pair), BF16)
-                            a2 = unpack(upper, 2 * (h + pair) + 1, BF16)
-                            a3 = unpack(lower, 2 * (h + pair) + 1, BF16)
+                    for plane in tl.static_range(4 * h // HALVES, 4 * (h + 1) // HALVES):
+                        for pair in tl.static_range(2):
+                            a0 = unpack(words[(i * TILES + tile) * 8 + 2 * pair], plane, BF16)
+                            a1 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 4], plane, BF16)
+                            a2 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 1], plane, BF16)
+                            a3 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 5], plane, BF16)
                             moved = ()
                             for token_tile in tl.static_range(TOKEN_TILES):
-                                b0 = pieces[16 * token_tile + 8 * (h + pair) + q]
-                                b1 = pieces[16 * token_tile + 8 * (h + pair) + 4 + q]
+                                b0 = pieces[16 * token_tile + 4 * plane + 2 * pair]
+                                b1 = pieces[16 * token_tile + 4 * plane + 2 * pair + 1]
                                 acc = (
                                     accs[4 * token_tile],
                                     accs[4 * token_tile + 1],
@@ -215,7 +214,10 @@ def _multiply_few(
                     added = added + (sums[j] + scaled[j],)
                 sums = added
     # sums[((tile * 2 + e) * TOKEN_TILES + token_tile) * 2 + odd]
-    out = tl.sum(tl.reshape(stacked(sums), [WARPS, 32, TILES * TOKEN_TILES * 4]), 0)
+    added = ()  # one by one: all at once would meet in the same banks of shared memory
+    for j in tl.static_range(TILES * TOKEN_TILES * 4):
+        added = added + (tl.sum(tl.reshape(sums[j], [WARPS, 32]), 0),)
+    out = stacked(added)
     lane = tl.arange(0, 32)[:, None]
     place = tl.arange(0, TILES * TOKEN_TILES * 4)[None, :]
     n = first_row + 8 * (place // (2 * TOKEN_TILES)) + lane // 4
@@ -230,6 +232,7 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
     return (
         x.is_cuda
         and len(x) <= MOST_TOKENS
+        and x.numel() <= MOST_OF_X
         and weight.bits == 4
         and weight.shape[1] % 8 == 0
         and x.data_ptr() % 16 == 0
@@ -240,7 +243,7 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
 def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: FewTile | None = None) -> Tensor:
     """y (N, O) in the dtype of x, bf16 or fp16. Shape of x: (N, K), contiguous, columns in the weight's order."""
     tokens, (out, width) = len(x), weight.shape
-    tile = tile or tile_for(out)
+    tile = tile or tile_for(tokens, out)
     group = 0 if weight.group >= width else weight.group
     y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
     _multiply_few[(triton.cdiv(out, 16 * tile.tiles),)](
@@ -254,6 +257,8 @@ def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: Few
     return y
 
 
-def tile_for(out: int) -> FewTile:
-    """The tile that was quickest on an H100 for so many rows, 1 to 8 tokens."""
-    return FewTile(1, 4, 1, 64) if out >= 8192 else FewTile(1, 8, 2, 72)
+def tile_for(tokens: int, out: int) -> FewTile:
+    """The tile that was quickest on an H100 for so many rows: 1 to 8 tokens, and 9 to 16."""
+    if out >= 8192:
+        return FewTile(1, 4, 1, 72)
+    return FewTile(1, 8, 2, 80) if tokens <= TOKENS else FewTile(1, 8, 1, 72)

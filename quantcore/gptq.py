@@ -15,7 +15,7 @@ a block a small sequential part is left, a Triton kernel on a GPU (`sweep`). Row
 v; gate, up), and of one weight under several specs, are swept together: `gptq_quantize_many`.
 
 On a GPU nothing waits for it before everything is launched: what is wrong with a Hessian, a factorization or a weight
-is read at the end, in that order, by `_refuse`. A factorization keeps few multiprocessors busy for long, so it is
+is read at the end, in that order, by `_refuse`. A factorization leaves most of every multiprocessor idle, so it is
 launched first, on a stream of its own, and the work that needs no factor goes on beside it.
 
 Source: Frantar et al. 2022, arXiv:2210.17323, section 3.3 and algorithm 1; order by diag(H): act-order of the

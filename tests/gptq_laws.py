@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from quantcore import dequantize
-from quantcore.gptq import gptq_loss, gptq_plain, gptq_quantize
+from quantcore.gptq import _factor, gptq_loss, gptq_plain, gptq_quantize
 from quantcore.scheme import Gptq, QuantSpec, Scheme
+from quantcore.sweep import Order
 
 ORDERS = [None, "weight", "group"]
 TEXTS = [
@@ -53,3 +54,22 @@ def check_float32(text: str, kind: str, order: str | None, device: str, block_si
     assert float(same.double().mean()) > 0.995
     exact, rounded = gptq_loss(weight, dequantize(plain), hessian), gptq_loss(weight, dequantize(fast).cpu(), hessian)
     assert rounded == pytest.approx(exact, rel=1e-4)
+
+
+def check_factorization(width: int, by_diagonal: bool, device: str) -> None:
+    """The kernel's pull and diagonal are float64's, for channels of very different size, one that shouts and a dead one;
+    and the same numbers every time, in whatever order its programs come to their tiles."""
+    from quantcore.kernels.cholesky import factor_of
+
+    x = torch.randn(2 * width, width) * torch.exp(2 * torch.randn(width))
+    x[:, width // 3] *= 30
+    x[:, width // 2] = 0
+    hessian = (x.T @ x + (width == 1)).to(device)
+    order = Order.of(hessian, by_diagonal)
+    pull, diagonal = factor_of(hessian, order.columns, 0.01)
+    exact_pull, exact_diagonal, without = _factor(hessian.double(), order, 0.01)
+    assert without == 0
+    torch.testing.assert_close(diagonal.double(), exact_diagonal, rtol=4e-6, atol=0)
+    torch.testing.assert_close(pull.tril().double(), exact_pull, rtol=0, atol=2e-6 * float(exact_pull.abs().max()))
+    again, _ = factor_of(hessian, order.columns, 0.01)
+    assert torch.equal(again.tril(), pull.tril())

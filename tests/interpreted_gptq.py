@@ -111,19 +111,9 @@ def test_halves_of_pull(width: int, size: int) -> None:
 @pytest.mark.parametrize(("width", "large"), [(1, 8192), (64, 8192), (70, 8192), (200, 8192), (100, 64), (300, 64)])
 @pytest.mark.parametrize("order", ["as they come", "sorted"])
 def test_the_factorization(monkeypatch: pytest.MonkeyPatch, width: int, large: int, order: str) -> None:
-    """pull and M's diagonal as float64 gives them: one tile and several, of both sizes, whole and not; channels of very
-    different size; a dead one. Two programs share the tiles (in the interpreter the first does all)."""
+    """One tile and several, of both sizes, whole and not. Two programs share the tiles (here the first does all)."""
     monkeypatch.setattr(cholesky, "LARGE", large)
-    x = torch.randn(2 * width, width) * torch.exp(2 * torch.randn(width))
-    x[:, width // 3] *= 30
-    x[:, width // 2] = 0
-    hessian = x.T @ x + (width == 1)
-    visits = sweep.Order.of(hessian, order == "sorted")
-    pull, diagonal = cholesky.factor_of(hessian, visits.columns, 0.01)
-    exact_pull, exact_diagonal, without = gptq._factor(hessian.double(), visits, 0.01)
-    assert without == 0
-    torch.testing.assert_close(diagonal.double(), exact_diagonal, rtol=2e-6, atol=0)
-    torch.testing.assert_close(pull.tril().double(), exact_pull, rtol=0, atol=2e-6 * float(exact_pull.abs().max()))
+    laws.check_factorization(width, order == "sorted", "cpu")
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from quantcore import dequantize
-from quantcore.gptq import GptqProblem, Trace, gptq_loss, gptq_quantize, gptq_quantize_many
+from quantcore.gptq import CholeskyError, GptqProblem, Trace, gptq_loss, gptq_quantize, gptq_quantize_many
 from quantcore.scheme import Gptq
 from tests import gptq_laws as laws
 from tests.browser_fixtures import ROOT
@@ -55,6 +55,24 @@ def test_wide_layers_on_the_gpu(text: str, shape: tuple[int, int]) -> None:
         losses = [gptq_loss(weight, dequantize(q).cpu(), hessian) for q in (exact, fast)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-3)
         assert torch.allclose(trace.quantized[0], dequantize(fast).cpu()[0, trace.order], atol=1e-6)
+
+
+@on_gpu
+@pytest.mark.parametrize(("width", "large"), [(1, 8192), (70, 8192), (2500, 8192), (2500, 64)])
+def test_the_factorization_on_the_gpu(monkeypatch: pytest.MonkeyPatch, width: int, large: int) -> None:
+    from quantcore.kernels import cholesky
+
+    monkeypatch.setattr(cholesky, "LARGE", large)
+    for by_diagonal in (False, True):
+        laws.check_factorization(width, by_diagonal, "cuda")
+
+
+@on_gpu
+def test_a_factorization_that_fails_on_the_gpu() -> None:
+    weight, hessian = (t.float().cuda() for t in laws.problem("random"))
+    indefinite = hessian - 2 * hessian.diagonal().mean() * torch.eye(len(hessian), device="cuda")
+    with pytest.raises(CholeskyError, match=r"q_proj: .*damp=0.01 .*such as 0.1"):
+        gptq_quantize(weight, indefinite, laws.spec("int4/group32"), name="q_proj")
 
 
 @on_gpu

@@ -57,8 +57,8 @@ def check_float32(text: str, kind: str, order: str | None, device: str, block_si
 
 
 def check_factorization(width: int, by_diagonal: bool, device: str) -> None:
-    """The kernel's pull and diagonal are float64's, for channels of very different size, one that shouts and a dead one;
-    and the same numbers every time, in whatever order its programs come to their tiles."""
+    """The kernel's pull and diagonal are float64's, for channels of very different size, one that shouts and one that
+    is dead; and the same numbers every time, in whatever order its programs come to their tiles."""
     from quantcore.kernels.cholesky import factor_of
 
     x = torch.randn(2 * width, width) * torch.exp(2 * torch.randn(width))

@@ -166,7 +166,7 @@ def promised(machine: Machine, shape: tuple[int, int], schemes: Sequence[str]) -
 def above_the_roof(machine: Machine, report: SpeedReport) -> str | None:
     """Said where measured points lie over the memory's line: then the weight came from a cache."""
     points = [(row.scheme, row.tokens, row.total_ms) for row in report.rows]
-    points += [("float", tokens, ms) for tokens, ms in {row.tokens: row.float_ms for row in report.rows}.items()]
+    points += [("float", tokens, ms) for tokens, ms in report.floats.items()]
     above = sum(
         1e-6 * work_of(text, report.shape, tokens).bytes_moved / ms > machine.bandwidth_gb_s
         for text, tokens, ms in points

@@ -12,7 +12,7 @@
 On a GPU times are medians over replays of a CUDA graph of several calls in a row, each on its own copy of the weight,
 so that no weight is found in the L2 cache; and `plain` is one call launched from Python after the cache was flushed,
 between two events. The graphs of one row are replayed in turn: a GPU at its power limit slows its clocks, and so slows
-them for all. On the CPU times are medians of single calls. All in milliseconds.
+them for all. On the CPU times are medians of single calls, `float` one for all rows. All in milliseconds.
 """
 
 from __future__ import annotations
@@ -79,6 +79,14 @@ class SpeedReport:
     rows: tuple[SpeedRow, ...]
     weight_bytes: dict[str, int]
     refused: dict[str, str]
+
+    @property
+    def floats(self) -> dict[int, float]:
+        """`float` at each number of tokens: the median of the rows'."""
+        times: dict[int, list[float]] = {}
+        for row in self.rows:
+            times.setdefault(row.tokens, []).append(row.float_ms)
+        return {tokens: statistics.median(ms) for tokens, ms in times.items()}
 
 
 def measure_paths(
@@ -266,8 +274,9 @@ class _Subject:
         works = {
             "product": [_call(path.product, encoded, one, None, x.dtype) for one in self.weights],
             "total": [_call(path.multiply, x, one, activations, static, None) for one in self.weights],
-            "float": [_call(F.linear, x, one) for one in floats],
         }
+        if clock.on_gpu:
+            works["float"] = [_call(F.linear, x, one) for one in floats]
         if encoded is not x:
             works["encode"] = [_call(path.encode, x, self.weights[0], activations, static)]
         if library_calls:
@@ -281,7 +290,7 @@ class _Subject:
             ms["product"],
             ms["total"],
             clock.plain_ms(_call(path.multiply, x, self.weights[0], activations, static, None)),
-            ms["float"],
+            ms.get("float", float_plain_ms),
             float_plain_ms,
             library,
             ms.get("library"),

@@ -57,7 +57,7 @@ def style(text: str) -> tuple[str, str, str]:
 def times(report: SpeedReport, schemes: Sequence[str]) -> go.Figure:
     """Milliseconds against tokens, both log; stars where a scheme passes bf16."""
     fig = figure("Time of one product", "tokens at once", "ms", HEIGHT)
-    floats = {row.tokens: row.float_ms for row in report.rows}
+    floats = report.floats
     fig.add_trace(_line("bf16", list(floats), list(floats.values()), (INK, "solid", "circle-open"), width=4))
     for text in schemes:
         rows = rows_of(report, text)
@@ -172,7 +172,7 @@ def roofline(machine: Machine, report: SpeedReport | None, schemes: Sequence[str
         )
     if report is not None:
         seen = {row.tokens: row for row in report.rows}
-        _points(fig, report, "float", list(seen.values()), [row.float_ms for row in seen.values()], here)
+        _points(fig, report, "float", list(seen.values()), [report.floats[tokens] for tokens in seen], here)
         for text in schemes:
             rows = rows_of(report, text)
             _points(fig, report, text, rows, [row.total_ms for row in rows], here)

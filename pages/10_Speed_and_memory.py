@@ -156,7 +156,7 @@ def times_part(report: SpeedReport, schemes: Sequence[str], closed: Sequence[str
 def split_words(report: SpeedReport, schemes: Sequence[str], at: int) -> str:
     rows = [row for row in report.rows if row.scheme in schemes and row.tokens == at]
     parts = [f"{figures.label(row.scheme)} {row.encode_ms:.3g} + {row.product_ms:.3g} ms" for row in rows]
-    return f"encode + product at {at} tokens: {', '.join(parts)}; bf16 {rows[0].float_ms:.3g} ms"
+    return f"encode + product at {at} tokens: {', '.join(parts)}; bf16 {report.floats[at]:.3g} ms"
 
 
 def roof_part(

@@ -117,9 +117,14 @@ def test_the_factorization(monkeypatch: pytest.MonkeyPatch, width: int, large: i
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
-def test_a_factorization_that_fails() -> None:
+@pytest.mark.parametrize("kind", ["below 0", "on the way"])
+def test_a_factorization_that_fails(kind: str) -> None:
+    """Step 40 and those before it have no factor: its diagonal is negative, or what step 41 leaves of it is."""
     hessian = torch.eye(130)
-    hessian[40, 40] = -1  # the 90th of 130: step 40 and those before it have no factor
+    if kind == "below 0":
+        hessian[40, 40] = -1
+    else:
+        hessian[40, 41] = hessian[41, 40] = 2
     diagonal = cholesky.factor_of(hessian, torch.arange(130), 0.01)[1]
     assert torch.equal(diagonal > 0, torch.arange(130) > 40)
 

@@ -137,9 +137,8 @@ def split(report: SpeedReport, schemes: Sequence[str], tokens: int) -> go.Figure
         )
     )
     if rows:
-        fig.add_vline(
-            x=rows[0].float_ms, line={"color": MUTED, "dash": "dash"}, annotation_text="bf16", annotation_position="top"
-        )
+        bf16 = report.floats[tokens]
+        fig.add_vline(x=bf16, line={"color": MUTED, "dash": "dash"}, annotation_text="bf16", annotation_position="top")
     fig.update_yaxes(autorange="reversed")
     fig.update_xaxes(rangemode="tozero")
     return _legend_below(fig, 110)
@@ -172,7 +171,7 @@ def roofline(machine: Machine, report: SpeedReport | None, schemes: Sequence[str
         )
     if report is not None:
         seen = {row.tokens: row for row in report.rows}
-        _points(fig, report, "float", list(seen.values()), [report.floats[tokens] for tokens in seen], here)
+        _points(fig, report, "float", list(seen.values()), list(report.floats.values()), here)
         for text in schemes:
             rows = rows_of(report, text)
             _points(fig, report, text, rows, [row.total_ms for row in rows], here)

@@ -6,7 +6,8 @@ import streamlit as st
 from quantcore.studies.anatomy import Anatomy
 from quantcore.studies.next_tokens import NextTokens
 from quantcore.studies.row import RowStudy
-from ui import cached, controls, frame, python_code
+from ui import cached, frame, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import home as figures
 

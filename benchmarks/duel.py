@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
-from quantcore.duel import duel
-from quantcore.models import TEXT_KINDS, LoadedModel, bundled_text, load_model, token_windows
-from quantcore.sensitivity import plan_for_budget, sensitivity
-from quantcore.store import Store
+from quantcore.measure.duel import duel
+from quantcore.measure.sensitivity import plan_for_budget, sensitivity
+from quantcore.measure.store import Store
+from quantcore.model.loading import LoadedModel, load_model
+from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
 
 SCHEMES = ["W8A8", "W4A16", "w:int4/channel", "W3A16"]
 UNIFORM = ["W2A16", "W3A16", "W4A16", "W8A16"]

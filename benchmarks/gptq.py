@@ -34,11 +34,13 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from quantcore import dequantize, load_model, quantize_model
-from quantcore.calibration import gram_of
-from quantcore.gptq import GptqProblem, _factor, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
-from quantcore.models import bundled_text, token_windows
-from quantcore.scheme import Gptq, QuantSpec, Scheme
-from quantcore.sweep import Order
+from quantcore.methods.gptq import GptqProblem, _factor, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
+from quantcore.methods.options import Gptq
+from quantcore.methods.sweep_state import Order
+from quantcore.numbers.spec import QuantSpec
+from quantcore.pipeline.calibration import gram_of
+from quantcore.scheme.scheme import Scheme
+from quantcore.text.windows import bundled_text, token_windows
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = {"cuda": [(4096, 4096), (14336, 4096), (4096, 14336)], "cpu": [(384, 384), (1024, 384), (384, 1024)]}

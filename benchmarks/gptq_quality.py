@@ -18,7 +18,8 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from quantcore import compare, load_model, quantize_model
-from quantcore.models import LoadedModel, bundled_text, token_windows
+from quantcore.model.loading import LoadedModel
+from quantcore.text.windows import bundled_text, token_windows
 
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = [f"int{bits}/{grain}" for bits in (4, 3, 2) for grain in ("channel", "group128")]

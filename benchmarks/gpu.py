@@ -28,13 +28,13 @@ PYTEST = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:benchm
 if importlib.util.find_spec("xdist"):  # most of the tests' time is compiling
     PYTEST += ["-n", "12"]
 PARTS: dict[str, list[str]] = {
-    "test_gptq": [*PYTEST, "tests/test_gptq_kernel.py"],
+    "test_gptq": [*PYTEST, "tests/methods/test_gptq_kernel.py"],
     "gptq": ["-m", "benchmarks.gptq", "--out", "{out}/gptq.json"],
-    "test_low_bit": [*PYTEST, "tests/test_cuda_matmul.py", "-k", "low_bit or unpacked"],
+    "test_low_bit": [*PYTEST, "tests/matmul/test_cuda_matmul.py", "-k", "low_bit or unpacked"],
     "matmul": ["-m", "benchmarks.matmul", "--out", "{out}/matmul.json"],
     "tune": ["-m", "benchmarks.tune_low_bit", "--out", "{out}/tune_low_bit.json"],
     "tune_sweep": ["-m", "benchmarks.tune_gptq_sweep", "--out", "{out}/tune_gptq_sweep.json"],
-    "test_cuda": [*PYTEST, "tests/test_cuda.py", "tests/test_cuda_matmul.py"],
+    "test_cuda": [*PYTEST, "tests/pipeline/test_cuda.py", "tests/matmul/test_cuda_matmul.py"],
 }
 GPTQ_BARS = {"4096 x 4096": 6, "14336 x 4096": 4, "4096 x 14336": 5, "a Llama": 6, "Hessian": 12, "64 conf": 20}
 

@@ -28,9 +28,9 @@ import torch
 
 from benchmarks.machine import describe
 from quantcore import load_model, quantize_model
-from quantcore.decode import GreedyDecoder
-from quantcore.models import prompt_tokens
+from quantcore.matmul.decode import GreedyDecoder
 from quantcore.studies.speed import SpeedReport, SpeedRow, measure_codes, measure_paths
+from quantcore.text.windows import prompt_tokens
 
 RESULTS = Path(__file__).parent / "results"
 TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]

@@ -81,10 +81,10 @@ def measure(model: str, run: str, out: str) -> dict[str, Any]:
     import transformers  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
-    from quantcore import checkpoint_format  # noqa: F401
-    from quantcore.models import load_model
-    from quantcore.stream_export import stream_export
-    from quantcore.streaming import stream_evaluate
+    from quantcore.export import checkpoint_format  # noqa: F401
+    from quantcore.export.stream_export import stream_export
+    from quantcore.model.loading import load_model
+    from quantcore.pipeline.streaming import stream_evaluate
 
     verb, _, scheme = run.partition(" ")
     vocabulary = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))["vocab_size"]

@@ -19,11 +19,12 @@ from typing import Any
 
 from benchmarks.gptq import gram_for, int4, median, problem
 from benchmarks.machine import describe
-from quantcore.gptq import GptqProblem, _factor
-from quantcore.kernels import gptq_sweep
-from quantcore.kernels.gptq_sweep import Tile
-from quantcore.scheme import Gptq
-from quantcore.sweep import Order, Rows, sweep
+from quantcore.methods.gptq import GptqProblem, _factor
+from quantcore.methods.kernels import gptq_sweep
+from quantcore.methods.kernels.gptq_sweep import Tile
+from quantcore.methods.options import Gptq
+from quantcore.methods.sweep import Rows, sweep
+from quantcore.methods.sweep_state import Order
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 4096

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe
-from quantcore.kernels.few_tokens_matmul import FewTile, multiply_few, tile_for
-from quantcore.kernels.low_bit_matmul import LowBitWeight, multiply_packed, pack_weight
-from quantcore.qtensor import quantize
-from quantcore.scheme import Scheme
+from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few, tile_for
+from quantcore.matmul.kernels.low_bit_matmul import LowBitWeight, multiply_packed, pack_weight
+from quantcore.numbers.qtensor import quantize
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.speed import Clock
 
 RESULTS = Path(__file__).parent / "results"

@@ -6,15 +6,17 @@ from typing import NamedTuple
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from quantcore.granularity import largest_divisor
-from quantcore.models import linear_named
+from quantcore.model.linears import linear_named
+from quantcore.numbers.granularity import largest_divisor
 from quantcore.studies.footprint import BUDGETS_GB, PRESET_SHAPES, gptq_memory
 from quantcore.studies.hardware import GPUS, LOOKED_UP, Machine, best_machine, gpu_named, measure_machine
 from quantcore.studies.speed import REORDERED, SpeedReport, measure_paths
 from quantcore.studies.speed_curves import Recorded, best_of
-from ui import cached, controls, frame, job_view, python_code, speed_words
+from ui import cached, frame, job_view, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import speed as figures
+from ui.words import speed as speed_words
 
 PATH = "pages/10_Speed_and_memory.py"
 NOW, HERE, LOADED, CUSTOM = "this machine, now", "this machine, measured", "loaded", "typed"

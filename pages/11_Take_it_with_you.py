@@ -11,24 +11,26 @@ from streamlit.delta_generator import DeltaGenerator
 from torch import Tensor
 
 from quantcore import export_checkpoint, quantize_model
-from quantcore.duel import Duel, duel, short_label
-from quantcore.evaluate import device_name
-from quantcore.export import ExportReport
-from quantcore.granularity import largest_divisor
-from quantcore.models import source_path
-from quantcore.plain import plain
-from quantcore.plan import Plan
-from quantcore.recipe import recipe, script
-from quantcore.report import Document, duel_document, layer_document, to_html
-from quantcore.scheme import Scheme
-from quantcore.serving import CHECKED, serving
-from quantcore.store import tokens_hash
+from quantcore.cli.verb_inputs import text_of
+from quantcore.export.checkpoint import ExportReport
+from quantcore.export.plain import plain
+from quantcore.export.recipe import recipe, script
+from quantcore.export.serving import CHECKED, serving
+from quantcore.lab.report import Document, duel_document, layer_document, to_html
+from quantcore.measure.duel import Duel, duel, short_label
+from quantcore.measure.store import tokens_hash
+from quantcore.model.loading import source_path
+from quantcore.model.machine import device_name
+from quantcore.numbers.granularity import largest_divisor
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.written import ReadBack, as_zip, read_back, written
-from quantcore.verb_inputs import text_of
-from ui import cached, controls, frame, job_view, python_code, take_words
+from ui import cached, frame, job_view, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import take as figures
 from ui.scheme_builder import scheme_line, scheme_menus
+from ui.words import take as take_words
 
 PATH = "pages/11_Take_it_with_you.py"
 LEARNED = (2560, 16384)  # tokens of calibration text: the duel's, the command line's for GPTQ
@@ -66,7 +68,7 @@ def chosen_plan(choice: controls.Choice, menus: DeltaGenerator) -> Plan:
 
 def refusal(schemes: dict[str, Scheme]) -> str | None:
     """Why no checkpoint can be written, in the exporter's own words."""
-    from quantcore.checkpoint_format import require_exportable
+    from quantcore.export.checkpoint_format import require_exportable
 
     try:
         require_exportable(list(dict.fromkeys(schemes.values())))

@@ -3,8 +3,9 @@
 import pandas as pd
 import streamlit as st
 
-from quantcore.formats import FORMATS
-from ui import cached, controls, frame, python_code
+from quantcore.numbers.formats import FORMATS
+from ui import cached, frame, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.components.number_line import Line, Setting, number_line
 from ui.figures.number_formats import code_bars

@@ -4,7 +4,8 @@ import pandas as pd
 import streamlit as st
 
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES, GranularityStudy
-from ui import cached, controls, frame, python_code
+from ui import cached, frame, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import granularity as figures
 

@@ -6,7 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from quantcore.studies.outliers import CLIPS, FLOAT_BITS, NO_CLIP, keeps_of
-from ui import cached, controls, frame, python_code
+from ui import cached, frame, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import outliers as figures
 

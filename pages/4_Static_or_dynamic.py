@@ -3,11 +3,13 @@
 import pandas as pd
 import streamlit as st
 
-from quantcore.models import TEXT_KINDS
 from quantcore.studies.ranges import MOST_STEPS, STEP_CHOICE, STEP_TOKENS
-from ui import cached, controls, frame, python_code, range_words
+from quantcore.text.windows import TEXT_KINDS
+from ui import cached, frame, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import ranges as figures
+from ui.words import range as range_words
 
 CALIBRATIONS = [*TEXT_KINDS, cached.MIX]
 FORMATS = ["int8", "int4", "fp8_e4m3"]

@@ -5,15 +5,18 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from quantcore.calibration import momenta_of
-from quantcore.granularity import largest_divisor
-from quantcore.scheme import Gptq, Scheme
+from quantcore.methods.options import Gptq
+from quantcore.numbers.granularity import largest_divisor
+from quantcore.pipeline.calibration import momenta_of
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy
-from ui import cached, controls, frame, layer_words, python_code
+from ui import cached, frame, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import layer as figures
 from ui.scheme_builder import copy_scheme, scheme_line, scheme_menus, swap_schemes
 from ui.take_link import take_links
+from ui.words import layer as layer_words
 
 PATH = "pages/5_Layer_lab.py"
 NAMES = {"A": ":blue[**A**] - blue, solid, o", "B": ":orange[**B**] - vermilion, dashed, x"}

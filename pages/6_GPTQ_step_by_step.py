@@ -2,14 +2,17 @@
 
 import streamlit as st
 
-from quantcore.models import TEXT_KINDS, linear_named
+from quantcore.model.linears import linear_named
 from quantcore.studies.gptq_order import METHODS
 from quantcore.studies.gptq_steps import tile_group
 from quantcore.studies.outliers import CHANNEL_RATIO
-from ui import cached, controls, frame, gptq_words, python_code
+from quantcore.text.windows import TEXT_KINDS
+from ui import cached, frame, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.components.column_player import column_player
 from ui.figures import gptq as figures
+from ui.words import gptq as gptq_words
 
 PATH = "pages/6_GPTQ_step_by_step.py"
 GROUPS = (32, 64, 128)

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from quantcore.duel import Duel, duel, short_label, texts_of
+from quantcore.measure.duel import Duel, duel, short_label, texts_of
 from quantcore.studies.generation import Written, write_on
-from ui import cached, controls, duel_words, frame, job_view, python_code, token_view
+from ui import cached, frame, job_view, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import duel as figures
 from ui.scheme_builder import fitting_group, follow_default, scheme_editor
 from ui.take_link import take_links
+from ui.words import duel as duel_words
+from ui.words import tokens as token_view
 
 PATH = "pages/7_Scheme_duel.py"
 DEFAULT = "W8A8\n{w4}\nw:int4/channel\nw:int3/group{group}"  # the group is the largest that fits the model

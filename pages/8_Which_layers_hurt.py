@@ -3,13 +3,14 @@
 import pandas as pd
 import streamlit as st
 
-from quantcore.duel import Duel, duel, short_label
-from quantcore.models import linears
-from quantcore.plan import Plan
-from quantcore.scheme import Scheme
-from quantcore.sensitivity import Sensitivity, plan_for_budget
+from quantcore.measure.duel import Duel, duel, short_label
+from quantcore.measure.sensitivity import Sensitivity, plan_for_budget
+from quantcore.model.linears import linears
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.plans import kept_sensitivity
-from ui import cached, controls, frame, job_view, python_code
+from ui import cached, frame, job_view, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
 from ui.scheme_builder import GROUPS, fitting_group, follow_default

@@ -3,11 +3,13 @@
 import pandas as pd
 import streamlit as st
 
-from quantcore.duel import short_label
-from quantcore.rules import EQUAL, FAILS, HOLDS, Bout, Rule, RuleResult, best_practice
-from ui import cached, controls, duel_words, frame, job_view, python_code
+from quantcore.measure.duel import short_label
+from quantcore.measure.rules import EQUAL, FAILS, HOLDS, Bout, Rule, RuleResult, best_practice
+from ui import cached, frame, job_view, python_code
+from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import rules as figures
+from ui.words import duel as duel_words
 
 PATH = "pages/9_Rules_tested.py"
 TOKENS = (2560, 5120, 16384)

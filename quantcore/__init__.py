@@ -12,28 +12,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quantcore.calibration import calibrate
-    from quantcore.convert import quantize_model
-    from quantcore.evaluate import compare
-    from quantcore.export import export_checkpoint
-    from quantcore.models import load_model
-    from quantcore.plan import Plan
-    from quantcore.qtensor import QTensor, dequantize, fake_quantize, quantize
-    from quantcore.scheme import QuantSpec, Scheme
+    from quantcore.export.checkpoint import export_checkpoint
+    from quantcore.measure.evaluate import compare
+    from quantcore.model.loading import load_model
+    from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize, quantize
+    from quantcore.numbers.spec import QuantSpec
+    from quantcore.pipeline.calibration import calibrate
+    from quantcore.pipeline.convert import quantize_model
+    from quantcore.scheme.plan import Plan
+    from quantcore.scheme.scheme import Scheme
 
 _HOMES = {
-    "Plan": "plan",
-    "QTensor": "qtensor",
-    "QuantSpec": "scheme",
-    "Scheme": "scheme",
-    "calibrate": "calibration",
-    "compare": "evaluate",
-    "dequantize": "qtensor",
-    "export_checkpoint": "export",
-    "fake_quantize": "qtensor",
-    "load_model": "models",
-    "quantize": "qtensor",
-    "quantize_model": "convert",
+    "Plan": "scheme.plan",
+    "QTensor": "numbers.qtensor",
+    "QuantSpec": "numbers.spec",
+    "Scheme": "scheme.scheme",
+    "calibrate": "pipeline.calibration",
+    "compare": "measure.evaluate",
+    "dequantize": "numbers.qtensor",
+    "export_checkpoint": "export.checkpoint",
+    "fake_quantize": "numbers.qtensor",
+    "load_model": "model.loading",
+    "quantize": "numbers.qtensor",
+    "quantize_model": "pipeline.convert",
 }
 
 __all__ = [

@@ -34,10 +34,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from quantcore import verbs
-from quantcore.models import REFERENCE, WINDOW
-from quantcore.plain import plain
-from quantcore.verb_inputs import CALIBRATION_TOKENS, GPTQ_TOKENS, MAX_TOKENS
+from quantcore.cli import verbs
+from quantcore.cli.verb_inputs import CALIBRATION_TOKENS, GPTQ_TOKENS, MAX_TOKENS
+from quantcore.export.plain import plain
+from quantcore.model.loading import REFERENCE, WINDOW
 
 SCHEME = "a scheme's text or a preset's name, see `schemes`"
 

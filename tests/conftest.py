@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quantcore.models import LoadedModel, load_model
+from quantcore.model.loading import LoadedModel, load_model
 
 pytest_plugins = ["tests.browser_fixtures"]
 

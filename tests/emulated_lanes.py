@@ -7,7 +7,7 @@ import numpy as np
 import triton.language as tl
 from triton.runtime.interpreter import TensorHandle
 
-from quantcore.kernels import few_tokens_matmul as few
+from quantcore.matmul.kernels import few_tokens_matmul as few
 
 
 def words(w_ptr: Any, block: Any, blocks: Any, row: Any, c: Any, N: Any, EVEN: Any) -> tuple[Any, ...]:

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from quantcore import dequantize
-from quantcore.gptq import _factor, gptq_loss, gptq_plain, gptq_quantize
-from quantcore.scheme import Gptq, QuantSpec, Scheme
-from quantcore.sweep import Order
+from quantcore.methods.gptq import _factor, gptq_loss, gptq_plain, gptq_quantize
+from quantcore.methods.options import Gptq
+from quantcore.methods.sweep_state import Order
+from quantcore.numbers.spec import QuantSpec
+from quantcore.scheme.scheme import Scheme
 
 ORDERS = [None, "weight", "group"]
 TEXTS = [
@@ -59,7 +61,7 @@ def check_float32(text: str, kind: str, order: str | None, device: str, block_si
 def check_factorization(width: int, by_diagonal: bool, device: str) -> None:
     """The kernel's pull and diagonal are float64's, for channels of very different size, one that shouts and one that
     is dead; and the same numbers every time, in whatever order its programs come to their tiles."""
-    from quantcore.kernels.cholesky import factor_of
+    from quantcore.methods.kernels.cholesky import factor_of
 
     x = torch.randn(2 * width, width) * torch.exp(2 * torch.randn(width))
     x[:, width // 3] *= 30

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantcore import dequantize, gptq, sweep
-from quantcore.gptq import GptqProblem, gptq_quantize, gptq_quantize_many
-from quantcore.kernels import cholesky
-from quantcore.kernels.gptq_passes import codes_of, halves_of
-from quantcore.kernels.gptq_sweep import sweep_block
+from quantcore import dequantize
+from quantcore.methods import gptq, sweep
+from quantcore.methods.gptq import GptqProblem, gptq_quantize, gptq_quantize_many
+from quantcore.methods.kernels import cholesky
+from quantcore.methods.kernels.gptq_passes import codes_of, halves_of
+from quantcore.methods.kernels.gptq_sweep import sweep_block
 from tests import gptq_laws as laws
 
 

@@ -4,13 +4,13 @@ process of its own: the interpreter is switched on where Triton is imported."""
 import pytest
 import torch
 
-from quantcore.kernels import few_tokens_matmul
-from quantcore.kernels.codes_matmul import Tile, multiply
-from quantcore.kernels.few_tokens_matmul import FewTile, multiply_few
-from quantcore.kernels.low_bit_matmul import expand, multiply_packed, pack_weight
-from quantcore.matmul import open_paths, why_no_kernels
-from quantcore.qtensor import dequantize, quantize
-from quantcore.scheme import Scheme
+from quantcore.matmul.kernels import few_tokens_matmul
+from quantcore.matmul.kernels.codes_matmul import Tile, multiply
+from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
+from quantcore.matmul.kernels.low_bit_matmul import expand, multiply_packed, pack_weight
+from quantcore.matmul.paths import open_paths, why_no_kernels
+from quantcore.numbers.qtensor import dequantize, quantize
+from quantcore.scheme.scheme import Scheme
 from tests import emulated_lanes
 from tests import matmul_laws as laws
 
@@ -44,7 +44,7 @@ def test_codes(spec: str, dtype: torch.dtype) -> None:
 
 def test_codes_of_groups_and_of_rows_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     laws.check_codes("fp8_e4m3/group128/dynamic", 3, 384, torch.bfloat16, "cpu")
-    monkeypatch.setattr("quantcore.kernels.quantize_rows.LONGEST_BLOCK", 64)
+    monkeypatch.setattr("quantcore.matmul.kernels.quantize_rows.LONGEST_BLOCK", 64)
     for spec in ("int8/token/dynamic", "int8/token/asym/dynamic", "fp8_e4m3/token/dynamic", "int8/tensor/static"):
         laws.check_codes(spec, 3, 200, torch.bfloat16, "cpu")
 

@@ -11,11 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from quantcore.affine import QParams
-from quantcore.codes import CodedWeight, TokenCodes
-from quantcore.matmul import FUSED_TOKENS, PATHS, token_codes
-from quantcore.qtensor import QTensor, qparams_for, quantize
-from quantcore.scheme import QuantSpec, Scheme
+from quantcore.matmul.codes import CodedWeight, TokenCodes
+from quantcore.matmul.paths import FUSED_TOKENS, PATHS, token_codes
+from quantcore.numbers.affine import QParams
+from quantcore.numbers.qtensor import QTensor, qparams_for, quantize
+from quantcore.numbers.spec import QuantSpec
+from quantcore.scheme.scheme import Scheme
 
 # Of sum |x_hat| |w_hat|, what the sums themselves may lose. Hopper's fp8 tensor cores cut each of 32 products at 2^-13
 # of the largest: 2^-8 at worst; the most seen on an H200, over these schemes, was 2^-9.7.

@@ -20,34 +20,25 @@ import streamlit as st
 import torch
 from torch import Tensor, nn
 
-from quantcore.calibration import LayerStats, calibrate, layer_inputs, momenta_of, outlier_ratio
-from quantcore.convert import quantize_model, static_qparams
-from quantcore.duel import Duel, duel, known
-from quantcore.evaluate import checkpoint_bytes
-from quantcore.export import stored_type
-from quantcore.formats import format_named
-from quantcore.granularity import PerTensor
-from quantcore.inventory import block_order, inventory
-from quantcore.models import (
-    REFERENCE,
-    REFERENCE_LAYER,
-    TEXT_KINDS,
-    LoadedModel,
-    bundled_text,
-    devices,
-    linear_named,
-    linears,
-    load_model,
-    reference_weight,
-    token_windows,
-)
-from quantcore.plan import Plan
-from quantcore.qtensor import fake_quantize
-from quantcore.rules import RuleResult, best_practice
-from quantcore.scheme import Gptq, QuantSpec, Scheme
-from quantcore.sensitivity import Sensitivity, joined, plan_for_budget
-from quantcore.sources import Place, locate
-from quantcore.store import Store, home, model_hash
+from quantcore.export.checkpoint import stored_type
+from quantcore.matmul.size import checkpoint_bytes
+from quantcore.measure.duel import Duel, duel, known
+from quantcore.measure.rules import RuleResult, best_practice
+from quantcore.measure.sensitivity import Sensitivity, joined, plan_for_budget
+from quantcore.measure.store import Store, home, model_hash
+from quantcore.methods.options import Gptq
+from quantcore.model.inventory import block_order, inventory
+from quantcore.model.linears import linear_named, linears
+from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, devices, load_model, reference_weight
+from quantcore.model.sources import Place, locate
+from quantcore.numbers.formats import format_named
+from quantcore.numbers.granularity import PerTensor
+from quantcore.numbers.qtensor import fake_quantize
+from quantcore.numbers.spec import QuantSpec
+from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, momenta_of, outlier_ratio
+from quantcore.pipeline.convert import quantize_model, static_qparams
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.anatomy import Anatomy, anatomy
 from quantcore.studies.dynamic_cost import DynamicCost, measure_cost
 from quantcore.studies.footprint import PRESET_SHAPES, Footprint, ModelShape, footprint
@@ -88,7 +79,8 @@ from quantcore.studies.ranges import (
 from quantcore.studies.row import RowStudy, loud_row, row_study
 from quantcore.studies.speed_curves import Recorded, read_run
 from quantcore.studies.stored import Stored, stored
-from quantcore.texts import LoadedText, hub_text
+from quantcore.text.files import LoadedText, hub_text
+from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
 from ui.figures import outliers as figures
 from ui.jobs import Jobs
 

@@ -23,8 +23,8 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from quantcore.models import ASSETS
-from ui import controls
+from quantcore.model.loading import ASSETS
+from ui import widgets as controls
 from ui.components.chart import head_start
 from ui.components.copy_link import copy_link
 

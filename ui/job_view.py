@@ -13,10 +13,10 @@ from uuid import uuid4
 import streamlit as st
 from torch import Tensor, nn
 
-from quantcore.convert import quantize_model
-from quantcore.models import LoadedModel
-from quantcore.plan import Plan
-from quantcore.scheme import Rtn
+from quantcore.methods.options import Rtn
+from quantcore.model.loading import LoadedModel
+from quantcore.pipeline.convert import quantize_model
+from quantcore.scheme.plan import Plan
 from ui import cached
 from ui.jobs import Job, Progress, Teller, Work
 

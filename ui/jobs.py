@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from quantcore.memory import free_memory, size
+from quantcore.model.memory import free_memory, size
 
 Progress = Callable[[float, str], None]
 KEPT = 32  # finished jobs that can still be asked for their result

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import re
 
-from quantcore.models import TEXT_KINDS
+from quantcore.text.windows import TEXT_KINDS
 from ui import cached
-from ui.controls import Choice
+from ui.widgets import Choice
 
 LONGEST_QUOTE = 4000  # characters of a visitor's own text; a longer one is read from a file
 HOMES = {
     "quantcore": "Scheme load_model quantize_model",
-    "quantcore.calibration": "calibrate layer_inputs",
-    "quantcore.convert": "static_qparams",
-    "quantcore.duel": "duel",
-    "quantcore.export": "export_checkpoint stored_type",
-    "quantcore.formats": "format_named",
-    "quantcore.models": "TEXT_KINDS bundled_text linear_named token_windows",
-    "quantcore.recipe": "recipe script",
-    "quantcore.rules": "best_practice",
-    "quantcore.sensitivity": "plan_for_budget",
-    "quantcore.store": "Store",
+    "quantcore.pipeline.calibration": "calibrate layer_inputs",
+    "quantcore.pipeline.convert": "static_qparams",
+    "quantcore.measure.duel": "duel",
+    "quantcore.export.checkpoint": "export_checkpoint stored_type",
+    "quantcore.numbers.formats": "format_named",
+    "quantcore.model.linears": "linear_named",
+    "quantcore.text.windows": "TEXT_KINDS bundled_text token_windows",
+    "quantcore.export.recipe": "recipe script",
+    "quantcore.measure.rules": "best_practice",
+    "quantcore.measure.sensitivity": "plan_for_budget",
+    "quantcore.measure.store": "Store",
     "quantcore.studies.footprint": "PRESET_SHAPES ModelShape footprint",
     "quantcore.studies.generation": "write_on",
     "quantcore.studies.gptq_order": "order_study",
@@ -39,8 +40,8 @@ HOMES = {
     "quantcore.studies.speed": "measure_paths",
     "quantcore.studies.speed_curves": "read_run",
     "quantcore.studies.stored": "stored",
-    "quantcore.texts": "LoadedText hub_text read_text_file",
-    "quantcore.verb_inputs": "text_of",
+    "quantcore.text.files": "LoadedText hub_text read_text_file",
+    "quantcore.cli.verb_inputs": "text_of",
 }
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import streamlit as st
 
-from quantcore.formats import FORMATS, format_named
-from quantcore.granularity import (
+from quantcore.methods.options import Gptq, Method, Rtn
+from quantcore.numbers.formats import FORMATS, format_named
+from quantcore.numbers.granularity import (
     Granularity,
     PerBlock,
     PerChannel,
@@ -26,9 +27,10 @@ from quantcore.granularity import (
     largest_divisor,
     parse_granularity,
 )
-from quantcore.scheme import PRESETS, Gptq, Method, MinMax, MovingAverage, QuantSpec, Rtn, Scheme, parse_observer
+from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
+from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
-from ui import controls
+from ui import widgets as controls
 
 FIRST_WEIGHTS = QuantSpec(FORMATS["int4"], PerChannel())
 FIRST_ACTIVATIONS = QuantSpec(FORMATS["int8"], PerToken(), dynamic=True)

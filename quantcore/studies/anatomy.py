@@ -1,6 +1,7 @@
 """What a loaded model is made of: blocks, Linears by shape, parameters, bytes; and where it runs.
 
-Counted on the live modules, so it holds for every architecture; `quantcore.inventory` answers from file headers alone.
+Counted on the live modules, so it holds for every architecture; `quantcore.model.inventory` answers from file headers
+alone.
 
     anatomy(load_model("reference")).shapes
 """
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from quantcore.evaluate import CHECKPOINT_FLOAT_BITS, checkpoint_bytes, device_name, versions
-from quantcore.models import LoadedModel, linears, place_of
+from quantcore.matmul.size import CHECKPOINT_FLOAT_BITS, checkpoint_bytes
+from quantcore.model.linears import linears, place_of
+from quantcore.model.loading import LoadedModel
+from quantcore.model.machine import device_name, versions
 
 
 @dataclass(frozen=True)

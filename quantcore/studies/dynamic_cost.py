@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.evaluate import device_name
-from quantcore.granularity import PerToken
-from quantcore.qtensor import qparams_for, quantize
-from quantcore.scheme import QuantSpec
+from quantcore.model.machine import device_name
+from quantcore.numbers.granularity import PerToken
+from quantcore.numbers.qtensor import qparams_for, quantize
+from quantcore.numbers.spec import QuantSpec
 
 TOKEN_COUNTS = (1, 8, 64, 256)
 SECONDS_A_COUNT = 0.02

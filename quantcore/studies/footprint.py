@@ -23,10 +23,10 @@ from typing import Any
 
 from torch import nn
 
-from quantcore.models import linears, place_of
-from quantcore.plan import Plan
-from quantcore.qtensor import CHECKPOINT_SCALE_BITS
-from quantcore.scheme import QuantSpec
+from quantcore.model.linears import linears, place_of
+from quantcore.numbers.qtensor import CHECKPOINT_SCALE_BITS
+from quantcore.numbers.spec import QuantSpec
+from quantcore.scheme.plan import Plan
 
 GB = 1e9
 BUDGETS_GB = (8, 16, 24, 48, 80)

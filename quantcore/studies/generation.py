@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantcore.calibration import Progress
-from quantcore.models import LoadedModel, prompt_tokens
+from quantcore.model.loading import LoadedModel
+from quantcore.pipeline.calibration import Progress
+from quantcore.text.windows import prompt_tokens
 
 LONGEST = 256
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.evaluate import device_name
-from quantcore.gptq import gptq_quantize
-from quantcore.layers import QuantLinear
-from quantcore.scheme import Gptq, QuantSpec
+from quantcore.matmul.layers import QuantLinear
+from quantcore.methods.gptq import gptq_quantize
+from quantcore.methods.options import Gptq
+from quantcore.model.machine import device_name
+from quantcore.numbers.spec import QuantSpec
 from quantcore.studies.dynamic_cost import timed_rounds
 
 TOKEN_COUNTS = (1, 64)

@@ -14,9 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quantcore.gptq import GptqProblem, gptq_quantize_many
-from quantcore.qtensor import dequantize, quantize
-from quantcore.scheme import Gptq, Scheme
+from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
+from quantcore.methods.options import Gptq
+from quantcore.numbers.qtensor import dequantize, quantize
+from quantcore.scheme.scheme import Scheme
 
 Order = Literal["weight", "group"] | None
 ORDERS: tuple[Order, ...] = (None, "weight", "group")

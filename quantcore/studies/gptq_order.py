@@ -21,9 +21,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quantcore.gptq import Trace, gptq_quantize
-from quantcore.qtensor import QTensor, dequantize, quantize
-from quantcore.scheme import Gptq, QuantSpec
+from quantcore.methods.gptq import Trace, gptq_quantize
+from quantcore.methods.options import Gptq
+from quantcore.numbers.qtensor import QTensor, dequantize, quantize
+from quantcore.numbers.spec import QuantSpec
 from quantcore.studies.gptq_steps import damped, inverse_factor
 
 POINTS = 64

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantcore.gptq import Trace, gptq_quantize
-from quantcore.granularity import largest_divisor
-from quantcore.qtensor import fake_quantize
-from quantcore.scheme import Gptq, QuantSpec
+from quantcore.methods.gptq import Trace, gptq_quantize
+from quantcore.methods.options import Gptq
+from quantcore.numbers.granularity import largest_divisor
+from quantcore.numbers.qtensor import fake_quantize
+from quantcore.numbers.spec import QuantSpec
 
 TILE_ROWS, TILE_COLUMNS, TILE_GROUP = 16, 48, 16
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantcore.gptq import gptq_quantize
-from quantcore.qtensor import dequantize, fake_quantize
-from quantcore.scheme import Gptq, QuantSpec, Scheme
+from quantcore.methods.gptq import gptq_quantize
+from quantcore.methods.options import Gptq
+from quantcore.numbers.qtensor import dequantize, fake_quantize
+from quantcore.numbers.spec import QuantSpec
+from quantcore.scheme.scheme import Scheme
 
 DAMP = 1e-9
 SAMPLES = 1000

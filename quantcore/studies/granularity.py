@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.evaluate import tensor_error
-from quantcore.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
-from quantcore.qtensor import dequantize, quantize
-from quantcore.scheme import QuantSpec
+from quantcore.numbers.distance import tensor_error
+from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
+from quantcore.numbers.qtensor import dequantize, quantize
+from quantcore.numbers.spec import QuantSpec
 
 GROUP_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 BLOCK_SIZES = (32, 64, 128)

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.evaluate import device_name
-from quantcore.granularity import PerGroup, PerTensor
-from quantcore.matmul import path_named, scaled_mm, token_codes
-from quantcore.qtensor import quantize
-from quantcore.scheme import QuantSpec, Scheme
+from quantcore.matmul.paths import path_named, scaled_mm, token_codes
+from quantcore.model.machine import device_name
+from quantcore.numbers.granularity import PerGroup, PerTensor
+from quantcore.numbers.qtensor import quantize
+from quantcore.numbers.spec import QuantSpec
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.footprint import weight_bits
 from quantcore.studies.speed import REORDERED, Call, Clock, SpeedReport
 

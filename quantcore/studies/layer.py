@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantcore.affine import QParams, from_grid
-from quantcore.convert import quantize_linear
-from quantcore.evaluate import CHECKPOINT_FLOAT_BITS, TensorError, checkpoint_bytes, tensor_error
-from quantcore.histogram import Histogram, histogram
-from quantcore.qtensor import fake_quantize
-from quantcore.scheme import QuantSpec, Scheme
+from quantcore.matmul.size import CHECKPOINT_FLOAT_BITS, checkpoint_bytes
+from quantcore.numbers.affine import QParams, from_grid
+from quantcore.numbers.distance import TensorError, tensor_error
+from quantcore.numbers.histogram import Histogram, histogram
+from quantcore.numbers.qtensor import fake_quantize
+from quantcore.numbers.spec import QuantSpec
+from quantcore.pipeline.convert import quantize_linear
+from quantcore.scheme.scheme import Scheme
 
 
 @dataclass(frozen=True, eq=False)

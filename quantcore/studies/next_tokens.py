@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantcore.evaluate import token_kl
-from quantcore.models import LoadedModel, prompt_tokens
+from quantcore.measure.evaluate import token_kl
+from quantcore.model.loading import LoadedModel
+from quantcore.text.windows import prompt_tokens
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantcore.affine import QParams, choose_qparams, from_grid, to_grid
-from quantcore.evaluate import tensor_error
-from quantcore.formats import Format
+from quantcore.numbers.affine import QParams, choose_qparams, from_grid, to_grid
+from quantcore.numbers.distance import tensor_error
+from quantcore.numbers.formats import Format
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def fit(x: Tensor, fmt: Format, symmetric: bool) -> Grid:
 
 def code_use(x: Tensor, grid: Grid) -> CodeUse:
     """Count the values of x on each level of the grid. A value is clipped if it lies beyond the last level by more than
-    half a step there. Source of SQNR: quantcore.evaluate."""
+    half a step there. Source of SQNR: quantcore.measure.evaluate."""
     flat = x.flatten().float()
     values = to_grid(flat, grid.qparams, grid.fmt)
     codes = grid.fmt.grid()

@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.affine import QParams, choose_qparams, to_grid
-from quantcore.calibration import LayerStats, outlier_ratio
-from quantcore.evaluate import sqnr_db, sqnr_db_each
-from quantcore.granularity import largest_divisor
-from quantcore.models import place_of
-from quantcore.observers import tile_range
-from quantcore.qtensor import fake_quantize, qparams_for
-from quantcore.scheme import QuantSpec, Scheme
+from quantcore.model.linears import place_of
+from quantcore.numbers.affine import QParams, choose_qparams, to_grid
+from quantcore.numbers.distance import sqnr_db, sqnr_db_each
+from quantcore.numbers.granularity import largest_divisor
+from quantcore.numbers.observers import tile_range
+from quantcore.numbers.qtensor import fake_quantize, qparams_for
+from quantcore.numbers.spec import QuantSpec
+from quantcore.pipeline.calibration import LayerStats, outlier_ratio
+from quantcore.scheme.scheme import Scheme
 
 TOP_CHANNELS = 10
 CHANNEL_RATIO, CHANNEL_SHARE, TOKEN_RATIO = 3.0, 0.1, 3.0

@@ -7,12 +7,12 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from quantcore.calibration import Progress
-from quantcore.evaluate import device_name, versions
-from quantcore.models import LoadedModel
-from quantcore.scheme import Scheme
-from quantcore.sensitivity import LayerCosts, Sensitivity, SoFar, joined, layer_costs
-from quantcore.store import Question, Store, model_hash, tokens_hash
+from quantcore.measure.sensitivity import LayerCosts, Sensitivity, SoFar, joined, layer_costs
+from quantcore.measure.store import Question, Store, model_hash, tokens_hash
+from quantcore.model.loading import LoadedModel
+from quantcore.model.machine import device_name, versions
+from quantcore.pipeline.calibration import Progress
+from quantcore.scheme.scheme import Scheme
 
 
 def kept_sensitivity(

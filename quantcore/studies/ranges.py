@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantcore.affine import choose_qparams
-from quantcore.calibration import layer_inputs
-from quantcore.evaluate import sqnr_db, sqnr_db_each
-from quantcore.granularity import Granularity, PerBlock, PerTensor, PerToken
-from quantcore.observers import RangeRecorder
-from quantcore.qtensor import fake_quantize
-from quantcore.scheme import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec, Scheme
+from quantcore.numbers.affine import choose_qparams
+from quantcore.numbers.distance import sqnr_db, sqnr_db_each
+from quantcore.numbers.granularity import Granularity, PerBlock, PerTensor, PerToken
+from quantcore.numbers.observers import RangeRecorder
+from quantcore.numbers.qtensor import fake_quantize
+from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec
+from quantcore.pipeline.calibration import layer_inputs
+from quantcore.scheme.scheme import Scheme
 
 STEP_TOKENS = 32
 MOST_STEPS = 64

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantcore.evaluate import tensor_error
-from quantcore.granularity import PerChannel
-from quantcore.qtensor import dequantize, quantize
-from quantcore.scheme import QuantSpec
+from quantcore.numbers.distance import tensor_error
+from quantcore.numbers.granularity import PerChannel
+from quantcore.numbers.qtensor import dequantize, quantize
+from quantcore.numbers.spec import QuantSpec
 
 WINDOW = 64
 

@@ -28,12 +28,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.affine import QParams
-from quantcore.codes import CodedWeight, TokenCodes
-from quantcore.evaluate import device_name
-from quantcore.matmul import Path, open_paths, path_named, scaled_mm, token_codes
-from quantcore.qtensor import QTensor, qparams_for, quantize
-from quantcore.scheme import QuantSpec, Scheme
+from quantcore.matmul.codes import CodedWeight, TokenCodes
+from quantcore.matmul.paths import Path, open_paths, path_named, scaled_mm, token_codes
+from quantcore.model.machine import device_name
+from quantcore.numbers.affine import QParams
+from quantcore.numbers.qtensor import QTensor, qparams_for, quantize
+from quantcore.numbers.spec import QuantSpec
+from quantcore.scheme.scheme import Scheme
 
 Progress = Callable[[float, str], None]
 Call = Callable[[], object]

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from quantcore.granularity import PerTensor
-from quantcore.models import linears
-from quantcore.plan import Plan
-from quantcore.scheme import QuantSpec, Scheme
+from quantcore.model.linears import linears
+from quantcore.numbers.granularity import PerTensor
+from quantcore.numbers.spec import QuantSpec
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
 
 WORD_BITS, WORD_BYTES = 32, 4
 SHAPE_BYTES = 16  # weight_shape: two int64
@@ -88,7 +89,7 @@ def stored(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> S
 
 def _layouts(schemes: Mapping[str, Scheme]) -> dict[str, str]:
     """The format of each layer's codes; none for any of them where the checkpoint cannot be written."""
-    from quantcore.checkpoint_format import group, why_not  # compressed-tensors takes a second to import
+    from quantcore.export.checkpoint_format import group, why_not  # compressed-tensors takes a second to import
 
     different = set(schemes.values())
     if any(why_not(scheme) is not None for scheme in different):
@@ -112,7 +113,7 @@ def _code_bytes(spec: QuantSpec, shape: tuple[int, int], layout: str | None) -> 
 
 
 def _zero_point_bytes(spec: QuantSpec, tiles: tuple[int, int], layout: str | None) -> int:
-    from quantcore.checkpoint_format import packs_zero_points
+    from quantcore.export.checkpoint_format import packs_zero_points
 
     if layout is None:
         return math.ceil(spec.fmt.bits * math.prod(tiles) / 8)

@@ -18,8 +18,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from quantcore.evaluate import compare
-from quantcore.export import REPORT_FILE, StoredFile
+from quantcore.export.checkpoint import REPORT_FILE, StoredFile
+from quantcore.measure.evaluate import compare
 
 
 @dataclass(frozen=True)

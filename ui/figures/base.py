@@ -11,8 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 from torch import Tensor
 
-from quantcore.pooling import pool_extreme
 from ui.components.palette import DIVERGING, SEQUENTIAL
+from ui.figures.pooling import pool_extreme
 
 MAP_ROWS, MAP_COLS = 128, 160
 

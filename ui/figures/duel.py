@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from quantcore.duel import Duel, short_label
-from quantcore.models import place_of
-from quantcore.statistics import window_interval
+from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.statistics import window_interval
+from quantcore.model.linears import place_of
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
 from ui.figures.base import figure
 

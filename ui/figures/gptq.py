@@ -20,7 +20,7 @@ from quantcore.studies.gptq_order import METHODS, OrderStudy
 from quantcore.studies.gptq_toy import WAYS, Toy
 from ui.components.palette import AMBER, BLUE, GREEN, INK, PURPLE, SEQUENTIAL, SERIES, SLATE, VERMILION, token
 from ui.figures.base import colour_bar, figure
-from ui.gptq_words import percent
+from ui.words.gptq import percent
 
 COLOURS = dict(zip(METHODS, (VERMILION, BLUE, GREEN, PURPLE), strict=True))
 DASHES = dict(zip(METHODS, ("dash", "solid", "longdashdot", "dot"), strict=True))

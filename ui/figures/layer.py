@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from quantcore.histogram import Histogram
+from quantcore.numbers.histogram import Histogram
 from quantcore.studies.layer import LayerStudy
 from ui.components.palette import BLUE, SLATE, SURFACE, VERMILION, token
 from ui.figures.base import figure

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from quantcore.scheme import MinMax, MovingAverage, Mse, Percentile
+from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Percentile
 from quantcore.studies.dynamic_cost import DynamicCost
 from quantcore.studies.ranges import Clip, RangeStudy, Trail, covered, observer_name
 from ui.components.palette import AMBER, BLUE, GREEN, INK, PURPLE, SEQUENTIAL, SLATE, VERMILION

@@ -6,10 +6,10 @@ import math
 
 import plotly.graph_objects as go
 
-from quantcore.duel import short_label
-from quantcore.plan import Plan
-from quantcore.rules import RuleResult
-from quantcore.statistics import window_interval
+from quantcore.measure.duel import short_label
+from quantcore.measure.rules import RuleResult
+from quantcore.measure.statistics import window_interval
+from quantcore.scheme.plan import Plan
 from ui.components.palette import BLUE, VERMILION
 from ui.figures.base import figure
 

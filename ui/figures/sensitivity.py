@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from quantcore.duel import short_label
-from quantcore.models import place_of
-from quantcore.sensitivity import Sensitivity
+from quantcore.measure.duel import short_label
+from quantcore.measure.sensitivity import Sensitivity
+from quantcore.model.linears import place_of
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SEQUENTIAL, SLATE, VERMILION
 from ui.figures.base import colour_bar, figure
 from ui.figures.duel import log_ticks

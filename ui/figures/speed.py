@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from quantcore.scheme import Scheme
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.footprint import BUDGETS_GB, GB, Footprint, GptqMemory
 from quantcore.studies.hardware import FLOAT, Machine, gain_bound, predict, work_of
 from quantcore.studies.speed import REORDERED, SpeedReport, SpeedRow

@@ -1,0 +1,209 @@
+"""Our schemes in the words of compressed-tensors, and a layer's codes in its layouts: what a checkpoint holds.
+
+    format             weights of a Linear on disk                                 chosen for
+    pack-quantized     weight_packed: int32 words, 32 codes of b bits in b words   integer weights alone
+    int-quantized      weight: int8, one code each                                 integer weights with activations
+    float-quantized    weight: fp8 e4m3                                            fp8 weights with activations
+    naive-quantized    weight: fp8 e4m3                                            fp8 weights alone
+    mixed-precision    each group of layers its own of these                       a plan that needs several
+
+Beside them: weight_scale ((1,) per tensor, (O, 1), (O, K/g) or blocks), weight_zero_point where asymmetric (packed
+along the rows in pack-quantized), input_scale and input_zero_point where activations are static. The library's own
+classes say which format a scheme takes, and its packing makes the words. Codes are stored as they are; scales are
+rounded to the checkpoint's float type, since that is what every reader computes with.
+
+A reader computes what `as_stored` computes, to the last bit in float32. Named exceptions: packed zero points are
+dequantized in the checkpoint's float type, one more rounding a weight; asymmetric activations are round(x/s + z), not
+round(x/s) + z (see `affine`); inputs of two dimensions (OPT's fc1, fc2) get one dynamic scale instead of one a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import torch
+from compressed_tensors.compressors.format import infer_module_format  # type: ignore[import-untyped]
+from compressed_tensors.compressors.pack_quantized import pack_to_int32  # type: ignore[import-untyped]
+from compressed_tensors.quantization import (  # type: ignore[import-untyped]
+    QuantizationArgs,
+    QuantizationConfig,
+    QuantizationScheme,
+    QuantizationStatus,
+)
+from torch import Tensor, nn
+
+from quantcore.matmul.layers import QuantLinear
+from quantcore.methods.options import Gptq
+from quantcore.numbers.affine import QParams
+from quantcore.numbers.granularity import PerBlock, PerChannel, PerGroup, PerTensor, PerToken
+from quantcore.numbers.qtensor import QTensor
+from quantcore.numbers.spec import MinMax, QuantSpec
+from quantcore.scheme.scheme import Scheme
+
+PACKED = "pack-quantized"
+PACK_CHUNK = 2**18  # codes
+UNPACKED = "int-quantized"
+MIXED = "mixed-precision"
+FLOATS_HELD = ("fp8_e4m3",)
+STRATEGIES = {PerTensor: "tensor", PerChannel: "channel", PerToken: "token", PerGroup: "group", PerBlock: "block"}
+
+
+def why_not(scheme: Scheme) -> str | None:
+    """Why compressed-tensors cannot hold a scheme, in a sentence; None where it can."""
+    if scheme.weights is None:
+        return f"{scheme} leaves the weights float, and this format is about weights; add w:int8/channel"
+    for spec in filter(None, (scheme.weights, scheme.activations)):
+        if spec.fmt.is_float and spec.fmt.name not in FLOATS_HELD:
+            return f"its float codes are fp8_e4m3, and {scheme} has {spec.fmt.name}; use fp8_e4m3"
+    if isinstance(scheme.method, Gptq) and scheme.method.actorder == "group":
+        return (
+            "actorder=group needs each column's group at run time, which compressed-tensors 0.20 no longer stores; "
+            "use actorder=weight"
+        )
+    inputs = scheme.activations
+    if inputs is not None and inputs.fmt.name.endswith("_narrow"):
+        whole = inputs.fmt.name.removesuffix("_narrow")
+        return f"readers quantize activations on all codes of {whole}, not on {inputs.fmt.name}; use a:{whole}/..."
+    if inputs is not None and inputs.dynamic and inputs.observer != MinMax():
+        return f"readers take a dynamic range as min and max, not by {inputs.observer}; leave {inputs.observer} out"
+    return None
+
+
+def require_exportable(schemes: Sequence[Scheme]) -> None:
+    """Raises: ValueError for the first scheme that the format cannot hold, and for none at all."""
+    if not schemes:
+        raise ValueError("nothing would be quantized, so the model is its own checkpoint; give a scheme such as W4A16")
+    for scheme in schemes:
+        if (reason := why_not(scheme)) is not None:
+            raise ValueError(f"a compressed-tensors checkpoint cannot hold this: {reason}")
+
+
+def arguments(spec: QuantSpec, **more: Any) -> Any:
+    """The spec as the library's QuantizationArgs; `more` are fields of it, such as actorder."""
+    grain = spec.granularity
+    if isinstance(grain, PerGroup):
+        more["group_size"] = grain.group_size
+    if isinstance(grain, PerBlock):
+        more["block_structure"] = [grain.rows, grain.cols]
+    return QuantizationArgs(
+        num_bits=spec.fmt.bits,
+        type="float" if spec.fmt.is_float else "int",
+        strategy=STRATEGIES[type(grain)],
+        symmetric=spec.symmetric,
+        dynamic=spec.dynamic,
+        **more,
+    )
+
+
+def group(scheme: Scheme, targets: Sequence[str], alone: bool = True) -> Any:
+    """The scheme as the library's QuantizationScheme over `targets`, in the format that the library gives it.
+
+    Zero points that are packed load in transformers 5.23 only by dequantizing at once, and that only where one scheme
+    is `alone` in the model; beside others such weights are int-quantized."""
+    assert scheme.weights is not None
+    by_weight = isinstance(scheme.method, Gptq) and scheme.method.actorder == "weight"
+    made = QuantizationScheme(
+        targets=list(targets),
+        weights=arguments(scheme.weights, **({"actorder": "weight"} if by_weight else {})),
+        input_activations=None if scheme.activations is None else arguments(scheme.activations),
+    )
+    made.format = infer_module_format(nn.Linear, made).value
+    if made.format == PACKED and packs_zero_points(scheme.weights) and not alone:
+        made.format = UNPACKED
+    return made
+
+
+def packs_zero_points(spec: QuantSpec) -> bool:
+    """Whether pack-quantized stores the spec's zero points as packed words."""
+    return not spec.symmetric and isinstance(spec.granularity, PerGroup | PerChannel)
+
+
+def configuration(schemes: Mapping[str, Scheme], floats: Sequence[str]) -> Any:
+    """The library's QuantizationConfig for layers by name: the most used scheme is for every Linear, the others name
+    their layers, `floats` (Linears that stay as they are) are ignored.
+
+    Raises: ValueError for a scheme that the format cannot hold."""
+    layers: dict[Scheme, list[str]] = {}
+    for name, scheme in schemes.items():
+        layers.setdefault(scheme, []).append(name)
+    require_exportable(list(layers))
+    most = max(layers, key=lambda scheme: len(layers[scheme]))
+    targets = {scheme: layers[scheme] for scheme in layers if scheme != most} | {most: ["Linear"]}
+    groups = [group(scheme, names, alone=len(layers) == 1) for scheme, names in targets.items()]
+    formats = {one.format for one in groups}
+    return QuantizationConfig(
+        config_groups={f"group_{place}": one for place, one in enumerate(groups)},
+        quantization_status=QuantizationStatus.COMPRESSED,
+        format=MIXED if len(formats) > 1 else formats.pop(),
+        ignore=list(floats),
+    )
+
+
+def config_entry(config: Any) -> dict[str, Any]:
+    """What config.json says under quantization_config."""
+    entry: dict[str, Any] = config.model_dump(mode="json")
+    entry["version"] = metadata.version("compressed-tensors")
+    if config.format == PACKED and not all(one.weights.symmetric for one in config.config_groups.values()):
+        entry["dequantize"] = True  # for transformers; vLLM does not read it
+    return entry
+
+
+def layer_tensors(layer: QuantLinear, layout: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A quantized layer's tensors under the names that readers look for; scales and bias in `dtype`.
+
+    Raises: ValueError for a scale that `dtype` cannot hold."""
+    qweight = layer.qweight
+    assert qweight is not None
+    packed = layout == PACKED
+    found = _packed(qweight) if packed else {"weight": qweight.q}
+    found["weight_scale"] = _shaped(rounded_scale(qweight.scale, dtype), qweight.spec)
+    if qweight.zero_point is not None:
+        zero_point = _shaped(qweight.zero_point.to(torch.int8), qweight.spec)
+        if packed and packs_zero_points(qweight.spec):
+            zero_point = pack_to_int32(zero_point, qweight.spec.fmt.bits, packed_dim=0)
+        found["weight_zero_point"] = zero_point
+    if (static := layer.static_qparams) is not None:
+        found["input_scale"] = rounded_scale(static.scale, dtype).flatten()
+        if static.zero_point is not None:
+            found["input_zero_point"] = static.zero_point.to(torch.int8).flatten()
+    if isinstance(layer.bias, Tensor):
+        found["bias"] = layer.bias.to(dtype)
+    return found
+
+
+def as_stored(layer: QuantLinear, dtype: torch.dtype) -> QuantLinear:
+    """The layer that a reader of the checkpoint computes with: the same codes, scales rounded to `dtype`."""
+    qweight, static = layer.qweight, layer.static_qparams
+    assert qweight is not None
+    scale = rounded_scale(qweight.scale, dtype).float()
+    if static is not None:
+        static = QParams(rounded_scale(static.scale, dtype).float(), static.zero_point)
+    bias = layer.bias if isinstance(layer.bias, Tensor) else None
+    stored = QTensor(qweight.q, scale, qweight.zero_point, qweight.spec, qweight.g_idx)
+    return QuantLinear(stored, bias, layer.activation_spec, static)
+
+
+def rounded_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scales in `dtype`. Raises: ValueError for one that becomes 0 or infinite there."""
+    stored = scale.to(dtype)
+    if not bool((torch.isfinite(stored) & (stored > 0)).all()):
+        raise ValueError(
+            f"scales from {float(scale.min()):.3g} to {float(scale.max()):.3g} do not fit into {dtype}; "
+            "export with bfloat16, or float32"
+        )
+    return stored
+
+
+def _packed(qweight: QTensor) -> dict[str, Tensor]:
+    """A few rows at a time: packing takes many times the room of the codes, and each row has words of its own."""
+    rows = torch.split(qweight.q, max(1, PACK_CHUNK // qweight.q.shape[1]))
+    return {
+        "weight_packed": torch.cat([pack_to_int32(part, qweight.spec.fmt.bits) for part in rows]),
+        "weight_shape": torch.tensor(qweight.q.shape, dtype=torch.int64),
+    }
+
+
+def _shaped(values: Tensor, spec: QuantSpec) -> Tensor:
+    return values.flatten() if isinstance(spec.granularity, PerTensor) else values

@@ -1,0 +1,334 @@
+"""A scheme or plan as a recipe for llm-compressor, which runs it on models of any size, and back.
+
+    text = recipe("W4A16,gptq/actorder=weight@down_proj=W8A16")        YAML
+    Plan.from_recipe(text)                                             the plan again
+    script("W4A16", "owner/model")                                     the Python that runs it
+
+One modifier for each method: GPTQModifier, or QuantizationModifier for rounding to nearest; in it one config group for
+each scheme. The default's group is for every Linear. A pattern of ours, a run of whole parts of a layer's name, is a
+regular expression there. Where several exceptions fit a layer our last one decides, so an exception's expression shuts
+out, by a negative lookahead, all those after it. Layers that stay float are in `ignore`.
+
+Observers: min-max is memoryless_minmax for weights and static_minmax for activations ("minmax" there is a moving
+average, our ema). Its mse searches another grid than ours, so those scales differ a little. Checked against
+llm-compressor 0.14.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import yaml  # type: ignore[import-untyped]
+
+from quantcore.methods.options import Gptq, Method, Rtn
+from quantcore.numbers.formats import format_named
+from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
+from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec
+from quantcore.scheme.plan import Plan, fits
+from quantcore.scheme.scheme import Scheme
+
+SAMPLES, LENGTH = 512, 2048
+EVERY_LINEAR = "Linear"
+HEAD = "lm_head"
+FORMATS_KNOWN = ("fp8_e4m3", *(f"int{bits}" for bits in range(2, 9)))
+Entry = dict[str, Any]
+
+
+def recipe(scheme: Scheme | Plan | str) -> str:
+    """The llm-compressor recipe of a scheme or plan, YAML. Raises: ValueError for what llm-compressor has not."""
+    plan = Plan.of(scheme)
+    if all(_is_float(one) for one in plan.schemes):
+        raise ValueError("nothing is quantized, so there is no recipe; give a scheme such as W4A16")
+    for one in plan.schemes:
+        if (reason := why_not(one)) is not None:
+            raise ValueError(f"llm-compressor has no recipe for {one}: {reason}")
+    runs = [(one, [pattern for pattern, _ in run]) for one, run in groupby(plan.overrides, key=lambda o: o[1])]
+    regexes: list[tuple[Scheme, list[str]]] = []
+    for place, (one, patterns) in enumerate(runs):
+        later = [pattern for _, more in runs[place + 1 :] for pattern in more]
+        regexes.append((one, [_regex(pattern, later) for pattern in patterns]))
+    overridden = [pattern for pattern, _ in plan.overrides]
+    skipped = [_skip(name, overridden) for name in plan.default.skip]
+    stage = {
+        f"group_{place}_modifiers": _modifier(method, plan.default, regexes, skipped)
+        for place, method in enumerate(dict.fromkeys(one.method for one in plan.schemes if not _is_float(one)))
+    }
+    return str(yaml.safe_dump({"quantization_stage": stage}, sort_keys=False, width=120))
+
+
+def script(scheme: Scheme | Plan | str, model: str, recipe_file: str = "recipe.yaml") -> str:
+    """The Python program that runs `recipe(scheme)`, kept as `recipe_file`, on a model at full scale."""
+    plan = Plan.of(scheme)
+    data = ""
+    if any(one.needs_text for one in plan.schemes):
+        data = (
+            '    dataset="ultrachat_200k",\n'
+            f'    splits="train_sft[:{SAMPLES}]",\n'
+            f"    num_calibration_samples={SAMPLES},\n"
+            f"    max_seq_length={LENGTH},\n"
+        )
+    folder = f"{model.rstrip('/').split('/')[-1]}-quantized"
+    return (
+        "from llmcompressor import oneshot\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained({model!r}, dtype="auto")\n'
+        f"tokenizer = AutoTokenizer.from_pretrained({model!r})\n"
+        "oneshot(\n"
+        "    model=model,\n"
+        "    tokenizer=tokenizer,\n"
+        f"    recipe={recipe_file!r},\n"
+        f"{data}"
+        ")\n"
+        f"model.save_pretrained({folder!r}, save_compressed=True)\n"
+        f"tokenizer.save_pretrained({folder!r})\n"
+    )
+
+
+def why_not(scheme: Scheme) -> str | None:
+    """What of a scheme llm-compressor has not, in a sentence; None where it has all."""
+    specs = [spec for spec in (scheme.weights, scheme.activations) if spec is not None]
+    for spec in specs:
+        if spec.fmt.name not in FORMATS_KNOWN:
+            return f"it has no {spec.fmt.name}; use int2 to int8, or fp8_e4m3"
+        if isinstance(spec.observer, Percentile):
+            return f"it has no percentile observer such as {spec.observer}; use minmax, mse or ema"
+        if spec.dynamic and spec.observer != MinMax():
+            return f"its dynamic ranges are min and max; leave {spec.observer} out"
+    if scheme.weights is None and scheme.activations is not None:
+        return "its formats are about weights; add w:int8/channel"
+    if isinstance(scheme.method, Gptq) and scheme.method.actorder == "group":
+        return "it has dropped actorder=group; use actorder=weight"
+    if isinstance(scheme.method, Gptq) and not scheme.method.static_groups:
+        return "its GPTQ takes scales from the original weights; leave /moving out"
+    return None
+
+
+def plan_from_recipe(text: str) -> Plan:
+    """The plan that a recipe says: to one that `recipe` wrote, the plan that it was written from.
+
+    Raises: ValueError for what is no such recipe."""
+    default, skips, overrides = Scheme(skip=()), [], []
+    for kind, body in _modifiers(text):
+        method = _method(kind, body)
+        for one in body.get("ignore") or []:
+            read = _read_regex(one)
+            if read.later is None:
+                skips.append(read.pattern)
+            else:
+                overrides.append((read, Scheme()))
+        for group in _groups(body):
+            scheme = Scheme(_spec(group.get("weights"), True), _spec(group.get("input_activations"), False), method)
+            if group.get("targets") == [EVERY_LINEAR]:
+                default = scheme
+                continue
+            for target in group.get("targets") or []:
+                overrides.append((_read_regex(target), scheme))
+    quantized = {read for read, scheme in overrides if not _is_float(scheme)}  # what one modifier has, others ignore
+    kept = dict.fromkeys((read, scheme) for read, scheme in overrides if not _is_float(scheme) or read not in quantized)
+    ordered = sorted(kept, key=lambda one: -(one[0].later or 0))
+    plan = replace(default, skip=tuple(dict.fromkeys(skips)))
+    return Plan(plan, tuple((read.pattern, scheme) for read, scheme in ordered))
+
+
+def scheme_from_recipe(text: str) -> Scheme:
+    """The scheme of a recipe without exceptions. Raises: ValueError for one with exceptions: it is a plan."""
+    plan = plan_from_recipe(text)
+    if plan.overrides:
+        raise ValueError(f"the recipe has {len(plan.overrides)} exceptions, so it is a plan; use Plan.from_recipe")
+    return plan.default
+
+
+class _Regex(NamedTuple):
+    """A pattern of ours, and how many patterns of later exceptions it shuts out; None: it is a skip."""
+
+    pattern: str
+    later: int | None
+
+
+def _regex(pattern: str, later: Sequence[str], skip: bool = False) -> str:
+    """The names that a pattern fits and none of `later` does. A skip has .+ where an exception has .*, which says the
+    same of dotted names and tells the two apart when they are read back."""
+    shut_out = "".join(f"(?!{_run(one)})" for one in later)
+    return f"re:{shut_out}{_run(pattern, '+' if skip else '*')}"
+
+
+def _run(pattern: str, some: str = "*") -> str:
+    return f"(.{some}[.])?{pattern.replace('.', '[.]')}([.].*)?$"
+
+
+def _skip(name: str, overridden: Sequence[str]) -> str:
+    """A module that stays float unless an exception fits it; the head in the usual way of writing."""
+    usual = name == HEAD and not any(fits(pattern, HEAD) for pattern in overridden)
+    return f"re:.*{HEAD}" if usual else _regex(name, overridden, skip=True)
+
+
+def _read_regex(text: str) -> _Regex:
+    """The inverse of `_regex` and `_skip`; a plain name is a skip. Raises: ValueError for any other expression."""
+    run = r"\(\.[*+]\[\.\]\)\?((?:\w|\[\.\])+)\(\[\.\]\.\*\)\?\$"
+    if match := re.fullmatch(rf"re:((?:\(\?!{run}\))*){run}", text):
+        return _Regex(match[3].replace("[.]", "."), match[1].count("(?!") if f"(.*[.])?{match[3]}" in text else None)
+    if match := re.fullmatch(r"(?:re:\.\*)?([\w.]+)", text):
+        return _Regex(match[1], None)
+    raise ValueError(f"cannot read the layers {text!r} of the recipe; write names, or the expressions of this lab")
+
+
+def _modifier(
+    method: Method, default: Scheme, regexes: Sequence[tuple[Scheme, list[str]]], skipped: Sequence[str]
+) -> Entry:
+    """The modifier that quantizes the layers of one method, and ignores all that another one or none does."""
+    groups = [(one, targets) for one, targets in regexes if one.method == method and not _is_float(one)]
+    others = [target for one, targets in regexes if one.method != method or _is_float(one) for target in targets]
+    if default.method == method and not _is_float(default):
+        groups.append((default, [EVERY_LINEAR]))
+    body: Entry = {
+        "config_groups": {
+            f"group_{place}": {
+                "targets": list(targets),
+                "weights": _arguments(one.weights, True),
+                "input_activations": _arguments(one.activations, False),
+            }
+            for place, (one, targets) in enumerate(groups)
+        },
+        "ignore": [*skipped, *others],
+    }
+    if not isinstance(method, Gptq):
+        return {"QuantizationModifier": body}
+    body |= {"actorder": method.actorder, "dampening_frac": method.damp, "block_size": method.block_size}
+    return {"GPTQModifier": body}
+
+
+def _arguments(spec: QuantSpec | None, weights: bool) -> Entry | None:
+    """The fields of compressed-tensors' QuantizationArgs."""
+    if spec is None:
+        return None
+    strategy, more = _strategy(spec.granularity)
+    found: Entry = {
+        "num_bits": spec.fmt.bits,
+        "type": "float" if spec.fmt.is_float else "int",
+        "symmetric": spec.symmetric,
+        "strategy": strategy,
+        "dynamic": spec.dynamic,
+        **more,
+    }
+    if not spec.dynamic:
+        found["observer"] = _observer_name(spec.observer, weights)
+    if isinstance(spec.observer, MovingAverage):
+        found["observer_kwargs"] = {"averaging_constant": spec.observer.momentum}
+    return found
+
+
+def _strategy(grain: Granularity) -> tuple[str, Entry]:
+    if isinstance(grain, PerGroup):
+        return "group", {"group_size": grain.group_size}
+    if isinstance(grain, PerBlock):
+        return "block", {"block_structure": [grain.rows, grain.cols]}
+    return {PerTensor: "tensor", PerChannel: "channel", PerToken: "token"}[type(grain)], {}
+
+
+def _observer_name(observer: Observer, weights: bool) -> str:
+    if isinstance(observer, Mse):
+        return "memoryless_mse" if weights else "mse"
+    if isinstance(observer, MovingAverage):
+        return "minmax"
+    return "memoryless_minmax" if weights else "static_minmax"
+
+
+def _modifiers(text: str) -> list[tuple[str, Entry]]:
+    """The modifiers of all stages, by kind. Raises: ValueError for text that is no recipe of quantization."""
+    try:
+        read = yaml.safe_load(text)
+        found = [
+            (str(kind), dict(body))
+            for stage in read.values()
+            for modifiers in stage.values()
+            for kind, body in modifiers.items()
+        ]
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            "this is no llm-compressor recipe; it has a stage, modifiers in it, and their options"
+        ) from error
+    if not found:
+        raise ValueError("the recipe has no modifier, so it says no scheme; add a QuantizationModifier")
+    return found
+
+
+def _method(kind: str, body: Entry) -> Method:
+    if kind == "QuantizationModifier":
+        return Rtn()
+    if kind != "GPTQModifier":
+        raise ValueError(
+            f"the recipe's {kind} is no method of this lab; it knows QuantizationModifier and GPTQModifier"
+        )
+    order = body.get("actorder", "static")  # llm-compressor's default
+    return Gptq(
+        actorder="weight" if order in ("static", "weight") else order,
+        damp=float(body.get("dampening_frac", Gptq.damp)),
+        block_size=int(body.get("block_size", Gptq.block_size)),
+    )
+
+
+def _groups(body: Entry) -> list[Entry]:
+    """The config groups of a modifier; a preset's name as scheme is one over its targets."""
+    if isinstance(name := body.get("scheme"), str):
+        preset = Scheme.parse(name)
+        return [
+            {
+                "targets": [body["targets"]]
+                if isinstance(body.get("targets"), str)
+                else body.get("targets", ["Linear"]),
+                "weights": _arguments(preset.weights, True),
+                "input_activations": _arguments(preset.activations, False),
+            }
+        ]
+    groups = body.get("config_groups")
+    if not isinstance(groups, dict) or not all(isinstance(one, dict) for one in groups.values()):
+        raise ValueError("the recipe's modifier has neither a scheme nor config_groups; add one of them")
+    return list(groups.values())
+
+
+def _spec(entry: Entry | None, weights: bool) -> QuantSpec | None:
+    if entry is None:
+        return None
+    known: dict[str, Granularity] = {"tensor": PerTensor(), "channel": PerChannel(), "token": PerToken()}
+    group_size, strategy = entry.get("group_size"), entry.get("strategy")
+    if strategy is None:
+        strategy = "tensor" if group_size is None else "channel" if group_size == -1 else "group"
+    if strategy == "group":
+        grain: Granularity = PerGroup(int(group_size or 0))
+    elif strategy == "block":
+        grain = PerBlock(*entry["block_structure"])
+    elif strategy in known:
+        grain = known[strategy]
+    else:
+        raise ValueError(f"the recipe's strategy {strategy!r} is none of tensor, channel, token, group, block")
+    bits = int(entry.get("num_bits", 8))
+    is_float = entry.get("type", "int") == "float"
+    if is_float and bits != 8:
+        raise ValueError(f"the recipe's float codes of {bits} bits are none that this reader knows; use 8")
+    dynamic = bool(entry.get("dynamic", False))
+    return QuantSpec(
+        fmt=format_named("fp8_e4m3" if is_float else f"int{bits}"),
+        granularity=grain,
+        symmetric=bool(entry.get("symmetric", True)),
+        dynamic=dynamic,
+        observer=MinMax() if dynamic else _observer(entry, weights),
+    )
+
+
+def _observer(entry: Entry, weights: bool) -> Observer:
+    name = entry.get("observer") or ("memoryless_minmax" if weights else "minmax")
+    if name in ("memoryless_mse", "mse"):
+        return Mse()
+    if name == "minmax" and not weights:
+        return MovingAverage(float((entry.get("observer_kwargs") or {}).get("averaging_constant", 0.01)))
+    if name in ("minmax", "memoryless_minmax", "static_minmax"):
+        return MinMax()
+    raise ValueError(f"the recipe's observer {name!r} is none of this lab's; use a minmax or mse one")
+
+
+def _is_float(scheme: Scheme) -> bool:
+    return scheme.weights is None and scheme.activations is None

@@ -1,0 +1,1 @@
+"""Every composition, once."""

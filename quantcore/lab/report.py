@@ -1,0 +1,282 @@
+"""A duel or a layer as one HTML file that opens anywhere, and as JSON: the numbers, pictures of them, and all that is
+needed to get them again.
+
+    document = duel_document(found, facts)
+    Path("report.html").write_text(to_html(document), encoding="utf-8")
+    json.dumps(plain(document))
+
+A Document holds numbers only; `to_html` draws it. The file asks nothing of the network.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from itertools import combinations
+from typing import Any
+
+from quantcore.export.plain import plain
+from quantcore.lab import svg
+from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.statistics import LEVEL, RESAMPLES, Interval, window_interval
+from quantcore.model.machine import versions
+from quantcore.studies.layer import LayerStudy
+
+BINS = 128
+CONVENTIONS = (
+    "Perplexity: exp of the mean negative log-likelihood of the tokens 2.. of every window; windows do not overlap; "
+    "per token, not per word.",
+    "KL: sum over the vocabulary of p log(p / q), p the float model, q the quantized one, nats, mean over predicted "
+    "tokens.",
+    f"Intervals: {LEVEL:.0%}, bootstrap-t over whole windows, {RESAMPLES} resamples from a fixed seed; differences are "
+    "paired window by window; infinite ends mean fewer than four windows.",
+    "Codes: q = clamp(round(x / s) + z, qmin, qmax), half to even; x_hat = s (q - z).",
+    "Symmetric scale: absmax / ((qmax - qmin) / 2), 127.5 for int8, 7.5 for int4, 448 for fp8 e4m3; asymmetric: "
+    "(max - min) / (qmax - qmin); a range always holds 0; a tile of zeros has scale 1; scales are float32.",
+    "Bits per weight and bytes: codes, 16-bit scales, zero points and float tensors at 16 bits, as in a checkpoint.",
+    "SQNR: 10 log10(sum x^2 / sum (x_hat - x)^2), dB; 6.02 dB are one bit.",
+    "GPTQ: columns one after another, errors pushed on through X^T X of the calibration inputs, block behind block.",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values under named columns; `folded` tables open on a click."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """A picture: (label, value, lo, hi) on one axis."""
+
+    title: str
+    unit: str
+    rows: tuple[tuple[str, float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """A picture: counts by name over the same edges."""
+
+    title: str
+    unit: str
+    edges: tuple[float, ...]
+    counts: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """sentences: what was found. facts: model, texts, hashes, seed, device, command: what is needed to do it again."""
+
+    title: str
+    sentences: tuple[str, ...]
+    pictures: tuple[Intervals | Histograms, ...]
+    tables: tuple[Table, ...]
+    facts: dict[str, Any]
+    conventions: tuple[str, ...]
+    versions: dict[str, str]
+    made: str
+
+
+def duel_document(found: Duel, facts: Mapping[str, Any]) -> Document:
+    """Several schemes beside the float model on one text."""
+    kl = {text: window_interval(found.scores[text].kl) for text in found.reports}
+    changes = {text: report.log_perplexity_change for text, report in found.reports.items()}
+    return _document(
+        f"{len(found.reports)} schemes on {facts.get('model', 'a model')}",
+        _duel_sentences(found, kl),
+        (
+            _intervals("KL from the float model", "KL, nats per token", kl),
+            _intervals("Change of log perplexity against float, paired", "nats per token", changes),
+        ),
+        (_duel_table(found, kl), _pair_table(found), *_layer_tables(found)),
+        facts,
+    )
+
+
+def layer_document(study: LayerStudy, name: str, facts: Mapping[str, Any]) -> Document:
+    """One layer under one scheme."""
+    errors = ("weight", "input", "output", "weights_alone", "activations_alone")
+    rows = tuple((error, *getattr(study, error)) for error in errors)
+    worst = study.channel_error.topk(min(10, len(study.channel_error))).indices.tolist()
+    channels = tuple((row, float(study.channel_error[row]), float(study.channel_size[row])) for row in worst)
+    before, after, error = study.weight_before, study.weight_after, study.weight_error
+    sentences = (
+        f"{name}, {study.shape[0]} x {study.shape[1]}, takes {study.bits_per_weight:.3g} bits a weight under "
+        f"{study.scheme}; its output keeps {study.output.sqnr_db:.1f} dB on {study.tokens} tokens.",
+    )
+    return _document(
+        f"{name} under {study.scheme}",
+        sentences,
+        (_histograms("The weights, before and after", {"before": before, "after": after, "error": error}),),
+        (
+            Table("Errors", ("of", "SQNR, dB", "MSE", "relative MSE", "cosine", "largest"), rows),
+            Table("Output channels with the largest error", ("channel", "RMS error", "RMS"), channels),
+        ),
+        {"layer": name, "scheme": study.scheme, "static range": study.static_range, **facts},
+    )
+
+
+def to_html(document: Document) -> str:
+    """The document as one file: styles, pictures and the JSON inside."""
+    body = [f"<h1>{escape(document.title)}</h1>", f"<p class=when>{escape(document.made)}</p>"]
+    body += [f"<p>{escape(sentence)}</p>" for sentence in document.sentences]
+    body += [f"<h2>{escape(one.title)}</h2>{_draw(one)}" for one in document.pictures]
+    body += [_html_table(table) for table in document.tables]
+    facts = tuple((name, _shown(value)) for name, value in {**document.facts, "versions": document.versions}.items())
+    body.append(f"<div class=facts>{_html_table(Table('To do it again', ('what', 'value'), facts))}</div>")
+    body.append(f"<h2>Conventions</h2><ul>{''.join(f'<li>{escape(one)}</li>' for one in document.conventions)}</ul>")
+    data = json.dumps(plain(document), allow_nan=False).replace("<", "\\u003c")
+    return (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<title>{escape(document.title)}</title><style>{STYLE}</style></head><body>{''.join(body)}"
+        f'<script type="application/json" id="data">{data}</script></body></html>\n'
+    )
+
+
+def _document(
+    title: str,
+    sentences: tuple[str, ...],
+    pictures: tuple[Intervals | Histograms, ...],
+    tables: tuple[Table, ...],
+    facts: Mapping[str, Any],
+) -> Document:
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    return Document(title, sentences, pictures, tables, dict(facts), CONVENTIONS, versions(), made)
+
+
+def _duel_sentences(found: Duel, kl: Mapping[str, Interval]) -> tuple[str, ...]:
+    ranked = sorted(kl, key=lambda text: kl[text].value)
+    best = ranked[0]
+    said = [f"Nearest to the float model: {short_label(best)}, KL {kl[best].value:.4g} nats a token."]
+    for text in ranked[1:]:
+        difference = found.kl_difference(text, best)
+        how = "beyond chance" if difference.significant else "not beyond chance"
+        said.append(f"{short_label(text)}: {difference.value:+.4g} nats against it, {how}.")
+    return tuple(said)
+
+
+def _duel_table(found: Duel, kl: Mapping[str, Interval]) -> Table:
+    columns = (
+        "scheme", "text", "bits a weight", "MB", "perplexity", "perplexity, float", "change of log perplexity",
+        "change from", "change to", "KL", "KL from", "KL to", "KL p50", "KL p95", "KL p99", "KL largest", "same top-1",
+        "quantizing, s", "reading, s", "measured",
+    )  # fmt: skip
+    rows = []
+    for text, report in found.reports.items():
+        change, own = report.log_perplexity_change, kl[text]
+        rows.append((
+            short_label(text), text, report.bits_per_weight, report.bytes / 1e6, report.perplexity,
+            report.float_perplexity, change.value, change.lo, change.hi, own.value, own.lo, own.hi, report.kl_p50,
+            report.kl_p95, report.kl_p99, report.kl_max, report.top1_agreement, found.quantize_s[text],
+            report.seconds, found.made[text],
+        ))  # fmt: skip
+    return Table("Figures", columns, tuple(rows))
+
+
+def _pair_table(found: Duel) -> Table:
+    rows = []
+    for one, other in combinations(found.reports, 2):
+        kl, nll = found.kl_difference(one, other), found.log_perplexity_difference(one, other)
+        rows.append((short_label(one), short_label(other), kl.value, kl.lo, kl.hi, kl.significant, nll.value, nll.lo,
+                     nll.hi, nll.significant))  # fmt: skip
+    columns = (
+        "scheme", "minus", "KL", "KL from", "KL to", "KL beyond chance", "log perplexity", "log perplexity from",
+        "log perplexity to", "log perplexity beyond chance",
+    )  # fmt: skip
+    return Table("Pairs, paired window by window", columns, tuple(rows))
+
+
+def _layer_tables(found: Duel) -> list[Table]:
+    columns = ("layer", "shape", "scheme", "bits a weight", "weight SQNR, dB", "GPTQ loss", "loss by rounding")
+    return [
+        Table(
+            f"Layers of {short_label(text)}",
+            columns,
+            tuple(
+                (
+                    row.name,
+                    f"{row.shape[0]} x {row.shape[1]}",
+                    row.scheme,
+                    row.bits_per_weight,
+                    row.weight_sqnr_db,
+                    row.loss,
+                    row.rtn_loss,
+                )
+                for row in layers
+            ),
+            folded=True,
+        )  # fmt: skip
+        for text, layers in found.layers.items()
+        if layers
+    ]
+
+
+def _intervals(title: str, unit: str, found: Mapping[str, Interval]) -> Intervals:
+    return Intervals(title, unit, tuple((short_label(text), one.value, one.lo, one.hi) for text, one in found.items()))
+
+
+def _histograms(title: str, found: Mapping[str, Any]) -> Histograms:
+    reach = max(one.reach for one in found.values())
+    coarse = {name: one.on_reach(reach).coarsened(BINS) for name, one in found.items()}
+    edges = tuple(next(iter(coarse.values())).edges.tolist())
+    counts = {name: tuple(one.counts.tolist()) for name, one in coarse.items()}
+    return Histograms(title, "value; counts on a logarithmic scale", edges, counts)
+
+
+def _draw(picture: Intervals | Histograms) -> str:
+    if isinstance(picture, Intervals):
+        return svg.intervals(picture.rows, picture.unit, picture.title)
+    return svg.histograms(picture.edges, picture.counts, picture.unit, picture.title)
+
+
+def _html_table(table: Table) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    rows = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in table.rows)
+    inner = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    if table.folded:
+        return f"<details><summary>{escape(table.title)}</summary>{inner}</details>"
+    return f"<h2>{escape(table.title)}</h2>{inner}"
+
+
+def _cell(value: Any) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"<td{' class=number' if number else ''}>{escape(_shown(value))}</td>"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.5g}" if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items())
+    return ", ".join(map(_shown, value)) if isinstance(value, list | tuple) else str(value)
+
+
+STYLE = """
+:root{--ink:#1d2430;--soft:#5b6675;--paper:#fff;--line:#d9dee6;--one:#1f6fb2;--two:#c2571a;--three:#4b8b3b}
+@media(prefers-color-scheme:dark){:root{--ink:#e8ebf0;--soft:#a3adba;--paper:#14181f;--line:#39414d;--one:#6db3f2;
+--two:#f2975a;--three:#8fce7d}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:60rem;margin:2rem auto;
+padding:0 1rem}
+h1{font-size:1.6rem;overflow-wrap:anywhere}h2{font-size:1.15rem;margin-top:2rem}.when{color:var(--soft)}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem}
+th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+th{color:var(--soft);font-weight:600}td{white-space:nowrap}.facts td{white-space:normal;overflow-wrap:anywhere}
+td.number{text-align:right;font-variant-numeric:tabular-nums}
+svg{width:100%;height:auto;font:13px system-ui,sans-serif}svg text{fill:var(--ink)}svg .unit{fill:var(--soft)}
+.grid{stroke:var(--line)}.zero{stroke:var(--soft);stroke-width:1.5}.whisker{stroke:var(--one);stroke-width:2}
+.dot{fill:var(--one)}.step{fill:none;stroke-width:1.6}details{margin:1rem 0}summary{cursor:pointer;font-weight:600}
+"""

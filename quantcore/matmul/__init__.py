@@ -1,0 +1,1 @@
+"""How codes multiply, and what they weigh."""

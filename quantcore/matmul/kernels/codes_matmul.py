@@ -1,0 +1,261 @@
+"""Codes times codes: y = scales * (x_q @ w_q^T), int8 with int32 sums or fp8 with float32 sums, the scales in the
+epilogue.
+
+    y[t, n] = sx[t] * sw[n] * ( sum_k xq wq - zw[n] * sum_k (xq - zx[t]) - zx[t] * sum_k wq ) + bias[n]
+
+Everything inside the brackets is a whole number when the codes are integers, held exactly in int32. The epilogue is
+float32: the sum to float32, times sx, times sw, plus bias, each rounded once, then the output's type.
+
+The weight is the left operand, so that a tile of few tokens still fills the tensor cores: the tile is BLOCK_N weight
+rows by BLOCK_T tokens. Both operands lie along K, which is how tensor cores want 8-bit codes, and as checkpoints keep
+weights. K is padded to a multiple of 128 by zero codes; other edges are masked.
+
+With BLOCKS each 128 columns of a token and each block of the weight have their own scale (sx[t, k/128], sw[n/rows,
+k/128]): the sum over those columns is scaled before it is added.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quantcore.matmul.codes import CodedWeight, TokenCodes
+from quantcore.numbers.kernels.triton_here import multiprocessors
+
+
+class Tile(NamedTuple):
+    """BLOCK_N weight rows x BLOCK_T tokens, BLOCK_K columns at a time; `persistent`: one program per multiprocessor."""
+
+    n: int
+    t: int
+    k: int
+    warps: int
+    stages: int
+    persistent: bool = False
+
+
+@triton.jit
+def _place(tile, tiles_n, tiles_t, GROUP: tl.constexpr):
+    """Tile number to (n, t), in groups of GROUP token tiles, so that neighbours in time share operands in the cache."""
+    a_group = GROUP * tiles_n
+    first = (tile // a_group) * GROUP
+    size = tl.minimum(tiles_t - first, GROUP)
+    within = tile % a_group
+    return within // size, first + within % size
+
+
+@triton.jit
+def _finish(
+    acc,
+    y_ptr,
+    n,
+    t,
+    N,
+    T,
+    sx_ptr,
+    sw_ptr,
+    zx_ptr,
+    zw_ptr,
+    x_sum_ptr,
+    w_sum_ptr,
+    bias_ptr,
+    SX: tl.constexpr,
+    SW: tl.constexpr,
+    X_ZERO: tl.constexpr,
+    W_ZERO: tl.constexpr,
+    BIAS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """Zero points, scales, bias and the store of one tile; acc (BLOCK_N, BLOCK_T). SX, SW: 1 per row, 0 for one
+    scale."""
+    in_n, in_t = n < N, t < T
+    if W_ZERO:
+        zw = tl.load(zw_ptr + n * SW, mask=in_n, other=0)
+        acc -= zw[:, None] * tl.load(x_sum_ptr + t, mask=in_t, other=0)[None, :]
+    if X_ZERO:
+        zx = tl.load(zx_ptr + t * SX, mask=in_t, other=0)
+        acc -= tl.load(w_sum_ptr + n, mask=in_n, other=0)[:, None] * zx[None, :]
+    out = tl.trans(acc)
+    at = y_ptr + t.to(tl.int64)[:, None] * N + n[None, :]
+    inside = in_t[:, None] & in_n[None, :]
+    if y_ptr.dtype.element_ty == tl.int32:
+        tl.store(at, out, mask=inside)
+    else:
+        y = out.to(tl.float32)
+        if not BLOCKS:
+            y = y * tl.load(sx_ptr + t * SX, mask=in_t, other=0.0)[:, None]
+            y = y * tl.load(sw_ptr + n * SW, mask=in_n, other=0.0)[None, :]
+        if BIAS:
+            y += tl.load(bias_ptr + n, mask=in_n, other=0.0).to(tl.float32)[None, :]
+        tl.store(at, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["T"])
+def _multiply(
+    w_ptr,
+    x_ptr,
+    y_ptr,
+    sx_ptr,
+    sw_ptr,
+    zx_ptr,
+    zw_ptr,
+    x_sum_ptr,
+    w_sum_ptr,
+    bias_ptr,
+    N,
+    T,
+    K,
+    rows,
+    SX: tl.constexpr,
+    SW: tl.constexpr,
+    X_ZERO: tl.constexpr,
+    W_ZERO: tl.constexpr,
+    BIAS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    FEW: tl.constexpr,  # a tile has more tokens than there are
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    pid_n, pid_t = _place(tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T), GROUP)
+    n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    t = pid_t * BLOCK_T + tl.arange(0, BLOCK_T)
+    k = tl.arange(0, BLOCK_K)
+    row_n, row_t = n % N, t % T
+    w_at = w_ptr + row_n.to(tl.int64)[:, None] * K + k[None, :]
+    x_at = x_ptr + row_t.to(tl.int64)[:, None] * K + k[None, :]
+    is_int: tl.constexpr = w_ptr.dtype.element_ty == tl.int8
+    acc = tl.zeros([BLOCK_N, BLOCK_T], tl.int32 if is_int else tl.float32)
+    for block in range(0, tl.cdiv(K, BLOCK_K)):
+        w = tl.load(w_at)
+        if FEW:  # rows read again and again would all ask the same piece of the cache
+            x = tl.load(x_at, mask=(t < T)[:, None], other=0.0)
+        else:
+            x = tl.load(x_at)
+        if BLOCKS:
+            sw = tl.load(sw_ptr + (row_n // rows) * (K // BLOCK_K) + block)
+            sx = tl.load(sx_ptr + row_t * (K // BLOCK_K) + block)
+            acc += tl.dot(w, tl.trans(x)) * (sw[:, None] * sx[None, :])
+        elif is_int:
+            acc = tl.dot(w, tl.trans(x), acc, out_dtype=tl.int32)
+        else:
+            acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=BLOCK_K)
+        w_at += BLOCK_K
+        x_at += BLOCK_K
+    _finish(
+        acc, y_ptr, n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
+        SX, SW, X_ZERO, W_ZERO, BIAS, BLOCKS,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["T"])
+def _multiply_persistent(
+    w_desc,
+    x_desc,
+    y_ptr,
+    sx_ptr,
+    sw_ptr,
+    zx_ptr,
+    zw_ptr,
+    x_sum_ptr,
+    w_sum_ptr,
+    bias_ptr,
+    N,
+    T,
+    K,
+    SX: tl.constexpr,
+    SW: tl.constexpr,
+    X_ZERO: tl.constexpr,
+    W_ZERO: tl.constexpr,
+    BIAS: tl.constexpr,
+    IS_INT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+):
+    """One program per multiprocessor walks over tiles; the bulk copy engine brings them, and fills edges with zeros."""
+    tiles_n, tiles_t = tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T)
+    for tile in tl.range(tl.program_id(0), tiles_n * tiles_t, PROGRAMS, flatten=True):
+        pid_n, pid_t = _place(tile, tiles_n, tiles_t, GROUP)
+        acc = tl.zeros([BLOCK_N, BLOCK_T], tl.int32 if IS_INT else tl.float32)
+        for block in range(0, tl.cdiv(K, BLOCK_K)):
+            w = w_desc.load([pid_n * BLOCK_N, block * BLOCK_K])
+            x = x_desc.load([pid_t * BLOCK_T, block * BLOCK_K])
+            if IS_INT:
+                acc = tl.dot(w, tl.trans(x), acc, out_dtype=tl.int32)
+            else:
+                acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=BLOCK_K)
+        n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+        t = pid_t * BLOCK_T + tl.arange(0, BLOCK_T)
+        _finish(
+            acc, y_ptr, n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
+            SX, SW, X_ZERO, W_ZERO, BIAS, False,
+        )  # fmt: skip
+
+
+def multiply(
+    x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype, tile: Tile | None = None
+) -> Tensor:
+    """y (N, O) in `dtype`; int32 gives the bare sums, zero points taken off. x and weight are padded alike."""
+    tokens, width = x.codes.shape
+    out = weight.out
+    y = torch.empty(tokens, out, dtype=dtype, device=x.codes.device)
+    blocks = weight.rows > 0
+    tile = tile or tile_for(tokens, out, blocks)
+    if width % tile.k:
+        tile = tile._replace(k=128)
+    constants: dict[str, Any] = {
+        "SX": int(x.scale.numel() > 1),
+        "SW": int(weight.scale.numel() > 1),
+        "X_ZERO": x.zero_point is not None,
+        "W_ZERO": weight.zero_point is not None,
+        "BIAS": bias is not None,
+        "BLOCK_N": tile.n,
+        "BLOCK_T": tile.t,
+        "BLOCK_K": tile.k,
+        "GROUP": 8,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+    after = (x.scale, weight.scale, x.zero_point, weight.zero_point, x.sums, weight.sums, bias, out, tokens, width)
+    tiles = triton.cdiv(out, tile.n) * triton.cdiv(tokens, tile.t)
+    if tile.persistent:
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        programs = min(tiles, multiprocessors(y.device))
+        w_desc = TensorDescriptor.from_tensor(weight.codes, [tile.n, tile.k])
+        x_desc = TensorDescriptor.from_tensor(x.codes, [tile.t, tile.k])
+        is_int = weight.codes.dtype == torch.int8
+        _multiply_persistent[(programs,)](w_desc, x_desc, y, *after, IS_INT=is_int, PROGRAMS=programs, **constants)
+    else:
+        _multiply[(tiles,)](
+            weight.codes, x.codes, y, *after, weight.rows, BLOCKS=blocks, FEW=tokens < tile.t, **constants
+        )
+    return y
+
+
+def tile_for(tokens: int, out: int, blocks: bool) -> Tile:
+    """The tile that was quickest on an H100 for so many tokens and weight rows."""
+    few = 32 if out < 8192 else 64
+    if blocks:
+        if tokens <= 16:
+            return Tile(few, 16, 128, 4, 4)
+        if tokens <= 32:
+            return Tile(few, 32, 128, 4, 4)
+        return Tile(128, 64, 128, 4, 4) if tokens <= 64 else Tile(128, 128, 128, 8, 4)
+    if tokens <= 16:
+        return Tile(few, 16, 128, 4, 6)
+    if tokens <= 32:
+        return Tile(few, 32, 128, 4, 5)
+    if tokens <= 64:
+        return Tile(64, 64, 128, 4, 4)
+    if tokens <= 512:
+        return Tile(128, 128, 128, 4, 4)
+    return Tile(128, 256, 128, 8, 4, persistent=True)

@@ -1,0 +1,264 @@
+"""A few tokens of 16 bits times 4-bit codes: each thread unpacks straight into its operand of the tensor cores.
+
+The product and the layout are those of `low_bit_matmul`, whose kernel sends every unpacked
+weight through shared memory to the thread that multiplies it. Here no weight moves between threads. A tensor-core
+instruction m16n8k16 wants of lane 4 g + c, for the weight (16 rows x 16 columns):
+
+    a0  row g,     two columns          a2  row g,     two others
+    a1  row g + 8, the columns of a0    a3  row g + 8, the columns of a2
+
+and for x of token g the same four columns, b0 and b1; which columns of K they are is ours to choose. In a block of 128
+columns the lane reads 16 bytes of row g and 16 of row g + 8, eight words each: words 8 c to 8 c + 7. Two words side by
+side are one register; its plane p, unpacked, is columns 32 p + 8 c + 2 q and the next, q = 0..3. So four 16-byte pieces
+of x, columns 32 p + 8 c to 32 p + 8 c + 7, hold what goes with them, and registers 2 i and 2 i + 1 of plane p make one
+instruction: eight for a block. What it wants of x lies side by side in registers, as it must, from the load on. The
+warp's loads of the weight are 512 bytes in a row.
+
+A program has a few tiles of 16 rows. Its warps take blocks of K in turn; their sums are added in the order of the
+warps, so the result is always the same. A group's sums are scaled in float32 when the group ends, as there.
+
+Every tensor here has one element a thread (element i is thread i's), so that assembler says what a thread does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quantcore.matmul.kernels.low_bit_matmul import BLOCK, LowBitWeight, group_of, unpack
+from quantcore.numbers.kernels.stack import stacked
+
+MOST_TOKENS = 16
+MOST_OF_X = 1 << 17  # numbers of x, 256 KiB; a multiprocessor's cache holds no more, and every program reads them all
+TOKENS = 8  # of one instruction
+_LOAD = "{{ .reg .pred p; setp.ne.b32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
+_LOAD += "@p ld.global.nc{0}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}"
+KEPT_OUT = ".L1::no_allocate"  # of the cache: a weight is read once
+WEIGHTS = tl.constexpr(_LOAD.format(KEPT_OUT))
+PIECE = tl.constexpr(_LOAD.format(""))
+
+
+def _loads(count: int, apart: int, kind: str) -> str:
+    """`count` loads of 16 bytes, `apart` bytes apart, from one address."""
+    registers = [f"${4 * i}, ${4 * i + 1}, ${4 * i + 2}, ${4 * i + 3}" for i in range(count)]
+    pairs = enumerate(registers)
+    return " ".join(f"ld.global.nc{kind}.v4.b32 {{{four}}}, [${4 * count} + {apart * i}];" for i, four in pairs)
+
+
+ROW_AND_ROW_8 = tl.constexpr(_loads(2, 8 * 64, KEPT_OUT))
+FOUR_PLANES = tl.constexpr(_loads(4, 64, ""))
+_MMA = "mma.sync.aligned.m16n8k16.row.col.f32.{0}.{0}.f32 "
+_MMA += "{{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"
+BF16_MMA = tl.constexpr(_MMA.format("bf16"))
+FP16_MMA = tl.constexpr(_MMA.format("f16"))
+
+
+class FewTile(NamedTuple):
+    """`tiles` of 16 rows a program, `warps` that share K, `blocks` of 128 columns that are loaded at once; at most
+    `registers` a thread, so that all programs run at once: a second wave would take as long as the first."""
+
+    tiles: int
+    warps: int
+    blocks: int
+    registers: int | None = None
+
+
+@triton.jit
+def _load(address, wanted, CODE: tl.constexpr, PURE: tl.constexpr):
+    """16 bytes as four registers; zeros where not wanted."""
+    return tl.inline_asm_elementwise(
+        CODE, "=&r,=&r,=&r,=&r,l,r", [address, wanted], dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=PURE,
+        pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def _words(w_ptr, block, blocks, row, c, N, EVEN: tl.constexpr):
+    """Of rows `row` and `row + 8`: four registers each of a block. These loads stay where they are, to begin early."""
+    if EVEN:
+        at = w_ptr + (block.to(tl.int64) * N + row) * 32 + 8 * c
+        return tl.inline_asm_elementwise(
+            ROW_AND_ROW_8, "=r,=r,=r,=r,=r,=r,=r,=r,l", [at.to(tl.int64)],
+            dtype=(tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32), is_pure=False,
+            pack=1,
+        )  # fmt: skip
+    else:
+        wanted = (block < blocks).to(tl.int32)
+        upper = w_ptr + (block.to(tl.int64) * N + tl.minimum(row, N - 1)) * 32 + 8 * c
+        lower = w_ptr + (block.to(tl.int64) * N + tl.minimum(row + 8, N - 1)) * 32 + 8 * c
+        above = _load(upper.to(tl.int64), wanted, WEIGHTS, False)
+        return above + _load(lower.to(tl.int64), wanted, WEIGHTS, False)
+
+
+@triton.jit
+def _pieces(x_ptr, block, blocks, token, c, T, K, EVEN: tl.constexpr):
+    """Of a token, or of the last where there are fewer: four registers for each plane of a block."""
+    at = x_ptr + tl.minimum(token, T - 1).to(tl.int64) * K + block * 128 + 8 * c
+    if EVEN:
+        return tl.inline_asm_elementwise(
+            FOUR_PLANES, "=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,l", [at.to(tl.int64)],
+            dtype=(tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32,
+                   tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32),
+            is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        pieces = ()
+        for plane in tl.static_range(4):
+            wanted = ((block < blocks) & (block * 128 + 32 * plane + 8 * c < K)).to(tl.int32)
+            pieces = pieces + _load((at + 32 * plane).to(tl.int64), wanted, PIECE, True)
+        return pieces
+
+
+@triton.jit
+def _mma(acc, a0, a1, a2, a3, b0, b1, BF16: tl.constexpr):
+    code: tl.constexpr = BF16_MMA if BF16 else FP16_MMA
+    return tl.inline_asm_elementwise(
+        code, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", [a0, a1, a2, a3, b0, b1, acc[0], acc[1], acc[2], acc[3]],
+        dtype=(tl.float32, tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["T"])
+def _multiply_few(
+    w_ptr,
+    x_ptr,
+    y_ptr,
+    scale_ptr,
+    zero_ptr,
+    bias_ptr,
+    N,
+    T,
+    K,
+    blocks,
+    GROUP: tl.constexpr,  # columns that share a scale, 0: the whole row does
+    HALVES: tl.constexpr,  # 2: each 64 columns have their own scale; 1: 128 share one
+    ZERO: tl.constexpr,
+    BIAS: tl.constexpr,
+    BF16: tl.constexpr,
+    TOKEN_TILES: tl.constexpr,  # of 8 tokens
+    TILES: tl.constexpr,
+    WARPS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    EVEN: tl.constexpr,  # tiles fill the rows, and steps of all warps the blocks
+):
+    thread = tl.arange(0, 32 * WARPS)
+    warp, g, c = thread // 32, (thread % 32) // 4, thread % 4
+    first_row = tl.program_id(0) * (16 * TILES)
+    zeros = tl.zeros([32 * WARPS], tl.float32)
+    ones = tl.full([32 * WARPS], 0x3F803F80 if BF16 else 0x3C003C00, tl.int32)  # 1.0 twice
+    sums = ()
+    for _ in tl.static_range(TILES * TOKEN_TILES * 4):
+        sums = sums + (zeros,)
+    for step in range(0, tl.cdiv(blocks, WARPS), BLOCKS):
+        words = ()
+        for i in tl.static_range(BLOCKS):
+            for tile in tl.static_range(TILES):
+                block = (step + i) * WARPS + warp
+                words = words + _words(w_ptr, block, blocks, first_row + 16 * tile + g, c, N, EVEN)
+        for i in tl.static_range(BLOCKS):
+            block = (step + i) * WARPS + warp
+            pieces = ()
+            for token_tile in tl.static_range(TOKEN_TILES):
+                pieces = pieces + _pieces(x_ptr, block, blocks, 8 * token_tile + g, c, T, K, EVEN)
+            for h in tl.static_range(HALVES):
+                totals = ()
+                if ZERO:
+                    for token_tile in tl.static_range(TOKEN_TILES):
+                        acc = (zeros, zeros, zeros, zeros)
+                        for pair in tl.static_range(8 * h // HALVES, 8 * (h + 1) // HALVES):
+                            b0 = pieces[16 * token_tile + 2 * pair]
+                            b1 = pieces[16 * token_tile + 2 * pair + 1]
+                            acc = _mma(acc, ones, ones, ones, ones, b0, b1, BF16)
+                        totals = totals + acc
+                group_at = group_of(block * 128 + 64 * h, K, GROUP, GROUP, 1 if GROUP == 0 else 2) * N
+                scaled = ()
+                for tile in tl.static_range(TILES):
+                    accs = ()
+                    for _ in tl.static_range(TOKEN_TILES):
+                        accs = accs + (zeros, zeros, zeros, zeros)
+                    for plane in tl.static_range(4 * h // HALVES, 4 * (h + 1) // HALVES):
+                        for pair in tl.static_range(2):
+                            a0 = unpack(words[(i * TILES + tile) * 8 + 2 * pair], plane, BF16)
+                            a1 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 4], plane, BF16)
+                            a2 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 1], plane, BF16)
+                            a3 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 5], plane, BF16)
+                            moved = ()
+                            for token_tile in tl.static_range(TOKEN_TILES):
+                                b0 = pieces[16 * token_tile + 4 * plane + 2 * pair]
+                                b1 = pieces[16 * token_tile + 4 * plane + 2 * pair + 1]
+                                acc = (
+                                    accs[4 * token_tile],
+                                    accs[4 * token_tile + 1],
+                                    accs[4 * token_tile + 2],
+                                    accs[4 * token_tile + 3],
+                                )
+                                moved = moved + _mma(acc, a0, a1, a2, a3, b0, b1, BF16)
+                            accs = moved
+                    for e in tl.static_range(2):
+                        row = tl.minimum(first_row + 16 * tile + 8 * e + g, N - 1)
+                        scale = tl.load(scale_ptr + group_at + row)
+                        if ZERO:
+                            zero = tl.load(zero_ptr + group_at + row).to(tl.float32)
+                        for token_tile in tl.static_range(TOKEN_TILES):
+                            for odd in tl.static_range(2):
+                                part = accs[4 * token_tile + 2 * e + odd]
+                                if ZERO:
+                                    part -= zero * totals[4 * token_tile + odd]
+                                scaled = scaled + (part * scale,)
+                added = ()
+                for j in tl.static_range(TILES * TOKEN_TILES * 4):
+                    added = added + (sums[j] + scaled[j],)
+                sums = added
+    # sums[((tile * 2 + e) * TOKEN_TILES + token_tile) * 2 + odd]
+    added = ()  # one by one: all at once would meet in the same banks of shared memory
+    for j in tl.static_range(TILES * TOKEN_TILES * 4):
+        added = added + (tl.sum(tl.reshape(sums[j], [WARPS, 32]), 0),)
+    out = stacked(added)
+    lane = tl.arange(0, 32)[:, None]
+    place = tl.arange(0, TILES * TOKEN_TILES * 4)[None, :]
+    n = first_row + 8 * (place // (2 * TOKEN_TILES)) + lane // 4
+    t = 8 * (place // 2 % TOKEN_TILES) + 2 * (lane % 4) + place % 2
+    if BIAS:
+        out += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    tl.store(y_ptr + t * N + n, out.to(y_ptr.dtype.element_ty), mask=(n < N) & (t < T))
+
+
+def takes(x: Tensor, weight: LowBitWeight) -> bool:
+    """Whether this kernel multiplies so many tokens by such a weight, and does it quickest."""
+    return (
+        x.is_cuda
+        and len(x) <= MOST_TOKENS
+        and x.numel() <= MOST_OF_X
+        and weight.bits == 4
+        and weight.shape[1] % 8 == 0
+        and x.data_ptr() % 16 == 0
+        and (weight.group % 64 == 0 or weight.group >= weight.shape[1])
+    )
+
+
+def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: FewTile | None = None) -> Tensor:
+    """y (N, O) in the dtype of x, bf16 or fp16. Shape of x: (N, K), contiguous, columns in the weight's order."""
+    tokens, (out, width) = len(x), weight.shape
+    tile = tile or tile_for(tokens, out)
+    group = 0 if weight.group >= width else weight.group
+    y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
+    _multiply_few[(triton.cdiv(out, 16 * tile.tiles),)](
+        weight.words, x, y, weight.scale, weight.zero_point, bias, out, tokens, width, triton.cdiv(width, BLOCK),
+        GROUP=group, HALVES=1 if group % BLOCK == 0 else 2, ZERO=weight.zero_point is not None, BIAS=bias is not None,
+        BF16=x.dtype == torch.bfloat16,
+        TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,
+        BLOCKS=tile.blocks, EVEN=out % (16 * tile.tiles) == 0 and width % (BLOCK * tile.warps * tile.blocks) == 0,
+        num_warps=tile.warps, maxnreg=tile.registers,
+    )  # fmt: skip
+    return y
+
+
+def tile_for(tokens: int, out: int) -> FewTile:
+    """The tile that was quickest on an H100 for so many rows: 1 to 8 tokens, and 9 to 16."""
+    if out >= 8192:
+        return FewTile(1, 4, 1, 72)
+    return FewTile(1, 8, 2, 80) if tokens <= TOKENS else FewTile(1, 8, 1, 72)

@@ -1,0 +1,355 @@
+"""Which layers hurt? Each layer is quantized alone, and the model's next-token distributions are compared with float.
+
+    alone[l, s]    = KL(float || float model with only layer l under scheme s)      nats, mean over predicted tokens
+    all_but[l, s]  = KL(float || model wholly under s, but layer l float)
+
+A plan spends a budget of bits: choose one scheme for each layer so that the sum of alone[l, s] is least while the mean
+bits per weight, scales and zero points counted, stay within the budget: a 0/1 linear program, solved exactly by
+scipy.optimize.milp (HiGHS). That the sum predicts the whole is a model (errors of layers mostly add up, but not
+exactly), so a plan's KL is measured beside its prediction.
+
+A run starts at the block that holds the layer: what enters it is the same as without the change, so the blocks before
+it hand out what they gave last time. A model whose blocks pass values on by other ways than their outputs cannot be
+measured so: one layer of each scheme is run in full as well, and a difference is an error, not a figure.
+
+GPTQ's codes depend on what enters a layer: alone it was calibrated behind a float model, in `whole` and `all_but` block
+by block behind quantized ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantcore.matmul.size import quantized_linears
+from quantcore.methods.options import Gptq
+from quantcore.model.linears import batches
+from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.convert import quantize_model
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
+
+BATCH_TOKENS = 1024
+FLOAT_BITS = 16.0
+SoFar = Callable[[str, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """KL per layer and scheme, nats; the schemes by their texts, the layers by their names, in the model's order.
+
+    bits, weights   bits per weight of a layer under a scheme, and how many weights it has
+    all_but         only for the schemes that it was asked for
+    whole           KL with all layers under a scheme: what the sum of `alone` predicts
+    float_bits      bits per weight of a layer that stays float
+    tokens          predicted tokens that were measured"""
+
+    schemes: tuple[str, ...]
+    layers: tuple[str, ...]
+    weights: dict[str, int]
+    bits: dict[tuple[str, str], float]
+    alone: dict[tuple[str, str], float]
+    all_but: dict[tuple[str, str], float]
+    whole: dict[str, float]
+    float_bits: float
+    tokens: int
+
+    def ranked(self, scheme: str) -> list[str]:
+        """The layers under a scheme, the one that hurts most first."""
+        return sorted(self.layers, key=lambda layer: -self.alone[layer, scheme])
+
+    def mean_bits(self, choice: dict[str, str]) -> float:
+        """Mean bits per weight where each layer has its scheme; layers without one stay float."""
+        spent = sum(
+            self.weights[layer] * (self.bits[layer, choice[layer]] if layer in choice else self.float_bits)
+            for layer in self.layers
+        )
+        return spent / sum(self.weights.values())
+
+
+@dataclass(frozen=True)
+class LayerCosts:
+    """One scheme's part of a Sensitivity, by layer; see there."""
+
+    scheme: str
+    weights: dict[str, int]
+    bits: dict[str, float]
+    alone: dict[str, float]
+    all_but: dict[str, float]
+    whole: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class PlannedChoice:
+    """A plan and what the sensitivities say of it: the KL it should have, its mean bits per weight, its choices."""
+
+    plan: Plan
+    predicted_kl: float
+    bits_per_weight: float
+    choice: dict[str, str]
+
+
+def sensitivity(
+    model: nn.Module,
+    schemes: Sequence[str],
+    tokens: Tensor,
+    *,
+    all_but: Sequence[str] = (),
+    calibration: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """The KL that each layer costs under each scheme, over `tokens` (windows, T).
+
+    all_but       schemes for which "everything but this layer" is measured too
+    calibration   text (windows, T) for schemes that need one: static activations, GPTQ
+    progress      called with the share done and the layer
+    Raises: ValueError for no scheme, a scheme that quantizes nothing, windows of one token."""
+    texts = tuple(dict.fromkeys(str(Scheme.parse(text)) for text in schemes))
+    if not texts:
+        raise ValueError("there is no scheme to measure; give at least one, such as w:int4/group128")
+    if tokens.shape[1] < 2:
+        raise ValueError(f"windows of {tokens.shape[1]} token predict nothing; use at least two tokens")
+    both = {str(Scheme.parse(text)) for text in all_but}
+    costs = []
+    for place, text in enumerate(texts):
+
+        def tell(share: float, layer: str, place: int = place) -> None:
+            if progress:
+                progress((place + share) / len(texts), layer)
+
+        costs.append(layer_costs(model, text, tokens, all_but=text in both, calibration=calibration, progress=tell))
+    return joined(costs)
+
+
+def joined(costs: Sequence[LayerCosts]) -> Sensitivity:
+    """The costs of several schemes as one Sensitivity. Raises: ValueError if they are not over the same layers."""
+    first = costs[0]
+    for cost in costs:
+        if set(cost.alone) != set(first.alone):
+            raise ValueError(f"{cost.scheme} leaves other layers float than {first.scheme}; give all the same skip=")
+    return Sensitivity(
+        schemes=tuple(cost.scheme for cost in costs),
+        layers=tuple(first.alone),
+        weights=dict(first.weights),
+        bits={(layer, cost.scheme): bits for cost in costs for layer, bits in cost.bits.items()},
+        alone={(layer, cost.scheme): kl for cost in costs for layer, kl in cost.alone.items()},
+        all_but={(layer, cost.scheme): kl for cost in costs for layer, kl in cost.all_but.items()},
+        whole={cost.scheme: cost.whole for cost in costs},
+        float_bits=FLOAT_BITS,
+        tokens=first.tokens,
+    )
+
+
+def plan_for_budget(found: Sensitivity, bits_per_weight: float) -> PlannedChoice:
+    """The choice of one scheme a layer with the least predicted KL whose mean bits per weight are within the budget.
+
+    Solved as a 0/1 program by scipy.optimize.milp. Raises: ValueError for a budget that no choice meets."""
+    import numpy as np
+
+    # 0.3 s to import: only those who plan pay it
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    pairs = [(layer, text) for layer in found.layers for text in found.schemes]
+    total = sum(found.weights.values())
+    share = np.array([found.bits[pair] * found.weights[pair[0]] / total for pair in pairs])
+    least = sum(
+        min(found.bits[layer, text] for text in found.schemes) * found.weights[layer] / total for layer in found.layers
+    )
+    if bits_per_weight < least - 1e-9:
+        raise ValueError(
+            f"a budget of {bits_per_weight:.4g} bits per weight cannot be met: the smallest scheme for every layer "
+            f"takes {least:.4g}; raise the budget, or add a smaller scheme"
+        )
+    cost = np.array([found.alone[pair] for pair in pairs])
+    one_each = np.repeat(np.eye(len(found.layers)), len(found.schemes), axis=1)
+    result = milp(
+        cost / (cost.max() or 1.0),
+        integrality=np.ones(len(pairs)),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(share[None], 0, bits_per_weight + 1e-9)],
+        options={"mip_rel_gap": 1e-6, "time_limit": 20.0},
+    )
+    if result.x is None:
+        raise ValueError(f"the solver found no plan at {bits_per_weight:.4g} bits per weight ({result.message})")
+    choice = {layer: text for (layer, text), x in zip(pairs, result.x, strict=True) if x > 0.5}
+    return PlannedChoice(
+        plan=plan_of(choice),
+        predicted_kl=sum(found.alone[pair] for pair in choice.items()),
+        bits_per_weight=found.mean_bits(choice),
+        choice=choice,
+    )
+
+
+def plan_of(choice: dict[str, str]) -> Plan:
+    """The plan that gives each layer its scheme: the most used as the default, the others by the layers' names, in
+    which what all have in common at the front is left out."""
+    texts = sorted(set(choice.values()), key=lambda text: -list(choice.values()).count(text))
+    parts = [name.split(".") for name in choice]
+    shared = 0
+    while len(parts) > 1 and all(len(p) > shared + 2 and p[shared] == parts[0][shared] for p in parts):
+        shared += 1
+    kept = max(0, shared - 1)  # `layers.0.mlp.up_proj`, not `0.mlp.up_proj`: a number alone says little
+    default = Scheme.parse(texts[0])
+    overrides = tuple(
+        (".".join(name.split(".")[kept:]), Scheme.parse(text))
+        for text in texts[1:]
+        for name, chosen in choice.items()
+        if chosen == text
+    )
+    return Plan(default, overrides)
+
+
+def layer_costs(
+    model: nn.Module,
+    text: str,
+    tokens: Tensor,
+    *,
+    all_but: bool = False,
+    calibration: Tensor | None = None,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> LayerCosts:
+    """One scheme over the whole text, batch by batch; in each batch every layer in its turn. As `sensitivity`.
+
+    so_far   called after each layer with the scheme and the costs measured by then, of `all_but` where it is asked"""
+    quantized, _ = quantize_model(model, text, calibration=calibration)
+    by_gptq = isinstance(Scheme.parse(text).method, Gptq)
+    apart = quantize_model(model, text, calibration=calibration, sequential=False)[0] if by_gptq else quantized
+    alone = quantized_linears(apart)
+    base, _ = quantize_model(model, "float")  # modules of our own to swap layers in; the tensors are the model's
+    layers = quantized_linears(quantized)
+    if not layers:
+        raise ValueError(f"{text} quantizes nothing, so no layer can hurt; give a scheme such as w:int4/group128")
+    sums = {kind: dict.fromkeys(layers, 0.0) for kind in ("alone", "all_but")}
+    shown = sums["all_but" if all_but else "alone"]
+    heard = dict.fromkeys(layers, 0)  # tokens
+    whole, counted, done = 0.0, 0, 0
+    parts = list(batches(tokens, next(model.parameters()).device, BATCH_TOKENS))
+    for batch in parts:
+        with torch.inference_mode(), _recalling(base) as from_float, _recalling(quantized) as from_quantized:
+            log_p = _log_p(base(batch, use_cache=False).logits)
+            whole += _kl_sum(log_p, _log_p(quantized(batch, use_cache=False).logits))
+            counted += log_p.shape[0] * log_p.shape[1]
+            if batch is parts[0]:
+                _check_shortcut(base, *list(alone.items())[-1], batch, from_float)
+            for name in layers:
+                with _swapped(base, name, alone[name]), from_float(name):
+                    sums["alone"][name] += _kl_sum(log_p, _log_p(base(batch, use_cache=False).logits))
+                if all_but:
+                    with _swapped(quantized, name, model.get_submodule(name)), from_quantized(name):
+                        sums["all_but"][name] += _kl_sum(log_p, _log_p(quantized(batch, use_cache=False).logits))
+                done += 1
+                heard[name] = counted
+                if progress:
+                    progress(done / (len(layers) * len(parts)), name)
+                if so_far:
+                    so_far(text, {one: shown[one] / heard[one] for one in layers if heard[one]})
+    held = {name: layer.qweight for name, layer in layers.items()}
+    return LayerCosts(
+        scheme=text,
+        weights={name: layer.out_features * layer.in_features for name, layer in layers.items()},
+        bits={name: q.bits_per_weight if q is not None else FLOAT_BITS for name, q in held.items()},
+        alone={name: total / counted for name, total in sums["alone"].items()},
+        all_but={name: total / counted for name, total in sums["all_but"].items()} if all_but else {},
+        whole=whole / counted,
+        tokens=counted,
+    )
+
+
+def _check_shortcut(
+    base: nn.Module, name: str, layer: nn.Module, batch: Tensor, from_float: Callable[[str], Any]
+) -> None:
+    """Raises: ValueError if a run that starts at the layer's block differs from a run from the start."""
+    with _swapped(base, name, layer):
+        in_full = base(batch, use_cache=False).logits
+        with from_float(name):
+            short = base(batch, use_cache=False).logits
+    if not torch.allclose(in_full.float(), short.float(), rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"this model's blocks pass on more than their outputs (a run from {name!r} differs from a full one), so "
+            "single layers cannot be measured; compare whole schemes instead"
+        )
+
+
+def _log_p(logits: Tensor) -> Tensor:
+    return logits[:, :-1].float().log_softmax(-1)
+
+
+def _kl_sum(log_p: Tensor, log_q: Tensor) -> float:
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0).double().sum())
+
+
+@contextmanager
+def _swapped(model: nn.Module, name: str, instead: nn.Module) -> Iterator[None]:
+    parent, _, child = name.rpartition(".")
+    holder = model.get_submodule(parent)
+    before = getattr(holder, child)
+    setattr(holder, child, instead)
+    try:
+        yield
+    finally:
+        setattr(holder, child, before)
+
+
+@contextmanager
+def _recalling(model: nn.Module) -> Iterator[Callable[[str], Any]]:
+    """Remember what each block gives in the first run of a batch; yields `start(layer)`, a context in which the blocks
+    before the layer's own hand that out again. The model must be ours alone: its blocks' forward is replaced."""
+    blocks = _blocks(model)
+    given: dict[int, Any] = {}
+    own = [block.forward for block in blocks]
+    state = {"first": 0, "recording": True}
+
+    def forward_of(place: int) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if place < state["first"]:
+                return given[place]
+            result = own[place](*args, **kwargs)
+            if state["recording"]:
+                given[place] = result
+            return result
+
+        return forward
+
+    for place, block in enumerate(blocks):
+        block.forward = forward_of(place)
+
+    @contextmanager
+    def start(layer: str) -> Iterator[None]:
+        state.update(first=_place(model, blocks, layer), recording=False)
+        try:
+            yield
+        finally:
+            state.update(first=0)
+
+    try:
+        yield start
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The model's blocks: the modules of the list that holds the most parameters."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
+    size = {id(one): sum(p.numel() for p in one.parameters()) for one in lists}
+    return list(max(lists, key=lambda one: size[id(one)])) if lists else []
+
+
+def _place(model: nn.Module, blocks: Sequence[nn.Module], layer: str) -> int:
+    """How many blocks come before the layer: those before its own; all of them for the head, none for what is
+    elsewhere."""
+    parts = layer.split(".")
+    above = [model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts))]
+    for place, block in enumerate(blocks):
+        if any(block is module for module in above):
+            return place
+    heads: Any = model
+    head = heads.get_output_embeddings() if hasattr(heads, "get_output_embeddings") else None
+    return len(blocks) if head is model.get_submodule(layer) else 0

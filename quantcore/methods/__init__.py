@@ -1,0 +1,1 @@
+"""How codes are chosen: GPTQ, its sweep and kernels."""

@@ -1,0 +1,1 @@
+"""Triton kernels of GPTQ; none is imported before a tensor is on a GPU or Triton's interpreter is on."""

@@ -1,0 +1,1 @@
+"""A model: where its files are, what is in them, how it is loaded."""

@@ -1,0 +1,254 @@
+"""A model whose weights stay in their files: built without memory, filled one decoder block at a time.
+
+    streamed = StreamedModel("some/folder", "cpu")
+    with streamed.block("model.layers.3") as block: ...      # its weights are on the device here, and only here
+
+Files are memory-mapped and opened for one tensor at a time: a tensor that needs another type or device is copied and
+its pages go at once; one that needs neither is the mapped file itself. What lies outside of the blocks (embeddings,
+final norm, head) is loaded once and stays: `around` is the model with a `BlockPlace` where each block was.
+
+Types are `load_model`'s: float32 on the CPU, the model's own on a GPU. Limit: the files must name their tensors as the
+model does; experts that transformers fuses when it loads them do not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from quantcore.model.linears import block_names, linears
+from quantcore.model.loading import WINDOW, _reason, require_float
+from quantcore.model.memory import give_back
+from quantcore.model.sources import Progress, fetch, quiet
+from quantcore.model.weight_files import header, weight_files
+
+FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+class StreamedModel:
+    """A causal language model on the meta device, and the files that its tensors are read from.
+
+    id, path    the source as given, and its folder; `revision` pins its contents, as a LoadedModel's
+    skeleton    the model: parameters on the meta device, except inside `block`; buffers that no file holds are real
+    blocks      names of the decoder blocks in order"""
+
+    def __init__(self, source: str, device: str | None = None, progress: Progress = quiet) -> None:
+        """`progress` is told of a download. Raises: ValueError, in one sentence, for what `load_model` refuses (memory
+        aside), for a GGUF file, and for files that lack a tensor of the model or hold it in another shape."""
+        place = fetch(source, progress, to_load=False)
+        if place.gguf:
+            raise ValueError(f"{source!r} is a GGUF file and only safetensors can be streamed; load it with load_model")
+        require_float(source, place)
+        self.id, self.path, self._place = source, place.folder, place
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        headers = {file: header(file) for file in weight_files(self.path)}
+        self._file_of = {name: file for file, tensors in headers.items() for name in tensors}
+        self.skeleton: Any = _skeleton(self.path, self.device)
+        if not linears(self.skeleton):
+            raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try 'reference'")
+        self.blocks = block_names(self.skeleton)
+        facts = {name: fact for tensors in headers.values() for name, fact in tensors.items()}
+        self._stored_dtypes = {name: dtype for name, (_, dtype) in facts.items()}
+        self._stored_as = self._names_in_files({name: shape for name, (shape, _) in facts.items()})
+
+    @property
+    def context(self) -> int:
+        """The longest window that the model was made for, in tokens."""
+        return int(getattr(self.skeleton.config, "max_position_embeddings", WINDOW))
+
+    @cached_property
+    def revision(self) -> str:
+        return self._place.revision
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+
+    @cached_property
+    def around(self) -> Any:
+        """The model with a `BlockPlace` where each block was, all else on the device; tied tensors stay tied."""
+        tensors = (*self.skeleton.parameters(), *self.skeleton.buffers())
+        instead: dict[int, object] = {id(tensor): tensor for tensor in tensors}
+        blocks = [self.skeleton.get_submodule(name) for name in self.blocks]
+        made = copy.deepcopy(self.skeleton, instead | {id(block): BlockPlace(block) for block in blocks})
+        self._fill(_slots(made))
+        return made
+
+    @contextmanager
+    def block(self, name: str) -> Iterator[nn.Module]:
+        """One decoder block with its weights on the device; they are let go at the end."""
+        module: nn.Module = self.skeleton.get_submodule(name)
+        slots = _slots(module, name)
+        empty = {full: _tensor_at(slot) for full, slot in slots.items()}
+        try:
+            self._fill(slots)
+            yield module
+        finally:
+            for full, slot in slots.items():
+                _put(slot, empty[full])
+            give_back()
+
+    def read(self, name: str) -> Tensor:
+        """One tensor by the model's name for it, in the model's type, on the device."""
+        stored = self._stored_as[name]
+        with safe_open(self._file_of[stored], "pt") as file:
+            tensor: Tensor = file.get_tensor(stored)
+        return tensor.to(self.device, self._dtypes[name])
+
+    def file_dtype(self, name: str) -> torch.dtype | None:
+        """The float type in which its file keeps a tensor; None for other types."""
+        return FLOATS.get(self._stored_dtypes[self._stored_as[name]])
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """What the loaded model's `state_dict()` would be; each tensor is read when it is asked for."""
+        return _Lazy(self)
+
+    @cached_property
+    def _dtypes(self) -> dict[str, torch.dtype]:
+        return {name: tensor.dtype for name, tensor in self.skeleton.state_dict().items()}
+
+    def _fill(self, slots: dict[str, _Slot]) -> None:
+        """Put the files' tensors into the slots; slots that shared a tensor share the new one."""
+        filled: dict[int, Tensor] = {}
+        for name, slot in slots.items():
+            old = _tensor_at(slot)
+            if id(old) not in filled:
+                new = self.read(name)
+                filled[id(old)] = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
+            _put(slot, filled[id(old)])
+
+    def _names_in_files(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
+        """The file's name for each tensor of the model: its own, one without or with the base model's prefix, or that
+        of a tensor which it is tied to."""
+        prefix = f"{self.skeleton.base_model_prefix}."
+        slots = {name: _tensor_at(slot) for name, slot in _slots(self.skeleton).items()}
+        ties: dict[int, list[str]] = {}
+        for name, tensor in slots.items():
+            ties.setdefault(id(tensor), []).append(name)
+        found: dict[str, str] = {}
+        for name, tensor in slots.items():
+            spellings = [s for tied in ties[id(tensor)] for s in (tied, tied.removeprefix(prefix), prefix + tied)]
+            stored = next((spelling for spelling in spellings if spelling in shapes), None)
+            if stored is None:
+                raise ValueError(
+                    f"the files of {self.id!r} hold no {name!r} under this name, so it cannot be streamed; "
+                    "load it whole with load_model"
+                )
+            if shapes[stored] != tuple(tensor.shape):
+                raise ValueError(
+                    f"{stored!r} of {self.id!r} has shape {shapes[stored]} and its config.json says "
+                    f"{tuple(tensor.shape)}; download it again"
+                )
+            found[name] = stored
+        return found
+
+
+class BlockPlace(nn.Module):
+    """Stands where a decoder block was: hands its input on, or calls `run` instead. Other attributes (such as the
+    attention's kind, which models ask their blocks for) are the block's.
+
+    extra    None: the model's blocks return a tensor; else a tuple with so many entries beside it"""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self._instead_of = (block,)  # in a tuple, so that it is no submodule
+        self.run: Callable[..., Any] | None = None
+        self.extra: int | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs) if self.run else self.returned(args[0] if args else kwargs["hidden_states"])
+
+    def returned(self, hidden: Tensor) -> Any:
+        """The hidden states in the form in which the model's blocks return them."""
+        return hidden if self.extra is None else (hidden, *[None] * self.extra)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_instead_of", "__deepcopy__") or "_instead_of" not in self.__dict__:
+            return super().__getattr__(name)
+        return getattr(self._instead_of[0], name)
+
+
+class _Lazy(Mapping[str, Tensor]):
+    def __init__(self, streamed: StreamedModel) -> None:
+        self._streamed = streamed
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._streamed.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._streamed._dtypes)
+
+    def __len__(self) -> int:
+        return len(self._streamed._dtypes)
+
+
+_Slot = tuple[nn.Module, str]
+
+
+def _slots(module: nn.Module, prefix: str = "") -> dict[str, _Slot]:
+    """Where a module keeps the tensors that a checkpoint stores, by full name; a tied tensor has several."""
+    found: dict[str, _Slot] = {}
+    for name, part in module.named_modules():
+        buffers = [key for key in part._buffers if key not in part._non_persistent_buffers_set]
+        for key in (*part._parameters, *buffers):
+            if getattr(part, key) is not None:
+                found[".".join(filter(None, (prefix, name, key)))] = (part, key)
+    return found
+
+
+def _tensor_at(slot: _Slot) -> Tensor:
+    tensor: Tensor = getattr(*slot)
+    return tensor
+
+
+def _put(slot: _Slot, tensor: Tensor) -> None:
+    part, key = slot
+    (part._parameters if key in part._parameters else part._buffers)[key] = tensor  # type: ignore[assignment]
+
+
+def _skeleton(path: Path, device: torch.device) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        dtype = torch.float32 if device.type == "cpu" else getattr(config, "dtype", None) or torch.float32
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"could not load {str(path)!r}: {_reason(error)}") from error
+    if (path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    for part in model.modules():
+        _compute_buffers(model, part, device)
+    return model.eval().requires_grad_(False)
+
+
+def _compute_buffers(model: Any, part: nn.Module, device: torch.device) -> None:
+    """Make real what no file holds (rotary frequencies, masks, scales): transformers computes it in `_init_weights`.
+
+    Done twice, over zeros and over ones, since a buffer that it leaves alone would keep what was there."""
+    names = [name for name in part._non_persistent_buffers_set if part._buffers[name] is not None]
+    results: list[list[Tensor]] = []
+    for fill in (0, 1):
+        for name in names:
+            part._buffers[name] = torch.full_like(part._buffers[name], fill, device=device)  # type: ignore[arg-type]
+        if names:
+            with torch.no_grad():
+                model._init_weights(part)
+        results.append([part._buffers[name].clone() for name in names])  # type: ignore[union-attr]
+    for name, zero, one in zip(names, *results, strict=True):
+        if not torch.equal(zero, one):
+            raise ValueError(
+                f"{type(part).__name__} keeps {name!r} in no file and transformers cannot compute it anew, so the "
+                "model cannot be streamed; load it whole with load_model"
+            )

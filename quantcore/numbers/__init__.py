@@ -1,0 +1,1 @@
+"""What one number and one tensor become: formats, granularities, scales, codes."""

@@ -1,0 +1,92 @@
+"""The affine map between reals and codes: the formula of quantization, written once.
+
+    q     = clamp(round(x / scale) + zero_point, qmin, qmax)
+    x_hat = scale * (q - zero_point)                              symmetric: zero_point is absent
+
+Everything here is elementwise over tensors that broadcast; which numbers share a scale is decided in `qtensor`, which
+range they should cover in `observers`.
+
+Conventions that differ between libraries, and ours:
+- a symmetric scale is absmax / ((qmax - qmin) / 2): /127.5 on int8's -128..127, /127 on the narrow -127..127, /448 for
+  e4m3. The first and the last are compressed-tensors', the second is SmoothQuant's and LLM.int8's;
+- the range always includes 0, and a range of nothing but 0 gets scale 1;
+- round(x / s) + z, not round(x / s + z): they differ on exact ties when z is odd. compressed-tensors takes the second;
+- rounding is half to even; the code is clamped before it is cast; scales are float32.
+
+Source: Jacob et al. 2017, arXiv:1712.05877, eq. 1 and 13.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from quantcore.numbers.formats import Format
+
+
+class QParams(NamedTuple):
+    """Scale (float32, real value per step) and zero point (float32 whole number; None when symmetric), one per tile."""
+
+    scale: Tensor
+    zero_point: Tensor | None
+
+
+def choose_qparams(lo: Tensor, hi: Tensor, fmt: Format, symmetric: bool) -> QParams:
+    """Scale and zero point that carry the real range [lo, hi], widened to hold 0, onto [qmin, qmax].
+
+    symmetric   s = max(-lo, hi) / ((qmax - qmin) / 2)    z = None
+    asymmetric  s = (hi - lo) / (qmax - qmin)             z = clamp(round(qmin - lo / s), qmin, qmax)
+    Shapes: lo and hi alike, any; results the same. Units: s is real value per step. A range of zeros gets s = 1.
+    Raises: ValueError if a bound is NaN or infinite, or any lo > hi. Source: Jacob et al. 2017, section 2.1 and 3."""
+    lo, hi = lo.float(), hi.float()
+    if not bool((torch.isfinite(lo) & torch.isfinite(hi)).all()):
+        raise ValueError(not_finite(float(lo.min()), float(hi.max())))
+    if bool((lo > hi).any()):
+        raise ValueError(f"a range has lo > hi (largest lo - hi is {float((lo - hi).max()):g}); swap them")
+    return qparams_of_range(lo, hi, fmt, symmetric)
+
+
+def not_finite(lo: float, hi: float) -> str:
+    """What is said of values whose range is not finite."""
+    return (
+        f"the values to quantize hold NaN or Inf (range {lo:g} to {hi:g}); "
+        "repair the tensor, or leave its layer out with skip="
+    )
+
+
+def qparams_of_range(lo: Tensor, hi: Tensor, fmt: Format, symmetric: bool) -> QParams:
+    """`choose_qparams` of float32 bounds that need no check, or are checked later: it never waits for a GPU."""
+    lo, hi = lo.clamp(max=0), hi.clamp(min=0)
+    # Divided by a tensor: by a Python number CUDA multiplies with the rounded reciprocal, and GPU and CPU would differ.
+    if symmetric:
+        scale = torch.maximum(-lo, hi) / torch.full_like(lo, fmt.half_range)
+    else:
+        levels = torch.full_like(lo, fmt.qmax - fmt.qmin)
+        scale = torch.where(torch.isfinite(hi - lo), (hi - lo) / levels, hi / levels - lo / levels)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    if symmetric:
+        return QParams(scale, None)
+    return QParams(scale, torch.round(fmt.qmin - lo / scale).clamp(fmt.qmin, fmt.qmax))
+
+
+def to_grid(x: Tensor, qparams: QParams, fmt: Format) -> Tensor:
+    """The code's value q of every x, as float32: clamp(round(x / s) + z, qmin, qmax). `fmt.encode` stores it.
+
+    Clamped first, to [qmin - z, qmax - z], then rounded: the same, because both bounds are on the grid."""
+    scale, zero_point = qparams
+    if zero_point is None:
+        return fmt.round_to_grid((x.float() / scale).clamp_(fmt.qmin, fmt.qmax))
+    steps = (x.float() / scale).clamp_(fmt.qmin - zero_point, fmt.qmax - zero_point)
+    return fmt.round_to_grid(steps) + zero_point
+
+
+def from_grid(q: Tensor, qparams: QParams) -> Tensor:
+    """The real value of every code value: x_hat = s * (q - z), float32."""
+    return qparams.scale * (q if qparams.zero_point is None else q - qparams.zero_point)
+
+
+def round_trip(x: Tensor, qparams: QParams, fmt: Format) -> Tensor:
+    """What is left of x after quantizing and dequantizing, float32."""
+    return from_grid(to_grid(x, qparams, fmt), qparams)

@@ -1,0 +1,59 @@
+"""How far the reconstructed numbers are from the real ones: errors and SQNR."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TensorError(NamedTuple):
+    """The distance of x_hat from x. sqnr_db is inf where they are equal, cosine 1; relative_mse = mse / mean(x^2)."""
+
+    sqnr_db: float
+    mse: float
+    relative_mse: float
+    cosine: float
+    max_error: float
+
+
+def tensor_error(x: Tensor, x_hat: Tensor) -> TensorError:
+    """Every distance at once, summed in float64; x and x_hat have one shape. On a CPU ERROR_CHUNK numbers at a time: a
+    large matrix is never there in float64, and what is at work stays in the cache.
+
+    Raises: ValueError if the shapes differ."""
+    if x.shape != x_hat.shape:
+        raise ValueError(f"cannot compare shapes {tuple(x.shape)} and {tuple(x_hat.shape)}")
+    sums, largest = torch.zeros(4, dtype=torch.float64, device=x.device), []
+    step = ERROR_CHUNK if x.device.type == "cpu" else max(1, x.numel())
+    for part, part_hat in zip(torch.split(x.reshape(-1), step), torch.split(x_hat.reshape(-1), step), strict=True):
+        a, b = part.double(), part_hat.double()
+        error = b - a
+        sums += torch.stack([a @ a, b @ b, a @ b, error @ error])
+        largest.append(torch.linalg.vector_norm(error, math.inf))
+    signal, signal_hat, product, noise = sums.tolist()
+    norms = math.sqrt(signal) * math.sqrt(signal_hat)
+    return TensorError(
+        sqnr_db=sqnr_db(signal, noise),
+        mse=noise / x.numel(),
+        relative_mse=noise / signal if signal else math.inf if noise else 0.0,
+        cosine=product / norms if norms else float(not noise),
+        max_error=float(torch.stack(largest).max()),
+    )
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two sums of squares; inf without noise, -inf without signal."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def sqnr_db_each(signal: Tensor, noise: Tensor) -> Tensor:
+    """`sqnr_db` of many pairs of sums of squares at once, such as those of each row of a matrix."""
+    return torch.where(noise == 0, math.inf, 10 * torch.log10(signal / noise))
+
+
+ERROR_CHUNK = 2**18

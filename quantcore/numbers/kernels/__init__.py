@@ -1,0 +1,1 @@
+"""What the Triton kernels share; none is imported before a tensor is on a GPU or Triton's interpreter is on."""

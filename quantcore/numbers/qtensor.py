@@ -1,0 +1,172 @@
+"""A QTensor is codes plus the scales (and zero points) that give them meaning; three verbs make and unmake it.
+
+    quantize(x, spec) -> QTensor        dequantize(qtensor) -> reals        fake_quantize = dequantize(quantize(x))
+
+Which numbers share a scale: `spec.granularity.tile(shape)`. A tensor of shape (d0, d1) with tiles (t0, t1) is viewed as
+(d0/t0, t0, d1/t1, t1), so that a scale of shape (d0/t0, d1/t1), viewed as (d0/t0, 1, d1/t1, 1), broadcasts over its
+tile. Every granularity is this one view; any rank works.
+
+GPTQ with actorder=group forms groups of columns that are no neighbours; then `g_idx` names each column's group, and the
+view is replaced by a gather.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantcore.numbers.affine import QParams, choose_qparams, from_grid, round_trip, to_grid
+from quantcore.numbers.observers import tile_range
+from quantcore.numbers.packing import codes_per_byte
+from quantcore.numbers.spec import MinMax, QuantSpec
+
+CHECKPOINT_SCALE_BITS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class QTensor:
+    """Codes and their scales, in the shapes that the granularity says.
+
+    q            codes, dtype spec.fmt.storage, one element a code
+    scale        float32, the rank of q; q.shape / scale.shape is the tile
+    zero_point   like scale, whole numbers of [qmin, qmax]; None exactly when spec.symmetric
+    g_idx        (K,), int32: the column of `scale` that serves each column of a matrix q; None where groups are
+                 neighbours, g_idx[k] = k // tile
+    """
+
+    q: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    spec: QuantSpec
+    g_idx: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.q.dtype != self.spec.fmt.storage:
+            raise ValueError(f"{self.spec.fmt.name} codes are stored as {self.spec.fmt.storage}, got {self.q.dtype}")
+        tile = self.spec.granularity.tile(self.q.shape)
+        expected = tuple(size // part for size, part in zip(self.q.shape, tile, strict=True))
+        if tuple(self.scale.shape) != expected:
+            raise ValueError(
+                f"codes of shape {tuple(self.q.shape)} per {self.spec.granularity} need scales of shape {expected}, "
+                f"got {tuple(self.scale.shape)}"
+            )
+        if (self.zero_point is None) != self.spec.symmetric:
+            raise ValueError("a symmetric tensor has no zero point and an asymmetric one has one per scale")
+        if self.zero_point is not None and self.zero_point.shape != self.scale.shape:
+            raise ValueError(
+                f"zero points of shape {tuple(self.zero_point.shape)} do not match scales {tuple(self.scale.shape)}"
+            )
+        if self.g_idx is not None:
+            sizes = torch.bincount(self.g_idx.long(), minlength=expected[-1])
+            if self.g_idx.shape != self.q.shape[-1:] or sizes.tolist() != [tile[-1]] * expected[-1]:
+                raise ValueError(
+                    f"g_idx of shape {tuple(self.g_idx.shape)} must put {tile[-1]} of the {self.q.shape[-1]} columns "
+                    f"in each of {expected[-1]} groups"
+                )
+
+    @property
+    def qparams(self) -> QParams:
+        return QParams(self.scale, self.zero_point)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes in memory here: packed codes, float32 scales, int8 zero points, int32 group of each column."""
+        per_byte = codes_per_byte(self.spec.fmt.bits)
+        rows = math.prod(self.q.shape[:-1])
+        zero_points = 0 if self.zero_point is None else self.zero_point.numel()
+        groups = 0 if self.g_idx is None else self.g_idx.nbytes
+        return rows * math.ceil(self.q.shape[-1] / per_byte) + 4 * self.scale.numel() + zero_points + groups
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits a number costs in a checkpoint: its code, its share of a 16-bit scale, of a zero point (fmt.bits) and of
+        its column's group number (32 bits)."""
+        overhead = self.scale.numel() * CHECKPOINT_SCALE_BITS
+        if self.zero_point is not None:
+            overhead += self.zero_point.numel() * self.spec.fmt.bits
+        if self.g_idx is not None:
+            overhead += 8 * self.g_idx.nbytes
+        return self.spec.fmt.bits + overhead / self.q.numel()
+
+
+def quantize(x: Tensor, spec: QuantSpec, qparams: QParams | None = None) -> QTensor:
+    """Codes of x under `spec`; `qparams` uses a frozen scale (static) instead of the range of x.
+
+    Shapes: x any rank of at least one; qparams' trailing dimensions as `range_shape` says, missing leading ones are 1.
+    Raises: ValueError for NaN or Inf, an empty tensor, or a tile that does not divide the shape."""
+    tile = _tile_of(x, spec)
+    qparams = _leading_ones(qparams, x.ndim) if qparams is not None else qparams_for(x, spec)
+    values = to_grid(_split(x, tile), _over_tiles(qparams), spec.fmt).reshape(x.shape)
+    return QTensor(spec.fmt.encode(values), qparams.scale, qparams.zero_point, spec)
+
+
+def dequantize(qtensor: QTensor) -> Tensor:
+    """The reals that the codes stand for: scale * (q - zero_point). Shape of q, float32."""
+    tile = qtensor.spec.granularity.tile(qtensor.q.shape)
+    values = qtensor.spec.fmt.decode(qtensor.q)
+    if qtensor.g_idx is not None:
+        columns = qtensor.g_idx.long()
+
+        def each(part: Tensor) -> Tensor:
+            return part.repeat_interleave(tile[0], 0)[:, columns]
+
+        zero_point = None if qtensor.zero_point is None else each(qtensor.zero_point)
+        return from_grid(values, QParams(each(qtensor.scale), zero_point))
+    return from_grid(_split(values, tile), _over_tiles(qtensor.qparams)).reshape(values.shape)
+
+
+def fake_quantize(x: Tensor, spec: QuantSpec, qparams: QParams | None = None) -> Tensor:
+    """`dequantize(quantize(x, spec, qparams))` without storing the codes; shape and dtype of x."""
+    tile = _tile_of(x, spec)
+    qparams = _leading_ones(qparams, x.ndim) if qparams is not None else qparams_for(x, spec)
+    return round_trip(_split(x, tile), _over_tiles(qparams), spec.fmt).reshape(x.shape).to(x.dtype)
+
+
+def qparams_for(x: Tensor, spec: QuantSpec) -> QParams:
+    """Scale and zero point of every tile of x, from the range that `spec.observer` sees. Shape: x.shape / tile."""
+    return choose_qparams(*range_of_tiles(x, spec), spec.fmt, spec.symmetric)
+
+
+def range_of_tiles(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """The range lo..hi of every tile of x as `spec.observer` sees it; NaN where a tile holds one. Shape: x.shape /
+    tile."""
+    tiled = _split(x, _tile_of(x, spec))
+    within = tuple(range(1, tiled.ndim, 2))
+    if isinstance(spec.observer, MinMax):
+        return tiled.amin(within), tiled.amax(within)
+    across = tuple(range(0, tiled.ndim, 2))
+    tiles = tiled.permute(*across, *within).flatten(len(across)).flatten(0, -2)
+    scale_shape = [tiled.shape[dim] for dim in across]
+    lo, hi = (bound.reshape(scale_shape) for bound in tile_range(tiles, spec))
+    return lo, hi
+
+
+def _tile_of(x: Tensor, spec: QuantSpec) -> tuple[int, ...]:
+    if x.numel() == 0 or x.ndim == 0:
+        raise ValueError(f"a tensor of shape {tuple(x.shape)} has nothing to quantize; give at least one row")
+    return spec.granularity.tile(x.shape)
+
+
+def _split(x: Tensor, tile: Sequence[int]) -> Tensor:
+    """View of (d0, d1, ...) as (d0/t0, t0, d1/t1, t1, ...)."""
+    return x.reshape([part for size, t in zip(x.shape, tile, strict=True) for part in (size // t, t)])
+
+
+def _over_tiles(qparams: QParams) -> QParams:
+    """Qparams of shape (a, b, ...) viewed as (a, 1, b, 1, ...), to broadcast over a `_split` tensor."""
+
+    def widen(t: Tensor) -> Tensor:
+        return t.reshape([part for size in t.shape for part in (size, 1)])
+
+    return QParams(widen(qparams.scale), None if qparams.zero_point is None else widen(qparams.zero_point))
+
+
+def _leading_ones(qparams: QParams, ndim: int) -> QParams:
+    def pad(t: Tensor) -> Tensor:
+        return t.reshape((1,) * (ndim - t.ndim) + tuple(t.shape))
+
+    return QParams(pad(qparams.scale), None if qparams.zero_point is None else pad(qparams.zero_point))

@@ -1,0 +1,104 @@
+"""How one tensor becomes codes: its format, granularity, symmetry, and which range is covered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quantcore.numbers.formats import Format
+from quantcore.numbers.granularity import Granularity
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """The range is [min, max] of everything seen."""
+
+    def __str__(self) -> str:
+        return "minmax"
+
+
+@dataclass(frozen=True)
+class MovingAverage:
+    """Exponential moving average of each window's min and max: r <- r + momentum * (new - r).
+
+    Source: Jacob et al. 2017, arXiv:1712.05877, section 3.1; momentum 0.01 as in torch.ao and compressed-tensors."""
+
+    momentum: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.momentum <= 1:
+            raise ValueError(f"momentum={self.momentum:g} is outside (0, 1]; try ema0.01")
+
+    def __str__(self) -> str:
+        return f"ema{self.momentum:.10g}"
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """The range leaves (100 - percent)% of the values out at each end that has values beyond zero."""
+
+    percent: float = 99.9
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percent <= 100:
+            raise ValueError(f"percentile {self.percent:g} is outside (50, 100]; try p99.9")
+
+    def __str__(self) -> str:
+        return f"p{self.percent:.10g}"
+
+
+@dataclass(frozen=True)
+class Mse:
+    """The min-max range shrunk by the factor that makes the mean squared error least."""
+
+    def __str__(self) -> str:
+        return "mse"
+
+
+Observer = MinMax | MovingAverage | Percentile | Mse
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How one tensor becomes codes. `dynamic` speaks of activations: True takes the range from the tensor at hand."""
+
+    fmt: Format
+    granularity: Granularity
+    symmetric: bool = True
+    dynamic: bool = False
+    observer: Observer = MinMax()
+
+    def __post_init__(self) -> None:
+        if self.fmt.is_float and not self.symmetric:
+            raise ValueError(
+                f"{self.fmt.name} has a sign and no zero point, so it cannot be asymmetric; leave out asym, or use int8"
+            )
+        if not self.symmetric and self.fmt.name.endswith("_narrow"):
+            raise ValueError(
+                f"{self.fmt.name} drops a code to be symmetric, so it cannot be asymmetric; "
+                f"use {self.fmt.name.removesuffix('_narrow')}"
+            )
+        if isinstance(self.observer, MovingAverage) and self.dynamic:
+            raise ValueError("a moving average needs earlier steps, so it cannot be dynamic; try static, or minmax")
+
+    def __str__(self) -> str:
+        return "/".join([self.fmt.name, str(self.granularity), *([] if self.symmetric else ["asym"])])
+
+
+def parse_observer(text: str) -> Observer:
+    """`minmax`, `ema0.01`, `p99.9`, `mse`: the inverse of `str`. Raises: ValueError."""
+    number = r"(\d{1,9}(?:\.\d{1,9})?)"
+    makers: dict[str, Callable[[str], Observer]] = {
+        r"minmax": lambda _: MinMax(),
+        r"mse": lambda _: Mse(),
+        r"ema": lambda _: MovingAverage(),
+        rf"ema{number}": lambda value: MovingAverage(float(value)),
+        rf"p{number}": lambda value: Percentile(float(value)),
+    }
+    for pattern, make in makers.items():
+        if match := re.fullmatch(pattern, text):
+            return make(match[match.re.groups])
+    raise ValueError(
+        f"cannot read {text!r}; after the granularity come asym, static, dynamic, minmax, ema, p99.9 or mse"
+    )

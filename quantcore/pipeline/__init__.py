@@ -1,0 +1,1 @@
+"""The road: model, plan and text to quantized parts."""

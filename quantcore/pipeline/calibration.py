@@ -1,0 +1,195 @@
+"""Calibration: let the model read some text and note what enters each Linear, without keeping the activations.
+
+One forward pre-hook a layer takes the batch, adds to float32 sums of a fixed size and lets it go, so memory does not
+grow with the number of tokens. Layers that read the same tensor (q, k, v; gate, up) share one LayerStats.
+
+    Hessian  H = X^T X  (K, K), the sum over tokens: what GPTQ weighs the columns' errors with
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from quantcore.model.linears import batches, linears
+from quantcore.numbers.observers import RangeRecorder
+from quantcore.numbers.spec import MovingAverage
+from quantcore.scheme.scheme import Scheme
+
+Progress = Callable[[float, str], None]
+LEAST_GRAM = 256  # columns whose Hessian a CPU takes in one product
+
+
+@dataclass
+class LayerStats:
+    """What entered one layer, in float32.
+
+    tokens            how many were seen
+    hessian           (K, K), X^T X; None if it was not asked for
+    channel_absmax    (K,), the largest |x| of each input channel
+    position_absmax   (T,), the largest |x| at each position of a window: token maxima, bounded by the window
+    ranges            min, max, moving averages and a histogram of all values
+    """
+
+    tokens: int = 0
+    hessian: Tensor | None = None
+    channel_absmax: Tensor | None = None
+    position_absmax: Tensor | None = None
+    ranges: RangeRecorder = field(default_factory=RangeRecorder)
+
+    def update(self, x: Tensor, hessian: bool) -> None:
+        """Take in one batch of inputs, shape (..., T, K). Each window of T tokens is one step of the ranges."""
+        given, x = x.detach(), x.detach().float()
+        rows = x.reshape(-1, x.shape[-1])
+        magnitude = rows.abs()
+        self.tokens += len(rows)
+        for window in x.reshape(-1, *x.shape[-2:]):
+            self.ranges.update(window)
+        self.channel_absmax = _running_max(self.channel_absmax, magnitude.amax(0))
+        positions = magnitude.amax(-1).reshape(-1, x.shape[-2] if x.ndim > 1 else 1).amax(0)
+        self.position_absmax = _running_max(self.position_absmax, positions)
+        if hessian:
+            gram = gram_of(given)
+            self.hessian = gram if self.hessian is None else self.hessian.add_(gram)
+
+
+def calibrate(
+    model: nn.Module,
+    tokens: Tensor,
+    layers: Iterable[str] | None = None,
+    hessian: bool = True,
+    momenta: tuple[float, ...] = (MovingAverage().momentum,),
+    progress: Progress | None = None,
+) -> dict[str, LayerStats]:
+    """Run the model over `tokens` (windows, T) and return each layer's LayerStats.
+
+    layers      names of the Linears to watch (None: all)
+    hessian     also sum X^T X: K^2 floats a layer
+    momenta     of the moving averages to record
+    Raises: ValueError for activations with NaN or Inf, and for names that do not exist. Source of the Hessian: Frantar
+    et al. 2022, arXiv:2210.17323, section 3.2 (without its factor 2, which changes no code)."""
+    names = list(linears(model) if layers is None else layers)
+    leaders = shared_inputs(model, tokens[:1], names)
+    stats = {leader: LayerStats(ranges=RangeRecorder(momenta)) for leader in dict.fromkeys(leaders.values())}
+    device = next(model.parameters()).device
+    done = 0
+    with watch_inputs(model, stats, lambda name, x: stats[name].update(x, hessian)), torch.inference_mode():
+        for batch in batches(tokens, device):
+            model(batch, use_cache=False)
+            done += len(batch)
+            if progress:
+                progress(done / len(tokens), f"calibrated on {done * tokens.shape[1]} tokens")
+    return {name: stats[leader] for name, leader in leaders.items()}
+
+
+def gram_of(x: Tensor) -> Tensor:
+    """X^T X of a batch of inputs, (..., K) -> (K, K) float32. 16-bit inputs on a GPU go to the tensor cores as they are
+    and are summed in float32: each product is exact, so only the sum rounds."""
+    rows = x.detach().reshape(-1, x.shape[-1])
+    if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(rows.T, rows, out_dtype=torch.float32)
+    gram = torch.empty(rows.shape[1], rows.shape[1], device=rows.device)
+    _fill_gram(gram, rows.float())
+    return gram
+
+
+def _fill_gram(gram: Tensor, rows: Tensor) -> None:
+    """X^T X is symmetric: of the four quarters the one below the diagonal is the other's transpose."""
+    width = len(gram)
+    if rows.is_cuda or width <= LEAST_GRAM:
+        torch.mm(rows.T, rows, out=gram)
+        return
+    left, right = slice(0, width // 2), slice(width // 2, width)
+    _fill_gram(gram[left, left], rows[:, left])
+    _fill_gram(gram[right, right], rows[:, right])
+    torch.mm(rows[:, left].T, rows[:, right], out=gram[left, right])
+    gram[right, left] = gram[left, right].T
+
+
+def outlier_ratio(stats: LayerStats) -> float:
+    """Largest over median of the input channels' maxima: 1 where all are alike, hundreds where one channel shouts."""
+    if stats.channel_absmax is None:
+        raise ValueError("no batch was observed, so there are no channel maxima; calibrate over some text first")
+    median = float(stats.channel_absmax.median())
+    largest = float(stats.channel_absmax.max())
+    return largest / median if median else math.inf if largest else 1.0
+
+
+def momenta_of(scheme: Scheme) -> tuple[float, ...]:
+    """The moving averages that calibrating for `scheme` must record."""
+    observer = scheme.activations.observer if scheme.activations else None
+    return (observer.momentum,) if isinstance(observer, MovingAverage) else (MovingAverage().momentum,)
+
+
+def shared_inputs(model: nn.Module, tokens: Tensor, layers: Iterable[str]) -> dict[str, str]:
+    """For each layer the first layer that reads the very same tensor, itself if none: {k_proj: q_proj, ...}."""
+    first_reader: dict[int, str] = {}
+    leaders: dict[str, str] = {}
+    alive: list[Tensor] = []  # an id is unique only while its tensor lives
+
+    def note(name: str, x: Tensor) -> None:
+        alive.append(x)
+        leaders[name] = first_reader.setdefault(id(x), name)
+
+    with watch_inputs(model, layers, note), torch.inference_mode():
+        model(tokens[:, :2].to(next(model.parameters()).device), use_cache=False)
+    return leaders
+
+
+def layer_inputs(model: nn.Module, tokens: Tensor, layer: str) -> Tensor:
+    """The inputs of one layer over the text, shape (windows, T, K), float32 on the CPU: kept, so for short texts."""
+    kept: list[Tensor] = []
+
+    def keep(_: str, x: Tensor) -> None:
+        kept.append(x.float().cpu())
+        raise _LayerReached
+
+    device = next(model.parameters()).device
+    with watch_inputs(model, [layer], keep), torch.inference_mode():
+        for batch in batches(tokens, device):
+            with suppress(_LayerReached):
+                model(batch, use_cache=False)
+    return torch.cat(kept)
+
+
+class _LayerReached(Exception):
+    """Thrown out of a forward pass whose rest nobody needs."""
+
+
+@contextmanager
+def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `see(name, x)` before each call of the named Linears by this thread while the context lasts; a model may be
+    shared, and what another thread runs through it meanwhile is not this one's to see.
+
+    Raises: ValueError for a name that is no Linear of the model."""
+    known = linears(model)
+    here = threading.get_ident()
+    names = list(layers)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"no Linear layer is called {unknown[0]!r}; this model has {len(known)}, such as {next(iter(known))}"
+        )
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: see(name, inputs[0]) if threading.get_ident() == here else None
+
+    hooks = [model.get_submodule(name).register_forward_pre_hook(hook_for(name)) for name in names]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _running_max(old: Tensor | None, new: Tensor) -> Tensor:
+    if old is None:
+        return new
+    if len(old) < len(new):
+        old, new = new, old
+    return torch.maximum(old, nn.functional.pad(new, (0, len(old) - len(new))))

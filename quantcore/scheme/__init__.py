@@ -1,0 +1,1 @@
+"""The language: one line of text for a scheme or a plan."""

@@ -1,0 +1,111 @@
+"""A plan gives each layer its scheme: one for all, then exceptions by layer name; mixed precision as one line of text.
+
+    w:int4/group128                                      a scheme's text is a plan without exceptions
+    w:int4/group128@down_proj=w:int8/channel             every down_proj in int8
+    W4A16@layers.0,layers.15=float@0.mlp.up_proj=W8A16   blocks 0 and 15 stay float, but one layer of block 0
+
+`@` begins an exception: one or more patterns, `=`, the scheme. A pattern is a layer's name, or a run of whole parts of
+its dotted name, as in skip=. The last exception that fits a layer decides; where none fits, the default does, with its
+skip=. `@` is used because neither a shell nor a URL's query gives it a meaning (`;` ends a shell's command, `+` is a
+space in a query). `Plan.parse(str(plan)) == plan`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+from quantcore.scheme.scheme import Scheme
+
+LONGEST_TEXT = 8000
+MARK = "@"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`default` for every layer that no exception fits; `overrides` are (pattern, scheme), the last that fits decides.
+
+    An override's own skip says nothing and stays as it is by default: a layer stays float by `=float`."""
+
+    default: Scheme
+    overrides: tuple[tuple[str, Scheme], ...] = ()
+
+    def __post_init__(self) -> None:
+        for pattern, scheme in self.overrides:
+            if not re.fullmatch(r"[\w.]+", pattern):
+                raise ValueError(
+                    f"{pattern!r} is no layer name; use letters, digits, _ and ., as in @layers.0=w:int8/channel"
+                )
+            if scheme.skip != Scheme().skip:
+                raise ValueError(
+                    f"the exception for {pattern!r} says skip=, which only the default may; write @{pattern}=float "
+                    "for layers that stay float"
+                )
+
+    def __str__(self) -> str:
+        parts = [str(self.default)]
+        for text, same in groupby(self.overrides, key=lambda override: str(override[1])):
+            parts.append(f"{','.join(pattern for pattern, _ in same)}={text}")
+        return MARK.join(parts)
+
+    @staticmethod
+    def parse(text: str) -> Plan:
+        """The plan that a text says. Raises: ValueError with what, where and the way out."""
+        if len(text) > LONGEST_TEXT:
+            raise ValueError(f"a plan's text of {len(text)} characters is too long; the limit is {LONGEST_TEXT}")
+        first, *rest = text.split(MARK)
+        overrides: list[tuple[str, Scheme]] = []
+        for part in rest:
+            patterns, equals, scheme = part.partition("=")
+            if not equals or not patterns.strip() or not scheme.strip():
+                raise ValueError(f"cannot read the exception {part!r}; write @layer=scheme, as in @down_proj=W8A16")
+            wanted = Scheme.parse(scheme.strip())
+            overrides += [(pattern.strip(), wanted) for pattern in patterns.split(",")]
+        return Plan(Scheme.parse(first.strip()), tuple(overrides))
+
+    @staticmethod
+    def of(value: Plan | Scheme | str) -> Plan:
+        """A plan from whatever says one."""
+        if isinstance(value, str):
+            return Plan.parse(value)
+        return Plan(value) if isinstance(value, Scheme) else value
+
+    @staticmethod
+    def from_recipe(text: str) -> Plan:
+        """The plan of an llm-compressor recipe (YAML). Raises: ValueError for what is none."""
+        from quantcore.export.recipe import plan_from_recipe
+
+        return plan_from_recipe(text)
+
+    @property
+    def label(self) -> str:
+        """The default's preset name or text, and the exceptions after it."""
+        return MARK.join([self.default.label, *str(self).split(MARK)[1:]])
+
+    @property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """Every scheme that the plan names, each once, the default first."""
+        return tuple(dict.fromkeys([self.default, *(scheme for _, scheme in self.overrides)]))
+
+    def scheme_for(self, name: str) -> Scheme | None:
+        """The scheme of the layer `name`; None: it stays float."""
+        fitting = [scheme for pattern, scheme in self.overrides if fits(pattern, name)]
+        if not fitting and self.default.skips(name):
+            return None
+        scheme = fitting[-1] if fitting else self.default
+        return None if scheme.weights is None and scheme.activations is None else scheme
+
+    def require_layers(self, names: Iterable[str]) -> None:
+        """Raises: ValueError for the first pattern that fits none of a model's layers, so that no typo goes unseen."""
+        known = list(names)
+        for pattern, _ in self.overrides:
+            if not any(fits(pattern, name) for name in known):
+                some = ", ".join(known[:3])
+                raise ValueError(f"no layer fits {pattern!r}; this model has {len(known)}, such as {some}")
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether a pattern is a run of whole parts of a dotted name."""
+    return f".{pattern}." in f".{name}."

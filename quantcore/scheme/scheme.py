@@ -1,0 +1,224 @@
+"""A scheme says, in one line of text, how a model is quantized; this file is that language and holds no tensor.
+
+    w:int4/group128                                  weights only, symmetric, round to nearest
+    w:int4/group128/asym                             with a zero point
+    w:int8/channel,a:int8/token/dynamic              W8A8: activations' ranges are taken at run time
+    w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static/p99.9 static: range frozen beforehand, here at the 99.9th percentile
+    w:int4/group128,gptq/actorder=weight             GPTQ with reordering, instead of rounding to nearest
+    w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of a dotted name
+    float                                            nothing is quantized
+
+`Scheme.parse(str(scheme)) == scheme`. The same text is cache key, URL value, table label and command line argument, so
+it needs no quoting in a shell or a URL. Preset names (compressed-tensors') parse too: `W4A16`, `FP8_DYNAMIC,skip=none`.
+What cannot be is refused where it is built, with the way out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from quantcore.methods.options import Gptq, Method, Rtn
+from quantcore.numbers.formats import format_named
+from quantcore.numbers.granularity import PerBlock, PerChannel, PerTensor, PerToken, parse_granularity
+from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
+
+LONGEST_TEXT = 400
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """weights and activations (None: stay float), the method for the weights, and the modules left alone."""
+
+    weights: QuantSpec | None = None
+    activations: QuantSpec | None = None
+    method: Method = Rtn()
+    skip: tuple[str, ...] = ("lm_head",)
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            _check_weights(self.weights)
+        if self.activations is not None:
+            _check_activations(self.activations)
+        if isinstance(self.method, Gptq) and self.weights is None:
+            raise ValueError(f"{self.method} places the codes of weights, and these stay float; add w:int4/group128")
+        for part in self.skip:
+            if not re.fullmatch(r"[\w.]+", part):
+                raise ValueError(f"skip={part!r} is no module name; use letters, digits, _ and ., as in skip=layers.0")
+
+    def __str__(self) -> str:
+        parts = []
+        if self.weights is not None:
+            parts.append(f"w:{self.weights}{_observer_suffix(self.weights)}")
+        if self.activations is not None:
+            when = "dynamic" if self.activations.dynamic else "static"
+            parts.append(f"a:{self.activations}/{when}{_observer_suffix(self.activations)}")
+        if not parts:
+            parts.append("float")
+        if self.method != Rtn():
+            parts.append(str(self.method))
+        if self.skip != ("lm_head",):
+            parts.extend(f"skip={name}" for name in self.skip or ("none",))
+        return ",".join(parts)
+
+    @staticmethod
+    def parse(text: str) -> Scheme:
+        """The scheme that a text (or a preset's name) says. Raises: ValueError with what, where and the way out."""
+        if len(text) > LONGEST_TEXT:
+            raise ValueError(f"a scheme text of {len(text)} characters is too long; the limit is {LONGEST_TEXT}")
+        parts = [part.strip() for part in text.split(",")]
+        if not text.strip():
+            raise ValueError("the scheme text is empty; try w:int4/group128, or W4A16")
+        scheme = Scheme()
+        start = parts[0]
+        if start.upper() in PRESETS:
+            scheme = PRESETS[start.upper()]
+            parts = parts[1:]
+        elif start == "float":
+            parts = parts[1:]
+        skip: list[str] = []
+        method: Method | None = None
+        seen: set[str] = set()
+        for part in parts:
+            key, value = _split_part(part)
+            if key != "skip" and key in seen:
+                raise ValueError(f"{text!r} says {key!r} twice; say it once")
+            seen.add(key)
+            if key == "w":
+                scheme = replace(scheme, weights=_parse_spec(value, activation=False))
+            elif key == "a":
+                scheme = replace(scheme, activations=_parse_spec(value, activation=True))
+            elif key == "method":
+                method = _parse_method(value)
+            elif key == "skip":
+                skip.append(value)
+        if skip:
+            scheme = replace(scheme, skip=() if skip == ["none"] else tuple(skip))
+        return scheme if method is None else replace(scheme, method=method)
+
+    @staticmethod
+    def from_recipe(text: str) -> Scheme:
+        """The scheme of an llm-compressor recipe (YAML). Raises: ValueError where it says no scheme, or several."""
+        from quantcore.export.recipe import scheme_from_recipe
+
+        return scheme_from_recipe(text)
+
+    @property
+    def label(self) -> str:
+        """The preset's name where there is one, else the text."""
+        return next((name for name, preset in PRESETS.items() if preset == self), str(self))
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether quantizing needs calibration text: for frozen activation ranges, or for GPTQ's Hessians."""
+        static = self.activations is not None and not self.activations.dynamic
+        return static or isinstance(self.method, Gptq)
+
+    def skips(self, module_name: str) -> bool:
+        """Whether a module stays float: a skip entry is its name, or a run of whole parts of its dotted name."""
+        return any(f".{part}." in f".{module_name}." for part in self.skip)
+
+
+def _observer_suffix(spec: QuantSpec) -> str:
+    return "" if spec.observer == MinMax() else f"/{spec.observer}"
+
+
+def _check_weights(spec: QuantSpec) -> None:
+    if isinstance(spec.granularity, PerToken):
+        raise ValueError("weights have no tokens, so they cannot be quantized per token; try channel or group128")
+    if spec.dynamic:
+        raise ValueError("weights do not change at run time, so they cannot be dynamic; leave out dynamic")
+    if isinstance(spec.observer, MovingAverage):
+        raise ValueError("weights are seen once, so a moving average has no meaning; try minmax, mse or p99.9")
+
+
+def _check_activations(spec: QuantSpec) -> None:
+    if isinstance(spec.granularity, PerChannel | PerBlock):
+        raise ValueError(
+            f"activations cannot be quantized per {spec.granularity}: their scale must leave the sum over in_features; "
+            "try token, tensor or group128"
+        )
+    if not spec.dynamic and not isinstance(spec.granularity, PerTensor):
+        raise ValueError(
+            f"static per-{spec.granularity} activations cannot be: tomorrow's tokens have no recorded scale; "
+            "try tensor/static, or token/dynamic"
+        )
+
+
+def _split_part(part: str) -> tuple[str, str]:
+    if part.split("/")[0] in ("rtn", "gptq"):
+        return "method", part
+    for key, mark in (("w", "w:"), ("a", "a:"), ("skip", "skip=")):
+        if part.startswith(mark) and len(part) > len(mark):
+            return key, part[len(mark) :]
+    raise ValueError(
+        f"cannot read {part!r}; a scheme's parts are w:..., a:..., rtn, gptq and skip=..., "
+        f"or start with one of {', '.join(PRESETS)}"
+    )
+
+
+def _parse_method(text: str) -> Method:
+    name, *words = text.split("/")
+    if name == "rtn" and not words:
+        return Rtn()
+    options: dict[str, Any] = {}
+    for word in words if name == "gptq" else [text]:
+        if match := re.fullmatch(r"actorder=(weight|group)", word):
+            found: dict[str, Any] = {"actorder": match[1]}
+        elif match := re.fullmatch(r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)", word):
+            found = {"damp": float(match[1])}
+        elif match := re.fullmatch(r"block=(\d{1,9})", word):
+            found = {"block_size": int(match[1])}
+        elif word == "moving":
+            found = {"static_groups": False}
+        else:
+            raise ValueError(
+                f"cannot read {word!r}; the methods are rtn, and gptq with /actorder=weight, /actorder=group, "
+                "/damp=0.01, /block=128 and /moving behind it"
+            )
+        if found.keys() & options.keys():
+            raise ValueError(f"{text!r} says {word.split('=')[0]!r} twice; say it once")
+        options |= found
+    return Gptq(**options)
+
+
+def _parse_spec(text: str, activation: bool) -> QuantSpec:
+    words = text.split("/")
+    if len(words) < 2:
+        raise ValueError(f"{text!r} lacks its granularity; write format/granularity, as in int4/group128")
+    spec = QuantSpec(format_named(words[0]), parse_granularity(words[1]))
+    symmetric, dynamic, observer = True, None, None
+    for word in words[2:]:
+        if word == "asym":
+            symmetric = False
+        elif word in ("static", "dynamic") and activation and dynamic is None:
+            dynamic = word == "dynamic"
+        elif observer is None:
+            observer = parse_observer(word)
+        else:
+            raise ValueError(f"{word!r} is one observer too many in {text!r}; name one")
+    if activation and dynamic is None:
+        raise ValueError(f"activations {text!r} must say when their range is known; add /dynamic or /static")
+    return replace(spec, symmetric=symmetric, dynamic=bool(dynamic), observer=observer or MinMax())
+
+
+def _int_presets() -> dict[str, str]:
+    """compressed-tensors' WxAy family: groups of 128; activations, where they are quantized, per token at run time."""
+    presets = {f"W{bits}A16": f"w:int{bits}/group128" for bits in range(2, 9)}
+    presets |= {f"W{bits}A8": f"w:int{bits}/group128,a:int8/token/dynamic" for bits in range(2, 8)}
+    presets |= {f"W{bits}A4": f"w:int{bits}/group128,a:int4/token/dynamic" for bits in range(2, 5)}
+    return presets
+
+
+PRESETS: dict[str, Scheme] = {}
+for _name, _text in {
+    **_int_presets(),
+    "W4A16_ASYM": "w:int4/group128/asym",
+    "W8A8": "w:int8/channel,a:int8/token/dynamic",
+    "W4AFP8": "w:int4/group128,a:fp8_e4m3/token/dynamic",
+    "FP8": "w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static",
+    "FP8_DYNAMIC": "w:fp8_e4m3/channel,a:fp8_e4m3/token/dynamic",
+    "FP8_BLOCK": "w:fp8_e4m3/block128x128,a:fp8_e4m3/group128/dynamic",
+}.items():
+    PRESETS[_name] = Scheme.parse(_text)

@@ -1,0 +1,227 @@
+"""Texts that a model reads: pasted, from a file (.txt, .md, .jsonl, .parquet), or a data set of the hub.
+
+    text = read_text_file("prompts.jsonl")          or read_content(name, bytes), hub_text("wikitext-2")
+    tokens = token_windows(tokenizer, text.joined(), length=512, limit=8 * 512)
+
+A file of text is one document. A .jsonl line is a document: an object with a string `text`, or with `messages`, a list
+of {"role", "content"}. A .parquet row is a document, its column called `text` or `messages`. Documents are joined by
+blank lines, empty ones included: for WikiText-2 that is the text on which perplexities are published. With a chat
+template each document becomes a conversation, a plain one the user's first turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quantcore.model.sources import hub_problem
+from quantcore.text.windows import require_text_size
+
+Message = dict[str, str]
+Document = str | tuple[Message, ...]
+FIELDS = ("text", "messages")
+KINDS = ("txt", "md", "jsonl", "parquet")
+DATA_SETS = {  # short name -> repository and file
+    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1/test-00000-of-00001.parquet"),
+}
+DATA_SET = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<file>[\w./@=+-]+))?")
+LONGEST_FILE_BYTES = 60_000_000  # a compressed table may hold more than its text
+SPLITS = ("test", "validation", "valid", "dev", "train")
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class LoadedText:
+    """Documents under the name that they came by; `revision` is the hub's commit, None for what is not from there."""
+
+    name: str
+    documents: tuple[Document, ...]
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if not any(_plain(one).strip() for one in self.documents):
+            raise ValueError(f"{self.name!r} is empty, and a model needs a sentence to read; give one")
+        require_text_size(sum(len(_plain(one).encode("utf-8", "replace")) for one in self.documents))
+
+    @cached_property
+    def characters(self) -> int:
+        """Of the text as it is joined, without a template."""
+        return len(self.joined())
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over all documents, 16 digits; it does not depend on the name."""
+        return hashlib.sha256(json.dumps(self.documents).encode()).hexdigest()[:16]
+
+    def joined(self, tokenizer: Any = None, chat: bool = False) -> str:
+        """The text as the model reads it; `chat`: each document in the tokenizer's chat template.
+
+        Raises: ValueError where the tokenizer has no template, or its template refuses a conversation."""
+        if not chat:
+            return "\n\n".join(_plain(one) for one in self.documents)
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(f"this model's tokenizer has no chat template, so {self.name!r} can only be read as it is")
+        turns = [one if isinstance(one, tuple) else _turn(one) for one in self.documents if _plain(one).strip()]
+        try:
+            return "".join(tokenizer.apply_chat_template(list(one), tokenize=False) for one in turns)
+        except Exception as error:  # a template is a program of the model's author
+            raise ValueError(
+                f"the chat template refuses {self.name!r}: {error}; read it without the template"
+            ) from error
+
+
+def read_text_file(path: str | Path) -> LoadedText:
+    """A file of the user's. Raises: ValueError if it is missing, may not be read, is too long, empty, or damaged."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no file is called {str(path)!r}; give one of {', '.join('.' + kind for kind in KINDS)}")
+    if path.suffix != ".parquet":
+        require_text_size(path.stat().st_size)
+    try:
+        content = path.read_bytes()
+    except PermissionError as error:
+        raise ValueError(f"{str(path)!r} may not be read by this user; give the right to, or copy it") from error
+    return read_content(str(path), content)
+
+
+def read_content(name: str, content: bytes) -> LoadedText:
+    """A file's content, read as the end of its name says; any other end is UTF-8 text. Raises: ValueError."""
+    if not content:
+        raise ValueError(f"{name!r} is empty, and a model needs a sentence to read; give one")
+    if name.endswith(".parquet"):
+        return LoadedText(name, _parquet(name, content))
+    require_text_size(len(content))
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name!r} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    return LoadedText(name, _jsonl(name, text) if name.endswith(".jsonl") else (text,))
+
+
+def hub_text(name: str) -> LoadedText:
+    """One file of a hub's data set: a short name of DATA_SETS, `owner/name`, or `owner/name:file.parquet`.
+
+    Without a file the first is taken that can be read, of the test split if there is one. What is in the cache is not
+    asked for again. Raises: ValueError where the hub does not give it, or it holds no text."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
+
+    repo, file = _named(name)
+    try:
+        if file is None:
+            file = _first_file(repo)
+        wanted: dict[str, Any] = {"repo_id": repo, "filename": file, "repo_type": "dataset"}
+        try:
+            path = hf_hub_download(**wanted, local_files_only=True)
+        except LocalEntryNotFoundError:
+            _require_file_size(repo, file)
+            path = hf_hub_download(**wanted)
+    except (HTTPError, OSError) as error:
+        raise ValueError(f"could not load the data set {name!r}: {hub_problem(error)}") from error
+    found = read_content(f"{repo}:{file}", Path(path).read_bytes())
+    commit = re.search(r"/snapshots/([0-9a-f]{40})/", path)
+    return LoadedText(found.name, found.documents, commit[1] if commit else None)
+
+
+def _named(name: str) -> tuple[str, str | None]:
+    if name in DATA_SETS:
+        return DATA_SETS[name]
+    match = DATA_SET.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is no data set's name; try {', '.join(DATA_SETS)}, owner/name, or owner/name:file")
+    return match["id"], match["file"]
+
+
+def _files(repo: str) -> dict[str, int]:
+    """Name -> bytes of the files that can be read."""
+    from huggingface_hub import HfApi
+
+    listed = HfApi().dataset_info(repo, files_metadata=True, timeout=TIMEOUT_S).siblings or ()
+    return {one.rfilename: one.size or 0 for one in listed if one.rfilename.endswith((".parquet", ".jsonl", ".txt"))}
+
+
+def _first_file(repo: str) -> str:
+    files = [name for name in sorted(_files(repo)) if not name.endswith(("README.txt", "LICENSE.txt"))]
+    if not files:
+        raise ValueError(f"the data set {repo!r} has no .parquet, .jsonl or .txt file; name another")
+    return next((one for split in SPLITS for one in files if split in one.lower()), files[0])
+
+
+def _require_file_size(repo: str, file: str) -> None:
+    size = _files(repo).get(file, 0)
+    if size > LONGEST_FILE_BYTES:
+        raise ValueError(
+            f"{repo}:{file} has {size / 1e6:,.0f} MB, the limit is {LONGEST_FILE_BYTES / 1e6:.0f} MB; "
+            "name a smaller file, as in owner/name:file.parquet"
+        )
+
+
+def _jsonl(name: str, text: str) -> tuple[Document, ...]:
+    documents = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{name!r}, line {number}, is no JSON ({error}); write one object a line") from error
+        field = next((one for one in FIELDS if isinstance(row, dict) and one in row), None)
+        if field is None:
+            has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+            raise ValueError(
+                f"{name!r}, line {number}, has no field 'text' or 'messages' (it has {has[:80]}); rename one"
+            )
+        documents.append(_document(f"{name!r}, line {number}", row[field]))
+    return tuple(documents)
+
+
+def _parquet(name: str, content: bytes) -> tuple[Document, ...]:
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        columns = file.schema_arrow.names
+        field = next((one for one in FIELDS if one in columns), None)
+        if field is None:
+            raise ValueError(
+                f"{name!r} has no column 'text' or 'messages' (it has {', '.join(columns)[:80]}); rename one"
+            )
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        parts = [group.column(i) for group in groups for i in range(group.num_columns)]
+        require_text_size(sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] == field))
+        rows = file.read([field]).column(field).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{name!r} is no whole parquet file ({str(error)[:120]}); save it again") from error
+    return tuple(_document(f"{name!r}, row {number}", row or "") for number, row in enumerate(rows, 1))
+
+
+def _document(where: str, value: Any) -> Document:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(_is_message(one) for one in value):
+        return tuple({"role": one["role"], "content": one["content"]} for one in value)
+    raise ValueError(
+        f"{where}: the text is a {type(value).__name__}, not a string nor a list of role and content; mend it"
+    )
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+
+
+def _turn(text: str) -> Sequence[Message]:
+    return ({"role": "user", "content": text},)
+
+
+def _plain(document: Document) -> str:
+    if isinstance(document, str):
+        return document
+    return "\n\n".join(message["content"] for message in document)

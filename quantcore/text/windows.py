@@ -1,0 +1,95 @@
+"""A text as windows of token ids, and the texts that ship with the lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantcore.model.loading import WINDOW
+from quantcore.model.sources import ASSETS as ASSETS
+from quantcore.model.sources import REFERENCE as REFERENCE
+from quantcore.model.sources import source_path as source_path
+
+
+def bundled_text(split: str = "evaluation", kind: str = "all") -> str:
+    """Our own text: `split` calibration or evaluation, `kind` one of TEXT_KINDS, or all of them in turn.
+
+    Documents are set apart by blank lines: the files' end mark would be a word like any other to most tokenizers."""
+    if split not in TEXT_SPLITS:
+        raise ValueError(f"no bundled text is called {split!r}; try {' or '.join(TEXT_SPLITS)}")
+    if kind != "all" and kind not in TEXT_KINDS:
+        raise ValueError(f"no kind of text is called {kind!r}; try all, {', '.join(TEXT_KINDS)}")
+    kinds = TEXT_KINDS if kind == "all" else (kind,)
+    texts = [(ASSETS / "text" / split / f"{one}.txt").read_text(encoding="utf-8") for one in kinds]
+    return "".join(texts).replace(DOCUMENT_END, "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """A text file of the user's. Raises: ValueError if it is missing, too long, empty, or not UTF-8."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no file is called {str(path)!r}; give a UTF-8 text file")
+    require_text_size(path.stat().st_size)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def require_text_size(size_bytes: int) -> None:
+    if size_bytes > LONGEST_TEXT_BYTES:
+        raise ValueError(
+            f"the text has {size_bytes / 1e6:.1f} MB, the limit is {LONGEST_TEXT_BYTES / 1e6:.0f} MB; give a part of it"
+        )
+
+
+def token_windows(tokenizer: Any, text: str, length: int = WINDOW, limit: int | None = None) -> Tensor:
+    """The text as non-overlapping windows of token ids, shape (windows, length), int64.
+
+    The whole text is tokenized once and cut; a rest shorter than a window is left out, unless it is all there is. Where
+    the tokenizer puts a first token (bos) before a text, each window begins with it, as in training. `limit` keeps
+    the first windows that hold at most so many tokens. Raises: ValueError for a text with fewer than two tokens."""
+    require_text_size(len(text.encode("utf-8", "surrogatepass")))
+    prefix = _first_token(tokenizer)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
+    if len(prefix) + len(ids) < 2:
+        raise ValueError(f"the text gives {len(ids)} tokens and a model needs two to predict one; give a sentence")
+    step = min(length, len(prefix) + len(ids)) - len(prefix)
+    rows = [prefix + ids[start : start + step] for start in range(0, len(ids) - step + 1, step)]
+    if limit is not None:
+        rows = rows[: max(1, limit // len(rows[0]))]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def prompt_tokens(tokenizer: Any, prompt: str, context: int) -> tuple[Tensor, int]:
+    """A prompt as one row of token ids, (1, T), and how many tokens were cut from its start to fit the context.
+
+    It begins with the tokenizer's first token (bos) where texts do; what is no character (a lone surrogate) becomes
+    "?". Raises: ValueError for a prompt of nothing but spaces."""
+    prefix = _first_token(tokenizer)
+    readable = prompt.encode("utf-8", "replace").decode("utf-8")
+    ids = tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"] if readable.strip() else []
+    if not ids:
+        raise ValueError("the prompt is empty and a model continues what it has read; type the start of a sentence")
+    kept = ids[-max(1, context - len(prefix)) :]
+    return torch.tensor([prefix + kept], dtype=torch.int64), len(ids) - len(kept)
+
+
+def _first_token(tokenizer: Any) -> list[int]:
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+
+
+TEXT_SPLITS = ("calibration", "evaluation")
+
+
+TEXT_KINDS = ("encyclopedia", "story", "technical", "code", "dialogue")
+
+
+DOCUMENT_END = "<|endoftext|>\n"
+
+
+LONGEST_TEXT_BYTES = 20_000_000

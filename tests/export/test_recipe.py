@@ -1,0 +1,226 @@
+"""Recipes: read back they are what they were, and other people's classes read them the same way."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from quantcore.export.checkpoint import export_checkpoint
+from quantcore.export.recipe import recipe, script
+from quantcore.model.loading import load_model
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import PRESETS, Scheme
+
+TEXTS = [
+    *PRESETS,
+    "w:int4/group128/asym/mse,gptq/actorder=weight/damp=0.05/block=64",
+    "w:int4/channel,gptq",
+    "w:int8/block64x32,a:int8/tensor/static/ema0.05",
+    "w:int8/channel,a:int8/tensor/static/asym/mse,skip=none",
+    "w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static,skip=down_proj,skip=layers.0",
+    "W4A16@down_proj=W8A16",
+    "W4A16@layers.0,layers.3=float@0.mlp.up_proj=W8A16",
+    "W4A16,gptq@down_proj=W8A16@mlp=W4A16,gptq/actorder=weight@0.mlp,1.mlp=W8A8@layers.0=float",
+    "W8A8,skip=none@q_proj=float@lm_head=W8A16@layers.1=float",
+    "W8A8,skip=q_proj@layers.1=float@layers.1.self_attn.o_proj=W4A16",
+    "float@down_proj=W8A16,gptq@1.mlp.down_proj=float",
+    "W4A16@down_proj=W8A16@down_proj=float",
+]
+LAYERS = [
+    *(
+        f"model.layers.{block}.{part}"
+        for block in (0, 1, 3, 10)
+        for part in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+    ),
+    "lm_head",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_read_back(text: str) -> None:
+    plan = Plan.parse(text)
+    assert Plan.from_recipe(recipe(text)) == plan
+    if not plan.overrides:
+        assert Scheme.from_recipe(recipe(plan.default)) == plan.default
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_their_matching_gives_each_layer_its_scheme(text: str) -> None:
+    """compressed-tensors matches a layer's name in each modifier; at most one may take it, and with our scheme."""
+    quantization = pytest.importorskip("compressed_tensors.quantization")
+    match = pytest.importorskip("compressed_tensors.utils.match")
+    plan = Plan.parse(text)
+    modifiers = [body for group in stages(text) for body in group.values()]
+    linear = torch.nn.Linear(1, 1)
+    for name in LAYERS:
+        taken = []
+        for body in modifiers:
+            if match.match_targets(name, linear, body["ignore"]):
+                continue
+            groups = [quantization.QuantizationScheme.model_validate(one) for one in body["config_groups"].values()]
+            by_target = {target: one for one in groups for target in one.targets}
+            taken += [by_target[target] for target in match.match_targets(name, linear, by_target)[:1]]
+        ours = plan.scheme_for(name)
+        assert len(taken) == (ours is not None), name
+        if ours is not None:
+            weights, inputs = taken[0].weights, taken[0].input_activations
+            assert (weights.num_bits, weights.symmetric) == (ours.weights.fmt.bits, ours.weights.symmetric)
+            assert (inputs is None) == (ours.activations is None)
+            assert inputs is None or (inputs.num_bits, inputs.dynamic) == (
+                ours.activations.fmt.bits, ours.activations.dynamic,
+            )  # fmt: skip
+
+
+def stages(text: str) -> list[dict[str, Any]]:
+    return [group for stage in yaml.safe_load(recipe(text)).values() for group in stage.values()]
+
+
+def test_what_it_says() -> None:
+    (group,) = stages("W4A16,gptq/actorder=weight")
+    assert group == {
+        "GPTQModifier": {
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": {
+                        "num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "dynamic": False,
+                        "group_size": 128, "observer": "memoryless_minmax",
+                    },
+                    "input_activations": None,
+                }
+            },
+            "ignore": ["re:.*lm_head"],
+            "actorder": "weight",
+            "dampening_frac": 0.01,
+            "block_size": 128,
+        }
+    }  # fmt: skip
+
+
+def test_other_peoples_recipes() -> None:
+    text = """
+    default_stage:
+      default_modifiers:
+        GPTQModifier:
+          targets: Linear
+          ignore: [lm_head, 're:.*gate']
+          scheme: W4A16
+          dampening_frac: 0.1
+    """
+    assert str(Scheme.from_recipe(text)) == (
+        "w:int4/group128,gptq/actorder=weight/damp=0.1,skip=lm_head,skip=gate"  # reordering is its default
+    )
+    text = """
+    quant_stage:
+      quant_modifiers:
+        QuantizationModifier:
+          ignore: [lm_head]
+          config_groups:
+            group_0:
+              targets: [Linear]
+              weights: {num_bits: 8, type: int, symmetric: true, strategy: channel}
+              input_activations: {num_bits: 8, type: int, symmetric: true, strategy: tensor}
+    """
+    assert str(Scheme.from_recipe(text)) == "w:int8/channel,a:int8/tensor/static/ema0.01"  # its minmax moves
+
+
+@pytest.mark.parametrize(
+    ("scheme", "sentence"),
+    [
+        ("float", "nothing is quantized"),
+        ("a:int8/token/dynamic", "its formats are about weights"),
+        ("w:int4/group128,gptq/actorder=group", "use actorder=weight"),
+        ("w:int4/group128,gptq/moving", "leave /moving out"),
+        ("w:int8_narrow/channel", "it has no int8_narrow"),
+        ("w:fp8_e5m2/channel", "it has no fp8_e5m2"),
+        ("w:int8/channel/p99.9", "no percentile observer"),
+        ("W4A16@down_proj=w:int8/channel/p99.9", "no percentile observer"),
+    ],
+)
+def test_what_it_has_not(scheme: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        recipe(scheme)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "no llm-compressor recipe"),
+        ("- a\n- b", "no llm-compressor recipe"),
+        ("a: {b: [}", "no llm-compressor recipe"),
+        ("a_stage: {}", "has no modifier"),
+        ("a_stage: {b_modifiers: {AWQModifier: {}}}", "AWQModifier is no method of this lab"),
+        ("a_stage: {b_modifiers: {QuantizationModifier: {}}}", "neither a scheme nor config_groups"),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: ['re:a|b']}}}",
+            "cannot read the layers",
+        ),
+        ("a_stage: {b_modifiers: {QuantizationModifier: {scheme: W99}}}", "cannot read 'W99'"),
+    ],
+)
+def test_what_is_no_recipe(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Plan.from_recipe(text)
+
+
+def test_a_plan_is_no_scheme() -> None:
+    with pytest.raises(ValueError, match="has 1 exceptions, so it is a plan"):
+        Scheme.from_recipe(recipe("W4A16@down_proj=W8A16"))
+
+
+@pytest.mark.parametrize("text", ["W4A16,gptq", "W8A8", "FP8"])
+def test_the_script(text: str) -> None:
+    program = script(text, "owner/model")
+    compile(program, "quantize.py", "exec")
+    assert len(program.splitlines()) <= 17
+    assert ("dataset=" in program) == Scheme.parse(text).needs_text
+    assert "model-quantized" in program
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_llm_compressor_reads_it(text: str) -> None:
+    recipes = pytest.importorskip("llmcompressor.recipe", reason="llm-compressor is not installed")
+    made = recipes.Recipe.create_instance(recipe(text))
+    assert [type(one).__name__ for one in made.modifiers] == [kind for group in stages(text) for kind in group]
+    for modifier, group in zip(made.modifiers, stages(text), strict=True):
+        (body,) = group.values()
+        config = modifier.resolved_config
+        assert config.ignore == body["ignore"]
+        for name, one in body["config_groups"].items():
+            theirs = config.config_groups[name]
+            assert theirs.targets == one["targets"]
+            assert {key: getattr(theirs.weights, key) for key in one["weights"]} == one["weights"]
+            if "actorder" in body:
+                assert theirs.weights.actorder == body["actorder"]
+
+
+def test_llm_compressor_takes_the_script() -> None:
+    llmcompressor = pytest.importorskip("llmcompressor", reason="llm-compressor is not installed")
+    call = script("FP8", "m").split("oneshot(\n")[1].split("\n)")[0]
+    names = {line.split("=")[0].strip() for line in call.splitlines()}
+    assert names <= set(inspect.signature(llmcompressor.oneshot).parameters)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded modules")  # theirs, without a GPU
+@pytest.mark.parametrize(
+    "text", ["w:int4/group32@down_proj=w:int8/channel", "w:fp8_e4m3/channel,a:fp8_e4m3/token/dynamic"]
+)
+def test_llm_compressor_makes_the_same_checkpoint(text: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Its run of our recipe and our own export: the same tensors under the same names, bit for bit."""
+    llmcompressor = pytest.importorskip("llmcompressor", reason="llm-compressor is not installed")
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    (tmp_path / "recipe.yaml").write_text(recipe(text), encoding="utf-8")
+    llmcompressor.oneshot(
+        model=theirs, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir), recipe=str(tmp_path / "recipe.yaml")
+    )
+    theirs.save_pretrained(tmp_path / "theirs", save_compressed=True)
+    export_checkpoint(load_model(str(tiny_model_dir), "cpu"), text, tmp_path / "ours")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []

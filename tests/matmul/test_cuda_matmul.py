@@ -1,0 +1,169 @@
+"""The paths on a GPU: codes and bare sums bit for bit, products within their bounds, a whole model on them. Skipped
+without CUDA."""
+
+import pytest
+import torch
+
+from quantcore import load_model, quantize_model
+from quantcore.matmul.decode import GreedyDecoder
+from quantcore.matmul.paths import int_mm, open_paths
+from quantcore.matmul.size import quantized_linears
+from quantcore.measure.evaluate import perplexity
+from quantcore.numbers.qtensor import dequantize, quantize
+from quantcore.scheme.scheme import Scheme
+from quantcore.text.windows import bundled_text, prompt_tokens, token_windows
+from tests import matmul_laws as laws
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+
+SHAPES = [(1, 16, 128), (17, 100, 200), (40, 136, 1000), (100, 256, 512), (300, 272, 256), (600, 520, 384)]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "int8/token/dynamic",
+        "int8/token/asym/dynamic",
+        "int8/tensor/dynamic",
+        "int8/tensor/asym/dynamic",
+        "int8/tensor/static",
+        "int8/tensor/asym/static",
+        "int8_narrow/token/dynamic",
+        "int4/token/asym/dynamic",
+        "fp8_e4m3/token/dynamic",
+        "fp8_e4m3/tensor/dynamic",
+        "fp8_e4m3/tensor/static",
+        "fp8_e5m2/token/dynamic",
+    ],
+)
+def test_codes(spec: str, dtype: torch.dtype) -> None:
+    for tokens, width in ((1, 37), (17, 130), (300, 4096), (5, 14336), (3, 40000)):
+        laws.check_codes(spec, tokens, width, dtype, "cuda")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_codes_of_groups(dtype: torch.dtype) -> None:
+    for tokens, width in ((3, 128), (300, 4096), (5, 14336)):
+        laws.check_codes("fp8_e4m3/group128/dynamic", tokens, width, dtype, "cuda")
+
+
+def test_a_token_with_nan_gives_nan() -> None:
+    scheme = Scheme.parse("W8A8")
+    assert scheme.weights is not None
+    x = torch.randn(3, 256, device="cuda", dtype=torch.bfloat16)
+    x[1, 7] = float("nan")
+    weight = quantize(torch.randn(32, 256, device="cuda"), scheme.weights)
+    y = open_paths(x, weight, scheme.activations)[0].run(x, weight, scheme.activations)
+    assert y[1].isnan().all()
+    assert not y[[0, 2]].isnan().any()
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 256), (17, 40, 4096), (50, 128, 640), (200, 264, 1024), (4095, 528, 512)])
+def test_bare_sums_are_exact(shape: tuple[int, int, int]) -> None:
+    from quantcore.matmul.kernels.codes_matmul import Tile, multiply
+
+    x, w, expected = laws.coded_case(*shape, "cuda")
+    tiles = [None, Tile(64, 16, 128, 4, 3), Tile(128, 128, 128, 8, 3), Tile(128, 256, 128, 8, 3, persistent=True)]
+    for tile in tiles:
+        assert torch.equal(multiply(x, w, None, torch.int32, tile).cpu().long(), expected), tile
+    if shape[1] % 8 == 0:
+        assert torch.equal(int_mm(x, w, None, torch.int32).cpu().long(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", laws.INT8_SCHEMES)
+@pytest.mark.parametrize("path", ["int8", "int8_torch"])
+def test_int8(path: str, scheme: str, dtype: torch.dtype) -> None:
+    for shape in SHAPES:
+        laws.check_product(path, scheme, *shape, dtype, "cuda")
+    laws.check_product(path, scheme, 17, 128, 256, dtype, "cuda", with_bias=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", laws.FP8_SCHEMES)
+@pytest.mark.parametrize("path", ["fp8", "fp8_torch"])
+def test_fp8(path: str, scheme: str, dtype: torch.dtype) -> None:
+    for shape in SHAPES:
+        laws.check_product(path, scheme, *shape, dtype, "cuda")
+    laws.check_product(path, scheme, 17, 128, 256, dtype, "cuda", with_bias=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fp8_block(dtype: torch.dtype) -> None:
+    for shape in ((1, 128, 128), (17, 256, 384), (50, 384, 512), (300, 256, 1024)):
+        laws.check_product("fp8_block", "FP8_BLOCK", *shape, dtype, "cuda")
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("scheme", laws.LOW_BIT_SCHEMES)
+def test_low_bit(scheme: str, dtype: torch.dtype) -> None:
+    for tokens, out, width in (
+        (1, 16, 384),
+        (5, 100, 384),
+        (11, 136, 1152),
+        (16, 8216, 384),
+        (17, 136, 1152),
+        (50, 256, 384),
+        (100, 264, 384),
+        (300, 272, 384),
+    ):
+        laws.check_product("low_bit", scheme, tokens, out, width, dtype, "cuda")
+    if "128" not in scheme:
+        laws.check_product("low_bit", scheme, 3, 40, 192, dtype, "cuda", with_bias=False)
+    if "group" in scheme:
+        laws.check_product("low_bit", scheme, 3, 72, 768, dtype, "cuda", reorder=True)
+        laws.check_product("low_bit", scheme, 300, 72, 768, dtype, "cuda", reorder=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("scheme", laws.LOW_BIT_SCHEMES)
+def test_unpacked_weights_are_the_dequantized_ones(scheme: str, dtype: torch.dtype) -> None:
+    from quantcore.matmul.kernels.low_bit_matmul import expand, pack_weight
+
+    spec = Scheme.parse(scheme).weights
+    assert spec is not None
+    q = quantize(torch.randn(100, 384, device="cuda"), spec)
+    assert torch.equal(expand(pack_weight(q), dtype), dequantize(q).to(dtype))
+
+
+@pytest.mark.parametrize("tokens", [1, 17, 4095])
+def test_large_layers(tokens: int) -> None:
+    for path, scheme in (
+        ("int8", "W8A8"),
+        ("fp8", "FP8_DYNAMIC"),
+        ("low_bit", "W4A16_ASYM"),
+        ("fp8_block", "FP8_BLOCK"),
+    ):
+        laws.check_product(path, scheme, tokens, 1024, 4096, torch.bfloat16, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "path"),
+    [
+        ("W8A8", "int8"),
+        ("FP8_DYNAMIC", "fp8"),
+        ("FP8", "fp8"),
+        ("FP8_BLOCK", "fp8_block"),
+        ("W4A16", "low_bit"),
+        ("W8A16", "low_bit"),
+        ("W4A16_ASYM", "low_bit"),
+    ],
+)
+def test_a_model_reads_and_writes_on_its_path(scheme: str, path: str) -> None:
+    lm = load_model("reference", "cuda")
+    tokens = token_windows(lm.tokenizer, bundled_text("evaluation"), limit=32768)
+    quantized, _ = quantize_model(lm.model, scheme, tokens[:4])
+    layers = quantized_linears(quantized).values()
+    x = torch.zeros(1, 1, dtype=torch.bfloat16, device="cuda")
+    assert {layer.path_for(x).name for layer in layers} == {path}
+    real = perplexity(quantized, tokens)
+    prompt, _ = prompt_tokens(lm.tokenizer, "The lighthouse keeper climbed", lm.context)
+    replayed = GreedyDecoder(quantized, 80).continue_(prompt, 48)
+    stepped = GreedyDecoder(quantized, 80, graph=False).continue_(prompt, 48)
+    assert torch.equal(replayed, stepped)
+    assert len(set(replayed.tolist())) > 8
+    for layer in layers:
+        layer.path = "dequantize"
+    assert real == pytest.approx(perplexity(quantized, tokens), rel=1e-3)

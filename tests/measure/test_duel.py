@@ -1,0 +1,103 @@
+"""A duel measures what compare measures, asks the store first, and keeps what it measured."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantcore import compare, quantize_model
+from quantcore.measure import duel as study
+from quantcore.measure.duel import duel, known, texts_of
+from quantcore.measure.store import Store
+from quantcore.model.loading import LoadedModel
+
+SCHEMES = ["w:int4/channel", "w:int8/channel,a:int8/tensor/static"]
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(3, 200, (6, 30))
+
+
+def test_a_duel_is_a_comparison_that_is_kept(tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:
+    store, calls = Store(tmp_path), []
+    first = duel(tiny_lm, SCHEMES, tokens, tokens, store, progress=lambda share, what: calls.append((share, what)))
+    candidate, layers = quantize_model(tiny_lm.model, SCHEMES[0], tokens)
+    report = compare(tiny_lm.model, candidate, tokens)
+    assert first.reports[SCHEMES[0]].kl == report.kl
+    assert first.reports[SCHEMES[0]].log_perplexity_change == report.log_perplexity_change
+    assert first.layers[SCHEMES[0]] == tuple(
+        replace(row, seconds=first.layers[SCHEMES[0]][n].seconds) for n, row in enumerate(layers)
+    )
+    assert first.scores[SCHEMES[0]].likeliest.shape == (6, 29, 5)
+    assert [share for share, _ in calls] == sorted(share for share, _ in calls)
+    assert calls[-1][0] == 1.0
+    assert known(tiny_lm, [*SCHEMES, "w:int2/channel"], tokens, tokens, store) == SCHEMES
+
+
+def test_the_second_time_nothing_is_run(
+    tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path))
+    asked: list[list[str]] = []
+    monkeypatch.setattr(study, "compare", lambda model, candidates, *a, **k: asked.append(list(candidates)) or 1 / 0)
+    again = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path))
+    assert asked == []
+    assert again.reports == first.reports
+    assert again.layers == first.layers
+    assert torch.equal(again.scores[SCHEMES[1]].kl, first.scores[SCHEMES[1]].kl)
+    with pytest.raises(ZeroDivisionError):
+        duel(tiny_lm, [*SCHEMES, "w:int2/channel"], tokens, tokens, Store(tmp_path))
+    assert asked == [["w:int2/channel"]]  # only what is new
+    with pytest.raises(ZeroDivisionError):
+        duel(tiny_lm, SCHEMES, tokens + 1, tokens, Store(tmp_path))
+    assert asked[1] == SCHEMES  # another text
+
+
+def test_a_large_model_has_one_candidate_at_a_time(
+    tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path / "a"))
+    monkeypatch.setattr(study, "SMALL_MODEL", 0)
+    for limit in ("BATCH_TOKENS", "HELD_LOGITS_BYTES", "MOST_HELD_BYTES"):
+        monkeypatch.setattr(f"quantcore.measure.evaluate.{limit}", 1)  # six stretches, each needs every candidate
+    quantized: list[str] = []
+
+    def counted(model, text, *args, **kwargs):
+        quantized.append(text)
+        return quantize_model(model, text, *args, **kwargs)
+
+    monkeypatch.setattr(study, "quantize_model", counted)
+    lazy = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path / "b"))
+    assert quantized == SCHEMES  # each once
+    for text in SCHEMES:
+        assert torch.allclose(lazy.scores[text].kl, ready.scores[text].kl, rtol=1e-3, atol=1e-6)
+        assert lazy.reports[text].bytes == ready.reports[text].bytes
+        assert len(lazy.layers[text]) == len(ready.layers[text])
+
+
+def test_what_is_known_so_far(tiny_lm: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the schemes as they are quantized, with their layers; then figures on the windows that all have read."""
+    monkeypatch.setattr("quantcore.measure.evaluate.SO_FAR_S", 0.0)
+    tokens, looks = torch.randint(3, 200, (24, 100)), []
+    found = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path), so_far=looks.append)
+    assert [(list(one.layers), one.reports) for one in looks[:2]] == [(SCHEMES[:1], {}), (SCHEMES, {})]
+    assert looks[1].layers == found.layers
+    assert [one.reports[SCHEMES[0]].tokens for one in looks[2:]] == [1000, 2000]
+    assert torch.equal(looks[2].scores[SCHEMES[1]].kl, found.scores[SCHEMES[1]].kl[:10])
+
+
+def test_a_store_that_cannot_keep_is_no_error(tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    found = duel(tiny_lm, SCHEMES[:1], tokens, tokens, Store(tmp_path / "file"))
+    assert found.reports[SCHEMES[0]].kl > 0
+
+
+def test_a_scheme_that_cannot_be_is_named(tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^W4A16: layer 'model.layers.0.self_attn.q_proj': group_size=128 does not"):
+        duel(tiny_lm, ["w:int8/channel", "W4A16"], tokens, tokens, Store(tmp_path))
+
+
+def test_one_way_of_writing() -> None:
+    assert texts_of(["W8A16", "w:int8/group128", "W4A16"]) == ["w:int8/group128", "w:int4/group128"]

@@ -1,0 +1,66 @@
+"""Eight rules as data; a verdict follows from the differences alone; a rule runs on a model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantcore.measure.rules import EQUAL, FAILS, HOLDS, Bout, Rule, best_practice, verdict_of
+from quantcore.measure.statistics import Interval
+from quantcore.measure.store import Store
+from quantcore.model.loading import LoadedModel
+from quantcore.scheme.scheme import Scheme
+
+BETTER, WORSE, SAME = Interval(-2, -3, -1), Interval(2, 1, 3), Interval(0.1, -1, 1.2)
+
+
+def test_there_are_eight_and_each_says_all() -> None:
+    rules = best_practice()
+    assert len(rules) == len({rule.key for rule in rules}) == 8
+    for rule in rules:
+        Scheme.parse(rule.scheme)
+        assert rule.challengers
+        assert rule.text.endswith(".")
+        assert rule.since.endswith((".", "can."))
+        assert rule.as_of.startswith("2026-")
+    parsed = [text for rule in rules if rule.key != "static-tensor" for text in rule.challengers]
+    assert [str(Scheme.parse(text)) for text in parsed]
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([BETTER, BETTER], HOLDS),
+        ([BETTER, SAME], EQUAL),
+        ([BETTER, WORSE], FAILS),
+        ([SAME, WORSE], FAILS),
+        ([None, None], HOLDS),
+        ([None, SAME], EQUAL),
+    ],
+)
+def test_the_verdict(differences: list[Interval | None], verdict: str) -> None:
+    assert verdict_of(tuple(Bout("x", one, None if one else "why") for one in differences)) == verdict
+
+
+def _rule(scheme: str, *challengers: str) -> Rule:
+    return Rule("k", "t.", "w", scheme, challengers, "", "", "2026-11")
+
+
+def test_a_rule_runs_on_a_model(tiny_lm: LoadedModel, tmp_path: Path) -> None:
+    tokens, store = torch.randint(3, 200, (12, 40)), Store(tmp_path)
+    good, bad = "w:int8/channel", "w:int2/tensor"
+    holds = _rule(good, bad).test(tiny_lm, tokens, tokens, store)
+    assert holds.verdict == HOLDS
+    difference = holds.bouts[0].difference
+    assert difference is not None
+    assert difference.value == pytest.approx(holds.duel.reports[good].kl - holds.duel.reports[bad].kl)
+    assert _rule(bad, good).test(tiny_lm, tokens, tokens, store).verdict == FAILS
+    assert _rule(good, good).test(tiny_lm, tokens, tokens, store).verdict == EQUAL
+
+
+def test_what_cannot_be_built_loses_with_its_reason(tiny_lm: LoadedModel, tmp_path: Path) -> None:
+    rule = next(rule for rule in best_practice() if rule.key == "static-tensor")
+    tokens = torch.randint(3, 200, (6, 40))
+    result = _rule(rule.scheme, *rule.challengers).test(tiny_lm, tokens, tokens, Store(tmp_path))
+    assert result.verdict == HOLDS
+    assert all("tomorrow's tokens have no recorded scale" in (bout.refused or "") for bout in result.bouts)

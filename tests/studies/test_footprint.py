@@ -1,0 +1,152 @@
+"""Memory: known parameter counts, bytes by hand, and the engine's own checkpoint as the measure."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from quantcore.matmul.size import checkpoint_bytes
+from quantcore.model.loading import LoadedModel
+from quantcore.numbers.qtensor import quantize
+from quantcore.pipeline.convert import quantize_model
+from quantcore.scheme.scheme import Scheme
+from quantcore.studies.footprint import (
+    LLAMA_3_8B,
+    LLAMA_3_70B,
+    Footprint,
+    ModelShape,
+    footprint,
+    gptq_memory,
+    weight_bits,
+)
+
+
+def test_parameters_of_the_presets() -> None:
+    """What the models' own checkpoints count."""
+    assert LLAMA_3_8B.parameters == 8_030_261_248
+    assert LLAMA_3_70B.parameters == 70_553_706_496
+
+
+def test_a_typed_shape_is_the_preset() -> None:
+    typed = ModelShape.parse("32, 4096, 32, 8, 14336, 128256")
+    assert typed.linears == LLAMA_3_8B.linears
+    assert typed.parameters == LLAMA_3_8B.parameters
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("32,4096", "is not six whole numbers"),
+        ("a,b,c,d,e,f", "is not six whole numbers"),
+        ("32,4096,33,8,14336,128256", "heads must divide hidden"),
+        ("32,4096,32,5,14336,128256", "kv_heads must divide heads"),
+        ("0,4096,32,8,14336,128256", "every number is at least 1"),
+        ("5000,4096,32,8,14336,128256", "5000 layers are more"),
+    ],
+)
+def test_a_shape_that_cannot_be(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        ModelShape.parse(text)
+
+
+@pytest.mark.parametrize("text", ["w:int8/channel", "w:int4/group32/asym", "w:fp8_e4m3/tensor", "w:int3/block32x64"])
+def test_weight_bits_are_the_qtensors(text: str) -> None:
+    spec = Scheme.parse(text).weights
+    assert spec is not None
+    q = quantize(torch.randn(64, 128), spec)
+    assert weight_bits(spec, (64, 128)) == pytest.approx(q.bits_per_weight * q.q.numel())
+
+
+def test_a_group_number_for_each_column() -> None:
+    spec = Scheme.parse("w:int4/group4").weights
+    assert spec is not None
+    assert weight_bits(spec, (2, 8)) == 4 * 16 + 16 * 4
+    assert weight_bits(spec, (2, 8), reordered=True) == 4 * 16 + 16 * 4 + 32 * 8
+
+
+PLANS = ["w:int8/channel", "w:int4/group32/asym", "w:int8/channel,skip=none", "w:int4/group32@down_proj=w:int8/channel"]
+
+
+@pytest.mark.parametrize("plan", [*PLANS, "w:int4/group32@layers.0=float"])
+def test_weights_are_the_checkpoints(tiny_lm: LoadedModel, plan: str) -> None:
+    shape = ModelShape.of(tiny_lm.model, "tiny")
+    quantized, _ = quantize_model(tiny_lm.model, plan)
+    assert footprint(shape, plan, 128).weights_bytes == checkpoint_bytes(quantized)
+    assert footprint(shape, "float", 128).weights_bytes == checkpoint_bytes(tiny_lm.model)
+
+
+@pytest.mark.parametrize("plan", ["w:int8/channel", "w:int8/channel,skip=none"])
+def test_a_tied_head_is_counted_once(plan: str) -> None:
+    config = LlamaConfig(
+        vocab_size=48,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    shape = ModelShape.of(model, "tied")
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    typed = ModelShape.llama("typed", 2, 32, 4, 2, 64, 48, tied=True)
+    assert typed.parameters == shape.parameters
+    expected = checkpoint_bytes(quantize_model(model, plan)[0])
+    assert footprint(shape, plan, 8).weights_bytes == footprint(typed, plan, 8).weights_bytes == expected
+
+
+def test_the_cache_by_hand() -> None:
+    """Llama-3-8B: keys and values, 32 layers, 8 heads of 128, 2 bytes: 131,072 bytes a token."""
+    card = footprint(LLAMA_3_8B, "W4A16", context=1000, batch=3)
+    assert card.kv_bytes_per_token == 2 * 32 * 8 * 128 * 2 == 131_072
+    assert card.kv_bytes == 3000 * 131_072
+    assert footprint(LLAMA_3_8B, "W4A16", 1000, 3, kv_bits=8).kv_bytes * 2 == card.kv_bytes
+
+
+def test_activations_by_hand() -> None:
+    """10 tokens: (2 * 4096 + 2 * 14336) * 2 bytes each; and logits of 2 sequences, 128256 * 4 bytes each."""
+    card = footprint(LLAMA_3_8B, "float", context=5, batch=2)
+    assert card.activation_bytes == 10 * (2 * 4096 + 2 * 14336) * 2 + 2 * 128_256 * 4
+    long = footprint(LLAMA_3_8B, "float", context=100_000, batch=2)
+    assert long.activation_bytes == 2048 * (2 * 4096 + 2 * 14336) * 2 + 2 * 128_256 * 4
+
+
+def test_what_fits() -> None:
+    full, small = footprint(LLAMA_3_8B, "float", 8192), footprint(LLAMA_3_8B, "W4A16", 8192)
+    assert full.weights_bytes == 2 * 8_030_261_248
+    assert (full.budget_gb(), small.budget_gb()) == (24, 8)
+    assert footprint(LLAMA_3_70B, "float", 8192).budget_gb() is None
+    assert full.tokens_within(16) == 0
+    room = small.tokens_within(8)
+    assert small.weights_bytes + small.activation_bytes + room * 131_072 <= 8e9
+    assert small.weights_bytes + small.activation_bytes + (room + 1) * 131_072 > 8e9
+    assert small.bits_per_weight == 4.125
+    assert full.bits_per_weight is None
+
+
+def test_a_gb_is_ten_to_the_nine() -> None:
+    assert Footprint("float", 8_000_000_000, 0, 0, 1, None).budget_gb() == 8
+    assert Footprint("float", 8_000_000_000, 0, 1, 1, None).budget_gb() == 16  # below 8 GiB, above 8 GB
+
+
+def test_what_gptq_needs() -> None:
+    """q, k, v read one tensor, o another, gate and up one, down one: three Hessians of 4096^2 and one of 14336^2."""
+    found = gptq_memory(LLAMA_3_8B, 1000)
+    assert found.hessians == (4096, 4096, 4096, 14336)
+    assert found.hessian_bytes == 4 * (3 * 4096**2 + 14336**2)
+    attention = 2 * 4096**2 + 2 * 1024 * 4096
+    assert found.block_bytes == 2 * (attention + 3 * 14336 * 4096)
+    assert found.hidden_bytes == 1000 * 4096 * 2
+    assert found.widest == (4096, 14336)
+    assert found.work_bytes == 14 * 14336**2 + 11 * 4096 * 14336
+    assert found.total_bytes < 2 * LLAMA_3_8B.parameters
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="a KV cache of 4 bits"):
+        footprint(LLAMA_3_8B, "W4A16", 8, kv_bits=4)
+    with pytest.raises(ValueError, match="context=0"):
+        footprint(LLAMA_3_8B, "W4A16", 0)
+    with pytest.raises(ValueError, match=r"q_proj of odd: group_size=128 does not divide in_features=96"):
+        footprint(ModelShape.llama("odd", 1, 96, 4, 2, 128, 300), "W4A16", 8)
+    with pytest.raises(ValueError, match="no layer fits 'down_prj'"):
+        footprint(LLAMA_3_8B, "W4A16@down_prj=float", 8)

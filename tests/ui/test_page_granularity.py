@@ -1,0 +1,86 @@
+"""The page Granularity: one move changes the number it should, a bad link gets a sentence."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from quantcore import fake_quantize
+from quantcore.model.linears import linear_named
+from quantcore.model.loading import LoadedModel
+from quantcore.numbers.distance import tensor_error
+from quantcore.scheme.scheme import Scheme
+from tests.apptest_helpers import figure_of, page, values
+
+LAYER = "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture
+def at(tiny_model_dir: Path) -> AppTest:
+    return page("2_Granularity", model=tiny_model_dir, layer=LAYER, group=32)
+
+
+def metrics(at: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in at.metric}
+
+
+def test_shows_the_engines_numbers(at: AppTest, tiny_lm: LoadedModel) -> None:
+    at.run()
+    assert [error.value for error in at.error] == []
+    weight = linear_named(tiny_lm.model, LAYER).weight
+    error = tensor_error(weight, fake_quantize(weight, Scheme.parse("w:int4/group32").weights))
+    assert metrics(at)["Bits per weight"] == "4.500"
+    assert metrics(at)["SQNR of the weight"] == f"{error.sqnr_db:.2f} dB"
+
+
+def test_one_move_changes_scale_shape_and_error(at: AppTest) -> None:
+    at.run()
+    before = metrics(at)
+    at.segmented_control(key="grain").set_value("channel").run()
+    after = metrics(at)
+    assert after["Bits per weight"] == "4.125"  # 16 bits of scale over 128 columns
+    assert float(after["SQNR of the weight"].split()[0]) < float(before["SQNR of the weight"].split()[0])
+    assert any("`[64, 1]`" in text.value for text in at.markdown)
+
+
+def test_the_large_weight_is_in_the_picture_and_in_the_worst_tile(at: AppTest) -> None:
+    at.run()
+    trace = figure_of(at, "weight_map")["figure"]["data"][0]
+    assert values(trace["z"]).max() == pytest.approx(1.5)  # planted at row 3, column 40
+    frame = figure_of(at, "weight_map")["figure"]["data"][-1]
+    assert (min(frame["x"]), max(frame["x"]), min(frame["y"]), max(frame["y"])) == (31.5, 63.5, 2.5, 3.5)
+
+
+def test_group_that_does_not_divide_is_one_sentence_and_the_page_lives(at: AppTest) -> None:
+    at.query_params["group"] = "256"
+    at.run()
+    assert [error.value for error in at.error] == [
+        "group_size=256 does not divide in_features=128; try 128, or PerChannel()"
+    ]
+    at.segmented_control(key="grain").set_value("tensor").run()
+    assert len(at.error) == 0
+    assert metrics(at)["Bits per weight"] == "4.002"
+
+
+@pytest.mark.parametrize(("key", "value"), [("grain", "rows"), ("format", "int99"), ("layer", "nope"), ("group", "x")])
+def test_bad_link_gets_a_sentence(at: AppTest, key: str, value: str) -> None:
+    at.query_params[key] = value
+    at.run()
+    assert len(at.warning) == 1
+    assert at.warning[0].value.startswith(f"The link asks for {key}={value!r}, but this page ")
+    assert len(at.metric) == 3
+
+
+def test_unknown_model_is_one_sentence(tmp_path: Path) -> None:
+    at = page("2_Granularity", model=tmp_path).run()
+    assert [error.value for error in at.error] == [
+        f"'{tmp_path}' is a folder without config.json, so it is no model; name a transformers folder"
+    ]
+
+
+def test_reset_brings_the_defaults_back(at: AppTest) -> None:
+    at.run()
+    at.segmented_control(key="format").set_value("int2").run()
+    assert metrics(at)["Bits per weight"] == "2.500"
+    at.button(key="reset").click().run()
+    assert at.segmented_control(key="format").value == "int4"

@@ -1,0 +1,66 @@
+"""The page Number formats: grids over a real tensor, the engine's numbers, state in the link."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from quantcore.model.linears import linear_named
+from quantcore.model.loading import LoadedModel
+from quantcore.numbers.formats import format_named
+from quantcore.studies.number_formats import code_use, fit
+from tests.apptest_helpers import figures_of, number_lines_of, page
+
+LAYER = "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture
+def at(tiny_model_dir: Path) -> AppTest:
+    return page("1_Number_formats", model=tiny_model_dir, layer=LAYER)
+
+
+def test_shows_three_grids_with_the_engines_scales(at: AppTest, tiny_lm: LoadedModel) -> None:
+    at.run()
+    assert [error.value for error in at.error] == []
+    weight = linear_named(tiny_lm.model, LAYER).weight
+    line = number_lines_of(at)[0]
+    assert [one["label"] for one in line["lines"]] == ["int4", "int4 asym", "fp4_e2m1"]
+    assert line["lines"][0]["scale"] == fit(weight, format_named("int4"), symmetric=True).scale
+    assert sum(line["counts"]) == weight.numel()
+    use = code_use(weight, fit(weight, format_named("int4"), symmetric=True))
+    assert figures_of(at)[0]["figure"]["layout"]["title"]["text"] == f"int4: 16 codes, {use.unused} unused (x)"
+
+
+def test_choosing_formats_changes_the_lines(at: AppTest) -> None:
+    at.query_params["formats"] = ["int8", "fp8_e4m3"]
+    at.run()
+    assert [one["label"] for one in number_lines_of(at)[0]["lines"]] == ["int8", "fp8_e4m3"]
+    assert [len(one["codes"]) for one in number_lines_of(at)[0]["lines"]] == [256, 253]
+    at.segmented_control(key="of").set_value("inputs").run()
+    assert number_lines_of(at)[0]["label"] == f"inputs of {LAYER}"
+
+
+def test_link_places_the_value_and_the_scales(at: AppTest, tiny_model_dir: Path) -> None:
+    at.query_params["x"] = "0.25"
+    at.query_params["scales"] = "0.5,1,2"
+    at.run()
+    line = number_lines_of(at)[0]
+    assert line["x"] == 0.25
+    plain = page("1_Number_formats", model=tiny_model_dir, layer=LAYER).run()
+    scales = [one["scale"] for one in number_lines_of(plain)[0]["lines"]]
+    assert [one["scale"] for one in line["lines"]] == pytest.approx([0.5 * scales[0], scales[1], 2 * scales[2]])
+
+
+@pytest.mark.parametrize(("key", "value"), [("x", "abc"), ("scales", "1,2"), ("formats", "int99")])
+def test_bad_link_gets_a_sentence(at: AppTest, key: str, value: str) -> None:
+    at.query_params[key] = value
+    at.run()
+    assert len(at.warning) == 1
+    assert value in at.warning[0].value
+    assert len(figures_of(at)) == 3
+
+
+def test_too_many_formats_is_one_sentence(at: AppTest) -> None:
+    at.query_params["formats"] = ["int2", "int3", "int4", "int8"]
+    at.run()
+    assert [error.value for error in at.error] == ["Formats on the axis (up to three): 4 are chosen; choose one to 3"]

@@ -1,0 +1,157 @@
+"""The page Outliers: its numbers are the engine's, each control moves what it should, a click opens a layer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from quantcore.model.loading import LoadedModel
+from quantcore.pipeline.calibration import layer_inputs
+from quantcore.studies.outliers import CLIPS, channel_study, who_pays
+from quantcore.text.windows import bundled_text, token_windows
+from tests.apptest_helpers import figure_of, page, values
+from tests.browser_fixtures import wait_drawn
+from tests.conftest import LOUD_CHANNEL
+
+LAYER = "model.layers.1.self_attn.q_proj"  # reads the channel whose gain was planted
+CHARTS = ["layer_map", "surface", "token_errors", "channel_errors", "clip_curve", "keep_curve"]
+
+
+@pytest.fixture
+def at(tiny_model_dir: Path) -> AppTest:
+    return page("3_Outliers", model=tiny_model_dir, layer=LAYER)
+
+
+def metrics(at: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in at.metric}
+
+
+def decibels(at: AppTest, label: str) -> float:
+    return float(metrics(at)[label].split()[0])
+
+
+def payload(at: AppTest, key: str) -> dict[str, Any]:
+    return {**figure_of(at, key), "alt": ""}
+
+
+def test_shows_the_engines_numbers(at: AppTest, tiny_lm: LoadedModel) -> None:
+    at.run()
+    assert [error.value for error in at.error] == []
+    tokens = token_windows(tiny_lm.tokenizer, bundled_text("evaluation", "encyclopedia"), 256, 512)
+    x = layer_inputs(tiny_lm.model, tokens, LAYER).flatten(0, 1)
+    study, (tensor, *_) = channel_study(x), who_pays(x, "int8")
+    assert study.top[0].channel == LOUD_CHANNEL
+    assert metrics(at)["Largest / median channel"] == f"{study.ratio:.1f}"
+    assert metrics(at)["Median token, shared scale"] == f"{float(tensor.token_sqnr_db.median()):.1f} dB"
+    assert decibels(at, "Input, one scale for all") == pytest.approx(tensor.input_sqnr_db, abs=0.051)
+    assert any(f"channel **{LOUD_CHANNEL}** reaches" in text.value for text in at.markdown)
+
+
+def test_every_picture_is_there_says_its_finding_and_is_small(at: AppTest) -> None:
+    at.run()
+    for key in CHARTS:
+        shown = figure_of(at, key)
+        assert any(character.isdigit() for character in shown["alt"])
+        assert len(str(shown["figure"])) < 400_000
+
+
+def test_the_surface_keeps_the_loudest_value_and_names_it(at: AppTest) -> None:
+    at.run()
+    surface, mark = figure_of(at, "surface")["figure"]["data"]
+    z = values(surface["z"])
+    row, col = divmod(int(z.argmax()), z.shape[1])
+    assert f"<br>channel {LOUD_CHANNEL}<br>token " in surface["text"][row][col]
+    assert surface["text"][row][col].startswith(f"|x| {z.max():.3g}<br>")
+    assert mark["z"] == [pytest.approx(float(z.max()))]
+    at.segmented_control(key="height").set_value("log").run()
+    scene = figure_of(at, "surface")["figure"]["layout"]["scene"]
+    assert scene["zaxis"]["type"] == "log"
+
+
+def test_the_format_moves_the_errors_and_leaves_map_and_surface(at: AppTest) -> None:
+    at.run()
+    label = "Median token, shared scale"
+    before, still = decibels(at, label), (payload(at, "layer_map"), payload(at, "surface"))
+    at.segmented_control(key="act").set_value("int4").run()
+    assert decibels(at, label) < before - 15  # four bits are 24 dB
+    assert (payload(at, "layer_map"), payload(at, "surface")) == still
+
+
+def test_keeping_the_loud_channel_lifts_the_input_and_moves_one_mark(at: AppTest) -> None:
+    at.run()
+    clip_curve = payload(at, "clip_curve")
+    lines = figure_of(at, "keep_curve")["figure"]["data"][:2]
+    at.select_slider(key="keep").set_value(1).run()
+    label = "Input, a scale per token"
+    gain = float(metrics(at)[label].split("(")[1].strip(")"))
+    assert gain > 3
+    data = figure_of(at, "keep_curve")["figure"]["data"]
+    assert data[:2] == lines
+    assert data[2]["x"] == [1, 1]
+    assert data[2]["y"] == [line["y"][1] for line in lines]
+    assert payload(at, "clip_curve") == clip_curve
+
+
+def test_both_remedies_at_once_are_computed_together(at: AppTest) -> None:
+    at.query_params.update({"clip": "p99", "keep": "2"})
+    at.run()
+    both = metrics(at)["Output, one scale for all"]
+    assert any("clip **p99**, **2** of 64 channels" in text.value for text in at.markdown)
+    at.select_slider(key="clip").set_value(CLIPS[-1]).run()
+    assert metrics(at)["Output, one scale for all"] != both
+
+
+def test_what_is_watched_is_what_is_drawn(at: AppTest) -> None:
+    at.run()
+    assert figure_of(at, "clip_curve")["figure"]["layout"]["yaxis"]["title"]["text"] == "SQNR of the output, dB"
+    at.segmented_control(key="watch").set_value("median token").run()
+    drawn = figure_of(at, "clip_curve")["figure"]
+    assert drawn["layout"]["yaxis"]["title"]["text"] == "SQNR of the median token, dB"
+    assert drawn["data"][0]["y"][-1] == pytest.approx(decibels(at, "Median token, one scale for all"), abs=0.051)
+
+
+def test_a_layer_asked_for_by_the_page_is_opened_once(at: AppTest) -> None:
+    at.run()
+    at.session_state["_open_layer"] = "model.layers.0.mlp.down_proj"
+    at.run()
+    assert at.selectbox(key="layer").value == "model.layers.0.mlp.down_proj"
+    assert "_open_layer" not in at.session_state
+    assert any("`model.layers.0.mlp.down_proj`" in text.value for text in at.markdown)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("act", "int99"), ("clip", "p50"), ("keep", "33"), ("watch", "x"), ("height", "")]
+)
+def test_bad_link_gets_a_sentence(at: AppTest, key: str, value: str) -> None:
+    at.query_params[key] = value
+    at.run()
+    assert [warning.value.split(", but")[0] for warning in at.warning] == [f"The link asks for {key}={value!r}"]
+    assert len(at.metric) == 10
+
+
+def test_a_followed_link_moves_back_what_it_does_not_name(at: AppTest) -> None:
+    at.run()
+    at.select_slider(key="keep").set_value(3).run()
+    at.query_params["watch"] = "input"
+    at.run()
+    assert at.select_slider(key="keep").value == 0
+
+
+def test_the_reference_has_a_massive_activation_that_all_others_pay_for() -> None:
+    at = page("3_Outliers").run()
+    assert decibels(at, "Largest / median token") > 10
+    assert decibels(at, "Median token, own scale") > decibels(at, "Median token, shared scale") + 10
+
+
+@pytest.mark.browser
+def test_a_click_on_the_map_opens_the_layer(page: Any, server_url: str) -> None:
+    page.goto(f"{server_url}/Outliers")
+    wait_drawn(page, "keep_curve")
+    before = wait_drawn(page, "surface")
+    plot = page.locator('.lab-chart[data-key="layer_map"] .nsewdrag').bounding_box()
+    page.mouse.click(plot["x"] + plot["width"] * 0.5 / 8, plot["y"] + plot["height"] * 2.5 / 9)  # block 2, first module
+    drawn = wait_drawn(page, "surface", after=before)
+    page.wait_for_url("**/Outliers?layer=model.layers.2.self_attn.q_proj")
+    page.wait_for_timeout(2000)
+    assert wait_drawn(page, "surface") == drawn  # and no rerun after rerun

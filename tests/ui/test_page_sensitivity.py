@@ -1,0 +1,52 @@
+"""The page Which layers hurt: the map is the engine's, the plan keeps its budget and is measured beside its rivals."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from quantcore.measure.sensitivity import sensitivity
+from quantcore.model.loading import LoadedModel
+from quantcore.scheme.plan import Plan
+from tests.apptest_helpers import figure_of, figures_of, values
+from tests.apptest_helpers import page as open_page
+from tests.ui.test_page_duel import settle
+from ui import cached
+
+
+@pytest.fixture
+def page(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
+    cached.store.clear()
+    cached.jobs.clear()
+    return open_page("8_Which_layers_hurt", model=tiny_model_dir, group=32, budget=4.0)
+
+
+def test_alive_without_a_click_and_true(page: AppTest, tiny_lm: LoadedModel) -> None:
+    settle(page)
+    assert not page.error
+    assert [shown["key"] for shown in figures_of(page)] == ["map", "ranking", "plan_map", "budgets"]
+    tokens = cached.duel_tokens(tiny_lm.id, "cpu", "evaluation/all", 640)
+    found = sensitivity(tiny_lm.model, ["w:int3/group32"], tokens)
+    worst = found.ranked("w:int3/group32")
+    shown = figure_of(page, "ranking")["figure"]["data"][0]
+    assert list(shown["y"]) == [name.removeprefix("model.") for name in worst[: len(shown["y"])]]
+    assert values(shown["x"])[0] == pytest.approx(found.alone[worst[0], "w:int3/group32"], rel=1e-4)
+
+
+def test_the_plan_keeps_its_budget_and_is_measured(page: AppTest) -> None:
+    settle(page)
+    plan = Plan.parse(page.code[0].value)
+    assert plan.overrides
+    said = next(one.value for one in page.markdown if one.value.startswith("The plan takes"))
+    assert float(said.split("**")[1]) <= 4.0
+    assert "measured **" in said
+    assert "w:int3/group32 for all takes 3.500 bits" in said
+    names = [trace.get("name") for trace in figure_of(page, "budgets")["figure"]["data"]]
+    assert names == ["plans, predicted", "one scheme for all, measured", "this plan, measured"]
+
+
+def test_everything_but_it(page: AppTest) -> None:
+    page.query_params["way"] = "everything but it"
+    settle(page)
+    assert any("With all layers quantized the KL is" in one.value for one in page.markdown)

@@ -1,0 +1,188 @@
+"""The page Take it with you: recipe, commands and bytes without a click; the checkpoint is the command line's."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from streamlit.testing.v1 import AppTest
+
+from quantcore.cli import verbs
+from quantcore.export.recipe import recipe, script
+from quantcore.measure.store import home
+from quantcore.model.loading import LoadedModel
+from quantcore.scheme.plan import Plan
+from quantcore.studies.stored import stored
+from tests.apptest_helpers import figure_of, figures_of, values
+from tests.apptest_helpers import page as open_page
+from tests.ui.test_page_duel import settle
+from ui import cached, job_view
+from ui.words import take as take_words
+
+SCHEME = "w:int4/group16"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path / "home"))
+    cached.store.clear()
+    cached.jobs.clear()
+
+
+def take(folder: Path, **state: object) -> AppTest:
+    return settle(open_page("11_Take_it_with_you", model=folder, **{"scheme": SCHEME, **state}))
+
+
+def codes(at: AppTest) -> list[str]:
+    return [one.value for one in at.code]
+
+
+def press(at: AppTest, label: str) -> AppTest:
+    next(button for button in at.button if button.label == label).click().run()
+    return settle(at)
+
+
+def said(at: AppTest) -> str:
+    return "\n".join(one.value for one in at.markdown)
+
+
+def test_alive_without_a_click_and_true(tiny_model_dir: Path, tiny_lm: LoadedModel) -> None:
+    at = take(tiny_model_dir)
+    assert not at.error
+    assert not at.warning
+    name = take_words.short_name(str(tiny_model_dir), Plan.parse(SCHEME))
+    shown = codes(at)
+    assert recipe(SCHEME).strip() in [one.strip() for one in shown]
+    assert script(SCHEME, str(tiny_model_dir)).strip() in [one.strip() for one in shown]
+    assert f"python -m quantcore quantize --model {tiny_model_dir} --scheme {SCHEME} --out {name}" in shown
+    assert f"vllm serve {name} --max-model-len 256" in shown
+    parts = stored(tiny_lm.model, SCHEME, cached.stored_type_of(str(tiny_model_dir), "cpu"))
+    bars = {trace["name"]: values(trace["x"]).tolist() for trace in figure_of(at, "bytes")["figure"]["data"]}
+    assert sum(bar[0] for bar in bars.values()) == pytest.approx(parts.float_bytes / 1e6)
+    assert sum(bar[1] for bar in bars.values()) == pytest.approx(parts.bytes / 1e6)
+    assert bars["codes"] == [0, parts.codes / 1e6]
+    assert f"**{parts.bits_per_weight:.4g} bits**" in said(at)
+    assert "native on A100 80GB" in said(at)
+    assert "its output keeps" in said(at)
+
+
+@pytest.mark.parametrize(
+    ("plan", "layers"), [("W8A8", 1), ("w:int4/group32,gptq/actorder=weight@down_proj=W8A16@layers.0.mlp=float", 3)]
+)
+def test_a_plan_in_the_link(plan: str, layers: int, tiny_model_dir: Path) -> None:
+    at = take(tiny_model_dir, scheme=plan)
+    assert not at.error
+    assert at.text_input(key="scheme").value == plan
+    found = next(one for one in codes(at) if one.startswith("quantization_stage"))
+    assert Plan.from_recipe(found) == Plan.parse(plan)
+    assert yaml.safe_load(found)
+    command = next(one for one in codes(at) if one.startswith("python -m"))
+    assert command.endswith("--max-tokens 2560") == (layers > 1)
+
+
+def test_codes_that_are_not_packed_are_told(tiny_model_dir: Path) -> None:
+    assert "one code a byte" in said(take(tiny_model_dir, scheme="w:int4/group16,a:int8/token/dynamic"))
+    assert "one code a byte" not in said(take(tiny_model_dir, scheme="W8A8"))
+
+
+def test_what_the_format_cannot_hold_leaves_the_rest_alive(tiny_model_dir: Path) -> None:
+    at = take(tiny_model_dir, scheme="w:fp4_e2m1/group32")
+    assert [one.value for one in at.warning] == [
+        "a compressed-tensors checkpoint cannot hold this: its float codes are fp8_e4m3, and w:fp4_e2m1/group32 has "
+        "fp4_e2m1; use fp8_e4m3"
+    ]
+    assert ["llm-compressor has no recipe" in one.value for one in at.error] == [True]
+    assert [one["key"] for one in figures_of(at)] == ["bytes"]
+    assert not [one for one in at.button if one.label == "Write the checkpoint"]
+    assert "its output keeps" in said(at)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("w:int4/rows", "no granularity is called 'rows'"),
+        ("w:int4/group48", "layer 'model.layers.0"),
+        ("W8A8@no.such=float", "no layer fits 'no.such'"),
+        ("float", "nothing is quantized"),
+    ],
+)
+def test_a_mistake_is_told_and_can_be_mended(text: str, sentence: str, tiny_model_dir: Path) -> None:
+    at = take(tiny_model_dir, scheme=text)
+    assert sentence in "\n".join(one.value for one in at.error)
+    at.text_input(key="scheme").set_value(SCHEME).run()
+    assert not settle(at).error
+
+
+@pytest.mark.parametrize("scheme", ["w:int4/group16/asym", "w:int4/group16,gptq/actorder=weight"])
+def test_the_checkpoint_is_the_command_lines(scheme: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    at = press(take(tiny_model_dir, scheme=scheme), "Write the checkpoint")
+    assert not at.error
+    (folder,) = (home() / "exports").iterdir()
+    assert str(folder) in codes(at)
+    known = verbs.quantize(
+        scheme, str(tmp_path / "out"), str(tiny_model_dir), max_tokens=2560 if "gptq" in scheme else None
+    )
+    ours = at.dataframe[0].value["SHA-256"]
+    theirs = {one["name"]: one["sha256"] for one in known["files"]}
+    assert ours["model.safetensors"] == theirs["model.safetensors"]
+    assert set(ours.index) == {path.name for path in folder.iterdir()}
+    assert [one.label for one in at.get("download_button") if "zip" in one.label]
+    assert f"moved one by **{100 * known['scale_rounding']:.3f}%**" in said(at)
+    press(at, "Load it again: does it say the same?")
+    assert "Loaded by transformers, the checkpoint has perplexity **" in said(at)
+    again = take(tiny_model_dir, scheme=scheme)  # a later visitor finds it there
+    assert not [one for one in again.button if one.label == "Write the checkpoint"]
+
+
+def test_a_cancelled_checkpoint_leaves_nothing(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_view, "PATIENCE_S", 0.01)
+    monkeypatch.setattr("quantcore.export.checkpoint.quantize_model", lambda *a, progress, **k: _crawl(progress))
+    at = take(tiny_model_dir)
+    next(button for button in at.button if button.label == "Write the checkpoint").click().run()
+    next(button for button in at.button if str(button.key).startswith("cancel_")).click().run()
+    settle(at)
+    assert any("cancelled" in info.value for info in at.info)
+    assert list((home() / "exports").iterdir()) == []
+
+
+def _crawl(progress: job_view.Progress) -> None:
+    for step in range(2000):
+        progress(step / 2000, "model.layers.0")
+        time.sleep(0.01)
+
+
+def test_the_reports(tiny_model_dir: Path) -> None:
+    at = press(take(tiny_model_dir), "Measure it on 2,560 tokens for the report")
+    found = cached.kept_duel(str(tiny_model_dir), "cpu", "evaluation/all", 2560, (SCHEME,))
+    assert found is not None
+    assert f"KL **{found.reports[SCHEME].kl:.4f}** nats" in said(at)
+    assert [one.label for one in at.get("download_button")].count("Report as HTML") == 2
+
+
+def test_the_python_writes_the_same(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = take(tiny_model_dir, scheme="w:int8/channel,a:int8/tensor/static")
+    code = next(one for one in at.expander if one.label == "Python").code[0].value
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code, "the expander", "exec"), names)
+    assert "MB instead of" in capsys.readouterr().out
+    assert Path("recipe.yaml").read_text() == recipe("w:int8/channel,a:int8/tensor/static")
+    facts = json.loads(next(tmp_path.glob("*/export.json")).read_text())
+    assert facts["calibration_tokens"] == 2560
+
+
+def test_other_pages_lead_here(tiny_model_dir: Path) -> None:
+    at = settle(open_page("5_Layer_lab", model=tiny_model_dir, a="w:int4/group16", b="W8A8"))
+    links = [one.proto for one in at.get("page_link") if one.proto.page == "Take_it_with_you"]
+    assert [link.label for link in links] == ["A", "B", "Take it with you"]  # the menu's is last
+    assert "scheme=w%3Aint4%2Fgroup16" in links[0].query_string
+
+
+def test_names_of_folders() -> None:
+    assert take_words.short_name("/models/My Model/", Plan.parse("W4A16")) == "My-Model-W4A16"
+    assert take_words.short_name("a/b", Plan.parse("w:int4/group16@x.y=float")) == "b-w-int4-group16-x.y-float"
+    assert take_words.slug("../../etc/passwd") == "etc-passwd"
+    assert len(take_words.slug("a1-" * 99)) <= 40

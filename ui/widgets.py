@@ -1,0 +1,392 @@
+"""Widgets that live in the URL, and the sidebar: the only file that touches a widget's key or a URL parameter.
+
+Every control is bound to a URL parameter of its key's name, so a link holds the page's whole state, and remembers its
+default, so that reset needs no list. A value in a link that a control cannot hold is not silently dropped: `notices`
+has one sentence about it for the page to show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from quantcore.model.catalog import CATALOG, Entry, cached_models, on_this_machine
+from quantcore.model.loading import REFERENCE, LoadedModel, devices, load_model
+from quantcore.model.memory import TooLarge
+from quantcore.text.files import DATA_SETS, KINDS, LoadedText, read_content
+from quantcore.text.windows import TEXT_KINDS
+from ui import cached, job_view
+
+T = TypeVar("T", bound="str | int | float")
+OWN, DATA_SET = "own text", "data set"
+START = "_start_"
+OUR_OWN, PASTED = "our own", "your text"
+SHARED = (
+    *("model", "device", "layer", "text", "own", "dataset", "sequences", "length", "chat"),
+    *("learn_from", "learn_own", "learn_dataset", "learn_sequences", "learn_length", "learn_chat"),
+)
+LOADER = "the loader"  # the line in which models wait to be loaded
+SEQUENCES, LENGTHS = (1, 2, 4, 8), (64, 128, 256, 512)
+LEARN_SEQUENCES = (4, 8, 16, 32, 64)
+KEEPER = "The lighthouse keeper climbed the stairs and"
+LEARN_HELP = "What static ranges and GPTQ learn from. The map of layers rounds to nearest, which learns from no text."
+UPLOAD_HELP = (
+    "UTF-8 text, or documents: .jsonl with a field `text` (or `messages`), .parquet with such a column; at most 20 MB "
+    "of text. A file's text is not in the link: who follows it sees the pasted text."
+)
+DATA_SET_HELP = "`wikitext-2`, `owner/name`, or `owner/name:file.parquet`; its text is in a column `text` or `messages`"
+CHAT_HELP = "Each document becomes a conversation as the model was trained on; a plain one is the user's first turn."
+MOST_TOKENS = 2048  # that a page's studies read of a text
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the sidebar says: the model, its layer, the text that it reads, the device, the calibration text."""
+
+    model_id: str
+    device: str
+    layer: str
+    text_id: str
+    calibration: str = cached.OWN_CALIBRATION
+
+
+def begin(path: str) -> None:
+    """Forget the controls and notices of the last run; call once, before the first control of the page `path`."""
+    if st.session_state.get("_page") != path:
+        st.session_state["_page"], st.session_state["_known"] = path, {}
+    address = st.query_params.to_dict()
+    st.session_state["_moved"] = address != st.session_state.get("_address", address)
+    st.session_state["_address"] = address
+    st.session_state["_drawn_before"] = set(st.session_state.get("_defaults", ()))
+    st.session_state["_defaults"] = {}
+    st.session_state["_notices"] = []
+    st.session_state.pop("_was_reset", None)
+
+
+def begin_again() -> bool:
+    """Instead of `begin`, where only a page's body runs anew: whether a reset wants the whole page instead."""
+    st.session_state["_moved"] = False
+    st.session_state["_notices"] = []
+    return bool(st.session_state.pop("_was_reset", False))
+
+
+def end() -> None:
+    """Remember the address as this run leaves it, so that what the page itself wrote there is no followed link. Also
+    for the end of a fragment with controls, which runs again without `begin`."""
+    st.session_state["_address"] = st.query_params.to_dict()
+    st.session_state["_moved"] = False
+
+
+def notices() -> list[str]:
+    """Sentences about values in the link that no control could take."""
+    return list(st.session_state.get("_notices", []))
+
+
+def reset() -> None:
+    """Set every control of this page (and the sidebar) back to its default, those hidden now too; a widget callback."""
+    for key, default in st.session_state.get("_known", {}).items():
+        st.session_state[key] = default
+    for place in [key for key in st.session_state if str(key).startswith(START)]:
+        st.query_params.pop(str(place).removeprefix(START), None)
+        del st.session_state[place]
+    st.session_state["_resets"] = resets() + 1
+    st.session_state["_was_reset"] = True
+
+
+def resets() -> int:
+    """How often this visitor has reset: part of a draggable component's key, so that it too begins anew."""
+    return int(st.session_state.get("_resets", 0))
+
+
+def pick(label: str, options: Sequence[T], default: T, key: str, **more: Any) -> T:
+    """One of a few options, as a row of buttons."""
+    _register(key, default, [str(option) for option in options])
+    value = st.segmented_control(
+        label,
+        options,
+        default=default,
+        required=True,
+        key=key,
+        bind="query-params",
+        wrap=True,
+        **more,
+    )
+    return value if value is not None else default
+
+
+def select(label: str, options: Sequence[T], default: T, key: str, **more: Any) -> T:
+    """One of many options, as a menu."""
+    _register(key, default, [str(option) for option in options])
+    start = list(options).index(default)
+    value = st.selectbox(label, options, index=start, key=key, bind="query-params", **more)
+    return value if value is not None else default
+
+
+def steps(label: str, options: Sequence[T], default: T, key: str, **more: Any) -> T:
+    """One of a few ordered values, on a slider."""
+    _register(key, default, [str(option) for option in options])
+    value: T = st.select_slider(label, options, value=default, key=key, bind="query-params", **more)
+    return value
+
+
+def slide(label: str, lo: float, hi: float, default: float, key: str, step: float = 1, **more: Any) -> Any:
+    """A number between lo and hi; all four of one type, int or float."""
+    _register(key, default, (lo, hi))
+    return st.slider(label, lo, hi, default, step, key=key, bind="query-params", **more)
+
+
+def switch(label: str, default: bool, key: str, **more: Any) -> bool:
+    _register(key, default, ["true", "false"])
+    return st.toggle(label, default, key=key, bind="query-params", **more)
+
+
+def line(label: str, default: str, key: str, **more: Any) -> str:
+    """A line of text, such as a scheme."""
+    _register(key, default, None)
+    return st.text_input(label, default, key=key, bind="query-params", **more) or default
+
+
+def lines(label: str, default: str, key: str, **more: Any) -> str:
+    """A few lines of text, such as a prompt."""
+    _register(key, default, None)
+    return st.text_area(label, default, key=key, bind="query-params", **more) or ""
+
+
+def several(label: str, options: Sequence[str], default: list[str], key: str, most: int = 3, **more: Any) -> list[str]:
+    """One to `most` of a few options. Raises: ValueError for none or too many."""
+    strangers = [asked for asked in st.query_params.get_all(key) if asked not in options]
+    _register(key, default, options if strangers else None)
+    chosen = st.segmented_control(
+        label, options, default=default, selection_mode="multi", key=key, bind="query-params", wrap=True, **more
+    )
+    if not 1 <= len(chosen) <= most:
+        raise ValueError(f"{label}: {len(chosen)} are chosen; choose one to {most}")
+    return list(chosen)
+
+
+def start_numbers(key: str, default: Sequence[float], about: tuple[str, ...]) -> list[float]:
+    """Where a draggable component starts: the link's numbers, read once, as long as the page speaks `about` the same.
+
+    Components keep their own state in the browser; this hands them a start that does not move under the hand."""
+    place = START + key
+    known = st.session_state.get(place)
+    if known is None or known[0] != about:
+        asked = _numbers(st.query_params.get(key)) if known is None else None
+        start = asked if asked is not None and len(asked) == len(default) else list(default)
+        if known is None and key in st.query_params and start != asked:
+            st.session_state["_notices"].append(
+                f"The link's {key}={st.query_params[key][:60]!r} is not {len(default)} numbers; showing the default."
+            )
+        known = (about, start, list(default))
+        st.session_state[place] = known
+    return list(known[1])
+
+
+def keep_numbers(key: str, numbers: Sequence[float]) -> None:
+    """Write a component's numbers into the link, or take them out where they are the default."""
+    default = st.session_state[START + key][2]
+    text = ",".join(f"{number:.6g}" for number in numbers)
+    if text == ",".join(f"{number:.6g}" for number in default):
+        st.query_params.pop(key, None)
+    elif st.query_params.get(key) != text:
+        st.query_params[key] = text
+
+
+def sidebar() -> Choice | None:
+    """Model, layer, text, device: shared by all pages; None while the model is on its way, which the page shows.
+
+    Raises: ValueError if the model cannot be loaded."""
+    with st.sidebar:
+        model_id = line("Model", REFERENCE, "model", help="`reference`, a folder, a GGUF file, or a hub id").strip()
+        models_to_try()
+        device = _device()
+    if cached.takes_long(model_id, device):
+        key, title = cached.load_key(model_id, device), f"Loading {model_id}"
+        if job_view.result_of(LOADER, key, title, lambda progress: _load(model_id, device, progress)) is None:
+            return None
+    with st.sidebar:
+        names = list(cached.layers(model_id, device))
+        if (wanted := st.session_state.pop("_open_layer", None)) in names:
+            st.session_state["layer"] = wanted
+        layer = select("Layer", names, cached.default_layer(model_id, device), "layer")
+        kinds = [*TEXT_KINDS, OWN, DATA_SET]
+        kind = pick("Text that the model reads", kinds, TEXT_KINDS[0], "text")
+        text_id = f"evaluation/{kind}"
+        if kind in (OWN, DATA_SET):
+            text_id = cached.keep_text(_own_text() if kind == OWN else _data_set())
+        text_id = _reading(model_id, device, text_id)
+        calibration = _calibration(model_id, device)
+        if model_id != REFERENCE:
+            for notice in cached.model(model_id, device).notices:
+                st.info(notice)
+    return Choice(model_id, device, layer, text_id, calibration)
+
+
+def _load(model_id: str, device: str, progress: job_view.Progress) -> LoadedModel:
+    """The job of loading; of what is too large here the refusal names the way that is left."""
+    try:
+        return load_model(model_id, device, progress)
+    except TooLarge as error:
+        if Path(model_id).is_file():  # a GGUF
+            raise
+        command = f"python -m quantcore quantize --model {model_id}"
+        raise ValueError(f"{error}; or work from a shell, where it stays in its files: `{command} ...`") from error
+
+
+def models_to_try() -> None:
+    """A list of instructive models, and of those in the hub's cache; looked up when it is opened."""
+    with st.popover("Models to try", width="stretch", key="models", on_change="rerun") as opened:
+        if not opened.open:
+            return
+        st.caption("Or type any hub id, folder or GGUF file above. A revision may follow: `owner/name@revision`.")
+        listed = {entry.id for entry in CATALOG}
+        others = [Entry(one, "", "in the hub's cache") for one in cached_models() if one not in listed]
+        for entry in (*CATALOG, *others):
+            here = " :green-badge[on this machine]" if on_this_machine(entry.id) else ""
+            with st.container(gap=None):
+                st.button(entry.id, key=f"try_{entry.id}", on_click=_take_model, args=(entry.id,), type="tertiary")
+                st.caption(f"{entry.size}{': ' * bool(entry.size)}{entry.why}{here}")
+
+
+def _take_model(model_id: str) -> None:
+    st.session_state["model"] = model_id
+    st.session_state["models"] = False
+
+
+def open_layer(name: str) -> None:
+    """Make `name` the sidebar's layer, from anywhere on the page: a rerun, because the menu is already drawn."""
+    st.session_state["_open_layer"] = name
+    st.rerun()
+
+
+def shared_state() -> dict[str, str]:
+    """The sidebar's part of the URL, as it stands: what a link to another page takes along."""
+    return {key: st.query_params[key] for key in SHARED if key in st.query_params}
+
+
+def _device() -> str:
+    known = devices()
+    return pick("Device", known, cached.default_device(), "device") if len(known) > 1 else known[0]
+
+
+def _own_text(prefix: str = "") -> LoadedText:
+    pasted = lines("Your text", KEEPER, f"{prefix}own", max_chars=4000, height=120)
+    key = f"{prefix}upload"
+    upload = st.file_uploader("or a file", type=list(KINDS), key=key, max_upload_size=60, help=UPLOAD_HELP)
+    if upload is None:
+        return LoadedText(PASTED, (pasted,))
+    st.caption(f"`{upload.name}` is read. It stays on the server for this session and is **not in the link**.")
+    known = st.session_state.get(f"_{key}")
+    if known is None or known[0] != upload.file_id:
+        known = st.session_state[f"_{key}"] = (upload.file_id, read_content(upload.name, upload.getvalue()))
+    return known[1]  # type: ignore[no-any-return]
+
+
+def _data_set(prefix: str = "") -> LoadedText:
+    name = line("Data set of the hub", next(iter(DATA_SETS)), f"{prefix}dataset", help=DATA_SET_HELP).strip()
+    return cached.data_set(name)
+
+
+def _reading(model_id: str, device: str, text_id: str) -> str:
+    """How much of the text is read, and how: as a text id. What it comes to is counted where somebody looks."""
+    with st.expander("What exactly is read", key="reading", on_change="rerun") as opened:
+        length = steps("Tokens a sequence", LENGTHS, cached.STUDY_TOKENS, "length")
+        sequences = steps("Sequences", SEQUENCES, 1, "sequences")
+        if sequences * length > MOST_TOKENS:
+            raise ValueError(
+                f"{sequences} sequences of {length} tokens are {sequences * length:,}, and the pages draw at most "
+                f"{MOST_TOKENS:,}; take fewer or shorter ones"
+            )
+        own = text_id.startswith("own:")
+        text_id = str(cached.Reading(text_id, sequences, length, own and _chat(model_id, device)))
+        if opened.open:
+            st.code(cached.text_facts(model_id, device, text_id).start, language=None, wrap_lines=True, height=160)
+            st.caption(f"Model `{model_id}`, revision `{cached.model(model_id, device).revision}`")
+    if own or opened.open:
+        st.caption(_counted(cached.text_facts(model_id, device, text_id)))
+    return text_id
+
+
+def _calibration(model_id: str, device: str) -> str:
+    """What static ranges and GPTQ learn from, as a text id."""
+    with st.expander("Calibration text", key="calibrating", on_change="rerun") as opened:
+        kind = pick("Ranges and GPTQ learn from", [OUR_OWN, OWN, DATA_SET], OUR_OWN, "learn_from", help=LEARN_HELP)
+        if kind == OUR_OWN:
+            st.caption("An equal share of each of the five kinds; the page says how many tokens.")
+            return cached.OWN_CALIBRATION
+        text_id = cached.keep_text(_own_text("learn_") if kind == OWN else _data_set("learn_"))
+        length = steps("Tokens a sequence", LENGTHS, cached.STUDY_TOKENS, "learn_length")
+        sequences = steps("Sequences", LEARN_SEQUENCES, 16, "learn_sequences")
+        text_id = str(cached.Reading(text_id, sequences, length, _chat(model_id, device, "learn_")))
+        facts = cached.text_facts(model_id, device, text_id)
+        if opened.open:
+            st.code(facts.start, language=None, wrap_lines=True, height=120)
+    st.caption(f"Calibration: {_counted(facts)}")
+    return text_id
+
+
+def _chat(model_id: str, device: str, prefix: str = "") -> bool:
+    """Whether a visitor's text stands in the chat template; offered where there is one."""
+    key = f"{prefix}chat"
+    offered = cached.has_chat_template(model_id, device) or st.query_params.get(key) == "true"
+    return offered and switch("in the model's chat template", False, key, help=CHAT_HELP)
+
+
+def _counted(facts: cached.TextFacts) -> str:
+    return (
+        f"{facts.documents:,} document{'s' * (facts.documents != 1)}, **{facts.tokens:,} tokens**; the pages read "
+        f"{facts.read[0]} sequence{'s' * (facts.read[0] != 1)} of {facts.read[1]}. SHA-256 `{facts.hash}`"
+    )
+
+
+def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, float] | None) -> None:
+    """Remember the default; write a notice if the link's value for this control is not among the allowed ones."""
+    st.session_state["_defaults"][key] = st.session_state["_known"][key] = default
+    asked = st.query_params.get(key)
+    _follow(key, default, asked)
+    if asked is None or allowed is None or key in st.session_state:
+        return
+    if isinstance(allowed, tuple):
+        problem = _outside(asked, allowed)
+    else:
+        problem = (
+            None
+            if asked in allowed
+            else f"has no such choice (it has {', '.join(allowed[:6])}{' ...' * (len(allowed) > 6)})"
+        )
+    if problem:
+        st.session_state["_notices"].append(
+            f"The link asks for {key}={asked[:80]!r}, but this page {problem}; showing {default} instead."
+        )
+
+
+def _follow(key: str, default: Any, asked: str | None) -> None:
+    """Move a control back to its default where a link that was just followed says the default, or nothing.
+
+    Streamlit follows a link only to values other than the default; without this a preset would keep what the user had
+    set before, and the address would not say what the page shows."""
+    silent = asked is None and key in st.session_state["_drawn_before"]
+    stale = st.session_state.get(key, default) != default
+    if st.session_state["_moved"] and stale and (silent or asked == str(default)):
+        st.session_state[key] = default
+
+
+def _outside(asked: str, bounds: tuple[float, float]) -> str | None:
+    try:
+        inside = bounds[0] <= float(asked) <= bounds[1]
+    except ValueError:
+        inside = False
+    return None if inside else f"takes a number from {bounds[0]:g} to {bounds[1]:g}"
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    try:
+        values = [float(part) for part in (text or "").split(",")]
+    except ValueError:
+        return None
+    return values if all(math.isfinite(value) for value in values) else None

@@ -1,0 +1,1 @@
+"""Sentences and tables with live numbers, one file a page."""

@@ -1,0 +1,143 @@
+"""What the Layer lab says in words and rows: the studies of A and B as a table, and the sentences that read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from quantcore.scheme.scheme import Scheme
+from quantcore.studies.layer import LayerStudy
+
+Sides = Mapping[str, LayerStudy]
+Row = tuple[str, str]
+
+LOUD_SHARE = 0.5
+NAMED = 3
+
+
+def numbers(study: LayerStudy) -> dict[Row, float]:
+    """The study's numbers under (name, unit)."""
+    return {
+        ("SQNR of the output", "dB"): study.output.sqnr_db,
+        ("SQNR of the weight", "dB"): study.weight.sqnr_db,
+        ("SQNR of the input", "dB"): study.input.sqnr_db,
+        ("output error, median token", "%"): 100 * float(study.token_error.median()),
+        ("output error, worst token", "%"): 100 * float(study.token_error.max()),
+        ("cosine of the output", "1: equal"): study.output.cosine,
+        ("mean squared error of the weight", "weight^2"): study.weight.mse,
+        ("largest error of a weight", "weight"): study.weight.max_error,
+        ("largest error of an input", "input"): study.input.max_error,
+        ("bits per weight, scales counted", "bits"): study.bits_per_weight,
+        ("this layer in a checkpoint", "bytes"): study.checkpoint_bytes,
+        ("its weight held in memory here", "bytes"): study.held_bytes,
+    }
+
+
+def table(sides: Sides) -> pd.DataFrame:
+    """One row a number: name, unit, A, B and, where both are there, B - A."""
+    columns = {side: numbers(study) for side, study in sides.items()}
+    frame = pd.DataFrame([{"number": name, "unit": unit} for name, unit in next(iter(columns.values()))])
+    for side, values in columns.items():
+        frame[side] = list(values.values())
+    if len(columns) == 2:
+        pairs = zip(*(values.values() for values in columns.values()), strict=True)
+        frame["B - A"] = [0.0 if a == b else b - a for a, b in pairs]
+    return frame
+
+
+def written(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table for the eye: few digits, an SQNR without error is `exact`; the index is the number's name."""
+    shown = frame.copy()
+    for column in frame.columns.drop(["number", "unit"]):
+        signed = column == "B - A"
+        shown[column] = [_digits(value, unit, signed) for value, unit in zip(frame[column], frame["unit"], strict=True)]
+    return shown.set_index("number")
+
+
+def _digits(value: float, unit: str, signed: bool) -> str:
+    if not math.isfinite(value):
+        return "" if signed else "exact"
+    if value == 0:
+        return "0"
+    sign = "+" if signed else ""
+    digits = {"bytes": ",.0f", "dB": ".2f", "%": ".3g"}.get(unit, ".4g")
+    return f"{value:{sign}{digits}}"
+
+
+def sentences(sides: Sides, schemes: Mapping[str, Scheme], layer: str, texts: Sequence[str]) -> list[str]:
+    """What to see in the pictures, with these numbers."""
+    said = [_verdict(sides)] if len(sides) == 2 else []
+    said += [_blame(side, study) for side, study in sides.items()]
+    said += [_frozen(side, study) for side, study in sides.items() if study.static_range]
+    power = next(iter(sides.values())).token_power
+    loudest = int(power.argmax())
+    if float(power[loudest]) > LOUD_SHARE and len(power) > 1:
+        share = 100 * float(power[loudest])
+        token = texts[loudest].replace("`", "'")
+        medians = " and ".join(f"{100 * float(study.token_error.median()):.3g}% in {s}" for s, study in sides.items())
+        said.append(
+            f"Token {loudest}, `{token}`, alone holds {share:.0f}% of the output's power, so the SQNR tells of little "
+            f"else; the median token errs by {medians}."
+        )
+    skipping = [side for side, scheme in schemes.items() if scheme.skips(layer) and str(scheme) != "float"]
+    if skipping:
+        who = " and ".join(skipping)
+        said.append(f"In a whole model {who} would leave `{layer}` float (skip=); here it is quantized all the same.")
+    return said
+
+
+def worst_channels(sides: Sides) -> str:
+    """The output channels with the largest errors, by name."""
+    named = []
+    for side, study in sides.items():
+        worst = study.channel_error.topk(min(NAMED, len(study.channel_error)))
+        pairs = zip(worst.indices.tolist(), worst.values.tolist(), strict=True)
+        named.append(
+            f"{side}: " + (", ".join(f"{channel} ({error:.3g})" for channel, error in pairs if error) or "none")
+        )
+    return "Worst output channels and their RMS errors - " + "; ".join(named)
+
+
+def decibels(value: float) -> str:
+    return f"{value:.1f} dB" if math.isfinite(value) else "infinite (no error)"
+
+
+def _verdict(sides: Sides) -> str:
+    a, b = sides["A"], sides["B"]
+    outputs = f"output SQNR {decibels(a.output.sqnr_db)} in A, {decibels(b.output.sqnr_db)} in B"
+    bits = f"{a.bits_per_weight:.2f} and {b.bits_per_weight:.2f} bits per weight"
+    if a.output == b.output:
+        return f"A and B do the same to the output: {outputs}; {bits}."
+    better, worse = ("A", "B") if a.output.sqnr_db > b.output.sqnr_db else ("B", "A")
+    return f"**{better} keeps more of the output than {worse}**: {outputs}, for {bits}."
+
+
+def _blame(side: str, study: LayerStudy) -> str:
+    """Which part costs the output; noise powers nearly add up, decibels do not."""
+    weights, activations = study.weights_alone.relative_mse, study.activations_alone.relative_mse
+    if weights == activations == 0:
+        return f"{side} leaves the layer without error."
+    if not (weights and activations):
+        part = "weights" if weights else "activations"
+        return f"In {side} only the **{part}** err, by {_percent(study.output.relative_mse)} of the output's power."
+    louder = "weights" if weights >= activations else "activations"
+    return (
+        f"In {side} the **{louder}** cost most: alone, the weights' error is {_percent(weights)} of the output's power "
+        f"and the activations' {_percent(activations)}; together they make {_percent(study.output.relative_mse)}."
+    )
+
+
+def _frozen(side: str, study: LayerStudy) -> str:
+    assert study.static_range is not None
+    assert study.outside is not None
+    lo, hi = study.static_range
+    return (
+        f"{side}'s input range, {lo:.4g} to {hi:.4g}, was recorded on the calibration text and frozen; of this text's "
+        f"input values {_percent(study.outside)} lie beyond it and are clipped."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"

@@ -1,0 +1,279 @@
+"""Sentences and tables of the page Speed and memory, every number from the report, the machine or the shape at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from quantcore.matmul.paths import path_named
+from quantcore.numbers.qtensor import quantize
+from quantcore.scheme.scheme import Scheme
+from quantcore.studies.footprint import BUDGETS_GB, GB, Footprint, GptqMemory, ModelShape
+from quantcore.studies.hardware import ARITHMETICS, FLOAT, GPUS, Machine, gain_bound, how_it_runs, work_of
+from quantcore.studies.speed import REORDERED, SpeedReport
+from quantcore.studies.speed_curves import crossings, disturbed, rows_of
+from ui.figures.speed import TICKS, label
+
+LITTLE = 1.1  # a bound below it is called nothing
+FASTER = 1.05  # a measured gain below it is no gain
+TABLE_SCHEMES = {
+    "W4A16, W8A16": "W4A16",
+    "W8A8": "W8A8",
+    "FP8": "FP8_DYNAMIC",
+    "FP8_BLOCK": "FP8_BLOCK",
+    "W4A8": "W4A8",
+    "W4AFP8": "W4AFP8",
+    "W4A4": "W4A4",
+    "fp4, groups of 16": "w:fp4_e2m1/group16,a:fp4_e2m1/group16/dynamic",
+}
+
+
+def measured(report: SpeedReport, schemes: Sequence[str]) -> list[str]:
+    """Who beats bf16 with few tokens and with many, who never does, and whether the clock was steady."""
+    counts = sorted({row.tokens for row in report.rows})
+    never = [text for text in schemes if all(row.gain <= FASTER for row in rows_of(report, text))]
+    if len(never) == len(schemes):
+        words = [
+            f"Nothing here beats bf16 by more than {FASTER - 1:.0%}, at {', '.join(map(str, counts))} tokens at once."
+        ]
+    else:
+        words = [_winners(report, schemes, count) for count in dict.fromkeys((counts[0], counts[-1]))]
+        words += (
+            [f"Never more than {FASTER - 1:.0%} faster than bf16 here: {'; '.join(map(label, never))}."]
+            if never
+            else []
+        )
+    if restless := disturbed(report):
+        names = "; ".join(sorted({f"{label(row.scheme)} at {row.tokens}" for row in restless})[:3])
+        words.insert(
+            0,
+            f"**Disturbed:** {len(restless)} of {len(report.rows)} times exceed those for more tokens ({names}): "
+            "something else was running. Measure again before you believe them.",
+        )
+    return words
+
+
+def extras(report: SpeedReport, schemes: Sequence[str]) -> list[str]:
+    """What a dynamic range costs, and what reordered groups cost."""
+    return _dynamic(report, schemes) + _reordered(report, schemes)
+
+
+def _winners(report: SpeedReport, schemes: Sequence[str], tokens: int) -> str:
+    rows = [row for row in report.rows if row.tokens == tokens and row.scheme in schemes]
+    ranked = sorted((row for row in rows if row.gain > FASTER), key=lambda row: -row.gain)
+    said = "; ".join(f"{label(row.scheme)} **{row.gain:.2f}x**" for row in ranked)
+    return f"{_tokens(tokens)} at once: {f'faster than bf16 are {said}' if said else 'nothing beats bf16'}."
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'s' * (count != 1)}"
+
+
+def _about(tokens: float) -> str:
+    return f"{tokens:,.0f}" if tokens >= 10 else f"{tokens:.2g}"
+
+
+def meetings(report: SpeedReport, schemes: Sequence[str]) -> list[str]:
+    """Of each scheme, where it wins and where it loses."""
+    return [_meeting(report, text) for text in schemes if rows_of(report, text)]
+
+
+def _meeting(report: SpeedReport, text: str) -> str:
+    rows = rows_of(report, text)
+    best, worst = max(rows, key=lambda row: row.gain), min(rows, key=lambda row: row.gain)
+    where = [f"{'wins' if one.wins else 'loses'} beyond {_about(one.tokens)} tokens" for one in crossings(report, text)]
+    if not where:
+        where = ["beats bf16 everywhere" if best.gain > 1 else "buys no time here"]
+    return (
+        f"**{label(text)}** {', '.join(where)}: {best.gain:.2f}x bf16 at best ({best.tokens} tokens), "
+        f"{worst.gain:.2f}x at worst ({worst.tokens})."
+    )
+
+
+def _dynamic(report: SpeedReport, schemes: Sequence[str]) -> list[str]:
+    """Encode times of the dynamic and the static form of each format, at the most tokens."""
+    parsed = {text: Scheme.parse(text.removesuffix(REORDERED)) for text in schemes if rows_of(report, text)}
+    words = []
+    for fmt, name in (("int8", "int8"), ("fp8_e4m3", "fp8")):
+        found: dict[bool, str] = {}
+        for text, scheme in parsed.items():
+            if scheme.activations is not None and scheme.activations.fmt.name == fmt:
+                found.setdefault(scheme.activations.dynamic, text)
+        if len(found) == 2:
+            dynamic, static = rows_of(report, found[True])[-1], rows_of(report, found[False])[-1]
+            words.append(
+                f"Making {name} codes of {_tokens(dynamic.tokens)} takes {dynamic.encode_ms:.3g} ms with a dynamic "
+                f"range (**{dynamic.encode_ms / (dynamic.encode_ms + dynamic.product_ms):.0%}** of its time) and "
+                f"{static.encode_ms:.3g} ms with a frozen one."
+            )
+    return words
+
+
+def _reordered(report: SpeedReport, schemes: Sequence[str]) -> list[str]:
+    words = []
+    for text in schemes:
+        plain, rows = rows_of(report, text.removesuffix(REORDERED)), rows_of(report, text)
+        if text.endswith(REORDERED) and plain and rows:
+            dearest = max(zip(rows, plain, strict=False), key=lambda pair: pair[0].total_ms / pair[1].total_ms)
+            words.append(
+                f"Reordered groups (`g_idx`) cost up to **{dearest[0].total_ms / dearest[1].total_ms - 1:+.0%}** "
+                f"on top of {label(text.removesuffix(REORDERED))}, at {_tokens(dearest[0].tokens)}."
+            )
+    return words
+
+
+def closed(report: SpeedReport, device: str) -> list[str]:
+    """For each scheme that ran by dequantizing: why its own path is closed on this device."""
+    reasons: dict[str, list[str]] = {}
+    for text in [
+        text for text in report.weight_bytes if any(row.path == "dequantize" for row in rows_of(report, text))
+    ]:
+        scheme = Scheme.parse(text.removesuffix(REORDERED))
+        assert scheme.weights is not None
+        x = torch.zeros(1, report.shape[1], device=device, dtype=torch.bfloat16)
+        few = quantize(torch.zeros(128, report.shape[1], device=device), scheme.weights)
+        name = "low_bit" if scheme.activations is None else "fp8" if scheme.activations.fmt.is_float else "int8"
+        reason = path_named(name).why_not(x, few, scheme.activations)
+        reasons.setdefault(f"the path `{name}` is closed: {reason}", []).append(label(text))
+    return [
+        f"{'; '.join(names)}: {reason}. So the weight is dequantized at every call, which saves memory and no time."
+        for reason, names in reasons.items()
+    ]
+
+
+def promised(machine: Machine, shape: tuple[int, int], schemes: Sequence[str]) -> list[str]:
+    """Up to how many tokens each scheme can gain anything on a machine; where bf16 leaves the memory's pace."""
+    words = [
+        f"On {machine.name} bf16 waits for memory up to **{machine.ridge(FLOAT):.0f}** operations a byte; beyond it "
+        "only faster arithmetic helps, and fewer weight bytes buy nothing."
+    ]
+    for text in schemes:
+        gains = {count: gain_bound(text, shape, count, machine) for count in TICKS}
+        useful = [count for count, gain in gains.items() if gain >= LITTLE]
+        how = how_it_runs(Scheme.parse(text.removesuffix(REORDERED)), machine)
+        reach = (
+            "can gain nothing at any number of tokens"
+            if not useful
+            else f"can gain up to {max(gains.values()):.2f}x"
+            + ("" if useful[-1] == TICKS[-1] else f", and nothing beyond {_tokens(useful[-1])}")
+        )
+        words.append(f"**{label(text)}** {reach}: {how.why}.")
+    return words
+
+
+def above_the_roof(machine: Machine, report: SpeedReport) -> str | None:
+    """Said where measured points lie over the memory's line: then the weight came from a cache."""
+    points = [(row.scheme, row.tokens, row.total_ms) for row in report.rows]
+    points += [("float", tokens, ms) for tokens, ms in report.floats.items()]
+    above = sum(
+        1e-6 * work_of(text, report.shape, tokens).bytes_moved / ms > machine.bandwidth_gb_s
+        for text, tokens, ms in points
+    )
+    if not above:
+        return None
+    megabytes = 2 * report.shape[0] * report.shape[1] / 1e6
+    return (
+        f"{above} of {len(points)} points lie above the memory's line: a weight of {megabytes:.3g} MB in bf16 stays in "
+        "the processor's cache from call to call. A model whose layers take turns does not have this gift."
+    )
+
+
+def rates_table() -> pd.DataFrame:
+    """The named GPUs: memory, bandwidth, dense rates."""
+    rows = []
+    for gpu in GPUS.values():
+        rates = {name: f"{gpu.rates[name]:,.5g}" if name in gpu.rates else "-" for name in ARITHMETICS}
+        rows.append({"GPU": gpu.name, "family": gpu.family, "GB": gpu.memory_gb, "GB/s": gpu.bandwidth_gb_s} | rates)
+    return pd.DataFrame(rows)
+
+
+def sources() -> str:
+    """Where each figure of that table is from."""
+    return "Sources: " + "; ".join(f"**{gpu.name}** {gpu.source}" for gpu in GPUS.values()) + "."
+
+
+def native_table() -> pd.DataFrame:
+    """What each named GPU multiplies for each scheme; a check where it is the scheme's own arithmetic."""
+    rows = []
+    for gpu in GPUS.values():
+        row = {"GPU": gpu.name}
+        for name, text in TABLE_SCHEMES.items():
+            run = how_it_runs(Scheme.parse(text), gpu)
+            only = "weights only" if run.weights_only else f"as {run.arithmetic}"
+            row[name] = f"✓ {run.arithmetic}" if run.native and not run.weights_only else only
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def reasons(scheme: str) -> list[str]:
+    """For one scheme, the reason on each GPU; GPUs with the same reason share a line."""
+    found: dict[str, list[str]] = {}
+    for gpu in GPUS.values():
+        found.setdefault(how_it_runs(Scheme.parse(scheme), gpu).why, []).append(gpu.name)
+    return [f"**{', '.join(names)}**: {why}" for why, names in found.items()]
+
+
+def fits(shape: ModelShape, cards: Sequence[Footprint]) -> list[str]:
+    """What fits where, and what the cache costs."""
+    words = [
+        f"{shape.name} has **{_count(shape.parameters)}** parameters; a token of KV cache takes "
+        f"**{cards[0].kv_bytes_per_token / 1e3:.4g} kB**."
+    ]
+    homes: dict[int | None, list[str]] = {}
+    for card in cards:
+        homes.setdefault(card.budget_gb(), []).append(f"`{card.scheme[:60]}` ({card.total_bytes / GB:.3g} GB)")
+    for budget in sorted(homes, key=lambda one: one or 10**9):
+        where = f"**{budget} GB** hold" if budget else f"No card of up to {BUDGETS_GB[-1]} GB holds"
+        words.append(f"{where} {', '.join(homes[budget])}.")
+    return words
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.3g} billion" if number >= 1e9 else f"{number / 1e6:.3g} million"
+
+
+def card_table(cards: Sequence[Footprint]) -> pd.DataFrame:
+    """Bytes of each scheme, and how many tokens of cache each budget leaves room for (0: it does not fit)."""
+    return pd.DataFrame(
+        {
+            "scheme": card.scheme,
+            "bits a weight": 16.0 if card.bits_per_weight is None else round(card.bits_per_weight, 3),
+            "weights GB": round(card.weights_bytes / GB, 3),
+            "KV GB": round(card.kv_bytes / GB, 3),
+            "activations GB": round(card.activation_bytes / GB, 3),
+            "total GB": round(card.total_bytes / GB, 3),
+            **{f"tokens, {budget} GB": card.tokens_within(budget) for budget in BUDGETS_GB},
+        }
+        for card in cards
+    )
+
+
+def gptq_words(shape: ModelShape, found: GptqMemory, tokens: int) -> str:
+    sizes = ", ".join(f"{width} x {width}" for width in found.hessians)
+    return (
+        f"GPTQ goes block by block: one block of {shape.name} ({found.block_bytes / GB:.3g} GB), its "
+        f"{len(found.hessians)} Hessians ({sizes}; {found.hessian_bytes / GB:.3g} GB), the work on its widest layer "
+        f"({found.widest[0]} x {found.widest[1]}; {found.work_bytes / GB:.3g} GB) and the hidden states of {tokens:,} "
+        f"tokens ({found.hidden_bytes / GB:.3g} GB): **{found.total_bytes / GB:.3g} GB**, where the model itself takes "
+        f"{2 * shape.parameters / GB:.3g} GB in 16 bits and may lie elsewhere."
+    )
+
+
+def times_table(report: SpeedReport, schemes: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "scheme": row.scheme,
+            "path": row.path,
+            "tokens": row.tokens,
+            "encode ms": row.encode_ms,
+            "product ms": row.product_ms,
+            "total ms": row.total_ms,
+            "bf16 ms": row.float_ms,
+            "times bf16": row.gain,
+            "operations a byte": work_of(row.scheme, report.shape, row.tokens).intensity,
+        }
+        for text in schemes
+        for row in rows_of(report, text)
+    )

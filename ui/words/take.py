@@ -1,0 +1,149 @@
+"""What the page Take it with you says: the price in bytes, where it runs, the command lines, what lies on the disk."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from quantcore.export.serving import Serving
+from quantcore.measure.evaluate import ModelReport
+from quantcore.methods.options import Gptq
+from quantcore.model.loading import WINDOW
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
+from quantcore.studies.hardware import GPUS, how_it_runs
+from quantcore.studies.stored import Stored
+from quantcore.studies.written import ReadBack, Written
+
+OUR_OWN = "our own calibration text, an equal share of each kind"
+CAPABILITIES = (
+    "NVIDIA 7.5 is Turing (T4), 8.0 Ampere (A100), 8.6 RTX 30, 8.9 Ada (L4, RTX 40), 9.0 Hopper (H100, H200), 10 and "
+    "above Blackwell (B200, RTX 50)."
+)
+
+
+def slug(text: str, longest: int = 40) -> str:
+    """A text as a part of a file's name: letters, digits and single dashes."""
+    whole = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+    return whole if len(whole) <= longest else whole[:longest].rpartition("-")[0] or whole[:longest]
+
+
+def short_name(model_id: str, plan: Plan) -> str:
+    """The name of a folder for the plan's checkpoint: the model's own name and the plan's label."""
+    model = model_id.rstrip("/").rpartition("/")[2]
+    return f"{slug(model)}-{slug(plan.label)}"
+
+
+def price(parts: Stored, label: str, schemes: Iterable[Scheme]) -> str:
+    """Bytes beside the float model's, bits a weight, and what stays float."""
+    if parts.bits_per_weight is None:
+        return f"**{label}** leaves every weight float: **{parts.float_bytes / 1e6:.2f} MB** in {parts.dtype}."
+    share = parts.bytes / parts.float_bytes
+    said = (
+        f"**{label}**: **{parts.bytes / 1e6:.2f} MB** instead of {parts.float_bytes / 1e6:.2f} MB in {parts.dtype} "
+        f"(**{share:.0%}**); **{parts.bits_per_weight:.4g} bits** a quantized weight, its share of scales and zero "
+        f"points counted. {parts.floats / 1e6:.2f} MB stay float: embeddings, norms, and what is skipped."
+    )
+    if not parts.layouts:
+        return f"{said} Counted as if codes were packed without gaps, as no such file is written."
+    if "int-quantized" in parts.layouts and any(
+        one.weights and one.activations and one.weights.fmt.bits < 8 for one in schemes
+    ):
+        return f"{said} Beside quantized activations the format keeps one code a byte, also of fewer bits."
+    return said
+
+
+def runs(serving: Serving, schemes: Mapping[str, Scheme]) -> list[str]:
+    """Which GPUs multiply the codes themselves, by the datasheets; what vLLM takes, and what it will refuse."""
+    said = []
+    for scheme in dict.fromkeys(schemes.values()):
+        ways: dict[tuple[bool, str], list[str]] = {}
+        for gpu in GPUS.values():
+            run = how_it_runs(scheme, gpu)
+            ways.setdefault((run.native, run.why), []).append(gpu.name)
+        for (native, why), names in ways.items():
+            said.append(f"{scheme.label}, {'native' if native else '**not native**'} on {', '.join(names)}: {why}.")
+    said += [f"vLLM has a kernel for {gpus}." for gpus in serving.gpus]
+    return said + [f"**vLLM may refuse it:** {problem}." for problem in serving.problems]
+
+
+def quantize_command(
+    model_id: str,
+    plan: Plan,
+    folder: str,
+    tokens: int | None,
+    text: str | None = None,
+    window: int = WINDOW,
+    chat: bool = False,
+) -> str:
+    """The shell's line that writes the same checkpoint; `tokens` of calibration text where the plan needs some, in
+    windows of `window`, of our own or of `text`."""
+    words = ["python", "-m", "quantcore", "quantize", "--model", model_id, "--scheme", str(plan), "--out", folder]
+    words += [] if text is None else ["--text", text]
+    words += [] if window == WINDOW else ["--window", str(window)]
+    words += [] if tokens is None else ["--max-tokens", str(tokens)]
+    return shlex.join(words + ["--chat"] * chat)
+
+
+def calibrated(plan: Plan, tokens: int, source: str) -> str:
+    """What the plan learns, and from which text."""
+    learned = {
+        "GPTQ's Hessians": any(isinstance(scheme.method, Gptq) for scheme in plan.schemes),
+        "the frozen activation ranges": any(one.activations and not one.activations.dynamic for one in plan.schemes),
+    }
+    return f"From {tokens:,} tokens of {source}: {' and '.join(what for what, asked in learned.items() if asked)}."
+
+
+def parts_table(parts: Stored) -> pd.DataFrame:
+    """Bytes by part, plain numbers."""
+    sizes = {
+        "codes": parts.codes,
+        "scales": parts.scales,
+        "zero points": parts.zero_points,
+        "float rest": parts.floats,
+        "all of the checkpoint": parts.bytes,
+        "the float model": parts.float_bytes,
+    }
+    return pd.DataFrame({"part": list(sizes), "bytes": list(sizes.values())})
+
+
+def landed(found: Written) -> str:
+    """Where the checkpoint lies and what rounding its scales changed."""
+    facts = found.facts
+    return (
+        f"Written {facts['made'][:16].replace('T', ' ')} UTC on {facts['device']}: "
+        f"**{found.bytes / 1e6:.2f} MB** in {len(found.files)} files, "
+        f"format `{facts['format']}`, everything that is no code in {facts['dtype']}. Rounding the scales to it moved "
+        f"one by **{100 * facts['scale_rounding']:.3f}%** at most (half a unit in the last place is "
+        f"{100 * facts['scale_rounding_limit']:.3f}%), and so each weight by no more than that share of itself. "
+        f"Quantizing took {facts['quantize_s']:.1f} s, writing {facts['write_s']:.1f} s."
+    )
+
+
+def files_table(found: Written) -> pd.DataFrame:
+    return pd.DataFrame(
+        [{"file": one.name, "bytes": f"{one.bytes:,}", "SHA-256": one.sha256} for one in found.files]
+    ).set_index("file")
+
+
+def measured(report: ModelReport) -> str:
+    """The whole model's figures in a sentence."""
+    return (
+        f"On {report.tokens:,} tokens: KL **{report.kl:.4f}** nats a token, perplexity **{report.perplexity:.2f}** "
+        f"against {report.float_perplexity:.2f}, the same likeliest next token {report.top1_agreement:.1%} of the time."
+    )
+
+
+def read_back(found: ReadBack) -> str:
+    """The checkpoint beside the model it was written from."""
+    change = found.perplexity_loaded / found.perplexity - 1
+    return (
+        f"Loaded by transformers, the checkpoint has perplexity **{found.perplexity_loaded:.4f}** on {found.tokens:,} "
+        f"tokens, the quantized model it was written from **{found.perplexity:.4f}** ({100 * change:+.4f}%); KL "
+        f"between the two {found.kl:.3g} nats a token, the same likeliest next token {found.same_top1:.1%} of the "
+        "time. What differs is the rounding of the scales, which of quantized activations also moves some to a "
+        "neighbouring code, and the order in which sums are taken."
+    )

@@ -18,7 +18,7 @@ from quantcore.model import loading as models
 from quantcore.model.loading import LoadedModel
 from quantcore.model.sources import ASSETS, Place
 from quantcore.text.files import LoadedText
-from quantcore.text.windows import token_windows
+from quantcore.text.windows import bundled_text, token_windows
 from tests.apptest_helpers import figures_of, page
 from tests.fake_hub import COMMIT, fake_hub
 from ui import cached
@@ -73,7 +73,7 @@ def test_number_and_length_of_sequences_reach_the_page(tiny_model_dir: Path, tin
     assert errors(at) == []
     own = page("2_Granularity", model=tiny_model_dir, layer=LAYER).run()
     assert figures_of(at) != figures_of(own)
-    text = models.bundled_text("evaluation", "encyclopedia")
+    text = bundled_text("evaluation", "encyclopedia")
     expected = token_windows(tiny_lm.tokenizer, text, 64, 256)
     assert cached.tokens(str(tiny_model_dir), "cpu", "evaluation/encyclopedia|4x64").equal(expected)
     at.select_slider(key="length").set_value(512).run()

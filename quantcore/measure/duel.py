@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.matmul.size import quantized_linears
+from quantcore.matmul.waiting import WaitingLayers
 from quantcore.measure.evaluate import Comparison, ModelReport, Scores, compare
 from quantcore.measure.statistics import Interval
 from quantcore.measure.store import Answer, Question, Store, model_hash, tokens_hash
@@ -135,6 +136,7 @@ def _measure(
 ) -> Duel:
     layers: dict[str, tuple[LayerReport, ...]] = {}
     seconds: dict[str, float] = {}
+    waiting: dict[str, WaitingLayers] = {}
     shares = _quantize_shares(missing, tokens, calibration)
 
     def quantized(text: str) -> nn.Module:
@@ -170,11 +172,10 @@ def _measure(
 
         def build(text: str) -> nn.Module:
             """Quantized the first time, from disk afterwards."""
-            file = Path(folder) / str(missing.index(text))
-            if text in layers:
-                return copy_with(loaded.model, torch.load(file, map_location=loaded.device, weights_only=False))
+            if text in waiting:
+                return copy_with(loaded.model, waiting[text].read(loaded.device))
             model = quantized(text)
-            torch.save(quantized_linears(model), file)
+            waiting[text] = WaitingLayers(quantized_linears(model), Path(folder) / str(missing.index(text)))
             return model
 
         small = sum(p.numel() for p in loaded.model.parameters()) <= SMALL_MODEL

@@ -216,7 +216,7 @@ def facts(choice: controls.Choice, text_id: str, tokens: Tensor, plan: Plan) -> 
     place = (choice.model_id, choice.device)
     learning = cached.calibration_tokens(*place, choice.calibration)
     source = cached.source_of(choice.calibration)
-    needs = any(scheme.needs_text for scheme in plan.schemes)
+    needs = plan.needs_text
     return {
         "model": choice.model_id,
         "revision": cached.model(*place).revision,
@@ -296,7 +296,7 @@ def body(choice: controls.Choice) -> None:
     plan.require_layers(names)
     schemes = {name: found for name in names if (found := plan.scheme_for(name)) is not None}
     learned: Learned = None
-    if any(scheme.needs_text for scheme in plan.schemes):
+    if plan.needs_text:
         with editor:
             learned = choice.calibration
             if learned == cached.OWN_CALIBRATION:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from quantcore.methods.options import Gptq
 from quantcore.numbers.granularity import largest_divisor
 from quantcore.pipeline.calibration import momenta_of
 from quantcore.scheme.scheme import Scheme
@@ -47,8 +46,8 @@ def draw_menus(menus: Sequence[tuple[DeltaGenerator, Scheme, str]], shape: tuple
 
 
 def code(choice: controls.Choice, schemes: Sequence[Scheme]) -> str:
-    static = any(one.activations is not None and not one.activations.dynamic for one in schemes)
-    by_gptq = any(isinstance(one.method, Gptq) for one in schemes)
+    static = any(one.needs_ranges for one in schemes)
+    by_gptq = any(one.needs_hessian for one in schemes)
     momenta = tuple(sorted({momentum for one in schemes for momentum in momenta_of(one)}))
     read = f"calibrate(lm.model, {{}}, [{choice.layer!r}]{{}})[{choice.layer!r}]"
     seen = read.format(python_code.calibration(choice), f", hessian=False, momenta={momenta}")

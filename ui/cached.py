@@ -432,9 +432,9 @@ def layer_lab(
     """One layer under a scheme; static ranges and GPTQ's Hessian come from the calibration text, the errors from the
     text named."""
     chosen, static, hessian = Scheme.parse(scheme), None, None
-    if chosen.activations is not None and not chosen.activations.dynamic:
+    if chosen.needs_ranges:
         static = static_qparams(chosen.activations, recorded(model_id, device, *momenta_of(chosen), calibration)[layer])
-    if isinstance(chosen.method, Gptq):
+    if chosen.needs_hessian:
         hessian = hessian_of(model_id, device, layer, calibration=calibration)
     linear = linear_named(model(model_id, device).model, layer)
     return layer_study(linear, inputs(model_id, device, layer, text_id), chosen, static, hessian)
@@ -781,10 +781,9 @@ def gptq_tile(
 ) -> TileSteps:
     """GPTQ over a tile of the layer; `together`: the columns that go together most, else neighbours of the loudest."""
     chosen, hessian = Scheme.parse(scheme), _hessian_over(model_id, device, layer, limit, calibration)
-    assert isinstance(chosen.method, Gptq)
     tensor = linear_named(model(model_id, device).model, layer).weight
     columns = companions(hessian) if together else neighbours(hessian)
-    return tile_steps(tensor, hessian, tile_rows(len(tensor)), columns, weights_of(scheme), chosen.method)
+    return tile_steps(tensor, hessian, tile_rows(len(tensor)), columns, weights_of(scheme), Gptq.of(chosen.method))
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
@@ -800,12 +799,11 @@ def gptq_order(
 ) -> OrderStudy:
     """The layer in every order; the losses are on the calibration text, `unseen` on the text named."""
     chosen, seen = Scheme.parse(scheme), gptq_stats(model_id, device, layer, limit, calibration)
-    assert isinstance(chosen.method, Gptq)
     return order_study(
         linear_named(model(model_id, device).model, layer).weight,
         _hessian_over(model_id, device, layer, limit, calibration),
         weights_of(scheme),
-        chosen.method.damp,
+        Gptq.of(chosen.method).damp,
         seen.tokens,
         loud,
         inputs(model_id, device, layer, text_id),

@@ -13,7 +13,6 @@ from uuid import uuid4
 import streamlit as st
 from torch import Tensor, nn
 
-from quantcore.methods.options import Rtn
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.plan import Plan
@@ -110,7 +109,6 @@ def words(job: Job) -> str:
 def candidate(loaded: LoadedModel, scheme: str, calibration: Tensor, progress: Progress) -> nn.Module:
     """The quantized copy, inside a job; calibration text is read only for a plan that asks for it."""
     plan = Plan.parse(scheme)
-    asks = any(
-        one.method != Rtn() or (one.activations is not None and not one.activations.dynamic) for one in plan.schemes
-    )
-    return quantize_model(loaded.model, scheme, progress=progress, calibration=calibration if asks else None)[0]
+    return quantize_model(
+        loaded.model, scheme, progress=progress, calibration=calibration if plan.needs_text else None
+    )[0]

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from quantcore.cli.outputs import progress_bar
 from quantcore.measure.store import tokens_hash
-from quantcore.methods.options import Gptq
 from quantcore.model.loading import REFERENCE, WINDOW, LoadedModel, devices, load_model
 from quantcore.model.memory import TooLarge
 from quantcore.model.streamed import StreamedModel
@@ -152,6 +151,5 @@ def calibration_text(
     window: int = WINDOW,
 ) -> Text:
     """The calibration text of that name, our own where there is none; GPTQ's Hessians need more of it than ranges."""
-    by_gptq = any(isinstance(scheme.method, Gptq) for scheme in schemes)
-    most = GPTQ_TOKENS if by_gptq else CALIBRATION_TOKENS
+    most = GPTQ_TOKENS if any(scheme.needs_hessian for scheme in schemes) else CALIBRATION_TOKENS
     return text_of(name, most, seed, "calibration", chat and name is not None, window)

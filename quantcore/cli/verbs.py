@@ -25,7 +25,6 @@ from quantcore.measure.duel import duel
 from quantcore.measure.evaluate import compare as evaluate_model
 from quantcore.measure.store import Store, model_hash
 from quantcore.measure.stream_duel import stream_duel
-from quantcore.methods.options import Gptq
 from quantcore.model.inventory import inventory
 from quantcore.model.linears import linear_named
 from quantcore.model.loading import REFERENCE, WINDOW, LoadedModel, devices, source_path
@@ -110,8 +109,7 @@ def layer(
     calibration, facts = _calibration(loaded, [wanted], learning)
     stats = {}
     if calibration is not None:
-        by_gptq = isinstance(wanted.method, Gptq)
-        stats = calibrate(loaded.model, calibration, [layer], hessian=by_gptq, momenta=momenta_of(wanted))
+        stats = calibrate(loaded.model, calibration, [layer], hessian=wanted.needs_hessian, momenta=momenta_of(wanted))
     try:
         static = static_qparams(wanted.activations, stats.get(layer))
         hessian = stats[layer].hessian if layer in stats else None
@@ -195,7 +193,7 @@ def quantize(
 
     plan = Plan.parse(scheme)
     reading: Text | None = calibration_text(plan.schemes, seed, window=window)
-    if not any(one.needs_text for one in plan.schemes):
+    if not plan.needs_text:
         if (text, max_tokens, seed, chat) != (None, None, None, False):
             raise ValueError(
                 f"{plan.label} needs no calibration text; leave out --text, --max-tokens, --seed and --chat"

@@ -35,7 +35,6 @@ from compressed_tensors.quantization import (  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
-from quantcore.methods.options import Gptq
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerBlock, PerChannel, PerGroup, PerTensor, PerToken
 from quantcore.numbers.qtensor import QTensor
@@ -57,7 +56,7 @@ def why_not(scheme: Scheme) -> str | None:
     for spec in filter(None, (scheme.weights, scheme.activations)):
         if spec.fmt.is_float and spec.fmt.name not in FLOATS_HELD:
             return f"its float codes are fp8_e4m3, and {scheme} has {spec.fmt.name}; use fp8_e4m3"
-    if isinstance(scheme.method, Gptq) and scheme.method.actorder == "group":
+    if scheme.method.keeps_g_idx:
         return (
             "actorder=group needs each column's group at run time, which compressed-tensors 0.20 no longer stores; "
             "use actorder=weight"
@@ -103,7 +102,7 @@ def group(scheme: Scheme, targets: Sequence[str], alone: bool = True) -> Any:
     Zero points that are packed load in transformers 5.23 only by dequantizing at once, and that only where one scheme
     is `alone` in the model; beside others such weights are int-quantized."""
     assert scheme.weights is not None
-    by_weight = isinstance(scheme.method, Gptq) and scheme.method.actorder == "weight"
+    by_weight = getattr(scheme.method, "actorder", None) == "weight"
     made = QuantizationScheme(
         targets=list(targets),
         weights=arguments(scheme.weights, **({"actorder": "weight"} if by_weight else {})),

@@ -41,7 +41,7 @@ Entry = dict[str, Any]
 def recipe(scheme: Scheme | Plan | str) -> str:
     """The llm-compressor recipe of a scheme or plan, YAML. Raises: ValueError for what llm-compressor has not."""
     plan = Plan.of(scheme)
-    if all(_is_float(one) for one in plan.schemes):
+    if plan.is_float:
         raise ValueError("nothing is quantized, so there is no recipe; give a scheme such as W4A16")
     for one in plan.schemes:
         if (reason := why_not(one)) is not None:
@@ -55,7 +55,7 @@ def recipe(scheme: Scheme | Plan | str) -> str:
     skipped = [_skip(name, overridden) for name in plan.default.skip]
     stage = {
         f"group_{place}_modifiers": _modifier(method, plan.default, regexes, skipped)
-        for place, method in enumerate(dict.fromkeys(one.method for one in plan.schemes if not _is_float(one)))
+        for place, method in enumerate(dict.fromkeys(one.method for one in plan.schemes if not one.is_float))
     }
     return str(yaml.safe_dump({"quantization_stage": stage}, sort_keys=False, width=120))
 
@@ -64,7 +64,7 @@ def script(scheme: Scheme | Plan | str, model: str, recipe_file: str = "recipe.y
     """The Python program that runs `recipe(scheme)`, kept as `recipe_file`, on a model at full scale."""
     plan = Plan.of(scheme)
     data = ""
-    if any(one.needs_text for one in plan.schemes):
+    if plan.needs_text:
         data = (
             '    dataset="ultrachat_200k",\n'
             f'    splits="train_sft[:{SAMPLES}]",\n'
@@ -100,7 +100,7 @@ def why_not(scheme: Scheme) -> str | None:
             return f"its dynamic ranges are min and max; leave {spec.observer} out"
     if scheme.weights is None and scheme.activations is not None:
         return "its formats are about weights; add w:int8/channel"
-    if isinstance(scheme.method, Gptq) and scheme.method.actorder == "group":
+    if scheme.method.keeps_g_idx:
         return "it has dropped actorder=group; use actorder=weight"
     if isinstance(scheme.method, Gptq) and not scheme.method.static_groups:
         return "its GPTQ takes scales from the original weights; leave /moving out"
@@ -127,8 +127,8 @@ def plan_from_recipe(text: str) -> Plan:
                 continue
             for target in group.get("targets") or []:
                 overrides.append((_read_regex(target), scheme))
-    quantized = {read for read, scheme in overrides if not _is_float(scheme)}  # what one modifier has, others ignore
-    kept = dict.fromkeys((read, scheme) for read, scheme in overrides if not _is_float(scheme) or read not in quantized)
+    quantized = {read for read, scheme in overrides if not scheme.is_float}  # what one modifier has, others ignore
+    kept = dict.fromkeys((read, scheme) for read, scheme in overrides if not scheme.is_float or read not in quantized)
     ordered = sorted(kept, key=lambda one: -(one[0].later or 0))
     plan = replace(default, skip=tuple(dict.fromkeys(skips)))
     return Plan(plan, tuple((read.pattern, scheme) for read, scheme in ordered))
@@ -180,9 +180,9 @@ def _modifier(
     method: Method, default: Scheme, regexes: Sequence[tuple[Scheme, list[str]]], skipped: Sequence[str]
 ) -> Entry:
     """The modifier that quantizes the layers of one method, and ignores all that another one or none does."""
-    groups = [(one, targets) for one, targets in regexes if one.method == method and not _is_float(one)]
-    others = [target for one, targets in regexes if one.method != method or _is_float(one) for target in targets]
-    if default.method == method and not _is_float(default):
+    groups = [(one, targets) for one, targets in regexes if one.method == method and not one.is_float]
+    others = [target for one, targets in regexes if one.method != method or one.is_float for target in targets]
+    if default.method == method and not default.is_float:
         groups.append((default, [EVERY_LINEAR]))
     body: Entry = {
         "config_groups": {
@@ -328,7 +328,3 @@ def _observer(entry: Entry, weights: bool) -> Observer:
     if name in ("minmax", "memoryless_minmax", "static_minmax"):
         return MinMax()
     raise ValueError(f"the recipe's observer {name!r} is none of this lab's; use a minmax or mse one")
-
-
-def _is_float(scheme: Scheme) -> bool:
-    return scheme.weights is None and scheme.activations is None

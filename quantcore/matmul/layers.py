@@ -52,7 +52,7 @@ class QuantLinear(nn.Module):
         super().__init__()
         if (weight is None) == (float_weight is None):
             raise ValueError("a QuantLinear holds either codes or a float weight; give exactly one of them")
-        if (static is None) == (activations is not None and not activations.dynamic):
+        if (static is None) == (activations is not None and activations.static):
             raise ValueError("static activations need the range recorded in calibration, others must have none")
         self.weight_spec = None if weight is None else weight.spec
         self.activation_spec = activations

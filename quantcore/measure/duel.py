@@ -25,7 +25,6 @@ from quantcore.matmul.waiting import WaitingLayers
 from quantcore.measure.evaluate import Comparison, ModelReport, Scores, compare
 from quantcore.measure.statistics import Interval
 from quantcore.measure.store import Answer, Question, Store, model_hash, tokens_hash
-from quantcore.methods.options import Gptq
 from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress
@@ -189,10 +188,9 @@ def _quantize_shares(missing: Sequence[str], tokens: Tensor, calibration: Tensor
     """The part of the work that each scheme's quantizing is, counted in tokens that a model reads."""
 
     def reads(scheme: Scheme) -> int:
-        if isinstance(scheme.method, Gptq):
+        if scheme.needs_hessian:
             return 3 * calibration.numel()  # each block for its Hessians, again for the next one's inputs; the sweep
-        static = scheme.activations is not None and not scheme.activations.dynamic
-        return calibration.numel() if static else 0
+        return calibration.numel() if scheme.needs_ranges else 0
 
     layers_read = 2 * calibration[:, :LAYER_TOKENS].numel()  # the layers' own errors: float and quantized
     costs = [layers_read + max(reads(one) for one in Plan.parse(text).schemes) for text in missing]

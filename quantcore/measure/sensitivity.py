@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.matmul.size import quantized_linears
-from quantcore.methods.options import Gptq
 from quantcore.model.linears import batches
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
@@ -219,8 +218,8 @@ def layer_costs(
 
     so_far   called after each layer with the scheme and the costs measured by then, of `all_but` where it is asked"""
     quantized, _ = quantize_model(model, text, calibration=calibration)
-    by_gptq = isinstance(Scheme.parse(text).method, Gptq)
-    apart = quantize_model(model, text, calibration=calibration, sequential=False)[0] if by_gptq else quantized
+    behind_others = Scheme.parse(text).needs_hessian
+    apart = quantize_model(model, text, calibration=calibration, sequential=False)[0] if behind_others else quantized
     alone = quantized_linears(apart)
     base, _ = quantize_model(model, "float")  # modules of our own to swap layers in; the tensors are the model's
     layers = quantized_linears(quantized)

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -34,7 +33,7 @@ from torch import Tensor
 
 from quantcore.methods.options import Gptq
 from quantcore.methods.sweep import Rows, sweep, takes_kernel
-from quantcore.methods.sweep_state import Order, Trace
+from quantcore.methods.sweep_state import GptqProblem, Order, Trace
 from quantcore.numbers.affine import QParams, from_grid, not_finite, to_grid
 from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import QuantSpec
@@ -46,15 +45,6 @@ SYMMETRY_TOLERANCE = 1e-3
 
 class CholeskyError(ValueError):
     """The damped Hessian is not positive definite to working precision."""
-
-
-@dataclass(frozen=True)
-class GptqProblem:
-    """One weight, (O, K), and what is wanted of it."""
-
-    weight: Tensor
-    spec: QuantSpec
-    options: Gptq = Gptq()
 
 
 def gptq_quantize(

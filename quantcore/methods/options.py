@@ -1,21 +1,51 @@
-"""How codes are chosen: the methods and their options, each with its text."""
+"""The methods, each with its options, its traits and its text: how codes are chosen, `codes` does it.
+
+Nobody asks which method a scheme has; they ask what it needs. A method of one's own is a frozen dataclass on `Method`
+and a function, made known by `codes.register`.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 
-@dataclass(frozen=True)
-class Rtn:
-    """Round to nearest: every weight goes to the code next to it, on its own."""
+class Method:
+    """What every method says of itself. `str` gives its text, `parse_method` reads it.
+
+    name            the first word of its text
+    needs_hessian   whether it weighs errors with X^T X of the layer's inputs, so that text must be read first
+    keeps_g_idx     whether groups are formed of columns that are no neighbours, so that each column's group is stored
+    damp            share of mean(diag(H)) added to the Hessian's diagonal; None where there is none
+    words           the other words of its text: a pattern, and which option its group sets, by which function
+    usage           the words, as a refusal lists them
+    """
+
+    name: ClassVar[str]
+    needs_hessian: ClassVar[bool] = False
+    words: ClassVar[Mapping[str, tuple[str, Callable[[str], Any]]]] = {}
+    usage: ClassVar[str] = ""
+    damp: float | None = None
+
+    @property
+    def keeps_g_idx(self) -> bool:
+        return False
 
     def __str__(self) -> str:
-        return "rtn"
+        return self.name
 
 
 @dataclass(frozen=True)
-class Gptq:
+class Rtn(Method):
+    """Round to nearest: every weight goes to the code next to it, on its own."""
+
+    name = "rtn"
+
+
+@dataclass(frozen=True)
+class Gptq(Method):
     """Column by column, each error made up for by the columns still to come (`gptq`): gptq/actorder=weight/damp=0.05.
 
     actorder        None: columns as they come. "weight": by falling diag(H), groups keep their columns. "group": by
@@ -26,6 +56,16 @@ class Gptq:
                     moved them by then
     Source: Frantar et al. 2022, arXiv:2210.17323; the reordering: act-order of the authors' code.
     """
+
+    name = "gptq"
+    needs_hessian = True
+    words = {
+        r"actorder=(weight|group)": ("actorder", str),
+        r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)": ("damp", float),
+        r"block=(\d{1,9})": ("block_size", int),
+        r"(moving)": ("static_groups", lambda _: False),
+    }
+    usage = "/actorder=weight, /actorder=group, /damp=0.01, /block=128 and /moving"
 
     actorder: Literal["weight", "group"] | None = None
     damp: float = 0.01
@@ -47,8 +87,19 @@ class Gptq:
                 "use static_groups=True, or actorder='group'"
             )
 
+    @staticmethod
+    def of(method: Method) -> Gptq:
+        """The options, for what steps through this method alone. Raises: ValueError for another method."""
+        if not isinstance(method, Gptq):
+            raise ValueError(f"this goes through GPTQ's steps, and {method} is another method; write gptq in its place")
+        return method
+
+    @property
+    def keeps_g_idx(self) -> bool:
+        return self.actorder == "group"
+
     def __str__(self) -> str:
-        words = ["gptq"]
+        words = [self.name]
         if self.actorder is not None:
             words.append(f"actorder={self.actorder}")
         if self.damp != Gptq.damp:
@@ -60,4 +111,24 @@ class Gptq:
         return "/".join(words)
 
 
-Method = Rtn | Gptq
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Rtn, Gptq)}
+
+
+def parse_method(text: str) -> Method:
+    """`rtn`, `gptq/actorder=weight/damp=0.05`: the inverse of `str`. Raises: ValueError."""
+    name, *words = text.split("/")
+    kind, options = METHODS[name], dict[str, Any]()
+    for word in words:
+        found = [
+            (*target, match[1]) for pattern, target in kind.words.items() if (match := re.fullmatch(pattern, word))
+        ]
+        if not found:
+            known = ", and ".join(
+                f"{one.name} with {one.usage} behind it" if one.usage else one.name for one in METHODS.values()
+            )
+            raise ValueError(f"cannot read {(word if kind.words else text)!r}; the methods are {known}")
+        option, convert, value = found[0]
+        if option in options:
+            raise ValueError(f"{text!r} says {word.split('=')[0]!r} twice; say it once")
+        options[option] = convert(value)
+    return kind(**options)

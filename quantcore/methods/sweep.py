@@ -12,19 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from quantcore.methods.sweep_state import Order, SweepState, Trace
+from quantcore.methods.sweep_state import GptqProblem, Order, SweepState, Trace
 from quantcore.numbers.affine import QParams, qparams_of_range
-from quantcore.numbers.granularity import PerBlock, PerGroup
 from quantcore.numbers.kernels.triton_here import has_triton
 from quantcore.numbers.qtensor import QTensor, range_of_tiles
-
-if TYPE_CHECKING:
-    from quantcore.methods.gptq import GptqProblem
 
 GPU_BLOCK = 256  # the least number of columns between two matrix products on a GPU
 
@@ -44,7 +39,7 @@ class Rows:
         weight, options = problem.weight.detach(), problem.options
         self.block_size, self.waits = options.block_size, not options.static_groups
         self.rows_a_scale, self.columns_a_scale = self.spec.granularity.tile(weight.shape)
-        self.by_group = options.actorder == "group" and isinstance(self.spec.granularity, PerGroup | PerBlock)
+        self.by_group = options.keeps_g_idx and self.spec.granularity.groups_columns
         key = (id(problem.weight), self.spec, self.by_group)
         found = None if self.waits else known.get(key)
         if found is None:

@@ -1,4 +1,4 @@
-"""What a GPTQ sweep carries from column to column."""
+"""What a GPTQ sweep is asked, and what it carries from column to column."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from quantcore.methods.options import Gptq
 from quantcore.numbers.affine import QParams
+from quantcore.numbers.spec import QuantSpec
+
+
+@dataclass(frozen=True)
+class GptqProblem:
+    """One weight, (O, K), and what is wanted of it."""
+
+    weight: Tensor
+    spec: QuantSpec
+    options: Gptq = Gptq()
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Granularity is one question: how big is the block of numbers that shares one scale?
 
-Each class answers with `tile(shape)`; nothing downstream asks which granularity it is. Weights are [out, in],
+Each class answers with `tile(shape)`, and `groups_columns` says whether the columns of a row fall into groups; nothing
+downstream asks which granularity it is. Weights are [out, in],
 activations [..., tokens, in]; a group never crosses rows.
 
     PerTensor      the whole tensor                     weight scale [1, 1]
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PerTensor:
+    groups_columns = False
+
     def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape)
 
@@ -30,6 +33,8 @@ class PerTensor:
 
 @dataclass(frozen=True)
 class PerChannel:
+    groups_columns = False
+
     def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
         return (*(1,) * (len(shape) - 1), shape[-1])
 
@@ -39,6 +44,8 @@ class PerChannel:
 
 @dataclass(frozen=True)
 class PerToken:
+    groups_columns = False
+
     def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
         return (*(1,) * (len(shape) - 1), shape[-1])
 
@@ -48,6 +55,8 @@ class PerToken:
 
 @dataclass(frozen=True)
 class PerGroup:
+    groups_columns = True
+
     group_size: int
 
     def __post_init__(self) -> None:
@@ -64,6 +73,8 @@ class PerGroup:
 
 @dataclass(frozen=True)
 class PerBlock:
+    groups_columns = True
+
     rows: int
     cols: int
 

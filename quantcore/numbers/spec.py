@@ -82,6 +82,11 @@ class QuantSpec:
         if isinstance(self.observer, MovingAverage) and self.dynamic:
             raise ValueError("a moving average needs earlier steps, so it cannot be dynamic; try static, or minmax")
 
+    @property
+    def static(self) -> bool:
+        """Of activations: whether the range is recorded beforehand and frozen."""
+        return not self.dynamic
+
     def __str__(self) -> str:
         return "/".join([self.fmt.name, str(self.granularity), *([] if self.symmetric else ["asym"])])
 

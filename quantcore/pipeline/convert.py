@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import CHECKPOINT_FLOAT_BITS
-from quantcore.methods.gptq import CholeskyError, GptqProblem, gptq_loss, gptq_quantize_many
-from quantcore.methods.options import Gptq
+from quantcore.methods.codes import Problem, codes
+from quantcore.methods.gptq import CholeskyError, gptq_loss
 from quantcore.model.linears import batches, block_names, left_float, linears
 from quantcore.numbers.affine import QParams, choose_qparams
 from quantcore.numbers.distance import sqnr_db, tensor_error
-from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize, quantize
+from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.blocks import BlockWalk, Enough
 from quantcore.pipeline.calibration import LayerStats, Progress, calibrate, gram_of, momenta_of, watch_inputs
@@ -84,11 +84,11 @@ def quantize_model(
     plan, layers = Plan.of(scheme), linears(model)
     plan.require_layers(layers)
     schemes = {name: found for name in layers if (found := plan.scheme_for(name)) is not None}
-    if not schemes and any(one.weights or one.activations for one in plan.schemes):
+    if not schemes and not plan.is_float:
         raise ValueError(f"{plan} skips every Linear of the model; shorten skip=")
     calibration = tokens if calibration is None else calibration
     stats = stats or _ranges(model, plan, schemes, calibration)
-    by_gptq = {name: found for name, found in schemes.items() if isinstance(found.method, Gptq)}
+    by_gptq = {name: found for name, found in schemes.items() if found.needs_hessian}
     replaced: dict[str, QuantLinear] = {}
     reports: dict[str, LayerReport] = {}
 
@@ -139,7 +139,7 @@ def _ranges(
     model: nn.Module, plan: Plan, schemes: dict[str, Scheme], calibration: Tensor | None
 ) -> dict[str, LayerStats] | None:
     """Recorded ranges of the layers whose activations are static; None where there are none."""
-    static = {name: scheme for name, scheme in schemes.items() if scheme.activations and not scheme.activations.dynamic}
+    static = {name: scheme for name, scheme in schemes.items() if scheme.needs_ranges}
     if not static:
         return None
     if calibration is None:
@@ -165,24 +165,20 @@ def _sequentially(
     for block in blocks:
         assert walk is not None
         module = work.get_submodule(block)
-        hessians = _hessians(module, block, [n for n in inside[block] if _by_gptq(schemes[n])], walk)
+        hessians = _hessians(module, block, [n for n in inside[block] if schemes[n].needs_hessian], walk)
         for hessian, names in hessians:
             quantize_set(names, hessian)
-        by_rounding = [name for name in inside[block] if not _by_gptq(schemes[name])]
+        by_rounding = [name for name in inside[block] if not schemes[name].needs_hessian]
         for name in by_rounding:
             quantize_set([name], None)
         for name in inside[block]:
             work.set_submodule(name, replaced[name])
         if block != blocks[-1]:
             walk.advance(module)
-    by_gptq = [name for name in outside if _by_gptq(schemes[name])]
+    by_gptq = [name for name in outside if schemes[name].needs_hessian]
     seen = calibrate(work, calibration, by_gptq) if by_gptq else {}
     for name in outside:
         quantize_set([name], seen[name].hessian if name in seen else None)
-
-
-def _by_gptq(scheme: Scheme) -> bool:
-    return isinstance(scheme.method, Gptq)
 
 
 def _hessians(module: nn.Module, block: str, names: list[str], walk: BlockWalk) -> list[tuple[Tensor, list[str]]]:
@@ -239,24 +235,14 @@ def quantize_linear(
 
 
 def _coded(members: list[tuple[nn.Linear, Scheme]], hessian: Tensor | None, name: str) -> list[QTensor | None]:
-    """The members' weights as codes; None for one that stays float. Those by GPTQ share `hessian`."""
-    found: list[QTensor | None] = [None] * len(members)
-    problems: dict[int, GptqProblem] = {}
-    for place, (layer, scheme) in enumerate(members):
-        if scheme.weights is None:
-            continue
-        if isinstance(scheme.method, Gptq):
-            problems[place] = GptqProblem(layer.weight.detach(), scheme.weights, scheme.method)
-        else:
-            found[place] = quantize(layer.weight.detach(), scheme.weights)
-    if problems:
-        if hessian is None:
-            method = members[next(iter(problems))][1].method
-            raise ValueError(f"{name}: {method} needs the Hessian of the layer's inputs; calibrate it first")
-        hessian = hessian.to(members[0][0].weight.device)
-        for place, solved in zip(problems, gptq_quantize_many(list(problems.values()), hessian, name), strict=True):
-            found[place] = solved
-    return found
+    """The members' weights as codes; None for one that stays float. `hessian` is of the input that they share."""
+    problems = {
+        place: Problem(layer.weight.detach(), scheme.weights, scheme.method)
+        for place, (layer, scheme) in enumerate(members)
+        if scheme.weights is not None
+    }
+    found = dict(zip(problems, codes(list(problems.values()), hessian, name), strict=True))
+    return [found.get(place) for place in range(len(members))]
 
 
 def _assembled(layer: nn.Linear, scheme: Scheme, static: QParams | None, qweight: QTensor | None) -> QuantLinear:
@@ -274,7 +260,7 @@ def _on_device(qparams: QParams, device: torch.device) -> QParams:
 
 def static_qparams(spec: QuantSpec | None, stats: LayerStats | None) -> QParams | None:
     """Frozen qparams, shape (1, 1), from recorded ranges; None where the spec freezes nothing."""
-    if spec is None or spec.dynamic:
+    if spec is None or not spec.static:
         return None
     if stats is None:
         raise ValueError("static activations need this layer's recorded range; calibrate it first")
@@ -353,7 +339,7 @@ def _layer_report(
         output_sqnr_db=None,
         seconds=seconds,
     )
-    if not isinstance(scheme.method, Gptq) or hessian is None or w_hat is None or scheme.weights is None:
+    if not scheme.needs_hessian or hessian is None or w_hat is None or scheme.weights is None:
         return report
     rounded = fake_quantize(weight, scheme.weights)
     return replace(

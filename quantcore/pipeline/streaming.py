@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import CHECKPOINT_FLOAT_BITS, checkpoint_bytes
 from quantcore.measure.evaluate import BATCH_TOKENS, Comparison, ModelReport, compare
-from quantcore.methods.options import Gptq
 from quantcore.model.linears import batches, left_float, linears
 from quantcore.model.streamed import BlockPlace, StreamedModel
 from quantcore.numbers.observers import RangeRecorder
@@ -88,7 +87,7 @@ def planned(streamed: StreamedModel, plan: Plan) -> dict[str, Scheme]:
     layers = linears(streamed.skeleton)
     plan.require_layers(layers)
     schemes = {name: found for name in layers if (found := plan.scheme_for(name)) is not None}
-    if not schemes and any(one.weights or one.activations for one in plan.schemes):
+    if not schemes and not plan.is_float:
         raise ValueError(f"{plan} skips every Linear of the model; shorten skip=")
     planned_bytes(streamed, schemes)
     return schemes
@@ -101,10 +100,9 @@ def planned_bytes(streamed: StreamedModel, schemes: dict[str, Scheme]) -> int:
     bits = 0
     for name, scheme in schemes.items():
         shape = (layers[name].out_features, layers[name].in_features)
-        reordered = isinstance(scheme.method, Gptq) and scheme.method.actorder == "group"
         try:
             bits += (
-                weight_bits(scheme.weights, shape, reordered)
+                weight_bits(scheme.weights, shape, scheme.keeps_g_idx)
                 if scheme.weights
                 else CHECKPOINT_FLOAT_BITS * math.prod(shape)
             )
@@ -338,8 +336,8 @@ class _Inputs:
 
     def __init__(self, streamed: StreamedModel, schemes: dict[str, Scheme], tokens: Tensor | None) -> None:
         self._around, self._schemes = streamed.around, schemes
-        self._by_gptq = {name for name, one in schemes.items() if isinstance(one.method, Gptq)}
-        self._static = {name for name, one in schemes.items() if one.activations and not one.activations.dynamic}
+        self._by_gptq = {name for name, one in schemes.items() if one.needs_hessian}
+        self._static = {name for name, one in schemes.items() if one.needs_ranges}
         self._floats = HiddenWalk(streamed, tokens) if self._static and tokens is not None else None
         self._quants = HiddenWalk(streamed, tokens) if self._by_gptq and tokens is not None else None
 

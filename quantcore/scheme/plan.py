@@ -89,13 +89,33 @@ class Plan:
         """Every scheme that the plan names, each once, the default first."""
         return tuple(dict.fromkeys([self.default, *(scheme for _, scheme in self.overrides)]))
 
+    @property
+    def is_float(self) -> bool:
+        """Whether no scheme of the plan quantizes anything."""
+        return all(one.is_float for one in self.schemes)
+
+    @property
+    def needs_ranges(self) -> bool:
+        """As `Scheme.needs_ranges`, of any scheme."""
+        return any(one.needs_ranges for one in self.schemes)
+
+    @property
+    def needs_hessian(self) -> bool:
+        """As `Scheme.needs_hessian`, of any scheme."""
+        return any(one.needs_hessian for one in self.schemes)
+
+    @property
+    def needs_text(self) -> bool:
+        """As `Scheme.needs_text`, of any scheme."""
+        return any(one.needs_text for one in self.schemes)
+
     def scheme_for(self, name: str) -> Scheme | None:
         """The scheme of the layer `name`; None: it stays float."""
         fitting = [scheme for pattern, scheme in self.overrides if fits(pattern, name)]
         if not fitting and self.default.skips(name):
             return None
         scheme = fitting[-1] if fitting else self.default
-        return None if scheme.weights is None and scheme.activations is None else scheme
+        return None if scheme.is_float else scheme
 
     def require_layers(self, names: Iterable[str]) -> None:
         """Raises: ValueError for the first pattern that fits none of a model's layers, so that no typo goes unseen."""

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
 
-from quantcore.methods.options import Gptq, Method, Rtn
+from quantcore.methods.options import METHODS, Method, Rtn, parse_method
 from quantcore.numbers.formats import format_named
 from quantcore.numbers.granularity import PerBlock, PerChannel, PerTensor, PerToken, parse_granularity
 from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
@@ -41,7 +40,7 @@ class Scheme:
             _check_weights(self.weights)
         if self.activations is not None:
             _check_activations(self.activations)
-        if isinstance(self.method, Gptq) and self.weights is None:
+        if self.method != Rtn() and self.weights is None:
             raise ValueError(f"{self.method} places the codes of weights, and these stay float; add w:int4/group128")
         for part in self.skip:
             if not re.fullmatch(r"[\w.]+", part):
@@ -52,7 +51,7 @@ class Scheme:
         if self.weights is not None:
             parts.append(f"w:{self.weights}{_observer_suffix(self.weights)}")
         if self.activations is not None:
-            when = "dynamic" if self.activations.dynamic else "static"
+            when = "static" if self.activations.static else "dynamic"
             parts.append(f"a:{self.activations}/{when}{_observer_suffix(self.activations)}")
         if not parts:
             parts.append("float")
@@ -90,7 +89,7 @@ class Scheme:
             elif key == "a":
                 scheme = replace(scheme, activations=_parse_spec(value, activation=True))
             elif key == "method":
-                method = _parse_method(value)
+                method = parse_method(value)
             elif key == "skip":
                 skip.append(value)
         if skip:
@@ -110,10 +109,29 @@ class Scheme:
         return next((name for name, preset in PRESETS.items() if preset == self), str(self))
 
     @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.weights is None and self.activations is None
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether the activations' range is frozen beforehand, so that it must be recorded."""
+        return self.activations is not None and self.activations.static
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether the method weighs errors with X^T X of the layers' inputs."""
+        return self.method.needs_hessian
+
+    @property
     def needs_text(self) -> bool:
-        """Whether quantizing needs calibration text: for frozen activation ranges, or for GPTQ's Hessians."""
-        static = self.activations is not None and not self.activations.dynamic
-        return static or isinstance(self.method, Gptq)
+        """Whether quantizing needs calibration text."""
+        return self.needs_ranges or self.needs_hessian
+
+    @property
+    def keeps_g_idx(self) -> bool:
+        """Whether the quantized weights carry the group of each column."""
+        return self.weights is not None and self.method.keeps_g_idx and self.weights.granularity.groups_columns
 
     def skips(self, module_name: str) -> bool:
         """Whether a module stays float: a skip entry is its name, or a run of whole parts of its dotted name."""
@@ -139,7 +157,7 @@ def _check_activations(spec: QuantSpec) -> None:
             f"activations cannot be quantized per {spec.granularity}: their scale must leave the sum over in_features; "
             "try token, tensor or group128"
         )
-    if not spec.dynamic and not isinstance(spec.granularity, PerTensor):
+    if spec.static and not isinstance(spec.granularity, PerTensor):
         raise ValueError(
             f"static per-{spec.granularity} activations cannot be: tomorrow's tokens have no recorded scale; "
             "try tensor/static, or token/dynamic"
@@ -147,40 +165,15 @@ def _check_activations(spec: QuantSpec) -> None:
 
 
 def _split_part(part: str) -> tuple[str, str]:
-    if part.split("/")[0] in ("rtn", "gptq"):
+    if part.split("/")[0] in METHODS:
         return "method", part
     for key, mark in (("w", "w:"), ("a", "a:"), ("skip", "skip=")):
         if part.startswith(mark) and len(part) > len(mark):
             return key, part[len(mark) :]
     raise ValueError(
-        f"cannot read {part!r}; a scheme's parts are w:..., a:..., rtn, gptq and skip=..., "
+        f"cannot read {part!r}; a scheme's parts are w:..., a:..., {', '.join(METHODS)} and skip=..., "
         f"or start with one of {', '.join(PRESETS)}"
     )
-
-
-def _parse_method(text: str) -> Method:
-    name, *words = text.split("/")
-    if name == "rtn" and not words:
-        return Rtn()
-    options: dict[str, Any] = {}
-    for word in words if name == "gptq" else [text]:
-        if match := re.fullmatch(r"actorder=(weight|group)", word):
-            found: dict[str, Any] = {"actorder": match[1]}
-        elif match := re.fullmatch(r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)", word):
-            found = {"damp": float(match[1])}
-        elif match := re.fullmatch(r"block=(\d{1,9})", word):
-            found = {"block_size": int(match[1])}
-        elif word == "moving":
-            found = {"static_groups": False}
-        else:
-            raise ValueError(
-                f"cannot read {word!r}; the methods are rtn, and gptq with /actorder=weight, /actorder=group, "
-                "/damp=0.01, /block=128 and /moving behind it"
-            )
-        if found.keys() & options.keys():
-            raise ValueError(f"{text!r} says {word.split('=')[0]!r} twice; say it once")
-        options |= found
-    return Gptq(**options)
 
 
 def _parse_spec(text: str, activation: bool) -> QuantSpec:

@@ -377,7 +377,7 @@ def measure_codes(
     for text in specs:
         spec = Scheme.parse(f"a:{text}").activations
         assert spec is not None
-        static = None if spec.dynamic else qparams_for(xs[0], spec)
+        static = qparams_for(xs[0], spec) if spec.static else None
         ms = clock.ms([_call(token_codes, x, spec, static) for x in xs])
         codes = token_codes(xs[0], spec, static)
         moved = xs[0].nbytes + codes.codes.nbytes + codes.scale.nbytes

@@ -76,7 +76,7 @@ def stored(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> S
         scales += math.prod(tiles) * dtype.itemsize
         if not scheme.weights.symmetric:
             zero_points += _zero_point_bytes(scheme.weights, tiles, layouts.get(name))
-        if scheme.activations is not None and not scheme.activations.dynamic:
+        if scheme.activations is not None and scheme.activations.static:
             scales += dtype.itemsize
             zero_points += not scheme.activations.symmetric
         if isinstance(bias := layers[name].bias, Tensor):

@@ -10,7 +10,6 @@ import pandas as pd
 
 from quantcore.export.serving import Serving
 from quantcore.measure.evaluate import ModelReport
-from quantcore.methods.options import Gptq
 from quantcore.model.loading import WINDOW
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -91,8 +90,8 @@ def quantize_command(
 def calibrated(plan: Plan, tokens: int, source: str) -> str:
     """What the plan learns, and from which text."""
     learned = {
-        "GPTQ's Hessians": any(isinstance(scheme.method, Gptq) for scheme in plan.schemes),
-        "the frozen activation ranges": any(one.activations and not one.activations.dynamic for one in plan.schemes),
+        "GPTQ's Hessians": plan.needs_hessian,
+        "the frozen activation ranges": plan.needs_ranges,
     }
     return f"From {tokens:,} tokens of {source}: {' and '.join(what for what, asked in learned.items() if asked)}."
 

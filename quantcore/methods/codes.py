@@ -1,0 +1,68 @@
+"""Codes of weights, by whatever method each one's scheme names; a method from outside is made known here.
+
+@dataclass(frozen=True)
+class Down(Method):
+    name = "down"
+
+register(Down, lambda problems, hessian, name: [...])      then w:int4/group128,down is a scheme
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
+from quantcore.methods.options import METHODS, Gptq, Method, Rtn
+from quantcore.numbers.qtensor import QTensor, quantize
+from quantcore.numbers.spec import QuantSpec
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One weight, (O, K), and what is wanted of it."""
+
+    weight: Tensor
+    spec: QuantSpec
+    method: Method
+
+
+Solver = Callable[[Sequence[Problem], Tensor | None, str], list[QTensor]]
+"""Codes of weights that read the same inputs, all by one method: the problems, X^T X of these inputs (None where the
+method has no `needs_hessian`), and what an error calls the layer."""
+
+
+def codes(problems: Sequence[Problem], hessian: Tensor | None, name: str = "this layer") -> list[QTensor]:
+    """Codes of weights that read the same inputs, (O, K) each, by each one's method; `hessian` (K, K) = X^T X of these
+    inputs. Raises: ValueError for a method that needs a Hessian where there is none, and what the methods refuse."""
+    found: dict[int, QTensor] = {}
+    for kind in dict.fromkeys(type(problem.method) for problem in problems):
+        mine = {place: problem for place, problem in enumerate(problems) if type(problem.method) is kind}
+        if kind.needs_hessian and hessian is None:
+            method = next(iter(mine.values())).method
+            raise ValueError(f"{name}: {method} needs the Hessian of the layer's inputs; calibrate it first")
+        solved = SOLVERS[kind](list(mine.values()), hessian if kind.needs_hessian else None, name)
+        found |= zip(mine, solved, strict=True)
+    return [found[place] for place in range(len(problems))]
+
+
+def register(kind: type[Method], solver: Solver) -> None:
+    """Make a method known, so that schemes may name it. Raises: ValueError for a name that another method has."""
+    if METHODS.get(kind.name, kind) is not kind:
+        raise ValueError(f"a method is called {kind.name!r} already; give yours another name")
+    METHODS[kind.name], SOLVERS[kind] = kind, solver
+
+
+def _rounded(problems: Sequence[Problem], _: Tensor | None, __: str) -> list[QTensor]:
+    return [quantize(problem.weight, problem.spec) for problem in problems]
+
+
+def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
+    assert hessian is not None
+    asked = [GptqProblem(one.weight, one.spec, Gptq.of(one.method)) for one in problems]
+    return gptq_quantize_many(asked, hessian.to(asked[0].weight.device), name)
+
+
+SOLVERS: dict[type[Method], Solver] = {Rtn: _rounded, Gptq: _by_gptq}

@@ -67,6 +67,21 @@ def values(packed: Any) -> np.ndarray:
     return flat.reshape([int(n) for n in shape.split(",")]) if shape else flat
 
 
+def metrics(at: AppTest) -> dict[str, str]:
+    """What the page's metrics say, by label."""
+    return {metric.label: metric.value for metric in at.metric}
+
+
+def said(at: AppTest) -> str:
+    """All of the page's prose."""
+    return "\n".join(element.value for element in at.markdown)
+
+
+def errors(at: AppTest) -> list[str]:
+    """The sentences in the page's red boxes."""
+    return [error.value for error in at.error]
+
+
 def _messages(at: AppTest, name: str) -> list[dict[str, Any]]:
     protos = [element.proto for element in at.get("bidi_component")]
     return [json.loads(proto.bytes) for proto in protos if proto.component_name == name]

@@ -9,8 +9,7 @@ from quantcore import dequantize
 from quantcore.methods.gptq import _factor, gptq_loss, gptq_plain, gptq_quantize
 from quantcore.methods.options import Gptq
 from quantcore.methods.sweep_state import Order
-from quantcore.numbers.spec import QuantSpec
-from quantcore.scheme.scheme import Scheme
+from tests.specs import weights_spec
 
 ORDERS = [None, "weight", "group"]
 TEXTS = [
@@ -21,12 +20,6 @@ TEXTS = [
     "fp8_e5m2/channel",
     "fp4_e2m1/group16",
 ]
-
-
-def spec(text: str) -> QuantSpec:
-    weights = Scheme.parse(f"w:{text}").weights
-    assert weights is not None
-    return weights
 
 
 def problem(kind: str, out: int = 24, width: int = 96) -> tuple[Tensor, Tensor]:
@@ -49,8 +42,8 @@ def check_float32(text: str, kind: str, order: str | None, device: str, block_si
     weight, hessian = problem(kind)
     weight, hessian = weight.float(), hessian.float()
     options = Gptq(actorder=order, block_size=block_size)
-    plain = gptq_plain(weight, hessian, spec(text), options)
-    fast = gptq_quantize(weight.to(device), hessian.to(device), spec(text), options)
+    plain = gptq_plain(weight, hessian, weights_spec(text), options)
+    fast = gptq_quantize(weight.to(device), hessian.to(device), weights_spec(text), options)
     assert torch.equal(fast.scale.cpu(), plain.scale)
     same = fast.q.cpu().view(torch.uint8) == plain.q.view(torch.uint8)
     assert float(same.double().mean()) > 0.995

@@ -12,6 +12,7 @@ from quantcore.methods.kernels import cholesky
 from quantcore.methods.kernels.gptq_passes import codes_of, halves_of
 from quantcore.methods.kernels.gptq_sweep import sweep_block
 from tests import gptq_laws as laws
+from tests.specs import weights_spec
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_same_as_the_plain_form(with_kernel: list[int], text: str, kind: str, or
 def test_one_row_and_one_column(with_kernel: list[int]) -> None:
     for shape in ((1, 40), (5, 1), (3, 130)):
         x = torch.randn(300, shape[1])
-        weight, spec = torch.randn(shape), laws.spec("int4/channel")
+        weight, spec = torch.randn(shape), weights_spec("int4/channel")
         fast = gptq_quantize(weight, x.T @ x, spec)
         assert torch.equal(fast.q, gptq.gptq_plain(weight, x.T @ x, spec).q)
     assert with_kernel == [40, 1, 128, 2]
@@ -54,7 +55,7 @@ def test_many(with_kernel: list[int]) -> None:
     weight, hessian = laws.problem("random")
     weight, other = weight.float(), torch.randn(40, 96)
     texts = ["int2/group32", "int4/group16/asym", "int8/channel", "int3/block8x32"]
-    pairs = [(w, laws.spec(text)) for text in texts for w in (weight, other)]
+    pairs = [(w, weights_spec(text)) for text in texts for w in (weight, other)]
     for order in ("weight", "group"):
         options = gptq.Gptq(order)
         problems = [GptqProblem(w, spec, options) for w, spec in pairs]
@@ -78,7 +79,7 @@ def test_the_whole_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch, order: str | No
     monkeypatch.setattr(sweep, "GPU_BLOCK", 32)
     monkeypatch.setattr(sweep._SplitProducts, "product", product)
     weight, hessian = (t.float() for t in laws.problem("random", 40, 104))
-    specs = [laws.spec(text) for text in ("int4/group8/asym", "int3/channel", "int2/block8x26", "fp8_e4m3/channel")]
+    specs = [weights_spec(text) for text in ("int4/group8/asym", "int3/channel", "int2/block8x26", "fp8_e4m3/channel")]
     options = gptq.Gptq(order, block_size=8)
     together = gptq_quantize_many([GptqProblem(weight, spec, options) for spec in specs], hessian)
     for spec, q in zip(specs, together, strict=True):
@@ -140,7 +141,7 @@ def test_codes() -> None:
 def test_what_is_kept_apart_is_the_same() -> None:
     """Rows that share columns, groups and scales give what rows with their own give; so does no place for the adjusted
     weights."""
-    spec, columns, rows, start, group = laws.spec("int4/channel"), 50, 37, 8, 10
+    spec, columns, rows, start, group = weights_spec("int4/channel"), 50, 37, 8, 10
     random = torch.Generator().manual_seed(3)
     w = torch.randn(columns, 30, generator=random)
     asks = torch.randn(columns - start, rows, generator=random)
@@ -185,7 +186,7 @@ def test_what_is_kept_apart_is_the_same() -> None:
 def test_halves_inside_a_block(rows: int, columns: int) -> None:
     """Products of halves give what float32 products give, up to their 16 bits; the errors' halves are left behind. Rows
     and columns that fill the kernel's tiles, and such that do not."""
-    spec = laws.spec("int8/channel")
+    spec = weights_spec("int8/channel")
     random = torch.Generator().manual_seed(3)
     w = torch.randn(columns, rows, generator=random)
     pull = torch.tril(torch.randn(columns, columns, generator=random) / 4, -1)

@@ -16,7 +16,8 @@ from quantcore.methods.gptq import (
     gptq_quantize_many,
 )
 from quantcore.methods.options import Gptq
-from tests.gptq_laws import ORDERS, problem, spec
+from tests.gptq_laws import ORDERS, problem
+from tests.specs import weights_spec as spec
 
 
 def test_two_columns_by_hand() -> None:

@@ -14,6 +14,7 @@ from quantcore.methods.gptq import CholeskyError, GptqProblem, Trace, gptq_loss,
 from quantcore.methods.options import Gptq
 from tests import gptq_laws as laws
 from tests.browser_fixtures import ROOT
+from tests.specs import weights_spec
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 
@@ -50,8 +51,8 @@ def test_wide_layers_on_the_gpu(text: str, shape: tuple[int, int]) -> None:
     hessian = x.T @ x
     for order in laws.ORDERS:
         options, trace = Gptq(actorder=order), Trace(rows=(0,))
-        exact = gptq_quantize(weight, hessian, laws.spec(text), options)
-        fast = gptq_quantize(weight.float().cuda(), hessian.float().cuda(), laws.spec(text), options, trace)
+        exact = gptq_quantize(weight, hessian, weights_spec(text), options)
+        fast = gptq_quantize(weight.float().cuda(), hessian.float().cuda(), weights_spec(text), options, trace)
         losses = [gptq_loss(weight, dequantize(q).cpu(), hessian) for q in (exact, fast)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-3)
         assert torch.allclose(trace.quantized[0], dequantize(fast).cpu()[0, trace.order], atol=1e-6)
@@ -72,14 +73,14 @@ def test_a_factorization_that_fails_on_the_gpu() -> None:
     weight, hessian = (t.float().cuda() for t in laws.problem("random"))
     indefinite = hessian - 2 * hessian.diagonal().mean() * torch.eye(len(hessian), device="cuda")
     with pytest.raises(CholeskyError, match=r"q_proj: .*damp=0.01 .*such as 0.1"):
-        gptq_quantize(weight, indefinite, laws.spec("int4/group32"), name="q_proj")
+        gptq_quantize(weight, indefinite, weights_spec("int4/group32"), name="q_proj")
 
 
 @on_gpu
 def test_many_and_moving_scales_on_the_gpu() -> None:
     weight, hessian = (t.float().cuda() for t in laws.problem("random", 64, 512))
     ways = [Gptq(), Gptq("weight"), Gptq("group", static_groups=False), Gptq(damp=0.1)]
-    specs = [laws.spec(text) for text in ("int2/group64", "int4/group32/asym", "fp4_e2m1/group64", "int8/channel")]
+    specs = [weights_spec(text) for text in ("int2/group64", "int4/group32/asym", "fp4_e2m1/group64", "int8/channel")]
     problems = [GptqProblem(weight, one, way) for one in specs for way in ways]
     for one, q in zip(problems, gptq_quantize_many(problems, hessian), strict=True):
         alone = gptq_quantize(one.weight, hessian, one.spec, one.options)

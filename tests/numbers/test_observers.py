@@ -11,18 +11,7 @@ from quantcore.numbers.affine import choose_qparams, round_trip
 from quantcore.numbers.observers import HALF_BINS, SHRINK, RangeRecorder, tile_range
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
-
-
-def spec(text: str) -> QuantSpec:
-    weights = Scheme.parse(f"w:{text}").weights
-    assert weights is not None
-    return weights
-
-
-def frozen(text: str) -> QuantSpec:
-    activations = Scheme.parse(f"a:{text}").activations
-    assert activations is not None
-    return activations
+from tests.specs import activations_spec, weights_spec
 
 
 def batches_with_outliers(count: int = 20, size: int = 500) -> list[Tensor]:
@@ -54,17 +43,17 @@ class TestPercentileByHand:
     ) -> None:
         values = (torch.randperm(count) + 1).float()
         counts = torch.ones(count) if counted else None
-        found = tile_range(values[None], spec(f"int8/tensor/p{percent}"), counts)
+        found = tile_range(values[None], weights_spec(f"int8/tensor/p{percent}"), counts)
         assert [float(bound) for bound in found] == [lo, hi]
 
     def test_counts_weigh_the_values(self) -> None:
         values, counts = torch.tensor([[10.0, 0, 2, 1]]), torch.tensor([1.0, 97, 1, 1])
-        lo, hi = tile_range(values, spec("int8/tensor/p99"), counts)
+        lo, hi = tile_range(values, weights_spec("int8/tensor/p99"), counts)
         assert (float(lo), float(hi)) == (0, 2)  # of 100 values the one 10 lies beyond 2; below 0 there is none
 
     def test_every_tile_has_its_own(self) -> None:
         tiles = torch.stack([torch.arange(1.0, 101), torch.arange(1.0, 101) * -2])
-        lo, hi = tile_range(tiles, spec("int8/tensor/p98"))
+        lo, hi = tile_range(tiles, weights_spec("int8/tensor/p98"))
         assert lo.tolist() == [[3], [-196]]
         assert hi.tolist() == [[98], [-6]]
 
@@ -73,9 +62,9 @@ class TestMse:
     def test_clips_an_outlier_that_minmax_keeps(self) -> None:
         x = torch.randn(1, 4096)
         x[0, 5] = 40.0
-        int4 = spec("int4/tensor/mse")
+        int4 = weights_spec("int4/tensor/mse")
         lo, hi = tile_range(x, int4)
-        all_lo, all_hi = tile_range(x, spec("int4/tensor"))
+        all_lo, all_hi = tile_range(x, weights_spec("int4/tensor"))
         assert float(all_hi) == 40
         assert float(hi) < 20
         assert squared_error(x, lo, hi, int4) < 0.5 * squared_error(x, all_lo, all_hi, int4)
@@ -84,26 +73,26 @@ class TestMse:
     def test_is_the_best_of_its_shrink_factors(self, text: str) -> None:
         x = torch.randn(1, 1000)
         x[0, 5] = 15.0
-        chosen = spec(text)
+        chosen = weights_spec(text)
         errors = [squared_error(x, x.amin() * shrink, x.amax() * shrink, chosen) for shrink in SHRINK]
         assert squared_error(x, *tile_range(x, chosen), chosen) == pytest.approx(min(errors))
 
     def test_a_range_whose_codes_fit_is_kept(self) -> None:
         x = torch.arange(-7.0, 8)[None]  # the 15 values of int4_narrow at scale 1: no error to trade for clipping
-        lo, hi = tile_range(x, spec("int4_narrow/tensor/mse"))
+        lo, hi = tile_range(x, weights_spec("int4_narrow/tensor/mse"))
         assert (float(lo), float(hi)) == (-7, 7)
 
     def test_counts_stand_for_repeated_values(self) -> None:
         values, counts = torch.tensor([[-3.0, -1, 0.4, 1.3, 9]]), torch.tensor([5, 40, 100, 30, 1])
         repeated = values.repeat_interleave(counts, 1)
-        int3 = spec("int3/tensor/mse")
+        int3 = weights_spec("int3/tensor/mse")
         assert tile_range(values, int3, counts) == tile_range(repeated, int3)
 
 
 class TestMovingAverage:
     def test_by_hand(self) -> None:
         recorder = RangeRecorder((0.5, 0.25))
-        half, quarter = frozen("int8/tensor/static/ema0.5"), frozen("int8/tensor/static/ema0.25")
+        half, quarter = activations_spec("int8/tensor/static/ema0.5"), activations_spec("int8/tensor/static/ema0.25")
         recorder.update(torch.tensor([0.0, 8]))  # the first batch is the start, whatever the momentum
         assert [float(bound) for bound in recorder.range(half)] == [0, 8]
         recorder.update(torch.tensor([-4.0, 2, 0]))  # lo: 0 + (-4 - 0) / 2 = -2, hi: 8 + (2 - 8) / 2 = 5
@@ -116,15 +105,15 @@ class TestMovingAverage:
         recorder = RangeRecorder((1.0,))
         for batch in batches_with_outliers():
             recorder.update(batch)
-            lo, hi = recorder.range(frozen("int8/tensor/static/ema1"))
+            lo, hi = recorder.range(activations_spec("int8/tensor/static/ema1"))
             assert (float(lo), float(hi)) == (float(batch.min()), float(batch.max()))
 
     def test_a_rare_peak_fades_while_minmax_keeps_it(self) -> None:
         recorder = RangeRecorder((0.1,))
         for batch in batches_with_outliers():
             recorder.update(batch)
-        assert float(recorder.range(frozen("int8/tensor/static"))[1]) == 60
-        assert float(recorder.range(frozen("int8/tensor/static/ema0.1"))[1]) < 10
+        assert float(recorder.range(activations_spec("int8/tensor/static"))[1]) == 60
+        assert float(recorder.range(activations_spec("int8/tensor/static/ema0.1"))[1]) < 10
 
 
 class TestRecorderAgainstAllValuesAtOnce:
@@ -135,9 +124,9 @@ class TestRecorderAgainstAllValuesAtOnce:
         recorder = RangeRecorder()
         for batch in batches:
             recorder.update(batch)
-        once = tile_range(torch.cat(batches)[None], spec(f"{fmt}/{observer}"))
+        once = tile_range(torch.cat(batches)[None], weights_spec(f"{fmt}/{observer}"))
         bin_width = recorder.reach / HALF_BINS
-        for bound, expected in zip(recorder.range(spec(f"{fmt}/{observer}")), once, strict=True):
+        for bound, expected in zip(recorder.range(weights_spec(f"{fmt}/{observer}")), once, strict=True):
             assert float(bound) == pytest.approx(float(expected), abs=0 if observer == "minmax" else bin_width)
 
     def test_batches_of_any_shape_and_order_are_the_same_stream(self) -> None:
@@ -149,7 +138,7 @@ class TestRecorderAgainstAllValuesAtOnce:
             back.update(batch)
         assert forward.count == back.count == 10_000
         assert (forward.lo, forward.hi, forward.reach) == (back.lo, back.hi, back.reach)
-        observed = frozen("int8/tensor/static/p99.9")
+        observed = activations_spec("int8/tensor/static/p99.9")
         assert forward.range(observed) == back.range(observed)
 
     def test_observing_changes_nothing(self) -> None:
@@ -157,7 +146,7 @@ class TestRecorderAgainstAllValuesAtOnce:
         before = batch.clone()
         recorder.update(batch)
         bins = recorder.bins.clone()
-        recorder.range(frozen("int8/tensor/static/mse"))
+        recorder.range(activations_spec("int8/tensor/static/mse"))
         assert torch.equal(batch, before)
         assert torch.equal(recorder.bins, bins)
 
@@ -203,7 +192,8 @@ class TestHistogram:
         recorder = RangeRecorder()
         recorder.update(torch.zeros(5))
         for observer in ("minmax", "p99.9", "mse", "ema0.01"):
-            assert [float(bound) for bound in recorder.range(frozen(f"int8/tensor/static/{observer}"))] == [0, 0]
+            bounds = recorder.range(activations_spec(f"int8/tensor/static/{observer}"))
+            assert [float(bound) for bound in bounds] == [0, 0]
 
 
 class TestRefused:
@@ -222,13 +212,13 @@ class TestRefused:
     @pytest.mark.parametrize("observer", ["minmax", "ema0.01", "p99.9", "mse"])
     def test_a_range_before_the_first_batch(self, observer: str) -> None:
         with pytest.raises(ValueError, match="no batch was observed, so there is no range; calibrate over some text"):
-            RangeRecorder().range(frozen(f"int8/tensor/static/{observer}"))
+            RangeRecorder().range(activations_spec(f"int8/tensor/static/{observer}"))
 
     def test_a_momentum_that_was_not_recorded(self) -> None:
         recorder = RangeRecorder((0.01,))
         recorder.update(torch.ones(3))
         with pytest.raises(ValueError, match=r"momentum 0\.2 was not recorded; calibrate with momenta=\(0\.2,\)"):
-            recorder.range(frozen("int8/tensor/static/ema0.2"))
+            recorder.range(activations_spec("int8/tensor/static/ema0.2"))
 
 
 @pytest.mark.parametrize("percent", [50.1, 75, 90, 99, 99.7, 99.9, 99.99, 100])

@@ -12,7 +12,8 @@ from quantcore.studies.gptq_map import order_map
 from quantcore.studies.gptq_order import METHODS, ORDERS, order_study
 from quantcore.studies.gptq_steps import companions, damped, inverse_factor, neighbours, tile_rows, tile_steps
 from quantcore.studies.gptq_toy import REACH, WAYS, toy, toy_hessian
-from tests.gptq_laws import problem, spec
+from tests.gptq_laws import problem
+from tests.specs import weights_spec as spec
 
 
 def e_h_e(error: Tensor, hessian: Tensor) -> float:

@@ -35,20 +35,15 @@ from quantcore.studies.ranges import (
     watch,
 )
 from quantcore.text.windows import token_windows
+from tests.specs import activations_spec
 
 LAYER = "model.layers.1.mlp.down_proj"
 OBSERVERS = ("minmax", "ema0.3", "p99", "mse")
 TEXT = "The keeper lit the lamp. for row in rows: print(row) Where did you put the key? " * 60
 
 
-def spec(text: str) -> QuantSpec:
-    activations = Scheme.parse(f"a:{text}").activations
-    assert activations is not None
-    return activations
-
-
 def static(observer: str, fmt: str = "int8/tensor") -> QuantSpec:
-    return spec(f"{fmt}/static/{observer}")
+    return activations_spec(f"{fmt}/static/{observer}")
 
 
 @pytest.fixture
@@ -278,7 +273,7 @@ class TestRangeStudy:
 
     def test_the_median_token_is_a_median(self, watched: Watched, x: Tensor, weight: Tensor) -> None:
         study = study_of(watched, x, weight)
-        x_hat = fake_quantize(x, spec("int8/token/dynamic"))
+        x_hat = fake_quantize(x, activations_spec("int8/token/dynamic"))
         each = sorted(tensor_error(row @ weight.T, hat @ weight.T).sqnr_db for row, hat in zip(x, x_hat, strict=True))
         assert study.others.token.token_sqnr_db == pytest.approx(each[49], abs=1e-3)  # torch's median: the lower of two
 
@@ -305,7 +300,7 @@ class TestRangeStudy:
 
     def test_the_rest_after_whole_calls_has_its_own_range(self) -> None:
         x = torch.tensor([[1.0], [10.0], [100.0], [3.0], [0.5]])  # calls of two: 1 and 10, 100 and 3, 0.5 alone
-        narrow = spec("int2_narrow/tensor/dynamic")  # codes -1, 0, 1
+        narrow = activations_spec("int2_narrow/tensor/dynamic")  # codes -1, 0, 1
         assert call_by_call(x, narrow, 2).flatten().tolist() == [0, 10, 100, 0, 0.5]
 
 

@@ -17,13 +17,13 @@ from quantcore.methods.options import Gptq
 from quantcore.model.linears import linear_named
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.calibration import calibrate
-from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gptq_cost import OrderCost, Spread
 from quantcore.studies.gptq_steps import companions, tile_rows, tile_steps
 from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
-from tests.apptest_helpers import figure_of, figures_of, values
+from tests.apptest_helpers import figure_of, figures_of, metrics, said, values
 from tests.apptest_helpers import page as open_page
 from tests.conftest import LOUD_CHANNEL
+from tests.specs import weights_spec
 from ui import cached
 from ui.components.column_player import describe
 from ui.words import gptq as gptq_words
@@ -55,14 +55,6 @@ def player_of(at: AppTest) -> dict[str, Any]:
     return found
 
 
-def metrics(at: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in at.metric}
-
-
-def said(at: AppTest) -> str:
-    return "\n".join(element.value for element in at.markdown)
-
-
 def layer_of(lm: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
     """The weight and the Hessian over TOKENS calibration tokens."""
     share = TOKENS // len(TEXT_KINDS)
@@ -70,10 +62,6 @@ def layer_of(lm: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
     hessian = calibrate(lm.model, torch.cat(kinds), [LAYER])[LAYER].hessian
     assert hessian is not None
     return linear_named(lm.model, LAYER).weight.detach(), hessian
-
-
-def spec(text: str) -> Any:
-    return Scheme.parse(f"w:{text}").weights
 
 
 def test_alive_without_a_click_and_small(at: AppTest) -> None:
@@ -98,11 +86,11 @@ def test_losses_are_the_engines(at: AppTest, tiny_lm: LoadedModel) -> None:
     run(at, bits=2, group=32, damp=0.1)
     weight, hessian = layer_of(tiny_lm)
     power = gptq_loss(weight, torch.zeros_like(weight), hessian)
-    rtn = gptq_loss(weight, fake_quantize(weight, spec("int2/group32")), hessian)
+    rtn = gptq_loss(weight, fake_quantize(weight, weights_spec("int2/group32")), hessian)
     expected = {"Loss of RTN": gptq_words.percent(rtn / power)}
     ends = [100 * rtn / power]
     for label, actorder in (("GPTQ", None), ("GPTQ, order weight", "weight"), ("GPTQ, order group", "group")):
-        codes = gptq_quantize(weight, hessian, spec("int2/group32"), Gptq(actorder, 0.1))
+        codes = gptq_quantize(weight, hessian, weights_spec("int2/group32"), Gptq(actorder, 0.1))
         loss = gptq_loss(weight, dequantize(codes), hessian)
         expected[f"{label}: {loss / rtn:.0%} of RTN's"] = gptq_words.percent(loss / power)
         ends.append(100 * loss / power)
@@ -120,7 +108,7 @@ def test_the_player_holds_the_tiles_sweep(at: AppTest, tiny_lm: LoadedModel, ord
     shown = player_of(at)
     part = hessian.double()[columns][:, columns]
     options = Gptq(None if order == "none" else order)
-    plain = gptq_plain(weight.double()[list(tile_rows(64))][:, columns], part, spec("int3/group16"), options)
+    plain = gptq_plain(weight.double()[list(tile_rows(64))][:, columns], part, weights_spec("int3/group16"), options)
     places = [columns.index(c) for c in shown["columns"]]
     assert np.allclose(shown["quantized"], dequantize(plain)[:, places], atol=1e-6)
     losses = [
@@ -193,7 +181,7 @@ def _place(at: AppTest) -> tuple[str, str, str]:
 def test_the_groups_are_the_engines(at: AppTest, tiny_lm: LoadedModel) -> None:
     run(at)
     weight, hessian = layer_of(tiny_lm)
-    codes = gptq_quantize(weight, hessian, spec("int3/group32"), Gptq("group"))
+    codes = gptq_quantize(weight, hessian, weights_spec("int3/group32"), Gptq("group"))
     assert codes.g_idx is not None
     scattered, side_by_side = values(figure_of(at, "groups")["figure"]["data"][0]["customdata"])
     assert scattered.tolist() == codes.g_idx.tolist()
@@ -244,7 +232,7 @@ def test_a_sweep_that_does_not_pay_is_told() -> None:
     """The same tile with a loss above RTN's, and one below it whose weights err less."""
     weight, hessian = torch.randn(4, 32).double(), torch.eye(32).double()
     hessian += 0.3
-    steps = tile_steps(weight, hessian, range(4), range(32), spec("int3/group16"), Gptq())
+    steps = tile_steps(weight, hessian, range(4), range(32), weights_spec("int3/group16"), Gptq())
     assert "makes the errors cancel" in gptq_words.tile(steps, (4, 32), True)
     worse = replace(steps, loss=2 * steps.rtn_loss)
     assert "**200% of RTN's**" in gptq_words.tile(worse, (4, 32), True)
@@ -256,7 +244,7 @@ def test_a_sweep_that_does_not_pay_is_told() -> None:
 def test_the_players_message() -> None:
     weight = torch.tensor([[0.4, 0.4, 7.5]])
     hessian = torch.tensor([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]])
-    steps = tile_steps(weight, hessian, (0,), (0, 1, 2), spec("int4/channel"), Gptq(damp=1e-12))
+    steps = tile_steps(weight, hessian, (0,), (0, 1, 2), weights_spec("int4/channel"), Gptq(damp=1e-12))
     shown = describe(steps, key="k", alt="39%")
     assert shown["start"] == 1  # the only push that takes something back: .16 to .12
     assert shown["loss"] == pytest.approx([0, 0.12 / 0.73, 0.28 / 0.73, 0.53 / 0.73], rel=1e-5)

@@ -10,7 +10,7 @@ from quantcore.model.linears import linear_named
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.distance import tensor_error
 from quantcore.scheme.scheme import Scheme
-from tests.apptest_helpers import figure_of, page, values
+from tests.apptest_helpers import figure_of, metrics, page, values
 
 LAYER = "model.layers.1.mlp.down_proj"
 
@@ -18,10 +18,6 @@ LAYER = "model.layers.1.mlp.down_proj"
 @pytest.fixture
 def at(tiny_model_dir: Path) -> AppTest:
     return page("2_Granularity", model=tiny_model_dir, layer=LAYER, group=32)
-
-
-def metrics(at: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in at.metric}
 
 
 def test_shows_the_engines_numbers(at: AppTest, tiny_lm: LoadedModel) -> None:

@@ -13,7 +13,7 @@ from quantcore.model.loading import REFERENCE_LAYER, LoadedModel, load_model
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.next_tokens import next_tokens
 from quantcore.studies.row import loud_row, row_study
-from tests.apptest_helpers import figure_of, figures_of, page, values
+from tests.apptest_helpers import errors, figure_of, figures_of, page, said, values
 
 LAYER = "model.layers.1.mlp.down_proj"
 
@@ -23,21 +23,13 @@ def at(tiny_model_dir: Path) -> AppTest:
     return page("", model=tiny_model_dir, layer=LAYER)
 
 
-def prose(at: AppTest) -> str:
-    return "\n".join(element.value for element in at.markdown)
-
-
-def errors(at: AppTest) -> list[str]:
-    return [error.value for error in at.error]
-
-
 def test_shows_the_engines_numbers(at: AppTest, tiny_lm: LoadedModel) -> None:
     at.run()
     assert errors(at) == []
     assert at.title[0].value == "What happens when a layer keeps only 16 values?"
     weight = linear_named(tiny_lm.model, LAYER).weight
     row = row_study(weight, loud_row(weight, 0.9), Scheme.parse("w:int4/channel").weights)
-    assert f"**{row.step:.3g}** apart" in prose(at)
+    assert f"**{row.step:.3g}** apart" in said(at)
     data = figure_of(at, "row")["figure"]["data"]
     points = {trace["name"]: values(trace["y"]) for trace in data if trace.get("mode") == "markers"}
     np.testing.assert_allclose(points["float weight"], row.weight.numpy())
@@ -57,7 +49,7 @@ def test_one_move_changes_the_question_and_both_pictures(at: AppTest) -> None:
     after = {shown["key"]: shown["figure"]["data"] for shown in figures_of(at)}
     assert before.keys() == after.keys() == {"row", "tokens"}
     assert all(before[key] != after[key] for key in before)
-    assert "`w:int2/channel`" in prose(at)
+    assert "`w:int2/channel`" in said(at)
 
 
 def test_the_users_sentence_reaches_both_models(at: AppTest, tiny_lm: LoadedModel) -> None:
@@ -69,14 +61,14 @@ def test_the_users_sentence_reaches_both_models(at: AppTest, tiny_lm: LoadedMode
     left, right = [trace for trace in figure_of(at, "tokens")["figure"]["data"] if trace["type"] == "bar"]
     np.testing.assert_allclose(values(left["x"]), [one.probability for one in report.likeliest], rtol=1e-5)
     np.testing.assert_allclose(values(right["x"]), [one.probability_hat for one in report.likeliest_hat], rtol=1e-5)
-    assert f"= **{report.kl:.3g}** nats" in prose(at)
+    assert f"= **{report.kl:.3g}** nats" in said(at)
 
 
 def test_a_prompt_beyond_the_context_is_cut_and_said_so(at: AppTest) -> None:
     at.query_params["prompt"] = "storm " * 400
     at.run()
     assert errors(at) == []
-    assert "The context holds 256 tokens, so the first " in prose(at)
+    assert "The context holds 256 tokens, so the first " in said(at)
 
 
 @pytest.mark.parametrize("prompt", ["\U0001f600 <b>bold</b> `$x$` var(--nothing)", "\x00\u200f\u0645"])
@@ -105,9 +97,9 @@ def test_a_bad_link_value_is_told(at: AppTest) -> None:
 def test_the_reference_model_breaks_between_four_bits_and_two() -> None:
     """The lesson of the first screen: 8 bits change nothing, 2 bits leave not one likely token in place."""
     at = page("", bits=8).run()
-    assert "write the **same** next token" in prose(at)
+    assert "write the **same** next token" in said(at)
     at.select_slider(key="bits").set_value(2).run()
-    assert "The next token is **another one**; **0 of 5**" in prose(at)
+    assert "The next token is **another one**; **0 of 5**" in said(at)
 
 
 def test_the_drawing_library_is_asked_for_before_any_picture(at: AppTest) -> None:

@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from quantcore.scheme.scheme import PRESETS, Scheme
-from tests.apptest_helpers import figure_of, figures_of, values
+from tests.apptest_helpers import figure_of, figures_of, said, values
 from tests.apptest_helpers import page as open_page
 from ui.words import layer as layer_words
 
@@ -30,10 +30,6 @@ def run(at: AppTest, **params: str) -> AppTest:
 
 def text_of(at: AppTest, key: str) -> str:
     return at.text_input(key=key).value
-
-
-def said(at: AppTest) -> str:
-    return "\n".join(element.value for element in at.markdown)
 
 
 def test_alive_without_a_click(page: AppTest) -> None:

@@ -10,7 +10,7 @@ from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.calibration import layer_inputs
 from quantcore.studies.outliers import CLIPS, channel_study, who_pays
 from quantcore.text.windows import bundled_text, token_windows
-from tests.apptest_helpers import figure_of, page, values
+from tests.apptest_helpers import figure_of, metrics, page, values
 from tests.browser_fixtures import wait_drawn
 from tests.conftest import LOUD_CHANNEL
 
@@ -21,10 +21,6 @@ CHARTS = ["layer_map", "surface", "token_errors", "channel_errors", "clip_curve"
 @pytest.fixture
 def at(tiny_model_dir: Path) -> AppTest:
     return page("3_Outliers", model=tiny_model_dir, layer=LAYER)
-
-
-def metrics(at: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in at.metric}
 
 
 def decibels(at: AppTest, label: str) -> float:

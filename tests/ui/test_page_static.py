@@ -12,7 +12,7 @@ from quantcore.pipeline.calibration import layer_inputs
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.ranges import observe, watch
 from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
-from tests.apptest_helpers import figure_of, page, values
+from tests.apptest_helpers import figure_of, metrics, page, values
 from ui import cached
 from ui import widgets as controls
 from ui.figures.ranges import Axis
@@ -24,10 +24,6 @@ CHARTS = ("steps_picture", "tokens_picture", "clip_map", "error_picture", "cost_
 @pytest.fixture
 def at(tiny_model_dir: Path) -> AppTest:
     return page("4_Static_or_dynamic", model=tiny_model_dir, layer=LAYER)
-
-
-def metrics(at: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in at.metric}
 
 
 def traces(at: AppTest, key: str) -> dict[str, dict]:

@@ -19,17 +19,13 @@ from quantcore.model.loading import LoadedModel
 from quantcore.model.sources import ASSETS, Place
 from quantcore.text.files import LoadedText
 from quantcore.text.windows import bundled_text, token_windows
-from tests.apptest_helpers import figures_of, page
+from tests.apptest_helpers import errors, figures_of, page
 from tests.fake_hub import COMMIT, fake_hub
 from ui import cached
 from ui import widgets as controls
 
 LAYER = "model.layers.1.mlp.down_proj"
 KEEPER = "The lighthouse keeper climbed the stairs and lit the lamp before the storm came in. " * 40
-
-
-def errors(at: AppTest) -> list[str]:
-    return [error.value for error in at.error]
 
 
 def captions(at: AppTest) -> str:

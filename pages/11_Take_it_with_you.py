@@ -11,7 +11,6 @@ from streamlit.delta_generator import DeltaGenerator
 from torch import Tensor
 
 from quantcore import export_checkpoint, quantize_model
-from quantcore.cli.verb_inputs import text_of
 from quantcore.export.checkpoint import ExportReport
 from quantcore.export.plain import plain
 from quantcore.export.recipe import recipe, script
@@ -25,6 +24,7 @@ from quantcore.numbers.granularity import largest_divisor
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.written import ReadBack, as_zip, read_back, written
+from quantcore.text.reading import CALIBRATE, Reading
 from ui import cached, frame, job_view, python_code
 from ui import widgets as controls
 from ui.components.chart import chart
@@ -33,10 +33,10 @@ from ui.scheme_builder import scheme_line, scheme_menus
 from ui.words import take as take_words
 
 PATH = "pages/11_Take_it_with_you.py"
-LEARNED = (2560, 16384)  # tokens of calibration text: the duel's, the command line's for GPTQ
+LEARNED = (2560, CALIBRATE.windows * CALIBRATE.length, 16384)  # tokens of calibration text
 READ, MEASURED = 512, 2560
 ZIP_BYTES = 200_000_000
-Learned = int | str | None  # tokens of our own calibration text, the id of a visitor's, or nothing
+Learned = str | None  # the reading of a calibration text, or nothing
 
 LOOK_FOR = (
     "A recipe runs elsewhere, on a model of any size; a checkpoint is this model, quantized now. Look at what the "
@@ -137,7 +137,8 @@ def read_back_part(plan: Plan, choice: controls.Choice, learned: Learned, folder
             f"{parameters / 1e6:.0f} M."
         )
         return
-    tokens = cached.tokens(choice.model_id, choice.device, choice.text_id, READ)
+    reading = str(Reading.parse(choice.text_id).at_most(READ))
+    tokens = cached.tokens(choice.model_id, choice.device, reading)
 
     def work(progress: job_view.Progress) -> ReadBack:
         quantized, _ = quantize_model(
@@ -166,31 +167,24 @@ def by_button(label: str, choice: controls.Choice, key: str, title: str, work: j
 
 
 def calibration_of(choice: controls.Choice, learned: Learned) -> Tensor | None:
-    """The windows that the command line would read, or those of the sidebar's own text; None where the plan learns
-    nothing from text."""
-    if isinstance(learned, str):
-        return cached.calibration_tokens(choice.model_id, choice.device, learned)
-    loaded = cached.model(choice.model_id, choice.device)
-    return None if learned is None else text_of(None, learned, split="calibration").tokens(loaded)
+    """The windows of the calibration text; None where the plan learns nothing from text."""
+    return None if learned is None else cached.tokens(choice.model_id, choice.device, learned)
 
 
 def command(plan: Plan, choice: controls.Choice, short: str, learned: Learned) -> str:
     """The shell's line that writes the same checkpoint."""
-    if not isinstance(learned, str):
-        return take_words.quantize_command(choice.model_id, plan, short, learned)
-    reading = cached.Reading.parse(learned)
-    tokens, source = reading.sequences * reading.length, cached.loaded_text(learned)
-    name = "your-text.txt" if source.name == controls.PASTED else source.name
-    return take_words.quantize_command(choice.model_id, plan, short, tokens, name, reading.length, reading.chat)
+    if learned is None:
+        return take_words.quantize_command(choice.model_id, plan, short, None)
+    name, reading = None, Reading.parse(learned)
+    if reading.own:
+        source = cached.loaded_text(learned)
+        name = "your-text.txt" if source.name == controls.PASTED else source.name
+    return take_words.quantize_command(choice.model_id, plan, short, reading, name)
 
 
 def code(plan: Plan, choice: controls.Choice, short: str, learned: Learned) -> str:
     """The page's calls as a program that runs as it stands."""
-    calibration = "None"
-    if isinstance(learned, str):
-        calibration = python_code.calibration(choice)
-    elif learned is not None:
-        calibration = f'text_of(None, {learned}, split="calibration").tokens(lm)'
+    calibration = "None" if learned is None else python_code.windows(learned)
     return python_code.program(f"""\
 {python_code.load(choice)}plan = {str(plan)!r}
 parts = stored(lm.model, plan, stored_type(lm.model))
@@ -214,7 +208,7 @@ def make_exports(folder: Path) -> None:
 def facts(choice: controls.Choice, text_id: str, tokens: Tensor, plan: Plan) -> dict[str, Any]:
     """What a report says of the model, the texts and the device."""
     place = (choice.model_id, choice.device)
-    learning = cached.calibration_tokens(*place, choice.calibration)
+    learning = cached.tokens(*place, choice.calibration)
     source = cached.source_of(choice.calibration)
     needs = plan.needs_text
     return {
@@ -238,7 +232,7 @@ def whole_model(plan: Plan, choice: controls.Choice) -> Duel | None:
     if found is not None:
         return found
     loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
-    learning = cached.calibration_tokens(*place, choice.calibration)
+    learning = cached.tokens(*place, choice.calibration)
     texts = cached.duel_tokens(*place, "evaluation/all", MEASURED), learning
     key = f"duel|{'|'.join(place)}|evaluation/all|{MEASURED}|{choice.calibration}|{text}"
     return by_button(
@@ -298,13 +292,12 @@ def body(choice: controls.Choice) -> None:
     learned: Learned = None
     if plan.needs_text:
         with editor:
-            learned = choice.calibration
+            learned, limit = choice.calibration, None
             if learned == cached.OWN_CALIBRATION:
-                learned = controls.pick("Tokens to calibrate on", LEARNED, LEARNED[0], "learn")
-                read, source = learned, take_words.OUR_OWN
-            else:
-                read, source = cached.calibration_tokens(*place, learned).numel(), cached.source_of(learned)
-            st.caption(take_words.calibrated(plan, read, source))
+                limit = controls.pick("Tokens to calibrate on", LEARNED, LEARNED[1], "learn")
+                learned = cached.calibration_reading(learned, limit)
+            source = take_words.OUR_OWN if limit else cached.source_of(learned)
+            st.caption(take_words.calibrated(plan, cached.tokens(*place, learned).numel(), source))
     short = take_words.short_name(choice.model_id, plan)
     parts, refused = cached.stored_parts(*place, text), refusal(schemes)
     served = serving(short, schemes, cached.model(*place).context)

@@ -1,9 +1,12 @@
 """What does a frozen range cost? Ranges recorded on one text, tried on another, beside ranges found at run time."""
 
+from dataclasses import replace
+
 import pandas as pd
 import streamlit as st
 
 from quantcore.studies.ranges import MOST_STEPS, STEP_CHOICE, STEP_TOKENS
+from quantcore.text.reading import STUDY
 from quantcore.text.windows import TEXT_KINDS
 from ui import cached, frame, python_code
 from ui import widgets as controls
@@ -40,11 +43,10 @@ TRIES = [
 
 
 def code(choice: controls.Choice, kind: str, steps: int, schemes: tuple[str, ...], call: int) -> str:
-    most, mixed = STEP_TOKENS * MOST_STEPS, kind == cached.MIX
-    text_id = kind if kind.startswith("own:") else f"calibration/{kind}"
-    read = f"torch.stack({python_code.each_kind('calibration', cached.STUDY_TOKENS)}, 1).flatten(0, 1)"
+    mixed = kind == cached.MIX
+    abreast = f".unflatten(0, ({len(TEXT_KINDS)}, -1)).transpose(0, 1).flatten(0, 1)" * mixed
     return python_code.program(f"""\
-{python_code.layer(choice)}calibration = {read if mixed else python_code.windows(text_id, most)}
+{python_code.layer(choice)}calibration = {python_code.windows(cached.watched_reading(kind))}{abreast}
 watched = watch(lm.model, calibration, {choice.layer!r}{f", abreast={len(TEXT_KINDS)}" * mixed})
 specs = [Scheme.parse(text).activations for text in {list(schemes)!r}]
 trails = [observe(watched, spec, {steps}) for spec in specs]
@@ -77,7 +79,7 @@ def body(choice: controls.Choice) -> None:
     study = cached.ranges(*here, choice.text_id, learned, steps, schemes, call)
     focus, trail = study.static[OBSERVERS.index(freeze)], study.trails[OBSERVERS.index(freeze)]
 
-    others = [f"evaluation/{one}" for one in TEXT_KINDS]
+    others = [str(replace(STUDY, source=f"evaluation/{one}")) for one in TEXT_KINDS]
     text_ids = tuple(others if choice.text_id in others else [choice.text_id, *others])
 
     frame.metrics(

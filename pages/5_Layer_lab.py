@@ -50,8 +50,8 @@ def code(choice: controls.Choice, schemes: Sequence[Scheme]) -> str:
     by_gptq = any(one.needs_hessian for one in schemes)
     momenta = tuple(sorted({momentum for one in schemes for momentum in momenta_of(one)}))
     read = f"calibrate(lm.model, {{}}, [{choice.layer!r}]{{}})[{choice.layer!r}]"
-    seen = read.format(python_code.calibration(choice), f", hessian=False, momenta={momenta}")
-    hessian = read.format(python_code.calibration(choice, cached.HESSIAN_TOKENS), "")
+    seen = read.format(python_code.windows(choice.calibration), f", hessian=False, momenta={momenta}")
+    hessian = read.format(python_code.windows(choice.calibration), "")
     lines = [f"seen = {seen}\n"] * static + [f"hessian = {hessian}.hessian\n"] * by_gptq
     more = ", static_qparams(scheme.activations, seen)" * static + ", hessian=hessian" * by_gptq
     return python_code.program(f"""\

@@ -6,7 +6,7 @@ from quantcore.model.linears import linear_named
 from quantcore.studies.gptq_order import METHODS
 from quantcore.studies.gptq_steps import tile_group
 from quantcore.studies.outliers import CHANNEL_RATIO
-from quantcore.text.windows import TEXT_KINDS
+from quantcore.text.reading import CALIBRATE
 from ui import cached, frame, python_code
 from ui import widgets as controls
 from ui.components.chart import chart
@@ -60,7 +60,7 @@ def two_weights() -> None:
 
 
 def code(choice: controls.Choice, scheme: str, limit: int, loud: tuple[int, ...]) -> str:
-    seen = python_code.calibration(choice, limit, min(limit // len(TEXT_KINDS), cached.STUDY_TOKENS))
+    seen = python_code.windows(cached.calibration_reading(choice.calibration, limit))
     return python_code.program(f"""\
 {python_code.layer(choice)}calibration = {seen}
 seen = calibrate(lm.model, calibration, [{choice.layer!r}])[{choice.layer!r}]
@@ -84,7 +84,7 @@ def body(choice: controls.Choice) -> None:
             start = "64" if "64" in sizes else sizes[0]
             group = controls.steps("Group size, along the input", grains, start, "group")
         damp = controls.steps("Damping, share of mean diag(H)", DAMPS, 0.01, "damp")
-        limit = controls.steps("Calibration tokens", TOKENS, 2560, "tokens")
+        limit = controls.steps("Calibration tokens", TOKENS, CALIBRATE.windows * CALIBRATE.length, "tokens")
     granularity = "channel" if group == ROW else f"group{group}"
 
     st.subheader("One column after another")
@@ -121,7 +121,7 @@ def body(choice: controls.Choice) -> None:
             chart(figures.diagonal(study, ordered), key=key, alt=f"the loudest outliers: {named or '0 channels'}")
 
     st.subheader("What an order costs at run time")
-    asked = (*here, TOKENS[2], f"w:int4/{granularity}")
+    asked = (*here, TOKENS[-1], f"w:int4/{granularity}")
     costs = cached.gptq_cost(*asked)
     words = gptq_words.cost(costs)
     st.markdown(words)

@@ -138,7 +138,7 @@ def generation_part(scheme: str, choice: controls.Choice) -> None:
         prompt = controls.line("Prompt", PROMPT, "prompt", max_chars=1000)
         seed = controls.slide("Seed (0: greedy, the likeliest token each time)", 0, 20, 0, "seed")
     loaded = cached.model(choice.model_id, choice.device)
-    calibration = cached.calibration_tokens(choice.model_id, choice.device, choice.calibration)
+    calibration = cached.tokens(choice.model_id, choice.device, choice.calibration)
 
     def work(tell: job_view.Teller) -> Written:
         def writing(share: float, doing: str) -> None:

@@ -32,12 +32,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from quantcore.cli import verbs
-from quantcore.cli.verb_inputs import CALIBRATION_TOKENS, GPTQ_TOKENS, MAX_TOKENS
+from quantcore.cli.texts import TextOptions
 from quantcore.export.plain import plain
-from quantcore.model.loading import REFERENCE, WINDOW
+from quantcore.model.loading import REFERENCE
+from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, STUDY, Reading
 
 SCHEME = "a scheme's text or a preset's name, see `schemes`"
 
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = vars(_parser().parse_args(argv))
         run = options.pop("run")
+        said = {one.name: options.pop(one.name) for one in fields(TextOptions) if one.name in options}
+        if said:
+            options["texts"] = TextOptions(**said)
         with contextlib.redirect_stdout(sys.stderr):  # a library that chats must not spoil the JSON
             result = run(**options)
         text = json.dumps(plain(result), indent=2, allow_nan=False)
@@ -90,9 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--scheme", required=True, metavar="S", help=f"{SCHEME}, or a plan")
     many.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}, or a plan")
     each.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}")
-    for made in (layer, whole, many, each):
-        _add_reading(made, MAX_TOKENS, "the text to measure on (default: our own evaluation text)")
-    _add_reading(kept, None, "the text to calibrate on (default: our own calibration text)")
+    for made, usual in ((layer, STUDY), (whole, EVALUATE), (many, EVALUATE), (each, EACH_LAYER)):
+        _add_reading(made, usual, "the text to measure on")
+    _add_reading(kept, CALIBRATE, "the text to calibrate on")
     kept.add_argument("--out", required=True, metavar="FOLDER", help="the checkpoint's folder")
     kept.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="of all that is no code; see --help")
     for made in (layer, many):
@@ -114,12 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_reading(made: argparse.ArgumentParser, tokens: int | None, text: str) -> None:
-    most = f"default {tokens}" if tokens else f"default {GPTQ_TOKENS} for GPTQ, {CALIBRATION_TOKENS} else"
+def _add_reading(made: argparse.ArgumentParser, usual: Reading, text: str) -> None:
+    most, length = usual.windows * usual.length, usual.length
     made.add_argument("--model", default=REFERENCE, metavar="M", help="`reference`, a folder, a GGUF file, or a hub id")
-    made.add_argument("--text", metavar="TEXT", help=f"a file, or a hub's data set: {text}")
-    made.add_argument("--max-tokens", type=int, default=tokens, metavar="N", help=most)
-    made.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"tokens a window (default {WINDOW})")
+    made.add_argument("--text", metavar="TEXT", help=f"{text}: a file, or a hub's data set (default: {usual.source})")
+    made.add_argument("--max-tokens", type=int, metavar="N", help=f"at most so many of it (default {most})")
+    made.add_argument("--window", type=int, metavar="N", help=f"tokens a window (default {length})")
     made.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     made.add_argument("--seed", type=int, metavar="N", help="draw the texts' windows at random (default: the first)")
 

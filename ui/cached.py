@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -80,19 +79,16 @@ from quantcore.studies.row import RowStudy, loud_row, row_study
 from quantcore.studies.speed_curves import Recorded, read_run
 from quantcore.studies.stored import Stored, stored
 from quantcore.text.files import LoadedText, hub_text
-from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
+from quantcore.text.reading import CALIBRATE, EVALUATE, STUDY, Reading, Texts
+from quantcore.text.windows import TEXT_KINDS
 from ui.figures import outliers as figures
 from ui.jobs import Jobs
 
-STUDY_TOKENS = 512
-HESSIAN_TOKENS = 8192
 FIRST_VISIT_S = 8.0  # a visitor who waits for the start gets both cores before the first page's other bits are made
-OWN_TEXTS_CHARACTERS = 50_000_000
 PREVIEW_CHARACTERS = 600
 LOAD_AT_ONCE_BYTES = 100_000_000
 MIX = "mix"  # a calibration text of every kind
-OWN_CALIBRATION = "calibration/all"  # the text id of our own calibration text; a visitor's is `own:<hash>`
-DUEL_WINDOW = 256  # tokens: many windows, so that an interval over them says something
+OWN_CALIBRATION = str(CALIBRATE)  # the reading of our own calibration text
 START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
 
@@ -154,19 +150,9 @@ def _bytes(place: Place) -> int:
 
 
 @st.cache_resource
-def _own_texts() -> dict[str, LoadedText]:
-    return {}
-
-
-def keep_text(own: LoadedText) -> str:
-    """The id under which a visitor's own text is known from now on; the oldest texts go when all are too long."""
-    texts = _own_texts()
-    text_id = f"own:{own.hash}"
-    texts.pop(text_id, None)
-    texts[text_id] = own
-    while len(texts) > 1 and sum(one.characters for one in texts.values()) > OWN_TEXTS_CHARACTERS:
-        texts.pop(next(iter(texts)))
-    return text_id
+def texts() -> Texts:
+    """The texts that readings name; visitors' own among them."""
+    return Texts()
 
 
 @st.cache_resource(max_entries=8, show_spinner="Asking the hub for the data set ...")
@@ -174,55 +160,18 @@ def data_set(name: str) -> LoadedText:
     return hub_text(name)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a text id says: `evaluation/story` or `own:<hash>`; with `|8x128|chat` behind it how the text is cut (8
-    sequences of 128 tokens) and that it stands in the chat template."""
-
-    text_id: str
-    sequences: int = 1
-    length: int = STUDY_TOKENS
-    chat: bool = False
-
-    def __str__(self) -> str:
-        shape = f"|{self.sequences}x{self.length}" if (self.sequences, self.length) != (1, STUDY_TOKENS) else ""
-        return f"{self.text_id}{shape}{'|chat' * self.chat}"
-
-    @classmethod
-    def parse(cls, text_id: str) -> Reading:
-        base, *more = text_id.split("|")
-        shapes = [match for one in more if (match := re.fullmatch(r"(\d+)x(\d+)", one))]
-        shape = (int(shapes[0][1]), int(shapes[0][2])) if shapes else (1, STUDY_TOKENS)
-        return cls(base, *shape, "chat" in more)
-
-
 def has_chat_template(model_id: str, device: str) -> bool:
     return bool(getattr(model(model_id, device).tokenizer, "chat_template", None))
 
 
 def loaded_text(text_id: str) -> LoadedText:
-    """The text of an id. Raises: ValueError for one of a visitor's that the server no longer has."""
-    base = Reading.parse(text_id).text_id
-    if not base.startswith("own:"):
-        return LoadedText(base, (bundled_text(*base.split("/", 1)),))
-    if base not in _own_texts():
-        raise ValueError("the server has forgotten your text; paste or upload it again in the sidebar")
-    return _own_texts()[base]
+    """The text of a reading. Raises: ValueError for one of a visitor's that the server no longer has."""
+    return texts()[Reading.parse(text_id).source]
 
 
 def source_of(text_id: str) -> str:
     """A text in words: its name; of a visitor's also the hash, and the commit of a hub's."""
-    reading = Reading.parse(text_id)
-    if not reading.text_id.startswith("own:"):
-        return f"bundled {reading.text_id}"
-    found = loaded_text(text_id)
-    commit = f", revision {found.revision}" if found.revision else ""
-    return f"{found.name} (SHA-256 {found.hash}{commit}{', in the chat template' * reading.chat})"
-
-
-def text(text_id: str) -> str:
-    """The text of an id as it was given, without a chat template. Raises: ValueError as `loaded_text`."""
-    return loaded_text(text_id).joined()
+    return Reading.parse(text_id).words(texts())
 
 
 @dataclass(frozen=True)
@@ -249,19 +198,16 @@ def text_facts(model_id: str, device: str, text_id: str) -> TextFacts:
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def tokens(model_id: str, device: str, text_id: str, limit: int | None = None, window: int | None = None) -> Tensor:
-    """Token windows of a text, (windows, T), at most `limit` tokens; None: as the text's id says."""
-    loaded, reading = model(model_id, device), Reading.parse(text_id)
-    written = loaded_text(text_id).joined(loaded.tokenizer, reading.chat)
-    limit = limit or reading.sequences * reading.length
-    return token_windows(loaded.tokenizer, written, min(window or reading.length, loaded.context), limit)
+def tokens(model_id: str, device: str, text_id: str) -> Tensor:
+    """Token windows of a reading, (windows, T)."""
+    return Reading.parse(text_id).tokens(model(model_id, device), texts())
 
 
 @st.cache_resource(max_entries=16, show_spinner="Running the model over the text ...")
-def inputs(model_id: str, device: str, layer: str, text_id: str, limit: int | None = None) -> Tensor:
+def inputs(model_id: str, device: str, layer: str, text_id: str) -> Tensor:
     """What enters a layer while the model reads a text, (N, K), float32 on the CPU."""
     loaded = model(model_id, device)
-    return layer_inputs(loaded.model, tokens(model_id, device, text_id, limit), layer).flatten(0, 1)
+    return layer_inputs(loaded.model, tokens(model_id, device, text_id), layer).flatten(0, 1)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -282,9 +228,9 @@ def weight(model_id: str, device: str, layer: str) -> Tensor:
 
 
 @st.cache_resource(max_entries=16, show_spinner="Reading what enters every layer ...")
-def stats(model_id: str, device: str, text_id: str, limit: int | None = None) -> dict[str, LayerStats]:
+def stats(model_id: str, device: str, text_id: str) -> dict[str, LayerStats]:
     """Ranges and channel maxima of every layer's input while the model reads a text; no Hessians."""
-    return calibrate(model(model_id, device).model, tokens(model_id, device, text_id, limit), hessian=False)
+    return calibrate(model(model_id, device).model, tokens(model_id, device, text_id), hessian=False)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -319,9 +265,9 @@ def _granularity_rows(model_id: str, device: str, layer: str, text_id: str, sche
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def token_texts(model_id: str, device: str, text_id: str, limit: int | None = None) -> tuple[str, ...]:
+def token_texts(model_id: str, device: str, text_id: str) -> tuple[str, ...]:
     """The text of each token that `inputs` has a row for, control characters written out."""
-    ids = tokens(model_id, device, text_id, limit).flatten().tolist()
+    ids = tokens(model_id, device, text_id).flatten().tolist()
     decode = model(model_id, device).tokenizer.decode
     return tuple("".join(c if c.isprintable() else repr(c)[1:-1] for c in decode([one])) for one in ids)
 
@@ -421,7 +367,7 @@ def contents(model_id: str, device: str) -> Anatomy:
 @st.cache_resource(max_entries=4, show_spinner="Recording ranges on the calibration text ...")
 def recorded(model_id: str, device: str, momentum: float, calibration: str = OWN_CALIBRATION) -> dict[str, LayerStats]:
     """What enters every layer on the calibration text: what a static scheme freezes."""
-    read = calibration_tokens(model_id, device, calibration)
+    read = tokens(model_id, device, calibration)
     return calibrate(model(model_id, device).model, read, hessian=False, momenta=(momentum,))
 
 
@@ -441,13 +387,9 @@ def layer_lab(
 
 
 @st.cache_resource(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
-def hessian_of(
-    model_id: str, device: str, layer: str, limit: int = HESSIAN_TOKENS, calibration: str = OWN_CALIBRATION
-) -> Tensor:
-    """X^T X of a layer's inputs on the calibration text, at most `limit` tokens; from the float model. (K, K),
-    float32."""
-    read = calibration_tokens(model_id, device, calibration, limit)
-    seen = calibrate(model(model_id, device).model, read, [layer])[layer].hessian
+def hessian_of(model_id: str, device: str, layer: str, calibration: str = OWN_CALIBRATION) -> Tensor:
+    """X^T X of a layer's inputs on the calibration text; from the float model. (K, K), float32."""
+    seen = calibrate(model(model_id, device).model, tokens(model_id, device, calibration), [layer])[layer].hessian
     assert seen is not None
     return seen
 
@@ -456,13 +398,23 @@ def hessian_of(
 def watched(model_id: str, device: str, layer: str, kind: str) -> Watched:
     """One layer's input on a calibration text, step by step; MIX reads the kinds side by side, a step of each. `kind`
     may be the id of a visitor's text."""
-    running = model(model_id, device).model
-    if kind.startswith("own:"):
-        return watch(running, tokens(model_id, device, kind, STEP_TOKENS * MOST_STEPS), layer)
-    if kind != MIX:
-        return watch(running, tokens(model_id, device, f"calibration/{kind}", STEP_TOKENS * MOST_STEPS), layer)
-    kinds = [tokens(model_id, device, f"calibration/{one}") for one in TEXT_KINDS]
-    return watch(running, torch.stack(kinds, 1).flatten(0, 1), layer, abreast=len(kinds))
+    running, read = model(model_id, device).model, tokens(model_id, device, watched_reading(kind))
+    if kind == MIX:
+        return watch(running, _abreast(read), layer, abreast=len(TEXT_KINDS))
+    return watch(running, read, layer)
+
+
+def watched_reading(kind: str) -> str:
+    """The steps of a calibration text of one kind, of MIX, or of a visitor's."""
+    if kind == MIX:
+        return str(CALIBRATE.at_most(len(TEXT_KINDS) * STUDY.length))
+    text = Reading.parse(kind if kind.startswith("own:") else f"calibration/{kind}")
+    return str(text.at_most(STEP_TOKENS * MOST_STEPS))
+
+
+def _abreast(windows: Tensor) -> Tensor:
+    """Windows kind by kind -> one window of every kind, then the next of every kind."""
+    return windows.unflatten(0, (len(TEXT_KINDS), -1)).transpose(0, 1).flatten(0, 1)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
@@ -495,10 +447,10 @@ def clips(
     model_id: str, device: str, layer: str, text_ids: tuple[str, ...], kind: str, steps: int, schemes: tuple[str, ...]
 ) -> tuple[Clip, ...]:
     """What the frozen ranges clip on each of several texts, which are named by the kind in their id."""
-    bases = {one: Reading.parse(one).text_id for one in text_ids}
+    bases = {one: Reading.parse(one).source for one in text_ids}
     names = {one: "your own" if base.startswith("own:") else base.rpartition("/")[2] for one, base in bases.items()}
-    texts = {name: inputs(model_id, device, layer, one) for one, name in names.items()}
-    return clipping([range_trail(model_id, device, layer, kind, steps, scheme) for scheme in schemes], texts)
+    read = {name: inputs(model_id, device, layer, one) for one, name in names.items()}
+    return clipping([range_trail(model_id, device, layer, kind, steps, scheme) for scheme in schemes], read)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Measuring the time ...")
@@ -589,21 +541,13 @@ def hash_of(model_id: str, device: str) -> str:
     return model_hash(model(model_id, device).model)
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+def duel_reading(text_id: str, limit: int) -> str:
+    """What a whole model is measured on: windows for an interval, of the text that `text_id` names."""
+    return str(EVALUATE.of(Reading.parse(text_id)).at_most(limit))
+
+
 def duel_tokens(model_id: str, device: str, text_id: str, limit: int) -> Tensor:
-    """Windows of DUEL_WINDOW tokens; of `evaluation/all` an equal share of each kind."""
-    split, _, kind = text_id.partition("/")
-    if kind != "all":
-        return tokens(model_id, device, text_id, limit, DUEL_WINDOW)
-    kinds = [tokens(model_id, device, f"{split}/{one}", *duel_cut(limit)) for one in TEXT_KINDS]
-    return torch.cat([one for one in kinds if one.shape[1] == kinds[0].shape[1]])
-
-
-def duel_cut(limit: int) -> tuple[int, int]:
-    """Tokens of each kind of text, where `limit` are read in all, and tokens a window: whole windows, one at least."""
-    share = limit // len(TEXT_KINDS)
-    window = min(DUEL_WINDOW, share)
-    return share // window * window, window
+    return tokens(model_id, device, duel_reading(text_id, limit))
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
@@ -613,29 +557,17 @@ def decoder(model_id: str, device: str) -> Callable[[int], str]:
     return lru_cache(maxsize=2**17)(lambda token: decode([token]))
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def calibration_tokens(
-    model_id: str,
-    device: str,
-    calibration: str = OWN_CALIBRATION,
-    limit: int | None = None,
-    window: int | None = None,
-) -> Tensor:
-    """What static ranges and GPTQ see, (windows, T): of our own text an equal share of each kind, `limit` tokens in all
-    (None: STUDY_TOKENS of each); of a visitor's what its id names, at most `limit` tokens."""
-    if calibration == OWN_CALIBRATION:
-        share = None if limit is None else limit // len(TEXT_KINDS)
-        return torch.cat([tokens(model_id, device, f"calibration/{kind}", share, window) for kind in TEXT_KINDS])
+def calibration_reading(calibration: str, limit: int) -> str:
+    """At most `limit` tokens of what static ranges and GPTQ learn from; of a visitor's text no more than it says."""
     reading = Reading.parse(calibration)
-    most = reading.sequences * reading.length
-    return tokens(model_id, device, calibration, most if limit is None else min(most, limit))
+    return str(reading.at_most(min(limit, reading.windows * reading.length) if reading.own else limit))
 
 
 def duel_texts(
     model_id: str, device: str, text_id: str, limit: int, calibration: str = OWN_CALIBRATION
 ) -> tuple[Tensor, Tensor]:
     """What a whole model is measured on, and what static ranges and GPTQ see."""
-    return duel_tokens(model_id, device, text_id, limit), calibration_tokens(model_id, device, calibration)
+    return duel_tokens(model_id, device, text_id, limit), tokens(model_id, device, calibration)
 
 
 def kept_schemes(
@@ -647,8 +579,8 @@ def kept_schemes(
     calibration: str = OWN_CALIBRATION,
 ) -> tuple[str, ...]:
     """Those of the schemes whose answers are in the store already."""
-    texts = duel_texts(model_id, device, text_id, limit, calibration)
-    return tuple(known(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device)))
+    read = duel_texts(model_id, device, text_id, limit, calibration)
+    return tuple(known(model(model_id, device), schemes, *read, store(), hash_of(model_id, device)))
 
 
 def kept_duel(
@@ -670,8 +602,8 @@ def kept_duel(
 def _kept_duel(
     model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...], calibration: str
 ) -> Duel:
-    texts = duel_texts(model_id, device, text_id, limit, calibration)
-    return duel(model(model_id, device), schemes, *texts, store(), hash_of(model_id, device))
+    read = duel_texts(model_id, device, text_id, limit, calibration)
+    return duel(model(model_id, device), schemes, *read, store(), hash_of(model_id, device))
 
 
 def kept_rule(
@@ -688,8 +620,8 @@ def kept_rule(
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _kept_rule(model_id: str, device: str, limit: int, key: str, calibration: str) -> RuleResult:
     rule = next(one for one in best_practice() if one.key == key)
-    texts = duel_texts(model_id, device, "evaluation/all", limit, calibration)
-    return rule.test(model(model_id, device), *texts, store(), hash_of(model_id, device))
+    read = duel_texts(model_id, device, "evaluation/all", limit, calibration)
+    return rule.test(model(model_id, device), *read, store(), hash_of(model_id, device))
 
 
 def _is_plan(text: str) -> bool:
@@ -704,9 +636,9 @@ def kept_sensitivity(
     model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...], all_but: bool
 ) -> Sensitivity | None:
     """The sensitivities, where all of them are in the store already."""
-    texts = duel_texts(model_id, device, text_id, limit)
+    read = duel_texts(model_id, device, text_id, limit)
     place = (store(), all_but, hash_of(model_id, device))
-    costs = [kept_costs(model(model_id, device), scheme, *texts, *place) for scheme in schemes]
+    costs = [kept_costs(model(model_id, device), scheme, *read, *place) for scheme in schemes]
     return joined([cost for cost in costs if cost is not None]) if all(costs) else None
 
 
@@ -765,7 +697,7 @@ def shape_named(shape: str, model_id: str, device: str) -> ModelShape:
 @st.cache_resource(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
 def gptq_stats(model_id: str, device: str, layer: str, limit: int, calibration: str = OWN_CALIBRATION) -> LayerStats:
     """What enters a layer on the calibration text, with X^T X: about `limit` tokens."""
-    read = calibration_tokens(model_id, device, calibration, limit, min(limit // len(TEXT_KINDS), STUDY_TOKENS))
+    read = tokens(model_id, device, calibration_reading(calibration, limit))
     return calibrate(model(model_id, device).model, read, [layer])[layer]
 
 
@@ -861,8 +793,8 @@ def stored_parts(model_id: str, device: str, plan: str) -> Stored:
     return stored(model(model_id, device).model, plan, stored_type_of(model_id, device))
 
 
-def export_folder(model_id: str, device: str, plan: str, learned: int | str | None, name: str) -> Path:
-    """Where the page's checkpoint of a plan goes: `name`, and a hash of all that its contents depend on; `learned`: how
-    many tokens of our own calibration text, or the id of a visitor's."""
+def export_folder(model_id: str, device: str, plan: str, learned: str | None, name: str) -> Path:
+    """Where the page's checkpoint of a plan goes: `name`, and a hash of all that its contents depend on; `learned`: the
+    reading of the calibration text."""
     asked = f"{hash_of(model_id, device)}|{device}|{plan}|{learned}"
     return home() / EXPORTS / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from quantcore.text.windows import TEXT_KINDS
+from quantcore.text.reading import Reading
 from ui import cached
 from ui.widgets import Choice
 
@@ -20,7 +20,6 @@ HOMES = {
     "quantcore.export.checkpoint": "export_checkpoint stored_type",
     "quantcore.numbers.formats": "format_named",
     "quantcore.model.linears": "linear_named",
-    "quantcore.text.windows": "TEXT_KINDS bundled_text token_windows",
     "quantcore.export.recipe": "recipe script",
     "quantcore.measure.rules": "best_practice",
     "quantcore.measure.sensitivity": "plan_for_budget",
@@ -41,7 +40,7 @@ HOMES = {
     "quantcore.studies.speed_curves": "read_run",
     "quantcore.studies.stored": "stored",
     "quantcore.text.files": "LoadedText hub_text read_text_file",
-    "quantcore.cli.verb_inputs": "text_of",
+    "quantcore.text.reading": "Reading Texts",
 }
 
 
@@ -56,43 +55,15 @@ def program(body: str) -> str:
 
 
 def load(choice: Choice) -> str:
-    return f"lm = load_model({choice.model_id!r}, {choice.device!r})\n"
+    """lm, and the texts that readings name, the visitor's own among them."""
+    own = dict.fromkeys(one for one in (choice.text_id, choice.calibration) if Reading.parse(one).own)
+    kept = "".join(f"texts.keep({_own(one)})\n" for one in own)
+    return f"lm, texts = load_model({choice.model_id!r}, {choice.device!r}), Texts()\n{kept}"
 
 
-def windows(text_id: str, limit: int | None = None, window: int | None = None) -> str:
-    """The expression of a text's token windows, as `cached.tokens` cuts them."""
-    reading = cached.Reading.parse(text_id)
-    cut = (window or reading.length, limit or reading.sequences * reading.length)
-    if not reading.text_id.startswith("own:"):
-        split, kind = reading.text_id.split("/")
-        return _windows(f"bundled_text({split!r}, {kind!r})", *cut)
-    own = cached.loaded_text(text_id)
-    if own.revision is not None:
-        text = f"hub_text({own.name!r})"
-    elif own.characters > LONGEST_QUOTE:
-        text = f"read_text_file({own.name!r})"
-    else:
-        text = f"LoadedText({own.name!r}, {own.documents!r})"
-    return _windows(f"{text}.joined({'lm.tokenizer, chat=True' if reading.chat else ''})", *cut)
-
-
-def calibration(choice: Choice, limit: int | None = None, window: int | None = None) -> str:
-    """The expression of the calibration windows, as `cached.calibration_tokens` cuts them."""
-    if choice.calibration == cached.OWN_CALIBRATION:
-        share = cached.STUDY_TOKENS if limit is None else limit // len(TEXT_KINDS)
-        return f"torch.cat({each_kind('calibration', share, window or cached.STUDY_TOKENS)})"
-    reading = cached.Reading.parse(choice.calibration)
-    most = reading.sequences * reading.length
-    return windows(choice.calibration, most if limit is None else min(most, limit))
-
-
-def each_kind(split: str, share: int, window: int = cached.STUDY_TOKENS) -> str:
-    """The expression of the windows of our own text, at most `share` tokens of each kind."""
-    return f"[{_windows(f'bundled_text({split!r}, kind)', window, share)} for kind in TEXT_KINDS]"
-
-
-def _windows(text: str, window: int, limit: int) -> str:
-    return f"token_windows(lm.tokenizer, {text}, min({window}, lm.context), {limit})"
+def windows(reading: str) -> str:
+    """The expression of a reading's token windows."""
+    return f"Reading.parse({reading!r}).tokens(lm, texts)"
 
 
 def layer(choice: Choice) -> str:
@@ -106,10 +77,16 @@ def layer(choice: Choice) -> str:
 
 
 def texts(choice: Choice, text_id: str, limit: int) -> str:
-    """lm, tokens and calibration: what the study of a whole model needs; `text_id` as in `cached.duel_tokens`."""
-    split, _, kind = text_id.partition("/")
-    if kind == "all":
-        tokens = f"torch.cat({each_kind(split, *cached.duel_cut(limit))})"
-    else:
-        tokens = windows(text_id, limit, cached.DUEL_WINDOW)
-    return f"{load(choice)}tokens = {tokens}\ncalibration = {calibration(choice)}\n"
+    """lm, tokens and calibration: what the study of a whole model needs."""
+    tokens = windows(cached.duel_reading(text_id, limit))
+    return f"{load(choice)}tokens = {tokens}\ncalibration = {windows(choice.calibration)}\n"
+
+
+def _own(reading: str) -> str:
+    """The expression of a visitor's text."""
+    own = cached.loaded_text(reading)
+    if own.revision is not None:
+        return f"hub_text({own.name!r})"
+    if own.characters > LONGEST_QUOTE:
+        return f"read_text_file({own.name!r})"
+    return f"LoadedText({own.name!r}, {own.documents!r})"

@@ -19,6 +19,8 @@ from quantcore.model.catalog import CATALOG, Entry, cached_models, on_this_machi
 from quantcore.model.loading import REFERENCE, LoadedModel, devices, load_model
 from quantcore.model.memory import TooLarge
 from quantcore.text.files import DATA_SETS, KINDS, LoadedText, read_content
+from quantcore.text.reading import CALIBRATE, STUDY, Reading
+from quantcore.text.reading import OWN as OWN_SOURCE
 from quantcore.text.windows import TEXT_KINDS
 from ui import cached, job_view
 
@@ -218,7 +220,7 @@ def sidebar() -> Choice | None:
         kind = pick("Text that the model reads", kinds, TEXT_KINDS[0], "text")
         text_id = f"evaluation/{kind}"
         if kind in (OWN, DATA_SET):
-            text_id = cached.keep_text(_own_text() if kind == OWN else _data_set())
+            text_id = cached.texts().keep(_own_text() if kind == OWN else _data_set())
         text_id = _reading(model_id, device, text_id)
         calibration = _calibration(model_id, device)
         if model_id != REFERENCE:
@@ -295,15 +297,15 @@ def _data_set(prefix: str = "") -> LoadedText:
 def _reading(model_id: str, device: str, text_id: str) -> str:
     """How much of the text is read, and how: as a text id. What it comes to is counted where somebody looks."""
     with st.expander("What exactly is read", key="reading", on_change="rerun") as opened:
-        length = steps("Tokens a sequence", LENGTHS, cached.STUDY_TOKENS, "length")
-        sequences = steps("Sequences", SEQUENCES, 1, "sequences")
+        length = steps("Tokens a sequence", LENGTHS, STUDY.length, "length")
+        sequences = steps("Sequences", SEQUENCES, STUDY.windows, "sequences")
         if sequences * length > MOST_TOKENS:
             raise ValueError(
                 f"{sequences} sequences of {length} tokens are {sequences * length:,}, and the pages draw at most "
                 f"{MOST_TOKENS:,}; take fewer or shorter ones"
             )
-        own = text_id.startswith("own:")
-        text_id = str(cached.Reading(text_id, sequences, length, own and _chat(model_id, device)))
+        own = text_id.startswith(OWN_SOURCE)
+        text_id = str(Reading(text_id, sequences, length, own and _chat(model_id, device)))
         if opened.open:
             st.code(cached.text_facts(model_id, device, text_id).start, language=None, wrap_lines=True, height=160)
             st.caption(f"Model `{model_id}`, revision `{cached.model(model_id, device).revision}`")
@@ -319,10 +321,10 @@ def _calibration(model_id: str, device: str) -> str:
         if kind == OUR_OWN:
             st.caption("An equal share of each of the five kinds; the page says how many tokens.")
             return cached.OWN_CALIBRATION
-        text_id = cached.keep_text(_own_text("learn_") if kind == OWN else _data_set("learn_"))
-        length = steps("Tokens a sequence", LENGTHS, cached.STUDY_TOKENS, "learn_length")
+        text_id = cached.texts().keep(_own_text("learn_") if kind == OWN else _data_set("learn_"))
+        length = steps("Tokens a sequence", LENGTHS, CALIBRATE.length, "learn_length")
         sequences = steps("Sequences", LEARN_SEQUENCES, 16, "learn_sequences")
-        text_id = str(cached.Reading(text_id, sequences, length, _chat(model_id, device, "learn_")))
+        text_id = str(Reading(text_id, sequences, length, _chat(model_id, device, "learn_")))
         facts = cached.text_facts(model_id, device, text_id)
         if opened.open:
             st.code(facts.start, language=None, wrap_lines=True, height=120)

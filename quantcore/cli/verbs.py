@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.cli.outputs import new_file, progress_bar, write_whole
-from quantcore.cli.verb_inputs import GPTQ_TOKENS, MAX_TOKENS, Text, calibration_text, load, opened, text_of
+from quantcore.cli.texts import TextOptions
+from quantcore.cli.verb_inputs import load, opened
 from quantcore.export.new_folder import require_place
 from quantcore.measure.duel import duel
 from quantcore.measure.evaluate import compare as evaluate_model
@@ -27,7 +28,7 @@ from quantcore.measure.store import Store, model_hash
 from quantcore.measure.stream_duel import stream_duel
 from quantcore.model.inventory import inventory
 from quantcore.model.linears import linear_named
-from quantcore.model.loading import REFERENCE, WINDOW, LoadedModel, devices, source_path
+from quantcore.model.loading import REFERENCE, LoadedModel, devices, source_path
 from quantcore.model.machine import device_name
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.formats import FORMATS
@@ -37,6 +38,7 @@ from quantcore.pipeline.streaming import ALONE, stream_compare
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.layer import LayerStudy, layer_study
+from quantcore.text.reading import EACH_LAYER, EVALUATE, STUDY, Reading
 from quantcore.text.windows import TEXT_KINDS, TEXT_SPLITS, bundled_text, read_text
 
 PACKAGES = (
@@ -87,26 +89,20 @@ def schemes() -> dict[str, Any]:
 def layer(
     layer: str,
     scheme: str,
+    texts: TextOptions,
     model: str = REFERENCE,
-    text: str | None = None,
-    max_tokens: int = MAX_TOKENS,
     device: str | None = None,
-    seed: int | None = None,
-    calibrate_on: str | None = None,
-    chat: bool = False,
-    window: int = WINDOW,
     out: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """one layer under one scheme: errors of weight, input and output, worst channels and tokens; --out as HTML"""
-    wanted, reading = Scheme.parse(scheme), _reading(text, max_tokens, seed, calibrate_on, chat, window)
-    learning = calibration_text([wanted], seed, calibrate_on, chat, window)
+    wanted, reading, learning = Scheme.parse(scheme), texts.measured(STUDY), texts.learned()
     target = None if out is None else new_file(out, force)
     loaded = load(model, device)
     linear = linear_named(loaded.model, layer)
-    tokens = reading.tokens(loaded)
+    tokens = reading.tokens(loaded, texts.texts)
     started = time.perf_counter()
-    calibration, facts = _calibration(loaded, [wanted], learning)
+    calibration, facts = _calibration(loaded, [wanted], learning, texts)
     stats = {}
     if calibration is not None:
         stats = calibrate(loaded.model, calibration, [layer], hessian=wanted.needs_hessian, momenta=momenta_of(wanted))
@@ -116,7 +112,7 @@ def layer(
         study = layer_study(linear, layer_inputs(loaded.model, tokens, layer).flatten(0, 1), wanted, static, hessian)
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from error
-    read = {"model": model, "revision": loaded.revision, "text": reading.facts(tokens), "calibration": facts}
+    read = {"model": model, "revision": loaded.revision, "text": texts.facts(reading, tokens), "calibration": facts}
     if target is not None:
         from quantcore.lab.report import layer_document, to_html
 
@@ -136,23 +132,17 @@ def layer(
 
 def evaluate(
     scheme: str,
+    texts: TextOptions,
     model: str = REFERENCE,
-    text: str | None = None,
-    max_tokens: int = MAX_TOKENS,
     device: str | None = None,
-    seed: int | None = None,
-    calibrate_on: str | None = None,
-    chat: bool = False,
-    window: int = WINDOW,
     stream: bool = False,
 ) -> dict[str, Any]:
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
-    wanted, reading = Plan.parse(scheme), _reading(text, max_tokens, seed, calibrate_on, chat, window)
-    learning = calibration_text(wanted.schemes, seed, calibrate_on, chat, window)
+    wanted, reading, learning = Plan.parse(scheme), texts.measured(EVALUATE), texts.learned()
     held = opened(model, device, stream)
     loaded = held.model
-    tokens = reading.tokens(loaded)
-    calibration, facts = _calibration(loaded, wanted.schemes, learning)
+    tokens = reading.tokens(loaded, texts.texts)
+    calibration, facts = _calibration(loaded, wanted.schemes, learning, texts)
     reports: Sequence[LayerReport]
     with progress_bar("quantizing") as tell:
         if isinstance(loaded, StreamedModel):
@@ -166,7 +156,7 @@ def evaluate(
         "revision": loaded.revision,
         **held.facts(),
         "scheme": str(wanted),
-        "text": reading.facts(tokens),
+        "text": texts.facts(reading, tokens),
         "calibration": facts,
         "report": asdict(report),
         "layers": [asdict(one) for one in reports],
@@ -176,13 +166,9 @@ def evaluate(
 def quantize(
     scheme: str,
     out: str,
+    texts: TextOptions,
     model: str = REFERENCE,
-    text: str | None = None,
-    max_tokens: int | None = None,
     device: str | None = None,
-    seed: int | None = None,
-    chat: bool = False,
-    window: int = WINDOW,
     stream: bool = False,
     dtype: str | None = None,
     force: bool = False,
@@ -192,19 +178,15 @@ def quantize(
     from quantcore.export.stream_export import stream_export
 
     plan = Plan.parse(scheme)
-    reading: Text | None = calibration_text(plan.schemes, seed, window=window)
-    if not plan.needs_text:
-        if (text, max_tokens, seed, chat) != (None, None, None, False):
-            raise ValueError(
-                f"{plan.label} needs no calibration text; leave out --text, --max-tokens, --seed and --chat"
-            )
-        reading = None
-    elif (text, max_tokens, chat) != (None, None, False):
-        reading = text_of(text, GPTQ_TOKENS if max_tokens is None else max_tokens, seed, "calibration", chat, window)
+    if not plan.needs_text and texts.line():
+        raise ValueError(
+            f"{plan.label} needs no calibration text; leave out --text, --max-tokens, --window, --seed and --chat"
+        )
+    reading = texts.quantized_on() if plan.needs_text else None
     require_place(out, model, force)
     held = opened(model, device, stream)
     loaded = held.model
-    calibration = None if reading is None else reading.tokens(loaded)
+    calibration = None if reading is None else reading.tokens(loaded, texts.texts)
     stored_as = None if dtype is None else getattr(torch, dtype)
     with progress_bar("quantizing") as tell:
         more: dict[str, Any] = {"force": force, "dtype": stored_as, "progress": tell}
@@ -215,21 +197,16 @@ def quantize(
     return {
         **asdict(report),
         **held.facts(),
-        "calibration": None if reading is None or calibration is None else reading.facts(calibration),
+        "calibration": None if reading is None or calibration is None else texts.facts(reading, calibration),
         "load": f"AutoModelForCausalLM.from_pretrained({report.folder!r})",
     }
 
 
 def compare(
     schemes: list[str],
+    texts: TextOptions,
     model: str = REFERENCE,
-    text: str | None = None,
-    max_tokens: int = MAX_TOKENS,
     device: str | None = None,
-    seed: int | None = None,
-    calibrate_on: str | None = None,
-    chat: bool = False,
-    window: int = WINDOW,
     stream: bool = False,
     out: str | None = None,
     force: bool = False,
@@ -237,34 +214,28 @@ def compare(
     """several schemes or plans on one text, paired, with intervals; --out writes it as one HTML file"""
     from quantcore.lab.report import duel_document, to_html
 
-    plans, reading = [Plan.parse(one) for one in schemes], _reading(text, max_tokens, seed, calibrate_on, chat, window)
-    learning = calibration_text([one for plan in plans for one in plan.schemes], seed, calibrate_on, chat, window)
+    plans, reading, learning = [Plan.parse(one) for one in schemes], texts.measured(EVALUATE), texts.learned()
     target = None if out is None else new_file(out, force)
     held, store = opened(model, device, stream), Store()
     loaded = held.model
-    tokens, calibration = reading.tokens(loaded), learning.tokens(loaded)
+    tokens, calibration = (one.tokens(loaded, texts.texts) for one in (reading, learning))
     hashed = model_hash(cast(nn.Module, loaded) if isinstance(loaded, StreamedModel) else loaded.model)
     with progress_bar("comparing") as tell:
-        texts = [str(plan) for plan in plans]
+        wanted = [str(plan) for plan in plans]
         if isinstance(loaded, StreamedModel):
-            found = stream_duel(loaded, texts, tokens, calibration, tell)
+            found = stream_duel(loaded, wanted, tokens, calibration, tell)
         else:
-            found = duel(loaded, texts, tokens, calibration, store, hashed, tell)
+            found = duel(loaded, wanted, tokens, calibration, store, hashed, tell)
     facts = {
         "model": model,
         "model hash": hashed,
         "revision": loaded.revision,
         **held.facts(),
-        "text": reading.facts(tokens),
-        "calibration": learning.facts(calibration),
+        "text": texts.facts(reading, tokens),
+        "calibration": texts.facts(learning, calibration),
         "device": device_name(loaded.device),
         "command": shlex.join(
-            ["python", "-m", "quantcore", "compare", "--model", model, "--schemes", *map(str, plans)]
-            + ["--max-tokens", str(max_tokens), *([] if text is None else ["--text", text])]
-            + ([] if calibrate_on is None else ["--calibrate-on", calibrate_on])
-            + ([] if seed is None else ["--seed", str(seed)])
-            + ([] if window == WINDOW else ["--window", str(window)])
-            + ["--chat"] * chat
+            ["python", "-m", "quantcore", "compare", "--model", model, "--schemes", *wanted, *texts.line()]
             + ["--stream"] * stream
         ),
     }
@@ -276,35 +247,26 @@ def compare(
 
 def sensitivity(
     schemes: list[str],
+    texts: TextOptions,
     model: str = REFERENCE,
-    text: str | None = None,
-    max_tokens: int = MAX_TOKENS,
     device: str | None = None,
-    seed: int | None = None,
-    calibrate_on: str | None = None,
-    chat: bool = False,
-    window: int = WINDOW,
     budget: float | None = None,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
     from quantcore.measure.sensitivity import plan_for_budget
     from quantcore.studies.plans import kept_sensitivity
 
-    wanted, reading = (
-        [Scheme.parse(one) for one in schemes],
-        _reading(text, max_tokens, seed, calibrate_on, chat, window),
-    )
-    learning = calibration_text(wanted, seed, calibrate_on, chat, window)
+    wanted, reading, learning = [Scheme.parse(one) for one in schemes], texts.measured(EACH_LAYER), texts.learned()
     loaded, store = load(model, device), Store()
-    tokens, calibration = reading.tokens(loaded), learning.tokens(loaded)
+    tokens, calibration = (one.tokens(loaded, texts.texts) for one in (reading, learning))
     with progress_bar("measuring layers") as tell:
         found = kept_sensitivity(loaded, [str(one) for one in wanted], tokens, calibration, store, progress=tell)
     chosen = None if budget is None else plan_for_budget(found, budget)
     return {
         "model": model,
         "revision": loaded.revision,
-        "text": reading.facts(tokens),
-        "calibration": learning.facts(calibration) if any(one.needs_text for one in wanted) else None,
+        "text": texts.facts(reading, tokens),
+        "calibration": texts.facts(learning, calibration) if any(one.needs_text for one in wanted) else None,
         "layers": {
             layer: {
                 "weights": found.weights[layer],
@@ -350,19 +312,14 @@ def recipe(
     return {"scheme": str(plan), "recipe": texts["recipe.yaml"], "script": texts["quantize.py"], "out": out}
 
 
-def _reading(text: str | None, most: int, seed: int | None, calibrate_on: str | None, chat: bool, window: int) -> Text:
-    """The text to measure on; of the two texts the template is for those that are the user's."""
-    return text_of(text, most, seed, chat=chat and (text is not None or calibrate_on is None), window=window)
-
-
 def _calibration(
-    loaded: LoadedModel | StreamedModel, schemes: Sequence[Scheme], text: Text
+    loaded: LoadedModel | StreamedModel, schemes: Sequence[Scheme], reading: Reading, texts: TextOptions
 ) -> tuple[Tensor | None, dict[str, Any] | None]:
     """The calibration text's tokens and its facts, where a scheme needs it."""
     if not any(scheme.needs_text for scheme in schemes):
         return None, None
-    tokens = text.tokens(loaded)
-    return tokens, text.facts(tokens)
+    tokens = reading.tokens(loaded, texts.texts)
+    return tokens, texts.facts(reading, tokens)
 
 
 def _study_facts(study: LayerStudy) -> dict[str, Any]:

@@ -91,6 +91,14 @@ def read_text_file(path: str | Path) -> LoadedText:
     return read_content(str(path), content)
 
 
+def named_text(name: str) -> LoadedText:
+    """A file, or where there is none of that name a data set of the hub. Raises: ValueError."""
+    is_file = Path(name).is_file() or (":" not in name and name.endswith(tuple(f".{kind}" for kind in KINDS)))
+    if not is_file and (name in DATA_SETS or DATA_SET.fullmatch(name)):
+        return hub_text(name)
+    return read_text_file(name)
+
+
 def read_content(name: str, content: bytes) -> LoadedText:
     """A file's content, read as the end of its name says; any other end is UTF-8 text. Raises: ValueError."""
     if not content:

@@ -131,7 +131,7 @@ def test_layer(capsys: pytest.CaptureFixture[str], tiny_model_dir: Path) -> None
     )  # fmt: skip
     assert (found["shape"], found["bits_per_weight"]) == ([HIDDEN, 2 * HIDDEN], 4.5)
     assert {key: found["text"][key] for key in ("source", "tokens", "windows", "seed")} == {
-        "source": "bundled evaluation", "tokens": 60, "windows": 5, "seed": None,
+        "source": "bundled evaluation/encyclopedia", "tokens": 60, "windows": 1, "seed": None,
     }  # fmt: skip
     assert found["calibration"]["tokens"] > 60
     assert found["static_range"][0] < 0 < found["static_range"][1]

@@ -248,7 +248,7 @@ def test_a_calibration_text_of_your_own(
         named.append(name)
         return LoadedText(name, ("A line about a lamp. " * 90,), "c0ffee")
 
-    monkeypatch.setattr("quantcore.cli.verb_inputs.hub_text", given)
+    monkeypatch.setattr("quantcore.text.files.hub_text", given)
     found = good(capsys, *asked, "--text", "wikitext-2", "--calibrate-on", "owner/name:a.jsonl")
     assert sorted(named) == ["owner/name:a.jsonl", "wikitext-2"]
     assert found["text"]["revision"] == "c0ffee"

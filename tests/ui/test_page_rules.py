@@ -33,7 +33,7 @@ def test_cards_and_what_runs_by_itself(page: AppTest, tiny_lm: LoadedModel) -> N
     assert sum(button.label == "Run it" for button in page.button) == 5
     tokens, calibration = (
         cached.duel_tokens(tiny_lm.id, "cpu", "evaluation/all", 2560),
-        cached.calibration_tokens(tiny_lm.id, "cpu"),
+        cached.tokens(tiny_lm.id, "cpu", cached.OWN_CALIBRATION),
     )
     rule = next(rule for rule in best_practice() if rule.key == "int8-tokens")
     result = rule.test(tiny_lm, tokens, calibration, cached.store())

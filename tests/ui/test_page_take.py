@@ -9,6 +9,7 @@ import yaml
 from streamlit.testing.v1 import AppTest
 
 from quantcore.cli import verbs
+from quantcore.cli.texts import TextOptions
 from quantcore.export.recipe import recipe, script
 from quantcore.measure.store import home
 from quantcore.model.loading import LoadedModel
@@ -78,7 +79,7 @@ def test_a_plan_in_the_link(plan: str, layers: int, tiny_model_dir: Path) -> Non
     assert Plan.from_recipe(found) == Plan.parse(plan)
     assert yaml.safe_load(found)
     command = next(one for one in codes(at) if one.startswith("python -m"))
-    assert command.endswith("--max-tokens 2560") == (layers > 1)
+    assert command.endswith("--max-tokens 10240") == (layers > 1)
 
 
 def test_codes_that_are_not_packed_are_told(tiny_model_dir: Path) -> None:
@@ -120,9 +121,7 @@ def test_the_checkpoint_is_the_command_lines(scheme: str, tiny_model_dir: Path, 
     assert not at.error
     (folder,) = (home() / "exports").iterdir()
     assert str(folder) in codes(at)
-    known = verbs.quantize(
-        scheme, str(tmp_path / "out"), str(tiny_model_dir), max_tokens=2560 if "gptq" in scheme else None
-    )
+    known = verbs.quantize(scheme, str(tmp_path / "out"), TextOptions(), str(tiny_model_dir))
     ours = at.dataframe[0].value["SHA-256"]
     theirs = {one["name"]: one["sha256"] for one in known["files"]}
     assert ours["model.safetensors"] == theirs["model.safetensors"]
@@ -171,7 +170,7 @@ def test_the_python_writes_the_same(
     assert "MB instead of" in capsys.readouterr().out
     assert Path("recipe.yaml").read_text() == recipe("w:int8/channel,a:int8/tensor/static")
     facts = json.loads(next(tmp_path.glob("*/export.json")).read_text())
-    assert facts["calibration_tokens"] == 2560
+    assert facts["calibration_tokens"] == 10240
 
 
 def test_other_pages_lead_here(tiny_model_dir: Path) -> None:

@@ -79,11 +79,6 @@ def test_number_and_length_of_sequences_reach_the_page(tiny_model_dir: Path, tin
     ]
 
 
-@pytest.mark.parametrize("text_id", ["evaluation/story", "own:0123456789abcdef|8x128|chat", "evaluation/code|2x256"])
-def test_a_text_id_says_how_it_is_read(text_id: str) -> None:
-    assert str(cached.Reading.parse(text_id)) == text_id
-
-
 def upload(at: AppTest, name: str, content: bytes) -> AppTest:
     at.file_uploader(key="upload").set_value((name, content, "application/octet-stream"))
     return at.run()
@@ -128,7 +123,7 @@ def test_a_calibration_text_of_your_own_reaches_what_learns(tiny_model_dir: Path
     assert errors(at) == []
     text = LoadedText("your text", (KEEPER,))
     expected = token_windows(tiny_lm.tokenizer, KEEPER, 64, 256)
-    assert cached.calibration_tokens(str(tiny_model_dir), "cpu", f"own:{text.hash}|4x64").equal(expected)
+    assert cached.tokens(str(tiny_model_dir), "cpu", f"own:{text.hash}|4x64").equal(expected)
     assert f"the pages read 4 sequences of 64. SHA-256 `{text.hash}`" in captions(at)
     assert f"From 256 tokens of your text (SHA-256 {text.hash}): GPTQ's Hessians" in captions(at)
     command = next(one.value for one in at.code if one.value.startswith("python -m quantcore quantize"))

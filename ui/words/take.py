@@ -10,12 +10,12 @@ import pandas as pd
 
 from quantcore.export.serving import Serving
 from quantcore.measure.evaluate import ModelReport
-from quantcore.model.loading import WINDOW
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.hardware import GPUS, how_it_runs
 from quantcore.studies.stored import Stored
 from quantcore.studies.written import ReadBack, Written
+from quantcore.text.reading import CALIBRATE, Reading
 
 OUR_OWN = "our own calibration text, an equal share of each kind"
 CAPABILITIES = (
@@ -73,18 +73,17 @@ def quantize_command(
     model_id: str,
     plan: Plan,
     folder: str,
-    tokens: int | None,
+    learned: Reading | None,
     text: str | None = None,
-    window: int = WINDOW,
-    chat: bool = False,
 ) -> str:
-    """The shell's line that writes the same checkpoint; `tokens` of calibration text where the plan needs some, in
-    windows of `window`, of our own or of `text`."""
+    """The shell's line that writes the same checkpoint; what it learns from where the plan needs some, of our own text
+    or of the one called `text`."""
     words = ["python", "-m", "quantcore", "quantize", "--model", model_id, "--scheme", str(plan), "--out", folder]
     words += [] if text is None else ["--text", text]
-    words += [] if window == WINDOW else ["--window", str(window)]
-    words += [] if tokens is None else ["--max-tokens", str(tokens)]
-    return shlex.join(words + ["--chat"] * chat)
+    if learned is not None:
+        words += [] if learned.length == CALIBRATE.length else ["--window", str(learned.length)]
+        words += ["--max-tokens", str(learned.windows * learned.length)] + ["--chat"] * learned.chat
+    return shlex.join(words)
 
 
 def calibrated(plan: Plan, tokens: int, source: str) -> str:

@@ -1,0 +1,80 @@
+"""What a line of the shell says of texts, as readings: --text, --max-tokens, --window, --seed, --chat, --calibrate-on.
+
+A text is named by its file, or by a hub's data set. It is read here, before any model is, so that a wrong one is told
+at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from quantcore.measure.store import tokens_hash
+from quantcore.text.files import named_text
+from quantcore.text.reading import CALIBRATE, Reading, Texts
+from quantcore.text.windows import TEXT_KINDS
+
+LEAST_TOKENS = 2 * len(TEXT_KINDS)
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """The options as they were given; None and False where they were not. `texts` keeps what was read."""
+
+    text: str | None = None
+    max_tokens: int | None = None
+    window: int | None = None
+    seed: int | None = None
+    chat: bool = False
+    calibrate_on: str | None = None
+    texts: Texts = field(default_factory=Texts)
+
+    def measured(self, usual: Reading) -> Reading:
+        """What is measured on: `usual`, as far as the options do not say otherwise. Of two texts the template is for
+        those that are the user's. Raises: ValueError for too few tokens, and what `named_text` refuses."""
+        return self._reading(usual, self.text, self.max_tokens, self.chat and self.text is not None)
+
+    def learned(self) -> Reading:
+        """What static ranges and GPTQ learn from, where --calibrate-on names it."""
+        return self._reading(CALIBRATE, self.calibrate_on, None, self.chat and self.calibrate_on is not None)
+
+    def quantized_on(self) -> Reading:
+        """The same where --text names it, as `quantize` has it."""
+        return self._reading(CALIBRATE, self.text, self.max_tokens, self.chat)
+
+    def facts(self, reading: Reading, tokens: Tensor) -> dict[str, Any]:
+        """Where tokens are from, for the JSON."""
+        own = self.texts[reading.source] if reading.own else None
+        return {
+            "reading": str(reading),
+            "source": own.name if own else reading.words(self.texts),
+            **({"text_hash": own.hash, "revision": own.revision, "chat": reading.chat} if own else {}),
+            "tokens": tokens.numel(),
+            "windows": len(tokens),
+            "hash": tokens_hash(tokens),
+            "seed": reading.seed,
+        }
+
+    def line(self) -> list[str]:
+        """The options as words of a shell's line."""
+        said = {"--text": self.text, "--max-tokens": self.max_tokens, "--window": self.window, "--seed": self.seed}
+        words = {**said, "--calibrate-on": self.calibrate_on}
+        return [word for name, value in words.items() if value is not None for word in (name, str(value))] + [
+            "--chat"
+        ] * self.chat
+
+    def _reading(self, usual: Reading, name: str | None, most: int | None, chat: bool) -> Reading:
+        if self.max_tokens is not None and self.max_tokens < LEAST_TOKENS:
+            raise ValueError(f"--max-tokens {self.max_tokens} is too few; give at least {LEAST_TOKENS}")
+        if self.window is not None and self.window < 2:
+            raise ValueError(
+                f"--window {self.window} is too short: a model needs two tokens to predict one; give at least 2"
+            )
+        if self.chat and self.text is None and self.calibrate_on is None:
+            raise ValueError("--chat is for a text of your own; name one with --text or --calibrate-on")
+        found = replace(usual, seed=self.seed)
+        if name is not None:
+            found = replace(found, source=self.texts.keep(named_text(name)), chat=chat)
+        return found.at_most(most or usual.windows * usual.length, self.window)

@@ -1,6 +1,6 @@
 # make run     the app on http://127.0.0.1:8501
 # make test    the whole suite (browser tests where a Chromium is found: CHROMIUM=/path, or on PATH)
-# make check   lint, format, types
+# make check   lint, format, types, imports
 # make bench   how fast the pages answer, measured in a real browser
 
 PYTHON ?= python3
@@ -18,6 +18,7 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.interaction

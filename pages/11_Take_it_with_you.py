@@ -187,7 +187,7 @@ def code(plan: Plan, choice: controls.Choice, short: str, learned: Learned) -> s
     calibration = "None" if learned is None else python_code.windows(learned)
     return python_code.program(f"""\
 {python_code.load(choice)}plan = {str(plan)!r}
-parts = stored(lm.model, plan, stored_type(lm.model))
+parts = promise(lm.model, plan, stored_type(lm.model))
 print(f"{{parts.bytes / 1e6:.2f}} MB instead of {{parts.float_bytes / 1e6:.2f}} MB")
 report = export_checkpoint(lm, plan, {short!r}, {calibration})
 print(f"{{report.bytes / 1e6:.2f}} MB in {{report.folder}}")
@@ -299,7 +299,7 @@ def body(choice: controls.Choice) -> None:
             source = take_words.OUR_OWN if limit else cached.source_of(learned)
             st.caption(take_words.calibrated(plan, cached.tokens(*place, learned).numel(), source))
     short = take_words.short_name(choice.model_id, plan)
-    parts, refused = cached.stored_parts(*place, text), refusal(schemes)
+    parts, refused = cached.promised(*place, text), refusal(schemes)
     served = serving(short, schemes, cached.model(*place).context)
     with first, st.grid(2, min_column_width=480):
         with st.container():

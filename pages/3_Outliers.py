@@ -5,7 +5,8 @@ from dataclasses import asdict
 import pandas as pd
 import streamlit as st
 
-from quantcore.studies.outliers import CLIPS, FLOAT_BITS, NO_CLIP, keeps_of
+from quantcore.numbers.bits import FLOAT_BITS
+from quantcore.studies.outliers import CLIPS, NO_CLIP, keeps_of
 from ui import cached, frame, python_code
 from ui import widgets as controls
 from ui.components.chart import chart

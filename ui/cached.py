@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.export.checkpoint import stored_type
+from quantcore.export.promise import Promise, promise
 from quantcore.matmul.size import checkpoint_bytes
 from quantcore.measure.duel import Duel, duel, known
 from quantcore.measure.rules import RuleResult, best_practice
@@ -77,7 +78,6 @@ from quantcore.studies.ranges import (
 )
 from quantcore.studies.row import RowStudy, loud_row, row_study
 from quantcore.studies.speed_curves import Recorded, read_run
-from quantcore.studies.stored import Stored, stored
 from quantcore.text.files import LoadedText, hub_text
 from quantcore.text.reading import CALIBRATE, EVALUATE, STUDY, Reading, Texts
 from quantcore.text.windows import TEXT_KINDS
@@ -789,8 +789,8 @@ def stored_type_of(model_id: str, device: str) -> torch.dtype:
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def stored_parts(model_id: str, device: str, plan: str) -> Stored:
-    return stored(model(model_id, device).model, plan, stored_type_of(model_id, device))
+def promised(model_id: str, device: str, plan: str) -> Promise:
+    return promise(model(model_id, device).model, plan, stored_type_of(model_id, device))
 
 
 def export_folder(model_id: str, device: str, plan: str, learned: str | None, name: str) -> Path:

@@ -18,6 +18,7 @@ HOMES = {
     "quantcore.pipeline.convert": "static_qparams",
     "quantcore.measure.duel": "duel",
     "quantcore.export.checkpoint": "export_checkpoint stored_type",
+    "quantcore.export.promise": "promise",
     "quantcore.numbers.formats": "format_named",
     "quantcore.model.linears": "linear_named",
     "quantcore.export.recipe": "recipe script",
@@ -38,7 +39,6 @@ HOMES = {
     "quantcore.studies.row": "loud_row row_study",
     "quantcore.studies.speed": "measure_paths",
     "quantcore.studies.speed_curves": "read_run",
-    "quantcore.studies.stored": "stored",
     "quantcore.text.files": "LoadedText hub_text read_text_file",
     "quantcore.text.reading": "Reading Texts",
 }

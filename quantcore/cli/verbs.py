@@ -298,10 +298,10 @@ def recipe(
     force: bool = False,
 ) -> dict[str, Any]:
     """an llm-compressor recipe and the script that runs it; --read tells the scheme of a recipe"""
+    from quantcore.export.recipe import plan_from_recipe, script
     from quantcore.export.recipe import recipe as recipe_of
-    from quantcore.export.recipe import script
 
-    plan = Plan.from_recipe(read_text(read)) if read is not None else Plan.parse(scheme or "")
+    plan = plan_from_recipe(read_text(read)) if read is not None else Plan.parse(scheme or "")
     texts = {"recipe.yaml": recipe_of(plan), "quantize.py": script(plan, source_path(model))}
     if out is not None:
         folder = Path(out).expanduser().absolute()

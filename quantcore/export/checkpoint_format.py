@@ -20,6 +20,7 @@ round(x/s) + z (see `affine`); inputs of two dimensions (OPT's fc1, fc2) get one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -34,19 +35,17 @@ from compressed_tensors.quantization import (  # type: ignore[import-untyped]
 )
 from torch import Tensor, nn
 
+from quantcore.export.words import FORMATS, LAYOUTS, PACKED, UNPACKED, arguments, options_of, strategy, whole
 from quantcore.matmul.layers import QuantLinear
 from quantcore.numbers.affine import QParams
-from quantcore.numbers.granularity import PerBlock, PerChannel, PerGroup, PerTensor, PerToken
+from quantcore.numbers.bits import Layout, in_bytes
+from quantcore.numbers.granularity import PerTensor
 from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import MinMax, QuantSpec
 from quantcore.scheme.scheme import Scheme
 
-PACKED = "pack-quantized"
 PACK_CHUNK = 2**18  # codes
-UNPACKED = "int-quantized"
 MIXED = "mixed-precision"
-FLOATS_HELD = ("fp8_e4m3",)
-STRATEGIES = {PerTensor: "tensor", PerChannel: "channel", PerToken: "token", PerGroup: "group", PerBlock: "block"}
 
 
 def why_not(scheme: Scheme) -> str | None:
@@ -54,8 +53,11 @@ def why_not(scheme: Scheme) -> str | None:
     if scheme.weights is None:
         return f"{scheme} leaves the weights float, and this format is about weights; add w:int8/channel"
     for spec in filter(None, (scheme.weights, scheme.activations)):
-        if spec.fmt.is_float and spec.fmt.name not in FLOATS_HELD:
-            return f"its float codes are fp8_e4m3, and {scheme} has {spec.fmt.name}; use fp8_e4m3"
+        if whole(spec.fmt) not in FORMATS:
+            kind, known, use = (
+                ("float", "fp8_e4m3", "fp8_e4m3") if spec.fmt.is_float else ("integer", "int2 to int8", "int8")
+            )
+            return f"its {kind} codes are {known}, and {scheme} has {spec.fmt.name}; use {use}"
     if scheme.method.keeps_g_idx:
         return (
             "actorder=group needs each column's group at run time, which compressed-tensors 0.20 no longer stores; "
@@ -63,8 +65,8 @@ def why_not(scheme: Scheme) -> str | None:
         )
     inputs = scheme.activations
     if inputs is not None and inputs.fmt.name.endswith("_narrow"):
-        whole = inputs.fmt.name.removesuffix("_narrow")
-        return f"readers quantize activations on all codes of {whole}, not on {inputs.fmt.name}; use a:{whole}/..."
+        wide = whole(inputs.fmt)
+        return f"readers quantize activations on all codes of {wide}, not on {inputs.fmt.name}; use a:{wide}/..."
     if inputs is not None and inputs.dynamic and inputs.observer != MinMax():
         return f"readers take a dynamic range as min and max, not by {inputs.observer}; leave {inputs.observer} out"
     return None
@@ -79,34 +81,17 @@ def require_exportable(schemes: Sequence[Scheme]) -> None:
             raise ValueError(f"a compressed-tensors checkpoint cannot hold this: {reason}")
 
 
-def arguments(spec: QuantSpec, **more: Any) -> Any:
-    """The spec as the library's QuantizationArgs; `more` are fields of it, such as actorder."""
-    grain = spec.granularity
-    if isinstance(grain, PerGroup):
-        more["group_size"] = grain.group_size
-    if isinstance(grain, PerBlock):
-        more["block_structure"] = [grain.rows, grain.cols]
-    return QuantizationArgs(
-        num_bits=spec.fmt.bits,
-        type="float" if spec.fmt.is_float else "int",
-        strategy=STRATEGIES[type(grain)],
-        symmetric=spec.symmetric,
-        dynamic=spec.dynamic,
-        **more,
-    )
-
-
 def group(scheme: Scheme, targets: Sequence[str], alone: bool = True) -> Any:
     """The scheme as the library's QuantizationScheme over `targets`, in the format that the library gives it.
 
     Zero points that are packed load in transformers 5.23 only by dequantizing at once, and that only where one scheme
     is `alone` in the model; beside others such weights are int-quantized."""
     assert scheme.weights is not None
-    by_weight = getattr(scheme.method, "actorder", None) == "weight"
+    order, inputs = options_of(scheme.method).get("actorder"), scheme.activations
     made = QuantizationScheme(
         targets=list(targets),
-        weights=arguments(scheme.weights, **({"actorder": "weight"} if by_weight else {})),
-        input_activations=None if scheme.activations is None else arguments(scheme.activations),
+        weights=QuantizationArgs(**arguments(scheme.weights), actorder=order),
+        input_activations=None if inputs is None else QuantizationArgs(**arguments(inputs)),
     )
     made.format = infer_module_format(nn.Linear, made).value
     if made.format == PACKED and packs_zero_points(scheme.weights) and not alone:
@@ -114,9 +99,15 @@ def group(scheme: Scheme, targets: Sequence[str], alone: bool = True) -> Any:
     return made
 
 
+def layout(scheme: Scheme, form: str) -> Layout:
+    """How a format keeps the codes of a scheme, to be counted."""
+    assert scheme.weights is not None
+    return LAYOUTS[form] if packs_zero_points(scheme.weights) else replace(LAYOUTS[form], zero_points=in_bytes)
+
+
 def packs_zero_points(spec: QuantSpec) -> bool:
     """Whether pack-quantized stores the spec's zero points as packed words."""
-    return not spec.symmetric and isinstance(spec.granularity, PerGroup | PerChannel)
+    return not spec.symmetric and strategy(spec.granularity) in ("group", "channel")
 
 
 def configuration(schemes: Mapping[str, Scheme], floats: Sequence[str]) -> Any:

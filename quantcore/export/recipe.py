@@ -1,7 +1,7 @@
 """A scheme or plan as a recipe for llm-compressor, which runs it on models of any size, and back.
 
     text = recipe("W4A16,gptq/actorder=weight@down_proj=W8A16")        YAML
-    Plan.from_recipe(text)                                             the plan again
+    plan_from_recipe(text)                                             the plan again
     script("W4A16", "owner/model")                                     the Python that runs it
 
 One modifier for each method: GPTQModifier, or QuantizationModifier for rounding to nearest; in it one config group for
@@ -9,8 +9,7 @@ each scheme. The default's group is for every Linear. A pattern of ours, a run o
 regular expression there. Where several exceptions fit a layer our last one decides, so an exception's expression shuts
 out, by a negative lookahead, all those after it. Layers that stay float are in `ignore`.
 
-Observers: min-max is memoryless_minmax for weights and static_minmax for activations ("minmax" there is a moving
-average, our ema). Its mse searches another grid than ours, so those scales differ a little. Checked against
+The words themselves: `words`. Its mse searches another grid than ours, so those scales differ a little. Checked against
 llm-compressor 0.14.
 """
 
@@ -20,22 +19,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
-from quantcore.methods.options import Gptq, Method, Rtn
-from quantcore.numbers.formats import format_named
-from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
-from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec
+from quantcore.export.words import FORMATS, MODIFIERS, Entry, method_of, modifier, observed, spec_of
+from quantcore.methods.options import Method
+from quantcore.numbers.spec import MinMax, Percentile
 from quantcore.scheme.plan import Plan, fits
 from quantcore.scheme.scheme import Scheme
 
 SAMPLES, LENGTH = 512, 2048
 EVERY_LINEAR = "Linear"
 HEAD = "lm_head"
-FORMATS_KNOWN = ("fp8_e4m3", *(f"int{bits}" for bits in range(2, 9)))
-Entry = dict[str, Any]
 
 
 def recipe(scheme: Scheme | Plan | str) -> str:
@@ -92,7 +88,7 @@ def why_not(scheme: Scheme) -> str | None:
     """What of a scheme llm-compressor has not, in a sentence; None where it has all."""
     specs = [spec for spec in (scheme.weights, scheme.activations) if spec is not None]
     for spec in specs:
-        if spec.fmt.name not in FORMATS_KNOWN:
+        if spec.fmt.name not in FORMATS:
             return f"it has no {spec.fmt.name}; use int2 to int8, or fp8_e4m3"
         if isinstance(spec.observer, Percentile):
             return f"it has no percentile observer such as {spec.observer}; use minmax, mse or ema"
@@ -100,10 +96,13 @@ def why_not(scheme: Scheme) -> str | None:
             return f"its dynamic ranges are min and max; leave {spec.observer} out"
     if scheme.weights is None and scheme.activations is not None:
         return "its formats are about weights; add w:int8/channel"
-    if scheme.method.keeps_g_idx:
+    if (method := scheme.method).name not in MODIFIERS:
+        return f"it has no {method.name}; use {' or '.join(MODIFIERS)}"
+    if method.keeps_g_idx:
         return "it has dropped actorder=group; use actorder=weight"
-    if isinstance(scheme.method, Gptq) and not scheme.method.static_groups:
-        return "its GPTQ takes scales from the original weights; leave /moving out"
+    ((kind, body),) = modifier(method, {}).items()
+    if lost := set(str(method).split("/")) - set(str(method_of(kind, body)).split("/")):
+        return f"its {kind} has no such option; leave /{lost.pop()} out"
     return None
 
 
@@ -113,7 +112,7 @@ def plan_from_recipe(text: str) -> Plan:
     Raises: ValueError for what is no such recipe."""
     default, skips, overrides = Scheme(skip=()), [], []
     for kind, body in _modifiers(text):
-        method = _method(kind, body)
+        method = method_of(kind, body)
         for one in body.get("ignore") or []:
             read = _read_regex(one)
             if read.later is None:
@@ -121,7 +120,7 @@ def plan_from_recipe(text: str) -> Plan:
             else:
                 overrides.append((read, Scheme()))
         for group in _groups(body):
-            scheme = Scheme(_spec(group.get("weights"), True), _spec(group.get("input_activations"), False), method)
+            scheme = Scheme(spec_of(group.get("weights"), True), spec_of(group.get("input_activations"), False), method)
             if group.get("targets") == [EVERY_LINEAR]:
                 default = scheme
                 continue
@@ -138,7 +137,7 @@ def scheme_from_recipe(text: str) -> Scheme:
     """The scheme of a recipe without exceptions. Raises: ValueError for one with exceptions: it is a plan."""
     plan = plan_from_recipe(text)
     if plan.overrides:
-        raise ValueError(f"the recipe has {len(plan.overrides)} exceptions, so it is a plan; use Plan.from_recipe")
+        raise ValueError(f"the recipe has {len(plan.overrides)} exceptions, so it is a plan; use plan_from_recipe")
     return plan.default
 
 
@@ -188,53 +187,20 @@ def _modifier(
         "config_groups": {
             f"group_{place}": {
                 "targets": list(targets),
-                "weights": _arguments(one.weights, True),
-                "input_activations": _arguments(one.activations, False),
+                **_arguments(one),
             }
             for place, (one, targets) in enumerate(groups)
         },
         "ignore": [*skipped, *others],
     }
-    if not isinstance(method, Gptq):
-        return {"QuantizationModifier": body}
-    body |= {"actorder": method.actorder, "dampening_frac": method.damp, "block_size": method.block_size}
-    return {"GPTQModifier": body}
+    return modifier(method, body)
 
 
-def _arguments(spec: QuantSpec | None, weights: bool) -> Entry | None:
-    """The fields of compressed-tensors' QuantizationArgs."""
-    if spec is None:
-        return None
-    strategy, more = _strategy(spec.granularity)
-    found: Entry = {
-        "num_bits": spec.fmt.bits,
-        "type": "float" if spec.fmt.is_float else "int",
-        "symmetric": spec.symmetric,
-        "strategy": strategy,
-        "dynamic": spec.dynamic,
-        **more,
+def _arguments(scheme: Scheme) -> Entry:
+    return {
+        "weights": None if scheme.weights is None else observed(scheme.weights, True),
+        "input_activations": None if scheme.activations is None else observed(scheme.activations, False),
     }
-    if not spec.dynamic:
-        found["observer"] = _observer_name(spec.observer, weights)
-    if isinstance(spec.observer, MovingAverage):
-        found["observer_kwargs"] = {"averaging_constant": spec.observer.momentum}
-    return found
-
-
-def _strategy(grain: Granularity) -> tuple[str, Entry]:
-    if isinstance(grain, PerGroup):
-        return "group", {"group_size": grain.group_size}
-    if isinstance(grain, PerBlock):
-        return "block", {"block_structure": [grain.rows, grain.cols]}
-    return {PerTensor: "tensor", PerChannel: "channel", PerToken: "token"}[type(grain)], {}
-
-
-def _observer_name(observer: Observer, weights: bool) -> str:
-    if isinstance(observer, Mse):
-        return "memoryless_mse" if weights else "mse"
-    if isinstance(observer, MovingAverage):
-        return "minmax"
-    return "memoryless_minmax" if weights else "static_minmax"
 
 
 def _modifiers(text: str) -> list[tuple[str, Entry]]:
@@ -256,21 +222,6 @@ def _modifiers(text: str) -> list[tuple[str, Entry]]:
     return found
 
 
-def _method(kind: str, body: Entry) -> Method:
-    if kind == "QuantizationModifier":
-        return Rtn()
-    if kind != "GPTQModifier":
-        raise ValueError(
-            f"the recipe's {kind} is no method of this lab; it knows QuantizationModifier and GPTQModifier"
-        )
-    order = body.get("actorder", "static")  # llm-compressor's default
-    return Gptq(
-        actorder="weight" if order in ("static", "weight") else order,
-        damp=float(body.get("dampening_frac", Gptq.damp)),
-        block_size=int(body.get("block_size", Gptq.block_size)),
-    )
-
-
 def _groups(body: Entry) -> list[Entry]:
     """The config groups of a modifier; a preset's name as scheme is one over its targets."""
     if isinstance(name := body.get("scheme"), str):
@@ -280,51 +231,10 @@ def _groups(body: Entry) -> list[Entry]:
                 "targets": [body["targets"]]
                 if isinstance(body.get("targets"), str)
                 else body.get("targets", ["Linear"]),
-                "weights": _arguments(preset.weights, True),
-                "input_activations": _arguments(preset.activations, False),
+                **_arguments(preset),
             }
         ]
     groups = body.get("config_groups")
     if not isinstance(groups, dict) or not all(isinstance(one, dict) for one in groups.values()):
         raise ValueError("the recipe's modifier has neither a scheme nor config_groups; add one of them")
     return list(groups.values())
-
-
-def _spec(entry: Entry | None, weights: bool) -> QuantSpec | None:
-    if entry is None:
-        return None
-    known: dict[str, Granularity] = {"tensor": PerTensor(), "channel": PerChannel(), "token": PerToken()}
-    group_size, strategy = entry.get("group_size"), entry.get("strategy")
-    if strategy is None:
-        strategy = "tensor" if group_size is None else "channel" if group_size == -1 else "group"
-    if strategy == "group":
-        grain: Granularity = PerGroup(int(group_size or 0))
-    elif strategy == "block":
-        grain = PerBlock(*entry["block_structure"])
-    elif strategy in known:
-        grain = known[strategy]
-    else:
-        raise ValueError(f"the recipe's strategy {strategy!r} is none of tensor, channel, token, group, block")
-    bits = int(entry.get("num_bits", 8))
-    is_float = entry.get("type", "int") == "float"
-    if is_float and bits != 8:
-        raise ValueError(f"the recipe's float codes of {bits} bits are none that this reader knows; use 8")
-    dynamic = bool(entry.get("dynamic", False))
-    return QuantSpec(
-        fmt=format_named("fp8_e4m3" if is_float else f"int{bits}"),
-        granularity=grain,
-        symmetric=bool(entry.get("symmetric", True)),
-        dynamic=dynamic,
-        observer=MinMax() if dynamic else _observer(entry, weights),
-    )
-
-
-def _observer(entry: Entry, weights: bool) -> Observer:
-    name = entry.get("observer") or ("memoryless_minmax" if weights else "minmax")
-    if name in ("memoryless_mse", "mse"):
-        return Mse()
-    if name == "minmax" and not weights:
-        return MovingAverage(float((entry.get("observer_kwargs") or {}).get("averaging_constant", 0.01)))
-    if name in ("minmax", "memoryless_minmax", "static_minmax"):
-        return MinMax()
-    raise ValueError(f"the recipe's observer {name!r} is none of this lab's; use a minmax or mse one")

@@ -11,13 +11,41 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from quantcore.numbers.granularity import PerBlock, PerChannel, PerGroup, PerTensor, PerToken
-from quantcore.numbers.spec import QuantSpec
+from quantcore.export.words import strategy, whole
 from quantcore.scheme.scheme import Scheme
 
 CHECKED = "vLLM documentation and loader, November 2026"
+FP8_WEIGHTS = "fp8_e4m3/tensor fp8_e4m3/channel fp8_e4m3/block"
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+class Kernel(NamedTuple):
+    """Which weights, format/strategy, vLLM multiplies by which inputs, format/strategy/range, and on which GPUs."""
+
+    weights: str
+    inputs: str
+    gpus: str
+
+
+KERNELS = (
+    Kernel("int4/group int4/channel", "float", "int4 weights alone: NVIDIA 8.0 and above"),
+    Kernel("int8/group int8/channel", "float", "int8 weights alone: NVIDIA 8.0 and above"),
+    Kernel(
+        "int8/channel int8/tensor",
+        "int8/token/dynamic int8/tensor/static",
+        "int8 on both sides: NVIDIA 7.5 to 9.0 (not Blackwell), x86 and Arm CPUs",
+    ),
+    Kernel("int4/group int4/channel", "int8/token/dynamic", "int4 weights, int8 activations: Arm CPUs"),
+    Kernel("int4/group", "fp8_e4m3/token/dynamic", "int4 weights, fp8 activations: NVIDIA 9.0 (Hopper)"),
+    Kernel(FP8_WEIGHTS, "float", "fp8 weights alone: NVIDIA 8.0 and above"),
+    Kernel(
+        FP8_WEIGHTS,
+        "fp8_e4m3/token/dynamic fp8_e4m3/group/dynamic fp8_e4m3/tensor/dynamic fp8_e4m3/tensor/static",
+        "fp8 on both sides: NVIDIA 8.9 and above, AMD MI300; on NVIDIA 8.0 to 8.6 the activations stay 16-bit",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -51,25 +79,13 @@ def serving(folder: str, schemes: Mapping[str, Scheme], context: int) -> Serving
 
 def _gpus(scheme: Scheme) -> str | None:
     """Where vLLM has a kernel for the scheme; None where it lists none."""
-    weights, activations = scheme.weights, scheme.activations
-    if weights is None:
+    weights, inputs = scheme.weights, scheme.activations
+    if weights is None or (inputs is not None and not weights.symmetric):
         return None
-    if weights.fmt.is_float:
-        return _gpus_for_fp8(weights, activations)
-    if activations is None:
-        fits = weights.fmt.bits in (4, 8) and isinstance(weights.granularity, PerGroup | PerChannel)
-        return f"int{weights.fmt.bits} weights alone: NVIDIA 8.0 and above" if fits else None
-    if not weights.symmetric:
-        return None
-    if weights.fmt.bits == 8 and activations.fmt.name == "int8" and _per_token_or_static(activations):
-        rows = isinstance(weights.granularity, PerChannel | PerTensor)
-        return "int8 on both sides: NVIDIA 7.5 to 9.0 (not Blackwell), x86 and Arm CPUs" if rows else None
-    if weights.fmt.bits == 4 and activations.dynamic and isinstance(activations.granularity, PerToken):
-        if activations.fmt.name == "int8" and isinstance(weights.granularity, PerGroup | PerChannel):
-            return "int4 weights, int8 activations: Arm CPUs"
-        if activations.fmt.name == "fp8_e4m3" and isinstance(weights.granularity, PerGroup):
-            return "int4 weights, fp8 activations: NVIDIA 9.0 (Hopper)"
-    return None
+    here, when = f"{whole(weights.fmt)}/{strategy(weights.granularity)}", "float"
+    if inputs is not None:
+        when = f"{inputs.fmt.name}/{strategy(inputs.granularity)}/{'static' if inputs.static else 'dynamic'}"
+    return next((one.gpus for one in KERNELS if here in one.weights.split() and when in one.inputs.split()), None)
 
 
 def _int_by_fp8(scheme: Scheme) -> bool:
@@ -79,20 +95,6 @@ def _int_by_fp8(scheme: Scheme) -> bool:
 
 def _asymmetric_int(scheme: Scheme) -> bool:
     return scheme.weights is not None and not scheme.weights.symmetric
-
-
-def _gpus_for_fp8(weights: QuantSpec, activations: QuantSpec | None) -> str | None:
-    if not isinstance(weights.granularity, PerTensor | PerChannel | PerBlock):
-        return None
-    if activations is None:
-        return "fp8 weights alone: NVIDIA 8.0 and above"
-    if not activations.fmt.is_float:
-        return None
-    return "fp8 on both sides: NVIDIA 8.9 and above, AMD MI300; on NVIDIA 8.0 to 8.6 the activations stay 16-bit"
-
-
-def _per_token_or_static(activations: QuantSpec) -> bool:
-    return isinstance(activations.granularity, PerToken) if activations.dynamic else True
 
 
 def _torn(schemes: Mapping[str, Scheme]) -> list[str]:

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 from quantcore.matmul.size import quantized_linears
 from quantcore.model.linears import batches
+from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
 BATCH_TOKENS = 1024
-FLOAT_BITS = 16.0
 SoFar = Callable[[str, dict[str, float]], None]
 
 
@@ -140,7 +140,7 @@ def joined(costs: Sequence[LayerCosts]) -> Sensitivity:
         alone={(layer, cost.scheme): kl for cost in costs for layer, kl in cost.alone.items()},
         all_but={(layer, cost.scheme): kl for cost in costs for layer, kl in cost.all_but.items()},
         whole={cost.scheme: cost.whole for cost in costs},
-        float_bits=FLOAT_BITS,
+        float_bits=float(FLOAT_BITS),
         tokens=first.tokens,
     )
 
@@ -253,7 +253,7 @@ def layer_costs(
     return LayerCosts(
         scheme=text,
         weights={name: layer.out_features * layer.in_features for name, layer in layers.items()},
-        bits={name: q.bits_per_weight if q is not None else FLOAT_BITS for name, q in held.items()},
+        bits={name: q.bits_per_weight if q is not None else float(FLOAT_BITS) for name, q in held.items()},
         alone={name: total / counted for name, total in sums["alone"].items()},
         all_but={name: total / counted for name, total in sums["all_but"].items()} if all_but else {},
         whole=whole / counted,

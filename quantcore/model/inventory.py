@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from quantcore.model.linears import left_float, linears, place_of
+from quantcore.model.linears import left_float, linear_shapes, place_of
 from quantcore.model.sources import locate
 from quantcore.model.weight_files import header, read_json, weight_files
 
@@ -119,8 +119,7 @@ def _of_built_model(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str,
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"{str(folder)!r} holds no model that transformers can build: {error}") from error
-    found = {name: (layer.out_features, layer.in_features) for name, layer in linears(model).items()}
-    return found, {name: tuple(parameter.shape) for name, parameter in left_float(model).items()}
+    return linear_shapes(model), {name: tuple(parameter.shape) for name, parameter in left_float(model).items()}
 
 
 def _linears(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:

@@ -23,6 +23,11 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: linear for name, linear in found.items() if linear is not None}
 
 
+def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """(out_features, in_features) of every Linear, by name."""
+    return {name: (layer.out_features, layer.in_features) for name, layer in linears(model).items()}
+
+
 def left_float(model: nn.Module) -> dict[str, Tensor]:
     """The model's matrices that are no Linear's and no embedding's, under their names: experts fused into one parameter
     of three dimensions, their routers, convolutions. Nothing here quantizes them."""

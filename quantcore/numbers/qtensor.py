@@ -12,7 +12,6 @@ view is replaced by a gather.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,11 +19,9 @@ import torch
 from torch import Tensor
 
 from quantcore.numbers.affine import QParams, choose_qparams, from_grid, round_trip, to_grid
+from quantcore.numbers.bits import HELD, weight_size
 from quantcore.numbers.observers import tile_range
-from quantcore.numbers.packing import codes_per_byte
 from quantcore.numbers.spec import MinMax, QuantSpec
-
-CHECKPOINT_SCALE_BITS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,22 +72,13 @@ class QTensor:
     @property
     def held_bytes(self) -> int:
         """Bytes in memory here: packed codes, float32 scales, int8 zero points, int32 group of each column."""
-        per_byte = codes_per_byte(self.spec.fmt.bits)
-        rows = math.prod(self.q.shape[:-1])
-        zero_points = 0 if self.zero_point is None else self.zero_point.numel()
-        groups = 0 if self.g_idx is None else self.g_idx.nbytes
-        return rows * math.ceil(self.q.shape[-1] / per_byte) + 4 * self.scale.numel() + zero_points + groups
+        return weight_size(self.spec, self.q.shape, self.g_idx is not None, HELD, 32).bytes
 
     @property
     def bits_per_weight(self) -> float:
         """Bits a number costs in a checkpoint: its code, its share of a 16-bit scale, of a zero point (fmt.bits) and of
         its column's group number (32 bits)."""
-        overhead = self.scale.numel() * CHECKPOINT_SCALE_BITS
-        if self.zero_point is not None:
-            overhead += self.zero_point.numel() * self.spec.fmt.bits
-        if self.g_idx is not None:
-            overhead += 8 * self.g_idx.nbytes
-        return self.spec.fmt.bits + overhead / self.q.numel()
+        return weight_size(self.spec, self.q.shape, self.g_idx is not None).bits_per_weight
 
 
 def quantize(x: Tensor, spec: QuantSpec, qparams: QParams | None = None) -> QTensor:

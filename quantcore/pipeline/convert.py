@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantcore.matmul.layers import QuantLinear
-from quantcore.matmul.size import CHECKPOINT_FLOAT_BITS
 from quantcore.methods.codes import Problem, codes
 from quantcore.methods.gptq import CholeskyError, gptq_loss
 from quantcore.model.linears import batches, block_names, left_float, linears
 from quantcore.numbers.affine import QParams, choose_qparams
+from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.numbers.distance import sqnr_db, tensor_error
 from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize
 from quantcore.numbers.spec import QuantSpec
@@ -126,7 +126,7 @@ def _left_float(name: str, parameter: Tensor) -> LayerReport:
         name=name,
         shape=tuple(parameter.shape),
         scheme="float",
-        bits_per_weight=CHECKPOINT_FLOAT_BITS,
+        bits_per_weight=FLOAT_BITS,
         held_bytes=parameter.nbytes,
         weight_sqnr_db=None,
         output_sqnr_db=None,
@@ -333,7 +333,7 @@ def _layer_report(
         name=name,
         shape=(layer.out_features, layer.in_features),
         scheme=str(scheme),
-        bits_per_weight=qweight.bits_per_weight if qweight else 16.0,
+        bits_per_weight=qweight.bits_per_weight if qweight else float(FLOAT_BITS),
         held_bytes=qweight.held_bytes if qweight else layer.weight.nbytes,
         weight_sqnr_db=None if w_hat is None else tensor_error(weight, w_hat).sqnr_db,
         output_sqnr_db=None,

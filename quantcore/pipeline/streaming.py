@@ -27,17 +27,17 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
-from quantcore.matmul.size import CHECKPOINT_FLOAT_BITS, checkpoint_bytes
+from quantcore.matmul.size import checkpoint_bytes, model_size
 from quantcore.measure.evaluate import BATCH_TOKENS, Comparison, ModelReport, compare
-from quantcore.model.linears import batches, left_float, linears
+from quantcore.model.linears import batches, left_float, linear_shapes, linears
 from quantcore.model.streamed import BlockPlace, StreamedModel
+from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.pipeline.blocks import BlockWalk, Enough, _Reached
 from quantcore.pipeline.calibration import LayerStats, Progress, momenta_of, watch_inputs
 from quantcore.pipeline.convert import LayerReport, _hessians, _left_float, _quantize_set, copy_with
 from quantcore.scheme.plan import Plan
-from quantcore.scheme.scheme import Scheme
-from quantcore.studies.footprint import weight_bits
+from quantcore.scheme.scheme import Scheme, coded_under
 
 ALONE = "quantized"  # the name of a walk's one candidate
 CALIBRATION_BATCH_TOKENS = 4096  # `batches`' own, which calibrate and BlockWalk use: Hessians are summed in this order
@@ -96,22 +96,7 @@ def planned(streamed: StreamedModel, plan: Plan) -> dict[str, Scheme]:
 def planned_bytes(streamed: StreamedModel, schemes: dict[str, Scheme]) -> int:
     """`checkpoint_bytes` of the quantized model, before it is made: codes, scales and zero points of the layers, 16
     bits for every other parameter, tied ones once. Raises: ValueError for a tile that does not divide a layer."""
-    layers = linears(streamed.skeleton)
-    bits = 0
-    for name, scheme in schemes.items():
-        shape = (layers[name].out_features, layers[name].in_features)
-        try:
-            bits += (
-                weight_bits(scheme.weights, shape, scheme.keeps_g_idx)
-                if scheme.weights
-                else CHECKPOINT_FLOAT_BITS * math.prod(shape)
-            )
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
-    coded = {f"{name}.weight" for name in schemes}
-    named = streamed.skeleton.named_parameters(remove_duplicate=False)
-    others: dict[int, int] = {id(one): one.numel() for name, one in named if name not in coded}
-    return math.ceil((bits + CHECKPOINT_FLOAT_BITS * sum(others.values())) / 8)
+    return model_size(streamed.skeleton, coded_under(linear_shapes(streamed.skeleton), schemes)).bytes
 
 
 def stream_evaluate(
@@ -180,7 +165,7 @@ def stream_compare(
         bytes=planned_bytes(streamed, schemes),
         bits_per_weight=sum(one.bits_per_weight * math.prod(one.shape) for one in coded) / numbers
         if numbers
-        else float(CHECKPOINT_FLOAT_BITS),
+        else float(FLOAT_BITS),
     )
     found = Comparison(found.float_scores, found.scores, {ALONE: report})
     return Walked(found, tuple(reports), time.perf_counter() - begun - evaluate_s, evaluate_s)

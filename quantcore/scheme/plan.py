@@ -72,13 +72,6 @@ class Plan:
             return Plan.parse(value)
         return Plan(value) if isinstance(value, Scheme) else value
 
-    @staticmethod
-    def from_recipe(text: str) -> Plan:
-        """The plan of an llm-compressor recipe (YAML). Raises: ValueError for what is none."""
-        from quantcore.export.recipe import plan_from_recipe
-
-        return plan_from_recipe(text)
-
     @property
     def label(self) -> str:
         """The default's preset name or text, and the exceptions after it."""
@@ -116,6 +109,17 @@ class Plan:
             return None
         scheme = fitting[-1] if fitting else self.default
         return None if scheme.is_float else scheme
+
+    def schemes_of(self, names: Iterable[str]) -> dict[str, Scheme]:
+        """The scheme of every layer of `names`, a model's Linears, that does not stay float.
+
+        Raises: ValueError for a plan that does not fit them: a pattern that fits none, or all skipped."""
+        known = list(names)
+        self.require_layers(known)
+        found = {name: scheme for name in known if (scheme := self.scheme_for(name)) is not None}
+        if not found and not self.is_float:
+            raise ValueError(f"{self} skips every Linear of the model; shorten skip=")
+        return found
 
     def require_layers(self, names: Iterable[str]) -> None:
         """Raises: ValueError for the first pattern that fits none of a model's layers, so that no typo goes unseen."""

@@ -16,9 +16,11 @@ What cannot be is refused where it is built, with the way out.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from quantcore.methods.options import METHODS, Method, Rtn, parse_method
+from quantcore.numbers.bits import Coded
 from quantcore.numbers.formats import format_named
 from quantcore.numbers.granularity import PerBlock, PerChannel, PerTensor, PerToken, parse_granularity
 from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
@@ -96,13 +98,6 @@ class Scheme:
             scheme = replace(scheme, skip=() if skip == ["none"] else tuple(skip))
         return scheme if method is None else replace(scheme, method=method)
 
-    @staticmethod
-    def from_recipe(text: str) -> Scheme:
-        """The scheme of an llm-compressor recipe (YAML). Raises: ValueError where it says no scheme, or several."""
-        from quantcore.export.recipe import scheme_from_recipe
-
-        return scheme_from_recipe(text)
-
     @property
     def label(self) -> str:
         """The preset's name where there is one, else the text."""
@@ -133,9 +128,19 @@ class Scheme:
         """Whether the quantized weights carry the group of each column."""
         return self.weights is not None and self.method.keeps_g_idx and self.weights.granularity.groups_columns
 
+    def coded(self, shape: tuple[int, int]) -> Coded | None:
+        """A Linear of that shape as it is counted (`numbers.bits`); None where its weight stays float."""
+        return None if self.weights is None else Coded(shape, self.weights, self.activations, self.keeps_g_idx)
+
     def skips(self, module_name: str) -> bool:
         """Whether a module stays float: a skip entry is its name, or a run of whole parts of its dotted name."""
         return any(f".{part}." in f".{module_name}." for part in self.skip)
+
+
+def coded_under(shapes: Mapping[str, tuple[int, int]], schemes: Mapping[str, Scheme]) -> dict[str, Coded]:
+    """The layers whose weights become codes, of Linears by name with their shapes and their schemes."""
+    found = {name: scheme.coded(shapes[name]) for name, scheme in schemes.items()}
+    return {name: coded for name, coded in found.items() if coded is not None}
 
 
 def _observer_suffix(spec: QuantSpec) -> str:

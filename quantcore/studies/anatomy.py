@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from quantcore.matmul.size import CHECKPOINT_FLOAT_BITS, checkpoint_bytes
+from quantcore.matmul.size import checkpoint_bytes
 from quantcore.model.linears import linears, place_of
 from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
+from quantcore.numbers.bits import FLOAT_BITS
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _by_shape(layers: dict[str, nn.Linear]) -> tuple[LinearShape, ...]:
             modules=tuple(dict.fromkeys(place_of(name)[1].rpartition(".")[2] for name in members)),
             count=len(members),
             weights=len(members) * shape[0] * shape[1],
-            bytes_float=len(members) * shape[0] * shape[1] * CHECKPOINT_FLOAT_BITS // 8,
+            bytes_float=len(members) * shape[0] * shape[1] * FLOAT_BITS // 8,
         )
         for shape, members in names.items()
     )

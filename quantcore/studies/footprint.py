@@ -23,14 +23,14 @@ from typing import Any
 
 from torch import nn
 
-from quantcore.model.linears import linears, place_of
-from quantcore.numbers.qtensor import CHECKPOINT_SCALE_BITS
+from quantcore.model.linears import linear_shapes, linears, place_of
+from quantcore.numbers.bits import FLOAT_BITS, Size, layer_size, weight_size
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.plan import Plan
 
 GB = 1e9
 BUDGETS_GB = (8, 16, 24, 48, 80)
-FLOAT_BYTES = 2
+FLOAT_BYTES = FLOAT_BITS // 8
 AT_ONCE = 2048  # tokens that a server reads at once: a longer prompt goes through in pieces
 SHARED_INPUTS = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
 
@@ -115,7 +115,7 @@ class ModelShape:
             int(getattr(config, "num_key_value_heads", None) or heads),
             int(getattr(config, "head_dim", None) or config.hidden_size // heads),
             int(config.vocab_size),
-            {layer: (one.out_features, one.in_features) for layer, one in found.items()},
+            linear_shapes(model),
             sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside),
             tied,
         )
@@ -171,12 +171,7 @@ class Footprint:
 
 
 def weight_bits(spec: QuantSpec, shape: tuple[int, int], reordered: bool = False) -> int:
-    """Bits of a quantized weight (O, K) as `QTensor.bits_per_weight` counts them: codes, 16 bits a scale, a code a zero
-    point, 32 bits a column where groups are reordered. Raises: ValueError for a tile that does not divide the shape."""
-    rows, columns = spec.granularity.tile(shape)
-    scales = (shape[0] // rows) * (shape[1] // columns)
-    a_scale = CHECKPOINT_SCALE_BITS + (0 if spec.symmetric else spec.fmt.bits)
-    return spec.fmt.bits * shape[0] * shape[1] + a_scale * scales + 32 * shape[1] * reordered
+    return weight_size(spec, shape, reordered).bits
 
 
 def footprint(
@@ -189,28 +184,29 @@ def footprint(
         raise ValueError(f"a KV cache of {kv_bits} bits is not counted here; use 16 or 8")
     if context < 1 or batch < 1:
         raise ValueError(f"context={context} and batch={batch} must be at least 1")
-    weights_bytes, bits = _weights(shape, Plan.parse(scheme))
+    weights = _weights(shape, Plan.parse(scheme))
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * kv_bits // 8
     tokens = min(at_once, context * batch)
     widths = sorted((out for out, _ in shape.block.values()), reverse=True)[:2]
     activations = tokens * (2 * shape.hidden + sum(widths)) * FLOAT_BYTES + batch * shape.vocabulary * 4
-    return Footprint(scheme, weights_bytes, per_token * context * batch, activations, per_token, bits)
+    bits = weights.bits_per_weight if weights.numbers else None
+    return Footprint(scheme, weights.bytes, per_token * context * batch, activations, per_token, bits)
 
 
-def _weights(shape: ModelShape, plan: Plan) -> tuple[int, float | None]:
+def _weights(shape: ModelShape, plan: Plan) -> Size:
     plan.require_layers(shape.linears)
-    total, quantized_bits, quantized = 8 * FLOAT_BYTES * shape.others, 0, 0
+    size = Size(floats=FLOAT_BITS * shape.others)
     for name, (out, width) in shape.linears.items():
         found = plan.scheme_for(name)
-        if found is None or found.weights is None:
-            total += 0 if shape.tied and name == "lm_head" else 8 * FLOAT_BYTES * out * width
-            continue
+        coded = None if found is None else found.coded((out, width))
         try:
-            bits = weight_bits(found.weights, (out, width))
+            if coded is not None:
+                size += layer_size(coded)
+            elif not (shape.tied and name == "lm_head"):
+                size += Size(floats=FLOAT_BITS * out * width)
         except ValueError as error:
             raise ValueError(f"{name} of {shape.name}: {error}") from error
-        quantized_bits, quantized = quantized_bits + bits, quantized + out * width
-    return -(-(total + quantized_bits) // 8), quantized_bits / quantized if quantized else None
+    return size
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from torch.nn import functional as F
 
 from quantcore.matmul.paths import path_named, scaled_mm, token_codes
 from quantcore.model.machine import device_name
+from quantcore.numbers.bits import weight_size
 from quantcore.numbers.granularity import PerGroup, PerTensor
 from quantcore.numbers.qtensor import quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
-from quantcore.studies.footprint import weight_bits
 from quantcore.studies.speed import REORDERED, Call, Clock, SpeedReport
 
 LOOKED_UP = "2026-11-25"
@@ -231,7 +231,7 @@ def work_of(scheme: str, shape: tuple[int, int], tokens: int) -> Work:
 def _work(scheme: Scheme, shape: tuple[int, int], tokens: int, reordered: bool) -> Work:
     out, width = shape
     x = 2.0 * tokens * width
-    weight = 2.0 * out * width if scheme.weights is None else weight_bits(scheme.weights, shape, reordered) / 8
+    weight = 2.0 * out * width if scheme.weights is None else weight_size(scheme.weights, shape, reordered).bits / 8
     spec, encode = scheme.activations, 2 * x if reordered else 0.0
     if spec is not None and scheme.weights is not None:
         codes = tokens * width * spec.fmt.bits / 8 + SCALE_BYTES * _scales(spec, tokens, width)

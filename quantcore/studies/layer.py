@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantcore.matmul.size import CHECKPOINT_FLOAT_BITS, checkpoint_bytes
+from quantcore.matmul.size import checkpoint_bytes
 from quantcore.numbers.affine import QParams, from_grid
+from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.numbers.distance import TensorError, tensor_error
 from quantcore.numbers.histogram import Histogram, histogram
 from quantcore.numbers.qtensor import fake_quantize
@@ -103,7 +104,7 @@ def layer_study(
             scheme=str(scheme),
             shape=(layer.out_features, layer.in_features),
             tokens=len(x),
-            bits_per_weight=qweight.bits_per_weight if qweight else float(CHECKPOINT_FLOAT_BITS),
+            bits_per_weight=qweight.bits_per_weight if qweight else float(FLOAT_BITS),
             checkpoint_bytes=checkpoint_bytes(quantized),
             held_bytes=qweight.held_bytes if qweight else layer.weight.nbytes,
             weight=tensor_error(weight, weight_hat),

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from quantcore.model.linears import place_of
 from quantcore.numbers.affine import QParams, choose_qparams, to_grid
+from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.numbers.distance import sqnr_db, sqnr_db_each
 from quantcore.numbers.granularity import largest_divisor
 from quantcore.numbers.observers import tile_range
@@ -40,7 +41,6 @@ NO_CLIP = CLIPS[-1]
 KEEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 GRAINS = ("tensor", "token")
 MOST_OUTPUTS = 1024
-FLOAT_BITS = 16
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from quantcore.export.checkpoint import export_checkpoint
-from quantcore.export.recipe import recipe, script
+from quantcore.export.recipe import plan_from_recipe, recipe, scheme_from_recipe, script
 from quantcore.model.loading import load_model
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
@@ -44,9 +44,9 @@ LAYERS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_read_back(text: str) -> None:
     plan = Plan.parse(text)
-    assert Plan.from_recipe(recipe(text)) == plan
+    assert plan_from_recipe(recipe(text)) == plan
     if not plan.overrides:
-        assert Scheme.from_recipe(recipe(plan.default)) == plan.default
+        assert scheme_from_recipe(recipe(plan.default)) == plan.default
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -112,7 +112,7 @@ def test_other_peoples_recipes() -> None:
           scheme: W4A16
           dampening_frac: 0.1
     """
-    assert str(Scheme.from_recipe(text)) == (
+    assert str(scheme_from_recipe(text)) == (
         "w:int4/group128,gptq/actorder=weight/damp=0.1,skip=lm_head,skip=gate"  # reordering is its default
     )
     text = """
@@ -126,7 +126,7 @@ def test_other_peoples_recipes() -> None:
               weights: {num_bits: 8, type: int, symmetric: true, strategy: channel}
               input_activations: {num_bits: 8, type: int, symmetric: true, strategy: tensor}
     """
-    assert str(Scheme.from_recipe(text)) == "w:int8/channel,a:int8/tensor/static/ema0.01"  # its minmax moves
+    assert str(scheme_from_recipe(text)) == "w:int8/channel,a:int8/tensor/static/ema0.01"  # its minmax moves
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ def test_what_it_has_not(scheme: str, sentence: str) -> None:
 )
 def test_what_is_no_recipe(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Plan.from_recipe(text)
+        plan_from_recipe(text)
 
 
 def test_a_plan_is_no_scheme() -> None:
     with pytest.raises(ValueError, match="has 1 exceptions, so it is a plan"):
-        Scheme.from_recipe(recipe("W4A16@down_proj=W8A16"))
+        scheme_from_recipe(recipe("W4A16@down_proj=W8A16"))
 
 
 @pytest.mark.parametrize("text", ["W4A16,gptq", "W8A8", "FP8"])

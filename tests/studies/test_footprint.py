@@ -6,6 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from quantcore.matmul.size import checkpoint_bytes
 from quantcore.model.loading import LoadedModel
+from quantcore.numbers.bits import weight_size
 from quantcore.numbers.qtensor import quantize
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.scheme import Scheme
@@ -16,7 +17,6 @@ from quantcore.studies.footprint import (
     ModelShape,
     footprint,
     gptq_memory,
-    weight_bits,
 )
 
 
@@ -53,14 +53,14 @@ def test_weight_bits_are_the_qtensors(text: str) -> None:
     spec = Scheme.parse(text).weights
     assert spec is not None
     q = quantize(torch.randn(64, 128), spec)
-    assert weight_bits(spec, (64, 128)) == pytest.approx(q.bits_per_weight * q.q.numel())
+    assert weight_size(spec, (64, 128)).bits == pytest.approx(q.bits_per_weight * q.q.numel())
 
 
 def test_a_group_number_for_each_column() -> None:
     spec = Scheme.parse("w:int4/group4").weights
     assert spec is not None
-    assert weight_bits(spec, (2, 8)) == 4 * 16 + 16 * 4
-    assert weight_bits(spec, (2, 8), reordered=True) == 4 * 16 + 16 * 4 + 32 * 8
+    assert weight_size(spec, (2, 8)).bits == 4 * 16 + 16 * 4
+    assert weight_size(spec, (2, 8), g_idx=True).bits == 4 * 16 + 16 * 4 + 32 * 8
 
 
 PLANS = ["w:int8/channel", "w:int4/group32/asym", "w:int8/channel,skip=none", "w:int4/group32@down_proj=w:int8/channel"]

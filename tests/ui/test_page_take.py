@@ -10,11 +10,11 @@ from streamlit.testing.v1 import AppTest
 
 from quantcore.cli import verbs
 from quantcore.cli.texts import TextOptions
-from quantcore.export.recipe import recipe, script
+from quantcore.export.promise import promise
+from quantcore.export.recipe import plan_from_recipe, recipe, script
 from quantcore.measure.store import home
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.plan import Plan
-from quantcore.studies.stored import stored
 from tests.apptest_helpers import figure_of, figures_of, values
 from tests.apptest_helpers import page as open_page
 from tests.ui.test_page_duel import settle
@@ -58,12 +58,12 @@ def test_alive_without_a_click_and_true(tiny_model_dir: Path, tiny_lm: LoadedMod
     assert script(SCHEME, str(tiny_model_dir)).strip() in [one.strip() for one in shown]
     assert f"python -m quantcore quantize --model {tiny_model_dir} --scheme {SCHEME} --out {name}" in shown
     assert f"vllm serve {name} --max-model-len 256" in shown
-    parts = stored(tiny_lm.model, SCHEME, cached.stored_type_of(str(tiny_model_dir), "cpu"))
+    parts = promise(tiny_lm.model, SCHEME, cached.stored_type_of(str(tiny_model_dir), "cpu"))
     bars = {trace["name"]: values(trace["x"]).tolist() for trace in figure_of(at, "bytes")["figure"]["data"]}
     assert sum(bar[0] for bar in bars.values()) == pytest.approx(parts.float_bytes / 1e6)
     assert sum(bar[1] for bar in bars.values()) == pytest.approx(parts.bytes / 1e6)
-    assert bars["codes"] == [0, parts.codes / 1e6]
-    assert f"**{parts.bits_per_weight:.4g} bits**" in said(at)
+    assert bars["codes"] == [0, parts.parts["codes"] / 1e6]
+    assert f"**{parts.size.bits_per_weight:.4g} bits**" in said(at)
     assert "native on A100 80GB" in said(at)
     assert "its output keeps" in said(at)
 
@@ -76,7 +76,7 @@ def test_a_plan_in_the_link(plan: str, layers: int, tiny_model_dir: Path) -> Non
     assert not at.error
     assert at.text_input(key="scheme").value == plan
     found = next(one for one in codes(at) if one.startswith("quantization_stage"))
-    assert Plan.from_recipe(found) == Plan.parse(plan)
+    assert plan_from_recipe(found) == Plan.parse(plan)
     assert yaml.safe_load(found)
     command = next(one for one in codes(at) if one.startswith("python -m"))
     assert command.endswith("--max-tokens 10240") == (layers > 1)

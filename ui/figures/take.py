@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from quantcore.studies.stored import Stored
-from ui.components.palette import AMBER, BLUE, SLATE, VERMILION, token
+from quantcore.export.promise import Promise
+from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION, token
 from ui.figures.base import figure
 
 PARTS = {
@@ -13,19 +13,19 @@ PARTS = {
     "codes": BLUE,
     "scales": VERMILION,
     "zero points": AMBER,
+    "groups of columns": PURPLE,
+    "input ranges": GREEN,
     "float rest": SLATE,
 }
 
 
-def bytes_by_part(parts: Stored, label: str) -> go.Figure:
+def bytes_by_part(parts: Promise, label: str) -> go.Figure:
     """Two bars on one axis, MB: the float model and its checkpoint, split into what the bytes are for."""
     before, after = f"float, {parts.dtype}", label
     widths = {
-        "weights before": (parts.float_bytes - parts.floats, 0),
-        "codes": (0, parts.codes),
-        "scales": (0, parts.scales),
-        "zero points": (0, parts.zero_points),
-        "float rest": (parts.floats, parts.floats),
+        "weights before": (parts.float_bytes - parts.parts["float rest"], 0),
+        **{part: (0, size) for part, size in parts.parts.items()},
+        "float rest": (parts.parts["float rest"],) * 2,
     }
     fig = figure("Bytes by part", "MB", "", 178, barmode="stack", bargap=0.35, showlegend=True)
     for name, sizes in widths.items():

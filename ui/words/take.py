@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from quantcore.export.promise import Promise
 from quantcore.export.serving import Serving
 from quantcore.measure.evaluate import ModelReport
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.hardware import GPUS, how_it_runs
-from quantcore.studies.stored import Stored
 from quantcore.studies.written import ReadBack, Written
 from quantcore.text.reading import CALIBRATE, Reading
 
@@ -36,15 +36,15 @@ def short_name(model_id: str, plan: Plan) -> str:
     return f"{slug(model)}-{slug(plan.label)}"
 
 
-def price(parts: Stored, label: str, schemes: Iterable[Scheme]) -> str:
+def price(parts: Promise, label: str, schemes: Iterable[Scheme]) -> str:
     """Bytes beside the float model's, bits a weight, and what stays float."""
-    if parts.bits_per_weight is None:
+    if not parts.size.numbers:
         return f"**{label}** leaves every weight float: **{parts.float_bytes / 1e6:.2f} MB** in {parts.dtype}."
-    share = parts.bytes / parts.float_bytes
+    share, rest = parts.bytes / parts.float_bytes, parts.parts["float rest"]
     said = (
         f"**{label}**: **{parts.bytes / 1e6:.2f} MB** instead of {parts.float_bytes / 1e6:.2f} MB in {parts.dtype} "
-        f"(**{share:.0%}**); **{parts.bits_per_weight:.4g} bits** a quantized weight, its share of scales and zero "
-        f"points counted. {parts.floats / 1e6:.2f} MB stay float: embeddings, norms, and what is skipped."
+        f"(**{share:.0%}**); **{parts.size.bits_per_weight:.4g} bits** a quantized weight, its share of scales and "
+        f"zero points counted. {rest / 1e6:.2f} MB stay float: embeddings, norms, and what is skipped."
     )
     if not parts.layouts:
         return f"{said} Counted as if codes were packed without gaps, as no such file is written."
@@ -95,13 +95,10 @@ def calibrated(plan: Plan, tokens: int, source: str) -> str:
     return f"From {tokens:,} tokens of {source}: {' and '.join(what for what, asked in learned.items() if asked)}."
 
 
-def parts_table(parts: Stored) -> pd.DataFrame:
+def parts_table(parts: Promise) -> pd.DataFrame:
     """Bytes by part, plain numbers."""
     sizes = {
-        "codes": parts.codes,
-        "scales": parts.scales,
-        "zero points": parts.zero_points,
-        "float rest": parts.floats,
+        **parts.parts,
         "all of the checkpoint": parts.bytes,
         "the float model": parts.float_bytes,
     }

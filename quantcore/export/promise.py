@@ -1,0 +1,80 @@
+"""What a checkpoint of a plan takes, byte by byte, before it is written: nothing is quantized, only shapes are read.
+
+    parts = promise(model, "W4A16", torch.bfloat16)
+    parts.bytes, parts.size.bits_per_weight, parts.float_bytes
+
+Codes are counted in the layout that compressed-tensors gives each scheme (`words.LAYOUTS`). What it cannot hold is
+counted as if codes were packed without gaps, and `layouts` is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from quantcore.matmul.size import model_size
+from quantcore.model.linears import linear_shapes
+from quantcore.numbers.bits import Size
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme, coded_under
+
+
+@dataclass(frozen=True)
+class Promise:
+    """size: by part. float_bytes: the model before; dtype: of all that is no code; layouts: the formats in use, empty
+    where compressed-tensors has none for the plan."""
+
+    size: Size
+    float_bytes: int
+    dtype: str
+    layouts: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        return self.size.bytes
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by what they are for."""
+        size = self.size
+        bits = {
+            "codes": size.codes,
+            "scales": size.scales,
+            "zero points": size.zero_points,
+            "groups of columns": size.g_idx,
+            "input ranges": size.inputs,
+            "float rest": size.floats,
+        }
+        return {part: -(-count // 8) for part, count in bits.items()}
+
+
+def promise(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> Promise:
+    """The bytes of the tensors that `export_checkpoint(..., dtype=dtype)` would write.
+
+    Raises: ValueError for a pattern that fits no layer, and a tile that does not divide one, with the layer's name."""
+    plan, shapes = Plan.of(plan), linear_shapes(model)
+    schemes = {name: one for name, one in plan.schemes_of(shapes).items() if one.weights is not None}
+    formats, bits = _formats(schemes), 8 * dtype.itemsize
+    if formats:
+        from quantcore.export.checkpoint_format import layout
+
+        layouts = {name: layout(schemes[name], form) for name, form in formats.items()}
+    else:
+        layouts = {}
+    size = model_size(model, coded_under(shapes, schemes), layouts, bits)
+    used = tuple(dict.fromkeys(formats.values()))
+    return Promise(size, model_size(model, {}, float_bits=bits).bytes, str(dtype).removeprefix("torch."), used)
+
+
+def _formats(schemes: Mapping[str, Scheme]) -> dict[str, str]:
+    """The format of each layer's codes; none for any of them where the checkpoint cannot be written."""
+    from quantcore.export.checkpoint_format import group, why_not  # compressed-tensors takes a second to import
+
+    different = set(schemes.values())
+    if any(why_not(scheme) is not None for scheme in different):
+        return {}
+    found = {scheme: str(group(scheme, ["Linear"], len(different) == 1).format) for scheme in different}
+    return {name: found[scheme] for name, scheme in schemes.items()}

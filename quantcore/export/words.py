@@ -1,0 +1,147 @@
+"""Our formats, granularities, observers, methods and layouts in the words of compressed-tensors and llm-compressor.
+
+    arguments(spec)      the fields of their QuantizationArgs         spec_of(entry, weights)   the spec that they say
+    modifier(method)     the modifier that quantizes by it            method_of(kind, body)     the method that it says
+    LAYOUTS              how a checkpoint's formats keep codes        strategy(grain)           their word for it
+
+One table, read in both directions; what is not in it they have not. Observers: "minmax" is a moving average there, our
+ema; min-max is memoryless_minmax for weights and static_minmax for activations. Checked against compressed-tensors 0.20
+and llm-compressor 0.14.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from quantcore.methods.options import METHODS, Method
+from quantcore.numbers.bits import Layout, in_bytes, in_words
+from quantcore.numbers.formats import Format, format_named
+from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
+from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, QuantSpec
+
+Entry = dict[str, Any]
+
+FORMATS = {"fp8_e4m3": ("float", 8), **{f"int{bits}": ("int", bits) for bits in range(2, 9)}}
+STRATEGIES: dict[type[Granularity], str] = {
+    PerTensor: "tensor", PerChannel: "channel", PerToken: "token", PerGroup: "group", PerBlock: "block",
+}  # fmt: skip
+OBSERVERS: dict[type[Observer], tuple[str, str]] = {  # of weights, of activations
+    Mse: ("memoryless_mse", "mse"),
+    MovingAverage: ("", "minmax"),
+    MinMax: ("memoryless_minmax", "static_minmax"),
+}
+MODIFIERS = {"rtn": "QuantizationModifier", "gptq": "GPTQModifier"}
+OPTIONS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {  # their word: ours, and how a recipe's is read
+    "gptq": {
+        "actorder": ("actorder", lambda order: "weight" if order == "static" else order),
+        "dampening_frac": ("damp", float),
+        "block_size": ("block_size", int),
+    }
+}
+PACKED, UNPACKED = "pack-quantized", "int-quantized"
+LAYOUTS = {
+    PACKED: Layout(in_words, in_words, shape_bits=2 * 64),  # weight_shape, two int64
+    UNPACKED: Layout(in_bytes, in_bytes),
+    "float-quantized": Layout(in_bytes, in_bytes),
+    "naive-quantized": Layout(in_bytes, in_bytes),
+}
+
+
+def whole(fmt: Format) -> str:
+    """The format's name, or of a narrow one the name of that which has one code more."""
+    return fmt.name.removesuffix("_narrow")
+
+
+def strategy(grain: Granularity) -> str:
+    return STRATEGIES[type(grain)]
+
+
+def arguments(spec: QuantSpec) -> Entry:
+    """The fields of compressed-tensors' QuantizationArgs; a narrow format's codes are codes of the whole one."""
+    kind, bits = FORMATS[whole(spec.fmt)]
+    found: Entry = {
+        "num_bits": bits,
+        "type": kind,
+        "symmetric": spec.symmetric,
+        "strategy": strategy(spec.granularity),
+        "dynamic": spec.dynamic,
+    }
+    if isinstance(spec.granularity, PerGroup):
+        found["group_size"] = spec.granularity.group_size
+    if isinstance(spec.granularity, PerBlock):
+        found["block_structure"] = [spec.granularity.rows, spec.granularity.cols]
+    return found
+
+
+def observed(spec: QuantSpec, weights: bool) -> Entry:
+    """`arguments`, with the observer of a range that is taken beforehand."""
+    found = arguments(spec)
+    if spec.static:
+        found["observer"] = OBSERVERS[type(spec.observer)][0 if weights else 1]
+    if isinstance(spec.observer, MovingAverage):
+        found["observer_kwargs"] = {"averaging_constant": spec.observer.momentum}
+    return found
+
+
+def spec_of(entry: Entry | None, weights: bool) -> QuantSpec | None:
+    """The inverse of `observed`. Raises: ValueError for what this lab has not."""
+    if entry is None:
+        return None
+    written = (entry.get("type", "int"), int(entry.get("num_bits", 8)))
+    name = next((name for name, words in FORMATS.items() if words == written), None)
+    if name is None:
+        raise ValueError(f"the recipe's {written[0]} codes of {written[1]} bits are none that this reader knows; use 8")
+    dynamic = bool(entry.get("dynamic", False))
+    return QuantSpec(
+        fmt=format_named(name),
+        granularity=_granularity(entry),
+        symmetric=bool(entry.get("symmetric", True)),
+        dynamic=dynamic,
+        observer=MinMax() if dynamic else _observer(entry, weights),
+    )
+
+
+def _granularity(entry: Entry) -> Granularity:
+    group_size, word = entry.get("group_size"), entry.get("strategy")
+    if word is None:
+        word = "tensor" if group_size is None else "channel" if group_size == -1 else "group"
+    if word == STRATEGIES[PerGroup]:
+        return PerGroup(int(group_size or 0))
+    if word == STRATEGIES[PerBlock]:
+        return PerBlock(*entry["block_structure"])
+    for grain in (PerTensor(), PerChannel(), PerToken()):
+        if word == strategy(grain):
+            return grain
+    raise ValueError(f"the recipe's strategy {word!r} is none of {', '.join(STRATEGIES.values())}")
+
+
+def _observer(entry: Entry, weights: bool) -> Observer:
+    word = entry.get("observer") or ("memoryless_minmax" if weights else "minmax")
+    if word == "minmax" and not weights:
+        return MovingAverage(float((entry.get("observer_kwargs") or {}).get("averaging_constant", 0.01)))
+    if word in OBSERVERS[Mse]:
+        return Mse()
+    if word in (*OBSERVERS[MinMax], "minmax"):
+        return MinMax()
+    raise ValueError(f"the recipe's observer {word!r} is none of this lab's; use a minmax or mse one")
+
+
+def options_of(method: Method) -> Entry:
+    """The method's options in their words."""
+    return {word: getattr(method, ours) for word, (ours, _) in OPTIONS.get(method.name, {}).items()}
+
+
+def modifier(method: Method, body: Entry) -> Entry:
+    """llm-compressor's modifier that quantizes by the method what `body` says."""
+    return {MODIFIERS[method.name]: body | options_of(method)}
+
+
+def method_of(kind: str, body: Entry) -> Method:
+    """The method of a modifier. Raises: ValueError for one that is none of this lab's."""
+    name = next((name for name, word in MODIFIERS.items() if word == kind), None)
+    if name is None:
+        raise ValueError(f"the recipe's {kind} is no method of this lab; it knows {' and '.join(MODIFIERS.values())}")
+    words = {"actorder": "static"} | body  # its default
+    known = OPTIONS.get(name, {})
+    return METHODS[name](**{ours: read(words[word]) for word, (ours, read) in known.items() if word in words})

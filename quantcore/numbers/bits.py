@@ -1,0 +1,129 @@
+"""How many bits a quantized layer takes; nothing else counts them.
+
+    size = weight_size(spec, (4096, 4096))            codes without gaps, 16-bit scales
+    size.bytes, size.bits_per_weight
+
+    codes         of each row, as the layout keeps them: without gaps, or in whole words or bytes
+    scales        one a tile, in the checkpoint's float type
+    zero points   as many, where asymmetric, as the layout keeps them
+    g_idx         32 bits a column, where groups are formed of columns that are no neighbours
+    inputs        scale and zero point of the layer's input, where its range is frozen
+    floats        all that is no layer's of codes: `matmul.size` adds it up over a model
+
+A layout says how codes lie in a file or in memory; those of checkpoints are in `export.words`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+from quantcore.numbers.packing import codes_per_byte
+from quantcore.numbers.spec import QuantSpec
+
+FLOAT_BITS = 16  # of a number that is no code, in a checkpoint
+G_IDX_BITS = 32
+
+Line = Callable[[int, int], int]
+"""Bits of a line of n codes of b bits each, (b, n) -> bits."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How codes lie: those of a row of the weight, the zero points of a column of tiles, and bits for the shape."""
+
+    codes: Line
+    zero_points: Line
+    shape_bits: int = 0
+
+
+def close(bits: int, count: int) -> int:
+    """One behind the other, without gaps."""
+    return bits * count
+
+
+def in_words(bits: int, count: int) -> int:
+    """Without gaps in words of 32 bits, the last one filled up."""
+    return 32 * math.ceil(bits * count / 32)
+
+
+def in_bytes(bits: int, count: int) -> int:
+    """A byte each."""
+    return 8 * count
+
+
+def sharing_bytes(bits: int, count: int) -> int:
+    """As many as fit into a byte (`packing`)."""
+    return 8 * math.ceil(count / codes_per_byte(bits))
+
+
+CLOSE = Layout(close, close)
+HELD = Layout(sharing_bytes, in_bytes)  # in a QuantLinear
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bits by part; `numbers`: how many numbers the codes stand for."""
+
+    codes: int = 0
+    scales: int = 0
+    zero_points: int = 0
+    g_idx: int = 0
+    inputs: int = 0
+    floats: int = 0
+    numbers: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(Size)))
+
+    @property
+    def bits(self) -> int:
+        return self.codes + self.scales + self.zero_points + self.g_idx + self.inputs + self.floats
+
+    @property
+    def bytes(self) -> int:
+        return math.ceil(self.bits / 8)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """What a number costs: its code, its share of scales, zero points, group numbers; FLOAT_BITS without codes."""
+        return (self.bits - self.inputs - self.floats) / self.numbers if self.numbers else float(FLOAT_BITS)
+
+
+def weight_size(
+    spec: QuantSpec,
+    shape: Sequence[int],
+    g_idx: bool = False,
+    layout: Layout = CLOSE,
+    float_bits: int = FLOAT_BITS,
+) -> Size:
+    """The size of a weight (..., O, K) under `spec`; `g_idx`: whether each column's group is stored, `float_bits`: of a
+    scale. Raises: ValueError for a tile that does not divide the shape."""
+    tiles = [size // part for size, part in zip(shape, spec.granularity.tile(shape), strict=True)]
+    bits, columns = spec.fmt.bits, math.prod(tiles[:-2]) * tiles[-1]
+    return Size(
+        codes=math.prod(shape[:-1]) * layout.codes(bits, shape[-1]) + layout.shape_bits,
+        scales=math.prod(tiles) * float_bits,
+        zero_points=0 if spec.symmetric else columns * layout.zero_points(bits, math.prod(tiles[-2:-1])),
+        g_idx=G_IDX_BITS * shape[-1] if g_idx else 0,
+        numbers=math.prod(shape),
+    )
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A Linear whose weight is codes, or will be; `g_idx`: whether it carries each column's group."""
+
+    shape: tuple[int, int]
+    weights: QuantSpec
+    activations: QuantSpec | None = None
+    g_idx: bool = False
+
+
+def layer_size(layer: Coded, layout: Layout = CLOSE, float_bits: int = FLOAT_BITS) -> Size:
+    """The size of a Linear's weight, and of its input's range where that is frozen. Raises: as `weight_size`."""
+    size = weight_size(layer.weights, layer.shape, layer.g_idx, layout, float_bits)
+    if (inputs := layer.activations) is None or inputs.dynamic:
+        return size
+    return size + Size(inputs=float_bits + (0 if inputs.symmetric else layout.zero_points(inputs.fmt.bits, 1)))

@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from quantcore.numbers.kernels.launch import recording
+
 WARM_STEPS = 2  # taken one by one first: kernels are compiled, libraries set up
 
 
@@ -54,7 +56,7 @@ class GreedyDecoder:
     def _record(self) -> torch.cuda.CUDAGraph:
         """One step as a graph; recording runs nothing, so the text goes on where it stood."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with recording(graph, self.token.device):
             self._forward(self.token)
         return graph
 

@@ -32,6 +32,7 @@ from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.paths import Path, open_paths, path_named, scaled_mm, token_codes
 from quantcore.model.machine import device_name
 from quantcore.numbers.affine import QParams
+from quantcore.numbers.kernels.launch import on_device, recording
 from quantcore.numbers.qtensor import QTensor, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
@@ -159,8 +160,9 @@ class Clock:
         """`ms` of several works, in turn."""
         if not self.on_gpu:
             return [self._cpu_ms(calls[0]) for calls in works]
-        graphs = [self._long_graph(calls) for calls in works]
-        times = self._replays([graph for graph, _ in graphs], REPLAYS)
+        with on_device(self.device):
+            graphs = [self._long_graph(calls) for calls in works]
+            times = self._replays([graph for graph, _ in graphs], REPLAYS)
         return [ms / count for ms, (_, count) in zip(times, graphs, strict=True)]
 
     def plain_ms(self, call: Call) -> float:
@@ -168,14 +170,15 @@ class Clock:
         if not self.on_gpu:
             return self._cpu_ms(call)
         times = []
-        for _ in range(REPLAYS):
-            begin, end = _events()
-            self.flush.zero_()
-            begin.record()
-            call()
-            end.record()
-            times.append((begin, end))
-        torch.cuda.synchronize(self.device)
+        with on_device(self.device):
+            for _ in range(REPLAYS):
+                begin, end = _events()
+                self.flush.zero_()
+                begin.record()
+                call()
+                end.record()
+                times.append((begin, end))
+            torch.cuda.synchronize(self.device)
         return _median_ms(times)
 
     def _long_graph(self, calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
@@ -189,7 +192,7 @@ class Clock:
 
     def _graph(self, calls: Sequence[Call], rounds: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with recording(graph, self.device):
             for _ in range(rounds):
                 for call in calls:
                     call()

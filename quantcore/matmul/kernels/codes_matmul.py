@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
+from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 
@@ -232,12 +233,11 @@ def multiply(
         programs = min(tiles, multiprocessors(y.device))
         w_desc = TensorDescriptor.from_tensor(weight.codes, [tile.n, tile.k])
         x_desc = TensorDescriptor.from_tensor(x.codes, [tile.t, tile.k])
-        is_int = weight.codes.dtype == torch.int8
-        _multiply_persistent[(programs,)](w_desc, x_desc, y, *after, IS_INT=is_int, PROGRAMS=programs, **constants)
+        constants |= {"IS_INT": weight.codes.dtype == torch.int8, "PROGRAMS": programs}
+        launch(_multiply_persistent, (programs,), w_desc, x_desc, y, *after, **constants)
     else:
-        _multiply[(tiles,)](
-            weight.codes, x.codes, y, *after, weight.rows, BLOCKS=blocks, FEW=tokens < tile.t, **constants
-        )
+        constants |= {"BLOCKS": blocks, "FEW": tokens < tile.t}
+        launch(_multiply, (tiles,), weight.codes, x.codes, y, *after, weight.rows, **constants)
     return y
 
 

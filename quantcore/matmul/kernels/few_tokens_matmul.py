@@ -30,6 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.matmul.kernels.low_bit_matmul import BLOCK, LowBitWeight, group_of, unpack
+from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.stack import stacked
 
 MOST_TOKENS = 16
@@ -246,7 +247,8 @@ def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: Few
     tile = tile or tile_for(tokens, out)
     group = 0 if weight.group >= width else weight.group
     y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
-    _multiply_few[(triton.cdiv(out, 16 * tile.tiles),)](
+    launch(
+        _multiply_few, (triton.cdiv(out, 16 * tile.tiles),),
         weight.words, x, y, weight.scale, weight.zero_point, bias, out, tokens, width, triton.cdiv(width, BLOCK),
         GROUP=group, HALVES=1 if group % BLOCK == 0 else 2, ZERO=weight.zero_point is not None, BIAS=bias is not None,
         BF16=x.dtype == torch.bfloat16,

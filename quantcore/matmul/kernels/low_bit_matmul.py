@@ -33,6 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.matmul.kernels.codes_matmul import Tile
+from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.qtensor import QTensor
 
 BLOCK = 128  # K is padded to a multiple of it
@@ -318,7 +319,8 @@ def multiply_packed(
     if tiles > len(weight.turns):
         splits = 1
     parts = torch.empty(splits, tokens, out, dtype=torch.float32, device=x.device) if splits > 1 else None
-    _multiply_packed[(tiles, splits)](
+    launch(
+        _multiply_packed, (tiles, splits),
         weight.words, x, y, parts, weight.turns, weight.scale, weight.zero_point, bias,
         out, tokens, width, triton.cdiv(width, BLOCK), weight.group,
         BITS=weight.bits, PLANE=PLANE, CHUNK=chunk,
@@ -334,7 +336,8 @@ def expand(weight: LowBitWeight, dtype: torch.dtype) -> Tensor:
     rows, width = weight.shape
     out = torch.empty(rows, width, dtype=dtype, device=weight.words.device)
     blocks = triton.cdiv(width, BLOCK)
-    _expand[(blocks, triton.cdiv(rows, 64))](
+    launch(
+        _expand, (blocks, triton.cdiv(rows, 64)),
         weight.words, out, weight.scale, weight.zero_point, rows, width, blocks, weight.group,
         BITS=weight.bits, PLANE=PLANE, ZERO=weight.zero_point is not None, BLOCK_N=64,
     )  # fmt: skip

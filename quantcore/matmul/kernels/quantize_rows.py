@@ -23,6 +23,7 @@ from torch import Tensor
 from quantcore.matmul.codes import TokenCodes
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerGroup, PerToken
+from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.spec import QuantSpec
 
 LONGEST_BLOCK = 16384
@@ -244,8 +245,8 @@ def quantize_tokens(
             lo, hi, parts = _partial_ranges(x, spec.symmetric)
     total = torch.empty(rows, dtype=torch.int32, device=x.device) if sums else None
     block = min(triton.next_power_of_2(padded), LONGEST_BLOCK)
-    _quantize_rows[(rows,)](
-        x, codes, scale, zero, total, lo, hi, parts, width, padded, *grid,
+    launch(
+        _quantize_rows, (rows,), x, codes, scale, zero, total, lo, hi, parts, width, padded, *grid,
         RANGE="static" if static is not None else "token" if per_token else "parts",
         SYMMETRIC=spec.symmetric, FLOAT=spec.fmt.is_float, SOFT=not x.is_cuda, SUMS=sums,
         BLOCK=block, WHOLE=padded <= block, PARTS=PARTS, num_warps=warps_for(block),
@@ -258,8 +259,9 @@ def _by_groups(x: Tensor, codes: Tensor, group: int, spec: QuantSpec, grid: tupl
     groups = width // group
     scale = torch.empty(rows, groups, dtype=torch.float32, device=x.device)
     together = min(triton.next_power_of_2(groups), max(1, 4096 // group))
-    _quantize_groups[(rows, triton.cdiv(groups, together))](
-        x, codes, scale, groups, *grid, FLOAT=spec.fmt.is_float, SOFT=not x.is_cuda, GROUP=group, GROUPS=together,
+    launch(
+        _quantize_groups, (rows, triton.cdiv(groups, together)), x, codes, scale, groups, *grid,
+        FLOAT=spec.fmt.is_float, SOFT=not x.is_cuda, GROUP=group, GROUPS=together,
         num_warps=warps_for(group * together),
     )  # fmt: skip
     return TokenCodes(codes, scale, None, None)
@@ -271,7 +273,7 @@ def _partial_ranges(x: Tensor, symmetric: bool) -> tuple[Tensor | None, Tensor, 
     per_part = triton.cdiv(triton.cdiv(x.numel(), parts), block) * block
     lo = None if symmetric else torch.empty(parts, dtype=torch.float32, device=x.device)
     hi = torch.empty(parts, dtype=torch.float32, device=x.device)
-    _range_parts[(parts,)](x, lo, hi, x.numel(), per_part, SYMMETRIC=symmetric, BLOCK=block, num_warps=8)
+    launch(_range_parts, (parts,), x, lo, hi, x.numel(), per_part, SYMMETRIC=symmetric, BLOCK=block, num_warps=8)
     return lo, hi, parts
 
 

@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.stack import stacked, thirty_two
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
@@ -244,7 +245,9 @@ def factor_of(hessian: Tensor, columns: Tensor, damp: float) -> tuple[Tensor, Te
     pull, diagonal = hessian.new_empty(width, width), hessian.new_empty(width)
     halves = torch.empty(2, tiles * tiles, tile, tile, dtype=torch.float16, device=hessian.device)
     # One program a multiprocessor: a second would slow the one that all wait for.
-    _factor[(min(tiles * (tiles + 1) // 2, multiprocessors(hessian.device)),)](
+    launch(
+        _factor,
+        (min(tiles * (tiles + 1) // 2, multiprocessors(hessian.device)),),
         hessian,
         columns,
         damp * hessian.diagonal().mean(),

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from quantcore.numbers.kernels.launch import launch
+
 ROWS = 32
 COLUMNS = 128
 TILE = 64
@@ -51,7 +53,7 @@ def halves_of(pull: Tensor, size: int) -> Tensor:
     width, blocks = len(pull), triton.cdiv(len(pull), size)
     halves = torch.empty(width, 3 * blocks * size, dtype=torch.bfloat16, device=pull.device)
     grid = (triton.cdiv(width, ROWS), triton.cdiv(blocks * size, COLUMNS))
-    _halves[grid](pull, halves, width, halves.shape[1], size, ROWS=ROWS, COLUMNS=COLUMNS)
+    launch(_halves, grid, pull, halves, width, halves.shape[1], size, ROWS=ROWS, COLUMNS=COLUMNS)
     return halves
 
 
@@ -61,5 +63,5 @@ def codes_of(values: Tensor, places: Tensor) -> Tensor:
     width, rows = values.shape
     codes = torch.empty(rows, width, dtype=values.dtype, device=values.device)
     grid = (triton.cdiv(rows, TILE), triton.cdiv(width, TILE))
-    _codes[grid](values, places, codes, rows, width, values.stride(0), TILE=TILE)
+    launch(_codes, grid, values, places, codes, rows, width, values.stride(0), TILE=TILE)
     return codes

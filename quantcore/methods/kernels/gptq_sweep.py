@@ -28,6 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.numbers.formats import Format
+from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.stack import sixteen, stacked
 
 if TYPE_CHECKING:
@@ -227,7 +228,9 @@ def sweep_block(
     tile = tile_for(rows, halves is not None)
     keep = len(state.adjusted) == width
     pull_halves, error_halves = halves or (None, None)
-    _sweep[(triton.cdiv(rows, tile.rows),)](
+    launch(
+        _sweep,
+        (triton.cdiv(rows, tile.rows),),
         state.w[here],
         state.source,
         state.w if asks is None else asks,

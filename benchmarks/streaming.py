@@ -19,60 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.llama_files import Shape, write_random_llama
 from benchmarks.machine import describe
 
-SHAPE = {"hidden": 2048, "ffn": 5632, "heads": 16, "blocks": 24, "vocabulary": 8192}
+SHAPE = Shape(2048, 5632, 16, 16, 24, 8192)
 RUNS = ("export W4A16", "evaluate W4A16", "load")
 TOKENS = (2, 256)  # windows, length: of calibration and evaluation
 RESULT = Path(__file__).parent / "results" / "streaming.json"
-
-
-def write_random_llama(
-    folder: Path, hidden: int, ffn: int, heads: int, blocks: int, vocabulary: int, seed: int = 0
-) -> int:
-    """A Llama of random bf16 weights and a word-level tokenizer, a file for each block and one for the rest; returns
-    the bytes of its weights. No more than one file's tensors live at a time."""
-    import torch
-    from safetensors.torch import save_file
-    from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
-
-    generator = torch.Generator().manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=blocks,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=2048, tie_word_embeddings=False,
-        bos_token_id=0, eos_token_id=0, dtype="bfloat16", architectures=["LlamaForCausalLM"],
-    )  # fmt: skip
-    folder.mkdir(parents=True)
-    config.save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(vocabulary)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(folder)
-
-    def matrix(rows: int, columns: int) -> torch.Tensor:
-        return (torch.randn(rows, columns, generator=generator) * 0.02).bfloat16()
-
-    def block(index: int) -> dict[str, torch.Tensor]:
-        at = f"model.layers.{index}"
-        ones = torch.ones(hidden, dtype=torch.bfloat16)
-        found = {f"{at}.input_layernorm.weight": ones, f"{at}.post_attention_layernorm.weight": ones.clone()}
-        found |= {f"{at}.self_attn.{name}_proj.weight": matrix(hidden, hidden) for name in "qkvo"}
-        found |= {f"{at}.mlp.{name}_proj.weight": matrix(ffn, hidden) for name in ("gate", "up")}
-        return found | {f"{at}.mlp.down_proj.weight": matrix(hidden, ffn)}
-
-    total, places = 0, {}
-    for index in range(blocks + 1):
-        tensors = block(index) if index < blocks else {
-            "model.embed_tokens.weight": matrix(vocabulary, hidden),
-            "model.norm.weight": torch.ones(hidden, dtype=torch.bfloat16),
-            "lm_head.weight": matrix(vocabulary, hidden),
-        }  # fmt: skip
-        name = f"model-{index + 1:05d}-of-{blocks + 1:05d}.safetensors"
-        save_file(tensors, folder / name, {"format": "pt"})
-        places |= dict.fromkeys(tensors, name)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    index_text = json.dumps({"metadata": {"total_size": total}, "weight_map": places})
-    (folder / "model.safetensors.index.json").write_text(index_text, encoding="utf-8")
-    return total
 
 
 def measure(model: str, run: str, out: str) -> dict[str, Any]:
@@ -113,7 +66,7 @@ def memory(kind: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=SHAPE["blocks"])
+    parser.add_argument("--blocks", type=int, default=SHAPE.blocks)
     parser.add_argument("--runs", nargs="+", default=RUNS, help="export SCHEME, evaluate SCHEME, load")
     parser.add_argument("--folder", help="where the model and its copies are written; a temporary folder by default")
     parser.add_argument("--out", type=Path, help=f"JSON file; the recorded one is {RESULT.name}")
@@ -122,10 +75,10 @@ def main() -> None:
     if chosen.measure:
         print(json.dumps(measure(*chosen.measure)))
         return
-    shape = SHAPE | {"blocks": chosen.blocks}
+    shape = SHAPE._replace(blocks=chosen.blocks)
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         model = Path(folder) / "model"
-        weight_bytes = write_random_llama(model, **shape)
+        weight_bytes = write_random_llama(model, shape)
         print(f"{shape}: {weight_bytes / 1e6:,.0f} MB of bf16 weights")
         runs = []
         for place, run in enumerate(chosen.runs):
@@ -139,7 +92,7 @@ def main() -> None:
             runs.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{run:20s} peak {runs[-1]['peak_mb']:8,.1f} MB above the imports, {runs[-1]['seconds']:7.1f} s")
             if chosen.out:
-                facts = {"machine": describe(), "shape": shape, "weights_mb": round(weight_bytes / 1e6, 1)}
+                facts = {"machine": describe(), "shape": shape._asdict(), "weights_mb": round(weight_bytes / 1e6, 1)}
                 result = facts | {"tokens": TOKENS, "runs": runs}
                 chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

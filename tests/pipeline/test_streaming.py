@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from benchmarks.streaming import write_random_llama
+from benchmarks.llama_files import Shape, write_random_llama
 from quantcore import compare, load_model, quantize_model
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.stream_export import stream_export
@@ -220,7 +220,7 @@ def test_exports_a_model_twice_as_large_as_the_memory_it_may_take(tmp_path: Path
     the model whole fails under it. Pages of the mapped files are no allocation, and how many of them are resident is
     the kernel's affair: of all together it is only asked that they stay below the model's own size. glibc is told to
     give every freed matrix back at once: else it keeps some for later, and what it keeps counts."""
-    written = write_random_llama(tmp_path / "model", hidden=512, ffn=1408, heads=8, blocks=24, vocabulary=512)
+    written = write_random_llama(tmp_path / "model", Shape(512, 1408, 8, 8, 24, 512))
     assert written > MODEL_MB * 10**6
 
     def run(verb: str) -> subprocess.CompletedProcess[str]:

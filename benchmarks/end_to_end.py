@@ -1,0 +1,191 @@
+"""From a model folder to a written checkpoint: ours, and llm-compressor on the same files, tokens and device.
+
+    python -m benchmarks.end_to_end                         8 blocks of Llama-3-8B's shapes, 128 x 2048 tokens: all
+    python -m benchmarks.end_to_end --blocks 32 --windows 512 --runs "ours streamed: W4A16,gptq"
+    python -m benchmarks.end_to_end --blocks 32 --runs "ours: W4A16" "ours streamed: W4A16"
+    python -m benchmarks.end_to_end --peer FOLDER           where llm-compressor is installed, apart from our packages
+    python -m benchmarks.end_to_end --tiny --device cpu     a model of two small blocks, to see that all of it works
+
+The model is made on the spot, of random weights. A run is CONTESTANT: SCHEME, a process of its own that does the same
+work twice; the second is counted, the first is noted with the time of imports. Memory: the device's peak as torch
+counts it, and the host's peak (VmHWM, mapped files included) of the process, in the second. The floor is what the
+arithmetic takes at this GPU's own measured rate (see `floor`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
+from benchmarks.machine import describe
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "end_to_end.json"
+SCHEME = "W4A16,gptq"
+RUNS = (f"ours: {SCHEME}", f"ours streamed: {SCHEME}", f"llm-compressor: {SCHEME}", "duel")
+SECONDS = ("read_s", "quantize_s", "calibrate_s", "solve_s", "write_s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--windows", type=int, default=128)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--vocabulary", type=int, default=LLAMA_3_8B.vocabulary)
+    parser.add_argument("--runs", nargs="+", default=RUNS, metavar="CONTESTANT: SCHEME")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--peer", help="a folder with llm-compressor and its packages, before all others on its path")
+    parser.add_argument("--folder", help="where models and checkpoints go; a temporary folder by default")
+    parser.add_argument("--minutes", type=float, default=60.0, help="no run is begun after so many")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.measure:
+        measure(json.loads(chosen.measure))
+        return
+    shape = TINY if chosen.tiny else LLAMA_3_8B._replace(blocks=chosen.blocks, vocabulary=chosen.vocabulary)
+    windows, length = (4, 64) if chosen.tiny else (chosen.windows, chosen.length)
+    end = time.monotonic() + 60 * chosen.minutes
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        model = Path(folder) / "model"
+        weights = write_random_llama(model, shape, device=chosen.device)
+        found: dict[str, Any] = {
+            "machine": describe(),
+            "shape": shape._asdict(),
+            "weights_gb": weights / 1e9,
+            "calibration": [windows, length],
+            "runs": [],
+        }
+        job = {"model": str(model), "device": chosen.device, "windows": windows, "length": length}
+        job["vocabulary"] = shape.vocabulary
+        for number, run in enumerate(chosen.runs):
+            contestant, _, scheme = (part.strip() for part in run.partition(":"))
+            if time.monotonic() > end:
+                row: dict[str, Any] = {"run": run, "not run": f"{chosen.minutes} minutes were over"}
+            elif reason := why_not(contestant, chosen.peer):
+                row = {"run": run, "not run": reason}
+            else:
+                out = str(Path(folder) / f"out{number}")
+                row = {"run": run, **in_process(contestant, job | {"scheme": scheme, "out": out}, chosen.peer)}
+            found["runs"].append(row)
+            print(line(row), flush=True)
+            _write(chosen.out, found)
+        _add_floor(found, shape, windows, length, chosen.device, Path(folder))
+    _write(chosen.out, found)
+    print("\n".join(summary(found)))
+
+
+def why_not(contestant: str, peer: str | None) -> str | None:
+    if not contestant.startswith("llm-compressor") or peer or importlib.util.find_spec("llmcompressor"):
+        return None
+    return "llm-compressor is not installed; pip install llmcompressor==0.14.0.1, or give --peer FOLDER"
+
+
+def in_process(contestant: str, job: dict[str, Any], peer: str | None) -> dict[str, Any]:
+    """`measure` in a process of its own; what it said where it failed."""
+    path = os.environ.get("PYTHONPATH", "")
+    if contestant.startswith("llm-compressor") and peer:
+        path = f"{peer}{os.pathsep}{path}"
+    task = json.dumps({"contestant": contestant, "job": job})
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.end_to_end", "--measure", task],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    process_s = time.perf_counter() - started
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-12:], "process_s": process_s}
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**answer, "process_s": process_s}
+
+
+def measure(task: dict[str, Any]) -> None:
+    """The work twice, here; one line of JSON."""
+    import shutil
+
+    import torch
+
+    from benchmarks.contestants import CONTESTANTS, Job
+    from benchmarks.streaming import memory
+
+    job, contestant = Job(**task["job"]), CONTESTANTS[task["contestant"]]
+    on_gpu = torch.device(job.device).type == "cuda"
+    found: dict[str, Any] = {}
+    for turn in ("first", "second"):
+        shutil.rmtree(job.out, ignore_errors=True)
+        if on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(job.device)
+        reset_host_peak()
+        started = time.perf_counter()
+        phases = contestant(job)
+        seconds = time.perf_counter() - started
+        found[turn] = {
+            "seconds": seconds,
+            **phases,
+            "device_peak_gb": torch.cuda.max_memory_allocated(job.device) / 1e9 if on_gpu else None,
+            "host_peak_gb": memory("VmHWM") / 1e9,
+            "written_gb": sum(file.stat().st_size for file in Path(job.out).glob("*")) / 1e9,
+        }
+    print(json.dumps(found))
+
+
+def reset_host_peak() -> None:
+    """The kernel counts the peak anew, where it lets a process ask for that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError as error:
+        print(f"the host's peak is that of the whole process: {error}", file=sys.stderr)
+
+
+def _add_floor(found: dict[str, Any], shape: Any, windows: int, length: int, device: str, folder: Path) -> None:
+    from benchmarks.floor import floor, rates, solve_block_s
+
+    found["rates"] = rates(device, folder)
+    found["floor"] = floor(shape, windows, length, found["rates"], solve_block_s(shape, device))
+
+
+def _write(out: Path, found: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def line(row: dict[str, Any]) -> str:
+    if "second" not in row:
+        return f"{row['run']:32s} {row.get('not run') or 'FAILED: ' + ' | '.join(row['failed'])}"
+    second = row["second"]
+    phases = "  ".join(f"{name[:-2]} {second[name]:.2f}" for name in SECONDS if isinstance(second.get(name), float))
+    peak = "" if second["device_peak_gb"] is None else f"  device {second['device_peak_gb']:.1f} GB"
+    return (
+        f"{row['run']:32s} {second['seconds']:7.2f} s (first {row['first']['seconds']:.1f})  {phases}{peak}"
+        f"  host {second['host_peak_gb']:.1f} GB"
+    )
+
+
+def summary(found: dict[str, Any]) -> list[str]:
+    """Each run beside the floor, and ours beside llm-compressor's."""
+    least = found["floor"]["floor_s"]
+    rate = found["rates"]["product_tflops"]
+    lines = [f"floor {least:.2f} s at {rate:.0f} TFLOP/s"]
+    timed = {row["run"]: row["second"]["seconds"] for row in found["runs"] if "second" in row}
+    for run, seconds in timed.items():
+        contestant, _, scheme = run.partition(":")
+        peer = timed.get(f"llm-compressor:{scheme}")
+        beside = f", {peer / seconds:.1f} times llm-compressor" if peer and contestant.startswith("ours") else ""
+        over = f", {seconds / least:.1f} floors" if scheme.strip() == SCHEME else ""
+        lines.append(f"{run:32s} {seconds:.2f} s{over}{beside}")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@
     python -m quantcore quantize --scheme W4A16,gptq/actorder=weight --out reference-w4a16
     python -m quantcore quantize --stream --model owner/large --scheme W4A16 --out large-w4a16
     python -m quantcore recipe --scheme W4A16,gptq --model owner/name --out recipes
+    python -m quantcore warm                                          compile the GPU's kernels now, once a machine
 
 --model is `reference` (the default), a folder, a GGUF file, or a hub id. Static activations and GPTQ learn from the
 bundled calibration text, or from --calibrate-on (quantize: --text); everything is measured on the bundled evaluation
@@ -37,7 +38,9 @@ from typing import Any, NoReturn
 
 from quantcore.cli import verbs
 from quantcore.cli.texts import TextOptions
+from quantcore.cli.warming import warm
 from quantcore.export.plain import plain
+from quantcore.lab.warm import keep_compiled
 from quantcore.model.loading import REFERENCE
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, STUDY, Reading
 
@@ -46,6 +49,7 @@ SCHEME = "a scheme's text or a preset's name, see `schemes`"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code: 0, or 2 after a sentence on stderr."""
+    keep_compiled()
     try:
         options = vars(_parser().parse_args(argv))
         run = options.pop("run")
@@ -95,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--scheme", required=True, metavar="S", help=f"{SCHEME}, or a plan")
     many.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}, or a plan")
     each.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}")
+    ahead = verb(warm)
+    ahead.add_argument("--model", metavar="M", help="compile for its Linears' shapes (default: common ones)")
+    ahead.add_argument("--device", help="cuda:0, cuda:1 ... (default: the first)")
     for made, usual in ((layer, STUDY), (whole, EVALUATE), (many, EVALUATE), (each, EACH_LAYER)):
         _add_reading(made, usual, "the text to measure on")
     _add_reading(kept, CALIBRATE, "the text to calibrate on")

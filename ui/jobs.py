@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from quantcore.model.memory import free_memory, size
+from quantcore.numbers.kernels.launch import compiling
 
 Progress = Callable[[float, str], None]
 KEPT = 32  # finished jobs that can still be asked for their result
@@ -130,7 +131,8 @@ class Job:
         _here.job = self
         try:
             assert self._work is not None
-            self.result = self._work(Teller(self))
+            with compiling(self._compiles):
+                self.result = self._work(Teller(self))
             self._end("done")
         except Cancelled:
             self._end("cancelled")
@@ -142,6 +144,10 @@ class Job:
             self._end("failed")
         finally:
             _here.job = None
+
+    def _compiles(self, kernel: str) -> None:
+        """What the visitor waits for meanwhile: the work goes on, and says where it is, once that is done."""
+        self.doing = f"compiling the GPU kernel {kernel}, once on this machine"
 
     def go_on(self) -> None:
         """Raises: Cancelled after somebody has cancelled the job."""

@@ -1,0 +1,96 @@
+"""Small problems that make every kernel compile which the pages and a whole model's GPTQ launch.
+
+A kernel is compiled for the types, the format and the tile at hand. So the real functions are called, once for each
+combination that a Linear's shape leads to: no list of kernels has to be kept in step with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from quantcore.matmul.paths import open_paths
+from quantcore.methods.gptq import GptqProblem, gptq_quantize, gptq_quantize_many
+from quantcore.methods.options import Gptq
+from quantcore.methods.sweep_state import Trace
+from quantcore.numbers.kernels.launch import on_device
+from quantcore.numbers.qtensor import qparams_for, quantize
+from quantcore.scheme.scheme import Scheme
+
+Shape = tuple[int, int]
+TOKENS = (1, 16, 24, 64, 256, 2048)  # one of each tile
+SCHEMES = ("W4A16", "W4A16_ASYM", "W8A16", "W8A8", "FP8_DYNAMIC", "FP8", "FP8_BLOCK")
+REFERENCE = ((384, 384), (128, 384), (1024, 384), (384, 1024))
+LLAMAS = ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336), (2048, 2048), (512, 2048), (8192, 2048))
+COMMON: tuple[Shape, ...] = (*REFERENCE, *LLAMAS, (2048, 8192))
+WIDE = 8192  # rows and columns beyond it are many: a tile of their own
+
+
+@dataclass(frozen=True)
+class Work:
+    """A small problem for the real functions. kind: `gptq`, `trace` (GPTQ watched step by step) or `product`."""
+
+    kind: str
+    scheme: str
+    shape: Shape
+    tokens: int = 0
+
+    def __str__(self) -> str:
+        tokens = f", {self.tokens} tokens" if self.tokens else ""
+        return f"{self.kind} {self.scheme}, {self.shape[0]} x {self.shape[1]}{tokens}"
+
+
+def works(shapes: Iterable[Shape] = COMMON) -> list[Work]:
+    """All that Linears of these shapes, (O, K), lead to: first GPTQ, which takes longest to compile."""
+    shapes = list(dict.fromkeys(shapes))
+    ways = [f"w:int4/group128{zero},gptq{order}" for order in ("", "/actorder=weight") for zero in ("", "/asym")]
+    sizes = [(64, 512), (WIDE + 64, 512)]  # many rows have a tile of their own, and so has a wide Hessian
+    found = [Work("gptq", ways[0], (64, WIDE + 128))] if any(width > WIDE for _, width in shapes) else []
+    found += [Work("gptq", way, size) for size in sizes for way in ways]
+    found += [Work("trace", way, sizes[0]) for way in ways]
+    cut = dict.fromkeys((out if out <= WIDE else WIDE + out % 128, width) for out, width in shapes)
+    products = [Work("product", scheme, shape, count) for scheme in SCHEMES for shape in cut for count in TOKENS]
+    return found + [work for work in products if _fits(work)]
+
+
+def _fits(work: Work) -> bool:
+    """Whether the scheme's tiles divide such a weight."""
+    weights = Scheme.parse(work.scheme).weights
+    assert weights is not None
+    try:
+        weights.granularity.tile(work.shape)
+    except ValueError:
+        return False
+    return True
+
+
+def run(work: Work, device: torch.device) -> None:
+    """Do it, once."""
+    scheme = Scheme.parse(work.scheme)
+    spec = scheme.weights
+    assert spec is not None
+    generator = torch.Generator(device).manual_seed(0)
+    with on_device(device):
+        weight = torch.randn(work.shape, device=device, dtype=torch.bfloat16, generator=generator)
+        if work.kind == "product":
+            x = torch.randn(work.tokens, work.shape[1], device=device, dtype=torch.bfloat16, generator=generator)
+            acts = scheme.activations
+            static = None if acts is None or acts.dynamic else qparams_for(x, acts)
+            q = quantize(weight, spec)
+            open_paths(x, q, acts)[0].run(x, q, acts, static)
+        else:
+            _solve(weight, [GptqProblem(weight, spec, cast(Gptq, scheme.method))], work.kind == "trace")
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+
+def _solve(weight: Tensor, problems: list[GptqProblem], traced: bool) -> None:
+    hessian = torch.eye(weight.shape[1], device=weight.device)
+    if traced:
+        gptq_quantize(weight, hessian, problems[0].spec, problems[0].options, Trace())
+    else:
+        gptq_quantize_many(problems, hessian)

@@ -1,6 +1,6 @@
 """quantcore: quantize language models for real, and measure what it costs.
 
-    from quantcore import load_model, quantize_model, compare
+    from quantcore import Lab, load_model, quantize_model, compare
 
 The names below are stable. A name brings its module when it is first asked for, and torch with it; transformers comes
 when a model is loaded. So two threads that import parts of this package never wait for each other in a circle.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quantcore.export.checkpoint import export_checkpoint
+    from quantcore.lab.lab import Lab
     from quantcore.measure.evaluate import compare
     from quantcore.model.loading import load_model
     from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize, quantize
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from quantcore.scheme.scheme import Scheme
 
 _HOMES = {
+    "Lab": "lab.lab",
     "Plan": "scheme.plan",
     "QTensor": "numbers.qtensor",
     "QuantSpec": "numbers.spec",
@@ -38,6 +40,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Lab",
     "Plan",
     "QTensor",
     "QuantSpec",

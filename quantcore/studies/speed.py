@@ -136,6 +136,21 @@ def measure_paths(
     )
 
 
+def closed_paths(report: SpeedReport, device: str) -> dict[str, tuple[str, str]]:
+    """Of each scheme that ran by dequantizing: the name of its own path, and why that is closed on this device."""
+    found = {}
+    for text in report.weight_bytes:
+        if all(row.path != "dequantize" for row in report.rows if row.scheme == text):
+            continue
+        scheme = Scheme.parse(text.removesuffix(REORDERED))
+        assert scheme.weights is not None
+        x = torch.zeros(1, report.shape[1], device=device, dtype=torch.bfloat16)
+        few = quantize(torch.zeros(128, report.shape[1], device=device), scheme.weights)
+        name = "low_bit" if scheme.activations is None else "fp8" if scheme.activations.fmt.is_float else "int8"
+        found[text] = name, path_named(name).why_not(x, few, scheme.activations) or "open by now"
+    return found
+
+
 class Clock:
     """Milliseconds of calls on one device; holds what flushes the cache."""
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
-import torch
 
-from quantcore.matmul.paths import path_named
-from quantcore.numbers.qtensor import quantize
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.footprint import BUDGETS_GB, GB, Footprint, GptqMemory, ModelShape
 from quantcore.studies.hardware import ARITHMETICS, FLOAT, GPUS, Machine, gain_bound, how_it_runs, work_of
@@ -124,18 +121,10 @@ def _reordered(report: SpeedReport, schemes: Sequence[str]) -> list[str]:
     return words
 
 
-def closed(report: SpeedReport, device: str) -> list[str]:
+def closed(paths: Mapping[str, tuple[str, str]]) -> list[str]:
     """For each scheme that ran by dequantizing: why its own path is closed on this device."""
     reasons: dict[str, list[str]] = {}
-    for text in [
-        text for text in report.weight_bytes if any(row.path == "dequantize" for row in rows_of(report, text))
-    ]:
-        scheme = Scheme.parse(text.removesuffix(REORDERED))
-        assert scheme.weights is not None
-        x = torch.zeros(1, report.shape[1], device=device, dtype=torch.bfloat16)
-        few = quantize(torch.zeros(128, report.shape[1], device=device), scheme.weights)
-        name = "low_bit" if scheme.activations is None else "fp8" if scheme.activations.fmt.is_float else "int8"
-        reason = path_named(name).why_not(x, few, scheme.activations)
+    for text, (name, reason) in paths.items():
         reasons.setdefault(f"the path `{name}` is closed: {reason}", []).append(label(text))
     return [
         f"{'; '.join(names)}: {reason}. So the weight is dequantized at every call, which saves memory and no time."

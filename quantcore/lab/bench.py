@@ -1,0 +1,247 @@
+"""The bench of a lab: one model on one device, and what every question needs of it: layers, weights, tokens, inputs,
+what calibration saw. Each is found once and kept while there is room (`memo`).
+
+A weight and what enters a layer stay where the model is; a study brings to the CPU what is drawn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+from torch import Tensor, nn
+
+from quantcore.lab.memo import Key, Memo, T, key_of, remembered
+from quantcore.measure.store import Store, model_hash
+from quantcore.model.inventory import block_order, inventory
+from quantcore.model.linears import linear_named, linears
+from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, devices, load_model, reference_weight
+from quantcore.model.sources import Progress, quiet
+from quantcore.numbers.spec import QuantSpec
+from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, outlier_ratio
+from quantcore.scheme.scheme import Scheme
+from quantcore.text.files import LoadedText, named_text
+from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, OWN, STUDY, Reading, Texts
+
+PREVIEW_CHARACTERS = 600
+READ, MEASURED, EACH, LEARNED = (str(one) for one in (STUDY, EVALUATE, EACH_LAYER, CALIBRATE))
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """A reading in figures: documents and tokens of the whole text, as this model's tokenizer counts; `read` (windows,
+    length) of them are read; `start` is how it begins, as the model reads it."""
+
+    documents: int
+    tokens: int
+    read: tuple[int, int]
+    hash: str
+    start: str
+
+
+class _Held:
+    """The model, once it is there: one for a bench and all who visit it."""
+
+    def __init__(self, model: LoadedModel | None) -> None:
+        self.model = model
+        self.hash: str | None = None
+        self.lock = threading.RLock()
+
+
+class Bench:
+    """model, device    what `load_model` takes, or a model that is loaded already; it is loaded when first needed
+    store, texts     where measured results are kept, and the texts that readings name
+    doing            a context that is entered, with words, while something takes long
+    after_load       called once, after the model was loaded"""
+
+    def __init__(
+        self,
+        model: str | LoadedModel = REFERENCE,
+        device: str | None = None,
+        store: Store | None = None,
+        texts: Texts | None = None,
+        doing: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        after_load: Callable[[], None] = lambda: None,
+    ) -> None:
+        known = model if isinstance(model, LoadedModel) else None
+        self.id = model.id if isinstance(model, LoadedModel) else model
+        self.device = str(known.device) if known else device or devices()[:2][-1]
+        _require_device(self.device)
+        self._held, self._doing, self._after_load = _Held(known), doing, after_load
+        self._store, self.texts = store or Store(), texts or Texts()
+        self._memo = self._own_memo = Memo()
+        self._own_store = self._store
+
+    def visit(self) -> Self:
+        """The same bench for one visitor: the model and all answers are shared, but what is made of a text of the
+        visitor's own goes with the visit, and into no file."""
+        visitor = copy(self)
+        visitor.texts, visitor._own_memo, visitor._own_store = Texts(), Memo(), Store()
+        return visitor
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return self.load()
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._held.model is not None
+
+    def load(self, progress: Progress = quiet) -> LoadedModel:
+        """The model, loaded if it was not yet. Raises: ValueError as `load_model`."""
+        with self._held.lock:
+            if self._held.model is None:
+                with self._doing("Loading the model ..."):
+                    self._held.model = load_model(self.id, self.device, progress)
+                self._after_load()
+            return self._held.model
+
+    @property
+    def model(self) -> nn.Module:
+        return self.loaded.model
+
+    @property
+    def hash(self) -> str:
+        """The hash of the model's contents."""
+        model = self.model
+        with self._held.lock:
+            if self._held.hash is None:
+                self._held.hash = model_hash(model)
+            return self._held.hash
+
+    def store(self, *readings: str) -> Store:
+        """Where the answers on these readings are kept."""
+        return self._own_store if any(map(is_own, readings)) else self._store
+
+    def remember(self, key: Key, most: int, compute: Callable[[], T], words: str | None = None) -> T:
+        """The answer to a question, from memory where it is there; see `remembered`."""
+
+        def found() -> T:
+            with nullcontext() if words is None else self._doing(words):
+                return compute()
+
+        return (self._own_memo if is_own(key) else self._memo).ask(key, most, found)
+
+    def forget(self, question: Callable[..., object], *args: object) -> None:
+        """Let the next who asks measure anew."""
+        key = key_of(question, *args)
+        (self._own_memo if is_own(key) else self._memo).forget(key)
+
+    def read(self, text: str | LoadedText) -> str:
+        """The source by which readings name a text: a file's or a data set's name, or a text that was read before.
+
+        Raises: ValueError as `named_text`."""
+        return self.texts.keep(named_text(text) if isinstance(text, str) else text)
+
+    @remembered(32)
+    def text_facts(self, reading: str) -> TextFacts:
+        asked, windows = Reading.parse(reading), self.tokens(reading)
+        found = self.texts[asked.source]
+        written = found.joined(self.loaded.tokenizer, asked.chat)
+        count = len(self.loaded.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
+        start = written[:PREVIEW_CHARACTERS]
+        return TextFacts(len(found.documents), count, (len(windows), windows.shape[1]), found.hash, start)
+
+    @remembered(64)
+    def tokens(self, reading: str) -> Tensor:
+        """The windows of a reading, (windows, T)."""
+        return Reading.parse(reading).tokens(self.loaded, self.texts)
+
+    @remembered(64)
+    def token_texts(self, reading: str) -> tuple[str, ...]:
+        """The text of each token that `inputs` has a row for, control characters written out."""
+        ids = self.tokens(reading).flatten().tolist()
+        return tuple("".join(c if c.isprintable() else repr(c)[1:-1] for c in self.decode(one)) for one in ids)
+
+    @property
+    def decode(self) -> Callable[[int], str]:
+        """A token's id -> its text, each asked of the tokenizer once."""
+        return self.remember(("decode",), 1, self._decoder)
+
+    def _decoder(self) -> Callable[[int], str]:
+        decode = self.loaded.tokenizer.decode
+        return lru_cache(maxsize=2**17)(lambda token: decode([token]))
+
+    @remembered(1)
+    def layers(self) -> dict[str, tuple[int, int]]:
+        """The shape (O, K) of each of the model's Linears, block by block; of the reference model from its file's
+        header, so that the first page need not wait for transformers."""
+        if self.id == REFERENCE:
+            return inventory(REFERENCE).linears
+        found = linears(self.model)
+        return {name: (found[name].out_features, found[name].in_features) for name in sorted(found, key=block_order)}
+
+    @remembered(1)
+    def default_layer(self) -> str:
+        """The layer whose input has the strongest outlier channel: largest over median of the channels' maxima."""
+        if self.id == REFERENCE:
+            return REFERENCE_LAYER
+        seen = self.stats(READ)
+        return max(seen, key=lambda name: outlier_ratio(seen[name]))
+
+    def linear(self, layer: str) -> nn.Linear:
+        """Raises: ValueError for a name that is no Linear of the model."""
+        return linear_named(self.model, layer)
+
+    def weight(self, layer: str) -> Tensor:
+        """A layer's weight, (O, K), float32; of the reference model from its file, as `layers`."""
+        if self.id == REFERENCE:
+            return reference_weight(layer)
+        return self.linear(layer).weight.detach().float()
+
+    @remembered(16, "Running the model over the text ...")
+    def inputs(self, layer: str, reading: str = READ) -> Tensor:
+        """What enters a layer while the model reads, (N, K), float32."""
+        return layer_inputs(self.model, self.tokens(reading), layer).flatten(0, 1)
+
+    @remembered(16, "Reading what enters every layer ...")
+    def stats(self, reading: str = READ) -> dict[str, LayerStats]:
+        """Ranges and channel maxima of every layer's input while the model reads; no Hessians."""
+        return calibrate(self.model, self.tokens(reading), hessian=False)
+
+    @remembered(12, "Reading what enters the layer on the calibration text ...")
+    def learned(
+        self, layer: str, calibration: str = LEARNED, hessian: bool = True, momenta: tuple[float, ...] = ()
+    ) -> LayerStats:
+        """What a static range (with `momenta` for moving averages) or GPTQ (with the Hessian) learns from."""
+        return calibrate(self.model, self.tokens(calibration), [layer], hessian, momenta)[layer]
+
+    def hessian(self, layer: str, calibration: str = LEARNED) -> Tensor:
+        """X^T X of a layer's inputs on the calibration text, (K, K), float32."""
+        found = self.learned(layer, calibration).hessian
+        assert found is not None
+        return found
+
+
+def is_own(value: object) -> bool:
+    """Whether a reading, or one of several or of a key, is of somebody's own text."""
+    if isinstance(value, str):
+        return value.startswith(OWN)
+    return isinstance(value, tuple) and any(map(is_own, value))
+
+
+def activations_of(scheme: str) -> QuantSpec:
+    """Raises: ValueError where the scheme leaves the activations float."""
+    spec = Scheme.parse(scheme).activations
+    if spec is None:
+        raise ValueError(f"{scheme!r} leaves the activations float; add a:..., as in a:int8/tensor/static")
+    return spec
+
+
+def weights_of(scheme: str) -> QuantSpec:
+    """Raises: ValueError where the scheme leaves the weights float."""
+    spec = Scheme.parse(scheme).weights
+    if spec is None:
+        raise ValueError(f"{scheme!r} leaves the weights float; add w:..., as in w:int4/group128")
+    return spec
+
+
+def _require_device(device: str) -> None:
+    known = devices()
+    if device not in (*known, *(["cuda"] if len(known) > 1 else [])):
+        raise ValueError(f"device {device!r} is not on this machine; it has {', '.join(known)}")

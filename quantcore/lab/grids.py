@@ -1,0 +1,88 @@
+"""Questions about one weight, or what enters it, on a grid of codes: formats, and who shares a scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from quantcore.lab.bench import READ, Bench, weights_of
+from quantcore.lab.memo import remembered
+from quantcore.numbers.formats import format_named
+from quantcore.numbers.granularity import PerTensor
+from quantcore.numbers.qtensor import fake_quantize
+from quantcore.scheme.scheme import Scheme
+from quantcore.studies.granularity import GranularityRow, GranularityStudy, every_granularity, granularity_study
+from quantcore.studies.number_formats import CodeUse, Grid, Snap, code_use, fit, snap
+
+Of = Literal["weight", "inputs"]
+
+
+@dataclass(frozen=True)
+class ValueCounts:
+    """A tensor's values counted in equal bins between lo and hi, an axis that holds 0 and both ends."""
+
+    lo: float
+    hi: float
+    counts: tuple[int, ...]
+    edges: tuple[float, ...]
+
+
+def values_of(lab: Bench, layer: str, of: Of, reading: str) -> Tensor:
+    """A layer's weight, or what enters it."""
+    return lab.weight(layer) if of == "weight" else lab.inputs(layer, reading)
+
+
+@remembered(64)
+def value_counts(lab: Bench, layer: str, of: Of = "weight", reading: str = READ, bins: int = 161) -> ValueCounts:
+    values = values_of(lab, layer, of, reading)
+    reach = float(values.abs().max()) * 1.05 or 1.0
+    counts = torch.histc(values, bins, -reach, reach).tolist()
+    return ValueCounts(-reach, reach, tuple(map(int, counts)), tuple(torch.linspace(-reach, reach, bins + 1).tolist()))
+
+
+@remembered(256)
+def fitted_grid(lab: Bench, layer: str, name: str, of: Of = "weight", reading: str = READ) -> Grid:
+    """The format `name` (`_asym`: with a zero point) over the tensor's min-max range."""
+    fmt, symmetric = format_named(name.removesuffix("_asym")), not name.endswith("_asym")
+    return fit(values_of(lab, layer, of, reading), fmt, symmetric)
+
+
+@remembered(512)
+def format_use(
+    lab: Bench,
+    layer: str,
+    name: str,
+    scale: float,
+    zero_point: int | None,
+    x: float,
+    of: Of = "weight",
+    reading: str = READ,
+) -> tuple[CodeUse, Snap]:
+    """How the tensor's values fall on a format's codes at this scale and zero point, and what becomes of x."""
+    grid = Grid(format_named(name.removesuffix("_asym")), scale, zero_point)
+    return code_use(values_of(lab, layer, of, reading), grid), snap(x, grid)
+
+
+@remembered(64)
+def granularity(lab: Bench, layer: str, scheme: str, reading: str = READ) -> GranularityStudy:
+    """A layer's weight under a scheme, beside every other granularity."""
+    spec = weights_of(scheme)
+    rows = _rows(lab, layer, str(Scheme(replace(spec, granularity=PerTensor()))), reading)
+    return granularity_study(lab.weight(layer), lab.inputs(layer, reading), spec, rows)
+
+
+@remembered(64)
+def _rows(lab: Bench, layer: str, scheme: str, reading: str) -> tuple[GranularityRow, ...]:
+    """The table of all granularities, which no move of the granularity changes."""
+    spec = weights_of(scheme)
+    return every_granularity(lab.weight(layer), lab.inputs(layer, reading), spec)
+
+
+@remembered(64)
+def coarsest_error(lab: Bench, layer: str, fmt: str) -> float:
+    """Largest error of a format's per-tensor rounding: the common end of the error maps' colours."""
+    tensor = lab.weight(layer)
+    return float((fake_quantize(tensor, weights_of(f"w:{fmt}/tensor")) - tensor).abs().max())

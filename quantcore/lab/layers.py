@@ -1,0 +1,81 @@
+"""Questions about one layer under a scheme, GPTQ's column by column among them."""
+
+from __future__ import annotations
+
+from quantcore.lab.bench import LEARNED, READ, Bench, weights_of
+from quantcore.lab.memo import remembered
+from quantcore.lab.outliers import channels
+from quantcore.methods.options import Gptq
+from quantcore.pipeline.calibration import momenta_of
+from quantcore.pipeline.convert import static_qparams
+from quantcore.scheme.scheme import Scheme
+from quantcore.studies.gptq_cost import OrderCosts, measure_order_cost
+from quantcore.studies.gptq_map import OrderMap, order_map
+from quantcore.studies.gptq_order import OrderStudy, order_study
+from quantcore.studies.gptq_steps import TileSteps, companions, neighbours, tile_rows, tile_steps
+from quantcore.studies.layer import LayerStudy
+from quantcore.studies.layer import layer_study as study_of
+from quantcore.studies.outliers import CHANNEL_RATIO
+
+
+@remembered(96)
+def layer_study(lab: Bench, layer: str, scheme: str, reading: str = READ, calibration: str = LEARNED) -> LayerStudy:
+    """One layer under a scheme: static ranges and GPTQ's Hessian come from the calibration text, the errors from the
+    text that is read."""
+    chosen, static, hessian = Scheme.parse(scheme), None, None
+    if chosen.needs_text:
+        seen = lab.learned(layer, calibration, chosen.needs_hessian, momenta_of(chosen) if chosen.needs_ranges else ())
+        static, hessian = static_qparams(chosen.activations, seen) if chosen.needs_ranges else None, seen.hessian
+    return study_of(lab.linear(layer), lab.inputs(layer, reading), chosen, static, hessian)
+
+
+@remembered(64)
+def gptq_tile(lab: Bench, layer: str, scheme: str, together: bool = True, calibration: str = LEARNED) -> TileSteps:
+    """GPTQ over a tile of the layer; `together`: the columns that go together most, else neighbours of the loudest."""
+    weight, hessian = lab.linear(layer).weight, lab.hessian(layer, calibration)
+    columns = companions(hessian) if together else neighbours(hessian)
+    return tile_steps(weight, hessian, tile_rows(len(weight)), columns, weights_of(scheme), gptq_of(scheme))
+
+
+@remembered(64)
+def gptq_order(lab: Bench, layer: str, scheme: str, reading: str = READ, calibration: str = LEARNED) -> OrderStudy:
+    """The layer in every order; the losses are on the calibration text, `unseen` on the text that is read."""
+    seen, loud = lab.learned(layer, calibration), loud_channels(lab, layer, reading)
+    return order_study(
+        lab.linear(layer).weight,
+        lab.hessian(layer, calibration),
+        weights_of(scheme),
+        gptq_of(scheme).damp,
+        seen.tokens,
+        loud,
+        lab.inputs(layer, reading),
+    )
+
+
+def loud_channels(lab: Bench, layer: str, reading: str = READ) -> tuple[int, ...]:
+    """The channels that stand out of what enters the layer, loudest first."""
+    return tuple(row.channel for row in channels(lab, layer, reading).top if row.over_median >= CHANNEL_RATIO)
+
+
+@remembered(16, "Quantizing in every way ...")
+def gptq_map(
+    lab: Bench,
+    layer: str,
+    bits: tuple[int, ...] = (2, 3, 4),
+    granularities: tuple[str, ...] = ("channel",),
+    damps: tuple[float, ...] = (0.001, 0.01, 0.1),
+    calibration: str = LEARNED,
+) -> OrderMap:
+    """What each order loses in every setting."""
+    return order_map(lab.linear(layer).weight, lab.hessian(layer, calibration), bits, granularities, damps)
+
+
+@remembered(32, "Measuring the time ...")
+def gptq_cost(lab: Bench, layer: str, scheme: str, calibration: str = LEARNED) -> OrderCosts:
+    """What an order costs at run time: a measurement, kept until it is forgotten."""
+    weight, x = lab.linear(layer).weight.detach(), lab.inputs(layer, READ)
+    return measure_order_cost(weight, lab.hessian(layer, calibration), weights_of(scheme), x)
+
+
+def gptq_of(scheme: str) -> Gptq:
+    return Gptq.of(Scheme.parse(scheme).method)

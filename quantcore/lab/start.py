@@ -1,0 +1,63 @@
+"""Questions of the first page: what is loaded, one row of weights, and what the quantized model would write next."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from quantcore.lab.bench import Bench, weights_of
+from quantcore.lab.memo import remembered
+from quantcore.matmul.size import checkpoint_bytes
+from quantcore.pipeline.convert import quantize_model
+from quantcore.studies.anatomy import Anatomy, anatomy
+from quantcore.studies.next_tokens import NextTokens, next_tokens
+from quantcore.studies.row import RowStudy, loud_row, row_study
+
+SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
+
+
+@remembered(4)
+def contents(lab: Bench) -> Anatomy:
+    """What the model is made of."""
+    return anatomy(lab.loaded)
+
+
+@remembered(128)
+def row(lab: Bench, layer: str, scheme: str, share: float = 1.0) -> RowStudy:
+    """The row of a layer that is louder than `share` of its rows, quantized."""
+    return row_study(lab.weight(layer), _loud_row(lab, layer, share), weights_of(scheme))
+
+
+@remembered(256)
+def _loud_row(lab: Bench, layer: str, share: float) -> int:
+    return loud_row(lab.weight(layer), share)
+
+
+@remembered(256)
+def likeliest(lab: Bench, scheme: str, prompt: str) -> NextTokens:
+    """What the model would write after a prompt, and what its quantized copy would."""
+    return next_tokens(lab.loaded, quantized(lab, scheme), prompt)
+
+
+@remembered(64)
+def quantized_bytes(lab: Bench, scheme: str) -> int:
+    """Bytes of the quantized model's checkpoint."""
+    return checkpoint_bytes(quantized(lab, scheme))
+
+
+def quantized(lab: Bench, scheme: str) -> nn.Module:
+    """The model with its weights rounded to nearest; it shares what stays float and packs the codes."""
+    return (_quantized_small if is_small(lab) else _quantized_large)(lab, scheme)
+
+
+def is_small(lab: Bench) -> bool:
+    return sum(one.numel() for one in lab.model.parameters()) <= SMALL_MODEL
+
+
+@remembered(8)
+def _quantized_small(lab: Bench, scheme: str) -> nn.Module:
+    return quantize_model(lab.model, scheme)[0]
+
+
+@remembered(1, "Quantizing the model ...")
+def _quantized_large(lab: Bench, scheme: str) -> nn.Module:
+    return quantize_model(lab.model, scheme)[0]

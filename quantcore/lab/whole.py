@@ -1,0 +1,185 @@
+"""Questions about the whole model: schemes side by side, rules, which layers hurt, a plan for a budget, what it writes.
+
+Each takes seconds to minutes, tells `progress` how far it is and `so_far` what is known by then, and keeps its answer
+in the store; `kept_...` gives that answer where it is there already, else None. Browser, shell and notebook ask through
+these functions, so each finds what the others have measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from quantcore.lab.bench import EACH, LEARNED, MEASURED, Bench
+from quantcore.lab.memo import remembered
+from quantcore.measure.duel import Duel, known, texts_of
+from quantcore.measure.duel import duel as measure_duel
+from quantcore.measure.rules import Rule, RuleResult, best_practice
+from quantcore.measure.sensitivity import PlannedChoice, Sensitivity, joined, plan_for_budget
+from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.convert import quantize_model
+from quantcore.scheme.plan import Plan
+from quantcore.studies.generation import Written
+from quantcore.studies.generation import write_on as write
+from quantcore.studies.plans import kept_costs
+from quantcore.studies.plans import kept_sensitivity as measure_sensitivity
+
+SoFar = Callable[[Any], None]
+WRITTEN = 48  # tokens
+TRAIL = 25  # budgets
+
+
+def duel(
+    lab: Bench,
+    schemes: Sequence[str],
+    reading: str = MEASURED,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> Duel:
+    """Schemes or plans on the whole model, on one text, with intervals and paired differences."""
+    tokens, learned = lab.tokens(reading), lab.tokens(calibration)
+    kept_in = lab.store(reading, calibration)
+    return measure_duel(lab.loaded, schemes, tokens, learned, kept_in, lab.hash, progress, so_far)
+
+
+def kept_duel(lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED) -> Duel | None:
+    texts = texts_of(schemes)
+    if len(kept_schemes(lab, texts, reading, calibration)) < len(texts):
+        return None
+    return _read_duel(lab, tuple(texts), reading, calibration)
+
+
+def kept_schemes(
+    lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED
+) -> tuple[str, ...]:
+    """Those of the schemes that were measured on these texts already."""
+    read = lab.tokens(reading), lab.tokens(calibration)
+    return tuple(known(lab.loaded, schemes, *read, lab.store(reading, calibration), lab.hash))
+
+
+@remembered(16)
+def _read_duel(lab: Bench, schemes: tuple[str, ...], reading: str, calibration: str) -> Duel:
+    """A duel whose every answer is kept, so that nothing is measured."""
+    return duel(lab, schemes, reading, calibration)
+
+
+def rule(
+    lab: Bench,
+    key: str,
+    reading: str = MEASURED,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> RuleResult:
+    """Whether a rule of best practice holds on this model, by its key in `best_practice`."""
+    read, kept_in = (lab.tokens(reading), lab.tokens(calibration)), lab.store(reading, calibration)
+    return _rule_named(key).test(lab.loaded, *read, kept_in, lab.hash, progress, so_far)
+
+
+def kept_rule(lab: Bench, key: str, reading: str = MEASURED, calibration: str = LEARNED) -> RuleResult | None:
+    found = _rule_named(key)
+    able = [text for text in (found.scheme, *found.challengers) if _is_plan(text)]
+    if len(kept_schemes(lab, able, reading, calibration)) < len(able):
+        return None
+    return _read_rule(lab, key, reading, calibration)
+
+
+@remembered(64)
+def _read_rule(lab: Bench, key: str, reading: str, calibration: str) -> RuleResult:
+    return rule(lab, key, reading, calibration)
+
+
+def sensitivity(
+    lab: Bench,
+    schemes: Sequence[str],
+    all_but: bool = False,
+    reading: str = EACH,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> Sensitivity:
+    """What each layer costs when it alone is quantized, or (`all_but`) left out of quantizing all; `so_far` hears the
+    costs of one scheme's layers."""
+    return measure_sensitivity(
+        lab.loaded,
+        schemes,
+        lab.tokens(reading),
+        lab.tokens(calibration),
+        lab.store(reading, calibration),
+        all_but=all_but,
+        hashed=lab.hash,
+        progress=progress,
+        so_far=None if so_far is None else lambda _, costs: so_far(costs),
+    )
+
+
+def kept_sensitivity(
+    lab: Bench, schemes: Sequence[str], all_but: bool = False, reading: str = EACH, calibration: str = LEARNED
+) -> Sensitivity | None:
+    tokens, learned, kept_in = lab.tokens(reading), lab.tokens(calibration), lab.store(reading, calibration)
+    costs = [kept_costs(lab.loaded, one, tokens, learned, kept_in, all_but, lab.hash) for one in texts_of(schemes)]
+    return joined([cost for cost in costs if cost is not None]) if all(costs) else None
+
+
+def plan(
+    lab: Bench, schemes: Sequence[str], budget: float, reading: str = EACH, calibration: str = LEARNED
+) -> PlannedChoice:
+    """The plan of at most `budget` bits a weight whose layers cost least; below the smallest scheme, that scheme."""
+    found = sensitivity(lab, schemes, False, reading, calibration)
+    return plan_for_budget(found, max(budget + 1e-6, min(uniform_bits(found).values())))
+
+
+def uniform_bits(found: Sensitivity) -> dict[str, float]:
+    """Bits a weight of each scheme on all layers."""
+    return {text: found.mean_bits(dict.fromkeys(found.layers, text)) for text in found.schemes}
+
+
+@remembered(16)
+def plan_trail(
+    lab: Bench, schemes: tuple[str, ...], reading: str = EACH, calibration: str = LEARNED
+) -> tuple[tuple[float, float], ...]:
+    """Bits per weight and predicted KL of the plans at TRAIL budgets, from the smallest scheme's to the largest's."""
+    found = sensitivity(lab, schemes, False, reading, calibration)
+    bits = uniform_bits(found).values()
+    least, most = min(bits), max(bits)
+    budgets = [least + (most - least) * (step / (TRAIL - 1)) ** 2 for step in range(TRAIL)]
+    return tuple((one.bits_per_weight, one.predicted_kl) for one in (plan_for_budget(found, bits) for bits in budgets))
+
+
+def write_on(
+    lab: Bench,
+    scheme: str,
+    prompt: str,
+    count: int = WRITTEN,
+    seed: int | None = None,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> Written:
+    """The model and its quantized copy write on from one prompt; without a seed the likeliest token each time."""
+
+    def tell(share: float, doing: str, before: float) -> None:
+        if progress:
+            progress(before + share / 2, doing)
+
+    learned = lab.tokens(calibration) if Plan.parse(scheme).needs_text else None
+    copy, _ = quantize_model(
+        lab.model, scheme, calibration=learned, progress=lambda share, doing: tell(share, doing, 0)
+    )
+    return write(lab.loaded, copy, prompt, count, seed, lambda share, doing: tell(share, doing, 0.5))
+
+
+def _rule_named(key: str) -> Rule:
+    found = {one.key: one for one in best_practice()}
+    if key not in found:
+        raise ValueError(f"no rule is called {key!r}; try {', '.join(found)}")
+    return found[key]
+
+
+def _is_plan(text: str) -> bool:
+    try:
+        Plan.parse(text)
+    except ValueError:
+        return False
+    return True

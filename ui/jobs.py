@@ -1,53 +1,76 @@
 """Long work outside the pages' threads: one heavy job at a time per device, the others wait in line.
 
-    job = jobs.submit("cpu", key, "4 schemes on 16,384 tokens", work)      work(tell) -> result
+    job = jobs.submit("cpu", key, "4 schemes on 16,384 tokens", work, asker)      work(tell) -> result
     job.state, job.share, job.doing, job.left_s, job.ahead, job.so_far
-    job.cancel()
+    jobs.cancel(key, asker)
 
-A job belongs to the server, not to a visitor: a reload, a second tab or a moved slider neither ends nor doubles it, and
-the same key asked for by two browsers is one job. `work` says how far it is and what it has found so far through `tell`
-(`Teller`). A cancel ends it there, or at the next layer that any model runs on the job's thread, whichever is first. A
-ValueError or a lack of memory ends the job with a sentence, and the next one runs.
-This file knows no streamlit; `job_view` shows a job on a page.
+A job belongs to all who asked for it: the same key asked for by two browsers is one job, a reload or a second tab
+neither ends nor doubles it, and a cancel ends it for those who go on waiting only when nobody does. `work` says how far
+it is and what it has found so far through `tell` (`Teller`); when the job is ended it stops there, or at the next layer
+that any model runs on the job's thread, whichever is first. Whatever work raises, BaseException too, ends the job with
+a sentence, and the next one runs.
+
+`Rules` say what a server of many allows: how many jobs a visitor may have waiting, and how long a job goes on for whom
+nobody waits any more. This file knows no streamlit; `job_view` shows a job on a page.
 """
 
 from __future__ import annotations
 
 import atexit
-import gc
-import logging
-import re
 import threading
 import time
-import traceback
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from quantcore.model.memory import free_memory, size
 from quantcore.numbers.kernels.launch import compiling
+from ui.job_end import clear_memory, let_go, log, sentence
+from ui.line import Line
 
 Progress = Callable[[float, str], None]
 KEPT = 32  # finished jobs that can still be asked for their result
 CLOSE_S = 3.0
 SHOW_EVERY_S = 1.0  # the page is drawn anew for what is shown, so not more often
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate")
-ASKED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)", re.IGNORECASE)
-UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+TEND_S = 1.0
+RELOAD_S = 60.0  # that a result on a visitor's own text waits for a tab that is loaded anew
 
 
 class Cancelled(Exception):
-    """Raised inside the work after somebody has cancelled the job."""
+    """Raised inside the work after the job was ended from outside."""
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks: a browser, and one of its tabs."""
+
+    visitor: str
+    session: str
+
+
+ALONE = Asker("", "")  # where there is one user, as in a test
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a server allows.
+
+    most_waiting   jobs of one visitor that may wait in line; None: any number
+    leave_s        seconds that a job goes on after the last who asked for it has gone; None: to its end
+    present        whether a tab is open still"""
+
+    most_waiting: int | None = None
+    leave_s: float | None = None
+    present: Callable[[Asker], bool] = lambda _: True
 
 
 class Teller:
     """How work speaks of itself: `tell(share, doing)` at least once a layer, `tell.show(so_far)` for what a page can
-    draw already. Both raise Cancelled after the job was cancelled."""
+    draw already. Both raise Cancelled after the job was ended."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -82,20 +105,31 @@ def _ask_at_every_layer() -> None:
 class Job:
     """One piece of work. state: waiting, running, done, failed, cancelled. share 0..1, doing: the layer at hand.
 
-    so_far    what the work has shown of its result, None at first; the visitors who asked for it are in `askers`"""
+    so_far    what the work has shown of its result, None at first
+    askers    who waits for it
+    left_at   since when nobody does, in monotonic seconds
+    private   made of a visitor's own text: the result goes with the visitor
+    number    its own, of all jobs of this program"""
 
-    def __init__(self, device: str, key: str, title: str, work: Work, line: _Line) -> None:
-        self.device, self.key, self.title = device, key, title
+    _count = count(1)
+
+    def __init__(
+        self, device: str, key: str, title: str, work: Work, line: Line[Job], rules: Rules, private: bool
+    ) -> None:
+        self.device, self.key, self.title, self.private = device, key, title, private
+        self.number = next(Job._count)
         self.state, self.share, self.doing = "waiting", 0.0, ""
         self.result: Any = None
         self.so_far: Any = None
-        self.askers: set[str] = set()
+        self.askers: set[Asker] = set()
+        self.left_at: float | None = None
         self.problem: str | None = None
         self.asked = time.monotonic()
         self.started: float | None = None
         self.ended = threading.Event()
         self._work: Work | None = work
         self._line = line
+        self._rules = rules
         self._stop = threading.Event()
 
     @property
@@ -119,10 +153,21 @@ class Job:
             return None
         return (time.monotonic() - self.started) * (1 - self.share) / self.share
 
-    def cancel(self) -> None:
-        """End the job: at once where it waits, at its next step where it runs."""
+    @property
+    def visitors(self) -> frozenset[str]:
+        """The browsers that wait for it."""
+        return frozenset(asker.visitor for asker in tuple(self.askers))
+
+    @property
+    def attended(self) -> bool:
+        """Whether a tab that waits for it is open."""
+        return any(map(self._rules.present, tuple(self.askers)))
+
+    def end(self) -> None:
+        """End the job for all: at once where it waits, at its next step where it runs."""
         self._stop.set()
-        self._line.drop(self)
+        if self._line.drop(self):
+            self._over("cancelled")
 
     def run(self) -> None:
         """Do the work, here and now; called by the device's thread."""
@@ -133,15 +178,11 @@ class Job:
             assert self._work is not None
             with compiling(self._compiles):
                 self.result = self._work(Teller(self))
-            self._end("done")
+            self._over("done")
         except Cancelled:
-            self._end("cancelled")
-        except Exception as error:
-            self.problem = sentence(error, self)
-            if not isinstance(error, ValueError):
-                logging.getLogger(__name__).warning("the job %r failed: %r", self.title, error)
-            _let_go(error)
-            self._end("failed")
+            self._over("cancelled")
+        except BaseException as error:
+            self.fail(error)
         finally:
             _here.job = None
 
@@ -149,88 +190,93 @@ class Job:
         """What the visitor waits for meanwhile: the work goes on, and says where it is, once that is done."""
         self.doing = f"compiling the GPU kernel {kernel}, once on this machine"
 
+    def fail(self, error: BaseException) -> None:
+        """End with the sentence of an error, whatever the error is; what is over stays as it ended."""
+        if self.over:
+            return
+        self.problem = f"{self.title} met an error of its own ({type(error).__name__}); try other settings."
+        try:
+            self.problem = sentence(error, self.title, self.device)
+            log(error, self.title)
+            let_go(error)
+        finally:
+            self._over("failed")
+
     def go_on(self) -> None:
-        """Raises: Cancelled after somebody has cancelled the job."""
+        """Raises: Cancelled after the job was ended."""
         if self._stop.is_set():
             raise Cancelled
 
-    def _end(self, state: str) -> None:
+    def _over(self, state: str) -> None:
         self._work = self.so_far = None  # what the work held on to may go
         self.state = state
-        if state != "done":
-            clear_memory(self.device)
-        self.ended.set()
-
-
-class _Line:
-    """The jobs of one device, in order, and the thread that runs them."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[Job] = deque()
-        self.running: Job | None = None
-        self.lock = threading.Condition()
-        self.thread: threading.Thread | None = None
-
-    def put(self, job: Job) -> None:
-        with self.lock:
-            self.waiting.append(job)
-            if self.thread is None:
-                self.thread = threading.Thread(target=self._serve, name=f"jobs on {job.device}", daemon=True)
-                self.thread.start()
-            self.lock.notify()
-
-    def drop(self, job: Job) -> None:
-        with self.lock:
-            if job not in self.waiting:
-                return
-            self.waiting.remove(job)
-        job._end("cancelled")
-
-    def ahead(self, job: Job) -> int:
-        with self.lock:
-            if job not in self.waiting:
-                return 0
-            return self.waiting.index(job) + (self.running is not None)
-
-    def _serve(self) -> None:
-        while True:
-            with self.lock:
-                self.running = None
-                while not self.waiting:
-                    self.lock.wait()
-                job = self.running = self.waiting.popleft()
-            job.run()
-            del job
+        try:
+            if state != "done":
+                clear_memory(self.device)
+        finally:
+            self.ended.set()
 
 
 class Jobs:
     """All jobs of one server."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Rules | None = None) -> None:
+        self.rules = rules or Rules()
         self._jobs: dict[str, Job] = {}
-        self._lines: dict[str, _Line] = {}
-        self._lock = threading.Lock()
+        self._lines: dict[str, Line[Job]] = {}
+        self._lock = threading.RLock()
+        self._tender: threading.Thread | None = None
         atexit.register(self.close)
 
     def close(self) -> None:
         """End what waits or runs, and wait a moment for it: the program is about to end."""
-        for job in [job for job in self._jobs.values() if not job.over]:
-            job.cancel()
+        for job in self.clear():
             job.ended.wait(CLOSE_S)
 
-    def submit(self, device: str, key: str, title: str, work: Work) -> Job:
-        """The job with this key: the one that waits, runs or is done, or a new one at the end of the device's line."""
+    def clear(self) -> list[Job]:
+        """End what waits or runs, for all; those jobs."""
+        left = self.unfinished()
+        for job in reversed(left):  # the last first, or the line would begin one that is to end
+            job.end()
+        return left
+
+    def submit(
+        self, device: str, key: str, title: str, work: Work, asker: Asker = ALONE, private: bool = False
+    ) -> Job | None:
+        """The job with this key: the one that waits, runs or is done, or a new one in the device's line; None where
+        the visitor has as many jobs waiting as the rules allow."""
         with self._lock:
             known = self._jobs.get(key)
             if known is not None and known.state not in ("failed", "cancelled"):
+                known.askers.add(asker)
                 return known
-            line = self._lines.setdefault(device, _Line())
-            job = self._jobs[key] = Job(device, key, title, work, line)
+            if self.full(asker):
+                return None
+            line = self._lines.setdefault(device, Line(device))
+            job = self._jobs[key] = Job(device, key, title, work, line, self.rules, private)
+            job.askers.add(asker)
             over = [old for old, one in self._jobs.items() if one.over]
             for old in over[: max(0, len(over) - KEPT)]:
                 del self._jobs[old]
             line.put(job)
+            self._look_after()
         return job
+
+    def full(self, asker: Asker) -> bool:
+        """Whether the visitor has as many jobs waiting as the rules allow."""
+        most = self.rules.most_waiting
+        return most is not None and len(self.waiting_of(asker)) >= most
+
+    def waiting_of(self, asker: Asker) -> list[Job]:
+        """The jobs that wait in line for this visitor, in all of the visitor's tabs."""
+        with self._lock:
+            return [job for job in self._jobs.values() if job.state == "waiting" and asker.visitor in job.visitors]
+
+    def unfinished(self) -> list[Job]:
+        """What waits or runs, device by device in the order in which it is served."""
+        with self._lock:
+            lines = list(self._lines.values())
+        return [job for line in lines for job in line.jobs()]
 
     def get(self, key: str) -> Job | None:
         """The job with this key, whatever became of it; None if there is none (any more)."""
@@ -242,52 +288,56 @@ class Jobs:
             if key in self._jobs and self._jobs[key].over:
                 del self._jobs[key]
 
-    def leave(self, key: str, asker: str) -> None:
-        """A visitor has moved on: a job that only waited, and for nobody else, is dropped; one that runs goes on."""
+    def cancel(self, key: str, asker: Asker = ALONE) -> None:
+        """A visitor wants the job no more: it goes on where others wait for it, and ends where nobody does."""
         with self._lock:
             job = self._jobs.get(key)
             if job is None:
                 return
+            job.askers -= {one for one in job.askers if one.visitor == asker.visitor}
+            if not job.askers:
+                job.end()
+
+    def leave(self, key: str, asker: Asker) -> None:
+        """A visitor has moved on to another question: a job that waits for nobody else is dropped; one that runs goes
+        on, unless the rules end what nobody waits for."""
+        with self._lock:
+            job = self._jobs.get(key)
+            if job is None or job.over:
+                return
             job.askers.discard(asker)
-            if job.state == "waiting" and not job.askers:
-                job.cancel()
-                del self._jobs[key]
+            if not job.askers and (job.state == "waiting" or self.rules.leave_s is not None):
+                self._drop(job)
 
+    def tend(self) -> None:
+        """Drop the jobs that nobody waits for any more, and the results on texts of visitors who have gone."""
+        with self._lock:
+            for job in list(self._jobs.values()):
+                attended = job.attended
+                job.left_at = None if attended else job.left_at or time.monotonic()
+                if job.left_at is None:
+                    continue
+                leave_s = RELOAD_S if self.rules.leave_s is None else self.rules.leave_s
+                if time.monotonic() - job.left_at >= leave_s and (
+                    job.private if job.over else self.rules.leave_s is not None
+                ):
+                    self._drop(job)
 
-def sentence(error: Exception, job: Job) -> str:
-    """What ended a job, for its page: what was asked, what was free, what to try."""
-    if isinstance(error, ValueError):
-        return str(error)
-    text = str(error).lower()
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(mark in text for mark in OUT_OF_MEMORY):
-        asked = ASKED.search(str(error))
-        more = f"{size(float(asked[1]) * UNITS[asked[2].lower()])} more were asked for and " if asked else ""
-        return (
-            f"There was not enough memory on {job.device} for {job.title}: {more}{free_text(job.device)}. Try fewer "
-            "tokens, fewer schemes at once, or a smaller model."
-        )
-    return f"{job.title} met an error of its own ({type(error).__name__}: {error}); try other settings."
+    def _drop(self, job: Job) -> None:
+        job.end()
+        if self._jobs.get(job.key) is job:
+            del self._jobs[job.key]
 
+    def _look_after(self) -> None:
+        """Begin to tend; the thread goes with the program."""
+        if self._tender is None:
+            self._tender = threading.Thread(target=self._tend_for_ever, name="jobs' tender", daemon=True)
+            self._tender.start()
 
-def _let_go(error: BaseException | None) -> None:
-    """Empty the frames that an error, and those behind it, passed through: they hold the tensors."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-
-
-def free_text(device: str) -> str:
-    """How much memory a device has free, in words."""
-    found = free_memory(torch.device(device))
-    if found is None:
-        return "how much was free is not known"
-    free, total = found
-    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB were free"
-
-
-def clear_memory(device: str) -> None:
-    """Give back what a job that ended early has left behind."""
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
+    def _tend_for_ever(self) -> None:
+        while True:
+            time.sleep(TEND_S)
+            try:
+                self.tend()
+            except Exception as error:
+                log(error, "tending the jobs")

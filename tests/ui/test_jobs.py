@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ui.jobs import Job, Jobs, Teller
+from ui.jobs import Asker, Job, Jobs, Teller, Work
 
 WAIT_S = 10
 
@@ -36,9 +36,15 @@ def end(job: Job) -> Job:
     return job
 
 
+def submit(jobs: Jobs, key: str, work: Work, device: str = "cpu", title: str = "t", visitor: str = "ann") -> Job:
+    job = jobs.submit(device, key, title, work, Asker(visitor, f"tab of {visitor}"))
+    assert job is not None
+    return job
+
+
 def test_a_job_tells_its_progress_and_gives_its_result() -> None:
     gate = Gate(2)
-    job = Jobs().submit("cpu", "k", "two layers", gate)
+    job = submit(Jobs(), "k", title="two layers", work=gate)
     gate.started()
     assert (job.state, job.share, job.left_s) == ("running", 0, None)
     gate.on.release()
@@ -53,8 +59,8 @@ def test_a_job_tells_its_progress_and_gives_its_result() -> None:
 
 def test_one_at_a_time_per_device_and_the_others_in_line() -> None:
     jobs, gates = Jobs(), [Gate(1) for _ in range(4)]
-    first, second, third = (jobs.submit("cpu", f"k{n}", "t", gates[n]) for n in range(3))
-    elsewhere = jobs.submit("cuda:0 in name only", "k3", "t", gates[3])
+    first, second, third = (submit(jobs, f"k{n}", gates[n]) for n in range(3))
+    elsewhere = submit(jobs, "k3", gates[3], device="cuda:0 in name only")
     gates[0].started()
     gates[3].started()  # another device does not wait
     assert [first.ahead, second.ahead, third.ahead, elsewhere.ahead] == [0, 1, 2, 0]
@@ -70,29 +76,29 @@ def test_one_at_a_time_per_device_and_the_others_in_line() -> None:
 
 def test_the_same_request_is_one_job() -> None:
     jobs, gate = Jobs(), Gate(1)
-    asked = [jobs.submit("cpu", "same", "t", gate) for _ in range(3)]
+    asked = [submit(jobs, "same", gate) for _ in range(3)]
     gate.on.release(5)
     assert len(set(map(id, asked))) == 1
     end(asked[0])
-    assert jobs.submit("cpu", "same", "t", gate) is asked[0]  # done: the result is still there
+    assert submit(jobs, "same", gate) is asked[0]  # done: the result is still there
     jobs.forget("same")
-    assert jobs.submit("cpu", "same", "t", Gate(0)) is not asked[0]
+    assert submit(jobs, "same", Gate(0)) is not asked[0]
 
 
 def test_cancel_takes_effect_at_the_next_step_and_the_next_job_runs() -> None:
     jobs, gate, waits = Jobs(), Gate(100), Gate(0)
-    running = jobs.submit("cpu", "a", "t", gate)
-    in_line, after = jobs.submit("cpu", "b", "t", Gate(0)), jobs.submit("cpu", "c", "t", waits)
+    running = submit(jobs, "a", gate)
+    in_line, after = submit(jobs, "b", Gate(0)), submit(jobs, "c", waits)
     gate.started()
-    in_line.cancel()
+    jobs.cancel("b", Asker("ann", "another tab"))
     assert in_line.state == "cancelled"
     assert after.ahead == 1
-    running.cancel()
+    jobs.cancel("a", Asker("ann", "another tab"))
     gate.on.release()
     assert end(running).state == "cancelled"
     assert running.share == 0
     assert end(after).state == "done"
-    again = jobs.submit("cpu", "a", "t", Gate(0))  # a cancelled job may be asked for anew
+    again = submit(jobs, "a", Gate(0))  # a cancelled job may be asked for anew
     assert end(again).state == "done"
 
 
@@ -108,9 +114,9 @@ def test_cancel_takes_effect_within_one_layer_of_a_model() -> None:
             return x + 1
 
     model = torch.nn.Sequential(*(Layer() for _ in range(5)))
-    job = Jobs().submit("cpu", "k", "t", lambda tell: model(0))
+    job = submit(Jobs(), "k", title="t", work=lambda tell: model(0))
     assert gates[0].wait(WAIT_S)
-    job.cancel()
+    job.end()
     gates[1].set()
     assert end(job).state == "cancelled"
     assert ran == [0]
@@ -126,7 +132,7 @@ def test_what_a_job_shows_is_there_until_its_end() -> None:
         assert gate.acquire(timeout=WAIT_S)
         return "result"
 
-    job = Jobs().submit("cpu", "k", "t", work)
+    job = submit(Jobs(), "k", title="t", work=work)
     until = time.monotonic() + WAIT_S
     while job.so_far is None and time.monotonic() < until:
         time.sleep(0.01)
@@ -138,12 +144,11 @@ def test_what_a_job_shows_is_there_until_its_end() -> None:
 
 def test_a_visitor_who_moves_on_leaves_only_what_waits_for_nobody_else() -> None:
     jobs, gate = Jobs(), Gate(1)
-    running, mine, ours = (jobs.submit("cpu", key, "t", gate if key == "a" else Gate(0)) for key in "abc")
-    for job, askers in ((running, "x"), (mine, "x"), (ours, "xy")):
-        job.askers.update(askers)
+    running, mine, ours = (submit(jobs, key, gate if key == "a" else Gate(0)) for key in "abc")
+    submit(jobs, "c", Gate(0), visitor="bob")
     gate.started()
     for key in "abc?":
-        jobs.leave(key, "x")
+        jobs.leave(key, Asker("ann", "tab of ann"))
     assert (running.state, mine.state, ours.state) == ("running", "cancelled", "waiting")
     assert jobs.get("b") is None  # asked again it is a new one, not a cancelled one
     gate.on.release()
@@ -164,7 +169,7 @@ def test_memory_behind_a_chain_of_errors_is_freed_too() -> None:
         except RuntimeError as error:
             raise RuntimeError(f"layer 3: {error}") from error
 
-    job = end(Jobs().submit("cpu", "k", "a duel", work))
+    job = end(submit(Jobs(), "k", title="a duel", work=work))
     assert "for a duel: 2.50 GiB more were asked for and " in (job.problem or "")
     assert held[0]() is None
 
@@ -178,7 +183,7 @@ def test_out_of_memory_is_a_sentence_frees_the_memory_and_the_next_runs() -> Non
         torch.empty(2**62, dtype=torch.uint8)
 
     jobs = Jobs()
-    job, after = jobs.submit("cpu", "a", "6 schemes on 16,384 tokens", greedy), jobs.submit("cpu", "b", "t", Gate(0))
+    job, after = submit(jobs, "a", greedy, title="6 schemes on 16,384 tokens"), submit(jobs, "b", Gate(0))
     end(job)
     assert job.state == "failed"
     assert job.problem is not None
@@ -203,7 +208,7 @@ def test_any_error_ends_with_a_sentence(error: Exception, says: str) -> None:
     def work(progress: Callable[[float, str], None]) -> None:
         raise error
 
-    job = end(Jobs().submit("cpu", "k", "a duel", work))
+    job = end(submit(Jobs(), "k", title="a duel", work=work))
     assert job.state == "failed"
     assert says in (job.problem or "")
 
@@ -212,7 +217,7 @@ def test_old_results_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ui.jobs.KEPT", 2)
     jobs = Jobs()
     for n in range(5):
-        end(jobs.submit("cpu", f"k{n}", "t", Gate(0)))
+        end(submit(jobs, f"k{n}", Gate(0)))
     assert jobs.get("k0") is None
     assert jobs.get("k4") is not None
 
@@ -225,6 +230,6 @@ def test_the_end_of_the_program_ends_the_jobs() -> None:
             progress(0.5, "layer")
             time.sleep(0.01)
 
-    running, waiting = jobs.submit("cpu", "a", "t", endless), jobs.submit("cpu", "b", "t", endless)
+    running, waiting = submit(jobs, "a", endless), submit(jobs, "b", endless)
     jobs.close()
     assert [running.state, waiting.state] == ["cancelled", "cancelled"]

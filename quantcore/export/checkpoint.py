@@ -20,7 +20,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -179,7 +179,8 @@ def write_checkpoint(
             device=device_name(loaded.device),
             versions={**versions(), "compressed-tensors": metadata.version("compressed-tensors")},
         )
-        (temporary / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2, default=str), encoding="utf-8")
+        here = replace(report, folder=target.name, serving=serving(target.name, schemes, loaded.context))
+        (temporary / REPORT_FILE).write_text(json.dumps(asdict(here), indent=2, default=str), encoding="utf-8")
         _save_config(loaded.model, quantized, config_entry(config), dtype, temporary)
     return report
 

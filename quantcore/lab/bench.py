@@ -81,7 +81,7 @@ class Bench:
         """The same bench for one visitor: the model and all answers are shared, but what is made of a text of the
         visitor's own goes with the visit, and into no file."""
         visitor = copy(self)
-        visitor.texts, visitor._own_memo, visitor._own_store = Texts(), Memo(), Store()
+        visitor.texts, visitor._own_memo, visitor._own_store = Texts(), Memo(), Store.in_memory()
         return visitor
 
     @property

@@ -33,6 +33,7 @@ TABLE = """CREATE TABLE IF NOT EXISTS results (
     key TEXT PRIMARY KEY, made TEXT, kind TEXT, scheme TEXT, model TEXT, model_hash TEXT, text_hash TEXT, device TEXT,
     versions TEXT, figures TEXT, arrays BLOB)"""
 BUSY_S = 5.0
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 HASH_BYTES = 2**24
 
 
@@ -63,12 +64,23 @@ class Answer:
 
 
 class Store:
-    """The file `folder`/results.sqlite. Every call opens it anew, so any thread and any process may call."""
+    """The file `folder`/results.sqlite. Every call opens it anew, so any thread and any process may call.
+
+    `Store.in_memory()` writes no file: what is asked of a visitor's own text goes with whoever holds the object."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.path = (folder or home()) / FILE
         self.notice: str | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._memory: sqlite3.Connection | None = None
+
+    @classmethod
+    def in_memory(cls) -> Store:
+        """A store without a file."""
+        store = cls()
+        store._memory = sqlite3.connect(":memory:", check_same_thread=False)
+        store._memory.execute(TABLE)
+        return store
 
     def get(self, question: Question) -> Answer | None:
         """The answer to the question, None where it is not kept (or its row cannot be read)."""
@@ -128,7 +140,13 @@ class Store:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._memory is not None:
+            with self._lock:
+                yield self._memory
+            return
+        private_folder(self.path.parent)
+        if not self.path.exists():
+            self.path.touch(mode=PRIVATE_FILE)  # SQLite gives the files beside it the same rights
         with closing(sqlite3.connect(self.path, timeout=BUSY_S)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
@@ -154,6 +172,14 @@ class Store:
                 return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
         except sqlite3.DatabaseError as error:
             return isinstance(error, sqlite3.OperationalError)  # locked, not damaged
+
+
+def private_folder(folder: Path) -> Path:
+    """Make the folder, for this user alone, where it is not there yet. Raises: OSError."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    return folder
 
 
 def home() -> Path:

@@ -14,6 +14,7 @@ from quantcore.measure.statistics import window_interval
 from quantcore.model.linears import place_of
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
 from ui.figures.base import figure
+from ui.markdown import plotted
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SLATE)
 SYMBOLS = ("circle", "x", "square", "diamond", "triangle-up", "star")
@@ -166,7 +167,7 @@ def along_the_text(kl: np.ndarray, texts: Sequence[str], colour: str, at: int, s
             y=kl[places].astype(np.float32),
             mode="lines",
             line={"color": colour, "width": 1},
-            text=[texts[place] for place in places],
+            text=[plotted(texts[place]) for place in places],
             hovertemplate="token %{x:.0f} '%{text}': KL %{y:.3g} nats<extra></extra>",
             showlegend=False,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from quantcore.studies.next_tokens import NextToken, NextTokens
 from quantcore.studies.row import RowStudy
 from ui.components.palette import GREEN, INK, MUTED, SLATE, VERMILION, token
 from ui.figures.base import figure
+from ui.markdown import plotted
 
 ROW_HEIGHT, TOKENS_HEIGHT = 500, 370
 STRIP = 0.24  # share of the row picture's height that the error strip takes
@@ -191,7 +191,7 @@ def _hover(one: NextToken, name: str) -> str:
 def _label(text: str) -> str:
     """A token for a picture: short, and with nothing that a browser would take for markup."""
     short = text if len(text) <= LONGEST_TOKEN else f"{text[: LONGEST_TOKEN - 3]}..."
-    return html.escape(short, quote=False).replace("var(", "var (")
+    return plotted(short)
 
 
 def _level_lines(levels: np.ndarray, columns: np.ndarray, colour: str, name: str) -> go.Scatter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from quantcore.numbers.histogram import Histogram
 from quantcore.studies.layer import LayerStudy
 from ui.components.palette import BLUE, SLATE, SURFACE, VERMILION, token
 from ui.figures.base import figure
+from ui.markdown import plotted
 
 Sides = Mapping[str, LayerStudy]
 
@@ -118,7 +118,7 @@ def token_error(sides: Sides, texts: Sequence[str], ordered: bool) -> go.Figure:
         showlegend=True,
     )
     errors = {side: 100 * study.token_error.numpy() for side, study in sides.items()}
-    names = [f"'{escape(text, quote=False)}'" for text in texts]
+    names = [f"'{plotted(text)}'" for text in texts]
     hovers = [f"token {t} {name}" for t, name in enumerate(names)]
     _error_points(fig, errors, dict.fromkeys(sides, hovers), names, "%{y:.3g}% of its output", ordered)
     return fig

@@ -15,6 +15,7 @@ from quantcore.studies.outliers import GRAINS, ChannelStudy, OutlierMap, Payer, 
 from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
 from ui.figures.base import colour_bar, figure
 from ui.figures.pooling import extreme_places, pool_extreme
+from ui.markdown import plotted
 
 HEIGHT = 480
 SURFACE_TOKENS, SURFACE_CHANNELS = 40, 104
@@ -301,12 +302,12 @@ def _short(modules: Sequence[str]) -> list[str]:
 
 def _quoted(text: str) -> str:
     """A token's text as hover text may show it: no markup."""
-    return f"'{escape(text, quote=False)}'"
+    return f"'{plotted(text)}'"
 
 
 def _bare(text: str) -> str:
     """A token's text as WebGL may show it, which knows no entities: single guillemets in place of angle brackets."""
-    return f"'{text.replace('<', chr(0x2039)).replace('>', chr(0x203A))}'"
+    return f"'{text.replace('<', chr(0x2039)).replace('>', chr(0x203A)).replace('var(', 'var (')}'"
 
 
 def _finite(value: float) -> float | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from quantcore.measure.duel import FLOAT, Duel, short_label
 from quantcore.measure.statistics import Interval
 from ui.figures.duel import LETTERS
+from ui.markdown import as_is
 from ui.words.tokens import quoted
 
 MARKS = (
@@ -166,7 +167,7 @@ def guesses(decode: Callable[[int], str], rows: list[tuple[str, Tensor, Tensor]]
     """What each model finds likeliest in one place: its name, token ids and their probabilities; a row a model."""
     return pd.DataFrame(
         [
-            [f"{quoted(decode(i))} {p:.0%}" for i, p in zip(ids.tolist(), chances.tolist(), strict=True)]
+            [f"{as_is(quoted(decode(i)))} {p:.0%}" for i, p in zip(ids.tolist(), chances.tolist(), strict=True)]
             for _, ids, chances in rows
         ],
         index=pd.Index([name for name, _, _ in rows], name="likeliest"),

@@ -18,11 +18,11 @@ LOOK_FOR = (
 )
 TRIES = [
     ("8 bits: can you see it?", {"bits": 8}),
-    ("3 bits: United or Park?", {"bits": 3, "prompt": "He played football for Manchester"}),
+    ("3 bits: United or Park?", {"bits": 3, "prompt": cached.OUR_PROMPTS[1]}),
     ("2 bits: four values", {"bits": 2}),
 ]
 ROW_SHARE = 0.9  # the row that is louder than nine in ten: its largest weight is seen to set the scale
-PROMPT = "Once upon a time, there was a little girl named"
+PROMPT = cached.OUR_PROMPTS[0]
 
 
 def row_sentence(row: RowStudy, loudest: RowStudy, scheme: str) -> str:

@@ -1,10 +1,13 @@
-"""The server for a class: app.py with its JavaScript compressed and its model loaded before the first visitor.
+"""The server of the lab, for its user or for a class.
 
-    streamlit run serve.py                                   http://127.0.0.1:8501
-    streamlit run serve.py --server.address 0.0.0.0          for other machines in the room
+    streamlit run serve.py                                                               http://127.0.0.1:8501
+    QUANT_CLASS=reference streamlit run serve.py --server.address 0.0.0.0                for other machines in the room
 
-`streamlit run app.py` works as well and looks the same: this file adds speed, nothing else.
-- GzipOnce: 2.7 MB instead of 7.6 MB per browser, compressed once (see ui/gzip_once.py).
+`streamlit run app.py` works as well on this machine and looks the same; this file adds
+- CompressedScripts: 2.7 MB instead of 7.6 MB per browser (ui/server/scripts.py);
+- Guard: whom the server answers, and what it lets a browser do (ui/server/guard.py);
+- class mode: what strangers may do (ui/classroom.py); without it no other machine is listened to;
+- presence: what a visitor brought goes when the visitor has gone (ui/server/presence.py);
 - warm_up, in a thread beside the server: imports torch and transformers and loads the reference model (3-4 s). The
   first picture needs torch and one weight's file only, so a visitor who comes meanwhile sees it before that is done;
   the next tokens wait for the model. Nothing is collected meanwhile, for all that imports make stays: that saves half a
@@ -13,16 +16,27 @@
   difference between 3.3 s and 0.05 s at the 95th percentile.
 """
 
+import asyncio
 import gc
 import logging
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import streamlit as st
 from starlette.middleware import Middleware
+from streamlit import config, file_util
 
-from ui.gzip_once import GzipOnce
+from ui.classroom import classroom, require_address
+from ui.server import announce
+from ui.server.guard import Guard, own_names
+from ui.server.presence import watch_sessions
+from ui.server.scripts import CompressedScripts, Scripts, app_folders
+
+scripts = Scripts(app_folders)
 
 
 def warm_up() -> None:
@@ -32,6 +46,7 @@ def warm_up() -> None:
         from ui import cached  # torch and transformers: not before the server is up
 
         cached.warm_up()
+        scripts.pack_all()
     except Exception:
         logging.getLogger(__name__).exception("Warming up failed; the first visitor will wait for the model instead.")
     finally:
@@ -40,11 +55,36 @@ def warm_up() -> None:
 
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
+    os.umask(0o077)  # what the server writes is its user's alone
     threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+    watching = asyncio.create_task(watch_sessions())
+    announce.say()
     yield
+    watching.cancel()
 
 
-app = st.App("app.py", middleware=[Middleware(GzipOnce)], lifespan=lifespan)
+def known_hosts() -> list[str]:
+    """The names that a browser may call this server by, beside addresses in figures and localhost."""
+    return [*config.get_option("server.allowedHosts"), *own_names()]
+
+
+try:
+    require_address(config.get_option("server.address"))
+except ValueError as refusal:
+    print(f"serve.py: {refusal}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+hosts = known_hosts()
+config.set_option("server.allowedHosts", ["*"])  # the guard asks first, for all requests; Streamlit for sockets only
+index = Path(file_util.get_static_dir()) / "index.html"
+app = st.App(
+    "app.py",
+    middleware=[
+        Middleware(Guard, hosts=hosts, index=index, count=classroom() is not None),
+        Middleware(CompressedScripts, scripts=scripts),
+    ],
+    lifespan=lifespan,
+)
 
 if __name__ == "__main__":
     app.run()

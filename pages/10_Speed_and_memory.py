@@ -16,6 +16,7 @@ from ui import cached, frame, job_view, python_code
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import speed as figures
+from ui.markdown import as_is
 from ui.words import speed as speed_words
 
 PATH = "pages/10_Speed_and_memory.py"
@@ -150,7 +151,7 @@ def times_part(report: SpeedReport, schemes: Sequence[str], closed: Sequence[str
     for sentence in closed:
         st.caption(sentence)
     for text, reason in report.refused.items():
-        st.caption(f"`{text}` could not be measured: {reason}")
+        st.caption(f"`{text}` could not be measured: {as_is(reason)}")
     with st.expander("Where each scheme meets bf16"):
         st.markdown("\n".join(f"- {sentence}" for sentence in speed_words.meetings(report, schemes)))
 

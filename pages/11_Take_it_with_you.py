@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,20 @@ from quantcore.export.serving import CHECKED, serving
 from quantcore.lab.report import Document, duel_document, layer_document, to_html
 from quantcore.measure.duel import Duel, duel, short_label
 from quantcore.measure.store import tokens_hash
-from quantcore.model.loading import source_path
+from quantcore.model.loading import REFERENCE, source_path
 from quantcore.model.machine import device_name
 from quantcore.numbers.granularity import largest_divisor
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.written import ReadBack, as_zip, read_back, written
 from quantcore.text.reading import CALIBRATE, Reading
-from ui import cached, frame, job_view, python_code
+from ui import cached, exports, frame, job_view, python_code
 from ui import widgets as controls
+from ui.classroom import classroom
 from ui.components.chart import chart
 from ui.figures import take as figures
+from ui.kept import is_private
+from ui.markdown import as_is
 from ui.scheme_builder import scheme_line, scheme_menus
 from ui.words import take as take_words
 
@@ -77,11 +81,24 @@ def refusal(schemes: dict[str, Scheme]) -> str | None:
     return None
 
 
+def model_words(model_id: str) -> str:
+    """How a program elsewhere names the model: in a class, whose server's paths are its own, by its name."""
+    if classroom() is None:
+        return source_path(model_id)
+    return "assets/reference-lm" if model_id == REFERENCE else model_id
+
+
+def where(folder: Path) -> None:
+    """Where on the server a checkpoint lies, for the server's own user."""
+    if classroom() is None:
+        st.code(str(folder), language=None, wrap_lines=True)
+
+
 def recipe_part(plan: Plan, choice: controls.Choice) -> None:
     """The llm-compressor recipe and the program that runs it."""
     texts = {
         "recipe.yaml": (recipe(plan), "yaml", "Recipe for llm-compressor"),
-        "quantize.py": (script(plan, source_path(choice.model_id)), "python", "and the program that runs it"),
+        "quantize.py": (script(plan, model_words(choice.model_id)), "python", "and the program that runs it"),
     }
     for name, (text, language, title) in texts.items():
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -90,28 +107,30 @@ def recipe_part(plan: Plan, choice: controls.Choice) -> None:
         st.code(text, language=language, height=270 if name == "recipe.yaml" else 210)
 
 
-def checkpoint_part(plan: Plan, choice: controls.Choice, learned: Learned, folder: Path) -> None:
-    """Write the checkpoint as a job; show what was written."""
+def checkpoint_part(plan: Plan, choice: controls.Choice, learned: Learned, folder: Path, needed: int) -> None:
+    """Write the checkpoint, of about `needed` bytes, as a job; show what was written."""
+    exports.look(folder)
     jobs, key = cached.jobs(), f"export|{folder}"
     found, job = written(folder), cached.jobs().get(key)
     if found is None and job is not None and job.state == "done":
         jobs.forget(key)  # somebody has taken the folder away
     if found is None:
-        loaded = cached.model(choice.model_id, choice.device)
+        loaded, calibration = cached.model(choice.model_id, choice.device), calibration_of(choice, learned)
 
         def work(progress: job_view.Progress) -> ExportReport:
-            make_exports(folder.parent)
-            return export_checkpoint(loaded, plan, folder, calibration_of(choice, learned), progress=progress)
+            with exports.room_for(folder, needed):
+                return export_checkpoint(loaded, plan, folder, calibration(), progress=progress)
 
-        st.markdown(f"The whole model, quantized on {choice.device}, for transformers and vLLM; it will lie in")
-        st.code(str(folder), language=None, wrap_lines=True)
+        place = f"a .zip; the server keeps the latest {exports.limit_text()}" if classroom() else "it will lie in"
+        st.markdown(f"The whole model, quantized on {choice.device}, for transformers and vLLM; {place}")
+        where(folder)
         if by_button("Write the checkpoint", choice, key, f"the checkpoint {folder.name}", work) is None:
             return
         found = written(folder)
         if found is None:
             raise ValueError(f"{str(folder)!r} is gone; write the checkpoint again")
     st.markdown(take_words.landed(found))
-    st.code(str(folder), language=None, wrap_lines=True)
+    where(folder)
     st.dataframe(take_words.files_table(found), width="stretch")
     if found.bytes <= ZIP_BYTES:
         st.download_button(
@@ -124,7 +143,8 @@ def checkpoint_part(plan: Plan, choice: controls.Choice, learned: Learned, folde
             type="primary",
         )
     else:
-        st.caption(f"A .zip is offered up to {ZIP_BYTES / 1e6:.0f} MB; copy this folder from the machine instead.")
+        other = "copy this folder from the machine" if classroom() is None else "write it on a machine of yours"
+        st.caption(f"A .zip is offered up to {ZIP_BYTES / 1e6:.0f} MB; {other} instead.")
     read_back_part(plan, choice, learned, folder)
 
 
@@ -139,12 +159,13 @@ def read_back_part(plan: Plan, choice: controls.Choice, learned: Learned, folder
         return
     reading = str(Reading.parse(choice.text_id).at_most(READ))
     tokens = cached.tokens(choice.model_id, choice.device, reading)
+    calibration = calibration_of(choice, learned)
 
     def work(progress: job_view.Progress) -> ReadBack:
         quantized, _ = quantize_model(
             loaded.model,
             plan,
-            calibration=calibration_of(choice, learned),
+            calibration=calibration(),
             progress=lambda share, doing: progress(0.8 * share, doing),
         )
         progress(0.8, "loading the checkpoint")
@@ -161,14 +182,20 @@ def by_button(label: str, choice: controls.Choice, key: str, title: str, work: j
     jobs = cached.jobs()
     if jobs.get(key) is None:
         name = f"begin_{key.partition('|')[0]}"
-        st.button(label, on_click=jobs.submit, args=(choice.device, key, title, work), key=name, type="primary")
+        st.button(label, on_click=job_view.ask, args=(choice.device, key, title, work), key=name, type="primary")
         return None
     return job_view.result_of(choice.device, key, title, work, start=False)
 
 
-def calibration_of(choice: controls.Choice, learned: Learned) -> Tensor | None:
-    """The windows of the calibration text; None where the plan learns nothing from text."""
-    return None if learned is None else cached.tokens(choice.model_id, choice.device, learned)
+def calibration_of(choice: controls.Choice, learned: Learned) -> Callable[[], Tensor | None]:
+    """What a job calls for the windows of the calibration text. Those of an own text are cut here and now: only the
+    visitor's session has it. None where the plan learns nothing from text."""
+    if learned is None:
+        return lambda: None
+    if is_private(learned):
+        own = cached.tokens(choice.model_id, choice.device, learned)
+        return lambda: own
+    return lambda: cached.tokens(choice.model_id, choice.device, learned)
 
 
 def command(plan: Plan, choice: controls.Choice, short: str, learned: Learned) -> str:
@@ -194,15 +221,6 @@ print(f"{{report.bytes / 1e6:.2f}} MB in {{report.folder}}")
 Path("recipe.yaml").write_text(recipe(plan))
 Path("quantize.py").write_text(script(plan, {choice.model_id!r}))
 """)
-
-
-def make_exports(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cannot make {str(folder)!r} ({error.strerror}); set QUANT_HOME to a folder of yours"
-        ) from error
 
 
 def facts(choice: controls.Choice, text_id: str, tokens: Tensor, plan: Plan) -> dict[str, Any]:
@@ -231,7 +249,7 @@ def whole_model(plan: Plan, choice: controls.Choice) -> Duel | None:
     found = cached.kept_duel(*place, "evaluation/all", MEASURED, (text,), choice.calibration)
     if found is not None:
         return found
-    loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
+    loaded, store, hashed = cached.model(*place), cached.store_for(choice.calibration), cached.hash_of(*place)
     learning = cached.tokens(*place, choice.calibration)
     texts = cached.duel_tokens(*place, "evaluation/all", MEASURED), learning
     key = f"duel|{'|'.join(place)}|evaluation/all|{MEASURED}|{choice.calibration}|{text}"
@@ -277,7 +295,7 @@ def report_part(plan: Plan, choice: controls.Choice) -> None:
             tokens = cached.tokens(*place, choice.text_id)
             about = facts(choice, choice.text_id, tokens, Plan.of(scheme))
             document = layer_document(study, choice.layer, about)
-            st.markdown(document.sentences[0])
+            st.markdown(as_is(document.sentences[0]))
             downloads(document, "layer_report")
 
 
@@ -297,7 +315,7 @@ def body(choice: controls.Choice) -> None:
                 limit = controls.pick("Tokens to calibrate on", LEARNED, LEARNED[1], "learn")
                 learned = cached.calibration_reading(learned, limit)
             source = take_words.OUR_OWN if limit else cached.source_of(learned)
-            st.caption(take_words.calibrated(plan, cached.tokens(*place, learned).numel(), source))
+            st.caption(as_is(take_words.calibrated(plan, cached.tokens(*place, learned).numel(), source)))
     short = take_words.short_name(choice.model_id, plan)
     parts, refused = cached.promised(*place, text), refusal(schemes)
     served = serving(short, schemes, cached.model(*place).context)
@@ -306,7 +324,7 @@ def body(choice: controls.Choice) -> None:
             said = take_words.price(parts, short_label(text), schemes.values())
             st.markdown(said)
             if refused is not None:
-                st.warning(refused)
+                st.warning(as_is(refused))
             st.markdown("\n".join(f"- {sentence}" for sentence in take_words.runs(served, schemes)))
             chart(figures.bytes_by_part(parts, short_label(text, 24)), key="bytes", alt=said.replace("*", ""))
             if refused is None:
@@ -317,7 +335,8 @@ def body(choice: controls.Choice) -> None:
     if refused is None:
         st.subheader("The checkpoint")
         with frame.problems():
-            checkpoint_part(plan, choice, learned, cached.export_folder(*place, text, learned, short))
+            folder = cached.export_folder(*place, text, learned, short)
+            checkpoint_part(plan, choice, learned, folder, parts.bytes)
     st.subheader("Reports")
     report_part(plan, choice)
     st.caption(f"{take_words.CAPABILITIES} Read in: vendors' datasheets; {CHECKED}. Nothing was run with vLLM here.")

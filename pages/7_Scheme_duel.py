@@ -180,7 +180,7 @@ def measured(schemes: list[str], choice: controls.Choice, text_id: str, limit: i
     place = asked[:2]
     if (found := cached.kept_duel(*asked, tuple(schemes), choice.calibration)) is not None:
         return Measured(found, True)
-    loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
+    loaded, store, hashed = cached.model(*place), cached.store_for(text_id, choice.calibration), cached.hash_of(*place)
     texts = cached.duel_texts(*place, text_id, limit, choice.calibration)
 
     def work(tell: job_view.Teller) -> Duel:

@@ -30,7 +30,7 @@ LOOK_FOR = (
 def card(rule: Rule, choice: controls.Choice, limit: int, run: bool) -> tuple[str, RuleResult] | None:
     """One rule: words, run, verdict, picture, what has changed since."""
     place = (choice.model_id, choice.device)
-    loaded, store, hashed = cached.model(*place), cached.store(), cached.hash_of(*place)
+    loaded, store, hashed = cached.model(*place), cached.store_for(choice.calibration), cached.hash_of(*place)
     texts = cached.duel_texts(*place, "evaluation/all", limit, choice.calibration)
     st.markdown(f"**{rule.text}**")
     st.markdown(rule.why)

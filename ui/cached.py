@@ -17,6 +17,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import streamlit as st
 import torch
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 from torch import Tensor, nn
 
 from quantcore.export.checkpoint import stored_type
@@ -25,7 +26,7 @@ from quantcore.matmul.size import checkpoint_bytes
 from quantcore.measure.duel import Duel, duel, known
 from quantcore.measure.rules import RuleResult, best_practice
 from quantcore.measure.sensitivity import Sensitivity, joined, plan_for_budget
-from quantcore.measure.store import Store, home, model_hash
+from quantcore.measure.store import Store, model_hash
 from quantcore.methods.options import Gptq
 from quantcore.model.inventory import block_order, inventory
 from quantcore.model.linears import linear_named, linears
@@ -81,14 +82,19 @@ from quantcore.studies.speed_curves import Recorded, read_run
 from quantcore.text.files import LoadedText, hub_text
 from quantcore.text.reading import CALIBRATE, EVALUATE, STUDY, Reading, Texts
 from quantcore.text.windows import TEXT_KINDS
+from ui import exports, memory
+from ui.classroom import model_source
 from ui.figures import outliers as figures
 from ui.jobs import Jobs
+from ui.kept import OWN, is_private, kept
+from ui.visitors import rules, sessions
 
 FIRST_VISIT_S = 8.0  # a visitor who waits for the start gets both cores before the first page's other bits are made
 PREVIEW_CHARACTERS = 600
 LOAD_AT_ONCE_BYTES = 100_000_000
 MIX = "mix"  # a calibration text of every kind
 OWN_CALIBRATION = str(CALIBRATE)  # the reading of our own calibration text
+OUR_PROMPTS = ("Once upon a time, there was a little girl named", "He played football for Manchester")
 START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
 
@@ -98,13 +104,13 @@ def warm_up() -> None:
     may begin from then on."""
     device = default_device()
     quantized(REFERENCE, device, start_scheme(START))
-    gc.freeze()
+    memory.freeze(len(sessions()), collect=False)
     gc.enable()
     time.sleep(FIRST_VISIT_S)
     stats(REFERENCE, device, "evaluation/encyclopedia")
     for bits in START_BITS:
         quantized(REFERENCE, device, start_scheme(bits))
-    gc.freeze()
+    memory.freeze(len(sessions()))
 
 
 def default_device() -> str:
@@ -116,11 +122,11 @@ def default_device() -> str:
 def model(model_id: str, device: str) -> LoadedModel:
     """The model, ready to run; gc.freeze, because Streamlit collects after each rerun and would walk all of torch."""
     job = jobs().get(load_key(model_id, device))
-    loaded: LoadedModel = job.result if job is not None and job.state == "done" else load_model(model_id, device)
+    loaded: LoadedModel | None = job.result if job is not None and job.state == "done" else None
+    loaded = replace(loaded or load_model(model_source(model_id), device), id=model_id)
     _loaded().add((model_id, device))
     jobs().forget(load_key(model_id, device))
-    gc.collect()
-    gc.freeze()
+    memory.freeze(len(sessions()))
     return loaded
 
 
@@ -141,7 +147,7 @@ def takes_long(model_id: str, device: str) -> bool:
     Raises: ValueError for what is no model."""
     if model_id == REFERENCE or (model_id, device) in _loaded():
         return False
-    place = locate(model_id)
+    place = locate(model_source(model_id))
     return place is None or place.gguf is not None or _bytes(place) > LOAD_AT_ONCE_BYTES
 
 
@@ -149,9 +155,17 @@ def _bytes(place: Place) -> int:
     return sum(file.stat().st_size for file in place.folder.glob("*.safetensors"))
 
 
-@st.cache_resource
+OURS = Texts()
+
+
 def texts() -> Texts:
-    """The texts that readings name; visitors' own among them."""
+    """The texts that readings name: ours, and the own ones of the visitor who asks."""
+    return OURS if get_script_run_ctx(suppress_warning=True) is None else _own_texts()
+
+
+@st.cache_resource(scope="session")
+def _own_texts() -> Texts:
+    """One visitor's; they go with the session."""
     return Texts()
 
 
@@ -185,7 +199,7 @@ class TextFacts:
     start: str
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
+@kept(max_entries=32)
 def text_facts(model_id: str, device: str, text_id: str) -> TextFacts:
     """What the sidebar says of a text; `start` is how it begins, as the model reads it."""
     loaded, found = model(model_id, device), loaded_text(text_id)
@@ -197,13 +211,13 @@ def text_facts(model_id: str, device: str, text_id: str) -> TextFacts:
     )
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def tokens(model_id: str, device: str, text_id: str) -> Tensor:
     """Token windows of a reading, (windows, T)."""
     return Reading.parse(text_id).tokens(model(model_id, device), texts())
 
 
-@st.cache_resource(max_entries=16, show_spinner="Running the model over the text ...")
+@kept(max_entries=16, show_spinner="Running the model over the text ...")
 def inputs(model_id: str, device: str, layer: str, text_id: str) -> Tensor:
     """What enters a layer while the model reads a text, (N, K), float32 on the CPU."""
     loaded = model(model_id, device)
@@ -227,7 +241,7 @@ def weight(model_id: str, device: str, layer: str) -> Tensor:
     return linear_named(model(model_id, device).model, layer).weight.detach().float().cpu()
 
 
-@st.cache_resource(max_entries=16, show_spinner="Reading what enters every layer ...")
+@kept(max_entries=16, show_spinner="Reading what enters every layer ...")
 def stats(model_id: str, device: str, text_id: str) -> dict[str, LayerStats]:
     """Ranges and channel maxima of every layer's input while the model reads a text; no Hessians."""
     return calibrate(model(model_id, device).model, tokens(model_id, device, text_id), hessian=False)
@@ -249,14 +263,14 @@ def coarsest_error(model_id: str, device: str, layer: str, fmt: str) -> float:
     return float((fake_quantize(tensor, weights_of(f"w:{fmt}/tensor")) - tensor).abs().max())
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def granularity(model_id: str, device: str, layer: str, text_id: str, scheme: str) -> GranularityStudy:
     spec = weights_of(scheme)
     rows = _granularity_rows(model_id, device, layer, text_id, str(Scheme(replace(spec, granularity=PerTensor()))))
     return granularity_study(weight(model_id, device, layer), inputs(model_id, device, layer, text_id), spec, rows)
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def _granularity_rows(model_id: str, device: str, layer: str, text_id: str, scheme: str) -> tuple[GranularityRow, ...]:
     """The table of all granularities, which no move of the granularity changes."""
     return every_granularity(
@@ -264,7 +278,7 @@ def _granularity_rows(model_id: str, device: str, layer: str, text_id: str, sche
     )
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def token_texts(model_id: str, device: str, text_id: str) -> tuple[str, ...]:
     """The text of each token that `inputs` has a row for, control characters written out."""
     ids = tokens(model_id, device, text_id).flatten().tolist()
@@ -272,17 +286,17 @@ def token_texts(model_id: str, device: str, text_id: str) -> tuple[str, ...]:
     return tuple("".join(c if c.isprintable() else repr(c)[1:-1] for c in decode([one])) for one in ids)
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def channels(model_id: str, device: str, layer: str, text_id: str) -> ChannelStudy:
     return channel_study(inputs(model_id, device, layer, text_id))
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def payers(model_id: str, device: str, layer: str, text_id: str, fmt: str) -> tuple[Payer, ...]:
     return who_pays(inputs(model_id, device, layer, text_id), fmt)
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@kept(max_entries=32)
 def outlier_pictures(
     model_id: str, device: str, layer: str, text_id: str, fmt: str, log: bool
 ) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure]:
@@ -298,17 +312,17 @@ def outlier_pictures(
     )
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+@kept(max_entries=16)
 def outlier_trial(model_id: str, device: str, layer: str, text_id: str) -> Trial:
     return Trial(inputs(model_id, device, layer, text_id), weight(model_id, device, layer))
 
 
-@st.cache_resource(max_entries=128, show_spinner=False)
+@kept(max_entries=128)
 def outlier_remedies(model_id: str, device: str, layer: str, text_id: str, fmt: str) -> Remedies:
     return outlier_trial(model_id, device, layer, text_id).remedies(fmt)
 
 
-@st.cache_resource(max_entries=512, show_spinner=False)
+@kept(max_entries=512)
 def outlier_remedy(
     model_id: str, device: str, layer: str, text_id: str, fmt: str, clip: str, keep: int
 ) -> tuple[Remedy, ...]:
@@ -342,9 +356,14 @@ def quantized_bytes(model_id: str, device: str, scheme: str) -> int:
     return checkpoint_bytes(quantized(model_id, device, scheme))
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
 def likeliest(model_id: str, device: str, scheme: str, prompt: str) -> NextTokens:
-    return next_tokens(model(model_id, device), quantized(model_id, device, scheme), prompt)
+    """What both models write next; a prompt of the visitor's own is kept as an own text is."""
+    return _likeliest(model_id, device, scheme, prompt if prompt in OUR_PROMPTS else OWN + prompt)
+
+
+@kept(max_entries=256)
+def _likeliest(model_id: str, device: str, scheme: str, prompt: str) -> NextTokens:
+    return next_tokens(model(model_id, device), quantized(model_id, device, scheme), prompt.removeprefix(OWN))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -364,14 +383,14 @@ def contents(model_id: str, device: str) -> Anatomy:
     return anatomy(model(model_id, device))
 
 
-@st.cache_resource(max_entries=4, show_spinner="Recording ranges on the calibration text ...")
+@kept(max_entries=4, show_spinner="Recording ranges on the calibration text ...")
 def recorded(model_id: str, device: str, momentum: float, calibration: str = OWN_CALIBRATION) -> dict[str, LayerStats]:
     """What enters every layer on the calibration text: what a static scheme freezes."""
     read = tokens(model_id, device, calibration)
     return calibrate(model(model_id, device).model, read, hessian=False, momenta=(momentum,))
 
 
-@st.cache_resource(max_entries=96, show_spinner=False)
+@kept(max_entries=96)
 def layer_lab(
     model_id: str, device: str, layer: str, text_id: str, scheme: str, calibration: str = OWN_CALIBRATION
 ) -> LayerStudy:
@@ -386,7 +405,7 @@ def layer_lab(
     return layer_study(linear, inputs(model_id, device, layer, text_id), chosen, static, hessian)
 
 
-@st.cache_resource(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
+@kept(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
 def hessian_of(model_id: str, device: str, layer: str, calibration: str = OWN_CALIBRATION) -> Tensor:
     """X^T X of a layer's inputs on the calibration text; from the float model. (K, K), float32."""
     seen = calibrate(model(model_id, device).model, tokens(model_id, device, calibration), [layer])[layer].hessian
@@ -394,7 +413,7 @@ def hessian_of(model_id: str, device: str, layer: str, calibration: str = OWN_CA
     return seen
 
 
-@st.cache_resource(max_entries=4, show_spinner="Recording ranges on the calibration text ...")
+@kept(max_entries=4, show_spinner="Recording ranges on the calibration text ...")
 def watched(model_id: str, device: str, layer: str, kind: str) -> Watched:
     """One layer's input on a calibration text, step by step; MIX reads the kinds side by side, a step of each. `kind`
     may be the id of a visitor's text."""
@@ -408,7 +427,7 @@ def watched_reading(kind: str) -> str:
     """The steps of a calibration text of one kind, of MIX, or of a visitor's."""
     if kind == MIX:
         return str(CALIBRATE.at_most(len(TEXT_KINDS) * STUDY.length))
-    text = Reading.parse(kind if kind.startswith("own:") else f"calibration/{kind}")
+    text = Reading.parse(kind if is_private(kind) else f"calibration/{kind}")
     return str(text.at_most(STEP_TOKENS * MOST_STEPS))
 
 
@@ -417,19 +436,19 @@ def _abreast(windows: Tensor) -> Tensor:
     return windows.unflatten(0, (len(TEXT_KINDS), -1)).transpose(0, 1).flatten(0, 1)
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
+@kept(max_entries=256)
 def range_trail(model_id: str, device: str, layer: str, kind: str, steps: int, scheme: str) -> Trail:
     """What a static scheme's observer would freeze over the first steps of the calibration text."""
     return observe(watched(model_id, device, layer, kind), activations_of(scheme), steps)
 
 
-@st.cache_resource(max_entries=128, show_spinner=False)
+@kept(max_entries=128)
 def unfrozen_rows(model_id: str, device: str, layer: str, text_id: str, scheme: str, call: int) -> Unfrozen:
     x = inputs(model_id, device, layer, text_id)
     return unfrozen(x, weight(model_id, device, layer), activations_of(scheme), call)
 
 
-@st.cache_resource(max_entries=128, show_spinner=False)
+@kept(max_entries=128)
 def ranges(
     model_id: str, device: str, layer: str, text_id: str, kind: str, steps: int, schemes: tuple[str, ...], call: int
 ) -> RangeStudy:
@@ -442,13 +461,13 @@ def ranges(
     )
 
 
-@st.cache_resource(max_entries=128, show_spinner=False)
+@kept(max_entries=128)
 def clips(
     model_id: str, device: str, layer: str, text_ids: tuple[str, ...], kind: str, steps: int, schemes: tuple[str, ...]
 ) -> tuple[Clip, ...]:
     """What the frozen ranges clip on each of several texts, which are named by the kind in their id."""
     bases = {one: Reading.parse(one).source for one in text_ids}
-    names = {one: "your own" if base.startswith("own:") else base.rpartition("/")[2] for one, base in bases.items()}
+    names = {one: "your own" if is_private(base) else base.rpartition("/")[2] for one, base in bases.items()}
     read = {name: inputs(model_id, device, layer, one) for one, name in names.items()}
     return clipping([range_trail(model_id, device, layer, kind, steps, scheme) for scheme in schemes], read)
 
@@ -489,7 +508,7 @@ def _tensor(model_id: str, device: str, layer: str, text_id: str, of: str) -> Te
     return weight(model_id, device, layer) if of == "weight" else inputs(model_id, device, layer, text_id)
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def tensor_histogram(model_id: str, device: str, layer: str, text_id: str, of: str, bins: int = 161) -> Histogram:
     """The values of a weight or of a layer's inputs over an axis that holds 0 and both ends."""
     values = _tensor(model_id, device, layer, text_id, of)
@@ -499,14 +518,14 @@ def tensor_histogram(model_id: str, device: str, layer: str, text_id: str, of: s
     return Histogram(-reach, reach, tuple(int(c) for c in counts), tuple(edges.tolist()))
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
+@kept(max_entries=256)
 def fitted_grid(model_id: str, device: str, layer: str, text_id: str, of: str, name: str) -> Grid:
     """The format `name` (`_asym`: with a zero point) over the tensor's min-max range."""
     values = _tensor(model_id, device, layer, text_id, of)
     return fit(values, format_named(name.removesuffix("_asym")), symmetric=not name.endswith("_asym"))
 
 
-@st.cache_data(max_entries=512, show_spinner=False)
+@kept(max_entries=512)
 def format_use(
     model_id: str,
     device: str,
@@ -526,13 +545,23 @@ def format_use(
 @st.cache_resource
 def jobs() -> Jobs:
     """The long work of this server."""
-    return Jobs()
+    return Jobs(rules())
 
 
 @st.cache_resource
 def store() -> Store:
     """The file of kept results."""
     return Store()
+
+
+def store_for(*text_ids: str) -> Store:
+    """Where the answers on these texts are kept: on a visitor's own in memory, and only as long as the session."""
+    return _own_store() if is_private(*text_ids) else store()
+
+
+@st.cache_resource(scope="session")
+def _own_store() -> Store:
+    return Store.in_memory()
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -580,7 +609,8 @@ def kept_schemes(
 ) -> tuple[str, ...]:
     """Those of the schemes whose answers are in the store already."""
     read = duel_texts(model_id, device, text_id, limit, calibration)
-    return tuple(known(model(model_id, device), schemes, *read, store(), hash_of(model_id, device)))
+    kept_in = store_for(text_id, calibration)
+    return tuple(known(model(model_id, device), schemes, *read, kept_in, hash_of(model_id, device)))
 
 
 def kept_duel(
@@ -598,12 +628,13 @@ def kept_duel(
     return _kept_duel(model_id, device, text_id, limit, schemes, calibration)
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+@kept(max_entries=16)
 def _kept_duel(
     model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...], calibration: str
 ) -> Duel:
     read = duel_texts(model_id, device, text_id, limit, calibration)
-    return duel(model(model_id, device), schemes, *read, store(), hash_of(model_id, device))
+    kept_in = store_for(text_id, calibration)
+    return duel(model(model_id, device), schemes, *read, kept_in, hash_of(model_id, device))
 
 
 def kept_rule(
@@ -617,11 +648,11 @@ def kept_rule(
     return _kept_rule(model_id, device, limit, key, calibration)
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def _kept_rule(model_id: str, device: str, limit: int, key: str, calibration: str) -> RuleResult:
     rule = next(one for one in best_practice() if one.key == key)
     read = duel_texts(model_id, device, "evaluation/all", limit, calibration)
-    return rule.test(model(model_id, device), *read, store(), hash_of(model_id, device))
+    return rule.test(model(model_id, device), *read, store_for(calibration), hash_of(model_id, device))
 
 
 def _is_plan(text: str) -> bool:
@@ -637,7 +668,7 @@ def kept_sensitivity(
 ) -> Sensitivity | None:
     """The sensitivities, where all of them are in the store already."""
     read = duel_texts(model_id, device, text_id, limit)
-    place = (store(), all_but, hash_of(model_id, device))
+    place = (store_for(text_id), all_but, hash_of(model_id, device))
     costs = [kept_costs(model(model_id, device), scheme, *read, *place) for scheme in schemes]
     return joined([cost for cost in costs if cost is not None]) if all(costs) else None
 
@@ -645,7 +676,7 @@ def kept_sensitivity(
 TRAIL = 25  # budgets
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+@kept(max_entries=16)
 def plan_trail(
     model_id: str, device: str, text_id: str, limit: int, schemes: tuple[str, ...]
 ) -> list[tuple[float, float]]:
@@ -694,14 +725,14 @@ def shape_named(shape: str, model_id: str, device: str) -> ModelShape:
     return PRESET_SHAPES.get(shape) or ModelShape.parse(shape)
 
 
-@st.cache_resource(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
+@kept(max_entries=8, show_spinner="Summing the Hessian over the calibration text ...")
 def gptq_stats(model_id: str, device: str, layer: str, limit: int, calibration: str = OWN_CALIBRATION) -> LayerStats:
     """What enters a layer on the calibration text, with X^T X: about `limit` tokens."""
     read = tokens(model_id, device, calibration_reading(calibration, limit))
     return calibrate(model(model_id, device).model, read, [layer])[layer]
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def gptq_tile(
     model_id: str,
     device: str,
@@ -718,7 +749,7 @@ def gptq_tile(
     return tile_steps(tensor, hessian, tile_rows(len(tensor)), columns, weights_of(scheme), Gptq.of(chosen.method))
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@kept(max_entries=64)
 def gptq_order(
     model_id: str,
     device: str,
@@ -742,7 +773,7 @@ def gptq_order(
     )
 
 
-@st.cache_resource(max_entries=16, show_spinner="Quantizing in every way ...")
+@kept(max_entries=16, show_spinner="Quantizing in every way ...")
 def gptq_map(
     model_id: str,
     device: str,
@@ -779,9 +810,6 @@ def _hessian_over(model_id: str, device: str, layer: str, limit: int, calibratio
     return hessian
 
 
-EXPORTS = "exports"
-
-
 @st.cache_resource(max_entries=8, show_spinner=False)
 def stored_type_of(model_id: str, device: str) -> torch.dtype:
     """The float type of the model's checkpoints."""
@@ -797,4 +825,4 @@ def export_folder(model_id: str, device: str, plan: str, learned: str | None, na
     """Where the page's checkpoint of a plan goes: `name`, and a hash of all that its contents depend on; `learned`: the
     reading of the calibration text."""
     asked = f"{hash_of(model_id, device)}|{device}|{plan}|{learned}"
-    return home() / EXPORTS / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    return exports.root() / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"

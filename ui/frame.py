@@ -22,11 +22,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.scriptrunner_utils.exceptions import ScriptControlException
 
 from quantcore.model.loading import ASSETS
+from ui import visitors
 from ui import widgets as controls
+from ui.classroom import without_paths
 from ui.components.chart import head_start
 from ui.components.copy_link import copy_link
+from ui.job_end import LONGEST, own_words
+from ui.markdown import as_is
 
 ICON = ASSETS / "icon.png"  # a file of ours: an icon by name would be fetched from the internet
 MENU = {
@@ -69,10 +74,22 @@ def _body(body: Callable[[controls.Choice], None], choice: controls.Choice, noti
     _settle(notices)
 
 
-def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[controls.Choice, DeltaGenerator]:
-    """All above the body; what the sidebar says, and the place for notices about the link."""
+def bare(question: str) -> None:
+    """The frame of a page that shows no model: menu and title."""
+    _begin(question)
+    menu()
+    st.title(question)
+
+
+def _begin(question: str) -> None:
     st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=str(ICON), layout="wide")
     st.html(STYLE)
+    visitors.arrive()
+
+
+def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[controls.Choice, DeltaGenerator]:
+    """All above the body; what the sidebar says, and the place for notices about the link."""
+    _begin(question)
     head_start()
     controls.begin(path)
     st.query_params.pop(FOLLOWED, None)
@@ -97,7 +114,7 @@ def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[contro
 def _settle(notices: DeltaGenerator) -> None:
     """Say what the link asked in vain, and remember the address."""
     for notice in controls.notices():
-        notices.warning(notice)
+        notices.warning(as_is(without_paths(notice)))
     controls.end()
 
 
@@ -126,14 +143,23 @@ def link(label: str, path: str, state: Mapping[str, Any], **more: Any) -> None:
 
 @contextmanager
 def problems() -> Iterator[None]:
-    """Show a ValueError as its sentence, in place of what it prevented; log anything else and say so."""
+    """Show a ValueError as its sentence, in place of what it prevented; log anything else and say so. A panic of a
+    library's native code is no Exception, and would end the page's thread: the browser would wait for ever."""
     try:
         yield
+    except ScriptControlException:  # a rerun, or a stop
+        raise
     except ValueError as error:
-        st.error(str(error))
-    except Exception as error:
+        sentence(str(error))
+    except BaseException as error:
         logging.getLogger(__name__).exception("a page failed")
-        st.error(f"This page met an error of its own ({type(error).__name__}: {error}); change a control, or reset.")
+        said = f"{type(error).__name__}: {own_words(error)[:LONGEST]}"
+        sentence(f"This page met an error of its own ({said}); change a control, or reset.")
+
+
+def sentence(words: str) -> None:
+    """What went wrong, in words that may quote a link, a model or a file."""
+    st.error(as_is(without_paths(words)))
 
 
 def metrics(values: Mapping[str, str]) -> None:

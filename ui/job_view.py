@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from typing import Any
-from uuid import uuid4
 
 import streamlit as st
 from torch import Tensor, nn
@@ -16,13 +15,16 @@ from torch import Tensor, nn
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.plan import Plan
-from ui import cached
+from ui import cached, visitors
 from ui.jobs import Job, Progress, Teller, Work
+from ui.kept import OWN
+from ui.markdown import as_is
 
 PATIENCE_S = 0.4
 POLL_S = 0.5
+TURN_S = 2.0  # between two looks at whether one more job may be asked for
 
-__all__ = ["Progress", "Teller", "Work", "candidate", "kept_notice", "result_of", "so_far", "words"]
+__all__ = ["Progress", "Teller", "Work", "ask", "candidate", "kept_notice", "result_of", "so_far", "words"]
 
 
 def result_of(
@@ -45,30 +47,36 @@ def result_of(
              drawn at once
     Raises: ValueError with the sentence that ended the job."""
     jobs, mark = cached.jobs(), hashlib.sha256(key.encode()).hexdigest()[:12]
-    visitor = st.session_state.setdefault("_visitor", uuid4().hex)
     if place is not None:
-        before = st.session_state.get(f"_job_{place}", key)
-        st.session_state[f"_job_{place}"] = key
-        if before != key:
-            jobs.leave(before, visitor)
-    job = jobs.get(key)
-    if job is None and start:
-        job = jobs.submit(device, key, title, work)
-    if job is not None:
+        _move_on(place, key)
+    job, declined = jobs.get(key), key in _declined()
+    if start and not declined and (job is None or not job.over):
+        job = jobs.submit(device, key, title, work, visitors.asker(), private=OWN in key)
+        if job is None:
+            _wait_for_a_turn(title)
+            return None
+    if job is not None and not declined:
         job.ended.wait(max(0.0, patience_s - job.age_s))
     if job is not None and job.state == "done":
         return job.result
-    if job is None or job.state in ("cancelled", "failed"):
-        if job is not None and job.state == "cancelled":
-            st.info(f"{title}: cancelled. Nothing was kept of it.")
-        label = "Run it" if job is None else "Run it again"
-        st.button(label, on_click=jobs.submit, args=(device, key, title, work), key=f"run_{mark}", type="primary")
+    if job is None or job.state in ("cancelled", "failed") or declined:
+        if declined or (job is not None and job.state == "cancelled"):
+            st.info(f"{as_is(title)}: cancelled. Nothing was kept of it.")
+        label = "Run it" if job is None and not declined else "Run it again"
+        st.button(label, on_click=ask, args=(device, key, title, work), key=f"run_{mark}", type="primary")
         if job is not None and job.problem:
             raise ValueError(job.problem)
         return None
-    job.askers.add(visitor)
+    job.askers.add(visitors.asker())
     _watch(job, mark, job.so_far)
     return None
+
+
+def ask(device: str, key: str, title: str, work: Work) -> None:
+    """Ask for a job, where it was declined or failed before too; a button's callback."""
+    _declined().discard(key)
+    if cached.jobs().submit(device, key, title, work, visitors.asker(), private=OWN in key) is None:
+        st.toast(f"{_waiting_words()} Ask again then.")
 
 
 def so_far(key: str) -> Any:
@@ -80,7 +88,40 @@ def so_far(key: str) -> Any:
 def kept_notice() -> None:
     """A line where the file of kept results had to be set aside, or cannot be used."""
     if notice := cached.store().notice:
-        st.caption(notice)
+        st.caption(as_is(notice))
+
+
+def _declined() -> set[str]:
+    """The jobs that this visitor has cancelled."""
+    found: set[str] = st.session_state.setdefault("_declined", set())
+    return found
+
+
+def _cancel(key: str) -> None:
+    _declined().add(key)
+    cached.jobs().cancel(key, visitors.asker())
+
+
+def _move_on(place: str, key: str) -> None:
+    """Leave the job that stood here before, where it is another one."""
+    before = st.session_state.get(f"_job_{place}", key)
+    st.session_state[f"_job_{place}"] = key
+    if before != key:
+        cached.jobs().leave(before, visitors.asker())
+
+
+@st.fragment(run_every=TURN_S)
+def _wait_for_a_turn(title: str) -> None:
+    """Instead of a job that may not be asked for yet: say so, and draw the page again when it may."""
+    if not cached.jobs().full(visitors.asker()):
+        st.rerun()
+    st.info(f"{as_is(title)}: {_waiting_words()} This one follows by itself.")
+
+
+def _waiting_words() -> str:
+    waiting = cached.jobs().waiting_of(visitors.asker())
+    titles = as_is(", ".join(job.title for job in waiting))
+    return f"{len(waiting)} jobs of yours wait in line already ({titles})."
 
 
 @st.fragment(run_every=POLL_S)
@@ -89,21 +130,36 @@ def _watch(job: Job, mark: str, drawn: Any) -> None:
         st.rerun()
     with st.container(border=True, horizontal=True, vertical_alignment="center", key=f"job_{mark}"):
         st.progress(min(1.0, job.share), text=words(job))
-        st.button("Cancel", on_click=job.cancel, key=f"cancel_{mark}", help="ends it for everybody who waits for it")
+        st.button("Cancel", on_click=_cancel, args=(job.key,), key=f"cancel_{mark}", help=cancel_words(job))
+
+
+def cancel_words(job: Job) -> str:
+    others = len(job.visitors - {visitors.asker().visitor})
+    return (
+        f"it goes on for {others} other{'s' * (others > 1)} who wait for it" if others else "ends it at its next step"
+    )
 
 
 def words(job: Job) -> str:
-    """Where the job stands, in a line."""
+    """Where the job stands, in a line of Markdown."""
     if job.state == "waiting":
         ahead = job.ahead
-        place = {1: "2nd", 2: "3rd"}.get(ahead, f"{ahead + 1}th") if ahead else "next"
-        return f"{job.title}: {place} in line on {job.device}; you may leave the page, it will be done all the same"
+        place = f"number {ahead + 1}" if ahead else "next"
+        return f"{as_is(job.title)}: {place} in line on {job.device}; {promise(job)}"
     left = job.left_s
     time_left = (
         "" if left is None else f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
     )
-    doing = f" - `{job.doing}`" if job.doing else ""
-    return f"{job.title}: {job.share:.0%}{time_left}{doing}"
+    doing = f" - {as_is(job.doing)}" if job.doing else ""
+    return f"{as_is(job.title)}: {job.share:.0%}{time_left}{doing}"
+
+
+def promise(job: Job) -> str:
+    """What becomes of a job whose visitor goes elsewhere."""
+    leave_s = cached.jobs().rules.leave_s
+    if leave_s is None:
+        return "you may leave the page, it will be done all the same"
+    return f"you may open other pages; it ends {leave_s:.0f} s after you close this tab"
 
 
 def candidate(loaded: LoadedModel, scheme: str, calibration: Tensor, progress: Progress) -> nn.Module:

@@ -20,9 +20,11 @@ from quantcore.model.loading import REFERENCE, LoadedModel, devices, load_model
 from quantcore.model.memory import TooLarge
 from quantcore.text.files import DATA_SETS, KINDS, LoadedText, read_content
 from quantcore.text.reading import CALIBRATE, STUDY, Reading
-from quantcore.text.reading import OWN as OWN_SOURCE
 from quantcore.text.windows import TEXT_KINDS
 from ui import cached, job_view
+from ui.classroom import classroom, model_source, without_paths
+from ui.kept import is_private
+from ui.markdown import as_is, code
 
 T = TypeVar("T", bound="str | int | float")
 OWN, DATA_SET = "own text", "data set"
@@ -204,8 +206,7 @@ def sidebar() -> Choice | None:
 
     Raises: ValueError if the model cannot be loaded."""
     with st.sidebar:
-        model_id = line("Model", REFERENCE, "model", help="`reference`, a folder, a GGUF file, or a hub id").strip()
-        models_to_try()
+        model_id = _model()
         device = _device()
     if cached.takes_long(model_id, device):
         key, title = cached.load_key(model_id, device), f"Loading {model_id}"
@@ -216,7 +217,7 @@ def sidebar() -> Choice | None:
         if (wanted := st.session_state.pop("_open_layer", None)) in names:
             st.session_state["layer"] = wanted
         layer = select("Layer", names, cached.default_layer(model_id, device), "layer")
-        kinds = [*TEXT_KINDS, OWN, DATA_SET]
+        kinds = [*TEXT_KINDS, *_own_kinds()]
         kind = pick("Text that the model reads", kinds, TEXT_KINDS[0], "text")
         text_id = f"evaluation/{kind}"
         if kind in (OWN, DATA_SET):
@@ -225,14 +226,25 @@ def sidebar() -> Choice | None:
         calibration = _calibration(model_id, device)
         if model_id != REFERENCE:
             for notice in cached.model(model_id, device).notices:
-                st.info(notice)
+                st.info(as_is(without_paths(notice)))
     return Choice(model_id, device, layer, text_id, calibration)
+
+
+def _model() -> str:
+    """Which model: any that the server's user may read, or in a class one of the teacher's list, before anything else
+    is asked of it."""
+    here = classroom()
+    if here is not None:
+        return select("Model", list(here.models), REFERENCE, "model")
+    model_id = line("Model", REFERENCE, "model", help="`reference`, a folder, a GGUF file, or a hub id").strip()
+    models_to_try()
+    return model_id
 
 
 def _load(model_id: str, device: str, progress: job_view.Progress) -> LoadedModel:
     """The job of loading; of what is too large here the refusal names the way that is left."""
     try:
-        return load_model(model_id, device, progress)
+        return load_model(model_source(model_id), device, progress)
     except TooLarge as error:
         if Path(model_id).is_file():  # a GGUF
             raise
@@ -251,7 +263,9 @@ def models_to_try() -> None:
         for entry in (*CATALOG, *others):
             here = " :green-badge[on this machine]" if on_this_machine(entry.id) else ""
             with st.container(gap=None):
-                st.button(entry.id, key=f"try_{entry.id}", on_click=_take_model, args=(entry.id,), type="tertiary")
+                st.button(
+                    as_is(entry.id), key=f"try_{entry.id}", on_click=_take_model, args=(entry.id,), type="tertiary"
+                )
                 st.caption(f"{entry.size}{': ' * bool(entry.size)}{entry.why}{here}")
 
 
@@ -271,8 +285,13 @@ def shared_state() -> dict[str, str]:
     return {key: st.query_params[key] for key in SHARED if key in st.query_params}
 
 
+def _own_kinds() -> list[str]:
+    """A text of the visitor's own; a data set where the server may ask the hub for whatever a visitor names."""
+    return [OWN] if classroom() else [OWN, DATA_SET]
+
+
 def _device() -> str:
-    known = devices()
+    known = [cached.default_device()] if classroom() else devices()
     return pick("Device", known, cached.default_device(), "device") if len(known) > 1 else known[0]
 
 
@@ -282,7 +301,7 @@ def _own_text(prefix: str = "") -> LoadedText:
     upload = st.file_uploader("or a file", type=list(KINDS), key=key, max_upload_size=60, help=UPLOAD_HELP)
     if upload is None:
         return LoadedText(PASTED, (pasted,))
-    st.caption(f"`{upload.name}` is read. It stays on the server for this session and is **not in the link**.")
+    st.caption(f"{code(upload.name)} is read. It stays on the server for this session and is **not in the link**.")
     known = st.session_state.get(f"_{key}")
     if known is None or known[0] != upload.file_id:
         known = st.session_state[f"_{key}"] = (upload.file_id, read_content(upload.name, upload.getvalue()))
@@ -304,11 +323,11 @@ def _reading(model_id: str, device: str, text_id: str) -> str:
                 f"{sequences} sequences of {length} tokens are {sequences * length:,}, and the pages draw at most "
                 f"{MOST_TOKENS:,}; take fewer or shorter ones"
             )
-        own = text_id.startswith(OWN_SOURCE)
+        own = is_private(text_id)
         text_id = str(Reading(text_id, sequences, length, own and _chat(model_id, device)))
         if opened.open:
             st.code(cached.text_facts(model_id, device, text_id).start, language=None, wrap_lines=True, height=160)
-            st.caption(f"Model `{model_id}`, revision `{cached.model(model_id, device).revision}`")
+            st.caption(f"Model {code(model_id)}, revision {code(cached.model(model_id, device).revision)}")
     if own or opened.open:
         st.caption(_counted(cached.text_facts(model_id, device, text_id)))
     return text_id
@@ -317,7 +336,7 @@ def _reading(model_id: str, device: str, text_id: str) -> str:
 def _calibration(model_id: str, device: str) -> str:
     """What static ranges and GPTQ learn from, as a text id."""
     with st.expander("Calibration text", key="calibrating", on_change="rerun") as opened:
-        kind = pick("Ranges and GPTQ learn from", [OUR_OWN, OWN, DATA_SET], OUR_OWN, "learn_from", help=LEARN_HELP)
+        kind = pick("Ranges and GPTQ learn from", [OUR_OWN, *_own_kinds()], OUR_OWN, "learn_from", help=LEARN_HELP)
         if kind == OUR_OWN:
             st.caption("An equal share of each of the five kinds; the page says how many tokens.")
             return cached.OWN_CALIBRATION

@@ -1,7 +1,5 @@
 """The components as Python sees them: what is sent to the browser, and what is refused before it is sent."""
 
-import asyncio
-import gzip
 import json
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from tests.apptest_helpers import click, figure_of, figures_of, move_number_line
 from ui.components import palette
 from ui.components.chart import encode_chart
 from ui.components.number_line import Line, describe, read
-from ui.gzip_once import FOR_EVER, GzipOnce
 
 PAGE = Path(__file__).parents[1] / "component_page.py"
 SURFACE = {"light": "#fcfbf8", "dark": "#15191e"}  # backgroundColor in .streamlit/config.toml
@@ -178,75 +175,3 @@ def test_apptest_can_click_and_drag() -> None:
         "clicked b in bar 1",
         "server has x=0.25 scales=[0.2, 0.1, 0.1] zeros=(None, -3, None)",
     ]
-
-
-# ---------------------------------------------------------------- gzip, once
-
-
-class Server:
-    """An ASGI app that serves one file and counts."""
-
-    def __init__(self, kind: str, status: int = 200) -> None:
-        self.asked = 0
-        self.start = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [(b"content-type", kind.encode()), (b"etag", b"1")],
-        }
-
-    async def __call__(self, scope: dict, receive: object, send: object) -> None:
-        self.asked += 1
-        await asyncio.sleep(0)
-        await send(self.start)
-        await send({"type": "http.response.body", "body": b"const x = 1; " * 50, "more_body": True})
-        await send({"type": "http.response.body", "body": b"// end"})
-
-
-def ask(app: GzipOnce, path: str = "/static/js/a.js", accepts: str = "gzip, br", times: int = 1) -> list[tuple]:
-    """Ask for the same file several times at once: (headers, body) of each answer."""
-
-    async def one() -> tuple:
-        sent = []
-
-        async def send(message: dict) -> None:
-            sent.append(message)
-
-        headers = [(b"accept-encoding", accepts.encode())]
-        await app({"type": "http", "method": "GET", "path": path, "headers": headers}, None, send)
-        return dict(sent[0]["headers"]), b"".join(message.get("body", b"") for message in sent[1:])
-
-    async def several() -> list[tuple]:
-        return await asyncio.gather(*[one() for _ in range(times)])
-
-    return asyncio.run(several())
-
-
-def test_thirty_browsers_cost_one_compression() -> None:
-    server = Server("text/javascript; charset=utf-8")
-    answers = ask(GzipOnce(server), times=30)
-    assert server.asked == 1
-    for headers, body in answers:
-        assert headers[b"content-encoding"] == b"gzip"
-        assert headers[b"cache-control"] == FOR_EVER.encode()
-        assert headers[b"content-length"] == str(len(body)).encode()
-        assert b"etag" not in headers
-        assert gzip.decompress(body) == b"const x = 1; " * 50 + b"// end"
-
-
-@pytest.mark.parametrize(
-    ("server", "path", "accepts"),
-    [
-        (Server("text/javascript"), "/static/js/a.js", "identity"),
-        (Server("text/html"), "/static/a-page-called.js", "gzip"),
-        (Server("text/javascript", status=404), "/static/js/gone.js", "gzip"),
-        (Server("text/javascript"), "/app/a.js", "gzip"),
-    ],
-)
-def test_other_answers_pass_unchanged_and_are_not_kept(server: Server, path: str, accepts: str) -> None:
-    app = GzipOnce(server)
-    (headers, body), _ = ask(app, path, accepts, times=2)
-    assert b"content-encoding" not in headers
-    assert body.endswith(b"// end")
-    assert server.asked == 2
-    assert not app.answers
-    assert not app.locks

@@ -51,6 +51,11 @@ WEB_FOLDER = f"web-{_version(WEB)}"
 PLOTLY_FOLDER = f"plotly-{get_plotlyjs_version()}"
 
 
+def served_folders() -> dict[str, Path]:
+    """The two folders by the name under which the server has them."""
+    return {f"{__name__}.{WEB_FOLDER}": WEB, f"{__name__}.{PLOTLY_FOLDER}": PLOTLY}
+
+
 @cache
 def _serve_folders() -> None:
     """Announce both folders to the running server; needs a script run, so it happens at the first mount."""

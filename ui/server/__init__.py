@@ -1,0 +1,1 @@
+"""The server around the pages: which scripts it sends, whom it answers, who is there."""

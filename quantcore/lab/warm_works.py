@@ -16,13 +16,14 @@ from torch import Tensor
 from quantcore.matmul.paths import open_paths
 from quantcore.methods.gptq import GptqProblem, gptq_quantize, gptq_quantize_many
 from quantcore.methods.options import Gptq
+from quantcore.methods.sweep import GPU_BLOCK
 from quantcore.methods.sweep_state import Trace
 from quantcore.numbers.kernels.launch import on_device
 from quantcore.numbers.qtensor import qparams_for, quantize
 from quantcore.scheme.scheme import Scheme
 
 Shape = tuple[int, int]
-TOKENS = (1, 16, 24, 64, 256, 2048)  # one of each tile
+TOKENS = (1, 8, 16, 24, 32, 40, 64, 100, 256, 2048)  # one alone; of each tile fewer than it holds, and as many
 SCHEMES = ("W4A16", "W4A16_ASYM", "W8A16", "W8A8", "FP8_DYNAMIC", "FP8", "FP8_BLOCK")
 REFERENCE = ((384, 384), (128, 384), (1024, 384), (384, 1024))
 LLAMAS = ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336), (2048, 2048), (512, 2048), (8192, 2048))
@@ -49,6 +50,7 @@ def works(shapes: Iterable[Shape] = COMMON) -> list[Work]:
     shapes = list(dict.fromkeys(shapes))
     ways = [f"w:int4/group128{zero},gptq{order}" for order in ("", "/actorder=weight") for zero in ("", "/asym")]
     sizes = [(64, 512), (WIDE + 64, 512)]  # many rows have a tile of their own, and so has a wide Hessian
+    sizes += [(64, GPU_BLOCK)] * any(width <= GPU_BLOCK for _, width in shapes)  # one block: no products between blocks
     found = [Work("gptq", ways[0], (64, WIDE + 128))] if any(width > WIDE for _, width in shapes) else []
     found += [Work("gptq", way, size) for size in sizes for way in ways]
     found += [Work("trace", way, sizes[0]) for way in ways]

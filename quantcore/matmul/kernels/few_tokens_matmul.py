@@ -123,7 +123,7 @@ def _mma(acc, a0, a1, a2, a3, b0, b1, BF16: tl.constexpr):
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "blocks"])
 def _multiply_few(
     w_ptr,
     x_ptr,

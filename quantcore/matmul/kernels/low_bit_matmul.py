@@ -124,7 +124,7 @@ def group_of(k, K, group, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
         return tl.minimum(k // group, (K - 1) // group)
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "blocks"])
 def _multiply_packed(
     w_ptr,
     x_ptr,
@@ -231,7 +231,7 @@ def _multiply_packed(
         tl.store(y_ptr + at, out.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def _expand(
     w_ptr,
     out_ptr,

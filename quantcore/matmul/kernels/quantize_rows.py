@@ -192,7 +192,7 @@ def _quantize_rows(
             tl.store(sum_ptr + row, tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["groups"])
 def _quantize_groups(
     x_ptr,
     codes_ptr,

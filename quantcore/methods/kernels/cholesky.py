@@ -148,7 +148,7 @@ def _factor_tile(x, scratch_ptr, blocks_ptr, high_ptr, low_ptr, TILE: tl.constex
             )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _factor(
     hessian_ptr,
     columns_ptr,

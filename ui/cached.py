@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from quantcore.export.checkpoint import stored_type
 from quantcore.export.promise import Promise, promise
+from quantcore.lab.warm import keep_compiled
 from quantcore.matmul.size import checkpoint_bytes
 from quantcore.measure.duel import Duel, duel, known
 from quantcore.measure.rules import RuleResult, best_practice
@@ -121,6 +122,7 @@ def default_device() -> str:
 @st.cache_resource(max_entries=3, show_spinner="Loading the model ...")
 def model(model_id: str, device: str) -> LoadedModel:
     """The model, ready to run; gc.freeze, because Streamlit collects after each rerun and would walk all of torch."""
+    keep_compiled()
     job = jobs().get(load_key(model_id, device))
     loaded: LoadedModel | None = job.result if job is not None and job.state == "done" else None
     loaded = replace(loaded or load_model(model_source(model_id), device), id=model_id)

@@ -11,9 +11,9 @@ powers of two their values lie 2^(e - mantissa_bits) apart, so the step grows wi
 overflows to infinity, and torch builds differ on e4m3 out of range. Both ends of a range lie on the grid, so clamping
 before rounding gives what clamping after it would.
 
-A new format is one line below. Sources: OCP Open Compute Project 8-bit Floating Point Specification 1.0 (e4m3, e5m2)
-and Microscaling Formats 1.0 (e2m1); integer ranges as two's complement, `narrow_range` as in Jacob et al. 2017,
-arXiv:1712.05877, section 3.1.
+A new format is one line below, or `register` from outside. Sources: OCP Open Compute Project 8-bit Floating Point
+Specification 1.0 (e4m3, e5m2) and Microscaling Formats 1.0 (e2m1); integer ranges as two's complement, `narrow_range`
+as in Jacob et al. 2017, arXiv:1712.05877, section 3.1.
 """
 
 from __future__ import annotations
@@ -139,6 +139,12 @@ FORMATS: dict[str, Format] = {
         FP4_E2M1,
     ]
 }
+
+
+def register(fmt: Format) -> None:
+    """Make a format known, so that schemes may name it. Raises: ValueError for a name that another format has."""
+    if FORMATS.setdefault(fmt.name, fmt) != fmt:
+        raise ValueError(f"a number format is called {fmt.name!r} already; give yours another name")
 
 
 def format_named(name: str) -> Format:

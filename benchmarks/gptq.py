@@ -34,7 +34,7 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from quantcore import dequantize, load_model, quantize_model
-from quantcore.methods.gptq import GptqProblem, _factor, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
+from quantcore.methods.gptq import GptqProblem, factorize, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
 from quantcore.methods.options import Gptq
 from quantcore.methods.sweep_state import Order
 from quantcore.numbers.spec import QuantSpec
@@ -83,7 +83,7 @@ def one_layer(shape: tuple[int, int], device: str) -> dict[str, Any]:
         "ours": median(lambda: gptq_quantize(weight, gram, spec), device),
     }
     row["ours, actorder weight"] = median(lambda: gptq_quantize(weight, gram, spec, Gptq("weight")), device)
-    row["of it the factorization"] = median(lambda: _factor(gram, as_they_come, 0.01), device)
+    row["of it the factorization"] = median(lambda: factorize(gram, as_they_come, 0.01), device)
     row["torch.linalg.cholesky_ex"] = median(lambda: torch.linalg.cholesky_ex(gram), device)
     for order in (None, "weight"):
         mine = gptq_quantize(weight, gram, spec, Gptq(order))

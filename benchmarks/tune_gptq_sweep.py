@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.gptq import gram_for, int4, median, problem
 from benchmarks.machine import describe
-from quantcore.methods.gptq import GptqProblem, _factor
+from quantcore.methods.gptq import GptqProblem, factorize
 from quantcore.methods.kernels import gptq_sweep
 from quantcore.methods.kernels.gptq_sweep import Tile
 from quantcore.methods.options import Gptq
@@ -67,7 +67,7 @@ class Work:
         each = 4096 if rows % 4096 == 0 else rows
         given = GptqProblem(problem((each, width), "cuda"), int4(128), Gptq(order))
         visits = Order.of(gram, order is not None)
-        self.pull, self.diagonal, _ = _factor(gram, visits, 0.01)
+        self.pull, self.diagonal, _ = factorize(gram, visits, 0.01)
         self.parts = [Rows(given, visits, {}) for _ in range(rows // each)]
 
     def run(self, tile: Tile | None = None) -> None:

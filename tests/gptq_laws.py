@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from quantcore import dequantize
-from quantcore.methods.gptq import _factor, gptq_loss, gptq_plain, gptq_quantize
+from quantcore.methods.gptq import factorize, gptq_loss, gptq_plain, gptq_quantize
 from quantcore.methods.options import Gptq
 from quantcore.methods.sweep_state import Order
 from tests.specs import weights_spec
@@ -62,7 +62,7 @@ def check_factorization(width: int, by_diagonal: bool, device: str) -> None:
     hessian = (x.T @ x + (width == 1)).to(device)
     order = Order.of(hessian, by_diagonal)
     pull, diagonal = factor_of(hessian, order.columns, 0.01)
-    exact_pull, exact_diagonal, without = _factor(hessian.double(), order, 0.01)
+    exact_pull, exact_diagonal, without = factorize(hessian.double(), order, 0.01)
     assert without == 0
     torch.testing.assert_close(diagonal.double(), exact_diagonal, rtol=4e-6, atol=0)
     torch.testing.assert_close(pull.tril().double(), exact_pull, rtol=0, atol=2e-6 * float(exact_pull.abs().max()))

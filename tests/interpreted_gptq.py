@@ -71,13 +71,13 @@ def test_the_whole_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch, order: str | No
     """Blocks of columns, errors of one block at a time, products of halves, nothing kept for a trace: as on a GPU, but
     for torch's own bf16 product, which a CPU lacks. With a trace all is kept, and the codes are the same."""
 
-    def product(split: sweep._SplitProducts, start: int, stop: int) -> Tensor:
+    def product(split: sweep.SplitProducts, start: int, stop: int) -> Tensor:
         return split._pull[start:stop, : 3 * start].float() @ split._error[: start // split.size].flatten(0, 2).float()
 
     for module in (sweep, gptq):
         monkeypatch.setattr(module, "takes_kernel", lambda pull: pull.dtype == torch.float32)
     monkeypatch.setattr(sweep, "GPU_BLOCK", 32)
-    monkeypatch.setattr(sweep._SplitProducts, "product", product)
+    monkeypatch.setattr(sweep.SplitProducts, "product", product)
     weight, hessian = (t.float() for t in laws.problem("random", 40, 104))
     specs = [weights_spec(text) for text in ("int4/group8/asym", "int3/channel", "int2/block8x26", "fp8_e4m3/channel")]
     options = gptq.Gptq(order, block_size=8)

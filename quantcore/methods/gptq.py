@@ -15,7 +15,7 @@ a block a small sequential part is left, a Triton kernel on a GPU (`sweep`). Row
 v; gate, up), and of one weight under several specs, are swept together: `gptq_quantize_many`.
 
 On a GPU nothing waits for it before everything is launched: what is wrong with a Hessian, a factorization or a weight
-is read at the end, in that order, by `_refuse`. A factorization leaves most of every multiprocessor idle, so it is
+is read at the end, in that order, by `refuse`. A factorization leaves most of every multiprocessor idle, so it is
 launched first, on a stream of its own, and the work that needs no factor goes on beside it.
 
 Source: Frantar et al. 2022, arXiv:2210.17323, section 3.3 and algorithm 1; order by diag(H): act-order of the
@@ -87,7 +87,7 @@ def gptq_plain(
     options = options or Gptq()
     order = Order.of(hessian, options.actorder is not None)
     rows = Rows(GptqProblem(weight.double(), spec, options), order, {})
-    _refuse(findings, [], [rows], name)
+    refuse(findings, [], [rows], name)
     damped = hessian.double()[order.columns][:, order.columns]
     damped.diagonal().add_(options.damp * damped.diagonal().mean())
     upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
@@ -137,7 +137,7 @@ def _solve(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trace
         pull, diagonal = factors.next()
         for members, parts in zip(sets.values(), rows, strict=True):
             solved |= zip(members, zip(parts, sweep(parts, pull, diagonal, trace), strict=True), strict=True)
-    _refuse(findings, factors.without, [part for part, _ in solved.values()], name)
+    refuse(findings, factors.without, [part for part, _ in solved.values()], name)
     return [part.result(codes) for part, codes in (solved[index] for index in range(len(problems)))]
 
 
@@ -171,11 +171,11 @@ class _Factors:
             self.orders[by_diagonal] = Order.of(self._hessian, by_diagonal)
         done = None
         if self._beside is None:
-            factor = _factor(self._hessian, self.orders[by_diagonal], damp)
+            factor = factorize(self._hessian, self.orders[by_diagonal], damp)
         else:
             self._beside.wait_stream(torch.cuda.current_stream(self._hessian.device))
             with torch.cuda.stream(self._beside):
-                factor = _factor(self._hessian, self.orders[by_diagonal], damp)
+                factor = factorize(self._hessian, self.orders[by_diagonal], damp)
             done = self._beside.record_event()
         self._ahead = factor, done
         self.without.append((damp, factor[2]))
@@ -187,7 +187,7 @@ def _stream_beside(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def _factor(hessian: Tensor, order: Order, damp: float) -> tuple[Tensor, Tensor, Tensor]:
+def factorize(hessian: Tensor, order: Order, damp: float) -> tuple[Tensor, Tensor, Tensor]:
     """pull and M's diagonal, M upper triangular with the damped H = M M^T in visiting order; and how many columns are
     left without a factor, 0 where there is an M. What is above pull's diagonal may be anything.
 
@@ -220,14 +220,14 @@ def _refuse_shape(hessian: Tensor, width: int, name: str) -> None:
 
 
 def _examine(hessian: Tensor) -> Tensor:
-    """(largest entry, largest difference of a row's and a column's sum): read by `_refuse`, when the GPU is done."""
+    """(largest entry, largest difference of a row's and a column's sum): read by `refuse`, when the GPU is done."""
     least, most = torch.aminmax(hessian)
     # H v and H^T v for one uneven v: the difference of two entries shows in a sum, at a fraction of H - H^T's cost.
     probe = 1 + torch.frac(torch.arange(len(hessian), device=hessian.device, dtype=hessian.dtype) * 0.61803)
     return torch.stack([torch.maximum(most, -least), (hessian @ probe - hessian.T @ probe).abs().max()])
 
 
-def _refuse(findings: Tensor, factors: list[tuple[float, Tensor]], rows: list[Rows], name: str) -> None:
+def refuse(findings: Tensor, factors: list[tuple[float, Tensor]], rows: list[Rows], name: str) -> None:
     """Raise what was wrong with the Hessian, its factors or the weights, the first thing first. Waits for the GPU,
     once: nothing before does."""
     reaches = list({id(part.reach): part.reach for part in rows}.values())

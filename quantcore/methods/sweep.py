@@ -115,7 +115,7 @@ def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | 
     size = max(GPU_BLOCK, first.block_size) if on_gpu else first.block_size
     split = on_gpu and not first.waits and len(pull) > size
     state = _state(parts, work, not on_gpu or trace is not None, not split or trace is not None)
-    products = _SplitProducts(pull, len(state.source), size) if split else None
+    products = SplitProducts(pull, len(state.source), size) if split else None
     for start, stop in first.blocks(size):
         asks = None
         if start:
@@ -197,7 +197,7 @@ def _joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
-class _SplitProducts:
+class SplitProducts:
     """pull[block, before] @ error[before] on tensor cores: each float32 factor is a sum of two bf16 numbers to 16 bits,
     a = a1 + a2, and a b = a1 b1 + a1 b2 + a2 b1, summed in float32. The three are one product over three times the
     width: of every block of columns the factors lie side by side as (a1, a1, a2) and (b1, b2, b1).

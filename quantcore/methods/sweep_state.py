@@ -33,7 +33,7 @@ class SweepState:
     run         so many steps share a group, in every part, from each step that is a multiple of it; 0: all do
     lo, hi      (R,) the least and the greatest value of a row's codes
     adjusted    w' of each step, (K, R); (0, R) where nobody reads it afterwards
-    error       w - w_hat of each step, (K, R); (0, R) where nobody reads it and `_SplitProducts` keeps its halves
+    error       w - w_hat of each step, (K, R); (0, R) where nobody reads it and `SplitProducts` keeps its halves
     values      (K, R) the codes' values: int8, float32 for float formats"""
 
     w: Tensor

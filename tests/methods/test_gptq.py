@@ -229,13 +229,13 @@ def test_nothing_waits_for_a_gpu_before_the_end(monkeypatch: pytest.MonkeyPatch)
     texts = ("int4/group32/asym", "int2/group16/mse", "fp4_e2m1/channel", "int3/block8x32")
     problems = [GptqProblem(weight, spec(text), way) for text in texts for way in ways]
     at_the_end: list[int] = []
-    refuse = gptq._refuse
+    refuse = gptq.refuse
 
     def noted(*args: object) -> None:
         at_the_end.append(len(waits.found))
         refuse(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gptq, "_refuse", noted)
+    monkeypatch.setattr(gptq, "refuse", noted)
     with _Waits() as waits:
         solved = gptq_quantize_many(problems, hessian)
     assert at_the_end == [0], waits.found

@@ -213,7 +213,7 @@ def test_noise_is_called_noise() -> None:
     quick, slow, wild = Spread(1.0, 0.9, 1.1), Spread(1.5, 1.4, 1.6), Spread(3.0, 1.0, 9.0)
 
     def words(group: Spread, *ratio: float) -> str:
-        return gptq_words._one_cost(OrderCost(1, 9, "dequantize", quick, group, quick, *ratio))
+        return gptq_words.one_cost(OrderCost(1, 9, "dequantize", quick, group, quick, *ratio))
 
     assert "within the noise" in words(quick, 1.02, 0.9, 1.1)
     assert "**1.50 times** as slow" in words(slow, 1.5, 1.4, 1.6)

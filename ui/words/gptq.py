@@ -89,10 +89,10 @@ def label(study: OrderStudy, method: str) -> str:
 def cost(costs: OrderCosts) -> str:
     """What g_idx takes in time, and whether that is beyond the noise of this machine."""
     shape = f"{costs.shape[0]} x {costs.shape[1]}"
-    return f"This {shape} layer in int4: " + "; ".join(_one_cost(row) for row in costs.rows) + "."
+    return f"This {shape} layer in int4: " + "; ".join(one_cost(row) for row in costs.rows) + "."
 
 
-def _one_cost(row: OrderCost) -> str:
+def one_cost(row: OrderCost) -> str:
     times = f"{row.weight.median_ms:.3g} ms with groups side by side, {row.group.median_ms:.3g} ms with g_idx"
     interval = f"ratio {row.ratio:.3g}, 95%: {row.ratio_lo:.3g} to {row.ratio_hi:.3g}"
     if row.unsteady:

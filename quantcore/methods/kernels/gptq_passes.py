@@ -1,7 +1,7 @@
 """What GPTQ does to whole matrices before and after its sweep, each in one pass over memory.
 
 halves  (K, 3 before size) bf16: of each block of `size` columns that another follows, the high halves of pull, the
-        same again, the low halves (see `sweep._SplitProducts`); rows of later blocks alone are written, and what
+        same again, the low halves (see `sweep.SplitProducts`); rows of later blocks alone are written, and what
         is above pull's diagonal is not read
 codes   (O, K) in the columns' own order, from the sweep's (K, O) in visiting order
 """

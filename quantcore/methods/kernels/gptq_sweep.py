@@ -3,7 +3,7 @@
 A program takes ROWS rows, one a thread. SUB columns at a time it adds what the earlier columns of the block ask of
 them, a small product, and then goes through the SUB columns one by one in registers: round, take the error, move the
 next. With few rows the time is that of one warp's instructions, one after another, so there are few of them: products
-are of bf16 halves on the tensor cores, which the products between blocks need anyway (see `sweep._SplitProducts`);
+are of bf16 halves on the tensor cores, which the products between blocks need anyway (see `sweep.SplitProducts`);
 `_steps` divides by a product and its correction, the reciprocals being known before; and columns lie in registers as
 vectors, so that whole tiles are loaded and stored. What is read and written is `sweep.SweepState`'s, here for the
 columns of one block:

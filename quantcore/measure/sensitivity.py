@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.matmul.size import quantized_linears
-from quantcore.model.linears import batches
+from quantcore.model.linears import batches, block_names, block_of
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
@@ -229,9 +229,14 @@ def layer_costs(
     shown = sums["all_but" if all_but else "alone"]
     heard = dict.fromkeys(layers, 0)  # tokens
     whole, counted, done = 0.0, 0, 0
+    blocks = block_names(model)
     parts = list(batches(tokens, next(model.parameters()).device, BATCH_TOKENS))
     for batch in parts:
-        with torch.inference_mode(), _recalling(base) as from_float, _recalling(quantized) as from_quantized:
+        with (
+            torch.inference_mode(),
+            _recalling(base, blocks) as from_float,
+            _recalling(quantized, blocks) as from_quantized,
+        ):
             log_p = _log_p(base(batch, use_cache=False).logits)
             whole += _kl_sum(log_p, _log_p(quantized(batch, use_cache=False).logits))
             counted += log_p.shape[0] * log_p.shape[1]
@@ -297,10 +302,10 @@ def _swapped(model: nn.Module, name: str, instead: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _recalling(model: nn.Module) -> Iterator[Callable[[str], Any]]:
+def _recalling(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[str], Any]]:
     """Remember what each block gives in the first run of a batch; yields `start(layer)`, a context in which the blocks
     before the layer's own hand that out again. The model must be ours alone: its blocks' forward is replaced."""
-    blocks = _blocks(model)
+    blocks = [model.get_submodule(name) for name in names]
     given: dict[int, Any] = {}
     own = [block.forward for block in blocks]
     state = {"first": 0, "recording": True}
@@ -321,7 +326,7 @@ def _recalling(model: nn.Module) -> Iterator[Callable[[str], Any]]:
 
     @contextmanager
     def start(layer: str) -> Iterator[None]:
-        state.update(first=_place(model, blocks, layer), recording=False)
+        state.update(first=_blocks_before(model, names, layer), recording=False)
         try:
             yield
         finally:
@@ -334,21 +339,11 @@ def _recalling(model: nn.Module) -> Iterator[Callable[[str], Any]]:
             del block.forward
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    """The model's blocks: the modules of the list that holds the most parameters."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    size = {id(one): sum(p.numel() for p in one.parameters()) for one in lists}
-    return list(max(lists, key=lambda one: size[id(one)])) if lists else []
-
-
-def _place(model: nn.Module, blocks: Sequence[nn.Module], layer: str) -> int:
+def _blocks_before(model: nn.Module, blocks: Sequence[str], layer: str) -> int:
     """How many blocks come before the layer: those before its own; all of them for the head, none for what is
     elsewhere."""
-    parts = layer.split(".")
-    above = [model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts))]
-    for place, block in enumerate(blocks):
-        if any(block is module for module in above):
-            return place
+    if (block := block_of(layer, blocks)) is not None:
+        return blocks.index(block)
     heads: Any = model
     head = heads.get_output_embeddings() if hasattr(heads, "get_output_embeddings") else None
     return len(blocks) if head is model.get_submodule(layer) else 0

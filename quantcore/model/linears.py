@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -76,10 +76,16 @@ def batches(tokens: Tensor, device: torch.device, tokens_a_batch: int = 4096) ->
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """Dotted names of the decoder blocks in order: what holds the Linears that carry a number in their name."""
-    names: dict[str, int] = {}
-    for name in linears(model):
-        number, inside = place_of(name)
-        if number is not None:
-            names[name.removesuffix(f".{inside}")] = number
-    return sorted(names, key=names.__getitem__)
+    """Dotted names of the decoder blocks in order: the members of the ModuleList that holds the most numbers (experts
+    are lists, too, but inside of it; a tower for images is a smaller one)."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    if not lists:
+        return []
+    numbers = {name: sum(one.numel() for one in module.parameters()) for name, module in lists.items()}
+    most = max(lists, key=numbers.__getitem__)
+    return [f"{most}.{place}" for place in range(len(lists[most]))]
+
+
+def block_of(layer: str, blocks: Sequence[str]) -> str | None:
+    """The block that a layer is in, of `block_names`; None for one outside of them."""
+    return next((block for block in blocks if layer.startswith(f"{block}.")), None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from quantcore.matmul.size import checkpoint_bytes
-from quantcore.model.linears import linears, place_of
+from quantcore.model.linears import block_names, linears, place_of
 from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
 from quantcore.numbers.bits import FLOAT_BITS
@@ -49,10 +49,9 @@ class Anatomy:
 def anatomy(loaded: LoadedModel) -> Anatomy:
     """Count what `loaded` holds; shapes in the model's order."""
     layers = linears(loaded.model)
-    blocks = {_block(name) for name in layers} - {None}
     return Anatomy(
         architecture=type(loaded.model).__name__,
-        blocks=len(blocks),
+        blocks=len(block_names(loaded.model)),
         linears=len(layers),
         shapes=_by_shape(layers),
         parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
@@ -78,9 +77,3 @@ def _by_shape(layers: dict[str, nn.Linear]) -> tuple[LinearShape, ...]:
         )
         for shape, members in names.items()
     )
-
-
-def _block(name: str) -> str | None:
-    """What a layer's block is called: `model.layers.3` of `model.layers.3.mlp.up_proj`; None outside the blocks."""
-    number, module = place_of(name)
-    return None if number is None else name.removesuffix(f".{module}")

@@ -9,15 +9,15 @@ grow with the number of tokens. Layers that read the same tensor (q, k, v; gate,
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from quantcore.model.linears import batches, linears
+from quantcore.model.linears import SharedInputs, batches, linears
+from quantcore.model.linears import watch_inputs as watch_inputs
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.numbers.spec import MovingAverage
 from quantcore.scheme.scheme import Scheme
@@ -75,17 +75,21 @@ def calibrate(
     Raises: ValueError for activations with NaN or Inf, and for names that do not exist. Source of the Hessian: Frantar
     et al. 2022, arXiv:2210.17323, section 3.2 (without its factor 2, which changes no code)."""
     names = list(linears(model) if layers is None else layers)
-    leaders = shared_inputs(model, tokens[:1], names)
-    stats = {leader: LayerStats(ranges=RangeRecorder(momenta)) for leader in dict.fromkeys(leaders.values())}
+    shared, stats = SharedInputs(), dict[str, LayerStats]()
     device = next(model.parameters()).device
     done = 0
-    with watch_inputs(model, stats, lambda name, x: stats[name].update(x, hessian)), torch.inference_mode():
+
+    def see(name: str, x: Tensor) -> None:
+        if shared.is_first(name, x):
+            stats.setdefault(name, LayerStats(ranges=RangeRecorder(momenta))).update(x, hessian)
+
+    with watch_inputs(model, names, see), torch.inference_mode():
         for batch in batches(tokens, device):
             model(batch, use_cache=False)
             done += len(batch)
             if progress:
                 progress(done / len(tokens), f"calibrated on {done * tokens.shape[1]} tokens")
-    return {name: stats[leader] for name, leader in leaders.items()}
+    return {name: stats[first] for name, first in shared.first.items()}
 
 
 def gram_of(x: Tensor) -> Tensor:
@@ -127,21 +131,6 @@ def momenta_of(scheme: Scheme) -> tuple[float, ...]:
     return (observer.momentum,) if isinstance(observer, MovingAverage) else (MovingAverage().momentum,)
 
 
-def shared_inputs(model: nn.Module, tokens: Tensor, layers: Iterable[str]) -> dict[str, str]:
-    """For each layer the first layer that reads the very same tensor, itself if none: {k_proj: q_proj, ...}."""
-    first_reader: dict[int, str] = {}
-    leaders: dict[str, str] = {}
-    alive: list[Tensor] = []  # an id is unique only while its tensor lives
-
-    def note(name: str, x: Tensor) -> None:
-        alive.append(x)
-        leaders[name] = first_reader.setdefault(id(x), name)
-
-    with watch_inputs(model, layers, note), torch.inference_mode():
-        model(tokens[:, :2].to(next(model.parameters()).device), use_cache=False)
-    return leaders
-
-
 def layer_inputs(model: nn.Module, tokens: Tensor, layer: str) -> Tensor:
     """The inputs of one layer over the text, shape (windows, T, K), float32 on the CPU: kept, so for short texts."""
     kept: list[Tensor] = []
@@ -160,31 +149,6 @@ def layer_inputs(model: nn.Module, tokens: Tensor, layer: str) -> Tensor:
 
 class _LayerReached(Exception):
     """Thrown out of a forward pass whose rest nobody needs."""
-
-
-@contextmanager
-def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `see(name, x)` before each call of the named Linears by this thread while the context lasts; a model may be
-    shared, and what another thread runs through it meanwhile is not this one's to see.
-
-    Raises: ValueError for a name that is no Linear of the model."""
-    known = linears(model)
-    here = threading.get_ident()
-    names = list(layers)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(
-            f"no Linear layer is called {unknown[0]!r}; this model has {len(known)}, such as {next(iter(known))}"
-        )
-
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: see(name, inputs[0]) if threading.get_ident() == here else None
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(hook_for(name)) for name in names]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _running_max(old: Tensor | None, new: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from quantcore.model.linears import linear_shapes, linears, place_of
+from quantcore.model.linears import linear_shapes, linears, place_of, shared_inputs
 from quantcore.numbers.bits import FLOAT_BITS, Size, layer_size, weight_size
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.plan import Plan
@@ -32,14 +32,13 @@ GB = 1e9
 BUDGETS_GB = (8, 16, 24, 48, 80)
 FLOAT_BYTES = FLOAT_BITS // 8
 AT_ONCE = 2048  # tokens that a server reads at once: a longer prompt goes through in pieces
-SHARED_INPUTS = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a model's memory depends on. `linears` maps a dotted name to (out_features, in_features); `others` counts
-    the parameters outside of Linears (embeddings, norms). `tied`: the Linear `lm_head` is the embedding table, which is
-    counted once, among the others."""
+    """What a model's memory depends on. `linears` maps a dotted name to (out_features, in_features), `inputs` to the
+    first Linear that reads the same tensor; `others` counts the parameters outside of Linears (embeddings, norms).
+    `tied`: the Linear `lm_head` is the embedding table, which is counted once, among the others."""
 
     name: str
     layers: int
@@ -48,6 +47,7 @@ class ModelShape:
     head_dim: int
     vocabulary: int
     linears: Mapping[str, tuple[int, int]]
+    inputs: Mapping[str, str]
     others: int
     tied: bool = False
 
@@ -69,19 +69,22 @@ class ModelShape:
                 "divide heads; Llama-3-8B has 4096, 32 and 8"
             )
         head_dim = hidden // heads
-        block = {
-            "self_attn.q_proj": (hidden, hidden),
-            "self_attn.k_proj": (kv_heads * head_dim, hidden),
-            "self_attn.v_proj": (kv_heads * head_dim, hidden),
-            "self_attn.o_proj": (hidden, hidden),
-            "mlp.gate_proj": (ffn, hidden),
-            "mlp.up_proj": (ffn, hidden),
-            "mlp.down_proj": (hidden, ffn),
+        block = {  # inside a block: its shape, and the first that reads the same input
+            "self_attn.q_proj": ((hidden, hidden), "self_attn.q_proj"),
+            "self_attn.k_proj": ((kv_heads * head_dim, hidden), "self_attn.q_proj"),
+            "self_attn.v_proj": ((kv_heads * head_dim, hidden), "self_attn.q_proj"),
+            "self_attn.o_proj": ((hidden, hidden), "self_attn.o_proj"),
+            "mlp.gate_proj": ((ffn, hidden), "mlp.gate_proj"),
+            "mlp.up_proj": ((ffn, hidden), "mlp.gate_proj"),
+            "mlp.down_proj": ((hidden, ffn), "mlp.down_proj"),
         }
-        named = {f"model.layers.{i}.{inside}": size for i in range(layers) for inside, size in block.items()}
-        named["lm_head"] = (vocabulary, hidden)
+        named, inputs = {"lm_head": (vocabulary, hidden)}, {"lm_head": "lm_head"}
+        for place in range(layers):
+            for inside, (size, first) in block.items():
+                named[f"model.layers.{place}.{inside}"] = size
+                inputs[f"model.layers.{place}.{inside}"] = f"model.layers.{place}.{first}"
         others = vocabulary * hidden + (2 * layers + 1) * hidden
-        return ModelShape(name, layers, hidden, kv_heads, head_dim, vocabulary, named, others, tied)
+        return ModelShape(name, layers, hidden, kv_heads, head_dim, vocabulary, named, inputs, others, tied)
 
     @staticmethod
     def parse(text: str) -> ModelShape:
@@ -99,7 +102,7 @@ class ModelShape:
 
     @staticmethod
     def of(model: nn.Module, name: str) -> ModelShape:
-        """The shape of a loaded model, counted on its modules; heads from its config."""
+        """The shape of a loaded model, counted on its modules; heads from its config, who reads what from a run."""
         config: Any = model.config
         config = config.get_text_config()
         found = linears(model)
@@ -116,6 +119,7 @@ class ModelShape:
             int(getattr(config, "head_dim", None) or config.hidden_size // heads),
             int(config.vocab_size),
             linear_shapes(model),
+            shared_inputs(model, found),
             sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside),
             tied,
         )
@@ -127,12 +131,12 @@ class ModelShape:
 
     @cached_property
     def block(self) -> dict[str, tuple[int, int]]:
-        """The Linears of the block that holds most numbers, under their names inside it."""
+        """The Linears of the block that holds most numbers."""
         blocks: dict[int, dict[str, tuple[int, int]]] = {}
         for name, size in self.linears.items():
-            number, inside = place_of(name)
+            number, _ = place_of(name)
             if number is not None:
-                blocks.setdefault(number, {})[inside] = size
+                blocks.setdefault(number, {})[name] = size
         if not blocks:
             raise ValueError(
                 f"{self.name} has no numbered blocks, and GPTQ goes block by block; type its shape instead"
@@ -232,9 +236,7 @@ def gptq_memory(shape: ModelShape, calibration_tokens: int) -> GptqMemory:
     work     on the layer that takes most, what `gptq.gptq_quantize` holds at its peak on a GPU: the pull (4 K^2 bytes),
              its bf16 halves and the product's factor of them (10 K^2), the weight (4 O K), the errors' halves (6 O K),
              the codes' values (1 O K)"""
-    inputs: dict[str, int] = {}
-    for inside, (_, width) in shape.block.items():
-        inputs[SHARED_INPUTS.get(inside.rpartition(".")[2], inside)] = width
+    inputs = {shape.inputs[name]: width for name, (_, width) in shape.block.items()}
 
     def work(size: tuple[int, int]) -> int:
         return 14 * size[1] ** 2 + 11 * size[0] * size[1]

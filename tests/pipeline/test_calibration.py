@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from quantcore import calibrate
-from quantcore.model.linears import linears
+from quantcore.model.linears import linears, shared_inputs, watch_inputs
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.observers import RangeRecorder
-from quantcore.pipeline.calibration import LayerStats, gram_of, layer_inputs, outlier_ratio, shared_inputs, watch_inputs
+from quantcore.pipeline.calibration import LayerStats, gram_of, layer_inputs, outlier_ratio
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_sums_equal_those_of_the_kept_inputs(tiny_lm: LoadedModel, tokens: torch
 
 
 def test_layers_that_read_one_tensor_share_one_record(tiny_lm: LoadedModel, tokens: torch.Tensor) -> None:
-    leaders = shared_inputs(tiny_lm.model, tokens, linears(tiny_lm.model))
+    leaders = shared_inputs(tiny_lm.model, linears(tiny_lm.model))
     assert leaders["model.layers.0.self_attn.v_proj"] == "model.layers.0.self_attn.q_proj"
     assert leaders["model.layers.1.mlp.up_proj"] == "model.layers.1.mlp.gate_proj"
     assert leaders["model.layers.1.mlp.down_proj"] == "model.layers.1.mlp.down_proj"

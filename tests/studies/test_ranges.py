@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from quantcore import fake_quantize
 from quantcore.matmul.layers import QuantLinear
+from quantcore.model.linears import watch_inputs
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.affine import choose_qparams
 from quantcore.numbers.distance import tensor_error
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.numbers.spec import MovingAverage, Mse, QuantSpec
-from quantcore.pipeline.calibration import layer_inputs, watch_inputs
+from quantcore.pipeline.calibration import layer_inputs
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.dynamic_cost import LEAST_ROUNDS, TOKEN_COUNTS, measure_cost, timed_rounds
 from quantcore.studies.ranges import (

@@ -1,10 +1,10 @@
-"""What a model folder holds, read from config.json and the safetensors headers alone: no weight is loaded.
+"""What a model's files hold, read from config.json and headers alone: no weight is loaded.
 
 A header is a few kilobytes even where the weights are gigabytes, so this answers at once; only a folder's hash, which
 stands for the commit that a hub id has, reads all of it, a second a gigabyte. A matrix counts as a
 Linear by its name, embedding tables are left out, the output head of a tied model is put in. Where names do not tell
-(experts, which the model may fuse when it loads them; parameters of three dimensions; GPT-2's transposed matrices) the
-model is built from config.json without memory for its weights, which takes transformers and so two seconds.
+(experts, which the model may fuse when it loads them; parameters of three dimensions; GPT-2's transposed matrices; a
+GGUF file) the model is built without memory for its weights, which takes transformers and so two seconds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from quantcore.model import gguf_file
+from quantcore.model.config_file import language_part
+from quantcore.model.integrity import read_headers
 from quantcore.model.linears import left_float, linear_shapes, place_of
-from quantcore.model.sources import locate
-from quantcore.model.weight_files import header, read_json, weight_files
+from quantcore.model.sentences import named, reason
+from quantcore.model.skeleton import build, most_parameters
+from quantcore.model.sources import Place, locate
+from quantcore.model.weight_files import read_json
 
 EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -35,7 +38,8 @@ class Inventory:
     revision    what pins the contents: the hub's commit, or a hash of the files
     dtypes      parameters of each type, as the header names it (BF16, F32 ...)
     linears     (out_features, in_features) under the name that `layer` takes
-    left_float  shapes of the other matrices, embeddings aside, which nothing here quantizes; see models.left_float
+    left_float  shapes of the other matrices, embeddings aside, which nothing here quantizes; see linears.left_float
+    notices     what whoever reads the model's figures should know, such as weights that were quantized before
     tied_head   whether the output head is the embedding table
     vocabulary  rows of the embedding table; `tokens` entries of the tokenizer, None without tokenizer.json
     """
@@ -53,39 +57,37 @@ class Inventory:
     tied_head: bool
     linears: dict[str, tuple[int, int]]
     left_float: dict[str, tuple[int, ...]]
+    notices: tuple[str, ...] = ()
 
 
 def inventory(source: str) -> Inventory:
-    """Take stock of `source`: `reference`, a model's folder on this machine, or a hub id in the hub's cache.
+    """Take stock of `source`: `reference`, a model's folder on this machine, a GGUF file, or a hub id in the cache.
 
-    Raises: ValueError for an id that is not there, a folder that is no model, a damaged file, no Linear layer."""
+    Raises: ValueError for an id that is not there, and what `load_model` refuses as far as headers tell it without a
+    model that is built."""
     place = locate(source)
-    if place is None or place.gguf is not None:
-        what = (
-            "is no folder on this machine, nor in the hub's cache; load it once" if place is None else "is a GGUF file"
-        )
-        raise ValueError(f"{source!r} {what}: only the headers of safetensors can be read")
-    folder = place.folder
-    config = _config(folder)
-    files = weight_files(folder)
-    shapes: dict[str, tuple[int, ...]] = {}
-    dtypes: Counter[str] = Counter()
-    for file in files:
-        for name, (shape, dtype) in header(file).items():
-            shapes[name] = shape
-            dtypes[dtype] += math.prod(shape)
-    model_type = str(config.get("model_type", "unknown"))
-    left_float: dict[str, tuple[int, ...]] = {}
+    if place is None:
+        raise ValueError(f"{named(source)} is no folder on this machine, nor in the hub's cache; load it once")
+    if place.gguf is not None:
+        return _of_gguf(source, place)
+    config, stored = read_headers(source, place.folder)
+    config = language_part(config)
+    shapes = {name: one.shape for name, one in stored.items()}
+    model_type = str(config["model_type"])
+    left: dict[str, tuple[int, ...]] = {}
     table = _embedding(shapes, config.get("vocab_size"))
     tied_head = table is not None and not any(f"{head}.weight" in shapes for head in HEADS)
     if model_type in CONV1D_MODELS or any(len(s) > 2 or EXPERTS.search(name) for name, s in shapes.items()):
-        linears, left_float = _of_built_model(folder)
+        found, left = _of_built_model(build(source, place.folder, most_parameters(stored)))
     else:
-        linears = _linears(shapes)
+        found = _linears(shapes)
         if table is not None and tied_head:
-            linears["lm_head"] = (shapes[table][0], shapes[table][1])
-    if not linears:
-        raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try 'reference'")
+            found["lm_head"] = (shapes[table][0], shapes[table][1])
+    if not found:
+        raise ValueError(f"{named(source)} has no Linear layer, so there is nothing to quantize; try 'reference'")
+    dtypes: Counter[str] = Counter()
+    for one in stored.values():
+        dtypes[one.dtype] += one.numbers
     return Inventory(
         source=source,
         revision=place.revision,
@@ -93,32 +95,42 @@ def inventory(source: str) -> Inventory:
         blocks=len({block for name in shapes if (block := place_of(name)[0]) is not None}),
         context=config.get("max_position_embeddings"),
         vocabulary=config.get("vocab_size"),
-        tokens=_tokenizer_size(folder / "tokenizer.json"),
+        tokens=_tokenizer_size(place.folder / "tokenizer.json"),
         parameters=sum(dtypes.values()),
-        bytes=sum(file.stat().st_size for file in files),
+        bytes=sum(file.stat().st_size for file in {one.file for one in stored.values()}),
         dtypes=dict(dtypes),
         tied_head=tied_head,
-        linears=linears,
-        left_float=left_float,
+        linears=found,
+        left_float=left,
     )
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """config.json; a multimodal model keeps its language model's part under text_config."""
-    config = read_json(folder / "config.json")
-    return {**config, **config.get("text_config", {})}
+def _of_gguf(source: str, place: Place) -> Inventory:
+    """A GGUF's tensors have names of their own, so its layers are those of the model that transformers makes of it."""
+    assert place.gguf is not None
+    file = place.folder / place.gguf
+    header, model = gguf_file.examine(source, file)
+    found, left = _of_built_model(model)
+    return Inventory(
+        source=source,
+        revision=place.revision,
+        model_type=model.config.model_type,
+        blocks=header.blocks,
+        context=getattr(model.config, "max_position_embeddings", None),
+        vocabulary=model.config.vocab_size,
+        tokens=header.tokens,
+        parameters=sum(header.parameters.values()),
+        bytes=file.stat().st_size,
+        dtypes=header.parameters,
+        tied_head=bool(model.config.tie_word_embeddings),
+        linears=found,
+        left_float=left,
+        notices=(gguf_file.notice(file),),
+    )
 
 
-def _of_built_model(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, ...]]]:
-    """Linears and other matrices of the model that transformers builds from config.json, without memory for weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:
-        raise ValueError(f"{str(folder)!r} holds no model that transformers can build: {error}") from error
+def _of_built_model(model: Any) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, ...]]]:
+    """Linears and other matrices of a model that was built without memory for its weights."""
     return linear_shapes(model), {name: tuple(parameter.shape) for name, parameter in left_float(model).items()}
 
 
@@ -153,6 +165,9 @@ def _tokenizer_size(file: Path) -> int | None:
     if not file.is_file():
         return None
     content = read_json(file)
-    vocabulary = content.get("model", {}).get("vocab", {})
-    known = set(vocabulary) if isinstance(vocabulary, dict) else {entry[0] for entry in vocabulary}
-    return len(known | {token["content"] for token in content.get("added_tokens", [])})
+    try:
+        vocabulary = content["model"]["vocab"] if "model" in content else {}
+        known = set(vocabulary) if isinstance(vocabulary, dict) else {entry[0] for entry in vocabulary}
+        return len(known | {token["content"] for token in content.get("added_tokens", [])})
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{named(file)} holds no vocabulary ({reason(error, 80)}); download it again") from error

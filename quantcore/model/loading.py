@@ -9,32 +9,32 @@ hub id (see `sources`). Only safetensors and GGUF weights are read and no code t
 
 from __future__ import annotations
 
-import json
-import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantcore.model import gguf_file
-from quantcore.model.linears import linears
+from quantcore.model.integrity import examine, left_over
+from quantcore.model.load_report import require_complete
 from quantcore.model.memory import require_memory
+from quantcore.model.sentences import named, reason
+from quantcore.model.skeleton import IMPORTING, numbers_of
 from quantcore.model.sources import ASSETS as ASSETS
 from quantcore.model.sources import REFERENCE as REFERENCE
 from quantcore.model.sources import Place, Progress, fetch, quiet
 from quantcore.model.sources import source_path as source_path
-from quantcore.model.weight_files import parameters
+from quantcore.model.watch import Watch
+from quantcore.model.weight_files import Stored, read_json
 
 REFERENCE_LAYER = "model.layers.1.mlp.down_proj"  # whose input has the reference model's strongest outlier channel
 WINDOW = 512
 DOWNLOAD_SHARE = 0.8  # of the progress; the rest is reading the weights
-BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
-
-# Two threads inside transformers' lazy imports at once meet each other's half-made modules.
-_IMPORTING = threading.Lock()
+REPORTED = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # a wrong shape is in the report, as the rest
 
 
 @dataclass(frozen=True)
@@ -72,105 +72,117 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     neither safetensors nor GGUF, too little memory, a model without Linear layers."""
     place = fetch(source, lambda share, doing: progress(DOWNLOAD_SHARE * share, doing))
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    require_float(source, place)
-    _require_room(source, place, target)
-    with _IMPORTING:  # it takes 1 s, which only those who load a model pay
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    which: dict[str, Any] = {"trust_remote_code": False, **({"gguf_file": place.gguf} if place.gguf else {})}
-    watch = _Watch(progress)
+    read = _gguf(source, place) if place.gguf else _safetensors(source, place, target)
+    tokenizer = load_tokenizer(source, place)
+    watch = Watch(lambda share, doing: progress(DOWNLOAD_SHARE + (1 - DOWNLOAD_SHARE) * share, doing))
     progress(DOWNLOAD_SHARE, "building the model")
     try:
         with watch:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                place.folder,
-                dtype=torch.float32 if target.type == "cpu" or place.gguf else "auto",
-                use_safetensors=None if place.gguf else True,
-                **which,
-            )
-        tokenizer = AutoTokenizer.from_pretrained(place.folder, **which)
+            model, report = read()
+        give_generation_config(model, place.folder)
     except Exception as error:
         if watch.ended is not None:
             raise watch.ended from None
-        raise ValueError(f"could not load {source!r}: {_reason(error)}") from error
+        raise ValueError(f"could not load {named(source)}: {reason(error)}") from error
+    try:
+        require_complete(*(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")))
+    except ValueError as error:
+        raise ValueError(f"could not load {named(source)}: {error}") from error
     model = model.to(target).eval().requires_grad_(False)
-    if not linears(model):
-        raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try {REFERENCE!r}")
     notices = (gguf_file.notice(place.folder / place.gguf),) if place.gguf else ()
     return LoadedModel(source, model, tokenizer, target, place.revision, notices)
 
 
-def require_float(source: str, place: Place) -> None:
-    """Raises: ValueError where the weights are codes of another quantizer, or of our own export."""
-    config = place.folder / "config.json"
+def load_tokenizer(source: str, place: Place) -> Any:
+    """Raises: ValueError, whatever it is that transformers, or the Rust library behind it, breaks off with."""
+    with IMPORTING:
+        from transformers import AutoTokenizer
+
+    which: dict[str, Any] = {"gguf_file": place.gguf} if place.gguf else {}
     try:
-        found = {} if place.gguf or not config.is_file() else json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"could not load {source!r}: its config.json is no JSON ({error})") from error
-    if isinstance(found, dict) and (quantization := found.get("quantization_config")):
-        method = quantization.get("quant_method", "a method that it does not name")
+        return AutoTokenizer.from_pretrained(place.folder, trust_remote_code=False, **which)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
         raise ValueError(
-            f"{source!r} is quantized already (by {method}), "
-            "so what another scheme costs could not be told; give the float model that it was made from"
+            f"could not load {named(source)}: its tokenizer is damaged, or of an unknown kind ({reason(error)}); "
+            "download it again"
+        ) from error
+
+
+def give_generation_config(model: Any, folder: Path) -> None:
+    """What the folder says of how the model writes on; a model of a folder that says nothing has its defaults."""
+    from transformers import GenerationConfig
+
+    if (folder / "generation_config.json").is_file():
+        read_json(folder / "generation_config.json")
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+
+
+_Read = Callable[[], tuple[Any, dict[str, Any]]]  # the model, and transformers' report of its load
+
+
+def _safetensors(source: str, place: Place, target: torch.device) -> _Read:
+    """How to read the folder's weights, after all that its headers can be asked.
+
+    Raises: ValueError where they are not the model's, or are larger than the free memory of this machine or the GPU."""
+    found = examine(source, place.folder)
+    dtype = torch.float32 if target.type == "cpu" else found.dtype
+    _require_room(source, found.numbers, dtype, target)
+
+    def read() -> tuple[Any, dict[str, Any]]:
+        with _opened(found.stored) as tensors:
+            kind, config = type(found.skeleton), found.skeleton.config
+            which: dict[str, Any] = {"config": config, "state_dict": tensors, "dtype": dtype, **REPORTED}
+            model, report = kind.from_pretrained(None, **which)
+        report["unexpected_keys"] = left_over(report["unexpected_keys"], found.stored)
+        model.config.name_or_path = str(place.folder)
+        return model, report
+
+    return read
+
+
+@contextmanager
+def _opened(stored: Mapping[str, Stored]) -> Iterator[dict[str, Any]]:
+    """The tensors by name, each read when transformers asks for its numbers."""
+    from safetensors import safe_open
+
+    with ExitStack() as stack:
+        files = {file: stack.enter_context(safe_open(file, "pt")) for file in {one.file for one in stored.values()}}
+        yield {name: files[one.file].get_slice(name) for name, one in stored.items()}
+
+
+def _gguf(source: str, place: Place) -> _Read:
+    """The same for a GGUF file; what it holds is there twice while it is read, the model and the numbers it is made
+    of."""
+    assert place.gguf is not None
+    header, model = gguf_file.examine(source, place.folder / place.gguf)
+    numbers = max(numbers_of(model), sum(header.parameters.values()))
+    _require_room(source, numbers, torch.float32, torch.device("cpu"), copies=2)
+
+    def read() -> tuple[Any, dict[str, Any]]:
+        from transformers import AutoModelForCausalLM, GgufConfig
+
+        which: dict[str, Any] = {
+            "gguf_file": place.gguf,
+            "quantization_config": GgufConfig(dequantize=True),
+            **REPORTED,
+        }
+        found: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+            place.folder, dtype=torch.float32, trust_remote_code=False, **which
         )
+        return found
+
+    return read
 
 
-def _require_room(source: str, place: Place, target: torch.device) -> None:
-    """Raises: ValueError where the weights are damaged, or larger than the free memory of this machine or the GPU.
-
-    They pass through this machine's memory on their way to a GPU; a GGUF file's are there twice while it is read."""
-    if place.gguf:
-        counts = gguf_file.parameters(source, place.folder / place.gguf)
-    else:
-        try:
-            counts = parameters(place.folder)
-        except ValueError as error:
-            raise ValueError(f"could not load {source!r}: {error}") from error
-    number = sum(counts.values())
-    whole = target.type == "cpu" or bool(place.gguf)
-    held = 4 * number if whole else sum(count * BYTES.get(dtype, 2) for dtype, count in counts.items())
-    what = f"{source!r}, {number / 1e6:,.1f} M parameters{' as float32' if whole else ''},"
-    require_memory(what, held * (2 if place.gguf else 1), torch.device("cpu"))
+def _require_room(source: str, numbers: int, dtype: torch.dtype, target: torch.device, copies: int = 1) -> None:
+    """Raises: TooLarge where the model is larger than the free memory of this machine, through which it passes on its
+    way to a GPU, or of the GPU. numbers: parameters and buffers of the model that is described."""
+    what = f"{named(source)}, {numbers / 1e6:,.1f} M parameters as {str(dtype).removeprefix('torch.')},"
+    require_memory(what, numbers * dtype.itemsize * copies, torch.device("cpu"))
     if target.type == "cuda":
-        require_memory(what, held, target)
-
-
-class _Watch:
-    """Tells `progress` how many tensors transformers has read, while it reads them; one load at a time.
-
-    `ended` is what `progress` raised to end the load."""
-
-    _one = threading.Lock()
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.ended: Exception | None = None
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._one.acquire()
-        self._before = logging.set_tqdm_hook(self._bar)
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_tqdm_hook(self._before)
-        self._one.release()
-
-    def _bar(self, factory: Callable[..., Any], args: tuple[Any, ...], more: dict[str, Any]) -> Any:
-        values = args[0] if args else more.get("iterable")
-        return factory(*args, **more) if values is None else self._told(list(values))
-
-    def _told(self, values: list[Any]) -> Iterator[Any]:
-        for done, value in enumerate(values, 1):
-            yield value
-            try:
-                share = DOWNLOAD_SHARE + (1 - DOWNLOAD_SHARE) * done / len(values)
-                self.progress(share, f"reading tensor {done} of {len(values)}")
-            except Exception as error:
-                self.ended = error
-                raise
+        require_memory(what, numbers * dtype.itemsize, target)
 
 
 def reference_weight(layer: str) -> Tensor:
@@ -186,10 +198,3 @@ def reference_weight(layer: str) -> Tensor:
         except SafetensorError as error:
             raise ValueError(f"no Linear layer of the reference model is called {layer!r}") from error
     return weight.float()
-
-
-def _reason(error: Exception) -> str:
-    """The cause of a failed load as one sentence with a way out."""
-    text = " ".join(str(error).split())
-    first = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
-    return f"{type(error).__name__}: {first[:300]}"

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from quantcore.model.memory import require_memory, size
-from quantcore.model.weight_files import PICKLES, contents_hash, file_digest, weight_files
+from quantcore.model.sentences import named, reason
+from quantcore.model.weight_files import INDEX, PICKLES, contents_hash, file_digest, weight_files
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 REFERENCE = "reference"
@@ -97,8 +98,8 @@ def fetch(source: str, progress: Progress = quiet, to_load: bool = True) -> Plac
 def _local(source: str) -> Place | None:
     if source == REFERENCE:
         return Place(ASSETS / "reference-lm")
-    path = Path(source).expanduser()
     try:
+        path = Path(source).expanduser()
         if path.is_file():
             return _gguf(source, path)
         if not path.is_dir():
@@ -108,8 +109,10 @@ def _local(source: str) -> Place | None:
         return _folder(source, path)
     except PermissionError as error:
         raise ValueError(
-            f"{source!r} may not be read by this user; give the right to (chmod -R a+rX), or copy it"
+            f"{named(source)} may not be read by this user; give the right to (chmod -R a+rX), or copy it"
         ) from error
+    except (OSError, RuntimeError) as error:  # a name that is too long, a ~user that nobody is, a disk that fails
+        raise ValueError(f"{named(source)} cannot be read ({reason(error, 120)}); name a folder, or a file") from error
 
 
 def _gguf(source: str, path: Path) -> Place:
@@ -117,18 +120,19 @@ def _gguf(source: str, path: Path) -> Place:
         if file.read(4) == b"GGUF":
             return Place(path.parent.resolve(), path.name)
     if path.suffix in PICKLES:
-        raise ValueError(f"{source!r} is a pickle, which can run code when it is opened; {CONVERT}")
-    raise ValueError(f"{source!r} is a file but no GGUF; name a GGUF file, or the folder that config.json is in")
+        raise ValueError(f"{named(source)} is a pickle, which can run code when it is opened; {CONVERT}")
+    raise ValueError(f"{named(source)} is a file but no GGUF; name a GGUF file, or the folder that config.json is in")
 
 
 def _folder(source: str, folder: Path) -> Place:
     if not (folder / "config.json").is_file():
         out = next((f"name one of its GGUF files, such as {one.name}" for one in sorted(folder.glob("*.gguf"))), None)
         raise ValueError(
-            f"{source!r} is a folder without config.json, so it is no model; {out or 'name a transformers folder'}"
+            f"{named(source)} is a folder without config.json, so it is no model; {out or 'name a transformers folder'}"
         )
     names = [one.name for one in folder.iterdir()]
-    require_safetensors(source, names)
+    if INDEX not in names:  # an index says itself which of its files is not there
+        require_safetensors(source, names)
     for name in names:
         if not os.access(folder / name, os.R_OK):
             raise PermissionError
@@ -143,19 +147,21 @@ def require_safetensors(source: str, names: Iterable[str]) -> None:
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
         raise ValueError(
-            f"{source!r} holds no *.safetensors weights but {pickles[0]}, a pickle, which can run code when it is "
+            f"{named(source)} holds no *.safetensors weights but {pickles[0]}, a pickle, which can run code when it is "
             f"opened; {CONVERT}"
         )
     ggufs = [name for name in names if name.endswith(".gguf")]
     out = f"download one of its {len(ggufs)} GGUF files and name it" if ggufs else "name a model that does"
-    raise ValueError(f"{source!r} holds no *.safetensors weights; {out}")
+    raise ValueError(f"{named(source)} holds no *.safetensors weights; {out}")
 
 
 def _hub_id(source: str) -> tuple[str, str]:
     """The repository and the revision, `main` where none is named."""
     match = HUB_ID.fullmatch(source)
     if match is None:
-        raise ValueError(f"{source!r} is neither a folder that exists nor a hub id; try {REFERENCE!r}, or owner/name")
+        raise ValueError(
+            f"{named(source)} is neither a folder that exists nor a hub id; try {REFERENCE!r}, or owner/name"
+        )
     return match["id"], match["revision"] or "main"
 
 

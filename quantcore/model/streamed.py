@@ -24,11 +24,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from quantcore.model.linears import block_names, linears
-from quantcore.model.loading import WINDOW, _reason, require_float
+from quantcore.model.integrity import examine
+from quantcore.model.linears import block_names
+from quantcore.model.loading import WINDOW, give_generation_config, load_tokenizer
 from quantcore.model.memory import give_back
+from quantcore.model.sentences import named, quoted
+from quantcore.model.skeleton import build, most_parameters
 from quantcore.model.sources import Progress, fetch, quiet
-from quantcore.model.weight_files import header, weight_files
 
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -46,18 +48,16 @@ class StreamedModel:
         place = fetch(source, progress, to_load=False)
         if place.gguf:
             raise ValueError(f"{source!r} is a GGUF file and only safetensors can be streamed; load it with load_model")
-        require_float(source, place)
+        found = examine(source, place.folder)
         self.id, self.path, self._place = source, place.folder, place
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        headers = {file: header(file) for file in weight_files(self.path)}
-        self._file_of = {name: file for file, tensors in headers.items() for name in tensors}
-        self.skeleton: Any = _skeleton(self.path, self.device)
-        if not linears(self.skeleton):
-            raise ValueError(f"{source!r} has no Linear layer, so there is nothing to quantize; try 'reference'")
+        self._stored = found.stored
+        self.skeleton: Any = found.skeleton
+        if self.device.type != "cpu":
+            self.skeleton = build(source, self.path, most_parameters(found.stored), dtype=found.dtype)
+        _complete(self.skeleton, self.path, self.device)
         self.blocks = block_names(self.skeleton)
-        facts = {name: fact for tensors in headers.values() for name, fact in tensors.items()}
-        self._stored_dtypes = {name: dtype for name, (_, dtype) in facts.items()}
-        self._stored_as = self._names_in_files({name: shape for name, (shape, _) in facts.items()})
+        self._stored_as = self._names_in_files(found.names)
 
     @property
     def context(self) -> int:
@@ -70,9 +70,7 @@ class StreamedModel:
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+        return load_tokenizer(self.id, self._place)
 
     @cached_property
     def around(self) -> Any:
@@ -101,13 +99,13 @@ class StreamedModel:
     def read(self, name: str) -> Tensor:
         """One tensor by the model's name for it, in the model's type, on the device."""
         stored = self._stored_as[name]
-        with safe_open(self._file_of[stored], "pt") as file:
+        with safe_open(self._stored[stored].file, "pt") as file:
             tensor: Tensor = file.get_tensor(stored)
         return tensor.to(self.device, self._dtypes[name])
 
     def file_dtype(self, name: str) -> torch.dtype | None:
         """The float type in which its file keeps a tensor; None for other types."""
-        return FLOATS.get(self._stored_dtypes[self._stored_as[name]])
+        return FLOATS.get(self._stored[self._stored_as[name]].dtype)
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """What the loaded model's `state_dict()` would be; each tensor is read when it is asked for."""
@@ -127,27 +125,19 @@ class StreamedModel:
                 filled[id(old)] = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
             _put(slot, filled[id(old)])
 
-    def _names_in_files(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
-        """The file's name for each tensor of the model: its own, one without or with the base model's prefix, or that
-        of a tensor which it is tied to."""
-        prefix = f"{self.skeleton.base_model_prefix}."
+    def _names_in_files(self, names: Mapping[str, str]) -> dict[str, str]:
+        """The file's name for each tensor of the model, or for one that it is tied to."""
         slots = {name: _tensor_at(slot) for name, slot in _slots(self.skeleton).items()}
         ties: dict[int, list[str]] = {}
         for name, tensor in slots.items():
             ties.setdefault(id(tensor), []).append(name)
         found: dict[str, str] = {}
         for name, tensor in slots.items():
-            spellings = [s for tied in ties[id(tensor)] for s in (tied, tied.removeprefix(prefix), prefix + tied)]
-            stored = next((spelling for spelling in spellings if spelling in shapes), None)
+            stored = next((names[tied] for tied in (name, *ties[id(tensor)]) if tied in names), None)
             if stored is None:
                 raise ValueError(
-                    f"the files of {self.id!r} hold no {name!r} under this name, so it cannot be streamed; "
-                    "load it whole with load_model"
-                )
-            if shapes[stored] != tuple(tensor.shape):
-                raise ValueError(
-                    f"{stored!r} of {self.id!r} has shape {shapes[stored]} and its config.json says "
-                    f"{tuple(tensor.shape)}; download it again"
+                    f"the files of {named(self.id)} hold {quoted(name)} in another form, which transformers puts "
+                    "together when it loads it (experts), so it cannot be streamed; load it whole with load_model"
                 )
             found[name] = stored
         return found
@@ -216,21 +206,12 @@ def _put(slot: _Slot, tensor: Tensor) -> None:
     (part._parameters if key in part._parameters else part._buffers)[key] = tensor  # type: ignore[assignment]
 
 
-def _skeleton(path: Path, device: torch.device) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        dtype = torch.float32 if device.type == "cpu" else getattr(config, "dtype", None) or torch.float32
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except Exception as error:
-        raise ValueError(f"could not load {str(path)!r}: {_reason(error)}") from error
-    if (path / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(path)
+def _complete(model: Any, path: Path, device: torch.device) -> None:
+    """Give the model what no weight is: its generation config, and the buffers that no file holds."""
+    give_generation_config(model, path)
     for part in model.modules():
         _compute_buffers(model, part, device)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
 
 
 def _compute_buffers(model: Any, part: nn.Module, device: torch.device) -> None:

@@ -105,7 +105,7 @@ def test_shards_are_those_that_the_index_names(tiny_model_dir: Path, tmp_path: P
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     assert inventory(str(folder)).parameters == inventory(str(tiny_model_dir)).parameters  # not counted twice
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match="lacks model-00002-of-00002.safetensors, which its index names"):
+    with pytest.raises(ValueError, match="lacks 'model-00002-of-00002.safetensors', which its index names"):
         inventory(str(folder))
 
 

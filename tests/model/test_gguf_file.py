@@ -1,18 +1,20 @@
-"""GGUF headers, written here byte by byte; a real file is built where the packages that read one are installed."""
+"""GGUF headers, written here byte by byte, and whole files by the format's own package: what is read, what refused."""
 
-import importlib.util
 import struct
 from pathlib import Path
+from typing import Any
 
+import gguf as package
 import pytest
 import torch
 
-from quantcore.model import gguf_file
 from quantcore.model.gguf_file import GgufHeader, notice, read_header
 from quantcore.model.linears import linears
 from quantcore.model.loading import LoadedModel, load_model
+from quantcore.model.streamed import StreamedModel
 
-GGUF = all(importlib.util.find_spec(name) is not None for name in gguf_file.NEEDED)
+ONE_ENTRY = struct.pack("<IQQ", 3, 0, 1)
+ONE_TENSOR = struct.pack("<IQQ", 3, 1, 0)
 
 
 def name(text: str) -> bytes:
@@ -26,7 +28,7 @@ def gguf(architecture: str = "llama", kinds: tuple[int, ...] = (0, 3, 3)) -> byt
         name("tokenizer.ggml.tokens") + struct.pack("<I", 9) + words,
         name("tokenizer.ggml.scores") + struct.pack("<I", 9) + struct.pack("<IQ2f", 6, 2, 0.5, 0.25),
         name("general.architecture") + struct.pack("<I", 8) + name(architecture),
-        name("llama.block_count") + struct.pack("<II", 4, 2),
+        name("llama.block_count") + struct.pack("<II", 4, len(kinds)),
     ]
     tensors = [
         name(f"blk.{place}.weight") + struct.pack("<IQQIQ", 2, 32, 2, kind, 256 * place)
@@ -39,13 +41,16 @@ def gguf(architecture: str = "llama", kinds: tuple[int, ...] = (0, 3, 3)) -> byt
 def test_a_header_is_read(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(gguf())
-    assert read_header(file) == GgufHeader("llama", {"F32": 1, "Q4_1": 2}, {"F32": 64, "Q4_1": 128})
+    found = read_header(file)
+    assert found == GgufHeader(
+        "llama", {"F32": 1, "Q4_1": 2}, {"F32": 64, "Q4_1": 128}, {"llama.block_count": 3}, blocks=3, tokens=2
+    )
     assert "model.gguf were quantized before (2 as Q4_1, of 3 tensors)" in notice(file)
     file.write_bytes(gguf(kinds=(0, 1)))
     assert notice(file) == "model.gguf holds its weights as F32 and F16: they were not quantized before."
 
 
-@pytest.mark.parametrize("length", [10, 60, 200, 400])
+@pytest.mark.parametrize("length", [10, 60, 200, 400, 700])
 def test_a_header_that_breaks_off(tmp_path: Path, length: int) -> None:
     file = tmp_path / "cut.gguf"
     file.write_bytes(gguf()[:length])
@@ -53,36 +58,91 @@ def test_a_header_that_breaks_off(tmp_path: Path, length: int) -> None:
         read_header(file)
 
 
-def test_what_cannot_be_loaded_is_told_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+HOSTILE = {  # what a header says -> how it is refused; each is a few bytes and claims gigabytes, or hours
+    "an array of no known type": (
+        ONE_ENTRY + name("a") + struct.pack("<IIQ", 9, 99, 2**62),
+        "an array of type 99, which is none",
+    ),
+    "arrays inside arrays": (
+        ONE_ENTRY + name("a") + struct.pack("<IIQ", 9, 9, 2**40),
+        "an array of type 9, which is none",
+    ),
+    "an entry of no known type": (ONE_ENTRY + name("a") + struct.pack("<I", 13), "an entry of type 13, which is none"),
+    "four thousand million dimensions": (
+        ONE_TENSOR + name("a") + struct.pack("<I", 2**32 - 1),
+        "inside of entries and tensors|a tensor of 4,294,967,295 dimensions, where 4 are the most",
+    ),
+    "five dimensions": (
+        ONE_TENSOR + name("a") + struct.pack("<I5QIQ", 5, 1, 1, 1, 1, 1, 0, 0),
+        "a tensor of 5 dimensions, where 4 are the most",
+    ),
+    "2^64 tensors": (struct.pack("<IQQ", 3, 2**64 - 1, 0), "inside of entries and tensors"),
+    "2^63 entries": (struct.pack("<IQQ", 3, 0, 2**63), "inside of entries and tensors"),
+    "an array of 2^62 numbers": (ONE_ENTRY + name("a") + struct.pack("<IIQ", 9, 4, 2**62), "elements, more than any"),
+    "an array of 2^62 strings": (ONE_ENTRY + name("a") + struct.pack("<IIQ", 9, 8, 2**62), "elements, more than any"),
+    "an array of 2^20 strings": (ONE_ENTRY + name("a") + struct.pack("<IIQ", 9, 8, 2**20), "unpack requires|inside of"),
+    "a name of 2^60 bytes": (
+        ONE_ENTRY + struct.pack("<Q", 2**60) + bytes(20),
+        "inside of a string",
+    ),
+    "a value of 2^40 bytes": (ONE_ENTRY + name("a") + struct.pack("<IQ", 8, 2**40), "inside of a string"),
+    "a tensor larger than the file": (
+        ONE_TENSOR + name("a") + struct.pack("<IQQIQ", 2, 2**40, 2**20, 0, 0),
+        "its 'a' after",
+    ),
+    "a tensor behind the file": (ONE_TENSOR + name("a") + struct.pack("<IQIQ", 1, 1, 0, 2**40), "its 'a' after"),
+    "a tensor of no known type": (ONE_TENSOR + name("a") + struct.pack("<IQIQ", 1, 1, 99, 0), "a tensor of type 99"),
+    "one name twice": (
+        struct.pack("<IQQ", 3, 2, 0) + 2 * (name("a") + struct.pack("<IQIQ", 1, 1, 0, 0)) + bytes(64),
+        "two of its tensors have one name",
+    ),
+    "no alignment": (
+        struct.pack("<IQQ", 3, 0, 1) + name("general.alignment") + struct.pack("<II", 4, 0),
+        "aligned to 0 bytes",
+    ),
+    "version 1": (struct.pack("<IQQ", 1, 0, 0), "of version 1; 2 and 3 are read"),
+    "bytes of the other order": (struct.pack(">IQQ", 3, 0, 0), "of version 50331648; 2 and 3 are read"),
+}
+
+
+@pytest.mark.parametrize("tried", HOSTILE)
+def test_a_hostile_header_is_refused_at_once(tried: str, tmp_path: Path) -> None:
+    data, sentence = HOSTILE[tried]
+    file = tmp_path / "hostile.gguf"
+    file.write_bytes(b"GGUF" + data + (bytes(40) if "dimensions" in tried else b""))
+    with pytest.raises(
+        ValueError, match=f"hostile.gguf' is no whole GGUF file .*({sentence}).*; download it again"
+    ) as no:
+        load_model(str(file), "cpu")
+    assert len(str(no.value)) < 400
+
+
+def test_what_cannot_be_loaded_is_told_from_the_header(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(gguf("nonesuch"))
-    monkeypatch.setattr(gguf_file, "NEEDED", ())
     with pytest.raises(ValueError, match="of the architecture 'nonesuch', which transformers cannot build .it knows"):
         load_model(str(file), "cpu")
-    monkeypatch.setattr(gguf_file, "NEEDED", ("no_such_package", "torch"))
-    with pytest.raises(
-        ValueError, match=r"is read with no_such_package, not installed here; pip install no_such_package"
-    ):
-        load_model(str(file), "cpu")
+    with pytest.raises(ValueError, match="is a GGUF file and only safetensors can be streamed"):
+        StreamedModel(str(file), "cpu")
 
 
-@pytest.mark.skipif(not GGUF, reason="needs gguf and accelerate, which are optional")
-def test_a_real_file_gives_the_models_own_weights(tiny_lm: LoadedModel, tmp_path: Path) -> None:
-    """The tiny Llama written as GGUF in F32 (its queries and keys in ggml's order), read back: the same weights."""
-    import gguf as package
-
-    file = tmp_path / "tiny.gguf"
-    config = tiny_lm.model.config
+def written(lm: LoadedModel, file: Path, drop: str = "", **more: Any) -> Path:
+    """The tiny Llama as GGUF in F32, its queries and keys in ggml's order. drop: a tensor to leave out; more: entries
+    that say something else, `block_count` or `embedding_length`, or `split` parts."""
+    config = lm.model.config
     writer = package.GGUFWriter(file, "llama")
     writer.add_context_length(256)
-    writer.add_embedding_length(64)
-    writer.add_block_count(2)
+    writer.add_embedding_length(more.get("embedding_length", 64))
+    writer.add_block_count(more.get("block_count", 2))
     writer.add_feed_forward_length(128)
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    vocabulary = sorted(tiny_lm.tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if "split" in more:
+        writer.add_uint16("split.count", more["split"])
+        writer.add_uint16("split.no", 0)
+    vocabulary = sorted(lm.tokenizer.get_vocab().items(), key=lambda item: item[1])
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([word for word, _ in vocabulary])
     writer.add_token_types([1] * len(vocabulary))
@@ -95,7 +155,7 @@ def test_a_real_file_gives_the_models_own_weights(tiny_lm: LoadedModel, tmp_path
         "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
         "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     }  # fmt: skip
-    for long, tensor in tiny_lm.model.state_dict().items():
+    for long, tensor in lm.model.state_dict().items():
         short = long
         for ours, theirs in names.items():
             short = short.replace(f"model.layers.0.{ours}", f"blk.0.{theirs}")
@@ -105,13 +165,51 @@ def test_a_real_file_gives_the_models_own_weights(tiny_lm: LoadedModel, tmp_path
         heads = {"attn_q": 4, "attn_k": 2}.get(short.split(".")[-2], 0)
         if heads:
             tensor = tensor.reshape(heads, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
-        writer.add_tensor(short, tensor.contiguous().numpy())
+        if not drop or not short.startswith(drop):
+            writer.add_tensor(short, tensor.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    loaded = load_model(str(file), "cpu")
+    return file
+
+
+def test_a_real_file_gives_the_models_own_weights(tiny_lm: LoadedModel, tmp_path: Path) -> None:
+    loaded = load_model(str(written(tiny_lm, tmp_path / "tiny.gguf")), "cpu")
     for layer, linear in linears(tiny_lm.model).items():
         assert torch.equal(linears(loaded.model)[layer].weight, linear.weight), layer
     assert "they were not quantized before" in loaded.notices[0]
     assert loaded.revision.startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("tried", "more", "sentence"),
+    [
+        ("a part of a split file", {"split": 2}, r"is part 1 of 2 of a split GGUF file; join them \(llama-gguf-split"),
+        (
+            "a weight is missing",
+            {"drop": "blk.1.ffn_down"},
+            r"its files lack 'model.layers.1.mlp.down_proj.weight', which",
+        ),
+        ("a norm is missing", {"drop": "output_norm"}, "its files lack 'model.norm.weight', which would be random"),
+        ("the embedding is missing", {"drop": "token_embd"}, "its files lack 'model.embed_tokens.weight'"),
+        ("a block is missing", {"drop": "blk.1."}, "its header says 2 blocks and it holds the tensors of 1; download"),
+        ("a million blocks", {"block_count": 10**6}, "its header says 1,000,000 blocks and it holds the tensors of 2;"),
+        ("one block of two", {"block_count": 1}, "its header says 1 blocks and it holds the tensors of 2; download it"),
+        ("another width", {"embedding_length": 128}, "a model of .* parameters and it holds|has shape"),
+        ("a width of 2^31", {"embedding_length": 2**31}, "says 'llama.embedding_length' = 2,147,483,648 and it holds"),
+    ],
+)
+def test_a_file_that_is_not_the_model_it_describes(
+    tried: str, more: dict[str, Any], sentence: str, tiny_lm: LoadedModel, tmp_path: Path
+) -> None:
+    file = written(tiny_lm, tmp_path / "wrong.gguf", **more)
+    with pytest.raises(ValueError, match=sentence) as no:
+        load_model(str(file), "cpu")
+    assert len(str(no.value)) < 400
+
+
+def test_a_tied_head_is_stored_once(tiny_lm: LoadedModel, tmp_path: Path) -> None:
+    loaded = load_model(str(written(tiny_lm, tmp_path / "tied.gguf", drop="output.")), "cpu")
+    model: Any = loaded.model
+    assert model.lm_head.weight is model.model.embed_tokens.weight

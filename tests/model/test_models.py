@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from quantcore.model import loading as models
-from quantcore.model import memory
+from quantcore.model import memory, skeleton
 from quantcore.model.linears import batches, linear_named, linears, place_of
 from quantcore.model.loading import WINDOW, LoadedModel, load_model, source_path
 from quantcore.pipeline.calibration import calibrate, outlier_ratio
@@ -115,7 +115,7 @@ def test_progress_counts_the_tensors_and_may_end_the_load(tiny_model_dir: Path) 
 
 
 def test_a_model_without_linears(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "linears", lambda _: {})
+    monkeypatch.setattr(skeleton, "linears", lambda _: {})
     with pytest.raises(ValueError, match="has no Linear layer, so there is nothing to quantize; try 'reference'"):
         load_model(str(tiny_model_dir), "cpu")
 

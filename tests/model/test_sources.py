@@ -142,7 +142,7 @@ def test_an_index_is_followed_and_a_missing_part_is_named(tiny_model_dir: Path, 
     again = load_model(str(folder), "cpu")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.model.parameters(), strict=True))
     next(folder.glob("model-00002*")).unlink()
-    with pytest.raises(ValueError, match="lacks model-00002.*, which its index names; download it again"):
+    with pytest.raises(ValueError, match="lacks 'model-00002.*, which its index names; download it again"):
         load_model(str(folder), "cpu")
 
 

@@ -1,0 +1,78 @@
+"""config.json, before anybody builds a model from it: are its numbers those that a model of these files can have?
+
+Building a model costs time and memory for every block that config.json asks for, also where no weight is there; a file
+of a few bytes that asks for a million must be refused before. So no count is believed: a model has no more blocks than
+its files hold tensors, and is no wider than they hold numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from quantcore.model.sentences import cut
+from quantcore.model.weight_files import MIB, read_json
+
+CONFIG_BYTES = 4 * MIB
+BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_labels")
+WIDTHS = ("hidden_size", "n_embd", "d_model", "vocab_size")
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+COUNTED = re.compile(r"(^|_)(n|num|size|dim|heads?|experts?|labels|embd|rank|channels)(_|$)")
+LENGTHS = re.compile(r"position|ctx|seq|len|window|chunk")  # of texts: files hold nothing of them
+# What hands the question on to another file, or changes transformers' own classes.
+NOT_FOLLOWED = ("configuration_files", "transformers_weights", "fusion_config")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Raises: ValueError for what is no JSON object, names no type of model, or asks for what is not followed here."""
+    config = read_json(folder / "config.json", CONFIG_BYTES)
+    if not isinstance(config.get("model_type"), str):
+        raise ValueError("its config.json names no model_type, so no model can be built from it; download it again")
+    if found := [name for name in NOT_FOLLOWED if config.get(name)]:
+        raise ValueError(f"its config.json has {found[0]}, which is not followed here; delete the entry")
+    for name, value in entries(config):
+        if name == "__float__" and value == "NaN":
+            raise ValueError("its config.json holds NaN, which is no number; download it again")
+    return config
+
+
+def entries(config: Any) -> Iterator[tuple[str, Any]]:
+    """Every name and value of a configuration and of those inside it."""
+    for name, value in config.items():
+        yield name, value
+        for inside in value if isinstance(value, list) else [value]:
+            if isinstance(inside, dict):
+                yield from entries(inside)
+
+
+def language_part(config: dict[str, Any]) -> dict[str, Any]:
+    """The entries that the language model reads: a model for pictures and words keeps them under text_config."""
+    text = config.get("text_config")
+    return {**config, **(text if isinstance(text, dict) else {})}
+
+
+def require_counts(config: dict[str, Any], tensors: int, numbers: int) -> None:
+    """That the configuration asks for no model which files of so many tensors, and numbers in them, cannot hold.
+
+    Raises: ValueError that names the entry."""
+    for part in (config, language_part(config)):
+        for name in (*BLOCKS, *WIDTHS, *POSITIONS):
+            value = part.get(name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(
+                    f"its config.json says {name} = {cut(repr(value), 40)}, which is no whole number of at least 1; "
+                    "download it again"
+                )
+    for name, value in entries(config):
+        most, of = (tensors, "tensors") if name in BLOCKS else (numbers, "numbers")
+        if type(value) is int and value > most and _bounded(name):
+            raise ValueError(
+                f"its config.json says {name} = {cut(f'{value:,}', 40)} and its files hold {most:,} {of}; "
+                "download config.json and weights again, from one place"
+            )
+
+
+def _bounded(name: str) -> bool:
+    return name in BLOCKS or (COUNTED.search(name) is not None and LENGTHS.search(name) is None)

@@ -2,19 +2,28 @@
 
 tiny_model_dir   the folder: config, safetensors, tokenizer; load it with load_model(str(tiny_model_dir))
 tiny_lm          the model loaded from it
+
+With `-n 2` two processes share the tests. A file stays in one process, so that what its fixtures make is made once; so
+do all tests in a browser, of which there is one at a time. The longest begin first.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from xdist.scheduler import LoadFileScheduling
 
 from quantcore.model.loading import LoadedModel, load_model
 
 pytest_plugins = ["tests.browser_fixtures"]
+
+BROWSER = "/test_browser"
+LONGEST = (BROWSER, "test_gptq_kernel", "test_streaming", "test_matmul", "test_kernels_interpreted", "test_notebook")
 
 END = "<|endoftext|>"
 VOCAB = 300  # 256 bytes, the end mark, 43 merges
@@ -27,6 +36,32 @@ SENTENCES = [
     "for row in rows: print(row.name, row.value)",
     "Where did you put the key? I left it on the table, next to the letter.",
 ]
+
+
+def pytest_configure() -> None:
+    """Processes that share the tests share the cores too: more threads than cores wait for each other."""
+    if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the servers and commands that tests start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("browser") and BROWSER not in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid} drives a browser; put it into a file named test_browser_*.py")
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
+
+
+class OneBrowser(LoadFileScheduling):
+    """Hands out whole files, and all that drive a browser as if they were one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "browser" if BROWSER in nodeid else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneBrowser:
+    return OneBrowser(config, log)
 
 
 @pytest.fixture(scope="session")

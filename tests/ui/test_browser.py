@@ -131,3 +131,15 @@ def test_a_preset_keeps_the_layer_and_changes_the_state(page: Any, server_url: s
     page.wait_for_function("location.search.includes('grain=tensor')")
     assert "layer=model.layers.3.mlp.gate_proj" in page.url
     assert page.locator(BITS).inner_text() == "4.000"
+
+
+def test_a_click_on_the_map_opens_the_layer(page: Any, server_url: str) -> None:
+    page.goto(f"{server_url}/Outliers")
+    wait_drawn(page, "keep_curve")
+    before = wait_drawn(page, "surface")
+    plot = page.locator('.lab-chart[data-key="layer_map"] .nsewdrag').bounding_box()
+    page.mouse.click(plot["x"] + plot["width"] * 0.5 / 8, plot["y"] + plot["height"] * 2.5 / 9)  # block 2, first module
+    drawn = wait_drawn(page, "surface", after=before)
+    page.wait_for_url("**/Outliers?layer=model.layers.2.self_attn.q_proj")
+    page.wait_for_timeout(2000)
+    assert wait_drawn(page, "surface") == drawn  # and no rerun after rerun

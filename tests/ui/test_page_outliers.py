@@ -11,7 +11,6 @@ from quantcore.pipeline.calibration import layer_inputs
 from quantcore.studies.outliers import CLIPS, channel_study, who_pays
 from quantcore.text.windows import bundled_text, token_windows
 from tests.apptest_helpers import figure_of, metrics, page, values
-from tests.browser_fixtures import wait_drawn
 from tests.conftest import LOUD_CHANNEL
 
 LAYER = "model.layers.1.self_attn.q_proj"  # reads the channel whose gain was planted
@@ -138,16 +137,3 @@ def test_the_reference_has_a_massive_activation_that_all_others_pay_for() -> Non
     at = page("3_Outliers").run()
     assert decibels(at, "Largest / median token") > 10
     assert decibels(at, "Median token, own scale") > decibels(at, "Median token, shared scale") + 10
-
-
-@pytest.mark.browser
-def test_a_click_on_the_map_opens_the_layer(page: Any, server_url: str) -> None:
-    page.goto(f"{server_url}/Outliers")
-    wait_drawn(page, "keep_curve")
-    before = wait_drawn(page, "surface")
-    plot = page.locator('.lab-chart[data-key="layer_map"] .nsewdrag').bounding_box()
-    page.mouse.click(plot["x"] + plot["width"] * 0.5 / 8, plot["y"] + plot["height"] * 2.5 / 9)  # block 2, first module
-    drawn = wait_drawn(page, "surface", after=before)
-    page.wait_for_url("**/Outliers?layer=model.layers.2.self_attn.q_proj")
-    page.wait_for_timeout(2000)
-    assert wait_drawn(page, "surface") == drawn  # and no rerun after rerun

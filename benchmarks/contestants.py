@@ -48,10 +48,11 @@ def ours_whole(job: Job) -> Phases:
 
 
 def ours_streamed(job: Job) -> Phases:
-    from quantcore.export.stream_export import stream_export
+    from quantcore.export.checkpoint import export_checkpoint
+    from quantcore.model.streamed import StreamedModel
 
     calibration = job.tokens() if "gptq" in job.scheme else None
-    return _phases(stream_export(job.model, job.scheme, job.out, calibration, device=job.device))
+    return _phases(export_checkpoint(StreamedModel(job.model, job.device), job.scheme, job.out, calibration))
 
 
 def _phases(report: Any) -> Phases:

@@ -38,7 +38,7 @@ from quantcore.methods.gptq import GptqProblem, factorize, gptq_loss, gptq_plain
 from quantcore.methods.options import Gptq
 from quantcore.methods.sweep_state import Order
 from quantcore.numbers.spec import QuantSpec
-from quantcore.pipeline.calibration import gram_of
+from quantcore.pipeline.gram import gram_of
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.windows import bundled_text, token_windows
 

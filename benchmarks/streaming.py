@@ -35,9 +35,11 @@ def measure(model: str, run: str, out: str) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
     from quantcore.export import checkpoint_format  # noqa: F401
-    from quantcore.export.stream_export import stream_export
+    from quantcore.export.checkpoint import export_checkpoint
+    from quantcore.measure.side_by_side import compare_plans
     from quantcore.model.loading import load_model
-    from quantcore.pipeline.streaming import stream_evaluate
+    from quantcore.model.streamed import StreamedModel
+    from quantcore.scheme.plan import Plan
 
     verb, _, scheme = run.partition(" ")
     vocabulary = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))["vocab_size"]
@@ -46,10 +48,12 @@ def measure(model: str, run: str, out: str) -> dict[str, Any]:
     before, started = memory("VmRSS"), time.perf_counter()
     found: dict[str, Any] = {}
     if verb == "export":
-        report = stream_export(model, scheme, out, tokens if "gptq" in scheme else None, device="cpu")
+        source = StreamedModel(model, "cpu")
+        report = export_checkpoint(source, scheme, out, tokens if "gptq" in scheme else None)
         found = {"stored_mb": round(report.bytes / 1e6, 1), "files": len(report.files)}
     elif verb == "evaluate":
-        result = stream_evaluate(model, scheme, tokens, device="cpu")
+        plans = {scheme: Plan.parse(scheme)}
+        result = compare_plans(StreamedModel(model, "cpu"), plans, tokens).comparison.reports[scheme]
         found = {"kl": result.kl, "tokens": result.tokens}
     else:
         load_model(model, "cpu")

@@ -38,7 +38,8 @@ from quantcore.numbers.granularity import PerTensor
 from quantcore.numbers.qtensor import fake_quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, momenta_of, outlier_ratio
-from quantcore.pipeline.convert import quantize_model, static_qparams
+from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.layers import static_qparams
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.anatomy import Anatomy, anatomy

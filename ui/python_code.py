@@ -15,7 +15,7 @@ LONGEST_QUOTE = 4000  # characters of a visitor's own text; a longer one is read
 HOMES = {
     "quantcore": "Scheme load_model quantize_model",
     "quantcore.pipeline.calibration": "calibrate layer_inputs",
-    "quantcore.pipeline.convert": "static_qparams",
+    "quantcore.pipeline.layers": "static_qparams",
     "quantcore.measure.duel": "duel",
     "quantcore.export.checkpoint": "export_checkpoint stored_type",
     "quantcore.export.promise": "promise",

@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantcore.cli.outputs import new_file, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
 from quantcore.cli.verb_inputs import load, opened
 from quantcore.export.new_folder import require_place
 from quantcore.measure.duel import duel
-from quantcore.measure.evaluate import compare as evaluate_model
+from quantcore.measure.side_by_side import compare_plans
 from quantcore.measure.store import Store, model_hash
-from quantcore.measure.stream_duel import stream_duel
+from quantcore.model.held import held as as_held
 from quantcore.model.inventory import inventory
 from quantcore.model.linears import linear_named
 from quantcore.model.loading import REFERENCE, LoadedModel, devices, source_path
@@ -33,8 +33,7 @@ from quantcore.model.machine import device_name
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.formats import FORMATS
 from quantcore.pipeline.calibration import calibrate, layer_inputs, momenta_of
-from quantcore.pipeline.convert import LayerReport, quantize_model, static_qparams
-from quantcore.pipeline.streaming import ALONE, stream_compare
+from quantcore.pipeline.layers import static_qparams
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.layer import LayerStudy, layer_study
@@ -143,14 +142,9 @@ def evaluate(
     loaded = held.model
     tokens = reading.tokens(loaded, texts.texts)
     calibration, facts = _calibration(loaded, wanted.schemes, learning, texts)
-    reports: Sequence[LayerReport]
+    name = wanted.label
     with progress_bar("quantizing") as tell:
-        if isinstance(loaded, StreamedModel):
-            walked = stream_compare(loaded, wanted, tokens, calibration, progress=tell)
-            reports, report = walked.layers, walked.comparison.reports[ALONE]
-        else:
-            quantized, reports = quantize_model(loaded.model, wanted, tokens, progress=tell, calibration=calibration)
-            report = evaluate_model(loaded.model, quantized, tokens)
+        walked = compare_plans(loaded, {name: wanted}, tokens, calibration, measured=tokens, progress=tell)
     return {
         "model": model,
         "revision": loaded.revision,
@@ -158,8 +152,8 @@ def evaluate(
         "scheme": str(wanted),
         "text": texts.facts(reading, tokens),
         "calibration": facts,
-        "report": asdict(report),
-        "layers": [asdict(one) for one in reports],
+        "report": asdict(walked.comparison.reports[name]),
+        "layers": [asdict(one) for one in walked.layers[name]],
     }
 
 
@@ -175,7 +169,6 @@ def quantize(
 ) -> dict[str, Any]:
     """write the quantized model as a compressed-tensors checkpoint, which transformers and vLLM load"""
     from quantcore.export.checkpoint import export_checkpoint
-    from quantcore.export.stream_export import stream_export
 
     plan = Plan.parse(scheme)
     if not plan.needs_text and texts.line():
@@ -190,10 +183,7 @@ def quantize(
     stored_as = None if dtype is None else getattr(torch, dtype)
     with progress_bar("quantizing") as tell:
         more: dict[str, Any] = {"force": force, "dtype": stored_as, "progress": tell}
-        if isinstance(loaded, StreamedModel):
-            report = stream_export(loaded, plan, out, calibration, **more)
-        else:
-            report = export_checkpoint(loaded, plan, out, calibration, **more)
+        report = export_checkpoint(loaded, plan, out, calibration, **more)
     return {
         **asdict(report),
         **held.facts(),
@@ -219,13 +209,10 @@ def compare(
     held, store = opened(model, device, stream), Store()
     loaded = held.model
     tokens, calibration = (one.tokens(loaded, texts.texts) for one in (reading, learning))
-    hashed = model_hash(cast(nn.Module, loaded) if isinstance(loaded, StreamedModel) else loaded.model)
+    hashed = model_hash(as_held(loaded))
+    wanted = [str(plan) for plan in plans]
     with progress_bar("comparing") as tell:
-        wanted = [str(plan) for plan in plans]
-        if isinstance(loaded, StreamedModel):
-            found = stream_duel(loaded, wanted, tokens, calibration, tell)
-        else:
-            found = duel(loaded, wanted, tokens, calibration, store, hashed, tell)
+        found = duel(loaded, wanted, tokens, calibration, store, hashed, tell)
     facts = {
         "model": model,
         "model hash": hashed,

@@ -3,9 +3,10 @@
     report = export_checkpoint(load_model("reference"), "W4A16,gptq/actorder=weight", "out/reference-w4", tokens)
     AutoModelForCausalLM.from_pretrained(report.folder)
 
-Tensors go to disk module by module, a shard at a time: beside the quantized model never more than one shard lives in
-memory. All is written into a hidden folder beside the target, config.json last, and the hidden folder then takes the
-target's name: whatever ends the export earlier leaves no folder of that name, or the one that was there before.
+The model may be in memory or in its files: it is taken block by block, and a block is packed and written while a GPU
+works on the next one; beside the blocks at hand never more than a few files' tensors live in memory. All is written
+into a hidden folder beside the target, config.json last, and the hidden folder then takes the target's name: whatever
+ends the export earlier leaves no folder of that name, or the one that was there before.
 
 Numbers that are not codes (norms, embeddings, biases, scales) are stored in one type: by default the narrowest of
 bfloat16, float16 and float32 that holds every parameter of the model exactly. Only the scales are rounded, by at most
@@ -15,11 +16,11 @@ half a unit in the last place, 2^-8 in bfloat16; the report says by how much.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -27,35 +28,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from quantcore.export.beside import Beside
 from quantcore.export.new_folder import all_or_nothing, require_place
 from quantcore.export.serving import Serving, serving
+from quantcore.export.shards import SHARD_BYTES, Shards, StoredFile
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import checkpoint_bytes, quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
+from quantcore.model.held import Held, held
 from quantcore.model.linears import linears
-from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
+from quantcore.model.places import holding
 from quantcore.pipeline.calibration import Progress
-from quantcore.pipeline.convert import LayerReport, quantize_model
+from quantcore.pipeline.convert import in_order
+from quantcore.pipeline.layers import LayerReport
+from quantcore.pipeline.parts import CALIBRATE, READ, SOLVE, Part, Source, parts, planned
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
-SHARD_BYTES = 5 * 10**9
 STORED_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 REPORT_FILE = "export.json"
-Part = tuple[str, dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """One file of the checkpoint; sha256 in hex."""
-
-    name: str
-    bytes: int
-    sha256: str
+WRITERS = 4  # threads, beside a GPU
+WAITING_PARTS = 2  # blocks that may wait to be packed
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,8 @@ class ExportReport:
     scale_rounding        largest |stored scale / computed scale - 1|; a weight of the checkpoint differs from ours by
                           at most this share of itself
     scale_rounding_limit  what rounding to that dtype may cost: half a unit in the last place
-    quantize_s, write_s   seconds
+    quantize_s, write_s   seconds, one after the other: until all codes were there, and what was left to write then
+    read_s, calibrate_s, solve_s   of quantize_s: waiting for weights, the text through the blocks, placing codes
     """
 
     folder: str
@@ -86,13 +83,16 @@ class ExportReport:
     serving: Serving
     quantize_s: float
     write_s: float
+    read_s: float
+    calibrate_s: float
+    solve_s: float
     made: str
     device: str
     versions: dict[str, str]
 
 
 def export_checkpoint(
-    loaded: LoadedModel,
+    source: Source,
     scheme: Scheme | Plan | str,
     folder: str | Path,
     calibration: Tensor | None = None,
@@ -102,33 +102,29 @@ def export_checkpoint(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Quantize a model and write it to `folder`, with its tokenizer and generation config.
+    """Quantize a model, in memory or in its files, and write it to `folder`, with its tokenizer and generation config.
 
     calibration  (windows, T), for GPTQ and static activations
     force        whether a model that is in `folder` already may be replaced
     dtype        of scales, norms, embeddings; None: the narrowest that holds the model's parameters exactly
     shard_bytes  most bytes of one file
     Raises: ValueError for what compressed-tensors cannot hold, a folder that cannot be written, a full disk, and what
-    `quantize_model` refuses."""
+    `parts` refuses."""
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
-    plan = Plan.of(scheme)
-    plan.require_layers(linears(loaded.model))
-    chosen = {name: found for name in linears(loaded.model) if (found := plan.scheme_for(name)) is not None}
-    require_exportable(list(dict.fromkeys(chosen.values())))
-    _require_plain_linears(loaded.model, chosen)
-    require_place(folder, loaded.id, force)
-    started = time.perf_counter()
-    quantized, layers = quantize_model(loaded.model, plan, calibration=calibration, progress=progress)
-    quantize_s = time.perf_counter() - started
-    return write_checkpoint(
-        loaded, quantized, plan, folder, layers, calibration,
-        force=force, dtype=dtype, shard_bytes=shard_bytes, quantize_s=quantize_s,
-    )  # fmt: skip
+    model, plan = held(source), Plan.of(scheme)
+    schemes, size = planned(model, plan)
+    require_exportable(list(dict.fromkeys(schemes.values())))
+    road = parts(model, plan, calibration, progress=progress)
+    with _Writing(model, plan, schemes, folder, size.bytes, force, dtype, shard_bytes) as writing:
+        writing.add(model.around, leave=schemes)
+        for part in road:
+            writing.add_part(part)
+        return writing.finish(calibration)
 
 
 def write_checkpoint(
-    loaded: LoadedModel,
+    source: Source,
     quantized: nn.Module,
     plan: Plan,
     folder: str | Path,
@@ -138,116 +134,185 @@ def write_checkpoint(
     force: bool = False,
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
-    quantize_s: float = 0.0,
 ) -> ExportReport:
-    """Write the copy of `loaded` that `quantize_model` made under `plan`; the arguments are `export_checkpoint`'s."""
-    from quantcore.export.checkpoint_format import config_entry, configuration, group
+    """Write the copy of a model that `quantize_model` made under `plan`; the arguments are `export_checkpoint`'s."""
+    model = held(source)
+    schemes = {name: found for name in quantized_linears(quantized) if (found := plan.scheme_for(name)) is not None}
+    with _Writing(model, plan, schemes, folder, checkpoint_bytes(quantized), force, dtype, shard_bytes) as writing:
+        writing.add(quantized)
+        writing.layers = {report.name: report for report in layers}
+        return writing.finish(calibration)
 
-    started = time.perf_counter()
-    held = quantized_linears(quantized)
-    schemes = {name: found for name in held if (found := plan.scheme_for(name)) is not None}
-    _require_plain_linears(loaded.model, schemes)
-    config = configuration(schemes, list(linears(quantized)))
-    alone = len(set(schemes.values())) == 1
-    layouts = {name: str(group(scheme, ["Linear"], alone).format) for name, scheme in schemes.items()}
-    dtype = stored_type(loaded.model) if dtype is None else dtype
-    target = require_place(folder, loaded.id, force)
-    require_space(target, checkpoint_bytes(quantized))
-    with all_or_nothing(target) as temporary:
-        write_shards(checkpoint_parts(quantized, layouts, dtype), temporary, shard_bytes)
-        loaded.tokenizer.save_pretrained(temporary)
-        _save_generation_config(loaded.model, temporary)
+
+class _Writing:
+    """A checkpoint under way: a context that leaves a whole folder, or none."""
+
+    def __init__(
+        self,
+        model: Held,
+        plan: Plan,
+        schemes: Mapping[str, Scheme],
+        folder: str | Path,
+        size: int,
+        force: bool,
+        dtype: torch.dtype | None,
+        shard_bytes: int,
+    ) -> None:
+        """`size`: about how many bytes it will take. Raises: ValueError for a place or layers that cannot be."""
+        from quantcore.export.checkpoint_format import configuration, group
+
+        self._model, self._plan, self._schemes, self._shard_bytes = model, plan, schemes, shard_bytes
+        _require_plain_linears(model.skeleton, schemes)
+        self._target = require_place(folder, model.id, force)
+        require_space(self._target, size)
+        self._config = configuration(schemes, [name for name in linears(model.skeleton) if name not in schemes])
+        alone = len(set(schemes.values())) == 1
+        self._layouts = {name: str(group(one, ["Linear"], alone).format) for name, one in schemes.items()}
+        self._dtype = stored_type(model) if dtype is None else dtype
+        self._seconds = dict.fromkeys((READ, CALIBRATE, SOLVE), 0.0)
+        self._rounding = self._write_s = 0.0
+        self.layers: dict[str, LayerReport] = {}
+
+    def __enter__(self) -> _Writing:
+        on_gpu = self._model.device.type == "cuda"
+        self._stream = torch.cuda.Stream(self._model.device) if on_gpu else None  # type: ignore[no-untyped-call]
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(all_or_nothing(self._target))
+            self._hashing = stack.enter_context(Beside(1 if on_gpu else 0))
+            self._packing = stack.enter_context(Beside(1 if on_gpu else 0, WAITING_PARTS))
+            writers = stack.enter_context(Beside(WRITERS if on_gpu else 0, WRITERS))
+            self._shards = Shards(self._folder, self._shard_bytes, writers)
+            self._stack = stack.pop_all()
+        if on_gpu:
+            self._hashing.do(self._hash)
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def add(self, module: nn.Module, leave: Collection[str] = ()) -> None:
+        """What a module stores, without the layers to `leave`. On a GPU it is packed on a stream of its own, behind all
+        that was launched by now."""
+        started = time.perf_counter()
+        if self._stream is None:
+            self._pack(module, leave)
+        else:
+            ready = torch.cuda.current_stream(self._model.device).record_event()
+            self._packing.do(lambda: self._pack(module, leave, ready))
+        self._write_s += time.perf_counter() - started
+
+    def add_part(self, part: Part) -> None:
+        """A block; of what lies around the blocks its quantized layers, as the rest does not depend on them."""
+        self.layers |= {report.name: report for report in part.reports}
+        for phase, spent in part.seconds.items():
+            self._seconds[phase] += spent
+        self.add(part.root if part.name else holding(part.layers))
+
+    def finish(self, calibration: Tensor | None) -> ExportReport:
+        from quantcore.export.checkpoint_format import config_entry
+
+        started, model = time.perf_counter(), self._model
+        self._packing.finish()
+        _, stored = self._shards.finish()
+        model.tokenizer.save_pretrained(self._folder)
+        _save_generation_config(model.skeleton, self._folder)
+        known = {file.name: file for file in stored}
+        files = [known.get(path.name) or StoredFile.of(path) for path in sorted(self._folder.iterdir())]
+        if self._stream is None:
+            self._hash()
+        self._hashing.finish()
+        write_s = self._write_s + time.perf_counter() - started
         report = ExportReport(
-            folder=str(target),
-            scheme=str(plan),
-            format=str(config.format),
-            dtype=str(dtype).removeprefix("torch."),
-            scale_rounding=max((_rounding(layer, dtype) for layer in held.values()), default=0.0),
-            scale_rounding_limit=torch.finfo(dtype).eps / 2,
-            files=tuple(_stored_file(path) for path in sorted(temporary.iterdir())),
-            bytes=sum(path.stat().st_size for path in temporary.iterdir()),
-            layers=tuple(layers),
-            model=loaded.id,
-            revision=loaded.revision,
-            model_hash=model_hash(loaded.model),
+            folder=str(self._target),
+            scheme=str(self._plan),
+            format=str(self._config.format),
+            dtype=str(self._dtype).removeprefix("torch."),
+            scale_rounding=self._rounding,
+            scale_rounding_limit=torch.finfo(self._dtype).eps / 2,
+            files=tuple(files),
+            bytes=sum(file.bytes for file in files),
+            layers=tuple(in_order(model.skeleton, self.layers)),
+            model=model.id,
+            revision=self._revision,
+            model_hash=self._hashed,
             calibration_tokens=None if calibration is None else calibration.numel(),
             calibration_hash=None if calibration is None else tokens_hash(calibration),
-            serving=serving(str(target), schemes, loaded.context),
-            quantize_s=quantize_s,
-            write_s=time.perf_counter() - started,
+            serving=self._serving(str(self._target)),
+            quantize_s=time.perf_counter() - self._started - write_s,
+            write_s=write_s,
+            read_s=self._seconds[READ],
+            calibrate_s=self._seconds[CALIBRATE],
+            solve_s=self._seconds[SOLVE],
             made=datetime.now(UTC).isoformat(timespec="seconds"),
-            device=device_name(loaded.device),
+            device=device_name(model.device),
             versions={**versions(), "compressed-tensors": metadata.version("compressed-tensors")},
         )
-        here = replace(report, folder=target.name, serving=serving(target.name, schemes, loaded.context))
-        (temporary / REPORT_FILE).write_text(json.dumps(asdict(here), indent=2, default=str), encoding="utf-8")
-        _save_config(loaded.model, quantized, config_entry(config), dtype, temporary)
-    return report
+        here = replace(report, folder=self._target.name, serving=self._serving(self._target.name))
+        (self._folder / REPORT_FILE).write_text(json.dumps(asdict(here), indent=2, default=str), encoding="utf-8")
+        _save_config(model.skeleton, self._head_is_coded(), config_entry(self._config), self._dtype, self._folder)
+        return report
+
+    def _serving(self, folder: str) -> Serving:
+        return serving(folder, self._schemes, self._model.context)
+
+    def _hash(self) -> None:
+        self._revision, self._hashed = self._model.revision, model_hash(self._model)
+
+    def _pack(self, module: nn.Module, leave: Collection[str], ready: torch.cuda.Event | None = None) -> None:
+        with torch.cuda.stream(self._stream):  # None: no stream
+            if self._stream is not None and ready is not None:
+                self._stream.wait_event(ready)
+            for name, tensors in checkpoint_parts(module, self._layouts, self._dtype, leave):
+                self._shards.add(name, tensors)
+            rounding = [_rounding(layer, self._dtype) for layer in quantized_linears(module).values()]
+        self._rounding = max([self._rounding, *rounding])
+
+    def _head_is_coded(self) -> bool:
+        head = self._model.skeleton.get_output_embeddings()
+        return any(self._model.skeleton.get_submodule(name) is head for name in self._schemes)
 
 
-def stored_type(model: nn.Module) -> torch.dtype:
-    """The narrowest of bfloat16, float16 and float32 that holds every parameter of the model exactly."""
-    floats = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
-    for dtype in STORED_TYPES[:-1]:
-        if all(one.dtype == dtype or torch.equal(one.to(dtype).to(one.dtype), one) for one in floats):
-            return dtype
-    return STORED_TYPES[-1]
+def stored_type(source: Source) -> torch.dtype:
+    """The narrowest of bfloat16, float16 and float32 that holds every parameter of the model exactly. What a model's
+    file keeps in that type is not read."""
+    model = held(source)
+    names, tensors = [name for name, _ in model.skeleton.named_parameters()], model.state_dict()
+
+    def holds(dtype: torch.dtype, name: str) -> bool:
+        if model.file_dtype(name) == dtype:
+            return True
+        tensor = tensors[name]
+        return not tensor.is_floating_point() or torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
+
+    return next((dtype for dtype in STORED_TYPES[:-1] if all(holds(dtype, name) for name in names)), STORED_TYPES[-1])
 
 
-def checkpoint_parts(quantized: nn.Module, layouts: dict[str, str], dtype: torch.dtype) -> Iterator[Part]:
-    """Module by module, its name and the tensors that it stores; tied tensors once. Nothing is kept between two."""
+def checkpoint_parts(
+    module: nn.Module, layouts: Mapping[str, str], dtype: torch.dtype, leave: Collection[str] = ()
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Module by module, its name and the tensors that it stores; tied tensors once. Nothing is kept between two.
+
+    leave   modules that are passed over"""
     from quantcore.export.checkpoint_format import layer_tensors
 
     seen: set[int] = set()
-    for name, module in quantized.named_modules():
-        if isinstance(module, QuantLinear):
+    for name, part in module.named_modules():
+        if name in leave:
+            continue
+        if isinstance(part, QuantLinear):
             try:
-                yield name, layer_tensors(module, layouts[name], dtype)
+                yield name, layer_tensors(part, layouts[name], dtype)
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from error
             continue
-        own = dict(module.named_parameters(recurse=False))
-        passing = module._non_persistent_buffers_set
-        own |= {key: value for key, value in module.named_buffers(recurse=False) if key not in passing}
+        own = dict(part.named_parameters(recurse=False))
+        passing = part._non_persistent_buffers_set
+        own |= {key: value for key, value in part.named_buffers(recurse=False) if key not in passing}
         new = {key: value for key, value in own.items() if id(value) not in seen}
         seen.update(id(value) for value in new.values())
         if new:
             yield name, {key: _cast(value.detach(), dtype) for key, value in new.items()}
-
-
-def write_shards(parts: Iterable[Part], folder: Path, shard_bytes: int = SHARD_BYTES) -> dict[str, str]:
-    """The tensors of the parts as safetensors files of at most `shard_bytes` (a larger tensor has its own); returns
-    the file of each tensor. One file: model.safetensors; several: numbered, with the index that names them."""
-    held: dict[str, Tensor] = {}
-    placed: dict[str, int] = {}
-    shards: list[Path] = []
-    size = total = 0
-
-    def flush() -> None:
-        shards.append(folder / f"shard-{len(shards) + 1}")
-        save_file(held, shards[-1], {"format": "pt"})
-        held.clear()
-
-    for name, tensors in parts:
-        for key, tensor in tensors.items():
-            if held and size + tensor.nbytes > shard_bytes:
-                flush()
-                size = 0
-            full = f"{name}.{key}" if name else key
-            held[full] = tensor.cpu().contiguous()
-            placed[full] = len(shards)
-            size, total = size + tensor.nbytes, total + tensor.nbytes
-    flush()
-    names = [f"model-{place + 1:05d}-of-{len(shards):05d}.safetensors" for place in range(len(shards))]
-    if len(shards) == 1:
-        names = ["model.safetensors"]
-    for shard, name in zip(shards, names, strict=True):
-        shard.rename(folder / name)
-    files = {tensor: names[place] for tensor, place in placed.items()}
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": files}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-    return files
 
 
 def _require_plain_linears(model: nn.Module, names: Iterable[str]) -> None:
@@ -281,21 +346,18 @@ def _rounding(layer: QuantLinear, dtype: torch.dtype) -> float:
     return max(float((one.to(dtype).double() / one.double() - 1).abs().max()) for one in scales)
 
 
-def _stored_file(path: Path) -> StoredFile:
-    with path.open("rb") as file:
-        return StoredFile(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
 def _save_generation_config(model: Any, folder: Path) -> None:
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)
 
 
-def _save_config(model: Any, quantized: Any, quantization: dict[str, Any], dtype: torch.dtype, folder: Path) -> None:
+def _save_config(
+    model: Any, head_is_coded: bool, quantization: dict[str, Any], dtype: torch.dtype, folder: Path
+) -> None:
     """config.json: the source's, its dtype, the quantization config; the head is no longer tied if it holds codes."""
     config = copy.deepcopy(model.config)
     config.dtype = dtype
-    if isinstance(quantized.get_output_embeddings(), QuantLinear):
+    if head_is_coded:
         config.tie_word_embeddings = False
     config.quantization_config = quantization
     config.save_pretrained(folder)

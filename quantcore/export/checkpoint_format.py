@@ -44,7 +44,8 @@ from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import MinMax, QuantSpec
 from quantcore.scheme.scheme import Scheme
 
-PACK_CHUNK = 2**18  # codes
+PACK_CHUNK = 2**18  # codes that a CPU packs at once
+GPU_PACK_CHUNK = 2**24
 MIXED = "mixed-precision"
 
 
@@ -188,7 +189,8 @@ def rounded_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _packed(qweight: QTensor) -> dict[str, Tensor]:
     """A few rows at a time: packing takes many times the room of the codes, and each row has words of its own."""
-    rows = torch.split(qweight.q, max(1, PACK_CHUNK // qweight.q.shape[1]))
+    chunk = GPU_PACK_CHUNK if qweight.q.is_cuda else PACK_CHUNK
+    rows = torch.split(qweight.q, max(1, chunk // qweight.q.shape[1]))
     return {
         "weight_packed": torch.cat([pack_to_int32(part, qweight.spec.fmt.bits) for part in rows]),
         "weight_shape": torch.tensor(qweight.q.shape, dtype=torch.int64),

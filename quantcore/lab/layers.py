@@ -7,7 +7,7 @@ from quantcore.lab.memo import remembered
 from quantcore.lab.outliers import channels
 from quantcore.methods.options import Gptq
 from quantcore.pipeline.calibration import momenta_of
-from quantcore.pipeline.convert import static_qparams
+from quantcore.pipeline.layers import static_qparams
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gptq_cost import OrderCosts, measure_order_cost
 from quantcore.studies.gptq_map import OrderMap, order_map

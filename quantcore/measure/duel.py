@@ -3,39 +3,38 @@
 found = duel(lm, ["W4A16", "W8A8"], tokens, calibration, Store())
 found.reports["W8A8"].kl, found.kl_difference("W8A8", "W4A16").significant
 
-A large model's text is read in stretches (`evaluate.compare`), and at each every candidate is needed again. It is
-quantized once: its layers wait on disk in between, so that memory holds the float model and one candidate.
+A model of any size, whole in memory or in its files: a large one goes block by block (`side_by_side`).
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantcore.matmul.size import quantized_linears
-from quantcore.matmul.waiting import WaitingLayers
-from quantcore.measure.evaluate import Comparison, ModelReport, Scores, compare
+from quantcore.measure.evaluate import compare
+from quantcore.measure.scores import Comparison, ModelReport, Scores
+from quantcore.measure.side_by_side import Layers, compare_plans
 from quantcore.measure.statistics import Interval
 from quantcore.measure.store import Answer, Question, Store, model_hash, tokens_hash
-from quantcore.model.loading import LoadedModel
+from quantcore.model.held import Held, WholeModel, held
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress
-from quantcore.pipeline.convert import LayerReport, copy_with, quantize_model
+from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.layers import LayerReport
+from quantcore.pipeline.parts import Source
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
 FLOAT = "float"
 LIKELIEST = 5
 LAYER_TOKENS = 128  # of each calibration window: what the layers' own errors are measured on
-SMALL_MODEL = 50_000_000  # parameters; of a larger model one candidate lives at a time
+SMALL_MODEL = 50_000_000  # parameters; of a larger model only a block lives under every scheme
 INTERVALS = ("log_perplexity", "log_perplexity_change")
 
 
@@ -63,7 +62,7 @@ def texts_of(schemes: Sequence[str]) -> list[str]:
 
 
 def duel(
-    loaded: LoadedModel,
+    source: Source,
     schemes: Sequence[str],
     tokens: Tensor,
     calibration: Tensor,
@@ -78,12 +77,12 @@ def duel(
     hashed        the model's `model_hash`, where it is known already
     so_far        called with the duel of those that are being measured, as far as it is
     Raises: ValueError, with the scheme's name, for one that the model cannot take."""
-    texts = texts_of(schemes)
-    questions = _questions(loaded, [FLOAT, *texts], tokens, calibration, hashed)
+    model, texts = held(source), texts_of(schemes)
+    questions = _questions(model, [FLOAT, *texts], tokens, calibration, hashed)
     kept = {text: store.get(question) for text, question in questions.items()}
     missing = [text for text in texts if kept[text] is None or kept[FLOAT] is None]
     if missing:
-        measured = _measure(loaded, missing, tokens, calibration, progress, so_far)
+        measured = _measure(model, missing, tokens, calibration, progress, so_far)
         _keep(store, questions[FLOAT], {}, measured.float_scores, kept, FLOAT)
         for text in missing:
             figures = {
@@ -104,7 +103,7 @@ def duel(
 
 
 def known(
-    loaded: LoadedModel,
+    source: Source,
     schemes: Sequence[str],
     tokens: Tensor,
     calibration: Tensor,
@@ -112,30 +111,59 @@ def known(
     hashed: str | None = None,
 ) -> list[str]:
     """Those of the schemes whose answer is kept."""
-    questions = _questions(loaded, texts_of(schemes), tokens, calibration, hashed)
+    questions = _questions(held(source), texts_of(schemes), tokens, calibration, hashed)
     return [text for text, there in zip(questions, store.kept(questions.values()), strict=True) if there]
 
 
 def _questions(
-    loaded: LoadedModel, texts: Sequence[str], tokens: Tensor, calibration: Tensor, hashed: str | None
+    model: Held, texts: Sequence[str], tokens: Tensor, calibration: Tensor, hashed: str | None
 ) -> dict[str, Question]:
-    hashed = hashed or model_hash(loaded.model)
-    device, used = device_name(loaded.device), versions()
+    hashed = hashed or model_hash(model)
+    device, used = device_name(model.device), versions()
     read = tokens_hash(tokens), tokens_hash(tokens, calibration)
-    return {text: Question("scores", text, loaded.id, hashed, read[text != FLOAT], device, used) for text in texts}
+    return {text: Question("scores", text, model.id, hashed, read[text != FLOAT], device, used) for text in texts}
 
 
 def _measure(
-    loaded: LoadedModel,
+    model: Held,
     missing: Sequence[str],
     tokens: Tensor,
     calibration: Tensor,
     progress: Progress | None,
     so_far: Callable[[Duel], None] | None,
 ) -> Duel:
+    if isinstance(model, WholeModel) and model.parameters <= SMALL_MODEL:
+        return _measure_small(model.skeleton, missing, tokens, calibration, progress, so_far)
+
+    def as_duel(found: Comparison | None, layers: Layers, seconds: dict[str, float]) -> Duel:
+        found = found or Comparison(_NONE_YET, {}, {})
+        return Duel(found.float_scores, found.scores, found.reports, layers, seconds, {})
+
+    walked = compare_plans(
+        model,
+        {text: Plan.parse(text) for text in missing},
+        tokens,
+        calibration,
+        measured=calibration[:, :LAYER_TOKENS],
+        labels={text: short_label(text) for text in missing},
+        likeliest=LIKELIEST,
+        progress=progress,
+        so_far=None if so_far is None else lambda *known: so_far(as_duel(*known)),
+    )
+    return as_duel(*walked)
+
+
+def _measure_small(
+    model: nn.Module,
+    missing: Sequence[str],
+    tokens: Tensor,
+    calibration: Tensor,
+    progress: Progress | None,
+    so_far: Callable[[Duel], None] | None,
+) -> Duel:
+    """All quantized copies live at once and read the text window by window, so that all figures are there early."""
     layers: dict[str, tuple[LayerReport, ...]] = {}
     seconds: dict[str, float] = {}
-    waiting: dict[str, WaitingLayers] = {}
     shares = _quantize_shares(missing, tokens, calibration)
 
     def quantized(text: str) -> nn.Module:
@@ -148,13 +176,13 @@ def _measure(
         started = time.perf_counter()
         try:
             few = calibration[:, :LAYER_TOKENS]
-            model, rows = quantize_model(loaded.model, text, few, progress=tell, calibration=calibration)
+            copy, rows = quantize_model(model, text, few, progress=tell, calibration=calibration)
         except ValueError as error:
             raise ValueError(f"{short_label(text)}: {error}") from error
         layers[text], seconds[text] = tuple(rows), time.perf_counter() - started
         if so_far:
             so_far(Duel(_NONE_YET, {}, {}, dict(layers), dict(seconds), {}))
-        return model
+        return copy
 
     def evaluated(share: float, text: str) -> None:
         if progress:
@@ -167,21 +195,8 @@ def _measure(
     def as_duel(found: Comparison) -> Duel:
         return Duel(found.float_scores, found.scores, found.reports, dict(layers), dict(seconds), {})
 
-    with tempfile.TemporaryDirectory(prefix="duel-", ignore_cleanup_errors=True) as folder:
-
-        def build(text: str) -> nn.Module:
-            """Quantized the first time, from disk afterwards."""
-            if text in waiting:
-                return copy_with(loaded.model, waiting[text].read(loaded.device))
-            model = quantized(text)
-            waiting[text] = WaitingLayers(quantized_linears(model), Path(folder) / str(missing.index(text)))
-            return model
-
-        small = sum(p.numel() for p in loaded.model.parameters()) <= SMALL_MODEL
-        candidates: dict[str, Any] = {
-            text: quantized(text) if small else (lambda one=text: build(one)) for text in missing
-        }
-        return as_duel(compare(loaded.model, candidates, tokens, likeliest=LIKELIEST, progress=evaluated, so_far=read))
+    candidates = {text: quantized(text) for text in missing}
+    return as_duel(compare(model, candidates, tokens, likeliest=LIKELIEST, progress=evaluated, so_far=read))
 
 
 def _quantize_shares(missing: Sequence[str], tokens: Tensor, calibration: Tensor) -> list[float]:

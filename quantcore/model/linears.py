@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -143,3 +143,13 @@ def shared_inputs(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
     with watch_inputs(model, names, shared.is_first), torch.inference_mode():
         model(torch.zeros(1, 2, dtype=torch.int64, device=device), use_cache=False)
     return {name: shared.first.get(name, name) for name in names}
+
+
+def by_block(blocks: Collection[str], names: Iterable[str]) -> dict[str, list[str]]:
+    """The layers of each block, and under "" those outside of the blocks, in the order of the names."""
+    found: dict[str, list[str]] = {block: [] for block in [*blocks, ""]}
+    for name in names:
+        ends = [place for place, sign in enumerate(name) if sign == "."]
+        block = next((name[:end] for end in ends if name[:end] in found), "")
+        found[block].append(name)
+    return found

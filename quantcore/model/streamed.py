@@ -13,8 +13,8 @@ model does; experts that transformers fuses when it loads them do not.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +28,12 @@ from quantcore.model.integrity import examine
 from quantcore.model.linears import block_names
 from quantcore.model.loading import WINDOW, give_generation_config, load_tokenizer
 from quantcore.model.memory import give_back
+from quantcore.model.places import with_places
 from quantcore.model.sentences import named, quoted
 from quantcore.model.skeleton import build, most_parameters
 from quantcore.model.sources import Progress, fetch, quiet
 
+READERS = 4  # threads that read the next block
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -75,53 +77,76 @@ class StreamedModel:
     @cached_property
     def around(self) -> Any:
         """The model with a `BlockPlace` where each block was, all else on the device; tied tensors stay tied."""
-        tensors = (*self.skeleton.parameters(), *self.skeleton.buffers())
-        instead: dict[int, object] = {id(tensor): tensor for tensor in tensors}
-        blocks = [self.skeleton.get_submodule(name) for name in self.blocks]
-        made = copy.deepcopy(self.skeleton, instead | {id(block): BlockPlace(block) for block in blocks})
-        self._fill(_slots(made))
+        made = with_places(self.skeleton, self.blocks)
+        self._fill(_slots(made), {})
         return made
 
+    def in_turn(self) -> Generator[tuple[str, nn.Module], None, None]:
+        """Each block with its weights on the device while it has its turn. On a GPU the next block's are read
+        meanwhile, so that two are there."""
+        with ThreadPoolExecutor(READERS, "weights") as readers:
+            coming: dict[str, Future[Tensor]] = {}
+            for place, name in enumerate(self.blocks):
+                with self.block(name, coming) as block:
+                    if self.device.type == "cuda" and place + 1 < len(self.blocks):
+                        following = self.blocks[place + 1]
+                        names = _slots(self.skeleton.get_submodule(following), following)
+                        coming = {one: readers.submit(self._read_beside, one) for one in names}
+                    yield name, block
+
     @contextmanager
-    def block(self, name: str) -> Iterator[nn.Module]:
-        """One decoder block with its weights on the device; they are let go at the end."""
+    def block(self, name: str, coming: Mapping[str, Future[Tensor]] | None = None) -> Iterator[nn.Module]:
+        """One decoder block with its weights on the device; they are let go at the end. `coming`: those that are being
+        read already."""
         module: nn.Module = self.skeleton.get_submodule(name)
         slots = _slots(module, name)
         empty = {full: _tensor_at(slot) for full, slot in slots.items()}
         try:
-            self._fill(slots)
+            self._fill(slots, coming or {})
             yield module
         finally:
             for full, slot in slots.items():
                 _put(slot, empty[full])
             give_back()
 
-    def read(self, name: str) -> Tensor:
+    def _read_beside(self, name: str) -> Tensor:
+        """`read` on a stream of its own, so that it does not wait for what the GPU has to do before."""
+        with torch.cuda.stream(self._beside):
+            tensor = self.read(name)
+        self._beside.synchronize()
+        tensor.record_stream(torch.cuda.default_stream(self.device))
+        return tensor
+
+    @cached_property
+    def _beside(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    def read(self, name: str, device: torch.device | None = None) -> Tensor:
         """One tensor by the model's name for it, in the model's type, on the device."""
         stored = self._stored_as[name]
         with safe_open(self._stored[stored].file, "pt") as file:
             tensor: Tensor = file.get_tensor(stored)
-        return tensor.to(self.device, self._dtypes[name])
+        return tensor.to(device or self.device, self._dtypes[name])
 
     def file_dtype(self, name: str) -> torch.dtype | None:
         """The float type in which its file keeps a tensor; None for other types."""
         return FLOATS.get(self._stored[self._stored_as[name]].dtype)
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """What the loaded model's `state_dict()` would be; each tensor is read when it is asked for."""
+        """What the loaded model's `state_dict()` would be; each tensor is read when it is asked for, on the CPU."""
         return _Lazy(self)
 
     @cached_property
     def _dtypes(self) -> dict[str, torch.dtype]:
         return {name: tensor.dtype for name, tensor in self.skeleton.state_dict().items()}
 
-    def _fill(self, slots: dict[str, _Slot]) -> None:
+    def _fill(self, slots: dict[str, _Slot], coming: Mapping[str, Future[Tensor]]) -> None:
         """Put the files' tensors into the slots; slots that shared a tensor share the new one."""
         filled: dict[int, Tensor] = {}
         for name, slot in slots.items():
             old = _tensor_at(slot)
             if id(old) not in filled:
-                new = self.read(name)
+                new = coming[name].result() if name in coming else self.read(name)
                 filled[id(old)] = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
             _put(slot, filled[id(old)])
 
@@ -143,37 +168,12 @@ class StreamedModel:
         return found
 
 
-class BlockPlace(nn.Module):
-    """Stands where a decoder block was: hands its input on, or calls `run` instead. Other attributes (such as the
-    attention's kind, which models ask their blocks for) are the block's.
-
-    extra    None: the model's blocks return a tensor; else a tuple with so many entries beside it"""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self._instead_of = (block,)  # in a tuple, so that it is no submodule
-        self.run: Callable[..., Any] | None = None
-        self.extra: int | None = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.run(*args, **kwargs) if self.run else self.returned(args[0] if args else kwargs["hidden_states"])
-
-    def returned(self, hidden: Tensor) -> Any:
-        """The hidden states in the form in which the model's blocks return them."""
-        return hidden if self.extra is None else (hidden, *[None] * self.extra)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("_instead_of", "__deepcopy__") or "_instead_of" not in self.__dict__:
-            return super().__getattr__(name)
-        return getattr(self._instead_of[0], name)
-
-
 class _Lazy(Mapping[str, Tensor]):
     def __init__(self, streamed: StreamedModel) -> None:
         self._streamed = streamed
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._streamed.read(name)
+        return self._streamed.read(name, torch.device("cpu"))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._streamed._dtypes)

@@ -44,6 +44,22 @@ def tensor_error(x: Tensor, x_hat: Tensor) -> TensorError:
     )
 
 
+def signal_and_noise(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor]:
+    """sum x^2 and sum (x_hat - x)^2 as float64 scalars on the device, which nobody waited for: `sqnr_db` makes SQNR of
+    them. On a CPU the sums are `tensor_error`'s, on a GPU the squares are float32."""
+    if x.is_cuda:
+        x = x.float()
+        return x.square().sum(dtype=torch.float64), (x_hat - x).square().sum(dtype=torch.float64)
+    sums = torch.zeros(2, dtype=torch.float64)
+    for part, part_hat in zip(
+        torch.split(x.reshape(-1), ERROR_CHUNK), torch.split(x_hat.reshape(-1), ERROR_CHUNK), strict=True
+    ):
+        a = part.double()
+        error = part_hat.double() - a
+        sums += torch.stack([a @ a, error @ error])
+    return sums[0], sums[1]
+
+
 def sqnr_db(signal: float, noise: float) -> float:
     """10 log10(signal / noise) of two sums of squares; inf without noise, -inf without signal."""
     if noise == 0:

@@ -2,24 +2,33 @@
 
 GPTQ wants block b's Hessians taken behind the blocks that are already quantized. Running the whole model again for each
 block would cost blocks^2 / 2 passes; here the hidden states are kept between two blocks, and every block runs alone.
+
+What a block is called with beside the hidden states (masks, rotary angles, positions) comes from the model's own
+forward pass, run once with a `BlockPlace` where each block was: blocks of several kinds each get their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantcore.model.linears import batches, block_names
+from quantcore.model.held import Held
+from quantcore.model.linears import by_block, linears
+from quantcore.model.places import BlockPlace, places_of
+from quantcore.pipeline.waiting import Waiting
 
+CPU_TOKENS = 4096  # a batch
+GPU_TOKENS = 16384  # at most
+GPU_SHARE = 0.1  # of the free memory, which one batch inside a block may take
 _More = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class _Reached(Exception):
-    """Thrown at the first block: the rest of that forward pass is run block by block."""
+    """Thrown at a place: the rest of that forward pass is not needed."""
 
 
 class Enough(Exception):
@@ -29,59 +38,151 @@ class Enough(Exception):
 class BlockWalk:
     """The hidden states that enter the next block, batch by batch, with what else each block is called with.
 
-    Blocks of one model may be called with other masks and other rotary angles (Gemma's local and global attention): the
-    first batch runs through the whole model and tells; the others stop at the first block where all are called alike.
-    Memory: tokens x hidden numbers in the model's dtype, on its device."""
+    Memory: tokens x hidden numbers in the model's type, on its device or beside it (`Waiting`).
+    Raises: ValueError where the walk comes to a block for a model that does not call its blocks one after another."""
 
-    def __init__(self, model: nn.Module, tokens: Tensor) -> None:
-        self._hidden: list[Tensor] = []
+    def __init__(self, held: Held, tokens: Tensor, tokens_a_batch: int | None = None) -> None:
+        """tokens   (windows, T). Nothing is run before the first block is."""
+        self._held, self._device = held, held.device
+        width = max(1, (tokens_a_batch or batch_tokens(held)) // tokens.shape[1])
+        self._batches = torch.split(tokens, width)
+        self._states = Waiting(held.device, len(tokens))
         self._more: list[list[_More]] = []  # of each batch, what comes with the hidden states: of all blocks, or of any
         self._place = 0
-        modules = [model.get_submodule(name) for name in block_names(model)]
-        alike = False
 
-        def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden, *rest = args if args else [kwargs["hidden_states"]]
-            if not self._more[-1]:
-                self._hidden.append(hidden)
-            self._more[-1].append((tuple(rest), {name: kwargs[name] for name in kwargs if name != "hidden_states"}))
-            if alike:
-                raise _Reached
+    @property
+    def batches(self) -> list[Tensor]:
+        """The tokens batch by batch, on the device."""
+        return [batch.to(self._device) for batch in self._batches]
 
-        hooks = [module.register_forward_pre_hook(catch, with_kwargs=True) for module in modules]
-        try:
-            with torch.inference_mode():
-                for batch in batches(tokens, next(model.parameters()).device):
-                    self._more.append([])
-                    try:
-                        model(batch, use_cache=False)
-                    except _Reached:
-                        continue
-                    alike = all(_same(more, self._more[0][0]) for more in self._more[0])
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def run(self, block: nn.Module, tick: Callable[[float], None] | None = None) -> None:
-        """Run a block over every batch and let its outputs go: for hooks that watch what happens inside, and may throw
-        `Enough`."""
-        for index in range(len(self._hidden)):
+    def run(self, module: nn.Module, tick: Callable[[float], None] | None = None) -> None:
+        """Run the next block over every batch and let its outputs go: for hooks that watch what happens inside, and may
+        throw `Enough`. Behind the last block, `module` is the model `around` the blocks."""
+        for index in range(len(self._batches)):
             with suppress(Enough):
-                self._output(block, index)
+                self._output(module, index)
             if tick:
-                tick((index + 1) / len(self._hidden))
+                tick((index + 1) / len(self._batches))
 
     def advance(self, block: nn.Module) -> None:
-        """Run a block over every batch; its outputs are what enters the next one."""
-        for index in range(len(self._hidden)):
+        """Run the next block over every batch; its outputs are what enters the one behind it."""
+        for index in range(len(self._batches)):
             out = self._output(block, index)
-            self._hidden[index] = out[0] if isinstance(out, tuple) else out
+            if self._place == 0 and index == 0:
+                for place in places_of(self._held.around, self._held.blocks):
+                    place.extra = len(out) - 1 if isinstance(out, tuple) else None
+            self._states[index] = out[0] if isinstance(out, tuple) else out
         self._place += 1
 
-    def _output(self, block: nn.Module, index: int) -> Any:
+    def answers(self, model: nn.Module) -> Iterator[Any]:
+        """Behind the last block: what the model says of each batch; `model` is `around`, or its quantized form."""
+        for index in range(len(self._batches)):
+            yield self._output(model, index)
+
+    def _output(self, module: nn.Module, index: int) -> Any:
+        if self._place == len(self._held.blocks):
+            return self._answer(module, index)
+        if not self._more:
+            self._enter()
+        elif self._place == 1 and len(self._more[0]) == 1:
+            self._look_ahead()
         args, kwargs = self._more[index][min(self._place, len(self._more[index]) - 1)]
         with torch.inference_mode():
-            return block(self._hidden[index], *args, **kwargs)
+            return module(self._states[index], *args, **kwargs)
+
+    def _enter(self) -> None:
+        """Run what comes before the first block."""
+        for index in range(len(self._batches)):
+            (hidden, more), *_ = self._caught(index, 1)
+            self._states.append(hidden)
+            self._more.append([self._lean(more, 0)])
+
+    def _look_ahead(self) -> None:
+        """Learn what each of the other blocks is called with: of one batch, and of all where blocks differ."""
+        count = len(self._held.blocks)
+        for index in range(len(self._batches)):
+            calls = self._caught(index, count)
+            if index == 0 and all(_same(more, calls[0][1]) for _, more in calls):
+                return
+            self._more[index] = [self._lean(more, place) for place, (_, more) in enumerate(calls)]
+
+    def _caught(self, index: int, count: int) -> list[tuple[Tensor, _More]]:
+        """What the first `count` blocks are called with where each hands on what it gets."""
+        calls: list[tuple[Tensor, _More]] = []
+        places = places_of(self._held.around, self._held.blocks)[:count]
+
+        def at(place: BlockPlace, number: int) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                hidden, *rest = args if args else [kwargs["hidden_states"]]
+                if number != len(calls) or (calls and calls[-1][0] is not hidden):
+                    raise ValueError(_NOT_IN_TURN.format(self._held.blocks[number]))
+                others = {name: kwargs[name] for name in kwargs if name != "hidden_states"}
+                calls.append((hidden, (tuple(rest), others)))
+                if len(calls) == count:
+                    raise _Reached
+                return place.returned(hidden)
+
+            return run
+
+        with _filled(places, at), torch.inference_mode(), suppress(_Reached):
+            self._held.around(self._batches[index].to(self._device), use_cache=False)
+        if len(calls) != count:
+            raise ValueError(_NOT_IN_TURN.format(self._held.blocks[len(calls)]))
+        return calls
+
+    def _lean(self, more: _More, place: int) -> _More:
+        """The same call; what equals the first batch's (masks, angles) is that object, and is kept once."""
+        if not self._more or len(self._more[0]) <= place:
+            return more
+        (args, kwargs), (others, named) = more, self._more[0][place]
+        lean = tuple(_kept(a, b) for a, b in zip(args, others, strict=True)) if len(args) == len(others) else args
+        return lean, {name: _kept(value, named.get(name)) for name, value in kwargs.items()}
+
+    def _answer(self, model: nn.Module, index: int) -> Any:
+        batch, last = self._batches[index].to(self._device), places_of(model, self._held.blocks)[-1:]
+
+        def handed_on(place: BlockPlace, _: int) -> Callable[..., Any]:
+            return lambda *_, **__: place.returned(self._states[index])
+
+        with _filled(last, handed_on), torch.inference_mode():
+            return model(batch, use_cache=False)
+
+
+_NOT_IN_TURN = (
+    "this model does not hand the output of each block to the next one (see {!r}), so it cannot be run block by block; "
+    "use a scheme that needs no text, such as W4A16"
+)
+
+
+def batch_tokens(held: Held) -> int:
+    """How many tokens go through a block at once: many on a GPU, where the memory that a block takes for them is free,
+    since its kernels fill it better then."""
+    if held.device.type != "cuda":
+        return CPU_TOKENS
+    layers = linears(held.skeleton)
+    inside = [names for block, names in by_block(held.blocks, layers).items() if block or not held.blocks]
+    widest = max(sum(sum(layers[name].weight.shape) for name in names) for names in inside)
+    token_bytes: int = widest * next(held.skeleton.parameters()).element_size()
+    free, _ = torch.cuda.mem_get_info(held.device)
+    return max(1, min(GPU_TOKENS, int(GPU_SHARE * free) // token_bytes))
+
+
+@contextmanager
+def _filled(places: list[BlockPlace], run_of: Callable[[BlockPlace, int], Callable[..., Any]]) -> Iterator[None]:
+    for number, place in enumerate(places):
+        place.run = run_of(place, number)
+    try:
+        yield
+    finally:
+        for place in places:
+            place.run = None
+
+
+def _kept(value: Any, first: Any) -> Any:
+    if isinstance(value, tuple) and isinstance(first, tuple) and len(value) == len(first):
+        return tuple(_kept(one, other) for one, other in zip(value, first, strict=True))
+    alike = isinstance(value, Tensor) and isinstance(first, Tensor) and value.shape == first.shape
+    return first if alike and torch.equal(value, first) else value
 
 
 def _same(one: _More, other: _More) -> bool:

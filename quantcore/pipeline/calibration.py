@@ -20,10 +20,10 @@ from quantcore.model.linears import SharedInputs, batches, linears
 from quantcore.model.linears import watch_inputs as watch_inputs
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.numbers.spec import MovingAverage
+from quantcore.pipeline.gram import gram_of
 from quantcore.scheme.scheme import Scheme
 
 Progress = Callable[[float, str], None]
-LEAST_GRAM = 256  # columns whose Hessian a CPU takes in one product
 
 
 @dataclass
@@ -90,30 +90,6 @@ def calibrate(
             if progress:
                 progress(done / len(tokens), f"calibrated on {done * tokens.shape[1]} tokens")
     return {name: stats[first] for name, first in shared.first.items()}
-
-
-def gram_of(x: Tensor) -> Tensor:
-    """X^T X of a batch of inputs, (..., K) -> (K, K) float32. 16-bit inputs on a GPU go to the tensor cores as they are
-    and are summed in float32: each product is exact, so only the sum rounds."""
-    rows = x.detach().reshape(-1, x.shape[-1])
-    if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(rows.T, rows, out_dtype=torch.float32)
-    gram = torch.empty(rows.shape[1], rows.shape[1], device=rows.device)
-    _fill_gram(gram, rows.float())
-    return gram
-
-
-def _fill_gram(gram: Tensor, rows: Tensor) -> None:
-    """X^T X is symmetric: of the four quarters the one below the diagonal is the other's transpose."""
-    width = len(gram)
-    if rows.is_cuda or width <= LEAST_GRAM:
-        torch.mm(rows.T, rows, out=gram)
-        return
-    left, right = slice(0, width // 2), slice(width // 2, width)
-    _fill_gram(gram[left, left], rows[:, left])
-    _fill_gram(gram[right, right], rows[:, right])
-    torch.mm(rows[:, left].T, rows[:, right], out=gram[left, right])
-    gram[right, left] = gram[left, right].T
 
 
 def outlier_ratio(stats: LayerStats) -> float:

@@ -24,7 +24,7 @@ from quantcore.numbers.distance import TensorError, tensor_error
 from quantcore.numbers.histogram import Histogram, histogram
 from quantcore.numbers.qtensor import fake_quantize
 from quantcore.numbers.spec import QuantSpec
-from quantcore.pipeline.convert import quantize_linear
+from quantcore.pipeline.layers import quantize_linear
 from quantcore.scheme.scheme import Scheme
 
 

@@ -18,7 +18,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from quantcore.export.checkpoint import REPORT_FILE, StoredFile
+from quantcore.export.checkpoint import REPORT_FILE
+from quantcore.export.shards import StoredFile
 from quantcore.measure.evaluate import compare
 
 

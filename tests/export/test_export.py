@@ -24,10 +24,10 @@ from quantcore.export.checkpoint import (
     export_checkpoint,
     stored_type,
     write_checkpoint,
-    write_shards,
 )
 from quantcore.export.checkpoint_format import as_stored, why_not
 from quantcore.export.serving import serving
+from quantcore.export.shards import write_shards
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.model.loading import LoadedModel, load_model

@@ -13,7 +13,8 @@ from quantcore.measure.store import Store
 from quantcore.model.linears import linear_named
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.calibration import calibrate, layer_inputs
-from quantcore.pipeline.convert import quantize_model, static_qparams
+from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.layers import static_qparams
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import layer_study
 from quantcore.text.files import LoadedText

@@ -9,8 +9,10 @@ import torch
 from quantcore import compare, quantize_model
 from quantcore.measure import duel as study
 from quantcore.measure.duel import duel, known, texts_of
+from quantcore.measure.side_by_side import compare_plans
 from quantcore.measure.store import Store
 from quantcore.model.loading import LoadedModel
+from quantcore.model.streamed import StreamedModel
 
 SCHEMES = ["w:int4/channel", "w:int8/channel,a:int8/tensor/static"]
 
@@ -55,26 +57,43 @@ def test_the_second_time_nothing_is_run(
     assert asked[1] == SCHEMES  # another text
 
 
-def test_a_large_model_has_one_candidate_at_a_time(
+def test_a_large_model_goes_block_by_block(
     tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path / "a"))
     monkeypatch.setattr(study, "SMALL_MODEL", 0)
-    for limit in ("BATCH_TOKENS", "HELD_LOGITS_BYTES", "MOST_HELD_BYTES"):
-        monkeypatch.setattr(f"quantcore.measure.evaluate.{limit}", 1)  # six stretches, each needs every candidate
+    monkeypatch.setattr("quantcore.measure.evaluate.BATCH_TOKENS", 1)  # six batches, each needs every candidate
     quantized: list[str] = []
 
-    def counted(model, text, *args, **kwargs):
-        quantized.append(text)
-        return quantize_model(model, text, *args, **kwargs)
+    def counted(model, plans, *args, **kwargs):
+        quantized.extend(plans)
+        return compare_plans(model, plans, *args, **kwargs)
 
-    monkeypatch.setattr(study, "quantize_model", counted)
+    monkeypatch.setattr(study, "compare_plans", counted)
     lazy = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path / "b"))
     assert quantized == SCHEMES  # each once
     for text in SCHEMES:
         assert torch.allclose(lazy.scores[text].kl, ready.scores[text].kl, rtol=1e-3, atol=1e-6)
         assert lazy.reports[text].bytes == ready.reports[text].bytes
         assert len(lazy.layers[text]) == len(ready.layers[text])
+
+
+def test_a_model_in_its_files_has_its_duel_kept_too(
+    tiny_lm: LoadedModel, tiny_model_dir: Path, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and in its files it is the same model: what one has measured the other finds."""
+    whole = duel(tiny_lm, SCHEMES, tokens, tokens, Store(tmp_path / "whole"))
+    streamed, store = StreamedModel(str(tiny_model_dir), "cpu"), Store(tmp_path / "streamed")
+    found = duel(streamed, SCHEMES, tokens, tokens, store)
+    assert known(tiny_lm, SCHEMES, tokens, tokens, store) == SCHEMES
+    for text in SCHEMES:
+        assert replace(found.reports[text], seconds=0) == replace(whole.reports[text], seconds=0)
+        assert [replace(one, seconds=0) for one in found.layers[text]] == [
+            replace(one, seconds=0) for one in whole.layers[text]
+        ]
+        assert torch.equal(found.scores[text].likeliest, whole.scores[text].likeliest)
+    monkeypatch.setattr(study, "_measure", lambda *_: 1 / 0)
+    assert duel(streamed, SCHEMES, tokens, tokens, store).reports == found.reports
 
 
 def test_what_is_known_so_far(tiny_lm: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

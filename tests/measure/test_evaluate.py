@@ -1,17 +1,15 @@
 """Distances by hand, and model measures against plain torch."""
 
-import gc
 import math
-import weakref
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from quantcore import compare, quantize_model
-from quantcore.measure.evaluate import Comparison, perplexity, token_kl, token_nll
+from quantcore.measure.evaluate import perplexity, token_kl, token_nll
+from quantcore.measure.scores import Comparison
 from quantcore.measure.statistics import Interval
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.distance import sqnr_db, tensor_error
@@ -113,34 +111,6 @@ def test_the_float_model_runs_once_and_against_itself_is_exactly_equal(tiny_lm: 
         assert (found.reports[name].kl, found.reports[name].kl_max, found.reports[name].top1_agreement) == (0, 0, 1)
         assert found.reports[name].log_perplexity_change == Interval(0.0, 0.0, 0.0)
     assert found.reports["b"].kl > 0
-
-
-def test_a_candidate_that_is_built_lives_alone(tiny_lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = torch.randint(3, 200, (24, 100))  # three batches of ten windows
-    built: list[weakref.ref[torch.nn.Module]] = []
-
-    def build(text: str) -> torch.nn.Module:
-        assert all(other() is None for other in built)  # those before are gone
-        model, _ = quantize_model(tiny_lm.model, text)
-        built.append(weakref.ref(model))
-        return model
-
-    names = ("w:int3/channel", "w:int4/channel")
-    lazy = {name: partial(build, name) for name in names}
-    gc.disable()
-    try:
-        found = compare(tiny_lm.model, lazy, tokens)
-    finally:
-        gc.enable()
-    assert len(built) == 2  # one stretch holds all three batches
-    ready = compare(tiny_lm.model, {name: quantize_model(tiny_lm.model, name)[0] for name in names}, tokens)
-    for name in names:
-        assert replace(found.reports[name], seconds=0) == replace(ready.reports[name], seconds=0)
-    monkeypatch.setattr("quantcore.measure.evaluate.HELD_LOGITS_BYTES", 1)
-    monkeypatch.setattr("quantcore.measure.evaluate.MOST_HELD_BYTES", 1)
-    built.clear()
-    assert compare(tiny_lm.model, lazy, tokens).reports[names[0]].kl == found.reports[names[0]].kl
-    assert len(built) == 6  # built anew for each batch
 
 
 def test_what_is_known_so_far_is_the_comparison_of_the_windows_read(

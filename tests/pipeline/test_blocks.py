@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from quantcore.model.held import held
 from quantcore.model.linears import block_names
 from quantcore.pipeline.blocks import BlockWalk
-from quantcore.pipeline.convert import _hessians
+from quantcore.pipeline.hessians import hessians_of
 from tests.conftest import VOCAB
 from tests.model.test_architectures import tiny
 
@@ -44,11 +45,11 @@ def last_hidden(model: nn.Module, tokens: Tensor) -> Tensor:
 def test_a_walk_ends_where_the_model_does(kind: str) -> None:
     model = gemma3() if kind == "Gemma3" else tiny(kind)
     tokens = torch.randint(0, model.config.vocab_size, (2, 32), generator=torch.Generator().manual_seed(1))
-    walk = BlockWalk(model, tokens)
+    walk = BlockWalk(held(model), tokens)
     for name in block_names(model):
         walk.run(model.get_submodule(name))  # leaves the hidden states where they are
         walk.advance(model.get_submodule(name))
-    assert torch.equal(walk._hidden[0], last_hidden(model, tokens))
+    assert torch.equal(walk._states[0], last_hidden(model, tokens))
 
 
 class _Choosy(nn.Module):
@@ -73,10 +74,10 @@ class _Batches:
     """A walk over given inputs."""
 
     def __init__(self, batches: list[Tensor]) -> None:
-        self._hidden = batches
+        self._batches = batches
 
     def _output(self, block: nn.Module, index: int) -> Tensor:
-        return block(self._hidden[index])
+        return block(self._batches[index])
 
     run = BlockWalk.run
 
@@ -89,7 +90,7 @@ def test_a_pass_stops_where_all_has_been_seen_and_not_before(first: float, passe
     batches = [torch.randn(5, 4, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     for batch, mark in zip(batches, (first, 2.0, 1.0, 2.0), strict=True):
         batch[0, 0] = mark
-    found = _hessians(block, "b", [f"b.{name}" for name in ("always", "rare", "late")], _Batches(batches))  # type: ignore[arg-type]
+    found = hessians_of(block, "b", [f"b.{name}" for name in ("always", "rare", "late")], _Batches(batches))  # type: ignore[arg-type]
     sums = {name: total for total, together in found for name in together}
     for times, (name, least) in enumerate((("always", -9.0), ("rare", 0.0), ("late", 1.0)), 1):
         read = torch.cat([batch for batch in batches if batch[0, 0] > least])

@@ -8,7 +8,8 @@ from quantcore import calibrate
 from quantcore.model.linears import linears, shared_inputs, watch_inputs
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.observers import RangeRecorder
-from quantcore.pipeline.calibration import LayerStats, gram_of, layer_inputs, outlier_ratio
+from quantcore.pipeline.calibration import LayerStats, layer_inputs, outlier_ratio
+from quantcore.pipeline.gram import gram_of
 
 
 @pytest.fixture

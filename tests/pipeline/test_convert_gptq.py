@@ -9,7 +9,7 @@ from quantcore.matmul.size import quantized_linears
 from quantcore.methods.gptq import CholeskyError, gptq_quantize
 from quantcore.model.linears import block_names, linears
 from quantcore.model.loading import LoadedModel
-from quantcore.pipeline.convert import quantize_linear
+from quantcore.pipeline.layers import quantize_linear
 from quantcore.scheme.scheme import Scheme
 
 

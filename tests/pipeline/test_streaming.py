@@ -15,15 +15,16 @@ from safetensors.torch import load_file, save_file
 from benchmarks.llama_files import Shape, write_random_llama
 from quantcore import compare, load_model, quantize_model
 from quantcore.export.checkpoint import export_checkpoint
-from quantcore.export.stream_export import stream_export
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import checkpoint_bytes, quantized_linears
+from quantcore.measure.scores import ModelReport
+from quantcore.measure.side_by_side import compare_plans
 from quantcore.measure.store import model_hash
 from quantcore.model.linears import block_names
 from quantcore.model.loading import LoadedModel
 from quantcore.model.streamed import StreamedModel
-from quantcore.pipeline.convert import LayerReport
-from quantcore.pipeline.streaming import planned, planned_bytes, stream_evaluate, stream_quantize
+from quantcore.pipeline.layers import LayerReport
+from quantcore.pipeline.parts import parts, planned
 from quantcore.scheme.plan import Plan
 from quantcore.text.windows import bundled_text, token_windows
 from tests.conftest import tiny_tokenizer
@@ -58,6 +59,12 @@ def folder_of(kind: str, path: Path) -> Path:
     return path
 
 
+def walked(source: str, plan: str, tokens: torch.Tensor, calibration: torch.Tensor | None = None) -> ModelReport:
+    """The report of one plan on a model that stays in its files."""
+    found = compare_plans(StreamedModel(source, "cpu"), {plan: Plan.parse(plan)}, tokens, calibration)
+    return found.comparison.reports[plan]
+
+
 def on_meta(streamed: StreamedModel) -> bool:
     return all(parameter.is_meta for parameter in streamed.skeleton.parameters())
 
@@ -70,7 +77,7 @@ def test_codes_are_quantize_models_bit_for_bit(
     streamed, steps = StreamedModel(str(tiny_model_dir), "cpu"), list[float]()
     layers: dict[str, QuantLinear] = {}
     reports: list[LayerReport] = []
-    for part in stream_quantize(streamed, plan, text, progress=lambda done, _: steps.append(done)):
+    for part in parts(streamed, plan, text, progress=lambda done, _: steps.append(done)):
         assert on_meta(streamed) == (part.name == ""), "exactly the block at hand is loaded"
         layers |= part.layers
         reports += part.reports
@@ -81,7 +88,7 @@ def test_codes_are_quantize_models_bit_for_bit(
             assert torch.equal(layers[name].state_dict()[key], tensor), (name, key)
     assert {one.name: replace(one, seconds=0) for one in reports} == {r.name: replace(r, seconds=0) for r in expected}
     assert steps == pytest.approx([(index + 1) / len(layers) for index in range(len(layers))])
-    assert planned_bytes(streamed, planned(streamed, Plan.of(plan))) == checkpoint_bytes(quantized)
+    assert planned(streamed, Plan.of(plan))[1].bytes == checkpoint_bytes(quantized)
 
 
 def test_reads_what_load_model_loads(tiny_lm: LoadedModel, tiny_model_dir: Path) -> None:
@@ -101,7 +108,7 @@ def test_figures_are_compares_on_the_reference_model() -> None:
         asdict(report)
         for report in (
             compare(loaded.model, quantized, tokens),
-            stream_evaluate("reference", "W4A16", tokens, None, "cpu"),
+            walked("reference", "W4A16", tokens),
         )
     )
     for name in ("kl", "kl_p99", "kl_max", "perplexity", "float_perplexity", "top1_agreement", "bits_per_weight"):
@@ -116,7 +123,7 @@ def test_figures_and_codes_of_other_architectures(kind: str, tmp_path: Path, sho
     folder = str(folder_of(kind, tmp_path))
     loaded, scheme = load_model(folder, "cpu"), "w:int3/group16,a:int8/tensor/static,gptq"
     quantized, _ = quantize_model(loaded.model, scheme, calibration=short)
-    expected, found = compare(loaded.model, quantized, short), stream_evaluate(folder, scheme, short, device="cpu")
+    expected, found = compare(loaded.model, quantized, short), walked(folder, scheme, short)
     assert replace(found, seconds=0) == replace(expected, seconds=0)
     assert found.kl > 1e-4
 
@@ -133,7 +140,7 @@ def test_blocks_of_two_kinds_each_get_their_own_mask(tmp_path: Path, short: torc
     loaded = load_model(str(tmp_path), "cpu")
     quantized, _ = quantize_model(loaded.model, "w:int3/group16")
     expected = compare(loaded.model, quantized, short)
-    found = stream_evaluate(str(tmp_path), "w:int3/group16", short, device="cpu")
+    found = walked(str(tmp_path), "w:int3/group16", short)
     assert replace(found, seconds=0) == replace(expected, seconds=0)
 
 
@@ -141,14 +148,15 @@ def test_blocks_of_two_kinds_each_get_their_own_mask(tmp_path: Path, short: torc
 def test_export_writes_the_files_of_export_checkpoint(
     tiny_lm: LoadedModel, tiny_model_dir: Path, text: torch.Tensor, tmp_path: Path, plan: str
 ) -> None:
+    streamed = StreamedModel(str(tiny_model_dir), "cpu")
     expected = export_checkpoint(tiny_lm, plan, tmp_path / "whole", text)
-    found = stream_export(str(tiny_model_dir), plan, tmp_path / "streamed", text, device="cpu")
+    found = export_checkpoint(streamed, plan, tmp_path / "streamed", text)
     assert found.files == expected.files
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("whole", "streamed")]
     assert configs[0] == configs[1]
     for name in ("model_hash", "calibration_hash", "scale_rounding", "dtype", "format", "bytes", "scheme"):
         assert getattr(found, name) == getattr(expected, name), name
-    small = stream_export(str(tiny_model_dir), plan, tmp_path / "shards", text, device="cpu", shard_bytes=20_000)
+    small = export_checkpoint(streamed, plan, tmp_path / "shards", text, shard_bytes=20_000)
     shards = [one.name for one in small.files if one.name.endswith(".safetensors")]
     assert len(shards) > 2
     tensors = {name: tensor for shard in shards for name, tensor in load_file(tmp_path / "shards" / shard).items()}
@@ -156,21 +164,21 @@ def test_export_writes_the_files_of_export_checkpoint(
     assert tensors.keys() == whole.keys()
     assert all(torch.equal(tensors[name], tensor) for name, tensor in whole.items())
     with pytest.raises(ValueError, match="is there already"):
-        stream_export(str(tiny_model_dir), plan, tmp_path / "shards", text, device="cpu")
+        export_checkpoint(streamed, plan, tmp_path / "shards", text)
 
 
 def test_what_is_refused_and_before_any_work(tiny_model_dir: Path, tmp_path: Path, text: torch.Tensor) -> None:
     streamed = StreamedModel(str(tiny_model_dir), "cpu")
     for scheme, sentence in (
-        ("w:int4/group32,gptq", "needs calibration text"),
+        ("w:int4/group32,gptq", "so it needs text"),
         ("W8A8@dwn_proj=float", "no layer fits 'dwn_proj'"),
         ("w:int4/group48", r"layer 'model\.layers\.0\.self_attn\.q_proj': group_size=48 does not divide"),
         ("W8A8,skip=model,skip=lm_head", "skips every Linear"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            stream_quantize(streamed, scheme)
+            parts(streamed, scheme)
     with pytest.raises(ValueError, match="windows of 1 token predict nothing"):
-        stream_evaluate(streamed, "W8A8", text[:, :1])
+        compare_plans(streamed, {"": Plan.parse("W8A8")}, text[:, :1])
     with pytest.raises(ValueError, match=r"hold 'model\.layers\.0\.mlp\..*' in another form.*load it whole"):
         StreamedModel(str(folder_of("Mixtral", tmp_path / "experts")), "cpu")
     folder = folder_of("Llama", tmp_path / "wrong")
@@ -185,10 +193,10 @@ def test_what_is_refused_and_before_any_work(tiny_model_dir: Path, tmp_path: Pat
 
 def test_a_walk_that_ends_early_lets_its_block_go(tiny_model_dir: Path, text: torch.Tensor) -> None:
     streamed = StreamedModel(str(tiny_model_dir), "cpu")
-    parts = stream_quantize(streamed, "w:int4/group32,gptq", text)
-    next(parts)
+    road = parts(streamed, "w:int4/group32,gptq", text)
+    next(road)
     assert not on_meta(streamed)
-    parts.close()
+    road.close()
     assert on_meta(streamed)
 
 
@@ -198,8 +206,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from benchmarks.streaming import memory
 from pathlib import Path
 from quantcore.export import checkpoint_format
-from quantcore import load_model
-from quantcore.export.stream_export import stream_export
+from quantcore import export_checkpoint, load_model
+from quantcore.model.streamed import StreamedModel
 verb, model, out, limit = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 torch.ones(2**20).sqrt()  # the pool of threads has its stacks
 Path("/proc/self/clear_refs").write_text("5")
@@ -207,7 +215,7 @@ before = memory("VmRSS")
 allowed = memory("VmData") + limit
 resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 if verb == "export":
-    stream_export(model, "w:int4/group128", out, device="cpu", shard_bytes=8 * 10**6)
+    export_checkpoint(StreamedModel(model, "cpu"), "w:int4/group128", out, shard_bytes=8 * 10**6)
 else:
     load_model(model, "cpu")
 print(memory("VmHWM") - before)

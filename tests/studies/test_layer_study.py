@@ -10,7 +10,8 @@ from quantcore.model.linears import linear_named
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.affine import QParams
 from quantcore.pipeline.calibration import calibrate, layer_inputs
-from quantcore.pipeline.convert import quantize_linear, quantize_model, static_qparams
+from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.layers import quantize_linear, static_qparams
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy, layer_study
 from quantcore.text.windows import token_windows

@@ -16,8 +16,9 @@ from quantcore import compare, quantize_model
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure import evaluate
 from quantcore.measure.duel import Duel
+from quantcore.measure.scores import Scores
 from quantcore.model.loading import LoadedModel
-from quantcore.pipeline.convert import LayerReport
+from quantcore.pipeline.layers import LayerReport
 from tests.apptest_helpers import click, figure_of, figures_of, values
 from tests.apptest_helpers import page as open_page
 from ui import cached, job_view
@@ -220,7 +221,7 @@ def test_every_layer_has_its_place_and_its_spread() -> None:
         return LayerReport(name, (1, 1), "w", 4.0, 1, 1.0, sqnr, 0.0, output_sqnr_windows=windows)
 
     rows = (row("h.0.a", 20, (18, 23)), row("h.0.b", 30, None), row("h.1.a", math.inf, (math.inf, math.inf)))
-    nothing = evaluate.Scores(*[torch.empty(0, 0)] * 2, *[torch.empty(0, 0, 1)] * 2)
+    nothing = Scores(*[torch.empty(0, 0)] * 2, *[torch.empty(0, 0, 1)] * 2)
     found = Duel(nothing, {}, {}, {"w:int4/channel": (*rows, row("h.1.b", 31, (31, 32)))}, {}, {})
     fig = figures.layer_errors(found)
     (trace,) = fig.data
@@ -243,7 +244,7 @@ def test_a_long_text_keeps_its_peaks() -> None:
 
 def test_what_stays_float_is_named() -> None:
     left = LayerReport("m.experts.up", (4, 8, 8), "float", 16.0, 1, None, None, 0.0, notes=("not quantized: why",))
-    nothing = evaluate.Scores(*[torch.empty(0, 0)] * 2, *[torch.empty(0, 0, 1)] * 2)
+    nothing = Scores(*[torch.empty(0, 0)] * 2, *[torch.empty(0, 0, 1)] * 2)
     assert duel_words.left_float(Duel(nothing, {}, {}, {"w": (left,)}, {}, {})) == "`m.experts.up` not quantized: why"
     assert duel_words.left_float(Duel(nothing, {}, {}, {"w": ()}, {}, {})) == ""
 

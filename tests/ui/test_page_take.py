@@ -136,7 +136,7 @@ def test_the_checkpoint_is_the_command_lines(scheme: str, tiny_model_dir: Path, 
 
 def test_a_cancelled_checkpoint_leaves_nothing(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_view, "PATIENCE_S", 0.01)
-    monkeypatch.setattr("quantcore.export.checkpoint.quantize_model", lambda *a, progress, **k: _crawl(progress))
+    monkeypatch.setattr("quantcore.export.checkpoint.parts", lambda *a, progress, **k: _crawl(progress))
     at = take(tiny_model_dir)
     next(button for button in at.button if button.label == "Write the checkpoint").click().run()
     next(button for button in at.button if str(button.key).startswith("cancel_")).click().run()

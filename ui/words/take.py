@@ -10,7 +10,7 @@ import pandas as pd
 
 from quantcore.export.promise import Promise
 from quantcore.export.serving import Serving
-from quantcore.measure.evaluate import ModelReport
+from quantcore.measure.scores import ModelReport
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.hardware import GPUS, how_it_runs

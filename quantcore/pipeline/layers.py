@@ -1,0 +1,189 @@
+"""Linears become QuantLinears, those that read one input together, and each says what it lost.
+
+What a report tells is worked out on the device and read once, when a whole block is done: see `Made` and `reports_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from quantcore.matmul.layers import QuantLinear
+from quantcore.methods.codes import Problem, codes
+from quantcore.methods.loss import output_loss
+from quantcore.numbers.affine import QParams, choose_qparams
+from quantcore.numbers.bits import FLOAT_BITS
+from quantcore.numbers.distance import signal_and_noise, sqnr_db
+from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize
+from quantcore.numbers.spec import QuantSpec
+from quantcore.pipeline.calibration import LayerStats
+from quantcore.pipeline.outputs import OutputSums
+from quantcore.scheme.scheme import Scheme
+
+NO_LINEAR = "not quantized: a parameter of its own (fused experts, a router, a convolution), no Linear's weight"
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer after quantization; or, with scheme `float` and a note that says why, a matrix that cannot be quantized
+    here and stays as it is. `weight_sqnr_db` is None where the weight stayed float; `output_sqnr_db` compares
+    the layer's output, float weight on float input against quantized on the same input, and is None without tokens;
+    `output_sqnr_windows` is its least and largest over single windows, None where the input comes without windows (an
+    expert's share of the tokens).
+
+    Of methods that weigh errors with a Hessian: `loss` = sum over rows of e H e^T on the layer's calibration inputs,
+    e = w - w_hat; `rtn_loss` what rounding to nearest would have had on the same inputs; `damp` its share of
+    mean(diag(H))."""
+
+    name: str
+    shape: tuple[int, ...]
+    scheme: str
+    bits_per_weight: float
+    held_bytes: int
+    weight_sqnr_db: float | None
+    output_sqnr_db: float | None
+    seconds: float
+    loss: float | None = None
+    rtn_loss: float | None = None
+    damp: float | None = None
+    notes: tuple[str, ...] = ()
+    output_sqnr_windows: tuple[float, float] | None = None
+
+
+@dataclass
+class Made:
+    """A quantized layer and its report, whose `figures` (float64 scalars: signal and noise of the weight, loss,
+    rtn_loss) and `output` sums the device may still be working on."""
+
+    layer: QuantLinear
+    report: LayerReport
+    figures: dict[str, Tensor]
+    output: OutputSums
+
+
+def quantize_linear(
+    layer: nn.Linear,
+    scheme: Scheme,
+    static: QParams | None = None,
+    hessian: Tensor | None = None,
+    name: str = "this layer",
+) -> QuantLinear:
+    """The quantized form of one Linear; `static` are the frozen qparams of its input, where the scheme freezes them,
+    `hessian` the X^T X of its inputs, which GPTQ needs.
+
+    Raises: ValueError where GPTQ has no Hessian, and what `quantize` and `gptq_quantize` refuse."""
+    return _assembled(layer, scheme, static, _coded([(layer, scheme)], hessian, name)[0])
+
+
+def quantize_together(
+    members: Mapping[str, tuple[nn.Linear, Scheme]], ranges: Mapping[str, LayerStats], hessian: Tensor | None
+) -> dict[str, Made]:
+    """Layers that read one input, whose X^T X is `hessian`; the name of each is in what is refused."""
+    named = f"layer{'s' * (len(members) > 1)} {', '.join(repr(name) for name in members)}"
+    try:
+        statics = {name: static_qparams(scheme.activations, ranges.get(name)) for name, (_, scheme) in members.items()}
+        coded = _coded(list(members.values()), hessian, "the weight")
+    except ValueError as error:
+        raise type(error)(f"{named}: {error}") from error
+    made = {}
+    for (name, (layer, scheme)), qweight in zip(members.items(), coded, strict=True):
+        quantized = _assembled(layer, scheme, statics[name], qweight)
+        figures = _figures(layer, scheme, qweight, hessian)
+        made[name] = Made(quantized, _report(name, layer, scheme, qweight), figures, OutputSums(quantized))
+    return made
+
+
+def reports_of(made: Iterable[Made], windows: int) -> list[LayerReport]:
+    """The reports with their figures: here is waited for the device. `windows`: of the text on which outputs were
+    compared; 0: they were not."""
+    made = list(made)
+    figures = [figure for one in made for figure in one.figures.values()]
+    known = iter(torch.stack(figures).tolist() if figures else [])
+    reports = [_filled(one.report, {name: next(known) for name in one.figures}) for one in made]
+    if not windows:
+        return reports
+    outputs = [one.output.sqnr(windows) for one in made]
+    return [
+        replace(report, output_sqnr_db=whole, output_sqnr_windows=each)
+        for report, (whole, each) in zip(reports, outputs, strict=True)
+    ]
+
+
+def left_float_report(name: str, parameter: Tensor) -> LayerReport:
+    """Of a matrix that is no Linear's."""
+    return LayerReport(
+        name=name,
+        shape=tuple(parameter.shape),
+        scheme="float",
+        bits_per_weight=FLOAT_BITS,
+        held_bytes=parameter.nbytes,
+        weight_sqnr_db=None,
+        output_sqnr_db=None,
+        seconds=0.0,
+        notes=(NO_LINEAR,),
+    )
+
+
+def static_qparams(spec: QuantSpec | None, stats: LayerStats | None) -> QParams | None:
+    """Frozen qparams, shape (1, 1), from recorded ranges; None where the spec freezes nothing."""
+    if spec is None or not spec.static:
+        return None
+    if stats is None:
+        raise ValueError("static activations need this layer's recorded range; calibrate it first")
+    lo, hi = stats.ranges.range(spec)
+    return choose_qparams(lo, hi, spec.fmt, spec.symmetric)
+
+
+def _coded(members: list[tuple[nn.Linear, Scheme]], hessian: Tensor | None, name: str) -> list[QTensor | None]:
+    """The members' weights as codes; None for one that stays float. `hessian` is of the input that they share."""
+    problems = {
+        place: Problem(layer.weight.detach(), scheme.weights, scheme.method)
+        for place, (layer, scheme) in enumerate(members)
+        if scheme.weights is not None
+    }
+    found = dict(zip(problems, codes(list(problems.values()), hessian, name), strict=True))
+    return [found.get(place) for place in range(len(members))]
+
+
+def _assembled(layer: nn.Linear, scheme: Scheme, static: QParams | None, qweight: QTensor | None) -> QuantLinear:
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
+    if static is not None:
+        scale, zero_point = static
+        static = QParams(scale.to(weight.device), None if zero_point is None else zero_point.to(weight.device))
+    return QuantLinear(qweight, bias, scheme.activations, static, float_weight=weight if qweight is None else None)
+
+
+def _report(name: str, layer: nn.Linear, scheme: Scheme, qweight: QTensor | None) -> LayerReport:
+    return LayerReport(
+        name=name,
+        shape=(layer.out_features, layer.in_features),
+        scheme=str(scheme),
+        bits_per_weight=qweight.bits_per_weight if qweight else float(FLOAT_BITS),
+        held_bytes=qweight.held_bytes if qweight else layer.weight.nbytes,
+        weight_sqnr_db=None,
+        output_sqnr_db=None,
+        seconds=0.0,
+        damp=scheme.method.damp,
+    )
+
+
+def _figures(layer: nn.Linear, scheme: Scheme, qweight: QTensor | None, hessian: Tensor | None) -> dict[str, Tensor]:
+    if qweight is None or scheme.weights is None:
+        return {}
+    weight, w_hat = layer.weight.detach(), dequantize(qweight)
+    found = dict(zip(("signal", "noise"), signal_and_noise(weight, w_hat), strict=True))
+    if scheme.needs_hessian and hessian is not None:
+        found["loss"] = output_loss(weight, w_hat, hessian)
+        found["rtn_loss"] = output_loss(weight, fake_quantize(weight, scheme.weights), hessian)
+    return found
+
+
+def _filled(report: LayerReport, figures: dict[str, float]) -> LayerReport:
+    if not figures:
+        return report
+    weight_sqnr_db = sqnr_db(figures["signal"], figures["noise"])
+    return replace(report, weight_sqnr_db=weight_sqnr_db, loss=figures.get("loss"), rtn_loss=figures.get("rtn_loss"))

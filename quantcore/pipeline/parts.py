@@ -1,0 +1,246 @@
+"""The one road: a model and a plan become parts, decoder block by decoder block, each in float and quantized.
+
+    for part in parts(loaded, "W4A16,gptq", text): ...         # part.layers: {name: QuantLinear}
+
+Whoever wants a quantized model, a comparison or a checkpoint takes the parts as they come. It makes no difference
+whether the model is in memory or in its files: the same functions work on the same numbers in the same order, and
+beside what the source holds, memory takes a block in float and quantized, the Hessians of one block, and the hidden
+states of the texts. Several plans go the way together, and read each block once.
+
+GPTQ is sequential: the Hessians of a block are taken behind the blocks that are quantized already.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from quantcore.matmul.layers import QuantLinear
+from quantcore.matmul.size import model_size
+from quantcore.model.held import Held, held
+from quantcore.model.linears import by_block, left_float, linear_shapes, linears
+from quantcore.model.loading import LoadedModel
+from quantcore.model.places import copy_with, holding
+from quantcore.numbers.bits import Size
+from quantcore.pipeline.calibration import LayerStats, Progress
+from quantcore.pipeline.clock import Clock
+from quantcore.pipeline.hessians import hessians_of
+from quantcore.pipeline.layers import LayerReport, Made, left_float_report, quantize_together, reports_of
+from quantcore.pipeline.outputs import OutputSums
+from quantcore.pipeline.seen import FloatSide, Passing, Seen, has_hessians
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme, coded_under
+
+READ, CALIBRATE, SOLVE = "read", "calibrate", "solve"
+Source = nn.Module | LoadedModel | Held
+
+
+@dataclass(frozen=True)
+class Part:
+    """A decoder block, or (name "") what lies outside of the blocks.
+
+    original   float, on the device until the next part is asked for
+    module     its quantized form, which shares what stays float; `original` itself where all stays float
+    root       a module that holds `module` under its full name
+    layers     every QuantLinear of it by full name
+    reports    of each of them, then of each matrix that stays float because it is no Linear's
+    seconds    READ: waiting for its weights, CALIBRATE: the text through it, SOLVE: its codes; on the device"""
+
+    name: str
+    original: nn.Module
+    module: nn.Module
+    root: nn.Module
+    layers: dict[str, QuantLinear]
+    reports: tuple[LayerReport, ...]
+    seconds: dict[str, float]
+
+
+def parts(
+    source: Source,
+    scheme: Scheme | Plan | str,
+    calibration: Tensor | None = None,
+    *,
+    measured: Tensor | None = None,
+    stats: Mapping[str, LayerStats] | None = None,
+    sequential: bool = True,
+    progress: Progress | None = None,
+) -> Iterator[Part]:
+    """The blocks of a model in order, each quantized, then the part outside of them; nothing of a part is kept here
+    once the next is asked for.
+
+    calibration  text (windows, T), for GPTQ and static ranges
+    measured     text (windows, T), whose first OUTPUT_TOKENS tokens measure each layer's output error; None: no such
+    stats        recorded ranges and Hessians, where they were taken before; else they are taken here
+    sequential   False: GPTQ's Hessians all come from the float model (then `stats` with Hessians are used as they are)
+    progress     called after each layer; an exception that it raises ends the work, and nothing is changed
+    Raises: ValueError before any work for a plan that does not fit the model or lacks its text; later, with the layer's
+    name, for NaN or Inf in a weight; CholeskyError of `gptq`."""
+    found = parts_of_plans(
+        source,
+        {"": Plan.of(scheme)},
+        calibration,
+        measured=measured,
+        stats=stats,
+        sequential=sequential,
+        progress=progress,
+    )
+    return (together[""] for together in found)
+
+
+def parts_of_plans(
+    source: Source,
+    plans: Mapping[str, Plan],
+    calibration: Tensor | None = None,
+    *,
+    measured: Tensor | None = None,
+    stats: Mapping[str, LayerStats] | None = None,
+    sequential: bool = True,
+    labels: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[dict[str, Part]]:
+    """`parts` of several plans, by the names that the caller gave them: of each block one for every plan.
+
+    labels   what stands before what is said of a plan's progress and refusals; its name where none is given"""
+    model = held(source)
+    roads = {}
+    for name, plan in plans.items():
+        label = (labels or {}).get(name, name)
+        with _labelled(label):
+            schemes, _ = planned(model, plan)
+            _require_text(plan, schemes, calibration, stats, sequential)
+            roads[name] = _Road(label, model, schemes, calibration if sequential else None)
+    floats = FloatSide(model, [road.schemes for road in roads.values()], calibration, measured, stats, sequential)
+    return _parts(model, roads, floats, progress)
+
+
+def planned(model: Held, plan: Plan) -> tuple[dict[str, Scheme], Size]:
+    """The scheme of every Linear that the plan quantizes, and the size of the model then.
+
+    Raises: ValueError for a plan that does not fit the model, and a tile that does not divide a layer."""
+    shapes = linear_shapes(model.skeleton)
+    schemes = plan.schemes_of(shapes)
+    return schemes, model_size(model.skeleton, coded_under(shapes, schemes))
+
+
+def _require_text(
+    plan: Plan,
+    schemes: Mapping[str, Scheme],
+    calibration: Tensor | None,
+    stats: Mapping[str, LayerStats] | None,
+    sequential: bool,
+) -> None:
+    if calibration is not None:
+        return
+    if not stats and any(one.needs_ranges for one in schemes.values()):
+        raise ValueError(f"{plan} freezes activation ranges, so it needs calibration tokens; give tokens=")
+    by_hessian = [name for name, one in schemes.items() if one.needs_hessian]
+    if by_hessian and (sequential or not has_hessians(stats, by_hessian)):
+        raise ValueError(f"{plan} weighs errors with the layers' inputs, so it needs text; give calibration=")
+
+
+class _Road:
+    """One plan on its way: which layers of each part it quantizes, and the text behind what it has quantized."""
+
+    def __init__(self, label: str, model: Held, schemes: dict[str, Scheme], calibration: Tensor | None) -> None:
+        """`calibration`: for Hessians behind the quantized blocks; None where they come from elsewhere."""
+        self.label, self.schemes, self.clock = label, schemes, Clock(model.device)
+        self.names = by_block(model.blocks, schemes)
+        self._sets: dict[str, list[str]] = {}  # by its first layer, what was solved together
+        by_hessian = [name for name, one in schemes.items() if one.needs_hessian]
+        self._text = Passing(model, calibration, by_hessian) if by_hessian and calibration is not None else None
+
+    def make(self, name: str, root: nn.Module, module: nn.Module, floats: Seen) -> dict[str, Made]:
+        """The layers of a part, quantized; those that read one input together."""
+        hessians = floats.hessians
+        if self._text is not None:
+            with self.clock.piece(CALIBRATE):
+                hessians = hessians_of(module, name, self._text.wanted[name], self._text.walk)
+        layers, found = linears(root), dict[str, Made]()
+        mine = [(hessian, [one for one in together if one in self.schemes]) for hessian, together in hessians]
+        known = {one for _, together in mine for one in together}
+        for hessian, together in [*mine, *((None, [one]) for one in self.names[name] if one not in known)]:
+            if together:
+                with self.clock.piece(together[0]):
+                    members = {one: (layers[one], self.schemes[one]) for one in together}
+                    found |= quantize_together(members, floats.ranges, hessian)
+                self._sets[together[0]] = together
+        return {one: found[one] for one in self.names[name]}
+
+    def part(
+        self, name: str, original: nn.Module, root: nn.Module, made: Mapping[str, Made], windows: int, read_s: float
+    ) -> Part:
+        """What `make` made, once the device is done with it."""
+        reports = dict(zip(made, reports_of(made.values(), windows), strict=True))
+        seconds = self.clock.seconds()
+        calibrate = seconds.pop(CALIBRATE, 0.0)
+        for first, spent in seconds.items():
+            together = {one: math.prod(reports[one].shape) for one in self._sets.pop(first)}
+            for one, numbers in together.items():
+                reports[one] = replace(reports[one], seconds=spent * numbers / sum(together.values()))
+        layers = {one: layer.layer for one, layer in made.items()}
+        copied = copy_with(root, layers) if layers else root
+        rest = [left_float_report(key, matrix) for key, matrix in left_float(root).items()] if self.schemes else []
+        return Part(
+            name, original, copied.get_submodule(name), copied, layers, (*reports.values(), *rest),
+            {READ: read_s, CALIBRATE: calibrate, SOLVE: sum(seconds.values())},
+        )  # fmt: skip
+
+    def advance(self, block: nn.Module) -> None:
+        if self._text is not None:
+            with self.clock.piece(CALIBRATE):
+                self._text.advance(block)
+
+
+def _parts(
+    model: Held, roads: Mapping[str, _Road], floats: FloatSide, progress: Progress | None
+) -> Iterator[dict[str, Part]]:
+    count, done = sum(len(road.schemes) for road in roads.values()), 0
+
+    def tell(label: str, name: str) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done / count, f"{label}: quantizing {name}" if label else name)
+
+    def made(name: str, original: nn.Module, read_s: float = 0.0) -> dict[str, Part]:
+        root, seen = holding({name: original}), floats.see(name, original)
+        found: dict[str, dict[str, Made]] = {}
+        sums: dict[str, list[OutputSums]] = {}
+        for plan, road in roads.items():
+            with _labelled(road.label):
+                found[plan] = road.make(name, root, original, seen)
+            for layer, one in found[plan].items():
+                sums.setdefault(layer, []).append(one.output)
+                tell(road.label, layer)
+        floats.compare(name, original, sums)
+        return {
+            plan: road.part(name, original, root, found[plan], floats.windows, read_s) for plan, road in roads.items()
+        }
+
+    with closing(model.in_turn()) as blocks:
+        asked = time.perf_counter()
+        for name, block in blocks:
+            together = made(name, block, time.perf_counter() - asked)
+            yield together
+            floats.advance(block)
+            for plan, road in roads.items():
+                road.advance(together[plan].module)
+            del together, block
+            asked = time.perf_counter()
+    yield made("", model.around)
+
+
+@contextmanager
+def _labelled(label: str) -> Iterator[None]:
+    """Refusals of one plan among several begin with its name."""
+    try:
+        yield
+    except ValueError as error:
+        if not label:
+            raise
+        raise type(error)(f"{label}: {error}") from error

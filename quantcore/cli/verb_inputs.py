@@ -29,8 +29,8 @@ class Opened(NamedTuple):
     why: str | None
 
     def facts(self) -> dict[str, Any]:
-        """How the weights were held, for the JSON."""
-        return {"streamed": self.why is not None, "streamed_why": self.why}
+        """How the weights were held, and what their reader must know, for the JSON."""
+        return {"streamed": self.why is not None, "streamed_why": self.why, "notices": list(self.model.notices)}
 
 
 def opened(model: str, device: str | None, stream: bool) -> Opened:

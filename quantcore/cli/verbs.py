@@ -111,7 +111,13 @@ def layer(
         study = layer_study(linear, layer_inputs(loaded.model, tokens, layer).flatten(0, 1), wanted, static, hessian)
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from error
-    read = {"model": model, "revision": loaded.revision, "text": texts.facts(reading, tokens), "calibration": facts}
+    read = {
+        "model": model,
+        "revision": loaded.revision,
+        "notices": list(loaded.notices),
+        "text": texts.facts(reading, tokens),
+        "calibration": facts,
+    }
     if target is not None:
         from quantcore.lab.report import layer_document, to_html
 
@@ -252,6 +258,7 @@ def sensitivity(
     return {
         "model": model,
         "revision": loaded.revision,
+        "notices": list(loaded.notices),
         "text": texts.facts(reading, tokens),
         "calibration": texts.facts(learning, calibration) if any(one.needs_text for one in wanted) else None,
         "layers": {

@@ -260,6 +260,8 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.5g}" if math.isfinite(value) else str(value)
+    if isinstance(value, list):
+        return " ".join(_shown(one) for one in value)
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shown(one)}" for name, one in value.items())
     return ", ".join(map(_shown, value)) if isinstance(value, list | tuple) else str(value)

@@ -51,24 +51,18 @@ class Examined:
     skeleton  as config.json describes it, on the meta device
     stored    what the files hold, by the files' own names
     names     the file's name of each tensor of the model that is stored as it is, if under another name; experts that
-              transformers puts together are not among them, nor is the other name of a tied tensor"""
+              transformers puts together are not among them, nor is the other name of a tied tensor
+    dtype     the model's own type: config.json's, else that of the first float tensor of the files"""
 
     skeleton: Any
     stored: dict[str, Stored]
     names: dict[str, str]
+    dtype: torch.dtype
 
     @property
     def numbers(self) -> int:
         """Parameters and buffers of the model, tied ones once."""
         return numbers_of(self.skeleton)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The model's own type: config.json's, else that of the first float tensor of the files."""
-        said = self.skeleton.config.dtype
-        if isinstance(said, torch.dtype) and said.is_floating_point:
-            return said
-        return next((TYPES[one.dtype] for one in self.stored.values() if one.dtype in FLOATS), torch.float32)
 
 
 def read_headers(source: str, folder: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
@@ -88,7 +82,7 @@ def read_headers(source: str, folder: Path) -> tuple[dict[str, Any], dict[str, S
 
 def examine(source: str, folder: Path) -> Examined:
     """The folder's model. Raises: ValueError, in one sentence, where its files do not hold it."""
-    _, stored = read_headers(source, folder)
+    config, stored = read_headers(source, folder)
     skeleton = build(source, folder, most_parameters(stored))
     try:
         _require_placed(copy.deepcopy(skeleton), stored)
@@ -96,7 +90,14 @@ def examine(source: str, folder: Path) -> Examined:
         _require_equal_ties(skeleton, names, stored)
     except ValueError as error:
         raise _told(source, error) from error
-    return Examined(skeleton, stored, names)
+    return Examined(skeleton, stored, names, _own_type(config, stored))
+
+
+def _own_type(config: Mapping[str, Any], stored: Mapping[str, Stored]) -> torch.dtype:
+    said = config.get("dtype") or config.get("torch_dtype")
+    floats = {str(TYPES[name]).removeprefix("torch."): TYPES[name] for name in FLOATS}
+    first = next((TYPES[one.dtype] for one in stored.values() if one.dtype in FLOATS), torch.float32)
+    return floats.get(said, first) if isinstance(said, str) else first
 
 
 def _told(source: str, error: ValueError | OSError) -> ValueError:

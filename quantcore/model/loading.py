@@ -161,15 +161,11 @@ def _gguf(source: str, place: Place) -> _Read:
     _require_room(source, numbers, torch.float32, torch.device("cpu"), copies=2)
 
     def read() -> tuple[Any, dict[str, Any]]:
-        from transformers import AutoModelForCausalLM, GgufConfig
+        from transformers import GgufConfig
 
-        which: dict[str, Any] = {
-            "gguf_file": place.gguf,
-            "quantization_config": GgufConfig(dequantize=True),
-            **REPORTED,
-        }
-        found: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
-            place.folder, dtype=torch.float32, trust_remote_code=False, **which
+        how = {"gguf_file": place.gguf, "quantization_config": GgufConfig(dequantize=True), "config": model.config}
+        found: tuple[Any, dict[str, Any]] = type(model).from_pretrained(
+            place.folder, dtype=torch.float32, **how, **REPORTED
         )
         return found
 

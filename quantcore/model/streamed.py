@@ -42,7 +42,10 @@ class StreamedModel:
 
     id, path    the source as given, and its folder; `revision` pins its contents, as a LoadedModel's
     skeleton    the model: parameters on the meta device, except inside `block`; buffers that no file holds are real
-    blocks      names of the decoder blocks in order"""
+    blocks      names of the decoder blocks in order
+    notices     as a LoadedModel's; none, since what was quantized before cannot be streamed"""
+
+    notices: tuple[str, ...] = ()
 
     def __init__(self, source: str, device: str | None = None, progress: Progress = quiet) -> None:
         """`progress` is told of a download. Raises: ValueError, in one sentence, for what `load_model` refuses (memory

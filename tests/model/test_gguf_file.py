@@ -1,5 +1,6 @@
 """GGUF headers, written here byte by byte, and whole files by the format's own package: what is read, what refused."""
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import gguf as package
 import pytest
 import torch
 
+from quantcore.__main__ import main
 from quantcore.model.gguf_file import GgufHeader, notice, read_header
-from quantcore.model.linears import linears
+from quantcore.model.linears import linear_shapes, linears
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
 
@@ -128,7 +130,7 @@ def test_what_cannot_be_loaded_is_told_from_the_header(tmp_path: Path) -> None:
 
 def written(lm: LoadedModel, file: Path, drop: str = "", **more: Any) -> Path:
     """The tiny Llama as GGUF in F32, its queries and keys in ggml's order. drop: a tensor to leave out; more: entries
-    that say something else, `block_count` or `embedding_length`, or `split` parts."""
+    that say something else, `block_count` or `embedding_length`, `split` parts, or `rounded` projections."""
     config = lm.model.config
     writer = package.GGUFWriter(file, "llama")
     writer.add_context_length(256)
@@ -165,8 +167,14 @@ def written(lm: LoadedModel, file: Path, drop: str = "", **more: Any) -> Path:
         heads = {"attn_q": 4, "attn_k": 2}.get(short.split(".")[-2], 0)
         if heads:
             tensor = tensor.reshape(heads, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
-        if not drop or not short.startswith(drop):
-            writer.add_tensor(short, tensor.contiguous().numpy())
+        if drop and short.startswith(drop):
+            continue
+        data = tensor.contiguous().numpy()
+        if "rounded" in more and long.endswith("_proj.weight"):
+            kind = package.GGMLQuantizationType.Q8_0
+            writer.add_tensor(short, package.quantize(data, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(short, data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -207,6 +215,43 @@ def test_a_file_that_is_not_the_model_it_describes(
     with pytest.raises(ValueError, match=sentence) as no:
         load_model(str(file), "cpu")
     assert len(str(no.value)) < 400
+
+
+VERBS = {
+    "info": [],
+    "layer": ["--layer", "model.layers.0.mlp.up_proj", "--scheme", "W8A8"],
+    "evaluate": ["--scheme", "w:int8/channel"],
+    "compare": ["--schemes", "w:int8/channel", "w:int4/channel"],
+    "sensitivity": ["--schemes", "w:int8/channel"],
+    "quantize": ["--scheme", "w:int8/channel"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_command_line_says_that_weights_were_quantized_before(
+    verb: str, tiny_lm: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny model with its projections as Q8_0: tiles of 32 codes and a half-precision scale."""
+    file = written(tiny_lm, tmp_path / "rounded.gguf", rounded=True)
+    asked = [verb, "--model", str(file), *VERBS[verb]]
+    if verb != "info":
+        asked += ["--max-tokens", "60"] if verb != "quantize" else ["--out", str(tmp_path / "out")]
+    assert main(asked) == 0
+    said = json.loads(capsys.readouterr().out)
+    notices = (
+        said["model"]["notices"]
+        if verb == "info"
+        else said["facts"]["notices"]
+        if verb == "compare"
+        else said["notices"]
+    )
+    assert notices == [notice(file)]
+    assert "were quantized before (14 as Q8_0, of 21 tensors)" in notices[0]
+    if verb == "info":
+        found = said["model"]
+        assert (found["blocks"], found["context"], found["vocabulary"], found["tokens"]) == (2, 256, 300, 300)
+        assert found["dtypes"] == {"Q8_0": 73728, "F32": 38720}
+        assert {name: tuple(shape) for name, shape in found["linears"].items()} == linear_shapes(tiny_lm.model)
 
 
 def test_a_tied_head_is_stored_once(tiny_lm: LoadedModel, tmp_path: Path) -> None:

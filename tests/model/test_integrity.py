@@ -94,6 +94,24 @@ def test_memory_is_asked_for_the_model_that_config_describes(
         load_model(str(tmp_path), "cpu")
 
 
+@pytest.mark.parametrize(
+    ("said", "stored", "expected"),
+    [
+        ("bfloat16", torch.float32, torch.bfloat16),
+        (None, torch.float16, torch.float16),
+        ("int8", torch.bfloat16, torch.bfloat16),
+        ("float8_e4m3fn", torch.float16, torch.float16),
+    ],
+)
+def test_the_type_of_a_model_on_a_gpu(
+    said: str | None, stored: torch.dtype, expected: torch.dtype, folder: Path
+) -> None:
+    """config.json's, where it is one to compute in; else that of the weights."""
+    config(dtype=said)(folder)
+    weights(lambda held: {name: one.to(stored) for name, one in held.items()})(folder)
+    assert integrity.examine(str(folder), folder).dtype == expected
+
+
 def test_the_report_of_the_load_itself_is_checked_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the questions to the headers miss something: transformers would only warn."""
     besides(model__extra__weight=torch.ones(2, 2))(folder)

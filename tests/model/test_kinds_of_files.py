@@ -40,6 +40,12 @@ KINDS: dict[str, dict[str, Any]] = {  # what transformers renames, fuses, ties o
     "Mixtral": SIZES | {"num_local_experts": 4},
     "Qwen3Moe": SIZES | EXPERTS | {"head_dim": 8},
     "DeepseekV3": SIZES | LATENT,
+    "DeepseekV4": SIZES  # its first router is a table of whole numbers
+    | {
+        "num_hidden_layers": 3, "num_key_value_heads": 1, "moe_intermediate_size": 16, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "head_dim": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "o_lora_rank": 8,
+        "o_groups": 2, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4, "num_hash_layers": 1,
+    },
     "GptOss": SIZES | {"num_local_experts": 4, "head_dim": 8},
     "GPT2": OLD,
     "GPTJ": OLD | {"rotary_dim": 4},
@@ -47,8 +53,8 @@ KINDS: dict[str, dict[str, Any]] = {  # what transformers renames, fuses, ties o
     "Bloom": {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "Mamba": {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4},
     "Gemma2": SIZES | {"head_dim": 8},
-}
-FUSED = ("Mixtral", "Qwen3Moe", "DeepseekV3")
+}  # fmt: skip
+FUSED = ("Mixtral", "Qwen3Moe", "DeepseekV3", "DeepseekV4")
 
 
 def saved(kind: str, path: Path, tokenizer: Any, **more: Any) -> torch.nn.Module:

@@ -81,3 +81,22 @@ def test_an_exception_for_no_layer_is_told() -> None:
 def test_what_cannot_be_read_is_one_sentence(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Plan.parse(text)
+
+
+def test_a_plan_needs_what_any_of_its_schemes_needs() -> None:
+    plan = Plan.parse("W8A8@down_proj=FP8@up_proj=float")
+    assert (plan.needs_ranges, plan.needs_hessian, plan.needs_text, plan.is_float) == (True, False, True, False)
+    assert Plan.parse("float@down_proj=float").is_float
+    assert not Plan.parse("float@down_proj=W4A16,gptq").is_float
+    assert Plan.parse("float@down_proj=W4A16,gptq").needs_hessian
+
+
+def test_the_schemes_of_a_models_layers() -> None:
+    names = ["0.up_proj", "0.down_proj", "lm_head"]
+    plan = Plan.parse("W8A8@down_proj=float")
+    assert plan.schemes_of(names) == {"0.up_proj": Scheme.parse("W8A8")}
+    assert Plan.parse("float").schemes_of(names) == {}
+    with pytest.raises(ValueError, match="no layer fits 'gate_proj'"):
+        Plan.parse("W8A8@gate_proj=float").schemes_of(names)
+    with pytest.raises(ValueError, match="skips every Linear of the model; shorten skip="):
+        Plan.parse("W8A8,skip=0,skip=lm_head").schemes_of(names)

@@ -119,3 +119,23 @@ def test_refusals_are_one_sentence(text: str, message: str) -> None:
 def test_garbage_never_raises_anything_else(text: str) -> None:
     with pytest.raises(ValueError, match="."):
         Scheme.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "ranges", "hessian", "g_idx"),
+    [
+        ("float", False, False, False),
+        ("W8A8", False, False, False),
+        ("FP8", True, False, False),
+        ("a:int8/tensor/static", True, False, False),
+        ("W4A16,gptq", False, True, False),
+        ("FP8,gptq/actorder=weight", True, True, False),
+        ("W4A16,gptq/actorder=group", False, True, True),
+        ("w:int4/channel,gptq/actorder=group", False, True, False),  # all columns of a row are one group
+    ],
+)
+def test_a_scheme_says_what_it_needs(text: str, ranges: bool, hessian: bool, g_idx: bool) -> None:
+    scheme = Scheme.parse(text)
+    assert (scheme.needs_ranges, scheme.needs_hessian, scheme.keeps_g_idx) == (ranges, hessian, g_idx)
+    assert scheme.needs_text == (ranges or hessian)
+    assert scheme.is_float == (text == "float")

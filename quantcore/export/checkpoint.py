@@ -32,10 +32,11 @@ from torch import Tensor, nn
 
 from quantcore.export.beside import Beside
 from quantcore.export.new_folder import all_or_nothing, require_place
+from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
 from quantcore.export.shards import SHARD_BYTES, Shards, StoredFile
 from quantcore.matmul.layers import QuantLinear
-from quantcore.matmul.size import checkpoint_bytes, quantized_linears
+from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
 from quantcore.model.held import Held, held
 from quantcore.model.linears import linears
@@ -113,10 +114,10 @@ def export_checkpoint(
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
     model, plan = held(source), Plan.of(scheme)
-    schemes, size = planned(model, plan)
+    schemes, _ = planned(model, plan)
     require_exportable(list(dict.fromkeys(schemes.values())))
     road = parts(model, plan, calibration, progress=progress)
-    with _Writing(model, plan, schemes, folder, size.bytes, force, dtype, shard_bytes) as writing:
+    with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes) as writing:
         writing.add(model.around, leave=schemes)
         for part in road:
             writing.add_part(part)
@@ -138,7 +139,7 @@ def write_checkpoint(
     """Write the copy of a model that `quantize_model` made under `plan`; the arguments are `export_checkpoint`'s."""
     model = held(source)
     schemes = {name: found for name in quantized_linears(quantized) if (found := plan.scheme_for(name)) is not None}
-    with _Writing(model, plan, schemes, folder, checkpoint_bytes(quantized), force, dtype, shard_bytes) as writing:
+    with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes) as writing:
         writing.add(quantized)
         writing.layers = {report.name: report for report in layers}
         return writing.finish(calibration)
@@ -153,22 +154,20 @@ class _Writing:
         plan: Plan,
         schemes: Mapping[str, Scheme],
         folder: str | Path,
-        size: int,
         force: bool,
         dtype: torch.dtype | None,
         shard_bytes: int,
     ) -> None:
-        """`size`: about how many bytes it will take. Raises: ValueError for a place or layers that cannot be."""
-        from quantcore.export.checkpoint_format import configuration, group
+        """Raises: ValueError for a place or layers that cannot be, and a disk without room."""
+        from quantcore.export.checkpoint_format import configuration, formats
 
         self._model, self._plan, self._schemes, self._shard_bytes = model, plan, schemes, shard_bytes
         _require_plain_linears(model.skeleton, schemes)
         self._target = require_place(folder, model.id, force)
-        require_space(self._target, size)
-        self._config = configuration(schemes, [name for name in linears(model.skeleton) if name not in schemes])
-        alone = len(set(schemes.values())) == 1
-        self._layouts = {name: str(group(one, ["Linear"], alone).format) for name, one in schemes.items()}
         self._dtype = stored_type(model) if dtype is None else dtype
+        require_space(self._target, promise(model.skeleton, plan, self._dtype).bytes)
+        self._config = configuration(schemes, [name for name in linears(model.skeleton) if name not in schemes])
+        self._layouts = formats(schemes)
         self._seconds = dict.fromkeys((READ, CALIBRATE, SOLVE), 0.0)
         self._rounding = self._write_s = 0.0
         self.layers: dict[str, LayerReport] = {}

@@ -100,6 +100,13 @@ def group(scheme: Scheme, targets: Sequence[str], alone: bool = True) -> Any:
     return made
 
 
+def formats(schemes: Mapping[str, Scheme]) -> dict[str, str]:
+    """The format of each layer's codes in a checkpoint of these schemes, by name."""
+    different = set(schemes.values())
+    found = {scheme: str(group(scheme, ["Linear"], len(different) == 1).format) for scheme in different}
+    return {name: found[scheme] for name, scheme in schemes.items()}
+
+
 def layout(scheme: Scheme, form: str) -> Layout:
     """How a format keeps the codes of a scheme, to be counted."""
     assert scheme.weights is not None

@@ -9,7 +9,6 @@ counted as if codes were packed without gaps, and `layouts` is empty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,26 +54,15 @@ def promise(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> 
     """The bytes of the tensors that `export_checkpoint(..., dtype=dtype)` would write.
 
     Raises: ValueError for a pattern that fits no layer, and a tile that does not divide one, with the layer's name."""
-    plan, shapes = Plan.of(plan), linear_shapes(model)
+    from quantcore.export.checkpoint_format import formats, layout, why_not  # compressed-tensors takes 2 s to import
+
+    plan, shapes, bits = Plan.of(plan), linear_shapes(model), 8 * dtype.itemsize
     schemes = {name: one for name, one in plan.schemes_of(shapes).items() if one.weights is not None}
-    formats, bits = _formats(schemes), 8 * dtype.itemsize
-    if formats:
-        from quantcore.export.checkpoint_format import layout
-
-        layouts = {name: layout(schemes[name], form) for name, form in formats.items()}
-    else:
-        layouts = {}
-    size = model_size(model, coded_under(shapes, schemes), layouts, bits)
-    used = tuple(dict.fromkeys(formats.values()))
-    return Promise(size, model_size(model, {}, float_bits=bits).bytes, str(dtype).removeprefix("torch."), used)
-
-
-def _formats(schemes: Mapping[str, Scheme]) -> dict[str, str]:
-    """The format of each layer's codes; none for any of them where the checkpoint cannot be written."""
-    from quantcore.export.checkpoint_format import group, why_not  # compressed-tensors takes a second to import
-
-    different = set(schemes.values())
-    if any(why_not(scheme) is not None for scheme in different):
-        return {}
-    found = {scheme: str(group(scheme, ["Linear"], len(different) == 1).format) for scheme in different}
-    return {name: found[scheme] for name, scheme in schemes.items()}
+    used = formats(schemes) if all(why_not(scheme) is None for scheme in set(schemes.values())) else {}
+    layouts = {name: layout(schemes[name], form) for name, form in used.items()}
+    return Promise(
+        size=model_size(model, coded_under(shapes, schemes), layouts, bits),
+        float_bytes=model_size(model, {}, float_bits=bits).bytes,
+        dtype=str(dtype).removeprefix("torch."),
+        layouts=tuple(dict.fromkeys(used.values())),
+    )

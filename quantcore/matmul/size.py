@@ -69,8 +69,5 @@ def bits_per_weight(model: nn.Module) -> float:
     return model_size(model, coded_layers(model)).bits_per_weight
 
 
-CHECKPOINT_FLOAT_BITS = FLOAT_BITS
-
-
 def quantized_linears(model: nn.Module) -> dict[str, QuantLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantLinear)}

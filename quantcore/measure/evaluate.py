@@ -98,11 +98,11 @@ def compare(
     seen, done, told = 0, 0, -math.inf
     with torch.inference_mode():
         for batch in parts:
-            log_p = _log_p(model, batch)
+            log_p = next_log_p(model, batch)
             reference.add(log_p, log_p, batch, likeliest)
             for name, candidate in named.items():
                 begun = time.perf_counter()
-                kept[name].add(log_p, _log_p(candidate, batch), batch, likeliest)
+                kept[name].add(log_p, next_log_p(candidate, batch), batch, likeliest)
                 done += 1
                 if progress:
                     progress(done / (len(named) * len(parts)), name)
@@ -121,7 +121,8 @@ def require_windows(tokens: Tensor) -> None:
         raise ValueError(f"windows of {tokens.shape[1]} token predict nothing; use at least two tokens")
 
 
-def _log_p(model: nn.Module, batch: Tensor) -> Tensor:
+def next_log_p(model: nn.Module, batch: Tensor) -> Tensor:
+    """log p of every next token that the batch can check, (B, T - 1, V), float32."""
     return log_probabilities(_logits(model, batch))
 
 

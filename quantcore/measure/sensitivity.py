@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.matmul.size import quantized_linears
+from quantcore.measure.evaluate import next_log_p
 from quantcore.model.linears import batches, block_names, block_of
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.pipeline.calibration import Progress
@@ -237,17 +238,17 @@ def layer_costs(
             _recalling(base, blocks) as from_float,
             _recalling(quantized, blocks) as from_quantized,
         ):
-            log_p = _log_p(base(batch, use_cache=False).logits)
-            whole += _kl_sum(log_p, _log_p(quantized(batch, use_cache=False).logits))
+            log_p = next_log_p(base, batch)
+            whole += _kl_sum(log_p, next_log_p(quantized, batch))
             counted += log_p.shape[0] * log_p.shape[1]
             if batch is parts[0]:
                 _check_shortcut(base, *list(alone.items())[-1], batch, from_float)
             for name in layers:
                 with _swapped(base, name, alone[name]), from_float(name):
-                    sums["alone"][name] += _kl_sum(log_p, _log_p(base(batch, use_cache=False).logits))
+                    sums["alone"][name] += _kl_sum(log_p, next_log_p(base, batch))
                 if all_but:
                     with _swapped(quantized, name, model.get_submodule(name)), from_quantized(name):
-                        sums["all_but"][name] += _kl_sum(log_p, _log_p(quantized(batch, use_cache=False).logits))
+                        sums["all_but"][name] += _kl_sum(log_p, next_log_p(quantized, batch))
                 done += 1
                 heard[name] = counted
                 if progress:
@@ -279,10 +280,6 @@ def _check_shortcut(
             f"this model's blocks pass on more than their outputs (a run from {name!r} differs from a full one), so "
             "single layers cannot be measured; compare whole schemes instead"
         )
-
-
-def _log_p(logits: Tensor) -> Tensor:
-    return logits[:, :-1].float().log_softmax(-1)
 
 
 def _kl_sum(log_p: Tensor, log_q: Tensor) -> float:

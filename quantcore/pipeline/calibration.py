@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from quantcore.model.linears import SharedInputs, batches, linears
-from quantcore.model.linears import watch_inputs as watch_inputs
+from quantcore.model.linears import SharedInputs, batches, linears, watch_inputs
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.numbers.spec import MovingAverage
 from quantcore.pipeline.gram import gram_of

@@ -24,8 +24,7 @@ from typing import Any
 from torch import nn
 
 from quantcore.model.linears import linear_shapes, linears, place_of, shared_inputs
-from quantcore.numbers.bits import FLOAT_BITS, Size, layer_size, weight_size
-from quantcore.numbers.spec import QuantSpec
+from quantcore.numbers.bits import FLOAT_BITS, Size, layer_size
 from quantcore.scheme.plan import Plan
 
 GB = 1e9
@@ -172,10 +171,6 @@ class Footprint:
         """How many tokens of KV cache, over all sequences, fit beside weights and activations."""
         free = budget_gb * GB - self.weights_bytes - self.activation_bytes
         return max(0, int(free // self.kv_bytes_per_token))
-
-
-def weight_bits(spec: QuantSpec, shape: tuple[int, int], reordered: bool = False) -> int:
-    return weight_size(spec, shape, reordered).bits
 
 
 def footprint(

@@ -111,7 +111,7 @@ def test_a_job_says_that_it_compiles() -> None:
     told, go_on = threading.Event(), threading.Event()
 
     def work(tell: object) -> int:
-        launch._tell(fn=SimpleNamespace(name="_factor"))  # what Triton calls before it compiles
+        launch.tell_listener(fn=SimpleNamespace(name="_factor"))  # what Triton calls before it compiles
         told.set()
         assert go_on.wait(60)
         return 1
@@ -121,7 +121,7 @@ def test_a_job_says_that_it_compiles() -> None:
     assert job.doing == "compiling the GPU kernel factor, once on this machine"
     go_on.set()
     assert job.ended.wait(60)
-    launch._tell(fn=SimpleNamespace(name="_factor"))  # nobody listens any more
+    launch.tell_listener(fn=SimpleNamespace(name="_factor"))  # nobody listens any more
 
 
 @on_gpu

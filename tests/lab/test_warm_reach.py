@@ -34,7 +34,7 @@ class _H100:
         return 0
 
 
-def _nothing(self: sweep._SplitProducts, start: int, stop: int) -> Tensor:
+def _nothing(self: sweep.SplitProducts, start: int, stop: int) -> Tensor:
     """A product of the right shape; a CPU has none of bf16 into float32."""
     return torch.empty(stop - start, self._error.shape[3])
 
@@ -56,10 +56,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
             monkeypatch.setattr(importlib.import_module(f"{package}.{name}"), "launch", launch)
     for module in (gptq, sweep):
         monkeypatch.setattr(module, "takes_kernel", lambda pull: pull.dtype == torch.float32)
-    monkeypatch.setattr(gptq, "_refuse", lambda *found: None)
+    monkeypatch.setattr(gptq, "refuse", lambda *found: None)
     monkeypatch.setattr("quantcore.matmul.paths.why_no_kernels", lambda x: None)
     monkeypatch.setattr(
-        sweep._SplitProducts, "product", lambda self, *block: torch.empty(block[1] - block[0], self._error.shape[3])
+        sweep.SplitProducts, "product", lambda self, *block: torch.empty(block[1] - block[0], self._error.shape[3])
     )
     monkeypatch.setattr(triton.runtime.driver, "_active", _H100())
     return keys

@@ -129,14 +129,14 @@ def test_what_is_measured_so_far_is_shown(page: AppTest, monkeypatch: pytest.Mon
     monkeypatch.setattr(job_view, "PATIENCE_S", 0.01)
     monkeypatch.setattr("ui.jobs.SHOW_EVERY_S", 0.0)
     monkeypatch.setattr("quantcore.measure.evaluate.SO_FAR_S", 0.0)
-    steps, whole = threading.Semaphore(0), evaluate._log_p
+    steps, whole = threading.Semaphore(0), evaluate.next_log_p
 
     def held(model, batch):
         if not quantized_linears(model):  # the float model, once a batch
             assert steps.acquire(timeout=60)
         return whole(model, batch)
 
-    monkeypatch.setattr("quantcore.measure.evaluate._log_p", held)
+    monkeypatch.setattr("quantcore.measure.evaluate.next_log_p", held)
 
     def shown(keys: list[str]) -> None:
         end = time.monotonic() + 60

@@ -62,10 +62,10 @@ def _watch_compiler() -> None:
     """From now on Triton says what it compiles; once a process."""
     from triton import knobs
 
-    knobs.runtime.jit_cache_hook = _tell
+    knobs.runtime.jit_cache_hook = tell_listener
 
 
-def _tell(**facts: Any) -> None:
+def tell_listener(**facts: Any) -> None:
     """Triton's hook before it compiles. Its answer, nothing, lets Triton go on."""
     listener = _listener.get()
     if listener is not None:

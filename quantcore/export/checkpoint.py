@@ -34,7 +34,7 @@ from quantcore.export.beside import Beside
 from quantcore.export.new_folder import all_or_nothing, require_place
 from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
-from quantcore.export.shards import SHARD_BYTES, Shards, StoredFile
+from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
@@ -100,7 +100,7 @@ def export_checkpoint(
     *,
     force: bool = False,
     dtype: torch.dtype | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Quantize a model, in memory or in its files, and write it to `folder`, with its tokenizer and generation config.
@@ -108,7 +108,7 @@ def export_checkpoint(
     calibration  (windows, T), for GPTQ and static activations
     force        whether a model that is in `folder` already may be replaced
     dtype        of scales, norms, embeddings; None: the narrowest that holds the model's parameters exactly
-    shard_bytes  most bytes of one file
+    shard_bytes  most bytes of one file; None: a sixteenth of all, between 128 and 512 MB
     Raises: ValueError for what compressed-tensors cannot hold, a folder that cannot be written, a full disk, and what
     `parts` refuses."""
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
@@ -134,7 +134,7 @@ def write_checkpoint(
     *,
     force: bool = False,
     dtype: torch.dtype | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
 ) -> ExportReport:
     """Write the copy of a model that `quantize_model` made under `plan`; the arguments are `export_checkpoint`'s."""
     model = held(source)
@@ -156,12 +156,13 @@ class _Writing:
         folder: str | Path,
         force: bool,
         dtype: torch.dtype | None,
-        shard_bytes: int,
+        shard_bytes: int | None,
     ) -> None:
         """Raises: ValueError for a place or layers that cannot be, and a disk without room."""
         from quantcore.export.checkpoint_format import configuration, formats
 
-        self._model, self._plan, self._schemes, self._shard_bytes = model, plan, schemes, shard_bytes
+        self._model, self._plan, self._schemes = model, plan, schemes
+        self._shard_bytes = shard_bytes or shard_bytes_of(size)
         _require_plain_linears(model.skeleton, schemes)
         self._target = require_place(folder, model.id, force)
         self._dtype = stored_type(model) if dtype is None else dtype
@@ -170,6 +171,8 @@ class _Writing:
         self._layouts = formats(schemes)
         self._seconds = dict.fromkeys((READ, CALIBRATE, SOLVE), 0.0)
         self._rounding = self._write_s = 0.0
+        self._revision = self._hashed = ""
+        self._parts = 0
         self.layers: dict[str, LayerReport] = {}
 
     def __enter__(self) -> _Writing:
@@ -182,8 +185,6 @@ class _Writing:
             writers = stack.enter_context(Beside(WRITERS if on_gpu else 0, WRITERS))
             self._shards = Shards(self._folder, self._shard_bytes, writers)
             self._stack = stack.pop_all()
-        if on_gpu:
-            self._hashing.do(self._hash)
         self._started = time.perf_counter()
         return self
 
@@ -202,7 +203,11 @@ class _Writing:
         self._write_s += time.perf_counter() - started
 
     def add_part(self, part: Part) -> None:
-        """A block; of what lies around the blocks its quantized layers, as the rest does not depend on them."""
+        """A block; of what lies around the blocks its quantized layers, as the rest does not depend on them. The model
+        is hashed from the first block on, beside a GPU: before, it would hold up the reading of that block."""
+        if self._stream is not None and not self._parts:
+            self._hashing.do(self._hash)
+        self._parts += 1
         self.layers |= {report.name: report for report in part.reports}
         for phase, spent in part.seconds.items():
             self._seconds[phase] += spent
@@ -218,9 +223,9 @@ class _Writing:
         _save_generation_config(model.skeleton, self._folder)
         known = {file.name: file for file in stored}
         files = [known.get(path.name) or StoredFile.of(path) for path in sorted(self._folder.iterdir())]
-        if self._stream is None:
-            self._hash()
         self._hashing.finish()
+        if not self._hashed:
+            self._hash()
         write_s = self._write_s + time.perf_counter() - started
         report = ExportReport(
             folder=str(self._target),

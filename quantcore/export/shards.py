@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantcore.export.beside import Beside
+from quantcore.model.weight_files import file_digest
 
-SHARD_BYTES = 512 * 10**6  # so that the last file is quickly written
+SHARDS = 16  # files of a large model: enough for several threads, and so that the last one is quickly written
+LEAST_SHARD, MOST_SHARD = 128 * 10**6, 512 * 10**6  # bytes
 INDEX = "model.safetensors.index.json"
 
 
@@ -28,9 +29,7 @@ class StoredFile:
     @staticmethod
     def of(path: Path, name: str | None = None) -> StoredFile:
         """The file, under another name if one is given."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return StoredFile(name or path.name, path.stat().st_size, digest)
+        return StoredFile(name or path.name, path.stat().st_size, file_digest(path).hex())
 
 
 class Shards:
@@ -87,8 +86,13 @@ class Shards:
         return self._folder / f"shard-{place + 1}"
 
 
+def shard_bytes_of(size: int) -> int:
+    """Most bytes of one file of a checkpoint that takes `size` bytes."""
+    return min(MOST_SHARD, max(LEAST_SHARD, size // SHARDS))
+
+
 def write_shards(
-    parts: Iterable[tuple[str, dict[str, Tensor]]], folder: Path, shard_bytes: int = SHARD_BYTES
+    parts: Iterable[tuple[str, dict[str, Tensor]]], folder: Path, shard_bytes: int = MOST_SHARD
 ) -> dict[str, str]:
     """The tensors of modules, by the modules' names, as files; returns the file of each tensor. Never more than one
     file's tensors are in memory."""

@@ -36,7 +36,7 @@ TABLE = """CREATE TABLE IF NOT EXISTS results (
 BUSY_S = 5.0
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 HASH_BYTES = 2**24
-HASHERS = max(1, (os.cpu_count() or 1) // 2)  # threads; one is the caller's own
+HASHERS = max(1, (os.cpu_count() or 1) // 4)  # threads; one is the caller's own
 
 
 class HasTensors(Protocol):
@@ -245,8 +245,10 @@ def tokens_hash(*tokens: Tensor | None) -> str:
 def _add(digest: Any, tensor: Tensor) -> None:
     """The tensor's bytes, a piece at a time: a large model on a GPU comes to the CPU in pieces."""
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    staged = torch.empty(HASH_BYTES, dtype=torch.uint8, pin_memory=True) if flat.is_cuda else None
     for piece in torch.split(flat, HASH_BYTES):
-        digest.update(piece.cpu().numpy().data)
+        here = piece if staged is None else staged[: len(piece)].copy_(piece)
+        digest.update(here.numpy().data)
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

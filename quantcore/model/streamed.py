@@ -88,13 +88,17 @@ class StreamedModel:
         """Each block with its weights on the device while it has its turn. On a GPU the next block's are read
         meanwhile, so that two are there."""
         with ThreadPoolExecutor(READERS, "weights") as readers:
-            coming: dict[str, Future[Tensor]] = {}
+
+            def coming(place: int) -> dict[str, Future[Tensor]]:
+                if self.device.type == "cpu" or place == len(self.blocks):
+                    return {}
+                names = _slots(self.skeleton.get_submodule(self.blocks[place]), self.blocks[place])
+                return {name: readers.submit(self._read_beside, name) for name in names}
+
+            here = coming(0)
             for place, name in enumerate(self.blocks):
-                with self.block(name, coming) as block:
-                    if self.device.type == "cuda" and place + 1 < len(self.blocks):
-                        following = self.blocks[place + 1]
-                        names = _slots(self.skeleton.get_submodule(following), following)
-                        coming = {one: readers.submit(self._read_beside, one) for one in names}
+                with self.block(name, here) as block:
+                    here = coming(place + 1)
                     yield name, block
 
     @contextmanager
@@ -110,7 +114,8 @@ class StreamedModel:
         finally:
             for full, slot in slots.items():
                 _put(slot, empty[full])
-            give_back()
+            if self.device.type == "cpu":
+                give_back()
 
     def _read_beside(self, name: str) -> Tensor:
         """`read` on a stream of its own, so that it does not wait for what the GPU has to do before."""

@@ -3,11 +3,13 @@
     python -m benchmarks.end_to_end                         8 blocks of Llama-3-8B's shapes, 128 x 2048 tokens: all
     python -m benchmarks.end_to_end --blocks 32 --windows 512 --runs "ours streamed: W4A16,gptq"
     python -m benchmarks.end_to_end --blocks 32 --runs "ours: W4A16" "ours streamed: W4A16"
+    python -m benchmarks.end_to_end --blocks 32 --runs "ours: W4A16,gptq" "ours, 2 GPUs: W4A16,gptq"
     python -m benchmarks.end_to_end --peer FOLDER           where llm-compressor is installed, apart from our packages
     python -m benchmarks.end_to_end --tiny --device cpu     a model of two small blocks, to see that all of it works
 
 The model is made on the spot, of random weights. A run is CONTESTANT: SCHEME, a process of its own that does the same
-work twice; the second is counted, the first is noted with the time of imports. Memory: the device's peak as torch
+work twice; the second is counted, the first is noted with the time of imports. `ours, 2 GPUs` are two processes, by
+torchrun; the figures are the first one's. Memory: the device's peak as torch
 counts it, and the host's peak (VmHWM, mapped files included) of the process, in the second. The floor is what the
 arithmetic takes at this GPU's own measured rate (see `floor`).
 """
@@ -22,11 +24,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
 from benchmarks.machine import describe
+
+if TYPE_CHECKING:
+    from benchmarks.contestants import Job
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "end_to_end.json"
@@ -70,13 +76,15 @@ def main() -> None:
         job["vocabulary"] = shape.vocabulary
         for number, run in enumerate(chosen.runs):
             contestant, _, scheme = (part.strip() for part in run.partition(":"))
+            contestant, _, gpus = contestant.partition(",")
             if time.monotonic() > end:
                 row: dict[str, Any] = {"run": run, "not run": f"{chosen.minutes} minutes were over"}
             elif reason := why_not(contestant, chosen.peer):
                 row = {"run": run, "not run": reason}
             else:
                 out = str(Path(folder) / f"out{number}")
-                row = {"run": run, **in_process(contestant, job | {"scheme": scheme, "out": out}, chosen.peer)}
+                task = job | {"scheme": scheme, "out": out}
+                row = {"run": run, **in_process(contestant, task, chosen.peer, int(gpus.split()[0]) if gpus else 1)}
             found["runs"].append(row)
             print(line(row), flush=True)
             _write(chosen.out, found)
@@ -91,15 +99,16 @@ def why_not(contestant: str, peer: str | None) -> str | None:
     return "llm-compressor is not installed; pip install llmcompressor==0.14.0.1, or give --peer FOLDER"
 
 
-def in_process(contestant: str, job: dict[str, Any], peer: str | None) -> dict[str, Any]:
-    """`measure` in a process of its own; what it said where it failed."""
+def in_process(contestant: str, job: dict[str, Any], peer: str | None, ranks: int) -> dict[str, Any]:
+    """`measure` in a process of its own, or in several, one a GPU; what it said where it failed."""
     path = os.environ.get("PYTHONPATH", "")
     if contestant.startswith("llm-compressor") and peer:
         path = f"{peer}{os.pathsep}{path}"
     task = json.dumps({"contestant": contestant, "job": job})
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.end_to_end", "--measure", task],
+        [sys.executable, *launcher, "-m", "benchmarks.end_to_end", "--measure", task],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
     )  # fmt: skip
     process_s = time.perf_counter() - started
@@ -110,19 +119,34 @@ def in_process(contestant: str, job: dict[str, Any], peer: str | None) -> dict[s
 
 
 def measure(task: dict[str, Any]) -> None:
-    """The work twice, here; one line of JSON."""
+    """The work twice, here; one line of JSON. Under torchrun with the other processes, the first of which speaks."""
+    import torch
+
+    from benchmarks.contestants import CONTESTANTS, Job
+    from quantcore.cli import torchrun
+
+    device = torchrun.device_here(task["job"]["device"])
+    job, contestant = Job(**(task["job"] | {"device": device})), CONTESTANTS[task["contestant"]]
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("WORLD_SIZE", "1"))))
+    with torchrun.joined(device) as those:
+        found = twice(contestant, job, those.first)
+    if those.first:
+        print(json.dumps(found))
+
+
+def twice(contestant: Callable[[Job], dict[str, Any]], job: Job, first: bool) -> dict[str, Any]:
+    """Both turns; `first`: whether this process may clear the place of the result."""
     import shutil
 
     import torch
 
-    from benchmarks.contestants import CONTESTANTS, Job
     from benchmarks.streaming import memory
 
-    job, contestant = Job(**task["job"]), CONTESTANTS[task["contestant"]]
     on_gpu = torch.device(job.device).type == "cuda"
     found: dict[str, Any] = {}
     for turn in ("first", "second"):
-        shutil.rmtree(job.out, ignore_errors=True)
+        if first:
+            shutil.rmtree(job.out, ignore_errors=True)
         if on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(job.device)
@@ -137,7 +161,7 @@ def measure(task: dict[str, Any]) -> None:
             "host_peak_gb": memory("VmHWM") / 1e9,
             "written_gb": sum(file.stat().st_size for file in Path(job.out).glob("*")) / 1e9,
         }
-    print(json.dumps(found))
+    return found
 
 
 def reset_host_peak() -> None:
@@ -180,8 +204,9 @@ def summary(found: dict[str, Any]) -> list[str]:
     timed = {row["run"]: row["second"]["seconds"] for row in found["runs"] if "second" in row}
     for run, seconds in timed.items():
         contestant, _, scheme = run.partition(":")
-        peer = timed.get(f"llm-compressor:{scheme}")
+        peer, alone = timed.get(f"llm-compressor:{scheme}"), timed.get(f"{contestant.partition(',')[0]}:{scheme}")
         beside = f", {peer / seconds:.1f} times llm-compressor" if peer and contestant.startswith("ours") else ""
+        beside += f", {alone / seconds:.2f} times one GPU" if alone and "," in contestant else ""
         over = f", {seconds / least:.1f} floors" if scheme.strip() == SCHEME else ""
         lines.append(f"{run:32s} {seconds:.2f} s{over}{beside}")
     return lines

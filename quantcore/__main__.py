@@ -11,6 +11,9 @@
     python -m quantcore recipe --scheme W4A16,gptq --model owner/name --out recipes
     python -m quantcore warm                                          compile the GPU's kernels now, once a machine
 
+Under torchrun (torchrun --nproc-per-node 2 -m quantcore quantize ...) quantize, evaluate, compare and sensitivity share
+their work, one process a GPU.
+
 --model is `reference` (the default), a folder, a GGUF file, or a hub id. Static activations and GPTQ learn from the
 bundled calibration text, or from --calibrate-on (quantize: --text); everything is measured on the bundled evaluation
 text, or on --text. A text is a .txt, .jsonl or .parquet file, or a data set of the hub: wikitext-2, owner/name,
@@ -36,7 +39,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from quantcore.cli import verbs
+from quantcore.cli import torchrun, verbs
 from quantcore.cli.texts import TextOptions
 from quantcore.cli.warming import warm
 from quantcore.export.plain import plain
@@ -56,21 +59,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = {one.name: options.pop(one.name) for one in fields(TextOptions) if one.name in options}
         if said:
             options["texts"] = TextOptions(**said)
-        with contextlib.redirect_stdout(sys.stderr):  # a library that chats must not spoil the JSON
-            result = run(**options)
+        torchrun.require_shared(run.__name__)
+        if "device" in options:
+            options["device"] = torchrun.device_here(options["device"])
+        with torchrun.joined(options.get("device")) as those, contextlib.redirect_stdout(sys.stderr):
+            result = run(**options)  # a library that chats must not spoil the JSON
+        if not those.first:
+            return 0
         text = json.dumps(plain(result), indent=2, allow_nan=False)
     except KeyboardInterrupt:
-        print("quantcore: stopped; nothing was kept", file=sys.stderr)
-        return 130
+        return _ended("stopped; nothing was kept", 130)
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        print(f"quantcore: {kind}{' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        lost = torchrun.lost_another(error)
+        return _ended(torchrun.ENDED if lost else f"{kind}{' '.join(str(error).split())}", 2)
     try:
         print(text, flush=True)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _ended(sentence: str, code: int) -> int:
+    """Say why, once among all processes of the run."""
+    if torchrun.tells():
+        print(f"quantcore: {sentence}", file=sys.stderr, flush=True)
+    if torchrun.under_torchrun():
+        torchrun.leave(code)
+    return code
 
 
 class _Parser(argparse.ArgumentParser):

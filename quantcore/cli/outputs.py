@@ -10,12 +10,14 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.ranks import ranks
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
     """A bar on stderr; yields what the engine calls with the share done and what it is at."""
-    with tqdm(total=100, desc=title, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar:
+    form = "{l_bar}{bar}| {elapsed} {postfix}"
+    with tqdm(total=100, desc=title, file=sys.stderr, bar_format=form, disable=not ranks().first) as bar:
 
         def tell(share: float, what: str) -> None:
             bar.set_postfix_str(what, refresh=False)

@@ -34,6 +34,7 @@ from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.formats import FORMATS
 from quantcore.pipeline.calibration import calibrate, layer_inputs, momenta_of
 from quantcore.pipeline.layers import static_qparams
+from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.layer import LayerStudy, layer_study
@@ -182,7 +183,8 @@ def quantize(
             f"{plan.label} needs no calibration text; leave out --text, --max-tokens, --window, --seed and --chat"
         )
     reading = texts.quantized_on() if plan.needs_text else None
-    require_place(out, model, force)
+    if ranks().first:
+        require_place(out, model, force)
     held = opened(model, device, stream)
     loaded = held.model
     calibration = None if reading is None else reading.tokens(loaded, texts.texts)
@@ -211,7 +213,7 @@ def compare(
     from quantcore.lab.report import duel_document, to_html
 
     plans, reading, learning = [Plan.parse(one) for one in schemes], texts.measured(EVALUATE), texts.learned()
-    target = None if out is None else new_file(out, force)
+    target = None if out is None or not ranks().first else new_file(out, force)
     held, store = opened(model, device, stream), Store()
     loaded = held.model
     tokens, calibration = (one.tokens(loaded, texts.texts) for one in (reading, learning))
@@ -226,7 +228,7 @@ def compare(
         **held.facts(),
         "text": texts.facts(reading, tokens),
         "calibration": texts.facts(learning, calibration),
-        "device": device_name(loaded.device),
+        "device": ranks().named(device_name(loaded.device)),
         "command": shlex.join(
             ["python", "-m", "quantcore", "compare", "--model", model, "--schemes", *wanted, *texts.line()]
             + ["--stream"] * stream
@@ -280,7 +282,7 @@ def sensitivity(
             "predicted_kl": chosen.predicted_kl,
             "bits_per_weight": chosen.bits_per_weight,
         },
-        "device": device_name(loaded.device),
+        "device": ranks().named(device_name(loaded.device)),
     }
 
 

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import CALIBRATE, READ, SOLVE, Part, Source, parts, planned
+from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
@@ -117,11 +118,23 @@ def export_checkpoint(
     schemes, _ = planned(model, plan)
     require_exportable(list(dict.fromkeys(schemes.values())))
     road = parts(model, plan, calibration, progress=progress)
+    if not ranks().first:
+        return _without_writing(road, plan)
     with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes) as writing:
         writing.add(model.around, leave=schemes)
         for part in road:
             writing.add_part(part)
-        return writing.finish(calibration)
+        report = writing.finish(calibration)
+    return ranks().all_said(report)[0]
+
+
+def _without_writing(road: Iterator[Part], plan: Plan) -> ExportReport:
+    """What a rank does while the first one writes; the first one's report."""
+    if plan.needs_text:  # else nobody needs the others
+        for _ in road:
+            pass
+    report: ExportReport = ranks().all_said(cast(ExportReport, None))[0]
+    return report
 
 
 def write_checkpoint(
@@ -249,7 +262,7 @@ class _Writing:
             calibrate_s=self._seconds[CALIBRATE],
             solve_s=self._seconds[SOLVE],
             made=datetime.now(UTC).isoformat(timespec="seconds"),
-            device=device_name(model.device),
+            device=ranks().named(device_name(model.device)),
             versions={**versions(), "compressed-tensors": metadata.version("compressed-tensors")},
         )
         here = replace(report, folder=self._target.name, serving=self._serving(self._target.name))

@@ -42,10 +42,14 @@ def _is_source(folder: Path, source: str) -> bool:
         return False
 
 
+_under_way: set[Path] = set()  # hidden folders that are being written
+
+
 @contextmanager
 def all_or_nothing(target: Path) -> Iterator[Path]:
     """A hidden folder beside the target, which takes its name if all goes well and is removed if not."""
     temporary = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+    _under_way.add(temporary)
     try:
         temporary.mkdir()
         yield temporary
@@ -55,6 +59,17 @@ def all_or_nothing(target: Path) -> Iterator[Path]:
         if (sentence := _disk_trouble(error, target)) is not None:
             raise ValueError(sentence) from error
         raise
+    finally:
+        _under_way.discard(temporary)
+
+
+def drop_partial() -> None:
+    """Take away what is half written, for a process that is about to end: others of its threads may still write."""
+    for temporary in list(_under_way):
+        for _ in range(100):
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not temporary.exists():
+                break
 
 
 def _take_the_place(temporary: Path, target: Path) -> None:

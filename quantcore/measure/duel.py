@@ -28,6 +28,7 @@ from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import Source
+from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
@@ -81,8 +82,11 @@ def duel(
     questions = _questions(model, [FLOAT, *texts], tokens, calibration, hashed)
     kept = {text: store.get(question) for text, question in questions.items()}
     missing = [text for text in texts if kept[text] is None or kept[FLOAT] is None]
+    missing = ranks().all_said(missing)[0]  # what the first rank's store lacks
     if missing:
         measured = _measure(model, missing, tokens, calibration, progress, so_far)
+        if not ranks().first:
+            return ranks().all_said(measured)[0]
         _keep(store, questions[FLOAT], {}, measured.float_scores, kept, FLOAT)
         for text in missing:
             figures = {
@@ -91,8 +95,10 @@ def duel(
                 "quantize_s": measured.quantize_s[text],
             }
             _keep(store, questions[text], figures, measured.scores[text], kept, text)
+    elif not ranks().first:
+        return ranks().all_said(Duel(_NONE_YET, {}, {}, {}, {}, {}))[0]
     answers = {text: answer for text, answer in kept.items() if answer is not None}
-    return Duel(
+    found = Duel(
         float_scores=_scores(answers[FLOAT]),
         scores={text: _scores(answers[text]) for text in texts},
         reports={text: _report(answers[text]) for text in texts},
@@ -100,6 +106,7 @@ def duel(
         quantize_s={text: answers[text].figures["quantize_s"] for text in texts},
         made={text: answers[text].made for text in texts},
     )
+    return ranks().all_said(found)[0]
 
 
 def known(
@@ -119,7 +126,7 @@ def _questions(
     model: Held, texts: Sequence[str], tokens: Tensor, calibration: Tensor, hashed: str | None
 ) -> dict[str, Question]:
     hashed = hashed or model_hash(model)
-    device, used = device_name(model.device), versions()
+    device, used = ranks().named(device_name(model.device)), versions()
     read = tokens_hash(tokens), tokens_hash(tokens, calibration)
     return {text: Question("scores", text, model.id, hashed, read[text != FLOAT], device, used) for text in texts}
 

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantcore.matmul.size import bits_per_weight, checkpoint_bytes
-from quantcore.measure.scores import Comparison, Facts, ModelReport, Tally, comparison, log_probabilities
+from quantcore.measure.scores import Comparison, Facts, ModelReport, Tally, comparison, log_probabilities, pool
 from quantcore.measure.statistics import window_interval
 from quantcore.model.linears import batches
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.ranks import ranks
 
 BATCH_TOKENS = 1024
 SO_FAR_S = 1.0  # seconds between two looks at what has been measured so far
@@ -93,8 +94,8 @@ def compare(
     device = _device(model)
     reference = Tally()
     kept = {name: Tally(checkpoint_bytes(one), bits_per_weight(one)) for name, one in named.items()}
-    facts = Facts(tokens.numel(), checkpoint_bytes(model), device_name(device), versions())
-    parts = list(batches(tokens, device, BATCH_TOKENS))
+    facts = Facts(tokens.numel(), checkpoint_bytes(model), ranks().named(device_name(device)), versions())
+    parts = list(batches(ranks().share(tokens), device, BATCH_TOKENS))
     seen, done, told = 0, 0, -math.inf
     with torch.inference_mode():
         for batch in parts:
@@ -111,6 +112,7 @@ def compare(
             if so_far and seen < len(tokens) and time.perf_counter() - told >= SO_FAR_S:
                 so_far(comparison(reference, kept, facts._replace(tokens=seen * tokens.shape[1])))
                 told = time.perf_counter()
+    pool([reference, *kept.values()])
     found = comparison(reference, kept, facts)
     return replace(found.reports[""], seconds=time.perf_counter() - started) if alone else found
 

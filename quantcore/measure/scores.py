@@ -7,6 +7,7 @@ KL = mean over positions of sum_v p(v) log( p(v) / q(v) ), p the float model, q 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quantcore.measure.statistics import Interval, paired_interval, percentile, window_interval
+from quantcore.pipeline.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Tally:
     """What is kept of one model while the batches pass; bytes, bits_per_weight and seconds are its report's."""
 
     def __init__(self, count: int = 0, bits: float = 0.0) -> None:
-        self.parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.parts: list[tuple[Tensor, ...]] = []
         self.bytes, self.bits_per_weight, self.seconds = count, bits, 0.0
 
     def add(self, log_p: Tensor, log_q: Tensor, batch: Tensor, likeliest: int) -> None:
@@ -102,6 +104,16 @@ class Tally:
         """Here is waited for the device."""
         nll, kl, ids, chances = (torch.cat(part).cpu() for part in zip(*self.parts, strict=True))
         return Scores(nll, kl, ids, chances)
+
+
+def pool(tallies: Sequence[Tally]) -> None:
+    """Let every tally hold what all ranks have kept, in the order of their windows; the longest time counts."""
+    if ranks().alone:
+        return
+    mine = [(one.seconds, [tuple(x.cpu() for x in part) for part in one.parts]) for one in tallies]
+    for one, told in zip(tallies, zip(*ranks().all_said(mine), strict=True), strict=True):
+        one.seconds = max(seconds for seconds, _ in told)
+        one.parts = [part for _, parts in told for part in parts]
 
 
 class Facts(NamedTuple):

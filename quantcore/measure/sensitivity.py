@@ -32,6 +32,7 @@ from quantcore.model.linears import batches, block_names, block_of
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
@@ -231,7 +232,7 @@ def layer_costs(
     heard = dict.fromkeys(layers, 0)  # tokens
     whole, counted, done = 0.0, 0, 0
     blocks = block_names(model)
-    parts = list(batches(tokens, next(model.parameters()).device, BATCH_TOKENS))
+    parts = list(batches(ranks().share(tokens), next(model.parameters()).device, BATCH_TOKENS))
     for batch in parts:
         with (
             torch.inference_mode(),
@@ -255,6 +256,9 @@ def layer_costs(
                     progress(done / (len(layers) * len(parts)), name)
                 if so_far:
                     so_far(text, {one: shown[one] / heard[one] for one in layers if heard[one]})
+    told = ranks().all_said((sums, whole, counted))
+    whole, counted = sum(one[1] for one in told), sum(one[2] for one in told)
+    sums = {kind: {name: sum(one[0][kind][name] for one in told) for name in layers} for kind in sums}
     held = {name: layer.qweight for name, layer in layers.items()}
     return LayerCosts(
         scheme=text,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from quantcore.matmul.size import checkpoint_bytes
 from quantcore.measure import evaluate
-from quantcore.measure.scores import Comparison, Facts, Tally, comparison, log_probabilities
+from quantcore.measure.scores import Comparison, Facts, Tally, comparison, log_probabilities, pool
 from quantcore.model.held import Held, held
 from quantcore.model.linears import by_block, linears
 from quantcore.model.machine import device_name, versions
@@ -30,6 +30,7 @@ from quantcore.pipeline.clock import Clock
 from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import CALIBRATE, SOLVE, Source, parts_of_plans, planned
+from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
 
 GPU_TOKENS = 4096  # a batch on a GPU, at most
@@ -83,7 +84,8 @@ def compare_plans(
             progress(inside * share, doing)
 
     clock, width = Clock(model.device), _batch_tokens(model)
-    floats, walks = BlockWalk(model, tokens, width), {name: BlockWalk(model, tokens, width) for name in plans}
+    mine = ranks().share(tokens)
+    floats, walks = BlockWalk(model, mine, width), {name: BlockWalk(model, mine, width) for name in plans}
     found: dict[str, dict[str, LayerReport]] = {name: {} for name in plans}
     quantize_s = dict.fromkeys(plans, 0.0)
     layers: Layers = {}
@@ -113,7 +115,8 @@ def compare_plans(
     sizes = {name: planned(model, plan)[1] for name, plan in plans.items()}
     kept = {name: Tally(size.bytes, size.bits_per_weight) for name, size in sizes.items()}
     reference = Tally()
-    facts = Facts(tokens.numel(), checkpoint_bytes(model.skeleton), device_name(model.device), versions())
+    device = ranks().named(device_name(model.device))
+    facts = Facts(tokens.numel(), checkpoint_bytes(model.skeleton), device, versions())
 
     def known(seen: int) -> Comparison:
         for name, spent in clock.seconds().items():
@@ -134,10 +137,11 @@ def compare_plans(
                     share = done / (len(plans) * len(floats.batches))
                     progress(inside + (1 - inside) * share, f"{labels[name]}: reading the text")
             seen += len(batch)
-            if so_far and seen < len(tokens) and time.perf_counter() - told >= evaluate.SO_FAR_S:
+            if so_far and seen < len(mine) and time.perf_counter() - told >= evaluate.SO_FAR_S:
                 so_far(known(seen), layers, quantize_s)
                 told = time.perf_counter()
-    return Walked(known(seen), layers, quantize_s)
+    pool([reference, *kept.values()])
+    return Walked(known(len(tokens)), layers, quantize_s)
 
 
 def _share_inside(model: Held) -> float:

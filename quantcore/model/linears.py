@@ -71,7 +71,8 @@ def place_of(name: str) -> tuple[int | None, str]:
 def batches(tokens: Tensor, device: torch.device, tokens_a_batch: int = 4096) -> Iterator[Tensor]:
     """The windows in batches of about `tokens_a_batch` tokens, on the device."""
     for rows in torch.split(tokens, max(1, tokens_a_batch // tokens.shape[1])):
-        yield rows.to(device)
+        if len(rows):  # no windows are one batch of none
+            yield rows.to(device)
 
 
 def block_names(model: nn.Module) -> list[str]:

@@ -14,7 +14,9 @@ Source of mse as a search over shrink factors: Nagel et al. 2021, arXiv:2106.082
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -92,6 +94,8 @@ class RangeRecorder:
         self.hi = -math.inf
         self.count = 0
         self.averages: dict[float, tuple[float, float] | None] = dict.fromkeys(momenta)
+        self.steps = 0
+        self.first = (0.0, 0.0)  # lo and hi of the first batch
         self.reach = 2.0**-20
         self.bins = torch.zeros(2 * HALF_BINS, dtype=torch.float64)
 
@@ -106,6 +110,8 @@ class RangeRecorder:
                 f"the activations hold NaN or Inf (range {lo:g} to {hi:g}); the model's weights are damaged"
             )
         self.lo, self.hi, self.count = min(self.lo, lo), max(self.hi, hi), self.count + x.numel()
+        self.first = self.first if self.steps else (lo, hi)
+        self.steps += 1
         for momentum, average in self.averages.items():
             old_lo, old_hi = average or (lo, hi)
             self.averages[momentum] = (old_lo + momentum * (lo - old_lo), old_hi + momentum * (hi - old_hi))
@@ -113,6 +119,31 @@ class RangeRecorder:
         for part in torch.split(x, MOST_COUNTED):
             counts = torch.histc(part, 2 * HALF_BINS, -self.reach, self.reach)
             self.bins += counts.to(device="cpu", dtype=torch.float64)
+
+    @staticmethod
+    def joined(recorders: Sequence[RangeRecorder]) -> RangeRecorder:
+        """One that would have watched the streams of all, one after another; the moving averages up to rounding.
+
+        n batches take an average from a to (1 - m)^n a + c. A stream's own average A begins at its first batch f, which
+        leaves it there, so c = A - (1 - m)^n f."""
+        seen = [one for one in recorders if one.steps] or list(recorders[:1])
+        whole = copy.deepcopy(seen[0])
+        for one in seen[1:]:
+            whole.lo, whole.hi = min(whole.lo, one.lo), max(whole.hi, one.hi)
+            whole.count, whole.steps = whole.count + one.count, whole.steps + one.steps
+            for momentum, before in whole.averages.items():
+                own = one.averages[momentum]
+                assert before is not None
+                assert own is not None
+                kept = (1 - momentum) ** one.steps
+                lo, hi = (a + kept * (b - f) for a, b, f in zip(own, before, one.first, strict=True))
+                whole.averages[momentum] = (lo, hi)
+            bins = one.bins
+            if one.reach < whole.reach:
+                bins = merge_outward(bins, round(math.log2(whole.reach / one.reach)))
+            whole._widen(one.reach)
+            whole.bins = whole.bins + bins
+        return whole
 
     def range(self, spec: QuantSpec) -> tuple[Tensor, Tensor]:
         """The range that `spec.observer` would freeze now. Shapes: lo and hi (1, 1), float32.

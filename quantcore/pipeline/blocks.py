@@ -45,7 +45,7 @@ class BlockWalk:
         """tokens   (windows, T). Nothing is run before the first block is."""
         self._held, self._device = held, held.device
         width = max(1, (tokens_a_batch or batch_tokens(held)) // tokens.shape[1])
-        self._batches = torch.split(tokens, width)
+        self._batches = torch.split(tokens, width) if len(tokens) else ()
         self._states = Waiting(held.device, len(tokens))
         self._more: list[list[_More]] = []  # of each batch, what comes with the hidden states: of all blocks, or of any
         self._place = 0

@@ -88,12 +88,23 @@ def quantize_together(
         coded = _coded(list(members.values()), hessian, "the weight")
     except ValueError as error:
         raise type(error)(f"{named}: {error}") from error
-    made = {}
-    for (name, (layer, scheme)), qweight in zip(members.items(), coded, strict=True):
-        quantized = _assembled(layer, scheme, statics[name], qweight)
-        figures = _figures(layer, scheme, qweight, hessian)
-        made[name] = Made(quantized, _report(name, layer, scheme, qweight), figures, OutputSums(quantized))
-    return made
+    return {
+        name: made_of(name, layer, scheme, statics[name], qweight, _figures(layer, scheme, qweight, hessian))
+        for (name, (layer, scheme)), qweight in zip(members.items(), coded, strict=True)
+    }
+
+
+def made_of(
+    name: str,
+    layer: nn.Linear,
+    scheme: Scheme,
+    static: QParams | None,
+    qweight: QTensor | None,
+    figures: dict[str, Tensor],
+) -> Made:
+    """A layer whose codes are known: None where its weight stays float."""
+    quantized = _assembled(layer, scheme, static, qweight)
+    return Made(quantized, _report(name, layer, scheme, qweight), figures, OutputSums(quantized))
 
 
 def reports_of(made: Iterable[Made], windows: int) -> list[LayerReport]:

@@ -30,8 +30,17 @@ from quantcore.numbers.bits import Size
 from quantcore.pipeline.calibration import LayerStats, Progress
 from quantcore.pipeline.clock import Clock
 from quantcore.pipeline.hessians import hessians_of
-from quantcore.pipeline.layers import LayerReport, Made, left_float_report, quantize_together, reports_of
+from quantcore.pipeline.layers import (
+    LayerReport,
+    Made,
+    left_float_report,
+    quantize_together,
+    reports_of,
+    static_qparams,
+)
 from quantcore.pipeline.outputs import OutputSums
+from quantcore.pipeline.owners import Members, solve_shared
+from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.seen import FloatSide, Passing, Seen, has_hessians
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme, coded_under
@@ -152,7 +161,9 @@ class _Road:
         self.names = by_block(model.blocks, schemes)
         self._sets: dict[str, list[str]] = {}  # by its first layer, what was solved together
         by_hessian = [name for name, one in schemes.items() if one.needs_hessian]
-        self._text = Passing(model, calibration, by_hessian) if by_hessian and calibration is not None else None
+        self._text = None
+        if by_hessian and calibration is not None:
+            self._text = Passing(model, ranks().share(calibration), by_hessian)
 
     def make(self, name: str, root: nn.Module, module: nn.Module, floats: Seen) -> dict[str, Made]:
         """The layers of a part, quantized; those that read one input together."""
@@ -161,15 +172,39 @@ class _Road:
             with self.clock.piece(CALIBRATE):
                 hessians = hessians_of(module, name, self._text.wanted[name], self._text.walk)
         layers, found = linears(root), dict[str, Made]()
-        mine = [(hessian, [one for one in together if one in self.schemes]) for hessian, together in hessians]
-        known = {one for _, together in mine for one in together}
-        for hessian, together in [*mine, *((None, [one]) for one in self.names[name] if one not in known)]:
-            if together:
-                with self.clock.piece(together[0]):
-                    members = {one: (layers[one], self.schemes[one]) for one in together}
-                    found |= quantize_together(members, floats.ranges, hessian)
-                self._sets[together[0]] = together
+        members = {one: (layers[one], self.schemes[one]) for one in self.names[name]}
+        mine = [(hessian, [one for one in together if one in members]) for hessian, together in hessians]
+        mine = [(hessian, together) for hessian, together in mine if together]
+        if not ranks().alone and any(scheme.needs_hessian for _, scheme in members.values()):
+            found = self._shared(mine, members, floats, summed=self._text is None and floats.whole)
+            mine = []
+        rest: list[tuple[Tensor | None, list[str]]] = [*mine]
+        known = {*found, *(one for _, together in mine for one in together)}
+        rest += [(None, [one]) for one in members if one not in known]
+        for hessian, together in rest:
+            with self.clock.piece(together[0]):
+                found |= quantize_together({one: members[one] for one in together}, floats.ranges, hessian)
+            self._sets[together[0]] = together
         return {one: found[one] for one in self.names[name]}
+
+    def _shared(
+        self, mine: list[tuple[Tensor, list[str]]], members: Members, floats: Seen, summed: bool
+    ) -> dict[str, Made]:
+        """The sets of layers with a Hessian, each solved by one of the ranks."""
+        statics = {
+            one: static_qparams(scheme.activations, floats.ranges.get(one)) for one, (_, scheme) in members.items()
+        }
+
+        def solve(together: Members, hessian: Tensor) -> dict[str, Made]:
+            return quantize_together(together, floats.ranges, hessian)
+
+        first = next(iter(members))
+        with self.clock.piece(first):
+            if self._text is None:  # another plan wants them too
+                mine = [(hessian.clone(), together) for hessian, together in mine]
+            found = solve_shared(mine, members, statics, solve, summed)
+        self._sets[first] = list(found)
+        return found
 
     def part(
         self, name: str, original: nn.Module, root: nn.Module, made: Mapping[str, Made], windows: int, read_s: float

@@ -15,16 +15,18 @@ from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.calibration import LayerStats, momenta_of
 from quantcore.pipeline.hessians import hessians_of
 from quantcore.pipeline.outputs import OUTPUT_TOKENS, OutputSums, compared
+from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
 
 Hessians = list[tuple[Tensor, list[str]]]  # each with the layers that read its inputs
 
 
 class Seen(NamedTuple):
-    """Recorded ranges by layer, and Hessians."""
+    """Recorded ranges by layer, and Hessians; `whole`: of all windows, not of this rank's alone."""
 
     ranges: Mapping[str, LayerStats]
     hessians: Hessians
+    whole: bool = True
 
 
 class Passing:
@@ -79,7 +81,9 @@ class FloatSide:
         self._by_hessian = by_block(model.blocks, by_hessian)
         self._ranges: Mapping[str, LayerStats] = stats or {}
         wanted = [*self._momenta, *([] if self._given is not None else by_hessian)]
-        self._text = Passing(model, calibration, wanted) if wanted and calibration is not None else None
+        self._text = None
+        if wanted and calibration is not None:
+            self._text = Passing(model, ranks().share(calibration), wanted)
 
     def see(self, name: str, module: nn.Module) -> Seen:
         """What enters the layers of a part."""
@@ -96,8 +100,9 @@ class FloatSide:
         if static:
             with watch_inputs(module, [one.removeprefix(prefix) for one in static], record):
                 self._text.walk.run(module)
-        hessians = self._kept(by_hessian) or hessians_of(module, name, by_hessian, self._text.walk)
-        return Seen(self._ranges or ranges, hessians)
+        kept = self._kept(by_hessian)
+        hessians = kept or hessians_of(module, name, by_hessian, self._text.walk)
+        return Seen(self._ranges or pooled(ranges), hessians, bool(kept))
 
     def compare(self, name: str, module: nn.Module, sums: Mapping[str, Sequence[OutputSums]]) -> None:
         """What leaves the layers of a part, beside what leaves their quantized forms; that text is a part further."""
@@ -117,6 +122,14 @@ class FloatSide:
             if hessian is not None:
                 found.setdefault(id(hessian), (hessian, []))[1].append(name)
         return list(found.values())
+
+
+def pooled(ranges: Mapping[str, LayerStats]) -> Mapping[str, LayerStats]:
+    """The ranges that all ranks have seen, in the order of their windows."""
+    if ranks().alone or not ranges:
+        return ranges
+    said = ranks().all_said({name: one.ranges for name, one in ranges.items()})
+    return {name: LayerStats(ranges=RangeRecorder.joined([one[name] for one in said])) for name in ranges}
 
 
 def has_hessians(stats: Mapping[str, LayerStats] | None, names: Iterable[str]) -> bool:

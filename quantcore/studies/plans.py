@@ -12,6 +12,7 @@ from quantcore.measure.store import Question, Store, model_hash, tokens_hash
 from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
 
 
@@ -31,7 +32,7 @@ def kept_sensitivity(
     `layer_costs`."""
     texts = list(dict.fromkeys(str(Scheme.parse(text)) for text in schemes))
     found = {text: kept_costs(loaded, text, tokens, calibration, store, all_but, hashed) for text in texts}
-    missing = [text for text in texts if found[text] is None]
+    missing = ranks().all_said([text for text in texts if found[text] is None])[0]
     for place, text in enumerate(missing):
 
         def tell(share: float, layer: str, place: int = place, text: str = text) -> None:
@@ -41,8 +42,10 @@ def kept_sensitivity(
         costs = layer_costs(
             loaded.model, text, tokens, all_but=all_but, calibration=calibration, progress=tell, so_far=so_far
         )
-        store.put(_question(loaded, text, tokens, calibration, all_but, hashed), asdict(costs), {})
+        if ranks().first:
+            store.put(_question(loaded, text, tokens, calibration, all_but, hashed), asdict(costs), {})
         found[text] = costs
+    found = ranks().all_said(found)[0]
     return joined([costs for costs in found.values() if costs is not None])
 
 
@@ -72,6 +75,6 @@ def _question(
         model=loaded.id,
         model_hash=hashed or model_hash(loaded.model),
         text_hash=tokens_hash(tokens, calibration),
-        device=device_name(loaded.device),
+        device=ranks().named(device_name(loaded.device)),
         versions=versions(),
     )

@@ -1,0 +1,125 @@
+"""Sets of layers that share a Hessian, each solved by one of several ranks, its owner, and known to all then.
+
+Every rank has summed X^T X over its own windows. What it saw may differ: a rank whose windows never reach an expert has
+no sum for it. So the ranks first tell each other their sets; then each set's sums are added up where it is solved, and
+its codes go to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from quantcore.numbers.affine import QParams
+from quantcore.numbers.packing import unpack
+from quantcore.numbers.qtensor import QTensor
+from quantcore.pipeline.layers import Made, made_of
+from quantcore.pipeline.ranks import owners, ranks
+from quantcore.scheme.scheme import Scheme
+
+Members = Mapping[str, tuple[nn.Linear, Scheme]]
+Solve = Callable[[Members, Tensor], dict[str, Made]]
+CODES = ("codes", "scale", "zero_point", "g_idx")  # of a QuantLinear: its weight
+
+
+class _Form(NamedTuple):
+    """What a layer's owner says of it before its numbers come: shape and type of each of CODES, names of figures."""
+
+    tensors: dict[str, tuple[tuple[int, ...], torch.dtype]]
+    figures: tuple[str, ...]
+
+
+def solve_shared(
+    sets: Sequence[tuple[Tensor, list[str]]],
+    members: Members,
+    statics: Mapping[str, QParams | None],
+    solve: Solve,
+    summed: bool,
+) -> dict[str, Made]:
+    """What `solve(members of a set, its Hessian)` makes, of every set on every rank.
+
+    sets      this rank's sums, (K, K), and the layers that read those inputs
+    statics   frozen qparams of the layers' inputs, the same on every rank
+    summed    whether these are the sums over all ranks' windows already
+    Raises: on every rank what an owner's `solve` refuses."""
+    those, here = ranks(), next(iter(members.values()))[0].weight.device
+    mine = {together[0]: hessian for hessian, together in sets}
+    known: dict[str, list[str]] = {}
+    for said in those.all_said([together for _, together in sets]):
+        for together in said:
+            known.setdefault(together[0], together)
+    known = {first: known[first] for first in members if first in known}
+    owner = dict(zip(known, owners([_cost(names, members) for names in known.values()], those.size), strict=True))
+    own: dict[str, Tensor] = {}
+    for first in known:  # all sums before the first solution: nobody waits for an owner that solves
+        hessian = mine.pop(first, None)
+        if hessian is None:
+            width = members[first][0].in_features
+            hessian = torch.zeros(width, width, device=here)
+        if not summed:
+            those.sum_to(owner[first], hessian)
+        if owner[first] == those.rank:
+            own[first] = hessian
+        del hessian
+    problem: Exception | None = None
+    made: dict[str, Made] = {}
+    try:
+        for first in list(own):
+            made |= solve({name: members[name] for name in known[first]}, own.pop(first))
+    except ValueError as error:
+        problem = error
+    those.together(problem)
+    forms: dict[str, _Form] = {}
+    for told in those.all_said({name: _form(one) for name, one in made.items()}):
+        forms |= told
+    for first, names in known.items():
+        for name in names:
+            numbers = _numbers(made[name]) if name in made else _room(forms[name], here)
+            for tensor in numbers:
+                those.spread(owner[first], tensor)
+            if name not in made:
+                made[name] = _received(name, *members[name], statics[name], forms[name], numbers)
+    return made
+
+
+def _cost(names: list[str], members: Members) -> float:
+    """Multiply-adds of a factorization and a sweep."""
+    width = members[names[0]][0].in_features
+    return width**3 / 3 + sum(members[name][0].out_features for name in names) * width**2
+
+
+def _form(made: Made) -> _Form:
+    held = {name: getattr(made.layer, name) for name in CODES}
+    return _Form({name: (tuple(x.shape), x.dtype) for name, x in held.items() if x is not None}, tuple(made.figures))
+
+
+def _numbers(made: Made) -> list[Tensor]:
+    tensors = [getattr(made.layer, name) for name in CODES]
+    figures = [torch.stack(list(made.figures.values()))] if made.figures else []
+    return [tensor.contiguous() for tensor in tensors if tensor is not None] + figures
+
+
+def _room(form: _Form, device: torch.device) -> list[Tensor]:
+    """Tensors to receive such a layer's numbers."""
+    tensors = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in form.tensors.values()]
+    figures = [torch.empty(len(form.figures), dtype=torch.float64, device=device)] if form.figures else []
+    return tensors + figures
+
+
+def _received(
+    name: str, layer: nn.Linear, scheme: Scheme, static: QParams | None, form: _Form, numbers: list[Tensor]
+) -> Made:
+    held = dict(zip(form.tensors, numbers, strict=False))
+    figures = dict(zip(form.figures, numbers[-1].unbind(), strict=True)) if form.figures else {}
+    if not held:
+        return made_of(name, layer, scheme, static, None, figures)
+    assert scheme.weights is not None
+    codes, zero_point = held["codes"], held.get("zero_point")
+    if codes.dtype == torch.uint8:
+        codes = unpack(codes, scheme.weights.fmt.bits, layer.in_features)
+    zero_point = None if zero_point is None else zero_point.float()
+    qweight = QTensor(codes, held["scale"], zero_point, scheme.weights, held.get("g_idx"))
+    return made_of(name, layer, scheme, static, qweight, figures)

@@ -1,0 +1,137 @@
+"""Two processes that torchrun starts do what one does: the same codes but for ties, losses and KL but for rounding."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from quantcore.cli import torchrun
+from quantcore.numbers.packing import unpack
+from tests.browser_fixtures import ROOT
+
+SCHEME = "w:int4/group32,gptq"
+TEXT = ("--max-tokens", "1600", "--window", "64")
+EXACT_BLOCK = 0.001  # of the first block's codes: ties, which a sum in another order may turn
+WHOLE = 0.01  # of losses and KL
+
+
+def run(*command: str, store: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "QUANT_HOME": str(store)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+
+
+def two(
+    *arguments: str, store: Path, script: tuple[str, ...] = ("-m", "quantcore")
+) -> subprocess.CompletedProcess[str]:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return run(sys.executable, *launcher, *script, *arguments, store=store)
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def codes(folder: Path) -> dict[str, torch.Tensor]:
+    tensors = load_file(folder / "model.safetensors")
+    packed = {name: tensor for name, tensor in tensors.items() if name.endswith("weight_packed")}
+    return {
+        name: unpack(tensor.view(torch.uint8), 4, 2 * tensor.view(torch.uint8).shape[1])
+        for name, tensor in packed.items()
+    }
+
+
+def test_a_checkpoint_of_two_processes_is_that_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+    asked = ("quantize", "--model", str(tiny_model_dir), "--scheme", SCHEME, "--device", "cpu", *TEXT)
+    one = answer(run(sys.executable, "-m", "quantcore", *asked, "--out", str(tmp_path / "one"), store=tmp_path))
+    both = answer(two(*asked, "--out", str(tmp_path / "both"), store=tmp_path))
+    assert both["device"] == f"2 x {one['device']}"
+    assert [layer["name"] for layer in both["layers"]] == [layer["name"] for layer in one["layers"]]
+    for mine, theirs in zip(both["layers"], one["layers"], strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=WHOLE)
+        assert mine["rtn_loss"] == pytest.approx(theirs["rtn_loss"], rel=WHOLE)
+    found, expected = codes(tmp_path / "both"), codes(tmp_path / "one")
+    first = [name for name in expected if ".layers.0." in name]
+    assert len(first) == 7
+    other = sum(int((found[name] != expected[name]).sum()) for name in first)
+    assert other <= EXACT_BLOCK * sum(expected[name].numel() for name in first)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_figures_of_two_processes_are_those_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+    schemes = (SCHEME, "w:int8/channel,a:int8/tensor/static/ema0.1")
+    asked = ("compare", "--model", str(tiny_model_dir), "--device", "cpu", *TEXT, "--schemes", *schemes)
+    one = figures(run(sys.executable, "-m", "quantcore", *asked, store=tmp_path / "one"))
+    both = figures(two(*asked, store=tmp_path / "both"))
+    assert list(both) == list(one)
+    for scheme, row in one.items():
+        for figure in ("KL", "perplexity"):
+            assert both[scheme][figure] == pytest.approx(row[figure], rel=WHOLE)
+
+
+def figures(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """The first table of a comparison, by scheme."""
+    table = answer(done)["tables"][0]
+    return {row[1]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
+
+
+def test_the_layers_costs_of_two_processes_are_those_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+    asked = ("sensitivity", "--model", str(tiny_model_dir), "--device", "cpu", *TEXT, "--schemes", "w:int3/group32")
+    one = answer(run(sys.executable, "-m", "quantcore", *asked, store=tmp_path / "one"))
+    both = answer(two(*asked, store=tmp_path / "both"))
+    assert both["ranked"] == one["ranked"]
+    for layer, costs in one["layers"].items():
+        for scheme, cost in costs["schemes"].items():
+            assert both["layers"][layer]["schemes"][scheme]["kl"] == pytest.approx(cost["kl"], rel=WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        ("dies", torchrun.ENDED),
+        ("refuses", "model.layers.1.self_attn.q_proj cannot be solved here; try another machine"),
+    ],
+)
+def test_trouble_of_one_ends_all_with_one_sentence(
+    tiny_model_dir: Path, tmp_path: Path, trouble: str, sentence: str
+) -> None:
+    asked = ("quantize", "--model", str(tiny_model_dir), "--scheme", SCHEME, "--device", "cpu", *TEXT)
+    script = ("-m", "tests.rank_in_trouble", trouble)
+    done = two(*asked, "--out", str(tmp_path / "out"), store=tmp_path / "store", script=script)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    told = [line for line in done.stderr.splitlines() if "quantcore: " in line]
+    assert len(told) == 1, done.stderr[-3000:]
+    assert sentence in told[0]
+    assert [path.name for path in tmp_path.iterdir() if path.name != "store"] == []
+
+
+def test_verbs_that_are_not_shared_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="recipe is no work for several processes; torchrun shares out quantize"):
+        torchrun.require_shared("recipe")
+    monkeypatch.delenv("WORLD_SIZE")
+    torchrun.require_shared("recipe")
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert torchrun.device_here("cuda:1") == "cuda:1"  # alone
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert torchrun.device_here(None) == torchrun.device_here("cuda") == "cuda:1"
+    assert torchrun.device_here("cpu") == "cpu"
+    with pytest.raises(ValueError, match="every process takes a GPU of its own; leave out --device cuda:0"):
+        torchrun.device_here("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="more processes on this machine than it has GPUs, 2; use --nproc-per-node 2"):
+        torchrun.device_here(None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert torchrun.device_here(None) == "cpu"

@@ -1,0 +1,24 @@
+"""The command line in a process whose second rank meets trouble at the second block; run by test_torchrun.py.
+
+python -m tests.rank_in_trouble dies|refuses VERB ..."""
+
+import os
+import signal
+import sys
+
+from quantcore.__main__ import main
+from quantcore.pipeline import parts
+
+if os.environ["RANK"] == "1":
+    whole = parts.quantize_together
+
+    def troubled(members, ranges, hessian):  # type: ignore[no-untyped-def]
+        if any(".layers.1." in name for name in members):
+            if sys.argv[1] == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError(f"{next(iter(members))} cannot be solved here; try another machine")
+        return whole(members, ranges, hessian)
+
+    parts.quantize_together = troubled  # type: ignore[assignment]
+
+sys.exit(main(sys.argv[2:]))

@@ -3,14 +3,16 @@
 import pandas as pd
 import streamlit as st
 
+from quantcore.lab.start import PROMPTS, START, START_BITS, start_scheme
 from quantcore.studies.anatomy import Anatomy
 from quantcore.studies.next_tokens import NextTokens
 from quantcore.studies.row import RowStudy
-from ui import cached, frame, python_code
+from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import home as figures
 
+TITLE = "Start here"
 QUESTION = "What happens when a layer keeps only {} values?"
 LOOK_FOR = (
     "Every weight must jump to the nearest level, and the largest weight of its row decides how far apart the levels "
@@ -18,11 +20,10 @@ LOOK_FOR = (
 )
 TRIES = [
     ("8 bits: can you see it?", {"bits": 8}),
-    ("3 bits: United or Park?", {"bits": 3, "prompt": cached.OUR_PROMPTS[1]}),
+    ("3 bits: United or Park?", {"bits": 3, "prompt": PROMPTS[1]}),
     ("2 bits: four values", {"bits": 2}),
 ]
 ROW_SHARE = 0.9  # the row that is louder than nine in ten: its largest weight is seen to set the scale
-PROMPT = cached.OUR_PROMPTS[0]
 
 
 def row_sentence(row: RowStudy, loudest: RowStudy, scheme: str) -> str:
@@ -84,16 +85,6 @@ def loaded_model(model: Anatomy, scheme: str, bytes_hat: int | None) -> None:
     )
 
 
-def code(choice: controls.Choice, scheme: str, prompt: str) -> str:
-    return python_code.program(f"""\
-{python_code.load(choice)}weight = linear_named(lm.model, {choice.layer!r}).weight.float().cpu()
-row = row_study(weight, loud_row(weight, {ROW_SHARE}), Scheme.parse({scheme!r}).weights)
-quantized, layers = quantize_model(lm.model, {scheme!r})
-report = next_tokens(lm, quantized, {prompt!r})
-print(f"{{row.zeros:.1%}} of row {{row.row}} become 0; next {{report.likeliest_hat[0].text}}, KL {{report.kl:.3g}}")
-""")
-
-
 def where_next() -> None:
     st.subheader("Where to go next")
     with st.grid(3, min_column_width=300, border=True):
@@ -120,11 +111,10 @@ def where_next() -> None:
 
 
 def body(choice: controls.Choice) -> None:
-    bits = controls.steps("Bits per weight", cached.START_BITS, cached.START, "bits")
-    frame.ask(QUESTION.format(2**bits), "app.py")
-    name, scheme = f"int{bits}", cached.start_scheme(bits)
-    place = (choice.model_id, choice.device)
-    row = cached.row(*place, choice.layer, scheme, ROW_SHARE)
+    bits = controls.steps("Bits per weight", START_BITS, START, "bits")
+    frame.ask(QUESTION.format(2**bits), __file__)
+    lab, name, scheme = choice.lab, f"int{bits}", start_scheme(bits)
+    row = lab.row(choice.layer, scheme, ROW_SHARE)
     report, bytes_hat = None, None
     pictures = st.grid(5, min_column_width=170)
     with pictures.cell(column_span=3):
@@ -133,21 +123,20 @@ def body(choice: controls.Choice) -> None:
             key="row",
             alt=f"{name}: levels {row.step:.3g} apart, {row.used} used, {row.zeros:.0%} of the row's weights become 0",
         )
-        st.markdown(row_sentence(row, cached.row(*place, choice.layer, scheme, 1.0), scheme))
+        st.markdown(row_sentence(row, lab.row(choice.layer, scheme), scheme))
     with pictures.cell(column_span=2), frame.problems():
-        prompt = controls.lines("Your sentence: how does it go on?", PROMPT, "prompt", max_chars=4000, height=72)
-        bytes_hat = cached.quantized_bytes(*place, scheme)
-        report = cached.likeliest(*place, scheme, prompt)
+        prompt = controls.lines("Your sentence: how does it go on?", PROMPTS[0], "prompt", max_chars=4000, height=72)
+        bytes_hat = lab.quantized_bytes(scheme)
+        report = lab.likeliest(scheme, prompt)
         chart(
             figures.next_token_picture(report, name),
             key="tokens",
             alt=f"float: {report.likeliest[0].text}; {name}: {report.likeliest_hat[0].text}; KL {report.kl:.3g} nats",
         )
         st.markdown(tokens_sentence(report, name))
-    loaded_model(cached.contents(*place), scheme, bytes_hat)
+    loaded_model(lab.contents(), scheme, bytes_hat)
     where_next()
     frame.numbers(table(row, report), "start")
-    frame.python(code(choice, scheme, prompt))
 
 
-frame.show(QUESTION.format(2**cached.START), LOOK_FOR, TRIES, "app.py", body)
+frame.show(__file__, QUESTION.format(2**START), LOOK_FOR, TRIES, body)

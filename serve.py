@@ -44,12 +44,12 @@ def warm_up() -> None:
     """Load what every visitor needs; if that fails the server still serves, and the page will say what is missing."""
     gc.disable()
     try:
-        from ui import cached  # torch and transformers: not before the server is up
+        from ui import kept  # torch and transformers: not before the server is up
 
-        device = cached.default_device()
+        device = kept.default_device()
         if device != "cpu":
             threading.Thread(target=warm_kernels, args=(device,), name="kernels", daemon=True).start()
-        cached.warm_up()
+        kept.warm_up()
         scripts.pack_all()
     except Exception:
         logging.getLogger(__name__).exception("Warming up failed; the first visitor will wait for the model instead.")

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import cached, exports, frame, visitors
+from ui import exports, frame, kept, visitors
 from ui.jobs import Job
 from ui.markdown import as_is
 
@@ -11,7 +11,7 @@ COLUMNS = [6, 3, 2, 2]
 
 
 def clear_line() -> None:
-    cached.jobs().clear()
+    kept.jobs().clear()
 
 
 def row(job: Job) -> None:
@@ -26,7 +26,7 @@ def row(job: Job) -> None:
 
 @st.fragment(run_every=LOOK_S)
 def line() -> None:
-    jobs = cached.jobs().unfinished()
+    jobs = kept.jobs().unfinished()
     open_tabs = sum(visitors.is_open(session) for session in visitors.sessions())
     frame.metrics({"Open tabs": f"{open_tabs}", "Jobs": f"{len(jobs)}"})
     for job in jobs:
@@ -37,7 +37,7 @@ def line() -> None:
         st.caption("Nobody waits.")
 
 
-def kept() -> None:
+def checkpoints() -> None:
     """The checkpoints of this server, and a way to make room."""
     st.subheader("Checkpoints")
     found = exports.listed()
@@ -53,6 +53,6 @@ def kept() -> None:
 frame.bare("Who waits for what?")
 if visitors.is_teacher():
     line()
-    kept()
+    checkpoints()
 else:
     st.info("This page is the teacher's. Its link stands in the server's log.")

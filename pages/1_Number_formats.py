@@ -4,12 +4,13 @@ import pandas as pd
 import streamlit as st
 
 from quantcore.numbers.formats import FORMATS
-from ui import cached, frame, python_code
+from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
-from ui.components.number_line import Line, Setting, number_line
+from ui.components.number_line import Line, number_line
 from ui.figures.number_formats import code_bars
 
+TITLE = "Number formats"
 COLOURS = ("blue", "vermilion", "green")
 CHOICES = [
     *(name for name in FORMATS if "narrow" not in name),
@@ -26,28 +27,16 @@ TRIES = [
 ]
 
 
-def code(choice: controls.Choice, tensor: str, names: list[str], setting: Setting) -> str:
-    grids = [
-        (name.removesuffix("_asym"), scale, zero)
-        for name, scale, zero in zip(names, setting.scales, setting.zero_points, strict=False)
-    ]
-    return python_code.program(f"""\
-{python_code.layer(choice)}for name, scale, zero_point in {grids!r}:
-    grid = Grid(format_named(name), scale, zero_point)
-    use, one = code_use({"weight" if tensor == "weight" else "x"}, grid), snap({setting.x!r}, grid)
-    print(f"{{grid.label}}: {{one.x:.4g}} -> {{one.x_hat:.4g}}; {{use.unused}} codes unused, {{use.sqnr_db:.2f}} dB")
-""")
-
-
 def body(choice: controls.Choice) -> None:
     with st.grid(2, min_column_width=420):
         names = controls.several(
             "Formats on the axis (up to three)", CHOICES, ["int4", "int4_asym", "fp4_e2m1"], "formats"
         )
         tensor = controls.pick("Tensor behind them", ["weight", "inputs"], "weight", "of")
-    where = (choice.model_id, choice.device, choice.layer, choice.text_id, tensor)
-    histogram = cached.tensor_histogram(*where)
-    bases = [cached.fitted_grid(*where, name) for name in names]
+    lab, seen = choice.lab, (tensor, choice.reading)
+    where = (lab.id, lab.device, choice.layer, *seen)
+    histogram = lab.value_counts(choice.layer, *seen)
+    bases = [lab.fitted_grid(choice.layer, name, *seen) for name in names]
     multiples = controls.start_numbers("scales", [1.0] * len(names), tuple(names) + where)
     zeros = controls.start_numbers("zeros", [float(base.zero_point or 0) for base in bases], tuple(names) + where)
     start_x = controls.start_numbers("x", [0.4 * histogram.hi], where)[0]
@@ -80,7 +69,7 @@ def body(choice: controls.Choice) -> None:
     rows = []
     with st.grid(3, min_column_width=300):
         for name, scale, zero, colour in zip(names, setting.scales, setting.zero_points, COLOURS, strict=False):
-            use, snapped = cached.format_use(*where, name, scale, zero, setting.x)
+            use, snapped = lab.format_use(choice.layer, name, scale, zero, setting.x, *seen)
             chart(
                 code_bars(use, colour),
                 key=f"codes_{colour}",
@@ -106,7 +95,6 @@ def body(choice: controls.Choice) -> None:
     table = pd.DataFrame(rows)
     st.dataframe(table, hide_index=True, width="stretch")
     frame.numbers(table, "number_formats")
-    frame.python(code(choice, tensor, names, setting))
 
 
-frame.show("Which values exist, and what happens to one number?", LOOK_FOR, TRIES, "pages/1_Number_formats.py", body)
+frame.show(__file__, "Which values exist, and what happens to one number?", LOOK_FOR, TRIES, body)

@@ -4,11 +4,12 @@ import pandas as pd
 import streamlit as st
 
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES, GranularityStudy
-from ui import cached, frame, python_code
+from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import granularity as figures
 
+TITLE = "Granularity"
 FORMATS = ["int2", "int3", "int4", "int8", "fp4_e2m1", "fp8_e4m3"]
 
 LOOK_FOR = (
@@ -20,13 +21,6 @@ TRIES = [
     ("groups of 32, 3 bits", {"grain": "group", "group": 32, "format": "int3"}),
     ("fp4 hides outliers", {"grain": "channel", "format": "fp4_e2m1"}),
 ]
-
-
-def code(choice: controls.Choice, scheme: str) -> str:
-    return python_code.program(f"""\
-{python_code.layer(choice)}study = granularity_study(weight, x, Scheme.parse({scheme!r}).weights)
-print(study.chosen)
-""")
 
 
 def table(study: GranularityStudy) -> pd.DataFrame:
@@ -56,7 +50,7 @@ def body(choice: controls.Choice) -> None:
                 grain = f"block{side}x{side}"
             symmetric = controls.switch("symmetric (no zero point)", True, "symmetric")
     scheme = f"w:{fmt}/{grain}" + ("" if symmetric else "/asym")
-    study = cached.granularity(choice.model_id, choice.device, choice.layer, choice.text_id, scheme)
+    study = choice.lab.granularity(choice.layer, scheme, choice.reading)
 
     chosen = study.chosen
     rows, cols = study.tile
@@ -84,7 +78,7 @@ def body(choice: controls.Choice) -> None:
             alt=f"{chosen.scales} scales from {float(study.scale.min()):.3g} to {float(study.scale.max()):.3g}",
         )
         chart(
-            figures.error_map(study, cached.coarsest_error(choice.model_id, choice.device, choice.layer, fmt)),
+            figures.error_map(study, choice.lab.coarsest_error(choice.layer, fmt)),
             key="error_map",
             alt=f"largest error {float(study.error.abs().max()):.3g}",
         )
@@ -96,7 +90,6 @@ def body(choice: controls.Choice) -> None:
         )
         st.table(table(study))
     frame.numbers(pd.DataFrame(study.rows), "granularity")
-    frame.python(code(choice, scheme))
 
 
-frame.show("Who shares a scale?", LOOK_FOR, TRIES, "pages/2_Granularity.py", body)
+frame.show(__file__, "Who shares a scale?", LOOK_FOR, TRIES, body)

@@ -3,15 +3,17 @@
 from dataclasses import asdict
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.studies.outliers import CLIPS, NO_CLIP, keeps_of
-from ui import cached, frame, python_code
+from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import outliers as figures
 
+TITLE = "Outliers"
 FORMATS = ["int8", "int6", "int4", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1"]
 
 LOOK_FOR = (
@@ -38,26 +40,25 @@ COLUMNS = {
 SHARED = ("one scale for all", "a scale per token")
 
 
-def code(choice: controls.Choice, fmt: str, clip: str, keep: int) -> str:
-    return python_code.program(f"""\
-{python_code.layer(choice)}study = channel_study(x)
-payers = who_pays(x, {fmt!r})
-remedies = Trial(x, weight).remedy({fmt!r}, {clip!r}, {keep})
-print(f"largest / median channel {{study.ratio:.1f}}; the loudest is channel {{study.top[0].channel}}")
-print(*payers, *remedies, sep="\\n")
-""")
-
-
 def body(choice: controls.Choice) -> None:
-    reading = (choice.model_id, choice.device, choice.text_id)
-    here = (choice.model_id, choice.device, choice.layer, choice.text_id)
+    lab, layer, reading = choice.lab, choice.layer, choice.reading
     with st.grid(2, min_column_width=300):
         fmt = controls.pick("Format of the activations", FORMATS, "int8", "act")
         log = controls.pick("Height of the surface", ["linear", "log"], "linear", "height") == "log"
-    x, study, texts = cached.inputs(*here), cached.channels(*here), cached.token_texts(*reading)
-    stats, payers = cached.stats(*reading), cached.payers(*here, fmt)
-    layer_map, surface, token_errors, channel_errors = cached.outlier_pictures(*here, fmt, log)
-    tensor, token, top = payers[0], payers[1], study.top[0]
+    study, texts, payers = lab.channels(layer, reading), lab.token_texts(reading), lab.payers(layer, fmt, reading)
+    found, tensor, token, top = lab.outlier_map(reading), payers[0], payers[1], study.top[0]
+
+    def still_pictures() -> tuple[go.Figure, ...]:
+        """The pictures that no remedy moves; building them takes half of a rerun."""
+        return (
+            figures.layer_map(found, layer),
+            figures.surface(lab.inputs(layer, reading), study, texts, log),
+            figures.token_errors(payers, study, texts),
+            figures.channel_errors(payers, study),
+        )
+
+    still = lab.remember(("outlier pictures", layer, fmt, reading, log), 32, still_pictures)
+    layer_map, surface, token_errors, channel_errors = still
 
     frame.metrics(
         {
@@ -71,7 +72,7 @@ def body(choice: controls.Choice) -> None:
         clicked = chart(
             layer_map,
             key="layer_map",
-            alt=f"largest over median channel of {len(stats)} layers; {choice.layer}: {study.ratio:.1f}",
+            alt=f"largest over median channel of {len(lab.layers())} layers; {layer}: {study.ratio:.1f}",
             on_click=True,
         )
         chart(
@@ -81,7 +82,7 @@ def body(choice: controls.Choice) -> None:
         )
     if clicked and clicked.get("customdata") not in ("", None, choice.layer):
         controls.open_layer(clicked["customdata"])
-    firsts = sum(row.token % cached.tokens(*reading).shape[1] == 0 for row in study.top)
+    firsts = sum(row.token % lab.tokens(reading).shape[1] == 0 for row in study.top)
     st.markdown(
         f"In `{choice.layer}` channel **{top.channel}** reaches **{top.absmax:.3g}**, on token {top.token} "
         f"`` '{texts[top.token]}' ``, and is above half of that on **{round(top.share_above_half * len(texts))}** of "
@@ -113,7 +114,8 @@ def body(choice: controls.Choice) -> None:
         )
 
     st.subheader("Two remedies")
-    curves = cached.outlier_remedies(*here, fmt)
+    curves = lab.remedies(layer, fmt, reading)
+    width = len(study.channel_absmax)
     before, spared, clipped = curves.at(NO_CLIP, 0), curves.at(NO_CLIP, 1), curves.kindest_clip("tensor")
     st.markdown(
         f"With one scale for all, clipping takes the median token from {before[0].token_sqnr_db:.1f} to at best "
@@ -124,7 +126,7 @@ def body(choice: controls.Choice) -> None:
     )
     with st.grid(3, min_column_width=300):
         clip = controls.steps("Clip beyond this percentile, at either end", CLIPS, NO_CLIP, "clip")
-        keep = controls.steps("Loudest channels kept in float", keeps_of(x.shape[1]), 0, "keep")
+        keep = controls.steps("Loudest channels kept in float", keeps_of(width), 0, "keep")
         watch = controls.pick("Watch the", list(figures.WATCH), "output", "watch")
     with st.grid(2, min_column_width=430):
         chart(
@@ -137,13 +139,11 @@ def body(choice: controls.Choice) -> None:
             key="keep_curve",
             alt=f"output with one channel in float: {spared[0].output_sqnr_db:.1f} dB; chosen: {keep}",
         )
-    both = curves.at(clip, keep) or cached.outlier_remedy(*here, fmt, clip, keep)
-    trial = cached.outlier_trial(*here)
-    part = (
-        "" if trial.outputs == trial.all_outputs else f"; output on {trial.outputs:,} of {trial.all_outputs:,} channels"
-    )
+    both = curves.at(clip, keep) or lab.remedy(layer, fmt, clip, keep, reading)
+    looked, every = curves.outputs, curves.all_outputs
+    part = "" if looked == every else f"; output on {looked:,} of {every:,} channels"
     st.markdown(
-        f"Both together: clip **{clip}**, **{keep}** of {x.shape[1]} channels in {FLOAT_BITS} bits, so "
+        f"Both together: clip **{clip}**, **{keep}** of {width} channels in {FLOAT_BITS} bits, so "
         f"{both[0].bits_per_number:.2f} bits a number; in brackets the gain over no remedy{part}."
     )
     for row, old, who in zip(both, before, SHARED, strict=True):
@@ -151,7 +151,6 @@ def body(choice: controls.Choice) -> None:
         frame.metrics({f"{what.capitalize()}, {who}": gain for what, gain in gains.items()})
     rows = {"chosen": both, "clip": curves.clips, "keep": curves.keeps}
     frame.numbers(pd.DataFrame([{"curve": name, **asdict(row)} for name in rows for row in rows[name]]), "outliers")
-    frame.python(code(choice, fmt, clip, keep))
 
 
-frame.show("Where are the outliers, and who pays?", LOOK_FOR, TRIES, "pages/3_Outliers.py", body)
+frame.show(__file__, "Where are the outliers, and who pays?", LOOK_FOR, TRIES, body)

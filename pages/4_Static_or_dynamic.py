@@ -5,16 +5,21 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
+from quantcore.lab.bench import LEARNED
+from quantcore.lab.frozen_ranges import MIXED
+from quantcore.lab.lab import Lab
 from quantcore.studies.ranges import MOST_STEPS, STEP_CHOICE, STEP_TOKENS
-from quantcore.text.reading import STUDY
+from quantcore.text.reading import STUDY, Reading
 from quantcore.text.windows import TEXT_KINDS
-from ui import cached, frame, python_code
+from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import ranges as figures
 from ui.words import range as range_words
 
-CALIBRATIONS = [*TEXT_KINDS, cached.MIX]
+TITLE = "Static or dynamic"
+MIX = "mix"  # a calibration text of every kind
+CALIBRATIONS = [*TEXT_KINDS, MIX]
 FORMATS = ["int8", "int4", "fp8_e4m3"]
 SIDEBAR = "the sidebar's"
 OBSERVERS = ["minmax", "ema", "percentile", "mse"]
@@ -42,23 +47,18 @@ TRIES = [
 ]
 
 
-def code(choice: controls.Choice, kind: str, steps: int, schemes: tuple[str, ...], call: int) -> str:
-    mixed = kind == cached.MIX
-    abreast = f".unflatten(0, ({len(TEXT_KINDS)}, -1)).transpose(0, 1).flatten(0, 1)" * mixed
-    return python_code.program(f"""\
-{python_code.layer(choice)}calibration = {python_code.windows(cached.watched_reading(kind))}{abreast}
-watched = watch(lm.model, calibration, {choice.layer!r}{f", abreast={len(TEXT_KINDS)}" * mixed})
-specs = [Scheme.parse(text).activations for text in {list(schemes)!r}]
-trails = [observe(watched, spec, {steps}) for spec in specs]
-study = range_study(watched, trails, x, weight, unfrozen(x, weight, specs[0], {call}))
-print(*study.rows, sep="\\n")
-""")
+def calibration_of(kind: str, choice: controls.Choice) -> str:
+    """As many whole windows as the page steps through, of one kind of text, of all, or of the sidebar's."""
+    if kind == MIX:
+        return MIXED
+    text = Reading.parse(choice.calibration if kind == SIDEBAR else f"calibration/{kind}")
+    return str(text.at_most(STEP_TOKENS * MOST_STEPS))
 
 
 def body(choice: controls.Choice) -> None:
     with st.grid(4, min_column_width=240):
         with st.container():
-            own = [SIDEBAR] * (choice.calibration != cached.OWN_CALIBRATION)
+            own = [SIDEBAR] * (choice.calibration != LEARNED)
             kind = controls.select("Calibration text", [*CALIBRATIONS, *own], "encyclopedia", "cal")
             steps = controls.slide(
                 f"Calibration steps, {STEP_TOKENS} tokens each", STEP_CHOICE, MOST_STEPS, 32, "steps", STEP_CHOICE
@@ -74,13 +74,12 @@ def body(choice: controls.Choice) -> None:
             call = controls.steps("Tokens at once (dynamic per tensor)", CALLS, 64, "call")
     grid = f"a:{fmt}/tensor" + ("" if symmetric else "/asym")
     schemes = tuple(f"{grid}/static/{name}" for name in ("minmax", f"ema{momentum}", f"p{percentile}", "mse"))
-    here = (choice.model_id, choice.device, choice.layer)
-    learned = choice.calibration if kind == SIDEBAR else kind
-    study = cached.ranges(*here, choice.text_id, learned, steps, schemes, call)
+    lab, layer, calibration = choice.lab, choice.layer, calibration_of(kind, choice)
+    study = lab.ranges(layer, schemes, steps, call, calibration, choice.reading)
     focus, trail = study.static[OBSERVERS.index(freeze)], study.trails[OBSERVERS.index(freeze)]
 
     others = [str(replace(STUDY, source=f"evaluation/{one}")) for one in TEXT_KINDS]
-    text_ids = tuple(others if choice.text_id in others else [choice.text_id, *others])
+    readings = tuple(others if choice.reading in others else [choice.reading, *others])
 
     frame.metrics(
         {
@@ -93,24 +92,23 @@ def body(choice: controls.Choice) -> None:
     st.markdown(range_words.finding(study, focus, trail))
     with st.grid(2, min_column_width=430):
         chart(figures.steps_picture(study), key="steps_picture", alt=range_words.frozen(study))
-        texts = cached.token_texts(choice.model_id, choice.device, choice.text_id)
+        texts = lab.token_texts(choice.reading)
         chart(figures.tokens_picture(study, trail, texts), key="tokens_picture", alt=range_words.touched(study, focus))
-        clips = cached.clips(*here, text_ids, learned, steps, schemes)
+        clips = lab.clips(layer, schemes, steps, calibration, readings)
         title = f"What ranges recorded on {kind} clip, text by text"
         chart(figures.clip_map(clips, title), key="clip_map", alt=range_words.worst_clip(clips))
         chart(figures.error_picture(study), key="error_picture", alt=range_words.errors(study))
 
     st.subheader("What does dynamic cost in time?")
-    asked = (*here, f"a:{fmt}/tensor/static")
-    cost = cached.dynamic_cost(*asked)
+    asked = (layer, f"a:{fmt}/tensor/static")
+    cost = lab.dynamic_cost(*asked)
     with st.grid(2, min_column_width=430):
         chart(figures.cost_picture(cost), key="cost_picture", alt=range_words.cost(cost).replace("*", ""))
         with st.container():
             st.markdown(range_words.cost(cost))
             st.caption(range_words.cost_source(cost))
-            st.button("Measure again", on_click=cached.dynamic_cost.clear, args=asked, key="again")
+            st.button("Measure again", on_click=lab.forget, args=(Lab.dynamic_cost, *asked), key="again")
     frame.numbers(pd.DataFrame(study.rows), "static_or_dynamic")
-    frame.python(code(choice, learned, steps, schemes, call))
 
 
-frame.show("What does a frozen range cost?", LOOK_FOR, TRIES, "pages/4_Static_or_dynamic.py", body)
+frame.show(__file__, "What does a frozen range cost?", LOOK_FOR, TRIES, body)

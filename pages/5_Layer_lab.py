@@ -6,18 +6,16 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.numbers.granularity import largest_divisor
-from quantcore.pipeline.calibration import momenta_of
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy
-from ui import cached, frame, python_code
+from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import layer as figures
 from ui.scheme_builder import copy_scheme, scheme_line, scheme_menus, swap_schemes
-from ui.take_link import take_links
 from ui.words import layer as layer_words
 
-PATH = "pages/5_Layer_lab.py"
+TITLE = "Layer lab"
 NAMES = {"A": ":blue[**A**] - blue, solid, o", "B": ":orange[**B**] - vermilion, dashed, x"}
 WORST_FIRST, IN_ORDER = "worst first", "in order"
 
@@ -45,25 +43,8 @@ def draw_menus(menus: Sequence[tuple[DeltaGenerator, Scheme, str]], shape: tuple
             scheme_menus(scheme, key, shape)
 
 
-def code(choice: controls.Choice, schemes: Sequence[Scheme]) -> str:
-    static = any(one.needs_ranges for one in schemes)
-    by_gptq = any(one.needs_hessian for one in schemes)
-    momenta = tuple(sorted({momentum for one in schemes for momentum in momenta_of(one)}))
-    read = f"calibrate(lm.model, {{}}, [{choice.layer!r}]{{}})[{choice.layer!r}]"
-    seen = read.format(python_code.windows(choice.calibration), f", hessian=False, momenta={momenta}")
-    hessian = read.format(python_code.windows(choice.calibration), "")
-    lines = [f"seen = {seen}\n"] * static + [f"hessian = {hessian}.hessian\n"] * by_gptq
-    more = ", static_qparams(scheme.activations, seen)" * static + ", hessian=hessian" * by_gptq
-    return python_code.program(f"""\
-{python_code.layer(choice)}{"".join(lines)}for text in {[str(one) for one in schemes]!r}:
-    scheme = Scheme.parse(text)
-    study = layer_study(linear_named(lm.model, {choice.layer!r}), x, scheme{more})
-    print(f"{{text}}: output {{study.output.sqnr_db:.2f}} dB, {{study.bits_per_weight:.2f}} bits per weight")
-""")
-
-
 def body(choice: controls.Choice) -> None:
-    rows, cols = cached.layers(choice.model_id, choice.device)[choice.layer]
+    rows, cols = choice.lab.layers()[choice.layer]
     defaults = {
         "A": "w:int4/channel,a:int8/tensor/static",
         "B": f"w:int4/group{largest_divisor(cols, 128)},a:int8/token/dynamic",
@@ -76,20 +57,18 @@ def body(choice: controls.Choice) -> None:
             with st.container(border=True, gap="xsmall"), frame.problems():
                 scheme = scheme_line(NAMES[side], default, side.lower())
                 menus.append((st.container(gap="xsmall"), scheme, side.lower()))
-                sides[side] = cached.layer_lab(
-                    choice.model_id, choice.device, choice.layer, choice.text_id, str(scheme), choice.calibration
-                )
+                sides[side] = choice.lab.layer_study(choice.layer, str(scheme), choice.reading, choice.calibration)
                 schemes[side] = scheme
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Copy A to B", on_click=copy_scheme, args=("a", "b"), key="copy_ab")
         st.button("Swap A and B", on_click=swap_schemes, args=("a", "b"), key="swap_ab")
         order = controls.pick("Channels and tokens", [WORST_FIRST, IN_ORDER], WORST_FIRST, "order")
-        take_links({side: str(scheme) for side, scheme in schemes.items()})
+        frame.take_links({side: str(scheme) for side, scheme in schemes.items()})
     if not sides:
         draw_menus(menus, (rows, cols))
         raise ValueError("neither scheme can be used on this layer; mend one of the two lines above, or reset")
 
-    texts = cached.token_texts(choice.model_id, choice.device, choice.text_id)
+    texts = choice.lab.token_texts(choice.reading)
     words = layer_words.sentences(sides, schemes, choice.layer, texts)
     table = layer_words.table(sides)
     channels = layer_words.worst_channels(sides)
@@ -117,7 +96,6 @@ def body(choice: controls.Choice) -> None:
     st.caption(channels)
     draw_menus(menus, (rows, cols))
     frame.numbers(table, "layer_lab")
-    frame.python(code(choice, list(schemes.values())))
 
 
-frame.show("What does this scheme do to one real layer?", LOOK_FOR, TRIES, PATH, body)
+frame.show(__file__, "What does this scheme do to one real layer?", LOOK_FOR, TRIES, body)

@@ -2,19 +2,19 @@
 
 import streamlit as st
 
-from quantcore.model.linears import linear_named
+from quantcore.lab.lab import Lab
 from quantcore.studies.gptq_order import METHODS
 from quantcore.studies.gptq_steps import tile_group
-from quantcore.studies.outliers import CHANNEL_RATIO
-from quantcore.text.reading import CALIBRATE
-from ui import cached, frame, python_code
+from quantcore.studies.gptq_toy import toy
+from quantcore.text.reading import CALIBRATE, Reading
+from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.components.column_player import column_player
 from ui.figures import gptq as figures
 from ui.words import gptq as gptq_words
 
-PATH = "pages/6_GPTQ_step_by_step.py"
+TITLE = "GPTQ step by step"
 GROUPS = (32, 64, 128)
 ROW = "row"
 DAMPS = (0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -49,7 +49,7 @@ def two_weights() -> None:
             scale = controls.slide("Input 1 is larger, times", 0.25, 4.0, 2.0, "scale", 0.05)
             w1 = controls.slide("Weight 1, steps", -1.5, 1.5, 0.4, "w1", 0.05)
             w2 = controls.slide("Weight 2, steps", -1.5, 1.5, 0.45, "w2", 0.05)
-        pair = cached.gptq_toy(w1, w2, correlation, scale)
+        pair = toy(w1, w2, correlation, scale)
         words = gptq_words.toy(pair)
         with st.grid(2, min_column_width=430):
             chart(figures.toy(pair), key="toy", alt=words.replace("*", ""))
@@ -59,22 +59,9 @@ def two_weights() -> None:
     controls.end()
 
 
-def code(choice: controls.Choice, scheme: str, limit: int, loud: tuple[int, ...]) -> str:
-    seen = python_code.windows(cached.calibration_reading(choice.calibration, limit))
-    return python_code.program(f"""\
-{python_code.layer(choice)}calibration = {seen}
-seen = calibrate(lm.model, calibration, [{choice.layer!r}])[{choice.layer!r}]
-scheme = Scheme.parse({scheme!r})
-study = order_study(weight, seen.hessian, scheme.weights, scheme.method.damp, seen.tokens, {loud!r}, x)
-for course in study.courses:
-    print(f"{{course.method}}: {{course.loss / study.power:.3%}} of the output's power is lost")
-""")
-
-
 def body(choice: controls.Choice) -> None:
-    here, learned = (choice.model_id, choice.device, choice.layer), choice.calibration
-    weight = linear_named(cached.model(choice.model_id, choice.device).model, choice.layer).weight
-    shape = (weight.shape[0], weight.shape[1])
+    lab, layer = choice.lab, choice.layer
+    shape = lab.layers()[layer]
     sizes = [str(size) for size in GROUPS if shape[1] % size == 0 and size < shape[1]]
     grains = [*sizes, ROW]
     with st.grid(4, min_column_width=220):
@@ -85,6 +72,7 @@ def body(choice: controls.Choice) -> None:
             group = controls.steps("Group size, along the input", grains, start, "group")
         damp = controls.steps("Damping, share of mean diag(H)", DAMPS, 0.01, "damp")
         limit = controls.steps("Calibration tokens", TOKENS, CALIBRATE.windows * CALIBRATE.length, "tokens")
+    learned = str(Reading.parse(choice.calibration).up_to(limit))
     granularity = "channel" if group == ROW else f"group{group}"
 
     st.subheader("One column after another")
@@ -93,18 +81,14 @@ def body(choice: controls.Choice) -> None:
         together = controls.pick("The tile", [TOGETHER, AROUND], TOGETHER, "tile") == TOGETHER
     actorder = "" if order == "none" else f"/actorder={order}"
     tile_grain = f"group{tile_group(shape[1])}"
-    steps = cached.gptq_tile(
-        *here, limit, f"w:int{bits}/{tile_grain},gptq{actorder}/damp={damp:.10g}", together, learned
-    )
+    steps = lab.gptq_tile(layer, f"w:int{bits}/{tile_grain},gptq{actorder}/damp={damp:.10g}", together, learned)
     words = gptq_words.tile(steps, shape, together)
     st.markdown(words)
     column_player(steps, key=f"steps{controls.resets()}", alt=words.replace("*", ""))
 
     st.subheader("The whole layer, in every order")
-    top = cached.channels(choice.model_id, choice.device, choice.layer, choice.text_id).top
-    loud = tuple(row.channel for row in top if row.over_median >= CHANNEL_RATIO)
-    scheme = f"w:int{bits}/{granularity},gptq/damp={damp:.10g}"
-    study = cached.gptq_order(*here, choice.text_id, limit, scheme, loud, learned)
+    loud = lab.loud_channels(layer, choice.reading)
+    study = lab.gptq_order(layer, f"w:int{bits}/{granularity},gptq/damp={damp:.10g}", choice.reading, learned)
     words = gptq_words.order(study)
     st.markdown(words)
     frame.metrics(
@@ -121,8 +105,8 @@ def body(choice: controls.Choice) -> None:
             chart(figures.diagonal(study, ordered), key=key, alt=f"the loudest outliers: {named or '0 channels'}")
 
     st.subheader("What an order costs at run time")
-    asked = (*here, TOKENS[-1], f"w:int4/{granularity}")
-    costs = cached.gptq_cost(*asked)
+    asked = (layer, f"w:int4/{granularity}")
+    costs = lab.gptq_cost(*asked)
     words = gptq_words.cost(costs)
     st.markdown(words)
     with st.grid(2, min_column_width=430):
@@ -133,24 +117,23 @@ def body(choice: controls.Choice) -> None:
         )
         chart(figures.cost(costs), key="cost", alt=words.replace("*", ""))
     st.caption(gptq_words.cost_source(costs))
-    st.button("Measure again", on_click=cached.gptq_cost.clear, args=asked, key="again")
+    st.button("Measure again", on_click=lab.forget, args=(Lab.gptq_cost, *asked), key="again")
 
     st.subheader("Which setting loses least?")
     grid = tuple("channel" if grain == ROW else f"group{grain}" for grain in grains)
-    found = cached.gptq_map(*here, limit, MAP_BITS, grid, MAP_DAMPS, learned)
+    found = lab.gptq_map(layer, MAP_BITS, grid, MAP_DAMPS, learned)
     words = gptq_words.order_map(found)
     st.markdown(words)
     chart(figures.order_map(found), key="map", alt=words.replace("*", ""))
 
     two_weights()
     frame.numbers(gptq_words.table(study), "gptq")
-    frame.python(code(choice, scheme, limit, loud))
 
 
 frame.show(
+    __file__,
     "How does pushing the error to the right save the layer, and why does the order matter?",
     LOOK_FOR,
     TRIES,
-    PATH,
     body,
 )

@@ -8,7 +8,21 @@ from typing import Any
 import numpy as np
 from streamlit.testing.v1 import AppTest
 
+from quantcore.lab.lab import Lab
+from ui import kept
+
 ROOT = Path(__file__).parents[1]
+
+
+def new_server() -> None:
+    """As after a start: no lab, no job, and the store where QUANT_HOME is by now."""
+    for one in (kept.store, kept.jobs, kept.shared_lab):
+        one.clear()
+
+
+def lab_of(at: AppTest) -> Lab:
+    """The lab that a page with a line for its model asks."""
+    return kept.shared_lab(at.text_input(key="model").value, "cpu")
 
 
 def page(name: str, **state: Any) -> AppTest:

@@ -1,10 +1,12 @@
 """The frame of every page: menu, sidebar, its question, what to look for, things to try; at the end reset, link, CSV,
 and the page's calls in Python.
 
+    TITLE = "Granularity"            what the menu calls the page; its place there is the number in its file's name
+
     def body(choice: controls.Choice) -> None:
         choose ... compute ... draw ...
 
-    frame.show("Who shares a scale?", look_for, tries, "pages/2_Granularity.py", body)
+    frame.show(__file__, "Who shares a scale?", look_for, tries, body)
 
 The body is a fragment: a move of one of its controls runs, sends and paints the body alone, while menu, sidebar, title
 and presets stay. A ValueError inside the frame (a tile that does not divide, a scheme that cannot be) is shown as its
@@ -15,8 +17,12 @@ fresh server.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -24,8 +30,9 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner_utils.exceptions import ScriptControlException
 
+from quantcore.lab.lab import Lab
 from quantcore.model.loading import ASSETS
-from ui import visitors
+from ui import python_code, visitors
 from ui import widgets as controls
 from ui.classroom import without_paths
 from ui.components.chart import head_start
@@ -34,32 +41,21 @@ from ui.job_end import LONGEST, own_words
 from ui.markdown import as_is
 
 ICON = ASSETS / "icon.png"  # a file of ours: an icon by name would be fetched from the internet
-MENU = {
-    "Start here": "app.py",
-    "Number formats": "pages/1_Number_formats.py",
-    "Granularity": "pages/2_Granularity.py",
-    "Outliers": "pages/3_Outliers.py",
-    "Static or dynamic": "pages/4_Static_or_dynamic.py",
-    "Layer lab": "pages/5_Layer_lab.py",
-    "GPTQ step by step": "pages/6_GPTQ_step_by_step.py",
-    "Scheme duel": "pages/7_Scheme_duel.py",
-    "Which layers hurt": "pages/8_Which_layers_hurt.py",
-    "Rules, tested": "pages/9_Rules_tested.py",
-    "Speed and memory": "pages/10_Speed_and_memory.py",
-    "Take it with you": "pages/11_Take_it_with_you.py",
-}
+ROOT = Path(__file__).resolve().parents[1]
+TITLE = re.compile(r'^TITLE = "(.+)"$', re.MULTILINE)
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 2.5rem 2.5rem 4rem; max-width: 1560px; }
 [data-testid="stSidebarHeader"] { height: 2.5rem; }
 </style>"""
+TAKE = "pages/11_Take_it_with_you.py"
 FOLLOWED = "try"  # marks a preset's link; taking the mark off is what brings the link's state to the address bar
 Tries = Sequence[tuple[str, Mapping[str, Any]]]
 
 
-def show(question: str, look_for: str, tries: Tries, path: str, body: Callable[[controls.Choice], None]) -> None:
+def show(file: str, question: str, look_for: str, tries: Tries, body: Callable[[controls.Choice], None]) -> None:
     """Menu, sidebar, title, two sentences on what to look for, preset links `(label, URL parameters)`; then the body,
     which gets what the sidebar says. It does not run where the model cannot be loaded."""
-    choice, notices = _head(question, look_for, tries, path)
+    choice, notices = _head(question, look_for, tries, page_of(file))
     st.session_state["_whole"] = True
     _body(body, choice, notices)
 
@@ -68,9 +64,10 @@ def show(question: str, look_for: str, tries: Tries, path: str, body: Callable[[
 def _body(body: Callable[[controls.Choice], None], choice: controls.Choice, notices: DeltaGenerator) -> None:
     if not st.session_state.pop("_whole", False) and controls.begin_again():
         st.rerun()  # a reset moves the sidebar's controls too
+    asked = replace(choice, lab=python_code.noting(choice.lab))
     with problems():
-        body(choice)
-    _foot()
+        body(asked)
+    _foot(asked.lab)
     _settle(notices)
 
 
@@ -118,16 +115,30 @@ def _settle(notices: DeltaGenerator) -> None:
     controls.end()
 
 
-def ask(question: str, path: str) -> None:
+def ask(question: str, file: str) -> None:
     """Put the page's question anew, with the number that a control holds by now."""
     st.session_state["_heading"].title(question)
-    st.session_state.setdefault("_asked", {})[path] = question  # drawn first next time: the title does not flicker
+    drawn_first = st.session_state.setdefault("_asked", {})  # next time: the title does not flicker
+    drawn_first[page_of(file)] = question
+
+
+def page_of(file: str) -> str:
+    """A page's file as links name it."""
+    return Path(file).resolve().relative_to(ROOT).as_posix()
+
+
+@cache
+def pages() -> dict[str, str]:
+    """The pages that have a TITLE, in the order of the numbers that their files' names begin with: title -> file."""
+    files = sorted((ROOT / "pages").glob("*.py"), key=lambda file: int(file.name.partition("_")[0]))
+    found = {file: TITLE.search(file.read_text(encoding="utf-8")) for file in (ROOT / "app.py", *files)}
+    return {title[1]: page_of(str(file)) for file, title in found.items() if title}
 
 
 def menu() -> None:
     """The pages, as links that keep the model, the layer and the text."""
     with st.sidebar:
-        for label, path in MENU.items():
+        for label, path in pages().items():
             link(label, path, {}, width="stretch")
         st.divider()
 
@@ -139,6 +150,16 @@ def link(label: str, path: str, state: Mapping[str, Any], **more: Any) -> None:
         for key, value in {**controls.shared_state(), **state}.items()
     }
     st.page_link(path, label=label, query_params=params, **more)
+
+
+def take_links(schemes: Mapping[str, str]) -> None:
+    """A row of links to the page that lets one leave, name to the text of a scheme or plan; nothing for none."""
+    if not schemes:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown("**Take it with you**")
+        for label, text in schemes.items():
+            link(label, TAKE, {"scheme": text})
 
 
 @contextmanager
@@ -174,16 +195,10 @@ def numbers(table: pd.DataFrame, name: str) -> None:
     st.session_state["_numbers"] = (table, name)
 
 
-def python(code: str) -> None:
-    """Hand the page's calls of quantcore to its foot: a program that runs as it stands and gives the page's numbers."""
-    st.session_state["_python"] = code
-
-
-def _foot() -> None:
+def _foot(lab: Lab) -> None:
     """Under the pictures, or under the sentence that stands in their place: reset, copy link, the numbers and their
-    CSV, the same in Python."""
+    CSV, and what the page asked its lab, in Python."""
     table, name = st.session_state.pop("_numbers", (None, ""))
-    code = st.session_state.pop("_python", None)
     with st.container(horizontal=True, vertical_alignment="center", key="foot"):
         st.button("Reset", on_click=controls.reset, key="reset", help="every control of this page back to its default")
         copy_link(key="copy_link")
@@ -200,10 +215,10 @@ def _foot() -> None:
         with opened("The numbers", "numbers") as here:
             if here:
                 st.dataframe(table, hide_index=True, width="stretch")
-    if code is not None:
-        with opened("Python", "python") as here:
+    if python_code.asked(lab):
+        with opened("Python", "python") as here, problems():
             if here:
-                st.code(code, language="python")
+                st.code(python_code.program(lab), language="python")
 
 
 @contextmanager

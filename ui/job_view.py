@@ -10,21 +10,17 @@ import hashlib
 from typing import Any
 
 import streamlit as st
-from torch import Tensor, nn
 
-from quantcore.model.loading import LoadedModel
-from quantcore.pipeline.convert import quantize_model
-from quantcore.scheme.plan import Plan
-from ui import cached, visitors
+from quantcore.text.reading import OWN
+from ui import kept, visitors
 from ui.jobs import Job, Progress, Teller, Work
-from ui.kept import OWN
 from ui.markdown import as_is
 
 PATIENCE_S = 0.4
 POLL_S = 0.5
 TURN_S = 2.0  # between two looks at whether one more job may be asked for
 
-__all__ = ["Progress", "Teller", "Work", "ask", "candidate", "kept_notice", "result_of", "so_far", "words"]
+__all__ = ["Progress", "Teller", "Work", "ask", "kept_notice", "result_of", "so_far", "words"]
 
 
 def result_of(
@@ -34,19 +30,21 @@ def result_of(
     work: Work,
     start: bool = True,
     place: str | None = None,
-    patience_s: float = PATIENCE_S,
+    patience_s: float | None = None,
+    button: str = "Run it",
 ) -> Any:
     """The job's result; while there is none, its progress stands here instead, and None is returned. The page is drawn
     again when the job is over, and whenever it has shown more of its result. Call it inside a container that is there
     with and without a job: a progress bar that comes and goes would have the charts below it built anew.
 
-    start    whether the job begins by itself; else a button stands here first. A job that was cancelled never does.
+    start    whether the job begins by itself; else a button, labelled `button`, stands here first. A job that was
+             cancelled never does.
     place    a name for where on the page this stands: of the jobs that a visitor's moves ask for at one place, only
              the last waits in line (`Jobs.leave`)
     patience_s   how long a fresh job is waited for, so that a quick one shows no progress; 0: what stands below is
              drawn at once
     Raises: ValueError with the sentence that ended the job."""
-    jobs, mark = cached.jobs(), hashlib.sha256(key.encode()).hexdigest()[:12]
+    jobs, mark = kept.jobs(), hashlib.sha256(key.encode()).hexdigest()[:12]
     if place is not None:
         _move_on(place, key)
     job, declined = jobs.get(key), key in _declined()
@@ -56,13 +54,13 @@ def result_of(
             _wait_for_a_turn(title)
             return None
     if job is not None and not declined:
-        job.ended.wait(max(0.0, patience_s - job.age_s))
+        job.ended.wait(max(0.0, (PATIENCE_S if patience_s is None else patience_s) - job.age_s))
     if job is not None and job.state == "done":
         return job.result
     if job is None or job.state in ("cancelled", "failed") or declined:
         if declined or (job is not None and job.state == "cancelled"):
             st.info(f"{as_is(title)}: cancelled. Nothing was kept of it.")
-        label = "Run it" if job is None and not declined else "Run it again"
+        label = button if job is None and not declined else "Run it again"
         st.button(label, on_click=ask, args=(device, key, title, work), key=f"run_{mark}", type="primary")
         if job is not None and job.problem:
             raise ValueError(job.problem)
@@ -72,22 +70,27 @@ def result_of(
     return None
 
 
+def begins(key: str, start: bool = True, **_: Any) -> bool:
+    """Whether `result_of` waits for this job, or has it, without a press of its button."""
+    return kept.jobs().get(key) is not None or (start and key not in _declined())
+
+
 def ask(device: str, key: str, title: str, work: Work) -> None:
     """Ask for a job, where it was declined or failed before too; a button's callback."""
     _declined().discard(key)
-    if cached.jobs().submit(device, key, title, work, visitors.asker(), private=OWN in key) is None:
+    if kept.jobs().submit(device, key, title, work, visitors.asker(), private=OWN in key) is None:
         st.toast(f"{_waiting_words()} Ask again then.")
 
 
 def so_far(key: str) -> Any:
     """What the job with this key has shown of its result; None: nothing, or it does not run."""
-    job = cached.jobs().get(key)
+    job = kept.jobs().get(key)
     return None if job is None else job.so_far
 
 
 def kept_notice() -> None:
     """A line where the file of kept results had to be set aside, or cannot be used."""
-    if notice := cached.store().notice:
+    if notice := kept.store().notice:
         st.caption(as_is(notice))
 
 
@@ -99,7 +102,7 @@ def _declined() -> set[str]:
 
 def _cancel(key: str) -> None:
     _declined().add(key)
-    cached.jobs().cancel(key, visitors.asker())
+    kept.jobs().cancel(key, visitors.asker())
 
 
 def _move_on(place: str, key: str) -> None:
@@ -107,19 +110,19 @@ def _move_on(place: str, key: str) -> None:
     before = st.session_state.get(f"_job_{place}", key)
     st.session_state[f"_job_{place}"] = key
     if before != key:
-        cached.jobs().leave(before, visitors.asker())
+        kept.jobs().leave(before, visitors.asker())
 
 
 @st.fragment(run_every=TURN_S)
 def _wait_for_a_turn(title: str) -> None:
     """Instead of a job that may not be asked for yet: say so, and draw the page again when it may."""
-    if not cached.jobs().full(visitors.asker()):
+    if not kept.jobs().full(visitors.asker()):
         st.rerun()
     st.info(f"{as_is(title)}: {_waiting_words()} This one follows by itself.")
 
 
 def _waiting_words() -> str:
-    waiting = cached.jobs().waiting_of(visitors.asker())
+    waiting = kept.jobs().waiting_of(visitors.asker())
     titles = as_is(", ".join(job.title for job in waiting))
     return f"{len(waiting)} jobs of yours wait in line already ({titles})."
 
@@ -156,15 +159,7 @@ def words(job: Job) -> str:
 
 def promise(job: Job) -> str:
     """What becomes of a job whose visitor goes elsewhere."""
-    leave_s = cached.jobs().rules.leave_s
+    leave_s = kept.jobs().rules.leave_s
     if leave_s is None:
         return "you may leave the page, it will be done all the same"
     return f"you may open other pages; it ends {leave_s:.0f} s after you close this tab"
-
-
-def candidate(loaded: LoadedModel, scheme: str, calibration: Tensor, progress: Progress) -> nn.Module:
-    """The quantized copy, inside a job; calibration text is read only for a plan that asks for it."""
-    plan = Plan.parse(scheme)
-    return quantize_model(
-        loaded.model, scheme, progress=progress, calibration=calibration if plan.needs_text else None
-    )[0]

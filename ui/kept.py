@@ -1,57 +1,124 @@
-"""What the pages keep: one answer for all visitors, but for a text of a visitor's own one for that visitor alone.
+"""What the server keeps: the labs with their models, the jobs, the store of results; of each visitor, what is its own.
 
-    @kept(max_entries=16, show_spinner="Running the model over the text ...")
-    def inputs(model_id: str, device: str, layer: str, text_id: str) -> Tensor: ...
+    lab = kept.lab("reference", "cpu")       the visitor's: texts of its own go with the session, all else is shared
 
-Arguments are text and numbers, because Streamlit hashes large arrays by sampling and cannot hash tensors; what is
-returned is shared and never changed. An argument that begins with OWN names a visitor's text: what was made of it is
-kept with the session and goes when its browser has gone. A thread without a session (a job's) computes it anew.
+A lab remembers its answers itself (`quantcore.lab.memo`), so nothing else on the pages is cached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import update_wrapper
-from typing import Generic, ParamSpec, TypeVar
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from quantcore.text.reading import OWN
+from quantcore.lab.bench import House, Visit, default_device
+from quantcore.lab.lab import Lab
+from quantcore.lab.start import START, START_BITS, quantized, start_scheme
+from quantcore.measure.store import Store
+from quantcore.model.loading import REFERENCE
+from quantcore.model.sources import Place, locate
+from quantcore.studies.speed_curves import Recorded, read_run
+from quantcore.text.files import LoadedText, hub_text
+from ui import exports, memory
+from ui.classroom import model_source
+from ui.jobs import Jobs
+from ui.visitors import rules, sessions
 
-P = ParamSpec("P")
-R = TypeVar("R")
-MOST_OWN = 4  # answers on own texts that one visitor's session keeps of one function
-
-
-def is_private(*arguments: object) -> bool:
-    """Whether one of the arguments is the id of a visitor's own text."""
-    return any(isinstance(one, str) and one.startswith(OWN) for one in arguments)
-
-
-class Kept(Generic[P, R]):
-    """A function whose answers are kept, for all or for the visitor whose text they are made of."""
-
-    def __init__(self, compute: Callable[P, R], max_entries: int, show_spinner: bool | str) -> None:
-        self._compute = compute
-        self._for_all = st.cache_resource(compute, max_entries=max_entries, show_spinner=show_spinner)
-        self._for_one = st.cache_resource(
-            compute, max_entries=min(max_entries, MOST_OWN), show_spinner=show_spinner, scope="session"
-        )
-        update_wrapper(self, compute)
-
-    def __call__(self, *args: P.args, **more: P.kwargs) -> R:
-        if not is_private(*args, *more.values()):
-            return self._for_all(*args, **more)
-        if get_script_run_ctx(suppress_warning=True) is None:
-            return self._compute(*args, **more)
-        return self._for_one(*args, **more)
-
-    def clear(self, *args: P.args, **more: P.kwargs) -> None:
-        """Forget the answer to these arguments; without any, all answers."""
-        private = is_private(*args, *more.values())
-        (self._for_one if private else self._for_all).clear(*args, **more)
+FIRST_VISIT_S = 8.0  # a visitor who waits for the start gets both cores before the first page's other bits are made
+LOAD_AT_ONCE_BYTES = 100_000_000
+RECORDED = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
-def kept(*, max_entries: int, show_spinner: bool | str = False) -> Callable[[Callable[P, R]], Kept[P, R]]:
-    return lambda compute: Kept(compute, max_entries, show_spinner)
+def lab(model_id: str, device: str) -> Lab:
+    """The lab of a model, as the visitor whose page runs sees it."""
+    return shared_lab(model_id, device).for_visitor(_visit())
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)
+def shared_lab(model_id: str, device: str) -> Lab:
+    """One for all visitors."""
+    house = House(_spinner, lambda: memory.freeze(len(sessions())), exports.root, exports.room_for)
+    return Lab(model_source(model_id), device, store(), name=model_id, house=house)
+
+
+@st.cache_resource(scope="session")
+def _visit() -> Visit:
+    return Visit()
+
+
+@st.cache_resource
+def jobs() -> Jobs:
+    """The long work of this server."""
+    return Jobs(rules())
+
+
+@st.cache_resource
+def store() -> Store:
+    """The file of kept results."""
+    return Store()
+
+
+@st.cache_resource(max_entries=8, show_spinner="Asking the hub for the data set ...")
+def data_set(name: str) -> LoadedText:
+    return hub_text(name)
+
+
+def takes_long(asked: Lab) -> bool:
+    """Whether the model must be downloaded first, or is large: then a job loads it and the page shows how far it is.
+
+    Raises: ValueError for what is no model."""
+    if asked.is_loaded or asked.source == REFERENCE:
+        return False
+    place = locate(asked.source)
+    return place is None or place.gguf is not None or _bytes(place) > LOAD_AT_ONCE_BYTES
+
+
+def load_key(asked: Lab) -> str:
+    """The job that loads a model."""
+    return f"load|{asked.id}|{asked.device}"
+
+
+def recorded_runs() -> dict[str, Recorded | str]:
+    """What `benchmarks.matmul` left, by file name: the run, or the sentence that says what is wrong with the file."""
+    return {path.name: _recorded(str(path), path.stat().st_mtime_ns) for path in sorted(RECORDED.glob("matmul*.json"))}
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _recorded(path: str, changed_ns: int) -> Recorded | str:
+    try:
+        return read_run(Path(path))
+    except ValueError as error:
+        return str(error)
+
+
+def warm_up() -> None:
+    """Load the reference model before the first visitor comes, and take it out of the garbage collector's rounds, which
+    may begin from then on."""
+    first = shared_lab(REFERENCE, default_device())
+    quantized(first, start_scheme(START))
+    memory.freeze(len(sessions()), collect=False)
+    gc.enable()
+    time.sleep(FIRST_VISIT_S)
+    first.stats()
+    for bits in START_BITS:
+        quantized(first, start_scheme(bits))
+    memory.freeze(len(sessions()))
+
+
+@contextmanager
+def _spinner(words: str) -> Iterator[None]:
+    """Say what takes long, where a page runs and not a job."""
+    if get_script_run_ctx(suppress_warning=True) is None:
+        yield
+    else:
+        with st.spinner(words):
+            yield
+
+
+def _bytes(place: Place) -> int:
+    return sum(file.stat().st_size for file in place.folder.glob("*.safetensors"))

@@ -1,92 +1,97 @@
-"""The lines that the pages' Python examples have in common: imports, the model, its text as tokens, one layer.
+"""What a page asked its lab, as a program: the very calls, noted as they were made.
 
-Every value is written by `repr`, so a page's example runs as it stands wherever quantcore is installed.
+lab = noting(lab)                    a page asks this one
+study = lab.layer_study(...)
+program(lab)                         "lab = Lab('reference', 'cpu')\\nprint(lab.layer_study(...))"
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any, cast
 
+from quantcore.lab.bench import is_own
+from quantcore.lab.lab import Lab
+from quantcore.text.files import LoadedText
 from quantcore.text.reading import Reading
-from ui import cached
-from ui.widgets import Choice
 
 LONGEST_QUOTE = 4000  # characters of a visitor's own text; a longer one is read from a file
-HOMES = {
-    "quantcore": "Scheme load_model quantize_model",
-    "quantcore.pipeline.calibration": "calibrate layer_inputs",
-    "quantcore.pipeline.layers": "static_qparams",
-    "quantcore.measure.duel": "duel",
-    "quantcore.export.checkpoint": "export_checkpoint stored_type",
-    "quantcore.export.promise": "promise",
-    "quantcore.numbers.formats": "format_named",
-    "quantcore.model.linears": "linear_named",
-    "quantcore.export.recipe": "recipe script",
-    "quantcore.measure.rules": "best_practice",
-    "quantcore.measure.sensitivity": "plan_for_budget",
-    "quantcore.measure.store": "Store",
-    "quantcore.studies.footprint": "PRESET_SHAPES ModelShape footprint",
-    "quantcore.studies.generation": "write_on",
-    "quantcore.studies.gptq_order": "order_study",
-    "quantcore.studies.granularity": "granularity_study",
-    "quantcore.studies.hardware": "measure_machine",
-    "quantcore.studies.layer": "layer_study",
-    "quantcore.studies.next_tokens": "next_tokens",
-    "quantcore.studies.number_formats": "Grid code_use snap",
-    "quantcore.studies.outliers": "Trial channel_study who_pays",
-    "quantcore.studies.plans": "kept_sensitivity",
-    "quantcore.studies.ranges": "observe range_study unfrozen watch",
-    "quantcore.studies.row": "loud_row row_study",
-    "quantcore.studies.speed": "measure_paths",
-    "quantcore.studies.speed_curves": "read_run",
-    "quantcore.text.files": "LoadedText hub_text read_text_file",
-    "quantcore.text.reading": "Reading Texts",
-}
 
 
-def program(body: str) -> str:
-    """The body below the imports of the names that it uses."""
-    used = set(re.findall(r"(?<![.\w])\w+", body))
-    lines = [line for name, line in (("Path", "from pathlib import Path"), ("torch", "import torch")) if name in used]
-    for module, names in HOMES.items():
-        if found := [name for name in names.split() if name in used]:
-            lines.append(f"from {module} import {', '.join(found)}")
-    return "\n".join([*lines, "", body])
+class Noting:
+    """Passes every question on to the lab, and notes it once."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.calls: dict[str, tuple[Any, ...]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.lab, name)
+        if name not in vars(Lab):
+            return found
+
+        @wraps(found)
+        def asked(*args: Any, **more: Any) -> Any:
+            self.note(name, *args, **more)
+            return found(*args, **more)
+
+        return asked
+
+    def note(self, name: str, *args: Any, **more: Any) -> None:
+        """A question and its arguments; those at the end that go without saying are left out."""
+        asked = signature(getattr(self.lab, name))
+        given = list(asked.bind(*args, **more).arguments.items())
+        while given and given[-1][1] == asked.parameters[given[-1][0]].default:
+            given.pop()
+        values = tuple(value for _, value in given)
+        self.calls[f"lab.{name}({', '.join(map(repr, values))})"] = values
 
 
-def load(choice: Choice) -> str:
-    """lm, and the texts that readings name, the visitor's own among them."""
-    own = dict.fromkeys(one for one in (choice.text_id, choice.calibration) if Reading.parse(one).own)
-    kept = "".join(f"texts.keep({_own(one)})\n" for one in own)
-    return f"lm, texts = load_model({choice.model_id!r}, {choice.device!r}), Texts()\n{kept}"
+def noting(lab: Lab) -> Lab:
+    return cast(Lab, Noting(lab))
 
 
-def windows(reading: str) -> str:
-    """The expression of a reading's token windows."""
-    return f"Reading.parse({reading!r}).tokens(lm, texts)"
+def lab_of(lab: Lab) -> Lab:
+    """The lab itself, for work outside the page."""
+    return lab.lab if isinstance(lab, Noting) else lab
 
 
-def layer(choice: Choice) -> str:
-    """lm, weight (O, K) and x (N, K): what the study of one layer needs."""
-    return (
-        load(choice)
-        + f"weight = linear_named(lm.model, {choice.layer!r}).weight.float().cpu()\n"
-        + f"tokens = {windows(choice.text_id)}\n"
-        + f"x = layer_inputs(lm.model, tokens, {choice.layer!r}).flatten(0, 1)\n"
-    )
+def note(lab: Lab, question: Callable[..., Any], *args: Any) -> None:
+    """Note a question that something else will ask."""
+    if isinstance(lab, Noting):
+        lab.note(question.__name__, *args)
 
 
-def texts(choice: Choice, text_id: str, limit: int) -> str:
-    """lm, tokens and calibration: what the study of a whole model needs."""
-    tokens = windows(cached.duel_reading(text_id, limit))
-    return f"{load(choice)}tokens = {tokens}\ncalibration = {windows(choice.calibration)}\n"
+def asked(lab: Lab) -> list[str]:
+    """The calls that were noted, as they are written."""
+    assert isinstance(lab, Noting)
+    return list(lab.calls)
 
 
-def _own(reading: str) -> str:
-    """The expression of a visitor's text."""
-    own = cached.loaded_text(reading)
-    if own.revision is not None:
-        return f"hub_text({own.name!r})"
-    if own.characters > LONGEST_QUOTE:
-        return f"read_text_file({own.name!r})"
-    return f"LoadedText({own.name!r}, {own.documents!r})"
+def program(lab: Lab) -> str:
+    """What was noted, to run wherever quantcore is installed."""
+    assert isinstance(lab, Noting)
+    own = [one for values in lab.calls.values() for value in values for one in _readings(value)]
+    texts = [lab.texts[Reading.parse(one).source] for one in dict.fromkeys(own)]
+    quoted = [_read(one) for one in dict.fromkeys(texts)]
+    imports = ["from quantcore import Lab"]
+    if any(line.startswith("lab.read(LoadedText") for line in quoted):
+        imports.append("from quantcore.text.files import LoadedText")
+    calls = [f"print({call})" for call in lab.calls]
+    return "\n".join([*imports, "", f"lab = Lab({lab.id!r}, {lab.device!r})", *quoted, *calls])
+
+
+def _readings(value: Any) -> list[str]:
+    """The readings of own texts in an argument."""
+    if isinstance(value, tuple):
+        return [one for part in value for one in _readings(part)]
+    return [value] if is_own(value) else []
+
+
+def _read(own: LoadedText) -> str:
+    """The line that reads a visitor's text: as it is, from a file of its name, or from the hub."""
+    if own.revision is None and own.characters <= LONGEST_QUOTE:
+        return f"lab.read(LoadedText({own.name!r}, {own.documents!r}))"
+    return f"lab.read({own.name!r})"

@@ -15,15 +15,16 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from quantcore.lab.bench import LEARNED, READ, TextFacts, default_device, is_own
+from quantcore.lab.lab import Lab
 from quantcore.model.catalog import CATALOG, Entry, cached_models, on_this_machine
-from quantcore.model.loading import REFERENCE, LoadedModel, devices, load_model
+from quantcore.model.loading import REFERENCE, devices
 from quantcore.model.memory import TooLarge
 from quantcore.text.files import DATA_SETS, KINDS, LoadedText, read_content
 from quantcore.text.reading import CALIBRATE, STUDY, Reading
 from quantcore.text.windows import TEXT_KINDS
-from ui import cached, job_view
-from ui.classroom import classroom, model_source, without_paths
-from ui.kept import is_private
+from ui import job_view, kept
+from ui.classroom import classroom, without_paths
 from ui.markdown import as_is, code
 
 T = TypeVar("T", bound="str | int | float")
@@ -50,13 +51,13 @@ MOST_TOKENS = 2048  # that a page's studies read of a text
 
 @dataclass(frozen=True)
 class Choice:
-    """What the sidebar says: the model, its layer, the text that it reads, the device, the calibration text."""
+    """What the sidebar says: the lab of a model on a device, a layer, and the readings of two texts: what the model
+    reads, and what static ranges and GPTQ learn from."""
 
-    model_id: str
-    device: str
+    lab: Lab
     layer: str
-    text_id: str
-    calibration: str = cached.OWN_CALIBRATION
+    reading: str = READ
+    calibration: str = LEARNED
 
 
 def begin(path: str) -> None:
@@ -206,28 +207,27 @@ def sidebar() -> Choice | None:
 
     Raises: ValueError if the model cannot be loaded."""
     with st.sidebar:
-        model_id = _model()
-        device = _device()
-    if cached.takes_long(model_id, device):
-        key, title = cached.load_key(model_id, device), f"Loading {model_id}"
-        if job_view.result_of(LOADER, key, title, lambda progress: _load(model_id, device, progress)) is None:
+        lab = kept.lab(_model(), _device())
+    if kept.takes_long(lab):
+        key, title = kept.load_key(lab), f"Loading {lab.id}"
+        if job_view.result_of(LOADER, key, title, lambda progress: _load(lab, progress)) is None:
             return None
+        kept.jobs().forget(key)
     with st.sidebar:
-        names = list(cached.layers(model_id, device))
+        names = list(lab.layers())
         if (wanted := st.session_state.pop("_open_layer", None)) in names:
             st.session_state["layer"] = wanted
-        layer = select("Layer", names, cached.default_layer(model_id, device), "layer")
+        layer = select("Layer", names, lab.default_layer(), "layer")
         kinds = [*TEXT_KINDS, *_own_kinds()]
         kind = pick("Text that the model reads", kinds, TEXT_KINDS[0], "text")
-        text_id = f"evaluation/{kind}"
+        source = f"evaluation/{kind}"
         if kind in (OWN, DATA_SET):
-            text_id = cached.texts().keep(_own_text() if kind == OWN else _data_set())
-        text_id = _reading(model_id, device, text_id)
-        calibration = _calibration(model_id, device)
-        if model_id != REFERENCE:
-            for notice in cached.model(model_id, device).notices:
+            source = lab.read(_own_text() if kind == OWN else _data_set())
+        reading, calibration = _reading(lab, source), _calibration(lab)
+        if lab.is_loaded:
+            for notice in lab.loaded.notices:
                 st.info(as_is(without_paths(notice)))
-    return Choice(model_id, device, layer, text_id, calibration)
+    return Choice(lab, layer, reading, calibration)
 
 
 def _model() -> str:
@@ -241,14 +241,15 @@ def _model() -> str:
     return model_id
 
 
-def _load(model_id: str, device: str, progress: job_view.Progress) -> LoadedModel:
+def _load(lab: Lab, progress: job_view.Progress) -> bool:
     """The job of loading; of what is too large here the refusal names the way that is left."""
     try:
-        return load_model(model_source(model_id), device, progress)
+        lab.load(progress)
+        return True
     except TooLarge as error:
-        if Path(model_id).is_file():  # a GGUF
+        if Path(lab.source).is_file():  # a GGUF
             raise
-        command = f"python -m quantcore quantize --model {model_id}"
+        command = f"python -m quantcore quantize --model {lab.id}"
         raise ValueError(f"{error}; or work from a shell, where it stays in its files: `{command} ...`") from error
 
 
@@ -291,8 +292,8 @@ def _own_kinds() -> list[str]:
 
 
 def _device() -> str:
-    known = [cached.default_device()] if classroom() else devices()
-    return pick("Device", known, cached.default_device(), "device") if len(known) > 1 else known[0]
+    known = [default_device()] if classroom() else devices()
+    return pick("Device", known, default_device(), "device") if len(known) > 1 else known[0]
 
 
 def _own_text(prefix: str = "") -> LoadedText:
@@ -310,11 +311,11 @@ def _own_text(prefix: str = "") -> LoadedText:
 
 def _data_set(prefix: str = "") -> LoadedText:
     name = line("Data set of the hub", next(iter(DATA_SETS)), f"{prefix}dataset", help=DATA_SET_HELP).strip()
-    return cached.data_set(name)
+    return kept.data_set(name)
 
 
-def _reading(model_id: str, device: str, text_id: str) -> str:
-    """How much of the text is read, and how: as a text id. What it comes to is counted where somebody looks."""
+def _reading(lab: Lab, source: str) -> str:
+    """How much of the text is read, and how. What it comes to is counted where somebody looks."""
     with st.expander("What exactly is read", key="reading", on_change="rerun") as opened:
         length = steps("Tokens a sequence", LENGTHS, STUDY.length, "length")
         sequences = steps("Sequences", SEQUENCES, STUDY.windows, "sequences")
@@ -323,42 +324,43 @@ def _reading(model_id: str, device: str, text_id: str) -> str:
                 f"{sequences} sequences of {length} tokens are {sequences * length:,}, and the pages draw at most "
                 f"{MOST_TOKENS:,}; take fewer or shorter ones"
             )
-        own = is_private(text_id)
-        text_id = str(Reading(text_id, sequences, length, own and _chat(model_id, device)))
+        own = is_own(source)
+        reading = str(Reading(source, sequences, length, own and _chat(lab)))
         if opened.open:
-            st.code(cached.text_facts(model_id, device, text_id).start, language=None, wrap_lines=True, height=160)
-            st.caption(f"Model {code(model_id)}, revision {code(cached.model(model_id, device).revision)}")
+            st.code(lab.text_facts(reading).start, language=None, wrap_lines=True, height=160)
+            st.caption(f"Model {code(lab.id)}, revision {code(lab.loaded.revision)}")
     if own or opened.open:
-        st.caption(_counted(cached.text_facts(model_id, device, text_id)))
-    return text_id
+        st.caption(_counted(lab.text_facts(reading)))
+    return reading
 
 
-def _calibration(model_id: str, device: str) -> str:
-    """What static ranges and GPTQ learn from, as a text id."""
+def _calibration(lab: Lab) -> str:
+    """What static ranges and GPTQ learn from."""
     with st.expander("Calibration text", key="calibrating", on_change="rerun") as opened:
         kind = pick("Ranges and GPTQ learn from", [OUR_OWN, *_own_kinds()], OUR_OWN, "learn_from", help=LEARN_HELP)
         if kind == OUR_OWN:
             st.caption("An equal share of each of the five kinds; the page says how many tokens.")
-            return cached.OWN_CALIBRATION
-        text_id = cached.texts().keep(_own_text("learn_") if kind == OWN else _data_set("learn_"))
+            return LEARNED
+        source = lab.read(_own_text("learn_") if kind == OWN else _data_set("learn_"))
         length = steps("Tokens a sequence", LENGTHS, CALIBRATE.length, "learn_length")
         sequences = steps("Sequences", LEARN_SEQUENCES, 16, "learn_sequences")
-        text_id = str(Reading(text_id, sequences, length, _chat(model_id, device, "learn_")))
-        facts = cached.text_facts(model_id, device, text_id)
+        reading = str(Reading(source, sequences, length, _chat(lab, "learn_")))
+        facts = lab.text_facts(reading)
         if opened.open:
             st.code(facts.start, language=None, wrap_lines=True, height=120)
     st.caption(f"Calibration: {_counted(facts)}")
-    return text_id
+    return reading
 
 
-def _chat(model_id: str, device: str, prefix: str = "") -> bool:
+def _chat(lab: Lab, prefix: str = "") -> bool:
     """Whether a visitor's text stands in the chat template; offered where there is one."""
     key = f"{prefix}chat"
-    offered = cached.has_chat_template(model_id, device) or st.query_params.get(key) == "true"
+    has = bool(getattr(lab.loaded.tokenizer, "chat_template", None))
+    offered = has or st.query_params.get(key) == "true"
     return offered and switch("in the model's chat template", False, key, help=CHAT_HELP)
 
 
-def _counted(facts: cached.TextFacts) -> str:
+def _counted(facts: TextFacts) -> str:
     return (
         f"{facts.documents:,} document{'s' * (facts.documents != 1)}, **{facts.tokens:,} tokens**; the pages read "
         f"{facts.read[0]} sequence{'s' * (facts.read[0] != 1)} of {facts.read[1]}. SHA-256 `{facts.hash}`"

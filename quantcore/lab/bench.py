@@ -7,17 +7,19 @@ A weight and what enters a layer stay where the model is; a study brings to the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Self
 
 from torch import Tensor, nn
 
 from quantcore.lab.memo import Key, Memo, T, key_of, remembered
-from quantcore.measure.store import Store, model_hash
+from quantcore.lab.warm import keep_compiled
+from quantcore.measure.store import Store, home, model_hash, private_folder
 from quantcore.model.inventory import block_order, inventory
 from quantcore.model.linears import linear_named, linears
 from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, devices, load_model, reference_weight
@@ -29,6 +31,7 @@ from quantcore.text.files import LoadedText, named_text
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, OWN, STUDY, Reading, Texts
 
 PREVIEW_CHARACTERS = 600
+VISIT_BYTES = 2**27  # of tensors that are remembered for one visitor
 READ, MEASURED, EACH, LEARNED = (str(one) for one in (STUDY, EVALUATE, EACH_LAYER, CALIBRATE))
 
 
@@ -44,6 +47,13 @@ class TextFacts:
     start: str
 
 
+class Visit:
+    """What a visitor brings, and what is made of it: it goes when the visit ends, and into no file."""
+
+    def __init__(self) -> None:
+        self.texts, self.memo, self.store = Texts(), Memo(VISIT_BYTES), Store.in_memory()
+
+
 class _Held:
     """The model, once it is there: one for a bench and all who visit it."""
 
@@ -53,11 +63,38 @@ class _Held:
         self.lock = threading.RLock()
 
 
+@contextmanager
+def _room(folder: Path, size_bytes: int) -> Iterator[None]:
+    """Make the folder's own folder, for this user alone. Raises: ValueError."""
+    try:
+        private_folder(folder.parent)
+    except OSError as error:
+        raise ValueError(
+            f"cannot make {str(folder.parent)!r} ({error.strerror}); set QUANT_HOME to a folder of yours"
+        ) from error
+    yield
+
+
+@dataclass(frozen=True)
+class House:
+    """What a server that holds labs for others does around them.
+
+    doing        a context that is entered, with words, while something takes long
+    after_load   called once, after the model was loaded
+    exports      the folder of the kept checkpoints
+    room         a context in which one of about so many bytes is written to its folder"""
+
+    doing: Callable[[str], AbstractContextManager[object]] = nullcontext
+    after_load: Callable[[], None] = lambda: None
+    exports: Callable[[], Path] = lambda: home() / "exports"
+    room: Callable[[Path, int], AbstractContextManager[object]] = _room
+
+
 class Bench:
     """model, device    what `load_model` takes, or a model that is loaded already; it is loaded when first needed
     store, texts     where measured results are kept, and the texts that readings name
-    doing            a context that is entered, with words, while something takes long
-    after_load       called once, after the model was loaded"""
+    name             what the model is called, where that is not what is loaded
+    house            for a server that holds labs for others"""
 
     def __init__(
         self,
@@ -65,24 +102,24 @@ class Bench:
         device: str | None = None,
         store: Store | None = None,
         texts: Texts | None = None,
-        doing: Callable[[str], AbstractContextManager[object]] = nullcontext,
-        after_load: Callable[[], None] = lambda: None,
+        name: str | None = None,
+        house: House | None = None,
     ) -> None:
         known = model if isinstance(model, LoadedModel) else None
-        self.id = model.id if isinstance(model, LoadedModel) else model
-        self.device = str(known.device) if known else device or devices()[:2][-1]
+        self.source = model.id if isinstance(model, LoadedModel) else model
+        self.id = name or self.source
+        self.device = str(known.device) if known else device or default_device()
         _require_device(self.device)
-        self._held, self._doing, self._after_load = _Held(known), doing, after_load
-        self._store, self.texts = store or Store(), texts or Texts()
-        self._memo = self._own_memo = Memo()
-        self._own_store = self._store
+        self._held, self.house = _Held(known), house or House()
+        self.texts, self._memo, self._store = texts or Texts(), Memo(), store or Store()
+        self._own_memo, self._own_store = self._memo, self._store
 
-    def visit(self) -> Self:
-        """The same bench for one visitor: the model and all answers are shared, but what is made of a text of the
-        visitor's own goes with the visit, and into no file."""
-        visitor = copy(self)
-        visitor.texts, visitor._own_memo, visitor._own_store = Texts(), Memo(), Store.in_memory()
-        return visitor
+    def for_visitor(self, visit: Visit) -> Self:
+        """The same bench for one visitor: the model and all answers are shared, but for what is made of a text of the
+        visitor's own."""
+        found = copy(self)
+        found.texts, found._own_memo, found._own_store = visit.texts, visit.memo, visit.store
+        return found
 
     @property
     def loaded(self) -> LoadedModel:
@@ -96,9 +133,10 @@ class Bench:
         """The model, loaded if it was not yet. Raises: ValueError as `load_model`."""
         with self._held.lock:
             if self._held.model is None:
-                with self._doing("Loading the model ..."):
-                    self._held.model = load_model(self.id, self.device, progress)
-                self._after_load()
+                keep_compiled()
+                with self.house.doing("Loading the model ..."):
+                    self._held.model = replace(load_model(self.source, self.device, progress), id=self.id)
+                self.house.after_load()
             return self._held.model
 
     @property
@@ -122,15 +160,20 @@ class Bench:
         """The answer to a question, from memory where it is there; see `remembered`."""
 
         def found() -> T:
-            with nullcontext() if words is None else self._doing(words):
+            with nullcontext() if words is None else self.house.doing(words):
                 return compute()
 
-        return (self._own_memo if is_own(key) else self._memo).ask(key, most, found)
+        memo, key = self._place(key)
+        return memo.ask(key, most, found)
 
     def forget(self, question: Callable[..., object], *args: object) -> None:
         """Let the next who asks measure anew."""
-        key = key_of(question, *args)
-        (self._own_memo if is_own(key) else self._memo).forget(key)
+        memo, key = self._place(key_of(question, *args))
+        memo.forget(key)
+
+    def _place(self, key: Key) -> tuple[Memo, Key]:
+        """Where an answer is remembered; a visitor's memo serves several models."""
+        return (self._own_memo, (*key, self.id, self.device)) if is_own(key) else (self._memo, key)
 
     def read(self, text: str | LoadedText) -> str:
         """The source by which readings name a text: a file's or a data set's name, or a text that was read before.
@@ -171,7 +214,7 @@ class Bench:
     def layers(self) -> dict[str, tuple[int, int]]:
         """The shape (O, K) of each of the model's Linears, block by block; of the reference model from its file's
         header, so that the first page need not wait for transformers."""
-        if self.id == REFERENCE:
+        if self.source == REFERENCE:
             return inventory(REFERENCE).linears
         found = linears(self.model)
         return {name: (found[name].out_features, found[name].in_features) for name in sorted(found, key=block_order)}
@@ -179,7 +222,7 @@ class Bench:
     @remembered(1)
     def default_layer(self) -> str:
         """The layer whose input has the strongest outlier channel: largest over median of the channels' maxima."""
-        if self.id == REFERENCE:
+        if self.source == REFERENCE:
             return REFERENCE_LAYER
         seen = self.stats(READ)
         return max(seen, key=lambda name: outlier_ratio(seen[name]))
@@ -190,7 +233,7 @@ class Bench:
 
     def weight(self, layer: str) -> Tensor:
         """A layer's weight, (O, K), float32; of the reference model from its file, as `layers`."""
-        if self.id == REFERENCE:
+        if self.source == REFERENCE:
             return reference_weight(layer)
         return self.linear(layer).weight.detach().float()
 
@@ -239,6 +282,11 @@ def weights_of(scheme: str) -> QuantSpec:
     if spec is None:
         raise ValueError(f"{scheme!r} leaves the weights float; add w:..., as in w:int4/group128")
     return spec
+
+
+def default_device() -> str:
+    """The first GPU where there is one, else the CPU."""
+    return devices()[:2][-1]
 
 
 def _require_device(device: str) -> None:

@@ -9,7 +9,8 @@ from quantcore.lab.bench import Bench
 from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar
 from quantcore.pipeline.calibration import Progress
-from quantcore.studies.footprint import PRESET_SHAPES, Footprint, ModelShape, footprint
+from quantcore.studies.footprint import PRESET_SHAPES, Footprint, ModelShape
+from quantcore.studies.footprint import footprint as footprint_of
 from quantcore.studies.hardware import Machine, measure_machine
 from quantcore.studies.speed import SpeedReport, closed_paths, measure_paths
 
@@ -43,11 +44,9 @@ def speed(
 
 
 @remembered(256)
-def footprint_of(
-    lab: Bench, shape: str, plan: str, context: int = 8192, batch: int = 1, kv_bits: int = 16
-) -> Footprint:
+def footprint(lab: Bench, shape: str, plan: str, context: int = 8192, batch: int = 1, kv_bits: int = 16) -> Footprint:
     """Bytes of weights, KV cache and activations; `shape` as in `shape_named`."""
-    return footprint(shape_named(lab, shape), plan, context, batch, kv_bits)
+    return footprint_of(shape_named(lab, shape), plan, context, batch, kv_bits)
 
 
 @remembered(4)

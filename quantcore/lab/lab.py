@@ -15,22 +15,38 @@ from quantcore.lab import frozen_ranges, grids, hardware, layers, outliers, star
 from quantcore.lab.bench import Bench
 
 
-class Lab(Bench):
-    """A `Bench` with questions; each is a function of the room's other files, which also says what it answers."""
+class Beside(Bench):
+    """What pictures and pages need beside the answers: ends of axes, names, and long answers that are kept already."""
+
+    value_counts = grids.value_counts
+    fitted_grid = grids.fitted_grid
+    coarsest_error = grids.coarsest_error
+    quantized_bytes = start.quantized_bytes
+    loud_channels = layers.loud_channels
+    kept_duel = whole.kept_duel
+    kept_schemes = whole.kept_schemes
+    kept_rule = whole.kept_rule
+    kept_sensitivity = whole.kept_sensitivity
+    kept_checkpoint = take.kept_checkpoint
+    plan_trail = whole.plan_trail
+    short_name = take.short_name
+    checkpoint_folder = take.checkpoint_folder
+    facts = take.facts
+    shape_named = hardware.shape_named
+
+
+class Lab(Beside):
+    """A bench with questions; each is a function of the room's other files, which also says what it answers."""
 
     # the model, and what it writes
     contents = start.contents
     likeliest = start.likeliest
-    quantized_bytes = start.quantized_bytes
     write_on = whole.write_on
 
     # one weight, or what enters a layer
     row = start.row
-    value_counts = grids.value_counts
-    fitted_grid = grids.fitted_grid
     format_use = grids.format_use
     granularity = grids.granularity
-    coarsest_error = grids.coarsest_error
     outlier_map = outliers.outlier_map
     channels = outliers.channels
     payers = outliers.payers
@@ -49,23 +65,16 @@ class Lab(Bench):
 
     # the whole model
     duel = whole.duel
-    kept_duel = whole.kept_duel
-    kept_schemes = whole.kept_schemes
     rule = whole.rule
-    kept_rule = whole.kept_rule
     sensitivity = whole.sensitivity
-    kept_sensitivity = whole.kept_sensitivity
     plan = whole.plan
-    plan_trail = whole.plan_trail
 
     # leaving with it
     promise = take.promise
-    export = take.export
+    recipe = take.recipe
+    checkpoint = take.checkpoint
     read_back = take.read_back
-    export_folder = take.export_folder
-    facts = take.facts
 
     # hardware
     speed = hardware.speed
-    footprint = hardware.footprint_of
-    shape_named = hardware.shape_named
+    footprint = hardware.footprint

@@ -52,6 +52,10 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
     folded: bool = False
 
+    def records(self) -> list[dict[str, Any]]:
+        """A row as column -> value."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
 
 @dataclass(frozen=True)
 class Intervals:
@@ -97,7 +101,7 @@ def duel_document(found: Duel, facts: Mapping[str, Any]) -> Document:
             _intervals("KL from the float model", "KL, nats per token", kl),
             _intervals("Change of log perplexity against float, paired", "nats per token", changes),
         ),
-        (_duel_table(found, kl), _pair_table(found), *_layer_tables(found)),
+        (duel_table(found), _pair_table(found), *_layer_tables(found)),
         facts,
     )
 
@@ -165,22 +169,44 @@ def _duel_sentences(found: Duel, kl: Mapping[str, Interval]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _duel_table(found: Duel, kl: Mapping[str, Interval]) -> Table:
-    columns = (
-        "scheme", "text", "bits a weight", "MB", "perplexity", "perplexity, float", "change of log perplexity",
-        "change from", "change to", "KL", "KL from", "KL to", "KL p50", "KL p95", "KL p99", "KL largest", "same top-1",
-        "quantizing, s", "reading, s", "measured",
-    )  # fmt: skip
-    rows = []
-    for text, report in found.reports.items():
-        change, own = report.log_perplexity_change, kl[text]
-        rows.append((
-            short_label(text), text, report.bits_per_weight, report.bytes / 1e6, report.perplexity,
-            report.float_perplexity, change.value, change.lo, change.hi, own.value, own.lo, own.hi, report.kl_p50,
-            report.kl_p95, report.kl_p99, report.kl_max, report.top1_agreement, found.quantize_s[text],
-            report.seconds, found.made[text],
-        ))  # fmt: skip
-    return Table("Figures", columns, tuple(rows))
+def duel_table(found: Duel) -> Table:
+    """A duel's figures, a row a scheme: the one table that the page, its CSV and the report show."""
+    rows = [_duel_row(found, text) for text in found.reports]
+    return Table("Figures", tuple(rows[0] if rows else ()), tuple(tuple(row.values()) for row in rows))
+
+
+def _duel_row(found: Duel, text: str) -> dict[str, Any]:
+    report, kl = found.reports[text], window_interval(found.scores[text].kl)
+    own, change = report.log_perplexity, report.log_perplexity_change
+    return {
+        "scheme": short_label(text),
+        "text": text,
+        "bits a weight": report.bits_per_weight,
+        "MB": report.bytes / 1e6,
+        "perplexity": report.perplexity,
+        "perplexity from": exp(own.lo),
+        "perplexity to": exp(own.hi),
+        "perplexity, float": report.float_perplexity,
+        "change of log perplexity": change.value,
+        "change from": change.lo,
+        "change to": change.hi,
+        "KL": kl.value,
+        "KL from": kl.lo,
+        "KL to": kl.hi,
+        "KL p50": report.kl_p50,
+        "KL p95": report.kl_p95,
+        "KL p99": report.kl_p99,
+        "KL largest": report.kl_max,
+        "same top-1": report.top1_agreement,
+        "quantizing, s": found.quantize_s[text],
+        "reading, s": report.seconds,
+        "measured": found.made.get(text, "under way"),
+    }
+
+
+def exp(value: float) -> float:
+    """e to the power of `value`, infinite where that is no float."""
+    return math.exp(value) if value < 700 else math.inf
 
 
 def _pair_table(found: Duel) -> Table:

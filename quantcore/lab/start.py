@@ -11,8 +11,16 @@ from quantcore.pipeline.convert import quantize_model
 from quantcore.studies.anatomy import Anatomy, anatomy
 from quantcore.studies.next_tokens import NextTokens, next_tokens
 from quantcore.studies.row import RowStudy, loud_row, row_study
+from quantcore.text.reading import OWN
 
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
+START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
+PROMPTS = ("Once upon a time, there was a little girl named", "He played football for Manchester")
+
+
+def start_scheme(bits: int) -> str:
+    """What the first page does to the whole model: every row of every Linear gets 2^bits evenly spaced levels."""
+    return f"w:int{bits}/channel"
 
 
 @remembered(4)
@@ -32,10 +40,15 @@ def _loud_row(lab: Bench, layer: str, share: float) -> int:
     return loud_row(lab.weight(layer), share)
 
 
+def likeliest(lab: Bench, scheme: str, prompt: str = PROMPTS[0]) -> NextTokens:
+    """What the model would write after a prompt, and what its quantized copy would; a prompt of the visitor's own is
+    kept as an own text is."""
+    return _likeliest(lab, scheme, prompt if prompt in PROMPTS else OWN + prompt)
+
+
 @remembered(256)
-def likeliest(lab: Bench, scheme: str, prompt: str) -> NextTokens:
-    """What the model would write after a prompt, and what its quantized copy would."""
-    return next_tokens(lab.loaded, quantized(lab, scheme), prompt)
+def _likeliest(lab: Bench, scheme: str, prompt: str) -> NextTokens:
+    return next_tokens(lab.loaded, quantized(lab, scheme), prompt.removeprefix(OWN))
 
 
 @remembered(64)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from quantcore.export.checkpoint import ExportReport, export_checkpoint, stored_type
+from torch import Tensor
+
+from quantcore.export.checkpoint import export_checkpoint, stored_type
 from quantcore.export.promise import Promise
 from quantcore.export.promise import promise as promise_of
+from quantcore.export.recipe import recipe as recipe_of
 from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar
-from quantcore.measure.store import home, tokens_hash
+from quantcore.measure.store import tokens_hash
 from quantcore.model.machine import device_name
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.plan import Plan
-from quantcore.studies.written import ReadBack
+from quantcore.studies.written import ReadBack, Written, written
 from quantcore.studies.written import read_back as read_again
 from quantcore.text.reading import Reading
-
-EXPORTS = "exports"
 
 
 @remembered(64)
@@ -30,52 +33,75 @@ def promise(lab: Bench, plan: str) -> Promise:
     return promise_of(lab.model, plan, stored_type(lab.model))
 
 
-def export(
+def checkpoint(
     lab: Bench,
     plan: str,
-    folder: str,
     calibration: str = LEARNED,
-    force: bool = False,
     progress: Progress | None = None,
     so_far: SoFar | None = None,
-) -> ExportReport:
-    """The quantized model as a compressed-tensors checkpoint in `folder`, which transformers and vLLM load."""
-    learned = lab.tokens(calibration) if Plan.parse(plan).needs_text else None
-    return export_checkpoint(lab.loaded, plan, folder, learned, force=force, progress=progress)
+) -> Written:
+    """The quantized model as a compressed-tensors checkpoint, which transformers and vLLM load: the one among the kept
+    results, or a new one there."""
+    if (found := kept_checkpoint(lab, plan, calibration)) is not None:
+        return found
+    folder = checkpoint_folder(lab, plan, calibration)
+    with lab.house.room(folder, promise(lab, plan).bytes):
+        export_checkpoint(lab.loaded, plan, folder, _learned(lab, plan, calibration), progress=progress)
+    found = written(folder)
+    if found is None:
+        raise ValueError(f"{str(folder)!r} is gone; write the checkpoint again")
+    return found
+
+
+def kept_checkpoint(lab: Bench, plan: str, calibration: str = LEARNED) -> Written | None:
+    return written(checkpoint_folder(lab, plan, calibration))
+
+
+def checkpoint_folder(lab: Bench, plan: str, calibration: str = LEARNED) -> Path:
+    """A plan's folder among the kept results: names, and a hash of all that its contents depend on."""
+    asked = f"{lab.hash}|{lab.device}|{plan}|{calibration if Plan.parse(plan).needs_text else None}"
+    return lab.house.exports() / f"{short_name(lab, plan)}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+
+
+def short_name(lab: Bench, plan: str) -> str:
+    """A name for the plan's checkpoint: the model's own and the plan's label."""
+    return f"{slug(lab.id.rstrip('/').rpartition('/')[2])}-{slug(Plan.parse(plan).label)}"
+
+
+def slug(text: str, longest: int = 40) -> str:
+    """A text as a part of a file's name: letters, digits and single dashes."""
+    whole = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+    return whole if len(whole) <= longest else whole[:longest].rpartition("-")[0] or whole[:longest]
 
 
 def read_back(
     lab: Bench,
     plan: str,
-    folder: str,
     calibration: str = LEARNED,
     reading: str = READ,
     progress: Progress | None = None,
     so_far: SoFar | None = None,
 ) -> ReadBack:
-    """The checkpoint in `folder`, loaded by transformers, beside the quantized model that it was written from."""
+    """The kept checkpoint, loaded by transformers, beside the quantized model that it was written from.
+
+    Raises: ValueError where there is none."""
+    kept = kept_checkpoint(lab, plan, calibration)
+    if kept is None:
+        raise ValueError(f"no checkpoint of {plan!r} lies in {str(lab.house.exports())!r}; write it first")
 
     def tell(share: float, doing: str) -> None:
         if progress:
             progress(0.8 * share, doing)
 
-    learned = lab.tokens(calibration) if Plan.parse(plan).needs_text else None
-    copy, _ = quantize_model(lab.model, plan, calibration=learned, progress=tell)
+    copy, _ = quantize_model(lab.model, plan, calibration=_learned(lab, plan, calibration), progress=tell)
     tell(1, "loading the checkpoint")
-    return read_again(Path(folder), copy, lab.tokens(reading))
+    return read_again(kept.folder, copy, lab.tokens(reading))
 
 
-def export_folder(lab: Bench, plan: str, calibration: str, name: str) -> Path:
-    """A folder for a plan's checkpoint among the kept results: `name`, and a hash of all that its contents depend on.
-
-    Raises: ValueError where it cannot be made."""
-    asked = f"{lab.hash}|{lab.device}|{plan}|{calibration if Plan.parse(plan).needs_text else None}"
-    return home() / EXPORTS / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
-
-
-def facts(lab: Bench, plan: str, reading: str, calibration: str = LEARNED) -> dict[str, Any]:
+def facts(lab: Bench, plans: Iterable[str], reading: str, calibration: str = LEARNED) -> dict[str, Any]:
     """What a report says of the model, the texts and the device."""
-    learned = _text_facts(lab, calibration) if Plan.parse(plan).needs_text else "none is needed"
+    needed = any(Plan.parse(plan).needs_text for plan in plans)
+    learned = _text_facts(lab, calibration) if needed else "none is needed"
     return {
         "model": lab.id,
         "revision": lab.loaded.revision,
@@ -84,6 +110,15 @@ def facts(lab: Bench, plan: str, reading: str, calibration: str = LEARNED) -> di
         "calibration": learned,
         "device": device_name(lab.loaded.device),
     }
+
+
+def recipe(lab: Bench, plan: str) -> str:
+    """The plan as a recipe for llm-compressor, YAML."""
+    return recipe_of(plan)
+
+
+def _learned(lab: Bench, plan: str, calibration: str) -> Tensor | None:
+    return lab.tokens(calibration) if Plan.parse(plan).needs_text else None
 
 
 def _text_facts(lab: Bench, reading: str) -> str:

@@ -59,7 +59,9 @@ class Question:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Of all but the model's name: who calls the same contents otherwise finds the same answer."""
+        asked = {**asdict(self), "model": None}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -211,10 +211,12 @@ class Remedy:
 @dataclass(frozen=True)
 class Remedies:
     """Each remedy alone, for every granularity of GRAINS: `clips` over CLIPS with no channel kept, `keeps` over
-    `keeps_of` without clipping."""
+    `keeps_of` without clipping. `outputs` of `all_outputs` output channels were looked at."""
 
     clips: tuple[Remedy, ...]
     keeps: tuple[Remedy, ...]
+    outputs: int
+    all_outputs: int
 
     def at(self, clip: str, keep: int) -> tuple[Remedy, ...]:
         """The rows of one setting, in the order of GRAINS; none where both remedies are at work."""
@@ -261,6 +263,8 @@ class Trial:
             keeps=tuple(
                 self._remedy(fmt, grain, NO_CLIP, keep) for grain in GRAINS for keep in keeps_of(self.x.shape[1])
             ),
+            outputs=self.outputs,
+            all_outputs=self.all_outputs,
         )
 
     def remedy(self, fmt: str, clip: str, keep: int) -> tuple[Remedy, ...]:

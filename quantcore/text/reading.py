@@ -130,6 +130,10 @@ class Reading:
         length = min(length or self.length, share)
         return replace(self, windows=max(1, share // max(1, length)) * self.kinds, length=length)
 
+    def up_to(self, tokens: int) -> Reading:
+        """`at_most`, but of somebody's own text no more than the reading says already."""
+        return self.at_most(min(tokens, self.windows * self.length) if self.own else tokens)
+
     def tokens(self, reader: Reader, texts: Texts) -> Tensor:
         """The windows of token ids, (windows, T); T is the reader's context where that is shorter, and there are more
         windows then. Raises: ValueError as `Texts` and `token_windows`, and for a share shorter than a window."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from quantcore.lab.bench import House, Visit
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import duel
 from quantcore.measure.store import Store
@@ -46,8 +47,8 @@ def test_a_layer_is_studied_as_by_hand(lab: Lab, tiny_lm: LoadedModel, scheme: s
 
 def test_the_model_is_loaded_when_it_is_needed_and_once(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    lab = Lab(str(tiny_model_dir), "cpu", after_load=lambda: told.append("loaded"))
-    other = lab.visit()
+    lab = Lab(str(tiny_model_dir), "cpu", house=House(after_load=lambda: told.append("loaded")))
+    other = lab.for_visitor(Visit())
     assert not lab.is_loaded
     assert lab.loaded is other.loaded
     assert other.is_loaded
@@ -117,7 +118,7 @@ def test_both_write_on_as_a_copy_by_hand_does(lab: Lab, tiny_lm: LoadedModel) ->
 
 
 def test_what_is_made_of_an_own_text_is_the_visitors_alone(lab: Lab) -> None:
-    ann, bob = lab.visit(), lab.visit()
+    ann, bob = lab.for_visitor(Visit()), lab.for_visitor(Visit())
     source = ann.read(DIARY)
     reading = f"{source}|1x64"
     assert ann.channels(LAYER, reading) is ann.channels(LAYER, reading)

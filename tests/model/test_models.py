@@ -308,9 +308,9 @@ def test_importing_is_light_and_the_first_picture_needs_no_transformers() -> Non
     heavy = "{'transformers', 'scipy', 'matplotlib', 'compressed_tensors'} & set(sys.modules)"
     code = (
         f"import sys, quantcore; assert not {heavy}, {heavy};"
-        "from ui import cached; place = ('reference', 'cpu');"
-        "layer = cached.default_layer(*place); assert layer in cached.layers(*place);"
-        f"cached.row(*place, layer, 'w:int4/channel', 0.9); assert not {heavy}, {heavy}"
+        "from ui import kept; lab = kept.shared_lab('reference', 'cpu');"
+        "layer = lab.default_layer(); assert layer in lab.layers();"
+        f"lab.row(layer, 'w:int4/channel', 0.9); assert not {heavy}, {heavy}"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=models.ASSETS.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-600:]

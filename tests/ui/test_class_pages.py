@@ -7,9 +7,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from quantcore.measure.store import home
-from tests.apptest_helpers import errors, page
+from tests.apptest_helpers import errors, new_server, page
 from tests.ui.test_page_duel import settle
-from ui import cached, visitors
+from ui import kept, visitors
 from ui.classroom import teachers_word
 from ui.jobs import Asker, Teller
 
@@ -21,9 +21,7 @@ SCHEME = "w:int4/group16"
 def in_class(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANT_CLASS", f"reference,{tiny_model_dir}")
     monkeypatch.setenv("QUANT_HOME", str(tmp_path / "home"))
-    cached.store.clear()
-    cached.jobs.clear()
-    cached.model.clear()
+    new_server()
 
 
 @pytest.fixture
@@ -42,7 +40,7 @@ def test_a_model_of_the_list_by_its_name(model: str, tiny_model_dir: Path) -> No
     assert errors(at) == []
     assert at.selectbox(key="model").options == ["reference", model]
     assert at.selectbox(key="model").value == model
-    assert cached.model(model, "cpu").id == model
+    assert kept.shared_lab(model, "cpu").loaded.id == model
 
 
 @pytest.mark.parametrize(
@@ -50,8 +48,8 @@ def test_a_model_of_the_list_by_its_name(model: str, tiny_model_dir: Path) -> No
 )
 def test_any_other_is_answered_alike(asked: str, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is looked up: neither on the disk nor on the hub; and the words differ by what was asked alone."""
-    for name in ("locate", "load_model"):
-        monkeypatch.setattr(cached, name, lambda *_: pytest.fail("was looked up"))
+    for name in ("ui.kept.locate", "quantcore.lab.bench.load_model"):
+        monkeypatch.setattr(name, lambda *_: pytest.fail("was looked up"))
     asked = asked.format(folder=tiny_model_dir)
     at = page("1_Number_formats", model=asked).run()
     assert errors(at) == []
@@ -64,7 +62,7 @@ def test_any_other_is_answered_alike(asked: str, tiny_model_dir: Path, monkeypat
 
 def test_neither_data_sets_nor_devices_nor_the_list_of_models_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ui.widgets.devices", lambda: ["cpu", "cuda:0"])
-    monkeypatch.setattr(cached, "data_set", lambda _: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(kept, "data_set", lambda _: pytest.fail("the hub was asked"))
     at = page("1_Number_formats", text="data set", device="cuda:0", learn_from="data set").run()
     assert errors(at) == []
     at.session_state["models"] = True
@@ -115,7 +113,7 @@ def test_an_error_of_the_loader_names_no_path(tmp_path: Path, monkeypatch: pytes
 def test_the_third_job_of_a_visitor_waits_for_a_turn(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two wait already; the page says so, and asks by itself when one of them has its turn."""
     monkeypatch.setattr(visitors, "asker", lambda: Asker("ann", "tab"))
-    jobs, go = cached.jobs(), []
+    jobs, go = kept.jobs(), []
 
     def work(_: Teller) -> None:
         until = time.monotonic() + 60
@@ -137,7 +135,7 @@ def test_the_third_job_of_a_visitor_waits_for_a_turn(model: str, monkeypatch: py
 
 
 def test_the_line_is_the_teachers_page(model: str) -> None:
-    jobs, ended = cached.jobs(), []
+    jobs, ended = kept.jobs(), []
 
     def work(tell: Teller) -> None:
         while True:
@@ -169,7 +167,7 @@ def test_the_line_is_the_teachers_page(model: str) -> None:
 
 def test_on_the_users_own_server_the_line_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUANT_CLASS")
-    cached.jobs.clear()
+    kept.jobs.clear()
     at = page("12_The_line").run()
     assert not at.info
     assert "Nobody waits." in [one.value for one in at.caption]

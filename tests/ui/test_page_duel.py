@@ -1,6 +1,5 @@
 """The page Scheme duel: runs as a job, tells the truth of its duel, answers again at once, takes plans."""
 
-import json
 import math
 import threading
 import time
@@ -13,15 +12,18 @@ from streamlit.testing.v1 import AppTest
 
 import quantcore.measure.duel as duel_module
 from quantcore import compare, quantize_model
+from quantcore.export.plain import plain
+from quantcore.lab.report import duel_document
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure import evaluate
 from quantcore.measure.duel import Duel
 from quantcore.measure.scores import Scores
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.layers import LayerReport
-from tests.apptest_helpers import click, figure_of, figures_of, values
+from quantcore.text.reading import EVALUATE, Texts
+from tests.apptest_helpers import click, figure_of, figures_of, lab_of, new_server, values
 from tests.apptest_helpers import page as open_page
-from ui import cached, job_view
+from ui import job_view, kept
 from ui.figures import duel as figures
 from ui.words import duel as duel_words
 from ui.words import tokens as token_view
@@ -32,8 +34,7 @@ LIST = "w:int8/channel\nw:int3/channel\nw:int3/channel@down_proj=w:int8/channel"
 @pytest.fixture
 def page(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
-    cached.store.clear()
-    cached.jobs.clear()
+    new_server()
     return open_page("7_Scheme_duel", model=tiny_model_dir, duel=LIST, prompt="The lighthouse")
 
 
@@ -53,7 +54,7 @@ def test_alive_without_a_click_and_true(page: AppTest, tiny_lm: LoadedModel) -> 
     settle(page)
     assert not page.error
     assert [shown["key"] for shown in figures_of(page)] == ["pareto", "layer_errors", "along"]
-    tokens = cached.duel_tokens(tiny_lm.id, "cpu", "evaluation/all", 2560)
+    tokens = EVALUATE.tokens(tiny_lm, Texts())
     report = compare(tiny_lm.model, quantize_model(tiny_lm.model, "w:int3/channel")[0], tokens)
     trace = next(t for t in figure_of(page, "pareto")["figure"]["data"] if t.get("text") == ["B w:int3/channel"])
     assert values(trace["y"])[0] == pytest.approx(report.kl, rel=1e-6)
@@ -67,12 +68,12 @@ def test_alive_without_a_click_and_true(page: AppTest, tiny_lm: LoadedModel) -> 
 
 def test_the_second_visit_runs_no_job(page: AppTest, tiny_model_dir: Path) -> None:
     settle(page)
-    cached.jobs.clear()
+    kept.jobs.clear()
     again = open_page("7_Scheme_duel", model=tiny_model_dir, duel=LIST, prompt="The lighthouse")
     again.run()
     assert not again.exception
     assert "pareto" in [shown["key"] for shown in figures_of(again)]
-    assert all("|" not in key or not key.startswith("duel|") for key in cached.jobs()._jobs)
+    assert all("|" not in key or not key.startswith("duel|") for key in kept.jobs()._jobs)
 
 
 @pytest.mark.parametrize(
@@ -203,15 +204,18 @@ def _crawl(progress, tensor) -> None:
 
 def test_the_download_says_what_the_page_says(page: AppTest) -> None:
     settle(page)
-    found = cached.kept_duel(page.text_input(key="model").value, "cpu", "evaluation/all", 2560, tuple(LIST.split("\n")))
+    found = lab_of(page).kept_duel(LIST.split("\n"))
     assert found is not None
-    content = json.loads(duel_words.as_json(found, "tiny", "evaluation/all"))
-    assert list(content["schemes"]) == LIST.split("\n")
-    one = content["schemes"]["w:int3/channel"]
-    assert one["report"]["kl"] == found.reports["w:int3/channel"].kl
-    assert len(one["layers"]) == 14
-    assert len(content["kl_differences"]) == 3
-    assert len(duel_words.table(found)) == 3
+    content = plain(duel_document(found, {}))
+    figures, pairs, *layers = content["tables"]
+    rows = {row[1]: dict(zip(figures["columns"], row, strict=True)) for row in figures["rows"]}
+    assert list(rows) == LIST.split("\n")
+    assert rows["w:int3/channel"]["KL"] == pytest.approx(found.reports["w:int3/channel"].kl)
+    assert [len(one["rows"]) for one in layers] == [14, 14, 14]
+    assert len(pairs["rows"]) == 3
+    shown = next(one.value for one in page.dataframe if "KL p50" in one.value)  # the page's numbers are the same table
+    assert shown["KL"].tolist() == [row["KL"] for row in rows.values()]
+    assert [one.label for one in page.get("download_button")].count("Report as JSON") == 1
 
 
 def test_every_layer_has_its_place_and_its_spread() -> None:

@@ -19,12 +19,13 @@ from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.calibration import calibrate
 from quantcore.studies.gptq_cost import OrderCost, Spread
 from quantcore.studies.gptq_steps import companions, tile_rows, tile_steps
+from quantcore.text.reading import CALIBRATE
 from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
-from tests.apptest_helpers import figure_of, figures_of, metrics, said, values
+from tests.apptest_helpers import figure_of, figures_of, lab_of, metrics, said, values
 from tests.apptest_helpers import page as open_page
 from tests.conftest import LOUD_CHANNEL
 from tests.specs import weights_spec
-from ui import cached
+from ui import kept
 from ui.components.column_player import describe
 from ui.words import gptq as gptq_words
 
@@ -168,14 +169,11 @@ def test_the_map_says_and_marks_its_best(at: AppTest) -> None:
     cells = [text for row in heat["text"] for text in row]
     assert len(cells) == 3 * 2 * 3 * 3  # bits, groups that fit, orders, dampings
     assert sum("★" in text for text in cells) == 3
-    found = cached.gptq_map(*_place(at), TOKENS, (2, 3, 4), ("group32", "channel"), (0.001, 0.01, 0.1))
+    learned = str(CALIBRATE.at_most(TOKENS))
+    found = lab_of(at).gptq_map(LAYER, (2, 3, 4), ("group32", "channel"), (0.001, 0.01, 0.1), learned)
     best = found.best(2)
     assert f"2 bits: {best.granularity}, order **{best.actorder or 'none'}**, damping {best.damp:g}" in said(at)
     assert values(heat["z"]).min() == pytest.approx(100 * min(cell.over_rtn for cell in found.cells), rel=1e-5)
-
-
-def _place(at: AppTest) -> tuple[str, str, str]:
-    return at.text_input(key="model").value, "cpu", LAYER
 
 
 def test_the_groups_are_the_engines(at: AppTest, tiny_lm: LoadedModel) -> None:
@@ -256,6 +254,4 @@ def test_presets_lead_somewhere() -> None:
     source = (Path(__file__).parents[2] / "pages" / "6_GPTQ_step_by_step.py").read_text(encoding="utf-8")
     layers = re.findall(r'"layer": "([^"]+)"', source)
     assert layers
-    loaded = cached.model("reference", "cpu")
-    for layer in layers:
-        assert linear_named(loaded.model, layer).weight.ndim == 2
+    assert set(layers) <= set(kept.shared_lab("reference", "cpu").layers())

@@ -7,17 +7,17 @@ from streamlit.testing.v1 import AppTest
 
 from quantcore.measure.rules import best_practice
 from quantcore.model.loading import LoadedModel
-from tests.apptest_helpers import figures_of
+from quantcore.text.reading import CALIBRATE, EVALUATE, Texts
+from tests.apptest_helpers import figures_of, new_server
 from tests.apptest_helpers import page as open_page
 from tests.ui.test_page_duel import settle
-from ui import cached
+from ui import kept
 
 
 @pytest.fixture
 def page(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
-    cached.store.clear()
-    cached.jobs.clear()
+    new_server()
     return open_page("9_Rules_tested", model=tiny_model_dir)
 
 
@@ -32,11 +32,11 @@ def test_cards_and_what_runs_by_itself(page: AppTest, tiny_lm: LoadedModel) -> N
     assert "group_size=128 does not divide in_features=64" in page.error[0].value  # the tiny model's own reason
     assert sum(button.label == "Run it" for button in page.button) == 5
     tokens, calibration = (
-        cached.duel_tokens(tiny_lm.id, "cpu", "evaluation/all", 2560),
-        cached.tokens(tiny_lm.id, "cpu", cached.OWN_CALIBRATION),
+        EVALUATE.tokens(tiny_lm, Texts()),
+        CALIBRATE.tokens(tiny_lm, Texts()),
     )
     rule = next(rule for rule in best_practice() if rule.key == "int8-tokens")
-    result = rule.test(tiny_lm, tokens, calibration, cached.store())
+    result = rule.test(tiny_lm, tokens, calibration, kept.store())
     assert any(result.verdict in one for one in said)
 
 
@@ -52,9 +52,9 @@ def test_what_is_kept_is_shown_without_a_click(page: AppTest, tiny_model_dir: Pa
     page.query_params["rule"] = "int8-channels"
     settle(page)
     verdict = next(one.value for one in page.markdown if "holds" in one.value or "significant" in one.value)
-    cached.jobs.clear()
+    kept.jobs.clear()
     again = open_page("9_Rules_tested", model=tiny_model_dir)
     settle(again)
     assert verdict in [one.value for one in again.markdown]
-    assert not any("int8-channels" in key for key in cached.jobs()._jobs)
+    assert not any("int8-channels" in key for key in kept.jobs()._jobs)
     assert sum(button.label == "Run it" for button in again.button) == 4

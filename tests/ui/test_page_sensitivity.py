@@ -8,17 +8,16 @@ from streamlit.testing.v1 import AppTest
 from quantcore.measure.sensitivity import sensitivity
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.plan import Plan
-from tests.apptest_helpers import figure_of, figures_of, values
+from quantcore.text.reading import EVALUATE, Texts
+from tests.apptest_helpers import figure_of, figures_of, new_server, values
 from tests.apptest_helpers import page as open_page
 from tests.ui.test_page_duel import settle
-from ui import cached
 
 
 @pytest.fixture
 def page(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
-    cached.store.clear()
-    cached.jobs.clear()
+    new_server()
     return open_page("8_Which_layers_hurt", model=tiny_model_dir, group=32, budget=4.0)
 
 
@@ -26,7 +25,7 @@ def test_alive_without_a_click_and_true(page: AppTest, tiny_lm: LoadedModel) -> 
     settle(page)
     assert not page.error
     assert [shown["key"] for shown in figures_of(page)] == ["map", "ranking", "plan_map", "budgets"]
-    tokens = cached.duel_tokens(tiny_lm.id, "cpu", "evaluation/all", 640)
+    tokens = EVALUATE.at_most(640).tokens(tiny_lm, Texts())
     found = sensitivity(tiny_lm.model, ["w:int3/group32"], tokens)
     worst = found.ranked("w:int3/group32")
     shown = figure_of(page, "ranking")["figure"]["data"][0]

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from quantcore.lab.lab import Lab
 from quantcore.model.loading import LoadedModel
 from quantcore.studies import hardware, speed
 from quantcore.studies.footprint import LLAMA_3_8B, ModelShape, footprint
 from quantcore.studies.hardware import GPUS, gain_bound
 from quantcore.studies.speed import SpeedReport, SpeedRow
-from tests.apptest_helpers import figure_of, figures_of, values
+from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, values
 from tests.apptest_helpers import page as open_page
 from tests.ui.test_page_duel import settle
-from ui import cached
+from ui import kept
+from ui.answers import job_key
 from ui.figures import speed as figures
+from ui.sections.times import schemes_for
 from ui.words import speed as speed_words
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -28,11 +31,10 @@ LIVE += ["w:int4/group64", "w:int4/group64, reordered", "w:int8/group64"]
 @pytest.fixture
 def page(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
-    monkeypatch.setattr(cached, "RECORDED", tmp_path)
+    monkeypatch.setattr(kept, "RECORDED", tmp_path)
     monkeypatch.setattr(speed, "CPU_SECONDS", 1e-4)  # three calls of each are enough to draw
     monkeypatch.setattr(hardware, "ROUNDS", 1)
-    cached.store.clear()
-    cached.jobs.clear()
+    new_server()
     return open_page("10_Speed_and_memory", model=tiny_model_dir, layer="model.layers.0.self_attn.q_proj")
 
 
@@ -85,13 +87,18 @@ def test_alive_without_a_click(page: AppTest) -> None:
     assert len(csv) == 3 * len(LIVE)
 
 
+def first_round(page: AppTest) -> str:
+    """The job of the page's first measurement."""
+    return job_key(lab_of(page), Lab.speed, (64, 64), (1, 16, 256), schemes_for(64))
+
+
 def test_measured_again(page: AppTest) -> None:
     settle(page)
-    key = "speed|cpu|(64, 64)|(1, 16, 256)|0"
-    before = cached.jobs().get(key)
+    key = first_round(page)
+    before = kept.jobs().get(key)
     page.button(key="again").click().run()
     settle(page)
-    after = cached.jobs().get(key)
+    after = kept.jobs().get(key)
     assert after is not None
     assert after is not before
 
@@ -127,7 +134,7 @@ def test_a_recorded_run_says_so(page: AppTest, tmp_path: Path) -> None:
     split = figure_of(page, "split")["figure"]["data"]
     assert [trace["name"] for trace in split] == ["encode: x to codes", "product", "both in one call"]
     assert list(values(split[0]["x"])) == [1.0, 0.25]
-    assert cached.jobs().get("speed|cpu|(64, 64)|(1, 16, 256)|0") is None  # nothing ran here
+    assert kept.jobs().get(first_round(page)) is None  # nothing ran here
 
 
 def test_points_of_another_machine_are_hollow(page: AppTest, tmp_path: Path) -> None:

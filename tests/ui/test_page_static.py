@@ -13,7 +13,6 @@ from quantcore.scheme.scheme import Scheme
 from quantcore.studies.ranges import observe, watch
 from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
 from tests.apptest_helpers import figure_of, metrics, page, values
-from ui import cached
 from ui import widgets as controls
 from ui.figures.ranges import Axis
 
@@ -80,7 +79,7 @@ def test_a_mix_reads_a_step_of_each_kind_in_turn(at: AppTest) -> None:
 
     at.run()
     kinds = [steps(kind)[0] for kind in TEXT_KINDS]
-    assert steps(cached.MIX)[:5] == pytest.approx(kinds)
+    assert steps("mix")[:5] == pytest.approx(kinds)
 
 
 def test_one_token_a_call_is_per_token(at: AppTest) -> None:

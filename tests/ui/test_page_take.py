@@ -1,8 +1,8 @@
 """The page Take it with you: recipe, commands and bytes without a click; the checkpoint is the command line's."""
 
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,16 +10,19 @@ from streamlit.testing.v1 import AppTest
 
 from quantcore.cli import verbs
 from quantcore.cli.texts import TextOptions
+from quantcore.export.checkpoint import stored_type
 from quantcore.export.promise import promise
 from quantcore.export.recipe import plan_from_recipe, recipe, script
+from quantcore.lab.lab import Lab
+from quantcore.lab.take import slug
 from quantcore.measure.store import home
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.plan import Plan
-from tests.apptest_helpers import figure_of, figures_of, values
+from quantcore.studies.written import Written
+from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, values
 from tests.apptest_helpers import page as open_page
 from tests.ui.test_page_duel import settle
-from ui import cached, job_view
-from ui.words import take as take_words
+from ui import job_view
 
 SCHEME = "w:int4/group16"
 
@@ -27,8 +30,7 @@ SCHEME = "w:int4/group16"
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANT_HOME", str(tmp_path / "home"))
-    cached.store.clear()
-    cached.jobs.clear()
+    new_server()
 
 
 def take(folder: Path, **state: object) -> AppTest:
@@ -52,13 +54,13 @@ def test_alive_without_a_click_and_true(tiny_model_dir: Path, tiny_lm: LoadedMod
     at = take(tiny_model_dir)
     assert not at.error
     assert not at.warning
-    name = take_words.short_name(str(tiny_model_dir), Plan.parse(SCHEME))
+    name = lab_of(at).short_name(SCHEME)
     shown = codes(at)
     assert recipe(SCHEME).strip() in [one.strip() for one in shown]
     assert script(SCHEME, str(tiny_model_dir)).strip() in [one.strip() for one in shown]
     assert f"python -m quantcore quantize --model {tiny_model_dir} --scheme {SCHEME} --out {name}" in shown
     assert f"vllm serve {name} --max-model-len 256" in shown
-    parts = promise(tiny_lm.model, SCHEME, cached.stored_type_of(str(tiny_model_dir), "cpu"))
+    parts = promise(tiny_lm.model, SCHEME, stored_type(tiny_lm.model))
     bars = {trace["name"]: values(trace["x"]).tolist() for trace in figure_of(at, "bytes")["figure"]["data"]}
     assert sum(bar[0] for bar in bars.values()) == pytest.approx(parts.float_bytes / 1e6)
     assert sum(bar[1] for bar in bars.values()) == pytest.approx(parts.bytes / 1e6)
@@ -153,24 +155,35 @@ def _crawl(progress: job_view.Progress) -> None:
 
 def test_the_reports(tiny_model_dir: Path) -> None:
     at = press(take(tiny_model_dir), "Measure it on 2,560 tokens for the report")
-    found = cached.kept_duel(str(tiny_model_dir), "cpu", "evaluation/all", 2560, (SCHEME,))
+    found = lab_of(at).kept_duel([SCHEME])
     assert found is not None
     assert f"KL **{found.reports[SCHEME].kl:.4f}** nats" in said(at)
     assert [one.label for one in at.get("download_button")].count("Report as HTML") == 2
 
 
-def test_the_python_writes_the_same(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    at = take(tiny_model_dir, scheme="w:int8/channel,a:int8/tensor/static")
+def test_the_python_writes_the_same(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the page's own machine it finds the checkpoint, on another it writes it."""
+    scheme = "w:int8/channel,a:int8/tensor/static"
+    at = press(take(tiny_model_dir, scheme=scheme), "Write the checkpoint")
+    (folder,) = (home() / "exports").iterdir()
+    kept_there, recipe_there = printed(at, Written), printed(at, str)
+    assert kept_there.folder == folder
+    assert recipe_there == recipe(scheme)
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path / "elsewhere"))
+    made = printed(at, Written)
+    assert (made.folder.name, made.folder.parents[1]) == (folder.name, tmp_path / "elsewhere")
+    assert {one.name: one.sha256 for one in made.files if one.name != "export.json"} == {
+        one.name: one.sha256 for one in kept_there.files if one.name != "export.json"
+    }
+    assert made.facts["calibration_tokens"] == 10240
+
+
+def printed(at: AppTest, kind: type) -> Any:
+    """What the page's program prints of a kind."""
+    said: list[object] = []
     code = next(one for one in at.expander if one.label == "Python").code[0].value
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(code, "the expander", "exec"), names)
-    assert "MB instead of" in capsys.readouterr().out
-    assert Path("recipe.yaml").read_text() == recipe("w:int8/channel,a:int8/tensor/static")
-    facts = json.loads(next(tmp_path.glob("*/export.json")).read_text())
-    assert facts["calibration_tokens"] == 10240
+    exec(compile(code, "the expander", "exec"), {"print": said.append})
+    return next(one for one in said if isinstance(one, kind))
 
 
 def test_other_pages_lead_here(tiny_model_dir: Path) -> None:
@@ -181,7 +194,7 @@ def test_other_pages_lead_here(tiny_model_dir: Path) -> None:
 
 
 def test_names_of_folders() -> None:
-    assert take_words.short_name("/models/My Model/", Plan.parse("W4A16")) == "My-Model-W4A16"
-    assert take_words.short_name("a/b", Plan.parse("w:int4/group16@x.y=float")) == "b-w-int4-group16-x.y-float"
-    assert take_words.slug("../../etc/passwd") == "etc-passwd"
-    assert len(take_words.slug("a1-" * 99)) <= 40
+    assert Lab("/models/My Model/").short_name("W4A16") == "My-Model-W4A16"
+    assert Lab("a/b").short_name("w:int4/group16@x.y=float") == "b-w-int4-group16-x.y-float"
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert len(slug("a1-" * 99)) <= 40

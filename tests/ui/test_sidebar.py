@@ -15,16 +15,18 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
+from quantcore.lab import bench
 from quantcore.model import loading as models
 from quantcore.model.loading import LoadedModel
 from quantcore.model.sources import ASSETS, Place
 from quantcore.text.files import LoadedText
 from quantcore.text.reading import Reading
 from quantcore.text.windows import bundled_text, token_windows
-from tests.apptest_helpers import errors, figures_of, page
+from tests.apptest_helpers import errors, figures_of, lab_of, page
 from tests.fake_hub import COMMIT, fake_hub
-from ui import cached
+from ui import kept
 from ui import widgets as controls
+from ui.jobs import Job
 
 LAYER = "model.layers.1.mlp.down_proj"
 KEEPER = "The lighthouse keeper climbed the stairs and lit the lamp before the storm came in. " * 40
@@ -73,12 +75,17 @@ def test_number_and_length_of_sequences_reach_the_page(tiny_model_dir: Path, tin
     assert figures_of(at) != figures_of(own)
     text = bundled_text("evaluation", "encyclopedia")
     expected = token_windows(tiny_lm.tokenizer, text, 64, 256)
-    assert cached.tokens(str(tiny_model_dir), "cpu", "evaluation/encyclopedia|4x64").equal(expected)
+    assert lab_of(at).tokens("evaluation/encyclopedia|4x64").equal(expected)
     at.select_slider(key="length").set_value(512).run()
     at.select_slider(key="sequences").set_value(8).run()
     assert errors(at) == [
         "8 sequences of 512 tokens are 4,096, and the pages draw at most 2,048; take fewer or shorter ones"
     ]
+
+
+def job_of(model: str) -> Job | None:
+    """The job that loads a model."""
+    return kept.jobs().get(kept.load_key(kept.shared_lab(model, bench.default_device())))
 
 
 def upload(at: AppTest, name: str, content: bytes) -> AppTest:
@@ -164,14 +171,14 @@ def test_a_data_set_is_one_more_text(tiny_model_dir: Path, monkeypatch: pytest.M
             raise ValueError("could not load the data set 'owner/none': the hub has no such id")
         return LoadedText(name, ("A line.", "Another line."))
 
-    monkeypatch.setattr(cached, "hub_text", given)
-    cached.data_set.clear()
+    monkeypatch.setattr(kept, "hub_text", given)
+    kept.data_set.clear()
     at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=controls.DATA_SET).run()
     assert (errors(at), asked) == ([], ["wikitext-2"])
     assert "2 documents, **" in captions(at)
     at.text_input(key="dataset").set_value("owner/none").run()
     assert errors(at) == ["could not load the data set 'owner/none': the hub has no such id"]
-    cached.data_set.clear()
+    kept.data_set.clear()
 
 
 def test_a_model_that_must_come_first_is_loaded_by_a_job(
@@ -179,32 +186,34 @@ def test_a_model_that_must_come_first_is_loaded_by_a_job(
 ) -> None:
     """Any model counts as large here; the page shows nothing of it until the job is done, and then all."""
     folder = shutil.copytree(tiny_model_dir, tmp_path / "large")
-    monkeypatch.setattr(cached, "LOAD_AT_ONCE_BYTES", 0)
+    monkeypatch.setattr(kept, "LOAD_AT_ONCE_BYTES", 0)
     told: list[str] = []
 
     def load(*asked: Any) -> LoadedModel:
         return models.load_model(asked[0], asked[1], lambda share, doing: told.append(doing))
 
-    monkeypatch.setattr(controls, "load_model", load)
+    monkeypatch.setattr(bench, "load_model", load)
     at = page("2_Granularity", model=folder, layer=LAYER).run()
     if not at.get("select_slider"):  # a busy machine: the job took longer than a page waits
-        job = cached.jobs().get(cached.load_key(str(folder), cached.default_device()))
+        job = job_of(str(folder))
         assert job is None or job.ended.wait(60)
         at.run()
     assert errors(at) == []
     assert told[-1] == "reading tensor 21 of 21"
     assert len(figures_of(at)) > 0
-    assert not cached.takes_long(str(folder), cached.default_device())
-    assert cached.jobs().get(cached.load_key(str(folder), cached.default_device())) is None
+    assert not kept.takes_long(lab_of(at))
+    assert job_of(str(folder)) is None
 
 
 def test_a_model_that_cannot_be_had_is_a_sentence_and_a_way_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: Any) -> LoadedModel:
-        raise ValueError("could not load 'owner/nothing': the hub has no such id")
+    def load(*asked: Any) -> LoadedModel:
+        if asked[0] == "owner/nothing":
+            raise ValueError("could not load 'owner/nothing': the hub has no such id")
+        return models.load_model(*asked)
 
-    monkeypatch.setattr(controls, "load_model", load)
+    monkeypatch.setattr(bench, "load_model", load)
     at = page("", model="owner/nothing").run()
-    job = cached.jobs().get(cached.load_key("owner/nothing", cached.default_device()))
+    job = job_of("owner/nothing")
     assert job is not None
     assert job.ended.wait(60)
     at.run()
@@ -218,10 +227,10 @@ def test_a_model_too_large_for_the_memory_names_the_way_that_is_left(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(tiny_model_dir, tmp_path / "large")
-    monkeypatch.setattr(cached, "LOAD_AT_ONCE_BYTES", 0)
+    monkeypatch.setattr(kept, "LOAD_AT_ONCE_BYTES", 0)
     monkeypatch.setattr("quantcore.model.memory.free_memory", lambda _: (100_000, 2**30))
     at = page("", model=folder).run()
-    job = cached.jobs().get(cached.load_key(str(folder), cached.default_device()))
+    job = job_of(str(folder))
     assert job is not None
     assert job.ended.wait(60)
     (sentence,) = errors(at.run())
@@ -236,7 +245,7 @@ def test_what_a_models_reader_should_know_stands_in_the_sidebar(
 
     folder = shutil.copytree(tiny_model_dir, tmp_path / "noticed")
     notice = "The weights of it.gguf were quantized before."
-    monkeypatch.setattr(cached, "load_model", lambda *a: replace(models.load_model(*a), notices=(notice,)))
+    monkeypatch.setattr(bench, "load_model", lambda *a: replace(models.load_model(*a), notices=(notice,)))
     at = page("2_Granularity", model=folder, layer=LAYER).run()
     assert [info.value for info in at.sidebar.info] == [notice]
     assert re.fullmatch(r"sha256:\w{16}", Place(folder).revision)
@@ -247,15 +256,17 @@ import json
 from quantcore.model import loading as models
 from tests.apptest_helpers import page
 from tests.fake_hub import COMMIT, fake_hub
-from ui import cached, widgets as controls
+from quantcore.lab import bench
+from tests.ui.test_sidebar import job_of
+from ui import widgets as controls
 told = []
-controls.load_model = lambda name, device, tell: models.load_model(
+bench.load_model = lambda name, device, tell: models.load_model(
     name, device, lambda share, doing: (told.append(doing.split(" ")[0]), tell(share, doing)))
 asked = {"text": controls.DATA_SET, "learn_from": controls.DATA_SET, "layer": "model.layers.1.mlp.down_proj"}
 at = page("2_Granularity", model="tiny/model", **asked)
 at.session_state["reading"] = True
 at.run()
-job = cached.jobs().get(cached.load_key("tiny/model", cached.default_device()))
+job = job_of("tiny/model")
 if job is not None:
     job.ended.wait(100)
     at.run()

@@ -2,79 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
+from quantcore.lab.report import Table
 from quantcore.measure.duel import FLOAT, Duel, short_label
+from quantcore.measure.scores import Scores
 from quantcore.measure.statistics import Interval
 from ui.figures.duel import LETTERS
 from ui.markdown import as_is
-from ui.words.tokens import quoted
+from ui.words.tokens import FAINT, FULL, quoted
 
 MARKS = (
     "**▼** lower, which is better, **▲** higher, beyond chance: the 95% interval of the paired difference over windows "
     "of text leaves 0 out; **≈** not told apart. Percentages are the change of perplexity against the float model."
 )
+TAIL = ("p50", "p95", "p99", "largest")
 TOLD_APART = "**Told apart?** Mean KL of the row's scheme minus the column's, nats."
 
 
-def table(duel: Duel) -> pd.DataFrame:
-    """One row a scheme, plain numbers; what the CSV holds."""
-    rows = []
-    for text, report in duel.reports.items():
-        change = report.log_perplexity_change
-        rows.append(
-            {
-                "scheme": short_label(text),
-                "text": text,
-                "bits per weight": report.bits_per_weight,
-                "checkpoint bytes": report.bytes,
-                "perplexity": report.perplexity,
-                "perplexity lo": math.exp(report.log_perplexity.lo),
-                "perplexity hi": _exp(report.log_perplexity.hi),
-                "change of log perplexity": change.value,
-                "change lo": change.lo,
-                "change hi": change.hi,
-                "significant": change.significant,
-                "KL mean": report.kl,
-                "KL p50": report.kl_p50,
-                "KL p95": report.kl_p95,
-                "KL p99": report.kl_p99,
-                "KL max": report.kl_max,
-                "same top-1": report.top1_agreement,
-                "seconds to quantize": duel.quantize_s[text],
-                "seconds to read": report.seconds,
-                "measured": duel.made.get(text, "under way"),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def written(duel: Duel) -> pd.DataFrame:
-    """The table for the eye."""
-    rows = []
-    for text, report in duel.reports.items():
-        tail = (report.kl_p50, report.kl_p95, report.kl_p99, report.kl_max)
-        rows.append(
-            {
-                "scheme": short_label(text),
-                "bits / weight": f"{report.bits_per_weight:.2f}",
-                "MB": f"{report.bytes / 1e6:.2f}",
-                "perplexity (95%)": f"{report.perplexity:.2f} ({_ends(report.log_perplexity)})",
-                "vs float, 95% paired": _change(report.log_perplexity_change),
-                "KL mean, nats": f"{report.kl:.4f}",
-                "KL p50, p95, p99, max": ", ".join(f"{one:.3g}" for one in tail),
-                "same top-1": f"{report.top1_agreement:.1%}",
-                "make + read, s": f"{duel.quantize_s[text]:.1f} + {report.seconds:.1f}",
-            }
-        )
-    return pd.DataFrame(rows).set_index("scheme")
+def written(table: Table) -> pd.DataFrame:
+    """The report's table for the eye."""
+    return pd.DataFrame(
+        {
+            "scheme": row["scheme"],
+            "bits / weight": f"{row['bits a weight']:.2f}",
+            "MB": f"{row['MB']:.2f}",
+            "perplexity (95%)": f"{row['perplexity']:.2f} ({_ends(row)})",
+            "vs float, 95% paired": _change(row),
+            "KL mean, nats": f"{row['KL']:.4f}",
+            "KL p50, p95, p99, max": ", ".join(f"{row[f'KL {one}']:.3g}" for one in TAIL),
+            "same top-1": f"{row['same top-1']:.1%}",
+            "make + read, s": f"{row['quantizing, s']:.1f} + {row['reading, s']:.1f}",
+        }
+        for row in table.records()
+    ).set_index("scheme")
 
 
 def pairs(duel: Duel) -> pd.DataFrame:
@@ -90,7 +55,9 @@ def pairs(duel: Duel) -> pd.DataFrame:
 
 
 def so_far(duel: Duel, tokens: int) -> str:
-    """How much the figures of a duel under way rest on."""
+    """How much the figures of a duel under way rest on; nothing where there are none yet."""
+    if not duel.reports:
+        return ""
     read = next(iter(duel.reports.values())).tokens
     if read < tokens:
         return f"**So far**, after {read:,} tokens:"
@@ -128,72 +95,53 @@ def verdict(duel: Duel) -> str:
     return said
 
 
-def as_json(duel: Duel, model_id: str, text_id: str) -> str:
-    """Everything but the single tokens, for the download."""
-    content: dict[str, Any] = {
-        "model": model_id,
-        "text": text_id,
-        "schemes": {
-            text: {
-                "report": asdict(report),
-                "layers": [asdict(row) for row in duel.layers[text]],
-                "quantize_s": duel.quantize_s[text],
-                "measured": duel.made[text],
-            }
-            for text, report in duel.reports.items()
-        },
-        "kl_differences": [
-            {"scheme": one, "other": other, **asdict(duel.kl_difference(one, other))}
-            for place, one in enumerate(duel.reports)
-            for other in list(duel.reports)[place + 1 :]
-        ],
-    }
-    return json.dumps(_finite(content), indent=2)
-
-
-def hover(
-    decode: Callable[[int], str], kl: float, ids: Tensor, chances: Tensor, ids_hat: Tensor, chances_hat: Tensor
-) -> str:
-    """The five likeliest next tokens of both models, for a token's tooltip."""
-
-    def column(name: str, numbers: Tensor, values: Tensor) -> str:
-        pairs = zip(numbers.tolist(), values.tolist(), strict=True)
-        return f"{name}: " + ", ".join(f"{quoted(decode(i))} {p:.0%}" for i, p in pairs)
-
-    return f"KL {kl:.3g} nats\n{column('float', ids, chances)}\n{column('quantized', ids_hat, chances_hat)}"
-
-
-def guesses(decode: Callable[[int], str], rows: list[tuple[str, Tensor, Tensor]]) -> pd.DataFrame:
-    """What each model finds likeliest in one place: its name, token ids and their probabilities; a row a model."""
-    return pd.DataFrame(
-        [
-            [f"{as_is(quoted(decode(i)))} {p:.0%}" for i, p in zip(ids.tolist(), chances.tolist(), strict=True)]
-            for _, ids, chances in rows
-        ],
-        index=pd.Index([name for name, _, _ in rows], name="likeliest"),
-        columns=[f"{n + 1}" for n in range(len(rows[0][1]))],
+def window_words(window: int, count: int) -> str:
+    return (
+        f"Window {window} of {count}. The tint of a token is the KL of the two predictions of it ({FAINT:g} nats: "
+        f"none, {FULL:g}: full); hold the pointer on a token for the five likeliest of both models."
     )
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: it is written as a string."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def hovers(decode: Callable[[int], str], found: Duel, scheme: str, window: int) -> list[str]:
+    """For each token of a window its tooltip: the five likeliest next tokens of both models."""
+    scores, floats = found.scores[scheme], found.float_scores
+
+    def column(name: str, one: Scores, t: int) -> str:
+        pairs = zip(one.likeliest[window, t].tolist(), one.probabilities[window, t].tolist(), strict=True)
+        return f"{name}: " + ", ".join(f"{quoted(decode(i))} {p:.0%}" for i, p in pairs)
+
+    return ["the first token: nothing before it, nothing to predict"] + [
+        f"KL {float(scores.kl[window, t]):.3g} nats\n{column('float', floats, t)}\n{column('quantized', scores, t)}"
+        for t in range(scores.kl.shape[1])
+    ]
 
 
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+def guesses(decode: Callable[[int], str], found: Duel, scheme: str, window: int, place: int) -> pd.DataFrame:
+    """What both models find likeliest in one place; a row a model."""
+    rows = {"float": found.float_scores, short_label(scheme): found.scores[scheme]}
+    cells = [
+        [
+            f"{as_is(quoted(decode(i)))} {p:.0%}"
+            for i, p in zip(
+                one.likeliest[window, place].tolist(), one.probabilities[window, place].tolist(), strict=True
+            )
+        ]
+        for one in rows.values()
+    ]
+    return pd.DataFrame(
+        cells, index=pd.Index(list(rows), name="likeliest"), columns=[f"{n + 1}" for n in range(len(cells[0]))]
+    )
 
 
-def _ends(log: Interval) -> str:
-    return f"{math.exp(log.lo):.1f} to {_exp(log.hi):.1f}" if math.isfinite(log.lo) else "too few windows"
+def _ends(row: Mapping[str, Any]) -> str:
+    if not math.isfinite(row["change from"]):
+        return "too few windows"
+    return f"{row['perplexity from']:.1f} to {row['perplexity to']:.1f}"
 
 
-def _change(change: Interval) -> str:
+def _change(row: Mapping[str, Any]) -> str:
     """A paired change of log perplexity as a percentage of the perplexity."""
+    change = Interval(row["change of log perplexity"], row["change from"], row["change to"])
     value = f"{100 * math.expm1(change.value):+.2f}%"
     if change.value == change.lo == change.hi == 0:
         return "exactly equal"
@@ -212,3 +160,15 @@ def _mark(difference: Interval) -> str:
     if not difference.significant:
         return "≈"
     return "▼" if difference.value < 0 else "▲"
+
+
+def worst_layers(found: Duel) -> str:
+    """Of each scheme the layer whose output suffers most."""
+    said = []
+    for text, rows in found.layers.items():
+        measured = {row.name: row.output_sqnr_db for row in rows if row.output_sqnr_db is not None}
+        finite = {name: sqnr for name, sqnr in measured.items() if math.isfinite(sqnr)}
+        if finite:
+            worst = min(finite, key=lambda name: finite[name])
+            said.append(f"{short_label(text)}: {worst} with {finite[worst]:.1f} dB")
+    return "; ".join(said)

@@ -132,6 +132,13 @@ def closed(paths: Mapping[str, tuple[str, str]]) -> list[str]:
     ]
 
 
+def split(report: SpeedReport, schemes: Sequence[str], at: int) -> str:
+    """What encoding and the product take at one number of tokens."""
+    rows = [row for row in report.rows if row.scheme in schemes and row.tokens == at]
+    parts = [f"{label(row.scheme)} {row.encode_ms:.3g} + {row.product_ms:.3g} ms" for row in rows]
+    return f"encode + product at {at} tokens: {', '.join(parts)}; bf16 {report.floats[at]:.3g} ms"
+
+
 def promised(machine: Machine, shape: tuple[int, int], schemes: Sequence[str]) -> list[str]:
     """Up to how many tokens each scheme can gain anything on a machine; where bf16 leaves the memory's pace."""
     words = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 
@@ -24,16 +23,15 @@ CAPABILITIES = (
 )
 
 
-def slug(text: str, longest: int = 40) -> str:
-    """A text as a part of a file's name: letters, digits and single dashes."""
-    whole = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
-    return whole if len(whole) <= longest else whole[:longest].rpartition("-")[0] or whole[:longest]
+def refusal(schemes: Iterable[Scheme]) -> str | None:
+    """Why no checkpoint can be written, in the exporter's own words."""
+    from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
-
-def short_name(model_id: str, plan: Plan) -> str:
-    """The name of a folder for the plan's checkpoint: the model's own name and the plan's label."""
-    model = model_id.rstrip("/").rpartition("/")[2]
-    return f"{slug(model)}-{slug(plan.label)}"
+    try:
+        require_exportable(list(dict.fromkeys(schemes)))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def price(parts: Promise, label: str, schemes: Iterable[Scheme]) -> str:

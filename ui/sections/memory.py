@@ -1,0 +1,55 @@
+"""Will it fit? Bytes of weights, cache and activations against a card's memory, and what GPTQ itself needs."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from quantcore.lab.hardware import LOADED
+from quantcore.lab.lab import Lab
+from quantcore.studies.footprint import BUDGETS_GB, PRESET_SHAPES, gptq_memory
+from ui import frame
+from ui import widgets as controls
+from ui.components.chart import chart
+from ui.figures import speed as figures
+from ui.words import speed as speed_words
+
+CUSTOM = "typed"
+CARDS = "float\nW8A8\nFP8_DYNAMIC\nW4A16\nW4A16@down_proj=W8A16"
+CALIBRATION = (8192, 32768, 131072, 262144, 1048576)
+CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+
+def memory_part(lab: Lab) -> None:
+    """Sizes, bytes and budgets."""
+    st.subheader("Will it fit?")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = controls.pick("Model", [LOADED, *PRESET_SHAPES, CUSTOM], "Llama-3-8B", "card")
+        if name == CUSTOM:
+            name = controls.line(
+                "Layers, hidden, heads, kv heads, FFN, vocabulary", "28,3072,24,8,8192,128256", "typed"
+            )
+        context = controls.steps("Context, tokens", CONTEXTS, 8192, "context")
+        batch = controls.slide("Sequences at once", 1, 64, 4, "batch")
+        kv_bits = controls.pick("KV cache, bits", [16, 8], 16, "kv")
+    with st.expander("Schemes or plans, one a line"), frame.problems():
+        text = controls.lines("Schemes", CARDS, "plans", height=150)
+    plans = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if not 1 <= len(plans) <= 8:
+        raise ValueError(f"the list has {len(plans)} schemes; the card takes one to 8")
+    shape = lab.shape_named(name)
+    cards = [lab.footprint(name, plan, context, batch, kv_bits) for plan in plans]
+    words = speed_words.fits(shape, cards)
+    st.markdown("\n".join(f"- {sentence}" for sentence in words))
+    with st.grid(2, min_column_width=430):
+        chart(figures.memory(cards), key="memory", alt=" ".join(words).replace("*", ""))
+        with st.container():
+            tokens = controls.steps("Calibration tokens for GPTQ", CALIBRATION, 262144, "calibration")
+            found = gptq_memory(shape, tokens)
+            said = speed_words.gptq_words(shape, found, tokens)
+            chart(figures.gptq(found, 2 * shape.parameters), key="gptq", alt=said.replace("*", ""))
+            st.markdown(said)
+    st.dataframe(speed_words.card_table(cards), hide_index=True, width="stretch")
+    st.caption(
+        f"Budgets: {', '.join(map(str, BUDGETS_GB))} GB of 10^9 bytes. A runtime's own memory (CUDA, fragments) comes "
+        "on top. Tokens: of KV cache beside the weights, over all sequences; 0 where the weights alone do not fit."
+    )

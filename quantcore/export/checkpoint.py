@@ -175,11 +175,12 @@ class _Writing:
         from quantcore.export.checkpoint_format import configuration, formats
 
         self._model, self._plan, self._schemes = model, plan, schemes
-        self._shard_bytes = shard_bytes or shard_bytes_of(size)
         _require_plain_linears(model.skeleton, schemes)
         self._target = require_place(folder, model.id, force)
         self._dtype = stored_type(model) if dtype is None else dtype
-        require_space(self._target, promise(model.skeleton, plan, self._dtype).bytes)
+        promised = promise(model.skeleton, plan, self._dtype).bytes
+        require_space(self._target, promised)
+        self._shard_bytes = shard_bytes or shard_bytes_of(promised)
         self._config = configuration(schemes, [name for name in linears(model.skeleton) if name not in schemes])
         self._layouts = formats(schemes)
         self._seconds = dict.fromkeys((READ, CALIBRATE, SOLVE), 0.0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser_fixtures import ROOT, serving, wait_drawn
+from tests.browser_fixtures import ROOT, serving, wait_drawn, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -31,7 +31,7 @@ def test_one_slider_move_changes_the_number_it_should(page: Any, server_url: str
     slider.focus()
     page.keyboard.press("ArrowLeft")
     wait_drawn(page, "row", after=before)
-    page.wait_for_function("document.querySelector('h1').innerText.includes('only 8 values')")
+    wait_until(page, "document.querySelector('h1').innerText.includes('only 8 values')")
     assert page.url.endswith("bits=3")
 
 
@@ -42,14 +42,13 @@ def test_reset_brings_back_the_page_the_sidebar_and_the_link(page: Any, server_u
     assert "one scale for 128 x 128" in page.inner_text("body")
     page.get_by_role("button", name="Reset", exact=True).click()
     wait_drawn(page, "error_map", after=before)
-    page.wait_for_function("location.search === ''")
+    wait_until(page, "location.search === ''")
     checked = [name for name in ("int4", "group", "encyclopedia") if page.get_by_role("radio", name=name).is_checked()]
     assert checked == ["int4", "group", "encyclopedia"]
     assert "one scale for 1 x 128" in page.inner_text("body")
 
 
 def test_every_page_of_the_menu_opens(page: Any, server_url: str) -> None:
-    page.set_default_timeout(90_000)  # GPTQ reads its calibration text first
     page.goto(server_url)
     wait_drawn(page, "row")
     for name, chart in [
@@ -68,7 +67,6 @@ def test_every_page_of_the_menu_opens(page: Any, server_url: str) -> None:
 
 
 def test_the_slow_pages_open_with_their_question_and_what_they_do(page: Any, tmp_path: Path) -> None:
-    page.set_default_timeout(90_000)
     with serving(ROOT / "serve.py", tmp_path) as url:  # its own: the jobs that these pages start end with it
         for name, question in [
             ("Scheme_duel", "Which scheme would you ship?"),
@@ -76,7 +74,7 @@ def test_the_slow_pages_open_with_their_question_and_what_they_do(page: Any, tmp
             ("Rules_tested", "Do the rules of best practice hold here?"),
         ]:
             page.goto(f"{url}/{name}")
-            page.wait_for_function("asked => document.querySelector('h1')?.innerText === asked", arg=question)
+            wait_until(page, "asked => document.querySelector('h1')?.innerText === asked", question)
             page.wait_for_selector('[data-testid="stProgress"], .lab-chart')  # a picture where the answer is kept
             page.get_by_text("Python", exact=True).wait_for()
             assert page.locator(".stException").count() == 0
@@ -115,7 +113,7 @@ def test_a_dragged_number_goes_into_the_link_and_comes_back(page: Any, server_ur
     handle.focus()
     for _ in range(3):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("location.search.includes('x=')")
+    wait_until(page, "location.search.includes('x=')")
     said = page.locator(".lab-line-card").first.get_attribute("data-x-hat")
     page.goto(page.url)
     wait_drawn(page, "codes_blue")
@@ -128,7 +126,7 @@ def test_a_preset_keeps_the_layer_and_changes_the_state(page: Any, server_url: s
     before = wait_drawn(page, "cost_curve")
     page.get_by_role("link", name="one scale for all").click()
     wait_drawn(page, "cost_curve", after=before)
-    page.wait_for_function("location.search.includes('grain=tensor')")
+    wait_until(page, "location.search.includes('grain=tensor')")
     assert "layer=model.layers.3.mlp.gate_proj" in page.url
     assert page.locator(BITS).inner_text() == "4.000"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.browser_fixtures import ROOT, serving, wait_drawn
+from tests.browser_fixtures import ROOT, serving, wait_drawn, wait_until
 from ui.components.bridge import WEB_FOLDER
 
 pytestmark = pytest.mark.browser
@@ -70,7 +70,7 @@ def test_a_data_change_keeps_the_camera_and_the_node(page: Any, url: str) -> Non
     open_surfaces(page, url, "free")
     start = page.evaluate(CAMERA, "after")
     turn(page, "before")
-    page.wait_for_function(f"start => ({CAMERA})('before') !== start", arg=start)
+    wait_until(page, f"start => ({CAMERA})('before') !== start", start)
     turned = page.evaluate(CAMERA, "before")
     page.evaluate("document.querySelector('[data-key=before] .js-plotly-plot').mark = 'same node'")
 
@@ -88,8 +88,8 @@ def test_linked_cameras_turn_together(page: Any, url: str) -> None:
     open_surfaces(page, url, "linked")
     start = page.evaluate(CAMERA, "after")
     turn(page, "before")
-    page.wait_for_function(f"start => ({CAMERA})('after') !== start", arg=start)
-    page.wait_for_function(f"() => ({CAMERA})('after') === ({CAMERA})('before')")
+    wait_until(page, f"start => ({CAMERA})('after') !== start", start)
+    wait_until(page, f"() => ({CAMERA})('after') === ({CAMERA})('before')")
 
 
 def test_a_click_comes_back_with_its_point(lab: Any) -> None:
@@ -122,7 +122,7 @@ def test_charts_fit_a_wide_and_a_narrow_page(page: Any, url: str) -> None:
     for width in (1440, 900):
         page.set_viewport_size({"width": width, "height": 900})
         for key in FLAT + SOLID:
-            page.wait_for_function(FITS, arg=key)
+            wait_until(page, FITS, key)
         assert chart(page, "bars").bounding_box()["height"] == 260
 
 

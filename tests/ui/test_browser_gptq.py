@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser_fixtures import wait_drawn
+from tests.browser_fixtures import wait_drawn, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -14,7 +14,7 @@ PLAYER = ".lab-player"
 
 def opened(page: Any, url: str, query: str = "") -> None:
     page.goto(f"{url}/GPTQ_step_by_step?tokens=160{query}")
-    page.wait_for_function(f"Number(document.querySelector('{PLAYER}')?.dataset.drawn) > 0", timeout=90_000)
+    wait_until(page, f"Number(document.querySelector('{PLAYER}')?.dataset.drawn) > 0")
 
 
 def shown(page: Any, name: str) -> float:
@@ -22,7 +22,7 @@ def shown(page: Any, name: str) -> float:
 
 
 def wait_step(page: Any, step: int) -> None:
-    page.wait_for_function(f"document.querySelector('{PLAYER}').dataset.step === '{step}'")
+    wait_until(page, f"document.querySelector('{PLAYER}').dataset.step === '{step}'")
 
 
 def slider(page: Any) -> Any:
@@ -72,7 +72,7 @@ def test_play_goes_to_the_end_and_pause_stops_it(page: Any, server_url: str) -> 
     page.keyboard.press("Home")
     wait_step(page, 0)
     page.get_by_role("button", name="Play").click()
-    page.wait_for_function(f"Number(document.querySelector('{PLAYER}').dataset.step) >= 3")
+    wait_until(page, f"Number(document.querySelector('{PLAYER}').dataset.step) >= 3")
     page.get_by_role("button", name="Pause").click()
     at = shown(page, "step")
     page.wait_for_timeout(700)
@@ -85,7 +85,7 @@ def test_play_goes_to_the_end_and_pause_stops_it(page: Any, server_url: str) -> 
     slider(page).press("End")
     wait_step(page, 48)
     page.get_by_role("button", name="Play").click()  # from the end it begins anew
-    page.wait_for_function(f"Number(document.querySelector('{PLAYER}').dataset.step) < 40")
+    wait_until(page, f"Number(document.querySelector('{PLAYER}').dataset.step) < 40")
     page.get_by_role("button", name="Pause").click()
 
 
@@ -118,7 +118,7 @@ def test_a_change_of_bits_keeps_the_step(page: Any, server_url: str) -> None:
     bits = page.get_by_role("slider", name="Bits per weight")
     bits.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"Number(document.querySelector('{PLAYER}').dataset.loss) !== {before!r}")
+    wait_until(page, f"Number(document.querySelector('{PLAYER}').dataset.loss) !== {before!r}")
     assert shown(page, "step") == 5
     assert "bits=4" in page.url
     assert page.locator(".stException").count() == 0

@@ -12,7 +12,6 @@ pytestmark = pytest.mark.browser
 
 
 def test_the_reference_model_leaves_as_w4a16(page: Any, server_url: str, tmp_path: Path) -> None:
-    page.set_default_timeout(180_000)
     page.goto(f"{server_url}/Take_it_with_you?scheme=W4A16")
     wait_drawn(page, "bytes")
     page.get_by_text("quantization_stage").wait_for()

@@ -23,9 +23,10 @@ def require_complete(
     """That a load left nothing out and nothing over. mismatched: name, the files' shape, the model's; unmade: what the
     files' tensors should have been put together to. Raises: ValueError that names a tensor, and the way out."""
     lacking, over = sorted(missing, key=_in_order), sorted(left, key=_in_order)
-    if lacking and (prefix := _prefix(lacking, over)):
+    if found_as := _prefixed(lacking, over):
+        name, prefix = found_as
         raise ValueError(
-            f"its files name their tensors {quoted(prefix + lacking[0])} where the model's are {quoted(lacking[0])}; "
+            f"its files name their tensors {quoted(prefix + name)} where the model's are {quoted(name)}; "
             f"rename them without {quoted(prefix)}, which torch.compile or a trainer adds, or save the model anew"
         )
     if wrong := sorted(mismatched, key=lambda one: _in_order(one[0])):
@@ -54,7 +55,12 @@ def _in_order(name: str) -> list[tuple[bool, int, str]]:
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in name.split(".")]
 
 
-def _prefix(missing: list[str], left: list[str]) -> str | None:
-    """What stands before most of the files' names where the model has nothing."""
-    prefix = next((one.removesuffix(missing[0]) for one in left if one.endswith(f".{missing[0]}")), None)
-    return prefix if prefix and sum(one.startswith(prefix) for one in left) * 2 > len(missing) else None
+def _prefixed(missing: list[str], left: list[str]) -> tuple[str, str] | None:
+    """A tensor that is missing, and what stands before its name, and most others, in the files. A tied head is missing
+    without a counterpart there, so every name is tried."""
+    held = set(left)
+    prefixes = {one.removesuffix(missing[-1]) for one in left if one.endswith(f".{missing[-1]}")} if missing else ()
+    for prefix in prefixes:
+        if name := next((one for one in missing if prefix + one in held), None):
+            return (name, prefix) if sum(one.startswith(prefix) for one in left) * 2 > len(missing) else None
+    return None

@@ -52,7 +52,9 @@ class StreamedModel:
         aside), for a GGUF file, and for files that lack a tensor of the model or hold it in another shape."""
         place = fetch(source, progress, to_load=False)
         if place.gguf:
-            raise ValueError(f"{source!r} is a GGUF file and only safetensors can be streamed; load it with load_model")
+            raise ValueError(
+                f"{named(source)} is a GGUF file and only safetensors can be streamed; load it with load_model"
+            )
         found = examine(source, place.folder)
         self.id, self.path, self._place = source, place.folder, place
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

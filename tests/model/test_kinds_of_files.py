@@ -140,6 +140,16 @@ def test_a_draft_head_that_transformers_passes_over(tmp_path: Path, tiny_lm: Loa
         load_model(str(tmp_path), "cpu")
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
+def test_a_prefix_is_named_where_the_head_is_tied(prefix: str, tmp_path: Path, tiny_lm: LoadedModel) -> None:
+    """The head is missing too, and nothing in the files has its name."""
+    saved("Gemma2", tmp_path, tiny_lm.tokenizer)
+    weights(lambda held: {prefix + name: one for name, one in held.items()})(tmp_path)
+    for way in WAYS.values():
+        with pytest.raises(ValueError, match=f"rename them without '{prefix}', which torch.compile or a trainer adds"):
+            way(str(tmp_path), "cpu")
+
+
 def test_a_tied_head_that_the_files_hold_twice(tmp_path: Path, tiny_lm: LoadedModel) -> None:
     made = saved("Gemma2", tmp_path, tiny_lm.tokenizer)
     table = "model.embed_tokens.weight"

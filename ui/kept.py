@@ -16,7 +16,7 @@ from pathlib import Path
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from quantcore.lab.bench import House, Visit, default_device
+from quantcore.lab.house import House, Visit, default_device
 from quantcore.lab.lab import Lab
 from quantcore.lab.start import START, START_BITS, quantized, start_scheme
 from quantcore.measure.store import Store

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from quantcore.lab.bench import LEARNED, READ, TextFacts, default_device, is_own
+from quantcore.lab.bench import LEARNED, READ, TextFacts, is_own
+from quantcore.lab.house import default_device
 from quantcore.lab.lab import Lab
 from quantcore.model.catalog import CATALOG, Entry, cached_models, on_this_machine
 from quantcore.model.loading import REFERENCE, devices

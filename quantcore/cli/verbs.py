@@ -18,26 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantcore.cli.labs import loaded_lab, opened_lab
 from quantcore.cli.outputs import new_file, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
-from quantcore.cli.verb_inputs import load, opened
 from quantcore.export.new_folder import require_place
-from quantcore.measure.duel import duel
-from quantcore.measure.side_by_side import compare_plans
-from quantcore.measure.store import Store, model_hash
-from quantcore.model.held import held as as_held
+from quantcore.lab.lab import Lab
+from quantcore.measure.sensitivity import plan_for_budget
 from quantcore.model.inventory import inventory
-from quantcore.model.linears import linear_named
-from quantcore.model.loading import REFERENCE, LoadedModel, devices, source_path
+from quantcore.model.loading import REFERENCE, devices, source_path
 from quantcore.model.machine import device_name
-from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.formats import FORMATS
-from quantcore.pipeline.calibration import calibrate, layer_inputs, momenta_of
-from quantcore.pipeline.layers import static_qparams
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
-from quantcore.studies.layer import LayerStudy, layer_study
+from quantcore.studies.layer import LayerStudy
 from quantcore.text.reading import EACH_LAYER, EVALUATE, STUDY, Reading
 from quantcore.text.windows import TEXT_KINDS, TEXT_SPLITS, bundled_text, read_text
 
@@ -98,31 +92,25 @@ def layer(
     """one layer under one scheme: errors of weight, input and output, worst channels and tokens; --out as HTML"""
     wanted, reading, learning = Scheme.parse(scheme), texts.measured(STUDY), texts.learned()
     target = None if out is None else new_file(out, force)
-    loaded = load(model, device)
-    linear = linear_named(loaded.model, layer)
-    tokens = reading.tokens(loaded, texts.texts)
+    lab = loaded_lab(model, device, texts.texts)
     started = time.perf_counter()
-    calibration, facts = _calibration(loaded, [wanted], learning, texts)
-    stats = {}
-    if calibration is not None:
-        stats = calibrate(loaded.model, calibration, [layer], hessian=wanted.needs_hessian, momenta=momenta_of(wanted))
+    lab.linear(layer)
     try:
-        static = static_qparams(wanted.activations, stats.get(layer))
-        hessian = stats[layer].hessian if layer in stats else None
-        study = layer_study(linear, layer_inputs(loaded.model, tokens, layer).flatten(0, 1), wanted, static, hessian)
+        study = lab.layer_study(layer, scheme, str(reading), str(learning))
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from error
+    tokens = lab.tokens(str(reading))
     read = {
         "model": model,
-        "revision": loaded.revision,
-        "notices": list(loaded.notices),
+        "revision": lab.loaded.revision,
+        "notices": list(lab.loaded.notices),
         "text": texts.facts(reading, tokens),
-        "calibration": facts,
+        "calibration": _learned(lab, [wanted], learning, texts),
     }
     if target is not None:
         from quantcore.lab.report import layer_document, to_html
 
-        about = {**read, "model hash": model_hash(loaded.model), "device": device_name(loaded.device)}
+        about = {**read, "model hash": lab.hash, "device": device_name(lab.loaded.device)}
         write_whole(target, to_html(layer_document(study, layer, about)))
     return {
         **read,
@@ -130,9 +118,9 @@ def layer(
         "scheme": study.scheme,
         "skipped_in_a_model": wanted.skips(layer),
         **_study_facts(study),
-        "worst_tokens": _worst_tokens(study, loaded, tokens),
+        "worst_tokens": _worst_tokens(study, lab, tokens),
         "seconds": time.perf_counter() - started,
-        "device": device_name(loaded.device),
+        "device": device_name(lab.loaded.device),
     }
 
 
@@ -145,22 +133,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
     wanted, reading, learning = Plan.parse(scheme), texts.measured(EVALUATE), texts.learned()
-    held = opened(model, device, stream)
-    loaded = held.model
-    tokens = reading.tokens(loaded, texts.texts)
-    calibration, facts = _calibration(loaded, wanted.schemes, learning, texts)
-    name = wanted.label
+    lab, facts = opened_lab(model, device, texts.texts, stream)
     with progress_bar("quantizing") as tell:
-        walked = compare_plans(loaded, {name: wanted}, tokens, calibration, measured=tokens, progress=tell)
+        found = lab.evaluate(str(wanted), str(reading), str(learning), progress=tell)
     return {
         "model": model,
-        "revision": loaded.revision,
-        **held.facts(),
+        "revision": lab.whole.revision,
+        **facts,
         "scheme": str(wanted),
-        "text": texts.facts(reading, tokens),
-        "calibration": facts,
-        "report": asdict(walked.comparison.reports[name]),
-        "layers": [asdict(one) for one in walked.layers[name]],
+        "text": texts.facts(reading, lab.tokens(str(reading))),
+        "calibration": _learned(lab, wanted.schemes, learning, texts),
+        "report": asdict(found.report),
+        "layers": [asdict(one) for one in found.layers],
     }
 
 
@@ -175,27 +159,22 @@ def quantize(
     force: bool = False,
 ) -> dict[str, Any]:
     """write the quantized model as a compressed-tensors checkpoint, which transformers and vLLM load"""
-    from quantcore.export.checkpoint import export_checkpoint
-
     plan = Plan.parse(scheme)
     if not plan.needs_text and texts.line():
         raise ValueError(
             f"{plan.label} needs no calibration text; leave out --text, --max-tokens, --window, --seed and --chat"
         )
-    reading = texts.quantized_on() if plan.needs_text else None
+    reading = texts.quantized_on()
     if ranks().first:
         require_place(out, model, force)
-    held = opened(model, device, stream)
-    loaded = held.model
-    calibration = None if reading is None else reading.tokens(loaded, texts.texts)
+    lab, facts = opened_lab(model, device, texts.texts, stream)
     stored_as = None if dtype is None else getattr(torch, dtype)
     with progress_bar("quantizing") as tell:
-        more: dict[str, Any] = {"force": force, "dtype": stored_as, "progress": tell}
-        report = export_checkpoint(loaded, plan, out, calibration, **more)
+        report = lab.export(str(plan), out, str(reading), force, stored_as, progress=tell)
     return {
         **asdict(report),
-        **held.facts(),
-        "calibration": None if reading is None or calibration is None else texts.facts(reading, calibration),
+        **facts,
+        "calibration": _learned(lab, plan.schemes, reading, texts),
         "load": f"AutoModelForCausalLM.from_pretrained({report.folder!r})",
     }
 
@@ -214,21 +193,18 @@ def compare(
 
     plans, reading, learning = [Plan.parse(one) for one in schemes], texts.measured(EVALUATE), texts.learned()
     target = None if out is None or not ranks().first else new_file(out, force)
-    held, store = opened(model, device, stream), Store()
-    loaded = held.model
-    tokens, calibration = (one.tokens(loaded, texts.texts) for one in (reading, learning))
-    hashed = model_hash(as_held(loaded))
-    wanted = [str(plan) for plan in plans]
+    lab, opened = opened_lab(model, device, texts.texts, stream)
+    wanted, read = [str(plan) for plan in plans], (str(reading), str(learning))
     with progress_bar("comparing") as tell:
-        found = duel(loaded, wanted, tokens, calibration, store, hashed, tell)
+        found = lab.duel(wanted, *read, progress=tell)
     facts = {
         "model": model,
-        "model hash": hashed,
-        "revision": loaded.revision,
-        **held.facts(),
-        "text": texts.facts(reading, tokens),
-        "calibration": texts.facts(learning, calibration),
-        "device": ranks().named(device_name(loaded.device)),
+        "model hash": lab.hash,
+        "revision": lab.whole.revision,
+        **opened,
+        "text": texts.facts(reading, lab.tokens(read[0])),
+        "calibration": texts.facts(learning, lab.tokens(read[1])),
+        "device": ranks().named(device_name(lab.whole.device)),
         "command": shlex.join(
             ["python", "-m", "quantcore", "compare", "--model", model, "--schemes", *wanted, *texts.line()]
             + ["--stream"] * stream
@@ -237,7 +213,7 @@ def compare(
     document = duel_document(found, facts)
     if target is not None:
         write_whole(target, to_html(document))
-    return {"out": None if target is None else str(target), "notice": store.notice, **asdict(document)}
+    return {"out": None if target is None else str(target), "notice": lab.store(*read).notice, **asdict(document)}
 
 
 def sensitivity(
@@ -248,21 +224,17 @@ def sensitivity(
     budget: float | None = None,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
-    from quantcore.measure.sensitivity import plan_for_budget
-    from quantcore.studies.plans import kept_sensitivity
-
     wanted, reading, learning = [Scheme.parse(one) for one in schemes], texts.measured(EACH_LAYER), texts.learned()
-    loaded, store = load(model, device), Store()
-    tokens, calibration = (one.tokens(loaded, texts.texts) for one in (reading, learning))
+    lab, read = loaded_lab(model, device, texts.texts), (str(reading), str(learning))
     with progress_bar("measuring layers") as tell:
-        found = kept_sensitivity(loaded, [str(one) for one in wanted], tokens, calibration, store, progress=tell)
+        found = lab.sensitivity([str(one) for one in wanted], False, *read, progress=tell)
     chosen = None if budget is None else plan_for_budget(found, budget)
     return {
         "model": model,
-        "revision": loaded.revision,
-        "notices": list(loaded.notices),
-        "text": texts.facts(reading, tokens),
-        "calibration": texts.facts(learning, calibration) if any(one.needs_text for one in wanted) else None,
+        "revision": lab.loaded.revision,
+        "notices": list(lab.loaded.notices),
+        "text": texts.facts(reading, lab.tokens(read[0])),
+        "calibration": _learned(lab, wanted, learning, texts),
         "layers": {
             layer: {
                 "weights": found.weights[layer],
@@ -282,7 +254,7 @@ def sensitivity(
             "predicted_kl": chosen.predicted_kl,
             "bits_per_weight": chosen.bits_per_weight,
         },
-        "device": ranks().named(device_name(loaded.device)),
+        "device": ranks().named(device_name(lab.loaded.device)),
     }
 
 
@@ -308,14 +280,11 @@ def recipe(
     return {"scheme": str(plan), "recipe": texts["recipe.yaml"], "script": texts["quantize.py"], "out": out}
 
 
-def _calibration(
-    loaded: LoadedModel | StreamedModel, schemes: Sequence[Scheme], reading: Reading, texts: TextOptions
-) -> tuple[Tensor | None, dict[str, Any] | None]:
-    """The calibration text's tokens and its facts, where a scheme needs it."""
+def _learned(lab: Lab, schemes: Sequence[Scheme], reading: Reading, texts: TextOptions) -> dict[str, Any] | None:
+    """Where the calibration tokens are from, where a scheme needs some."""
     if not any(scheme.needs_text for scheme in schemes):
-        return None, None
-    tokens = reading.tokens(loaded, texts.texts)
-    return tokens, texts.facts(reading, tokens)
+        return None
+    return texts.facts(reading, lab.tokens(str(reading)))
 
 
 def _study_facts(study: LayerStudy) -> dict[str, Any]:
@@ -333,12 +302,11 @@ def _study_facts(study: LayerStudy) -> dict[str, Any]:
     }
 
 
-def _worst_tokens(study: LayerStudy, loaded: LoadedModel, tokens: Tensor) -> list[dict[str, Any]]:
+def _worst_tokens(study: LayerStudy, lab: Lab, tokens: Tensor) -> list[dict[str, Any]]:
     ids = tokens.flatten()
     worst = study.token_error.topk(min(WORST, len(study.token_error))).indices.tolist()
     return [
-        {"position": t, "token": loaded.tokenizer.decode([int(ids[t])]), "relative_error": float(study.token_error[t])}
-        for t in worst
+        {"position": t, "token": lab.decode(int(ids[t])), "relative_error": float(study.token_error[t])} for t in worst
     ]
 
 

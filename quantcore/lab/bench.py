@@ -7,23 +7,25 @@ A weight and what enters a layer stay where the model is; a study brings to the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Self
 
 from torch import Tensor, nn
 
+from quantcore.lab.house import House, Visit, default_device, require_device
 from quantcore.lab.memo import Key, Memo, T, key_of, remembered
 from quantcore.lab.warm import keep_compiled
-from quantcore.measure.store import Store, home, model_hash, private_folder
+from quantcore.measure.store import Store, model_hash
+from quantcore.model.held import held
 from quantcore.model.inventory import block_order, inventory
 from quantcore.model.linears import linear_named, linears
-from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, devices, load_model, reference_weight
+from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, load_model, reference_weight
 from quantcore.model.sources import Progress, quiet
+from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, outlier_ratio
 from quantcore.scheme.scheme import Scheme
@@ -31,7 +33,6 @@ from quantcore.text.files import LoadedText, named_text
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, OWN, STUDY, Reading, Texts
 
 PREVIEW_CHARACTERS = 600
-VISIT_BYTES = 2**27  # of tensors that are remembered for one visitor
 READ, MEASURED, EACH, LEARNED = (str(one) for one in (STUDY, EVALUATE, EACH_LAYER, CALIBRATE))
 
 
@@ -47,47 +48,16 @@ class TextFacts:
     start: str
 
 
-class Visit:
-    """What a visitor brings, and what is made of it: it goes when the visit ends, and into no file."""
-
-    def __init__(self) -> None:
-        self.texts, self.memo, self.store = Texts(), Memo(VISIT_BYTES), Store.in_memory()
+AnyModel = LoadedModel | StreamedModel
 
 
 class _Held:
-    """The model, once it is there: one for a bench and all who visit it."""
+    """The model, once it is there, in memory or in its files: one for a bench and all who visit it."""
 
-    def __init__(self, model: LoadedModel | None) -> None:
+    def __init__(self, model: AnyModel | None) -> None:
         self.model = model
         self.hash: str | None = None
         self.lock = threading.RLock()
-
-
-@contextmanager
-def _room(folder: Path, size_bytes: int) -> Iterator[None]:
-    """Make the folder's own folder, for this user alone. Raises: ValueError."""
-    try:
-        private_folder(folder.parent)
-    except OSError as error:
-        raise ValueError(
-            f"cannot make {str(folder.parent)!r} ({error.strerror}); set QUANT_HOME to a folder of yours"
-        ) from error
-    yield
-
-
-@dataclass(frozen=True)
-class House:
-    """What a server that holds labs for others does around them.
-
-    doing        a context that is entered, with words, while something takes long
-    after_load   called once, after the model was loaded
-    exports      the folder of the kept checkpoints
-    room         a context in which one of about so many bytes is written to its folder"""
-
-    doing: Callable[[str], AbstractContextManager[object]] = nullcontext
-    after_load: Callable[[], None] = lambda: None
-    exports: Callable[[], Path] = lambda: home() / "exports"
-    room: Callable[[Path, int], AbstractContextManager[object]] = _room
 
 
 class Bench:
@@ -98,18 +68,18 @@ class Bench:
 
     def __init__(
         self,
-        model: str | LoadedModel = REFERENCE,
+        model: str | AnyModel = REFERENCE,
         device: str | None = None,
         store: Store | None = None,
         texts: Texts | None = None,
         name: str | None = None,
         house: House | None = None,
     ) -> None:
-        known = model if isinstance(model, LoadedModel) else None
-        self.source = model.id if isinstance(model, LoadedModel) else model
+        known = None if isinstance(model, str) else model
+        self.source = model if isinstance(model, str) else model.id
         self.id = name or self.source
         self.device = str(known.device) if known else device or default_device()
-        _require_device(self.device)
+        require_device(self.device)
         self._held, self.house = _Held(known), house or House()
         self.texts, self._memo, self._store = texts or Texts(), Memo(), store or Store()
         self._own_memo, self._own_store = self._memo, self._store
@@ -122,14 +92,10 @@ class Bench:
         return found
 
     @property
-    def loaded(self) -> LoadedModel:
-        return self.load()
-
-    @property
     def is_loaded(self) -> bool:
         return self._held.model is not None
 
-    def load(self, progress: Progress = quiet) -> LoadedModel:
+    def load(self, progress: Progress = quiet) -> AnyModel:
         """The model, loaded if it was not yet. Raises: ValueError as `load_model`."""
         with self._held.lock:
             if self._held.model is None:
@@ -139,6 +105,30 @@ class Bench:
                 self.house.after_load()
             return self._held.model
 
+    def stream(self, progress: Progress = quiet) -> AnyModel:
+        """The model, left in its files if it was not loaded yet. Raises: ValueError as `StreamedModel`."""
+        with self._held.lock:
+            if self._held.model is None:
+                keep_compiled()
+                self._held.model = StreamedModel(self.source, self.device, progress)
+            return self._held.model
+
+    @property
+    def whole(self) -> AnyModel:
+        """The model, in memory or in its files: for questions that go block by block."""
+        return self.load()
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model in memory. Raises: ValueError where it stays in its files."""
+        model = self.load()
+        if not isinstance(model, LoadedModel):
+            raise ValueError(
+                f"{self.id!r} stays in its files, where a duel or an export goes through it block by block; for one of "
+                "its layers it must be loaded"
+            )
+        return model
+
     @property
     def model(self) -> nn.Module:
         return self.loaded.model
@@ -146,10 +136,10 @@ class Bench:
     @property
     def hash(self) -> str:
         """The hash of the model's contents."""
-        model = self.model
+        model = self.load()
         with self._held.lock:
             if self._held.hash is None:
-                self._held.hash = model_hash(model)
+                self._held.hash = model_hash(held(model))
             return self._held.hash
 
     def store(self, *readings: str) -> Store:
@@ -185,15 +175,15 @@ class Bench:
     def text_facts(self, reading: str) -> TextFacts:
         asked, windows = Reading.parse(reading), self.tokens(reading)
         found = self.texts[asked.source]
-        written = found.joined(self.loaded.tokenizer, asked.chat)
-        count = len(self.loaded.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
+        written = found.joined(self.whole.tokenizer, asked.chat)
+        count = len(self.whole.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
         start = written[:PREVIEW_CHARACTERS]
         return TextFacts(len(found.documents), count, (len(windows), windows.shape[1]), found.hash, start)
 
     @remembered(64)
     def tokens(self, reading: str) -> Tensor:
         """The windows of a reading, (windows, T)."""
-        return Reading.parse(reading).tokens(self.loaded, self.texts)
+        return Reading.parse(reading).tokens(self.whole, self.texts)
 
     @remembered(64)
     def token_texts(self, reading: str) -> tuple[str, ...]:
@@ -207,7 +197,7 @@ class Bench:
         return self.remember(("decode",), 1, self._decoder)
 
     def _decoder(self) -> Callable[[int], str]:
-        decode = self.loaded.tokenizer.decode
+        decode = self.whole.tokenizer.decode
         return lru_cache(maxsize=2**17)(lambda token: decode([token]))
 
     @remembered(1)
@@ -282,14 +272,3 @@ def weights_of(scheme: str) -> QuantSpec:
     if spec is None:
         raise ValueError(f"{scheme!r} leaves the weights float; add w:..., as in w:int4/group128")
     return spec
-
-
-def default_device() -> str:
-    """The first GPU where there is one, else the CPU."""
-    return devices()[:2][-1]
-
-
-def _require_device(device: str) -> None:
-    known = devices()
-    if device not in (*known, *(["cuda"] if len(known) > 1 else [])):
-        raise ValueError(f"device {device!r} is not on this machine; it has {', '.join(known)}")

@@ -65,6 +65,7 @@ class Lab(Beside):
 
     # the whole model
     duel = whole.duel
+    evaluate = whole.evaluate
     rule = whole.rule
     sensitivity = whole.sensitivity
     plan = whole.plan
@@ -73,6 +74,7 @@ class Lab(Beside):
     promise = take.promise
     recipe = take.recipe
     checkpoint = take.checkpoint
+    export = take.export
     read_back = take.read_back
 
     # hardware

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
-from quantcore.export.checkpoint import export_checkpoint, stored_type
+from quantcore.export.checkpoint import ExportReport, export_checkpoint, stored_type
 from quantcore.export.promise import Promise
 from quantcore.export.promise import promise as promise_of
 from quantcore.export.recipe import recipe as recipe_of
@@ -46,11 +46,26 @@ def checkpoint(
         return found
     folder = checkpoint_folder(lab, plan, calibration)
     with lab.house.room(folder, promise(lab, plan).bytes):
-        export_checkpoint(lab.loaded, plan, folder, _learned(lab, plan, calibration), progress=progress)
+        export(lab, plan, str(folder), calibration, progress=progress)
     found = written(folder)
     if found is None:
         raise ValueError(f"{str(folder)!r} is gone; write the checkpoint again")
     return found
+
+
+def export(
+    lab: Bench,
+    plan: str,
+    folder: str,
+    calibration: str = LEARNED,
+    force: bool = False,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> ExportReport:
+    """The same in a folder of one's own, where `force` says whether what is there may be replaced."""
+    learned = lab.tokens(calibration) if Plan.parse(plan).needs_text else None
+    return export_checkpoint(lab.whole, plan, folder, learned, force=force, dtype=dtype, progress=progress)
 
 
 def kept_checkpoint(lab: Bench, plan: str, calibration: str = LEARNED) -> Written | None:
@@ -93,7 +108,8 @@ def read_back(
         if progress:
             progress(0.8 * share, doing)
 
-    copy, _ = quantize_model(lab.model, plan, calibration=_learned(lab, plan, calibration), progress=tell)
+    learned = lab.tokens(calibration) if Plan.parse(plan).needs_text else None
+    copy, _ = quantize_model(lab.model, plan, calibration=learned, progress=tell)
     tell(1, "loading the checkpoint")
     return read_again(kept.folder, copy, lab.tokens(reading))
 
@@ -104,21 +120,17 @@ def facts(lab: Bench, plans: Iterable[str], reading: str, calibration: str = LEA
     learned = _text_facts(lab, calibration) if needed else "none is needed"
     return {
         "model": lab.id,
-        "revision": lab.loaded.revision,
+        "revision": lab.whole.revision,
         "model hash": lab.hash,
         "text": _text_facts(lab, reading),
         "calibration": learned,
-        "device": device_name(lab.loaded.device),
+        "device": device_name(lab.whole.device),
     }
 
 
 def recipe(lab: Bench, plan: str) -> str:
     """The plan as a recipe for llm-compressor, YAML."""
     return recipe_of(plan)
-
-
-def _learned(lab: Bench, plan: str, calibration: str) -> Tensor | None:
-    return lab.tokens(calibration) if Plan.parse(plan).needs_text else None
 
 
 def _text_facts(lab: Bench, reading: str) -> str:

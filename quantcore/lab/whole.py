@@ -8,6 +8,7 @@ these functions, so each finds what the others have measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from quantcore.lab.bench import EACH, LEARNED, MEASURED, Bench
@@ -15,9 +16,12 @@ from quantcore.lab.memo import remembered
 from quantcore.measure.duel import Duel, known, texts_of
 from quantcore.measure.duel import duel as measure_duel
 from quantcore.measure.rules import Rule, RuleResult, best_practice
+from quantcore.measure.scores import ModelReport
 from quantcore.measure.sensitivity import PlannedChoice, Sensitivity, joined, plan_for_budget
+from quantcore.measure.side_by_side import compare_plans
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.layers import LayerReport
 from quantcore.scheme.plan import Plan
 from quantcore.studies.generation import Written
 from quantcore.studies.generation import write_on as write
@@ -40,7 +44,7 @@ def duel(
     """Schemes or plans on the whole model, on one text, with intervals and paired differences."""
     tokens, learned = lab.tokens(reading), lab.tokens(calibration)
     kept_in = lab.store(reading, calibration)
-    return measure_duel(lab.loaded, schemes, tokens, learned, kept_in, lab.hash, progress, so_far)
+    return measure_duel(lab.whole, schemes, tokens, learned, kept_in, lab.hash, progress, so_far)
 
 
 def kept_duel(lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED) -> Duel | None:
@@ -55,13 +59,37 @@ def kept_schemes(
 ) -> tuple[str, ...]:
     """Those of the schemes that were measured on these texts already."""
     read = lab.tokens(reading), lab.tokens(calibration)
-    return tuple(known(lab.loaded, schemes, *read, lab.store(reading, calibration), lab.hash))
+    return tuple(known(lab.whole, schemes, *read, lab.store(reading, calibration), lab.hash))
 
 
 @remembered(16)
 def _read_duel(lab: Bench, schemes: tuple[str, ...], reading: str, calibration: str) -> Duel:
     """A duel whose every answer is kept, so that nothing is measured."""
     return duel(lab, schemes, reading, calibration)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A quantized copy beside its model: the figures, and what quantizing said of each layer."""
+
+    report: ModelReport
+    layers: tuple[LayerReport, ...]
+
+
+def evaluate(
+    lab: Bench,
+    plan: str,
+    reading: str = MEASURED,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> Evaluation:
+    """One plan on one text, each layer's output error measured on all of it; asked anew each time."""
+    wanted, tokens = Plan.parse(plan), lab.tokens(reading)
+    learned = lab.tokens(calibration) if wanted.needs_text else None
+    name = wanted.label
+    found = compare_plans(lab.whole, {name: wanted}, tokens, learned, measured=tokens, progress=progress)
+    return Evaluation(found.comparison.reports[name], tuple(found.layers[name]))
 
 
 def rule(

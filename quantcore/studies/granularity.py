@@ -58,6 +58,7 @@ def granularity_study(
 
     rows     of `every_granularity`, where they are known already: they do not depend on the granularity of `spec`
     Raises: ValueError if the tile does not divide the weight."""
+    weight = weight.to(x.device)
     qtensor = quantize(weight, spec)
     error = dequantize(qtensor) - weight
     tile_rows, tile_cols = spec.granularity.tile(weight.shape)
@@ -67,9 +68,9 @@ def granularity_study(
     rows = every_granularity(weight, x, spec) if rows is None else rows
     known = {row.granularity: row for row in rows}
     return GranularityStudy(
-        weight=weight,
-        error=error,
-        scale=qtensor.scale,
+        weight=weight.cpu(),
+        error=error.cpu(),
+        scale=qtensor.scale.cpu(),
         tile=(tile_rows, tile_cols),
         worst_tile=worst,
         rows=rows,
@@ -79,6 +80,7 @@ def granularity_study(
 
 def every_granularity(weight: Tensor, x: Tensor, spec: QuantSpec) -> tuple[GranularityRow, ...]:
     """The table: `spec` with every granularity that divides the weight (O, K) in place of its own; x (N, K)."""
+    weight = weight.to(x.device)
     choices = granularities(weight.shape[0], weight.shape[1])
     return tuple(_row(weight, x, replace(spec, granularity=choice)) for choice in choices)
 

@@ -71,7 +71,7 @@ def fit(x: Tensor, fmt: Format, symmetric: bool) -> Grid:
 def code_use(x: Tensor, grid: Grid) -> CodeUse:
     """Count the values of x on each level of the grid. A value is clipped if it lies beyond the last level by more than
     half a step there. Source of SQNR: quantcore.measure.evaluate."""
-    flat = x.flatten().float()
+    flat = x.flatten().float().cpu()
     values = to_grid(flat, grid.qparams, grid.fmt)
     codes = grid.fmt.grid()
     counts = torch.bincount(torch.searchsorted(codes, values), minlength=len(codes))

@@ -123,8 +123,8 @@ def channel_study(x: Tensor, count: int = TOP_CHANNELS) -> ChannelStudy:
     shares = (magnitude[:, largest] > channel_absmax[largest] / 2).double().mean(0)
     tails = kurtosis(x[:, largest])
     return ChannelStudy(
-        channel_absmax=channel_absmax,
-        token_absmax=token_absmax,
+        channel_absmax=channel_absmax.cpu(),
+        token_absmax=token_absmax.cpu(),
         ratio=outlier_ratio(LayerStats(channel_absmax=channel_absmax)),
         token_ratio=outlier_ratio(LayerStats(channel_absmax=token_absmax)),
         top=tuple(
@@ -184,10 +184,10 @@ def _payer(x: Tensor, spec: QuantSpec) -> Payer:
     return Payer(
         granularity=str(spec.granularity),
         input_sqnr_db=sqnr_db(float(signal.sum()), float(noise.sum())),
-        token_sqnr_db=sqnr_db_each(signal, noise),
-        channel_sqnr_db=sqnr_db_each(_power(x, 0), _power(error, 0)),
+        token_sqnr_db=sqnr_db_each(signal, noise).cpu(),
+        channel_sqnr_db=sqnr_db_each(_power(x, 0), _power(error, 0)).cpu(),
         codes=len(grid),
-        median_codes=int((grid.abs() <= reach).sum()),
+        median_codes=int((grid.abs() <= float(reach)).sum()),
     )
 
 
@@ -249,7 +249,7 @@ class Trial:
 
     def __init__(self, x: Tensor, weight: Tensor) -> None:
         self.x = x
-        self.weight = weight[:: -(-len(weight) // MOST_OUTPUTS)]
+        self.weight = weight[:: -(-len(weight) // MOST_OUTPUTS)].to(x.device)
         self.outputs, self.all_outputs = len(self.weight), len(weight)
         self.loudest = x.abs().amax(0).argsort(descending=True, stable=True)
         self.token_power = _power(x, 1)

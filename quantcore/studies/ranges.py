@@ -168,6 +168,7 @@ def unfrozen(x: Tensor, weight: Tensor, spec: QuantSpec, call: int = CALL_TOKENS
     frozen = replace(spec, observer=MinMax(), granularity=PerTensor(), dynamic=False)
     per_tensor = replace(frozen, dynamic=True)
     per_token = replace(per_tensor, granularity=PerToken())
+    weight = weight.to(x.device)
     with torch.inference_mode():
         y = F.linear(x, weight)
         return Unfrozen(
@@ -214,7 +215,7 @@ def range_study(watched: Watched, trails: Sequence[Trail], x: Tensor, weight: Te
     Raises: ValueError for trails of different formats, or an empty x."""
     if len({(trail.spec.fmt.name, trail.spec.symmetric) for trail in trails}) != 1:
         raise ValueError(f"the {len(trails)} trails must share one number format to be compared; observe them with one")
-    used = trails[0].steps[-1]
+    used, weight = trails[0].steps[-1], weight.to(x.device)
     with torch.inference_mode():
         y = F.linear(x, weight)
         static = [
@@ -227,8 +228,8 @@ def range_study(watched: Watched, trails: Sequence[Trail], x: Tensor, weight: Te
         trails=tuple(trails),
         static=tuple(static),
         others=others,
-        token_lo=x.amin(1),
-        token_hi=x.amax(1),
+        token_lo=x.amin(1).cpu(),
+        token_hi=x.amax(1).cpu(),
     )
 
 
@@ -268,7 +269,8 @@ def _static_row(
     name: str, spec: QuantSpec, bounds: tuple[float, float], x: Tensor, weight: Tensor, y: Tensor
 ) -> RangeRow:
     lo, hi = covered(*bounds, spec.symmetric)
-    qparams = choose_qparams(torch.tensor([[bounds[0]]]), torch.tensor([[bounds[1]]]), spec.fmt, spec.symmetric)
+    least, most = (torch.tensor([[end]], device=x.device) for end in bounds)
+    qparams = choose_qparams(least, most, spec.fmt, spec.symmetric)
     clipped, touched = _outside(x, lo, hi)
     row = _row(name, spec, x, fake_quantize(x, spec, qparams), weight, y)
     return replace(row, lo=lo, hi=hi, scale=float(qparams.scale), clipped=clipped, touched=touched)

@@ -55,7 +55,7 @@ def row_study(weight: Tensor, row: int, spec: QuantSpec) -> RowStudy:
         raise ValueError(f"one row is shown with one scale and no zero point, not under {spec}; try int4/channel")
     if not 0 <= row < len(weight):
         raise ValueError(f"row {row} is outside a weight of {len(weight)} rows; take 0 to {len(weight) - 1}")
-    whole = weight[row : row + 1].float()
+    whole = weight[row : row + 1].float().cpu()
     qtensor = quantize(whole, spec)
     restored = dequantize(qtensor)
     window = window_around(int(whole.abs().argmax()), whole.shape[1])

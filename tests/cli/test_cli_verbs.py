@@ -220,7 +220,7 @@ def test_a_model_larger_than_the_memory_is_streamed_and_says_so(
     assert "needs 0.4 MiB of memory" in bad(capsys, "layer", *asked, "--layer", LAYER)
     gguf = tmp_path / "a.gguf"
     gguf.write_bytes(b"GGUF")
-    monkeypatch.setattr("quantcore.cli.verb_inputs.load_model", refuse_the_size)
+    monkeypatch.setattr("quantcore.lab.bench.load_model", refuse_the_size)
     assert "needs too much" in bad(capsys, "evaluate", "--model", gguf, "--scheme", "w:int4/group32")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantcore.lab.bench import House, Visit
+from quantcore.lab.house import House, Visit
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import duel
 from quantcore.measure.store import Store

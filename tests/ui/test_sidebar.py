@@ -16,6 +16,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from quantcore.lab import bench
+from quantcore.lab.house import default_device
 from quantcore.model import loading as models
 from quantcore.model.loading import LoadedModel
 from quantcore.model.sources import ASSETS, Place
@@ -85,7 +86,7 @@ def test_number_and_length_of_sequences_reach_the_page(tiny_model_dir: Path, tin
 
 def job_of(model: str) -> Job | None:
     """The job that loads a model."""
-    return kept.jobs().get(kept.load_key(kept.shared_lab(model, bench.default_device())))
+    return kept.jobs().get(kept.load_key(kept.shared_lab(model, default_device())))
 
 
 def upload(at: AppTest, name: str, content: bytes) -> AppTest:
@@ -257,6 +258,7 @@ from quantcore.model import loading as models
 from tests.apptest_helpers import page
 from tests.fake_hub import COMMIT, fake_hub
 from quantcore.lab import bench
+from quantcore.lab.house import default_device
 from tests.ui.test_sidebar import job_of
 from ui import widgets as controls
 told = []

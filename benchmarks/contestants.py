@@ -56,10 +56,9 @@ def ours_streamed(job: Job) -> Phases:
 
 
 def _phases(report: Any) -> Phases:
-    """Every figure of an ExportReport that is in seconds; its phases overlap, so their sum may be more than the time
-    that it took."""
+    """Every figure of an ExportReport that is in seconds."""
     names = [field.name for field in dataclasses.fields(report) if field.name.endswith("_s")]
-    return {name: getattr(report, name) for name in names} | {f"{name}_s": s for name, s in report.seconds.items()}
+    return {name: getattr(report, name) for name in names}
 
 
 def llm_compressor(job: Job, **options: Any) -> Phases:

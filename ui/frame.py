@@ -31,7 +31,6 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner_utils.exceptions import ScriptControlException
 
 from quantcore.lab.lab import Lab
-from quantcore.model.loading import ASSETS
 from ui import python_code, visitors
 from ui import widgets as controls
 from ui.classroom import without_paths
@@ -40,7 +39,7 @@ from ui.components.copy_link import copy_link
 from ui.job_end import LONGEST, own_words
 from ui.markdown import as_is
 
-ICON = ASSETS / "icon.png"  # a file of ours: an icon by name would be fetched from the internet
+ICON = Path(__file__).with_name("icon.png")  # a file of ours: an icon by name would be fetched from the internet
 ROOT = Path(__file__).resolve().parents[1]
 TITLE = re.compile(r'^TITLE = "(.+)"$', re.MULTILINE)
 STYLE = """<style>

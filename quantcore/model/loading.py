@@ -1,6 +1,6 @@
 """Load a causal language model and the text it reads; say in one sentence what is wrong when that fails.
 
-A source is `reference` (the model that ships in assets/), a local folder in the transformers format, a GGUF file, or a
+A source is `reference` (the model that comes along), a local folder in the transformers format, a GGUF file, or a
 hub id (see `sources`). Only safetensors and GGUF weights are read and no code that comes with a model is ever run.
 
     loaded = load_model("reference")
@@ -24,9 +24,8 @@ from quantcore.model.load_report import require_complete
 from quantcore.model.memory import require_memory
 from quantcore.model.sentences import named, reason
 from quantcore.model.skeleton import IMPORTING, numbers_of
-from quantcore.model.sources import ASSETS as ASSETS
+from quantcore.model.sources import ASSETS, Place, Progress, fetch, quiet
 from quantcore.model.sources import REFERENCE as REFERENCE
-from quantcore.model.sources import Place, Progress, fetch, quiet
 from quantcore.model.sources import source_path as source_path
 from quantcore.model.watch import Watch
 from quantcore.model.weight_files import Stored, read_json

@@ -1,4 +1,4 @@
-"""Where a model lies: in assets/, in a folder, in one GGUF file, or on the hub and then in the hub's cache.
+"""Where a model lies: in quantcore/assets/, in a folder, in one GGUF file, or on the hub and then in the hub's cache.
 
     place = locate("HuggingFaceTB/SmolLM2-135M")             None while the cache does not have it
     place = fetch("HuggingFaceTB/SmolLM2-135M@93efa2f")      downloads what is missing; a revision may be named
@@ -25,7 +25,7 @@ from quantcore.model.memory import require_memory, size
 from quantcore.model.sentences import named, reason
 from quantcore.model.weight_files import INDEX, PICKLES, contents_hash, file_digest, weight_files
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
 REFERENCE = "reference"
 HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 TOKENIZERS = ("tokenizer*", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*")

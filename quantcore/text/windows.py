@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quantcore.model.loading import WINDOW
-from quantcore.model.sources import ASSETS as ASSETS
+from quantcore.model.sources import ASSETS
 from quantcore.model.sources import REFERENCE as REFERENCE
 from quantcore.model.sources import source_path as source_path
 

@@ -20,6 +20,7 @@ from quantcore.model.linears import batches, linear_named, linears, place_of
 from quantcore.model.loading import WINDOW, LoadedModel, load_model, source_path
 from quantcore.pipeline.calibration import calibrate, outlier_ratio
 from quantcore.text.windows import TEXT_KINDS, TEXT_SPLITS, bundled_text, prompt_tokens, read_text, token_windows
+from tests.browser_fixtures import ROOT
 
 BOS = 0
 STORY = "The lighthouse keeper climbed the stairs and lit the lamp before the storm came in. " * 40
@@ -312,5 +313,5 @@ def test_importing_is_light_and_the_first_picture_needs_no_transformers() -> Non
         "layer = lab.default_layer(); assert layer in lab.layers();"
         f"lab.row(layer, 'w:int4/channel', 0.9); assert not {heavy}, {heavy}"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=models.ASSETS.parent, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-600:]

@@ -15,7 +15,8 @@ import torch
 from quantcore.model import memory
 from quantcore.model.inventory import inventory
 from quantcore.model.memory import free_memory, require_memory, size
-from quantcore.model.sources import ASSETS, locate, source_path
+from quantcore.model.sources import locate, source_path
+from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def hub(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with fake_hub({**repos, "tiny/pickle": pickle, "tiny/ggufs": ggufs}) as url:
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "critical"}
         home = str(tmp_path_factory.mktemp("hf"))
-        yield {**os.environ, **quiet, "HF_ENDPOINT": url, "HF_HOME": home, "PYTHONPATH": str(ASSETS.parent)}
+        yield {**os.environ, **quiet, "HF_ENDPOINT": url, "HF_HOME": home, "PYTHONPATH": str(ROOT)}
 
 
 def ask(hub: dict[str, str], *sources: str) -> list[dict[str, Any]]:

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from quantcore.model.loading import LoadedModel
-from quantcore.model.sources import ASSETS
 from quantcore.text.files import LoadedText, hub_text, read_content, read_text_file
 from quantcore.text.windows import token_windows
+from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
 
 TALK = [{"role": "user", "content": "Where is the key?"}, {"role": "assistant", "content": "On the table."}]
@@ -159,7 +159,7 @@ def test_data_sets_of_the_hub(tmp_path: Path) -> None:
     other.mkdir()
     (other / "data.csv").write_text("text\nx\n")
     known = {"Salesforce/wikitext": wikitext, "tiny/own": own, "tiny/other": other}
-    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "critical", "PYTHONPATH": str(ASSETS.parent)}
+    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "critical", "PYTHONPATH": str(ROOT)}
     names = ["wikitext-2", "tiny/own", "tiny/own:train.jsonl", "tiny/own:nope.txt", "tiny/own:large.parquet"]
     with fake_hub({}, known) as url:
         env = {**os.environ, **quiet, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")}

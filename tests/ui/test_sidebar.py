@@ -19,11 +19,12 @@ from quantcore.lab import bench
 from quantcore.lab.house import default_device
 from quantcore.model import loading as models
 from quantcore.model.loading import LoadedModel
-from quantcore.model.sources import ASSETS, Place
+from quantcore.model.sources import Place
 from quantcore.text.files import LoadedText
 from quantcore.text.reading import Reading
 from quantcore.text.windows import bundled_text, token_windows
 from tests.apptest_helpers import errors, figures_of, lab_of, page
+from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
 from ui import kept
 from ui import widgets as controls
@@ -256,6 +257,7 @@ PAGE = """
 import json
 from quantcore.model import loading as models
 from tests.apptest_helpers import page
+from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
 from quantcore.lab import bench
 from quantcore.lab.house import default_device
@@ -285,7 +287,7 @@ def test_a_model_and_a_data_set_of_the_hub_and_then_without_a_network(tiny_model
 
     def shown(address: str) -> dict[str, Any]:
         home = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": address, "QUANT_HOME": str(tmp_path / "kept")}
-        env = {**os.environ, **home, "PYTHONPATH": str(ASSETS.parent), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        env = {**os.environ, **home, "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         done = subprocess.run([sys.executable, "-c", PAGE], env=env, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-800:]
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

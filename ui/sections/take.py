@@ -45,7 +45,7 @@ def model_words(model_id: str) -> str:
     """How a program elsewhere names the model: in a class, whose server's paths are its own, by its name."""
     if classroom() is None:
         return source_path(model_id)
-    return "assets/reference-lm" if model_id == REFERENCE else model_id
+    return "quantcore/assets/reference-lm" if model_id == REFERENCE else model_id
 
 
 def checkpoint_part(plan: str, choice: controls.Choice, calibration: str) -> None:

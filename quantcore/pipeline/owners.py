@@ -45,25 +45,10 @@ def solve_shared(
     statics   frozen qparams of the layers' inputs, the same on every rank
     summed    whether these are the sums over all ranks' windows already
     Raises: on every rank what an owner's `solve` refuses."""
-    those, here = ranks(), next(iter(members.values()))[0].weight.device
-    mine = {together[0]: hessian for hessian, together in sets}
-    known: dict[str, list[str]] = {}
-    for said in those.all_said([together for _, together in sets]):
-        for together in said:
-            known.setdefault(together[0], together)
-    known = {first: known[first] for first in members if first in known}
+    those = ranks()
+    known = _agreed(sets, members)
     owner = dict(zip(known, owners([_cost(names, members) for names in known.values()], those.size), strict=True))
-    own: dict[str, Tensor] = {}
-    for first in known:  # all sums before the first solution: nobody waits for an owner that solves
-        hessian = mine.pop(first, None)
-        if hessian is None:
-            width = members[first][0].in_features
-            hessian = torch.zeros(width, width, device=here)
-        if not summed:
-            those.sum_to(owner[first], hessian)
-        if owner[first] == those.rank:
-            own[first] = hessian
-        del hessian
+    own = _sums(sets, known, owner, members, summed)
     problem: Exception | None = None
     made: dict[str, Made] = {}
     try:
@@ -72,16 +57,59 @@ def solve_shared(
     except ValueError as error:
         problem = error
     those.together(problem)
+    return _told(made, known, owner, members, statics)
+
+
+def _agreed(sets: Sequence[tuple[Tensor, list[str]]], members: Members) -> dict[str, list[str]]:
+    """The sets that any rank has seen, by their first layer, in the order of the block's layers."""
+    known: dict[str, list[str]] = {}
+    for said in ranks().all_said([together for _, together in sets]):
+        for together in said:
+            known.setdefault(together[0], together)
+    return {first: known[first] for first in members if first in known}
+
+
+def _sums(
+    sets: Sequence[tuple[Tensor, list[str]]],
+    known: Mapping[str, list[str]],
+    owner: Mapping[str, int],
+    members: Members,
+    summed: bool,
+) -> dict[str, Tensor]:
+    """The Hessians that this rank owns, over all ranks' windows. All are added up before the first is solved: nobody
+    waits for an owner that solves."""
+    mine, own = {together[0]: hessian for hessian, together in sets}, dict[str, Tensor]()
+    for first in known:
+        hessian = mine.pop(first, None)
+        if hessian is None:
+            weight = members[first][0].weight
+            hessian = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
+        if not summed:
+            ranks().sum_to(owner[first], hessian)
+        if owner[first] == ranks().rank:
+            own[first] = hessian
+    return own
+
+
+def _told(
+    made: dict[str, Made],
+    known: Mapping[str, list[str]],
+    owner: Mapping[str, int],
+    members: Members,
+    statics: Mapping[str, QParams | None],
+) -> dict[str, Made]:
+    """What this rank has made and what the others have."""
     forms: dict[str, _Form] = {}
-    for told in those.all_said({name: _form(one) for name, one in made.items()}):
-        forms |= told
+    for said in ranks().all_said({name: _form(one) for name, one in made.items()}):
+        forms |= said
     for first, names in known.items():
         for name in names:
-            numbers = _numbers(made[name]) if name in made else _room(forms[name], here)
+            layer, scheme = members[name]
+            numbers = _numbers(made[name]) if name in made else _room(forms[name], layer.weight.device)
             for tensor in numbers:
-                those.spread(owner[first], tensor)
+                ranks().spread(owner[first], tensor)
             if name not in made:
-                made[name] = _received(name, *members[name], statics[name], forms[name], numbers)
+                made[name] = _received(name, layer, scheme, statics[name], forms[name], numbers)
     return made
 
 

@@ -40,6 +40,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from quantcore.cli import torchrun, verbs
+from quantcore.cli.sentences import require_readable, sentence
 from quantcore.cli.texts import TextOptions
 from quantcore.cli.warming import warm
 from quantcore.export.plain import plain
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code: 0, or 2 after a sentence on stderr."""
     keep_compiled()
     try:
+        require_readable(sys.argv[1:] if argv is None else argv)
         options = vars(_parser().parse_args(argv))
         run = options.pop("run")
         said = {one.name: options.pop(one.name) for one in fields(TextOptions) if one.name in options}
@@ -69,24 +71,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = json.dumps(plain(result), indent=2, allow_nan=False)
     except KeyboardInterrupt:
         return _ended("stopped; nothing was kept", 130)
-    except Exception as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        lost = torchrun.lost_another(error)
-        return _ended(torchrun.ENDED if lost else f"{kind}{' '.join(str(error).split())}", 2)
+    except SystemExit:  # --help
+        raise
+    except BaseException as error:  # a panic of a Rust library is no Exception
+        return _ended(torchrun.ENDED if torchrun.lost_another(error) else sentence(error), 2)
     try:
         print(text, flush=True)
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
+    except OSError as error:
+        _leave_stdout()
+        return _ended(f"the result cannot be written to stdout ({error.strerror}); make room", 2)
     return 0
 
 
-def _ended(sentence: str, code: int) -> int:
+def _ended(why: str, code: int) -> int:
     """Say why, once among all processes of the run."""
     if torchrun.tells():
-        print(f"quantcore: {sentence}", file=sys.stderr, flush=True)
+        print(f"quantcore: {why}", file=sys.stderr, flush=True)
     if torchrun.under_torchrun():
         torchrun.leave(code)
     return code
+
+
+def _leave_stdout() -> None:
+    """Let what waits to be written go nowhere, so that the interpreter's end has nothing to say of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 import traceback
 
 import torch
 
-from quantcore.model.memory import free_memory, size
+from quantcore.model.memory import asked_for, free_memory, is_lack_of_memory
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate")
-ASKED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)", re.IGNORECASE)
-UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LONGEST = 240  # characters of an error's own words
 
 
@@ -25,10 +21,8 @@ def sentence(error: BaseException, title: str, device: str) -> str:
     words = own_words(error)
     if isinstance(error, ValueError):
         return words
-    text = words.lower()
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(mark in text for mark in OUT_OF_MEMORY):
-        asked = ASKED.search(words)
-        more = f"{size(float(asked[1]) * UNITS[asked[2].lower()])} more were asked for and " if asked else ""
+    if is_lack_of_memory(error, words):
+        more = f"{asked} more were asked for and " if (asked := asked_for(words)) else ""
         return (
             f"There was not enough memory on {device} for {title}: {more}{free_text(device)}. Try fewer tokens, fewer "
             "schemes at once, or a smaller model."

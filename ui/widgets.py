@@ -21,9 +21,9 @@ from quantcore.lab.lab import Lab
 from quantcore.model.catalog import CATALOG, Entry, cached_models, on_this_machine
 from quantcore.model.loading import REFERENCE, devices
 from quantcore.model.memory import TooLarge
-from quantcore.text.files import DATA_SETS, KINDS, LoadedText, read_content
+from quantcore.text.files import DATA_SETS, KINDS, LONGEST_FILE_MB, LoadedText, read_content
 from quantcore.text.reading import CALIBRATE, STUDY, Reading
-from quantcore.text.windows import TEXT_KINDS
+from quantcore.text.windows import LONGEST_TEXT_BYTES, TEXT_KINDS
 from ui import job_view, kept
 from ui.classroom import classroom, without_paths
 from ui.markdown import as_is, code
@@ -42,8 +42,9 @@ LEARN_SEQUENCES = (4, 8, 16, 32, 64)
 KEEPER = "The lighthouse keeper climbed the stairs and"
 LEARN_HELP = "What static ranges and GPTQ learn from. The map of layers rounds to nearest, which learns from no text."
 UPLOAD_HELP = (
-    "UTF-8 text, or documents: .jsonl with a field `text` (or `messages`), .parquet with such a column; at most 20 MB "
-    "of text. A file's text is not in the link: who follows it sees the pasted text."
+    "UTF-8 text, or documents: .jsonl with a field `text` (or `messages`), .parquet with such a column; a file of at "
+    f"most {LONGEST_FILE_MB} MB, with {LONGEST_TEXT_BYTES / 1e6:.0f} MB of text in it. A file's text is not in the "
+    "link: who follows it sees the pasted text."
 )
 DATA_SET_HELP = "`wikitext-2`, `owner/name`, or `owner/name:file.parquet`; its text is in a column `text` or `messages`"
 CHAT_HELP = "Each document becomes a conversation as the model was trained on; a plain one is the user's first turn."
@@ -300,7 +301,7 @@ def _device() -> str:
 def _own_text(prefix: str = "") -> LoadedText:
     pasted = lines("Your text", KEEPER, f"{prefix}own", max_chars=4000, height=120)
     key = f"{prefix}upload"
-    upload = st.file_uploader("or a file", type=list(KINDS), key=key, max_upload_size=60, help=UPLOAD_HELP)
+    upload = st.file_uploader("or a file", type=list(KINDS), key=key, max_upload_size=LONGEST_FILE_MB, help=UPLOAD_HELP)
     if upload is None:
         return LoadedText(PASTED, (pasted,))
     st.caption(f"{code(upload.name)} is read. It stays on the server for this session and is **not in the link**.")

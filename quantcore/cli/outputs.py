@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from quantcore.model.named_path import cause, named_path
+from quantcore.model.sentences import quoted
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.ranks import ranks
 
@@ -27,22 +31,52 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 
 def new_file(path: str | Path, force: bool, folder: Path | None = None) -> Path:
-    """The absolute path of a file to write. Raises: ValueError where one is there, or its folder is not."""
-    target = Path(path).expanduser().absolute()
-    parent = target.parent if folder is None else folder.parent
+    """The absolute path of a file to write. `folder`: it will be in there, and that may still have to be made.
+
+    Raises: ValueError where one is there already, where what is there is no file (a device, a pipe), and where this
+    user cannot write."""
+    target = named_path(path)
+    parent = target.parent if folder is None or folder.is_dir() else folder.parent
     if not parent.is_dir():
-        raise ValueError(f"{str(parent)!r} is no folder, so nothing can be written into it; make it first")
-    if target.is_dir() or (target.exists() and not force):
-        raise ValueError(f"{str(target)!r} is there already and stays as it is; choose a new name, or use --force")
+        raise ValueError(f"{quoted(parent)} is no folder, so nothing can be written into it; make it first")
+    there = os.path.lexists(target)
+    if target.is_dir() or (there and not force):
+        raise ValueError(f"{quoted(target)} is there already and stays as it is; choose a new name, or use --force")
+    if there and not target.is_file():
+        raise ValueError(f"{quoted(target)} is no file (a device, a pipe, or a link to nothing); choose a new name")
+    with _cannot_write(target):
+        partial = parent / _partial(target).name
+        partial.touch(exist_ok=False)
+        partial.unlink()
     return target
 
 
+def new_folder(path: str | Path) -> Path:
+    """The absolute path of a folder that is there or can be made. Raises: ValueError."""
+    folder = named_path(path)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{quoted(folder)} is there already and no folder; choose a new name")
+    return folder
+
+
 def write_whole(target: Path, text: str) -> None:
-    """All of the text or no file."""
-    partial = target.with_name(f".{target.name}.partial")
+    """All of the text or no file. Raises: ValueError where it cannot be written."""
+    partial = _partial(target)
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
+        with _cannot_write(target):
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(target)
+    finally:
         partial.unlink(missing_ok=True)
-        raise ValueError(f"cannot write {str(target)!r} ({error.strerror}); choose another place") from error
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _cannot_write(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write {quoted(target)} ({cause(error)}); choose another place") from error

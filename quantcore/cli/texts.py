@@ -72,6 +72,8 @@ class TextOptions:
             raise ValueError(
                 f"--window {self.window} is too short: a model needs two tokens to predict one; give at least 2"
             )
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed {self.seed} is no seed; give a whole number of 0 to {2**63 - 1}")
         if self.chat and self.text is None and self.calibrate_on is None:
             raise ValueError("--chat is for a text of your own; name one with --text or --calibrate-on")
         found = replace(usual, seed=self.seed)

@@ -12,19 +12,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantcore.cli.labs import loaded_lab, opened_lab
-from quantcore.cli.outputs import new_file, progress_bar, write_whole
+from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
 from quantcore.lab.lab import Lab
-from quantcore.measure.sensitivity import plan_for_budget
+from quantcore.measure.sensitivity import plan_for_budget, require_budget
 from quantcore.model.inventory import inventory
+from quantcore.model.linears import linears
 from quantcore.model.loading import REFERENCE, devices, source_path
 from quantcore.model.machine import device_name
 from quantcore.numbers.formats import FORMATS
@@ -33,7 +33,7 @@ from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.layer import LayerStudy
 from quantcore.text.reading import EACH_LAYER, EVALUATE, STUDY, Reading
-from quantcore.text.windows import TEXT_KINDS, TEXT_SPLITS, bundled_text, read_text
+from quantcore.text.windows import TEXT_KINDS, TEXT_SPLITS, bundled_text
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "compressed-tensors", "numpy", "streamlit", "plotly",
@@ -225,7 +225,11 @@ def sensitivity(
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
     wanted, reading, learning = [Scheme.parse(one) for one in schemes], texts.measured(EACH_LAYER), texts.learned()
+    if budget is not None:
+        require_budget(budget, wanted, {})
     lab, read = loaded_lab(model, device, texts.texts), (str(reading), str(learning))
+    if budget is not None:
+        require_budget(budget, wanted, linears(lab.model))
     with progress_bar("measuring layers") as tell:
         found = lab.sensitivity([str(one) for one in wanted], False, *read, progress=tell)
     chosen = None if budget is None else plan_for_budget(found, budget)
@@ -268,11 +272,12 @@ def recipe(
     """an llm-compressor recipe and the script that runs it; --read tells the scheme of a recipe"""
     from quantcore.export.recipe import plan_from_recipe, script
     from quantcore.export.recipe import recipe as recipe_of
+    from quantcore.export.recipe_text import recipe_file
 
-    plan = plan_from_recipe(read_text(read)) if read is not None else Plan.parse(scheme or "")
+    plan = plan_from_recipe(recipe_file(read)) if read is not None else Plan.parse(scheme or "")
     texts = {"recipe.yaml": recipe_of(plan), "quantize.py": script(plan, source_path(model))}
     if out is not None:
-        folder = Path(out).expanduser().absolute()
+        folder = new_folder(out)
         targets = {name: new_file(folder / name, force, folder) for name in texts}
         folder.mkdir(exist_ok=True)
         for name, target in targets.items():

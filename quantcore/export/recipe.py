@@ -23,8 +23,10 @@ from typing import NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
+from quantcore.export.recipe_text import modifiers
 from quantcore.export.words import FORMATS, MODIFIERS, Entry, method_of, modifier, observed, spec_of
 from quantcore.methods.options import Method
+from quantcore.model.sentences import quoted
 from quantcore.numbers.spec import MinMax, Percentile
 from quantcore.scheme.plan import Plan, fits
 from quantcore.scheme.scheme import Scheme
@@ -111,7 +113,7 @@ def plan_from_recipe(text: str) -> Plan:
 
     Raises: ValueError for what is no such recipe."""
     default, skips, overrides = Scheme(skip=()), [], []
-    for kind, body in _modifiers(text):
+    for kind, body in modifiers(text):
         method = method_of(kind, body)
         for one in body.get("ignore") or []:
             read = _read_regex(one)
@@ -172,7 +174,7 @@ def _read_regex(text: str) -> _Regex:
         return _Regex(match[3].replace("[.]", "."), match[1].count("(?!") if f"(.*[.])?{match[3]}" in text else None)
     if match := re.fullmatch(r"(?:re:\.\*)?([\w.]+)", text):
         return _Regex(match[1], None)
-    raise ValueError(f"cannot read the layers {text!r} of the recipe; write names, or the expressions of this lab")
+    raise ValueError(f"cannot read the layers {quoted(text)} of the recipe; write names, or this lab's expressions")
 
 
 def _modifier(
@@ -203,38 +205,11 @@ def _arguments(scheme: Scheme) -> Entry:
     }
 
 
-def _modifiers(text: str) -> list[tuple[str, Entry]]:
-    """The modifiers of all stages, by kind. Raises: ValueError for text that is no recipe of quantization."""
-    try:
-        read = yaml.safe_load(text)
-        found = [
-            (str(kind), dict(body))
-            for stage in read.values()
-            for modifiers in stage.values()
-            for kind, body in modifiers.items()
-        ]
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            "this is no llm-compressor recipe; it has a stage, modifiers in it, and their options"
-        ) from error
-    if not found:
-        raise ValueError("the recipe has no modifier, so it says no scheme; add a QuantizationModifier")
-    return found
-
-
 def _groups(body: Entry) -> list[Entry]:
     """The config groups of a modifier; a preset's name as scheme is one over its targets."""
-    if isinstance(name := body.get("scheme"), str):
-        preset = Scheme.parse(name)
-        return [
-            {
-                "targets": [body["targets"]]
-                if isinstance(body.get("targets"), str)
-                else body.get("targets", ["Linear"]),
-                **_arguments(preset),
-            }
-        ]
-    groups = body.get("config_groups")
-    if not isinstance(groups, dict) or not all(isinstance(one, dict) for one in groups.values()):
+    if "scheme" in body:
+        preset = Scheme.parse(body["scheme"])
+        return [{"targets": body.get("targets", [EVERY_LINEAR]), **_arguments(preset)}]
+    if "config_groups" not in body:
         raise ValueError("the recipe's modifier has neither a scheme nor config_groups; add one of them")
-    return list(groups.values())
+    return list(body["config_groups"].values())

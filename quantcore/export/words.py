@@ -109,6 +109,8 @@ def _granularity(entry: Entry) -> Granularity:
     if word == STRATEGIES[PerGroup]:
         return PerGroup(int(group_size or 0))
     if word == STRATEGIES[PerBlock]:
+        if "block_structure" not in entry:
+            raise ValueError("the recipe's strategy block needs its block_structure; add one such as [128, 128]")
         return PerBlock(*entry["block_structure"])
     for grain in (PerTensor(), PerChannel(), PerToken()):
         if word == strategy(grain):

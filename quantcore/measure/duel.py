@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from quantcore.measure.evaluate import compare
 from quantcore.measure.scores import Comparison, ModelReport, Scores
 from quantcore.measure.side_by_side import Layers, compare_plans
 from quantcore.measure.statistics import Interval
-from quantcore.measure.store import Answer, Question, Store, model_hash, tokens_hash
+from quantcore.measure.store import Answer, Question, Store, model_hash, shape_of, tokens_hash
 from quantcore.model.held import Held, WholeModel, held
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress
@@ -80,7 +80,7 @@ def duel(
     Raises: ValueError, with the scheme's name, for one that the model cannot take."""
     model, texts = held(source), texts_of(schemes)
     questions = _questions(model, [FLOAT, *texts], tokens, calibration, hashed)
-    kept = {text: store.get(question) for text, question in questions.items()}
+    kept = {text: store.get(question, _scores if text == FLOAT else _read) for text, question in questions.items()}
     missing = [text for text in texts if kept[text] is None or kept[FLOAT] is None]
     missing = ranks().all_said(missing)[0]  # what the first rank's store lacks
     if missing:
@@ -98,12 +98,13 @@ def duel(
     elif not ranks().first:
         return ranks().all_said(Duel(_NONE_YET, {}, {}, {}, {}, {}))[0]
     answers = {text: answer for text, answer in kept.items() if answer is not None}
+    read = {text: _read(answers[text]) for text in texts}
     found = Duel(
         float_scores=_scores(answers[FLOAT]),
-        scores={text: _scores(answers[text]) for text in texts},
-        reports={text: _report(answers[text]) for text in texts},
-        layers={text: tuple(_layer(row) for row in answers[text].figures["layers"]) for text in texts},
-        quantize_s={text: answers[text].figures["quantize_s"] for text in texts},
+        scores={text: one.scores for text, one in read.items()},
+        reports={text: one.report for text, one in read.items()},
+        layers={text: one.layers for text, one in read.items()},
+        quantize_s={text: one.quantize_s for text, one in read.items()},
         made={text: answers[text].made for text in texts},
     )
     return ranks().all_said(found)[0]
@@ -128,7 +129,8 @@ def _questions(
     hashed = hashed or model_hash(model)
     device, used = ranks().named(device_name(model.device)), versions()
     read = tokens_hash(tokens), tokens_hash(tokens, calibration)
-    return {text: Question("scores", text, model.id, hashed, read[text != FLOAT], device, used) for text in texts}
+    kind = f"scores {shape_of(Scores, ModelReport, Interval, LayerReport)}"
+    return {text: Question(kind, text, model.id, hashed, read[text != FLOAT], device, used) for text in texts}
 
 
 def _measure(
@@ -245,9 +247,21 @@ def _scores(answer: Answer) -> Scores:
     return Scores(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in answer.arrays.items()})
 
 
-def _report(answer: Answer) -> ModelReport:
+class _Read(NamedTuple):
+    """What an answer says of one scheme."""
+
+    scores: Scores
+    report: ModelReport
+    layers: tuple[LayerReport, ...]
+    quantize_s: float
+
+
+def _read(answer: Answer) -> _Read:
+    """Raises whatever an answer of another shape makes it raise."""
     figures = dict(answer.figures["report"])
-    return ModelReport(**{**figures, **{name: Interval(**figures[name]) for name in INTERVALS}})
+    report = ModelReport(**{**figures, **{name: Interval(**figures[name]) for name in INTERVALS}})
+    layers = tuple(_layer(row) for row in answer.figures["layers"])
+    return _Read(_scores(answer), report, layers, float(answer.figures["quantize_s"]))
 
 
 def _layer(row: dict[str, Any]) -> LayerReport:

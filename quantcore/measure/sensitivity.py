@@ -18,7 +18,8 @@ by block behind quantized ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import next_log_p
 from quantcore.model.linears import batches, block_names, block_of
-from quantcore.numbers.bits import FLOAT_BITS
+from quantcore.numbers.bits import FLOAT_BITS, weight_size
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.ranks import ranks
@@ -147,6 +148,33 @@ def joined(costs: Sequence[LayerCosts]) -> Sensitivity:
     )
 
 
+def require_budget(bits_per_weight: float, schemes: Sequence[Scheme], layers: Mapping[str, nn.Linear]) -> None:
+    """Raises: ValueError for a budget that no choice of these schemes meets, before any layer is measured."""
+    named = {name: layer for name, layer in layers.items() if not any(one.skips(name) for one in schemes)}
+    shapes = {name: (layer.out_features, layer.in_features) for name, layer in named.items()}
+    smallest = {name: min(_bits(one, shape) for one in schemes) for name, shape in shapes.items()}
+    _require_bits(bits_per_weight, smallest, {name: rows * columns for name, (rows, columns) in shapes.items()})
+
+
+def _bits(scheme: Scheme, shape: tuple[int, int]) -> float:
+    if scheme.weights is None:
+        return float(FLOAT_BITS)
+    return weight_size(scheme.weights, shape, scheme.keeps_g_idx).bits_per_weight
+
+
+def _require_bits(bits_per_weight: float, smallest: Mapping[str, float], weights: Mapping[str, int]) -> None:
+    if not 0 < bits_per_weight < math.inf:
+        raise ValueError(f"{bits_per_weight:g} bits per weight are no budget; give a number such as 5")
+    if not smallest:
+        return
+    least = sum(bits * weights[layer] for layer, bits in smallest.items()) / sum(weights[one] for one in smallest)
+    if bits_per_weight < least - 1e-9:
+        raise ValueError(
+            f"a budget of {bits_per_weight:.4g} bits per weight cannot be met: the smallest scheme for every layer "
+            f"takes {least:.4g}; raise the budget, or add a smaller scheme"
+        )
+
+
 def plan_for_budget(found: Sensitivity, bits_per_weight: float) -> PlannedChoice:
     """The choice of one scheme a layer with the least predicted KL whose mean bits per weight are within the budget.
 
@@ -159,14 +187,8 @@ def plan_for_budget(found: Sensitivity, bits_per_weight: float) -> PlannedChoice
     pairs = [(layer, text) for layer in found.layers for text in found.schemes]
     total = sum(found.weights.values())
     share = np.array([found.bits[pair] * found.weights[pair[0]] / total for pair in pairs])
-    least = sum(
-        min(found.bits[layer, text] for text in found.schemes) * found.weights[layer] / total for layer in found.layers
-    )
-    if bits_per_weight < least - 1e-9:
-        raise ValueError(
-            f"a budget of {bits_per_weight:.4g} bits per weight cannot be met: the smallest scheme for every layer "
-            f"takes {least:.4g}; raise the budget, or add a smaller scheme"
-        )
+    smallest = {layer: min(found.bits[layer, text] for text in found.schemes) for layer in found.layers}
+    _require_bits(bits_per_weight, smallest, found.weights)
     cost = np.array([found.alone[pair] for pair in pairs])
     one_each = np.repeat(np.eye(len(found.layers)), len(found.schemes), axis=1)
     result = milp(

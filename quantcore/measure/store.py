@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -92,8 +92,11 @@ class Store:
         store._memory.execute(TABLE)
         return store
 
-    def get(self, question: Question) -> Answer | None:
-        """The answer to the question, None where it is not kept (or its row cannot be read)."""
+    def get(self, question: Question, shape: Callable[[Answer], object] | None = None) -> Answer | None:
+        """The answer to the question, None where it is not kept, or its row cannot be read.
+
+        shape    makes of the answer what its reader makes of it; where that raises, the row is another version's, or
+                 was written by hand: it is let go, and the question is open again"""
 
         def read(connection: sqlite3.Connection) -> Answer | None:
             sql = "SELECT figures, arrays, made FROM results WHERE key = ?"
@@ -101,9 +104,13 @@ class Store:
             return None if row is None else Answer(json.loads(row[0]), _unpacked(row[1]), row[2])
 
         try:
-            return self._do(read)
-        except Exception:  # a row that was half written, or by another version: measured anew, and then replaced
+            answer = self._do(read)
+            if answer is not None and shape is not None:
+                shape(answer)
+        except Exception:  # measured anew, and then replaced
+            self._do(lambda connection: connection.execute("DELETE FROM results WHERE key = ?", (question.key,)))
             return None
+        return answer
 
     def kept(self, questions: Iterable[Question]) -> list[bool]:
         """Of each question whether an answer is kept, without reading it."""
@@ -190,6 +197,13 @@ def private_folder(folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return folder
+
+
+def shape_of(*records: type) -> str:
+    """Eight digits that change with any field of these dataclasses: part of a question's `kind`, so that what an older
+    version kept is no answer to what this one asks."""
+    named = [(one.__name__, field.name, str(field.type)) for one in records for field in fields(one)]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:8]
 
 
 def home() -> Path:

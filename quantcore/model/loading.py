@@ -23,10 +23,11 @@ from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
 from quantcore.model.memory import require_memory
 from quantcore.model.sentences import named, reason
-from quantcore.model.skeleton import IMPORTING, numbers_of
+from quantcore.model.skeleton import numbers_of
 from quantcore.model.sources import ASSETS, Place, Progress, fetch, quiet
 from quantcore.model.sources import REFERENCE as REFERENCE
 from quantcore.model.sources import source_path as source_path
+from quantcore.model.tokenizer import require_ids, tokenizer_of
 from quantcore.model.watch import Watch
 from quantcore.model.weight_files import Stored, read_json
 
@@ -72,7 +73,7 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     place = fetch(source, lambda share, doing: progress(DOWNLOAD_SHARE * share, doing))
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     read = _gguf(source, place) if place.gguf else _safetensors(source, place, target)
-    tokenizer = load_tokenizer(source, place)
+    tokenizer = tokenizer_of(source, place)
     watch = Watch(lambda share, doing: progress(DOWNLOAD_SHARE + (1 - DOWNLOAD_SHARE) * share, doing))
     progress(DOWNLOAD_SHARE, "building the model")
     try:
@@ -88,25 +89,9 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     except ValueError as error:
         raise ValueError(f"could not load {named(source)}: {error}") from error
     model = model.to(target).eval().requires_grad_(False)
+    require_ids(tokenizer, model.get_input_embeddings().num_embeddings)
     notices = (gguf_file.notice(place.folder / place.gguf),) if place.gguf else ()
     return LoadedModel(source, model, tokenizer, target, place.revision, notices)
-
-
-def load_tokenizer(source: str, place: Place) -> Any:
-    """Raises: ValueError, whatever it is that transformers, or the Rust library behind it, breaks off with."""
-    with IMPORTING:
-        from transformers import AutoTokenizer
-
-    which: dict[str, Any] = {"gguf_file": place.gguf} if place.gguf else {}
-    try:
-        return AutoTokenizer.from_pretrained(place.folder, trust_remote_code=False, **which)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of Rust is no Exception
-        raise ValueError(
-            f"could not load {named(source)}: its tokenizer is damaged, or of an unknown kind ({reason(error)}); "
-            "download it again"
-        ) from error
 
 
 def give_generation_config(model: Any, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 GIB = 2**30
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate")
+ASKED = re.compile(r"(?:tried to|unable to) allocate ([\d.]+) ?(bytes|KiB|MiB|GiB|TiB)", re.IGNORECASE)
+UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 class TooLarge(ValueError):
@@ -55,6 +59,18 @@ def require_memory(what: str, needed: int, device: torch.device) -> None:
         f"{what} needs {size(needed)} of memory and {place} has {size(free)} of {size(total)} free; "
         f"{out}take a smaller model, or end other programs"
     )
+
+
+def is_lack_of_memory(error: BaseException, words: str) -> bool:
+    """Whether an error, which says `words`, is one; on the CPU torch raises a RuntimeError."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(mark in words.lower() for mark in OUT_OF_MEMORY)
+
+
+def asked_for(words: str) -> str | None:
+    """How much such an error asked for, in words; None where it does not say."""
+    asked = ASKED.search(words)
+    return size(float(asked[1]) * UNITS[asked[2].lower()]) if asked else None
 
 
 def give_back() -> None:

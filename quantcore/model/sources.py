@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from quantcore.model.memory import require_memory, size
+from quantcore.model.named_path import cause, named_path
 from quantcore.model.sentences import named, reason
 from quantcore.model.weight_files import INDEX, PICKLES, contents_hash, file_digest, weight_files
 
@@ -98,8 +99,8 @@ def fetch(source: str, progress: Progress = quiet, to_load: bool = True) -> Plac
 def _local(source: str) -> Place | None:
     if source == REFERENCE:
         return Place(ASSETS / "reference-lm")
+    path = named_path(source)
     try:
-        path = Path(source).expanduser()
         if path.is_file():
             return _gguf(source, path)
         if not path.is_dir():
@@ -116,9 +117,14 @@ def _local(source: str) -> Place | None:
 
 
 def _gguf(source: str, path: Path) -> Place:
-    with path.open("rb") as file:
-        if file.read(4) == b"GGUF":
-            return Place(path.parent.resolve(), path.name)
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == b"GGUF":
+                return Place(path.parent.resolve(), path.name)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{named(source)} cannot be read ({cause(error)}); name a GGUF file, or a folder") from error
     if path.suffix in PICKLES:
         raise ValueError(f"{named(source)} is a pickle, which can run code when it is opened; {CONVERT}")
     raise ValueError(f"{named(source)} is a file but no GGUF; name a GGUF file, or the folder that config.json is in")

@@ -26,12 +26,13 @@ from torch import Tensor, nn
 
 from quantcore.model.integrity import examine
 from quantcore.model.linears import block_names
-from quantcore.model.loading import WINDOW, give_generation_config, load_tokenizer
+from quantcore.model.loading import WINDOW, give_generation_config
 from quantcore.model.memory import give_back
 from quantcore.model.places import with_places
 from quantcore.model.sentences import named, quoted
 from quantcore.model.skeleton import build, most_parameters
 from quantcore.model.sources import Progress, fetch, quiet
+from quantcore.model.tokenizer import require_ids, tokenizer_of
 
 READERS = 4  # threads that read the next block
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -58,6 +59,7 @@ class StreamedModel:
         found = examine(source, place.folder)
         self.id, self.path, self._place = source, place.folder, place
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.tokenizer = tokenizer_of(source, place)
         self._stored = found.stored
         self.skeleton: Any = found.skeleton
         if self.device.type != "cpu":
@@ -65,6 +67,7 @@ class StreamedModel:
         _complete(self.skeleton, self.path, self.device)
         self.blocks = block_names(self.skeleton)
         self._stored_as = self._names_in_files(found.names)
+        require_ids(self.tokenizer, self.skeleton.get_input_embeddings().num_embeddings)
 
     @property
     def context(self) -> int:
@@ -74,10 +77,6 @@ class StreamedModel:
     @cached_property
     def revision(self) -> str:
         return self._place.revision
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return load_tokenizer(self.id, self._place)
 
     @cached_property
     def around(self) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from torch import Tensor
 
 from quantcore.measure.sensitivity import LayerCosts, Sensitivity, SoFar, joined, layer_costs
-from quantcore.measure.store import Question, Store, model_hash, tokens_hash
+from quantcore.measure.store import Answer, Question, Store, model_hash, shape_of, tokens_hash
 from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress
@@ -60,17 +60,25 @@ def kept_costs(
 ) -> LayerCosts | None:
     """The kept costs of one scheme, None if they were not measured yet; those with all_but answer for both."""
     for wider in (True,) if all_but else (True, False):
-        answer = store.get(_question(loaded, text, tokens, calibration, wider, hashed))
+        answer = store.get(_question(loaded, text, tokens, calibration, wider, hashed), _shape)
         if answer is not None:
-            return LayerCosts(**answer.figures)
+            return _read(answer)
     return None
+
+
+def _read(answer: Answer) -> LayerCosts:
+    return LayerCosts(**answer.figures)
+
+
+def _shape(answer: Answer) -> Sensitivity:
+    return joined([_read(answer)])
 
 
 def _question(
     loaded: LoadedModel, text: str, tokens: Tensor, calibration: Tensor, all_but: bool, hashed: str | None
 ) -> Question:
     return Question(
-        kind="layer costs, all but" if all_but else "layer costs",
+        kind=f"layer costs{', all but' * all_but} {shape_of(LayerCosts)}",
         scheme=text,
         model=loaded.id,
         model_hash=hashed or model_hash(loaded.model),

@@ -12,8 +12,8 @@ template each document becomes a conversation, a plain one the user's first turn
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,20 +21,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from quantcore.model.bounded_process import BoundedProcess, Ended, Limits, Reported
+from quantcore.model.named_path import cause, named_path
+from quantcore.model.sentences import quoted
 from quantcore.model.sources import hub_problem
-from quantcore.text.windows import require_text_size
+from quantcore.text.windows import LONGEST_TEXT_BYTES, require_text_size
 
 Message = dict[str, str]
 Document = str | tuple[Message, ...]
 FIELDS = ("text", "messages")
 KINDS = ("txt", "md", "jsonl", "parquet")
+WANTED = f"one of .{', .'.join(KINDS)}"
 DATA_SETS = {  # short name -> repository and file
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1/test-00000-of-00001.parquet"),
 }
 DATA_SET = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<file>[\w./@=+-]+))?")
-LONGEST_FILE_BYTES = 60_000_000  # a compressed table may hold more than its text
+LONGEST_FILE_MB = 25  # of a file that is read, sent by a browser (server.maxUploadSize) or fetched from the hub
+PARQUET_PROGRAM = Path(__file__).with_name("parquet_program.py")
+PARQUET_S, PARQUET_MEMORY = 10.0, 400_000_000
 SPLITS = ("test", "validation", "valid", "dev", "train")
 TIMEOUT_S = 10.0
+LONGEST_WORDS = 200  # characters of what a library says of a fault
 
 
 @dataclass(frozen=True)
@@ -70,47 +77,61 @@ class LoadedText:
             raise ValueError(f"this model's tokenizer has no chat template, so {self.name!r} can only be read as it is")
         turns = [one if isinstance(one, tuple) else _turn(one) for one in self.documents if _plain(one).strip()]
         try:
-            return "".join(tokenizer.apply_chat_template(list(one), tokenize=False) for one in turns)
+            told = "".join(tokenizer.apply_chat_template([list(one) for one in turns], tokenize=False))
         except Exception as error:  # a template is a program of the model's author
+            words = " ".join(str(error).split())[:LONGEST_WORDS]
             raise ValueError(
-                f"the chat template refuses {self.name!r}: {error}; read it without the template"
+                f"the chat template refuses {self.name!r}: {words}; read it without the template"
             ) from error
+        require_text_size(len(told.encode("utf-8", "replace")))
+        return told
 
 
 def read_text_file(path: str | Path) -> LoadedText:
     """A file of the user's. Raises: ValueError if it is missing, may not be read, is too long, empty, or damaged."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no file is called {str(path)!r}; give one of {', '.join('.' + kind for kind in KINDS)}")
-    if path.suffix != ".parquet":
-        require_text_size(path.stat().st_size)
+    return read_content(str(path), file_content(path))
+
+
+def file_content(path: str | Path, wanted: str = WANTED) -> bytes:
+    """A text file's bytes. Raises: ValueError if it is missing, may not be read, or is too long."""
+    file = named_path(path)
+    if not file.is_file():
+        raise ValueError(f"no file is called {quoted(path)}; give {wanted}")
+    size = file.stat().st_size
+    if _kind(file.name) == "parquet":
+        require_file_size(file.name, size)
+    else:
+        require_text_size(size)
     try:
-        content = path.read_bytes()
-    except PermissionError as error:
-        raise ValueError(f"{str(path)!r} may not be read by this user; give the right to, or copy it") from error
-    return read_content(str(path), content)
+        with file.open("rb") as opened:
+            return opened.read(size)  # what claims to be empty, as all of /proc does, is not read to its end
+    except OSError as error:
+        raise ValueError(
+            f"{quoted(path)} may not be read by this user ({cause(error)}); give the right to, or copy it"
+        ) from error
 
 
 def named_text(name: str) -> LoadedText:
     """A file, or where there is none of that name a data set of the hub. Raises: ValueError."""
-    is_file = Path(name).is_file() or (":" not in name and name.endswith(tuple(f".{kind}" for kind in KINDS)))
-    if not is_file and (name in DATA_SETS or DATA_SET.fullmatch(name)):
-        return hub_text(name)
-    return read_text_file(name)
+    named_as_file = ":" not in name and _kind(name) in KINDS
+    if named_as_file or not (name in DATA_SETS or DATA_SET.fullmatch(name)) or os.path.isfile(name):  # noqa: PTH113
+        return read_text_file(name)  # (Path.is_file raises for a name that is too long)
+    return hub_text(name)
 
 
 def read_content(name: str, content: bytes) -> LoadedText:
     """A file's content, read as the end of its name says; any other end is UTF-8 text. Raises: ValueError."""
     if not content:
         raise ValueError(f"{name!r} is empty, and a model needs a sentence to read; give one")
-    if name.endswith(".parquet"):
+    if _kind(name) == "parquet":
+        require_file_size(name, len(content))
         return LoadedText(name, _parquet(name, content))
     require_text_size(len(content))
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name!r} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    return LoadedText(name, _jsonl(name, text) if name.endswith(".jsonl") else (text,))
+    return LoadedText(name, _jsonl(name, text) if _kind(name) == "jsonl" else (text,))
 
 
 def hub_text(name: str) -> LoadedText:
@@ -129,7 +150,7 @@ def hub_text(name: str) -> LoadedText:
         try:
             path = hf_hub_download(**wanted, local_files_only=True)
         except LocalEntryNotFoundError:
-            _require_file_size(repo, file)
+            require_file_size(f"{repo}:{file}", _files(repo).get(file, 0))
             path = hf_hub_download(**wanted)
     except (HTTPError, OSError) as error:
         raise ValueError(f"could not load the data set {name!r}: {hub_problem(error)}") from error
@@ -162,12 +183,11 @@ def _first_file(repo: str) -> str:
     return next((one for split in SPLITS for one in files if split in one.lower()), files[0])
 
 
-def _require_file_size(repo: str, file: str) -> None:
-    size = _files(repo).get(file, 0)
-    if size > LONGEST_FILE_BYTES:
+def require_file_size(name: str, size: int) -> None:
+    """Raises: ValueError for a file that is larger than any that is read, sent or fetched."""
+    if size > LONGEST_FILE_MB * 2**20:
         raise ValueError(
-            f"{repo}:{file} has {size / 1e6:,.0f} MB, the limit is {LONGEST_FILE_BYTES / 1e6:.0f} MB; "
-            "name a smaller file, as in owner/name:file.parquet"
+            f"{name!r} has {size / 2**20:,.0f} MB, the limit of a file is {LONGEST_FILE_MB} MB; give a smaller one"
         )
 
 
@@ -178,7 +198,7 @@ def _jsonl(name: str, text: str) -> tuple[Document, ...]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{name!r}, line {number}, is no JSON ({error}); write one object a line") from error
         field = next((one for one in FIELDS if isinstance(row, dict) and one in row), None)
         if field is None:
@@ -191,24 +211,18 @@ def _jsonl(name: str, text: str) -> tuple[Document, ...]:
 
 
 def _parquet(name: str, content: bytes) -> tuple[Document, ...]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
+    question = {"do": "texts", "fields": FIELDS, "longest": LONGEST_TEXT_BYTES}
+    limits = Limits(seconds=PARQUET_S, memory=PARQUET_MEMORY + 10 * len(content))
+    child = BoundedProcess(PARQUET_PROGRAM)
     try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
-        columns = file.schema_arrow.names
-        field = next((one for one in FIELDS if one in columns), None)
-        if field is None:
-            raise ValueError(
-                f"{name!r} has no column 'text' or 'messages' (it has {', '.join(columns)[:80]}); rename one"
-            )
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        parts = [group.column(i) for group in groups for i in range(group.num_columns)]
-        require_text_size(sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] == field))
-        rows = file.read([field]).column(field).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{name!r} is no whole parquet file ({str(error)[:120]}); save it again") from error
-    return tuple(_document(f"{name!r}, row {number}", row or "") for number, row in enumerate(rows, 1))
+        answer, _ = child.ask(question, content, limits)
+    except (Ended, Reported) as error:
+        raise ValueError(f"{name!r} cannot be read ({error}); save it again, or give a part of it") from None
+    finally:
+        child.close()
+    if "problem" in answer:
+        raise ValueError(f"{name!r} {answer['problem']}")
+    return tuple(_document(f"{name!r}, row {number}", row) for number, row in enumerate(answer["rows"], 1))
 
 
 def _document(where: str, value: Any) -> Document:
@@ -233,3 +247,8 @@ def _plain(document: Document) -> str:
     if isinstance(document, str):
         return document
     return "\n\n".join(message["content"] for message in document)
+
+
+def _kind(name: str) -> str:
+    """The end of a file's name, in small letters."""
+    return name.rpartition(".")[2].lower()

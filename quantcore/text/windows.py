@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,18 +26,6 @@ def bundled_text(split: str = "evaluation", kind: str = "all") -> str:
     return "".join(texts).replace(DOCUMENT_END, "\n")
 
 
-def read_text(path: str | Path) -> str:
-    """A text file of the user's. Raises: ValueError if it is missing, too long, empty, or not UTF-8."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no file is called {str(path)!r}; give a UTF-8 text file")
-    require_text_size(path.stat().st_size)
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-
-
 def require_text_size(size_bytes: int) -> None:
     if size_bytes > LONGEST_TEXT_BYTES:
         raise ValueError(
@@ -51,10 +38,15 @@ def token_windows(tokenizer: Any, text: str, length: int = WINDOW, limit: int | 
 
     The whole text is tokenized once and cut; a rest shorter than a window is left out, unless it is all there is. Where
     the tokenizer puts a first token (bos) before a text, each window begins with it, as in training. `limit` keeps
-    the first windows that hold at most so many tokens. Raises: ValueError for a text with fewer than two tokens."""
-    require_text_size(len(text.encode("utf-8", "surrogatepass")))
+    the first windows that hold at most so many tokens. What is no character (a lone surrogate) becomes "?".
+    Raises: ValueError for a text with fewer than two tokens, and for windows that hold none of it."""
+    content = text.encode("utf-8", "replace")
+    require_text_size(len(content))
     prefix = _first_token(tokenizer)
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
+    if length < max(2, len(prefix) + 1):
+        raise ValueError(f"a window of {length} tokens is too short: a model needs two to predict one; give at least 2")
+    readable = content.decode("utf-8")
+    ids = tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"] if readable.strip() else []
     if len(prefix) + len(ids) < 2:
         raise ValueError(f"the text gives {len(ids)} tokens and a model needs two to predict one; give a sentence")
     step = min(length, len(prefix) + len(ids)) - len(prefix)

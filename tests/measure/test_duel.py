@@ -1,7 +1,12 @@
 """A duel measures what compare measures, asks the store first, and keeps what it measured."""
 
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +18,7 @@ from quantcore.measure.side_by_side import compare_plans
 from quantcore.measure.store import Store
 from quantcore.model.loading import LoadedModel
 from quantcore.model.streamed import StreamedModel
+from quantcore.studies.plans import kept_costs, kept_sensitivity
 
 SCHEMES = ["w:int4/channel", "w:int8/channel,a:int8/tensor/static"]
 
@@ -105,6 +111,48 @@ def test_what_is_known_so_far(tiny_lm: LoadedModel, tmp_path: Path, monkeypatch:
     assert looks[1].layers == found.layers
     assert [one.reports[SCHEMES[0]].tokens for one in looks[2:]] == [1000, 2000]
     assert torch.equal(looks[2].scores[SCHEMES[1]].kl, found.scores[SCHEMES[1]].kl[:10])
+
+
+def change_rows(store: Store, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Alter the figures of every kept answer."""
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        for key, text in connection.execute("SELECT key, figures FROM results").fetchall():
+            figures = json.loads(text)
+            if figures:  # the float model's have none
+                change(figures)
+            connection.execute("UPDATE results SET figures = ? WHERE key = ?", (json.dumps(figures), key))
+
+
+OTHER_SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a figure less": lambda f: f["report"].pop("kl_p95"),
+    "a figure more": lambda f: f["report"].update(kl_p75=0.5),
+    "an interval that is a number": lambda f: f["report"].update(log_perplexity=1.5),
+    "layers with another field": lambda f: f["layers"][0].update(sqnr=3.0),
+    "no layers": lambda f: f.pop("layers"),
+    "seconds in words": lambda f: f.update(quantize_s="a while"),
+    "a report that is a list": lambda f: f.update(report=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("tried", OTHER_SHAPES)
+def test_an_answer_of_another_shape_is_measured_anew(
+    tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path, tried: str
+) -> None:
+    store = Store(tmp_path)
+    first = duel(tiny_lm, SCHEMES[:1], tokens, tokens, store)
+    change_rows(store, OTHER_SHAPES[tried])
+    assert duel(tiny_lm, SCHEMES[:1], tokens, tokens, store).reports[SCHEMES[0]].kl == first.reports[SCHEMES[0]].kl
+    assert store.count() == 2
+    assert duel(tiny_lm, SCHEMES[:1], tokens, tokens, store).reports[SCHEMES[0]].kl == first.reports[SCHEMES[0]].kl
+
+
+def test_costs_of_another_shape_are_measured_anew(tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:
+    store, asked = Store(tmp_path), (tiny_lm, SCHEMES[:1], tokens, tokens)
+    first = kept_sensitivity(*asked, store)
+    for change in (lambda f: f.pop("alone"), lambda f: f.update(alone=[1.0]), lambda f: f.update(extra=1)):
+        change_rows(store, change)
+        assert kept_sensitivity(*asked, store).alone == first.alone
+        assert kept_costs(tiny_lm, SCHEMES[0], tokens, tokens, store) is not None
 
 
 def test_a_store_that_cannot_keep_is_no_error(tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:

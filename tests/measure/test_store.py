@@ -3,14 +3,14 @@
 import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from quantcore.measure.store import Question, Store, home, model_hash, tokens_hash
+from quantcore.measure.store import Question, Store, home, model_hash, shape_of, tokens_hash
 from quantcore.model.loading import LoadedModel
 
 QUESTION = Question("evaluation", "w:int4/group128", "reference", "abc", "def", "cpu", {"torch": "2.13.0"})
@@ -92,6 +92,24 @@ def test_a_damaged_row_is_measured_anew(tmp_path: Path) -> None:
     assert store.get(QUESTION) is None
     store.put(QUESTION, {"kl": 1}, ARRAYS)
     assert store.get(QUESTION) is not None
+
+
+def test_a_row_of_another_shape_is_let_go(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(QUESTION, {"kl": 1}, ARRAYS)
+    assert store.get(QUESTION, lambda answer: answer.figures["kl"]) is not None
+    assert store.get(QUESTION, lambda answer: answer.figures["perplexity"]) is None
+    assert store.kept([QUESTION]) == [False]
+    assert store.get(QUESTION) is None
+
+
+def test_a_question_is_another_where_its_records_have_other_fields() -> None:
+    def made(*names: str) -> type:
+        return make_dataclass("Report", [(name, float) for name in names])
+
+    assert shape_of(made("kl", "bytes")) == shape_of(made("kl", "bytes"))
+    others = [made("kl"), made("bytes", "kl"), make_dataclass("Report", [("kl", float), ("bytes", int)])]
+    assert len({shape_of(made("kl", "bytes")), *map(shape_of, others)}) == 4
 
 
 def test_a_folder_that_cannot_be_is_no_error(tmp_path: Path) -> None:

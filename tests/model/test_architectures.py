@@ -18,6 +18,7 @@ from quantcore.model.inventory import inventory
 from quantcore.model.linears import left_float, linears
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.scheme import Scheme
+from tests.conftest import VOCAB
 
 SIZES: dict[str, Any] = {
     "vocab_size": 128,
@@ -50,11 +51,10 @@ STATIC = "w:int8/channel,a:int8/tensor/static"
 GPTQ = "w:int4/group16,gptq"
 
 
-def tiny(kind: str) -> torch.nn.Module:
+def tiny(kind: str, **more: Any) -> torch.nn.Module:
     """A random model of a kind; `pad`, `bos` and `eos` lie inside its small vocabulary."""
-    config = getattr(transformers, f"{kind}Config")(
-        **KINDS[kind], pad_token_id=0, bos_token_id=1, eos_token_id=2, initializer_range=0.1
-    )
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, f"{kind}Config")(**{**KINDS[kind], **special, "initializer_range": 0.1, **more})
     model: torch.nn.Module = transformers.AutoModelForCausalLM.from_config(config)
     return model.eval().requires_grad_(False)
 
@@ -126,7 +126,7 @@ def test_a_model_that_still_takes_gradients(kind: str, count: int) -> None:
 
 @pytest.mark.parametrize("kind", ["GPT2", "Mixtral"])
 def test_info_names_what_the_loaded_model_has(kind: str, tmp_path: Path, tiny_lm: LoadedModel) -> None:
-    tiny(kind).save_pretrained(tmp_path)
+    tiny(kind, vocab_size=VOCAB).save_pretrained(tmp_path)
     tiny_lm.tokenizer.save_pretrained(tmp_path)
     found, loaded = inventory(str(tmp_path)), load_model(str(tmp_path), "cpu")
     assert found.linears == {n: (m.out_features, m.in_features) for n, m in linears(loaded.model).items()}

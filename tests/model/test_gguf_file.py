@@ -14,6 +14,7 @@ from quantcore.model.gguf_file import GgufHeader, notice, read_header
 from quantcore.model.linears import linear_shapes, linears
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
+from tests.conftest import tiny_tokenizer
 
 ONE_ENTRY = struct.pack("<IQQ", 3, 0, 1)
 ONE_TENSOR = struct.pack("<IQQ", 3, 1, 0)
@@ -144,7 +145,7 @@ def written(lm: LoadedModel, file: Path, drop: str = "", **more: Any) -> Path:
     if "split" in more:
         writer.add_uint16("split.count", more["split"])
         writer.add_uint16("split.no", 0)
-    vocabulary = sorted(lm.tokenizer.get_vocab().items(), key=lambda item: item[1])
+    vocabulary = sorted(tiny_tokenizer().get_vocab().items(), key=lambda item: item[1])
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([word for word, _ in vocabulary])
     writer.add_token_types([1] * len(vocabulary))

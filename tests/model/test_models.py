@@ -1,6 +1,5 @@
 """Loading a model and cutting its text: every failure is a sentence, every window keeps the laws."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from quantcore.model import memory, skeleton
 from quantcore.model.linears import batches, linear_named, linears, place_of
 from quantcore.model.loading import WINDOW, LoadedModel, load_model, source_path
 from quantcore.pipeline.calibration import calibrate, outlier_ratio
-from quantcore.text.windows import TEXT_KINDS, TEXT_SPLITS, bundled_text, prompt_tokens, read_text, token_windows
+from quantcore.text.windows import TEXT_KINDS, TEXT_SPLITS, bundled_text, prompt_tokens, token_windows
 from tests.browser_fixtures import ROOT
 
 BOS = 0
@@ -162,20 +161,6 @@ def test_unknown_bundled_texts() -> None:
         bundled_text("test")
     with pytest.raises(ValueError, match="no kind of text is called 'poem'; try all, encyclopedia, story"):
         bundled_text("evaluation", "poem")
-
-
-def test_reading_a_text_file(tmp_path: Path) -> None:
-    file = tmp_path / "text.txt"
-    file.write_text("gr\u00fc\u00dfe", encoding="utf-8")
-    assert read_text(file) == "gr\u00fc\u00dfe"
-    file.write_bytes("gr\u00fc\u00dfe".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"is not UTF-8 text \(byte 2\); save it as UTF-8"):
-        read_text(file)
-    with pytest.raises(ValueError, match="no file is called .*missing"):
-        read_text(tmp_path / "missing")
-    os.truncate(file, 50_000_000)
-    with pytest.raises(ValueError, match=r"the text has 50.0 MB, the limit is 20 MB; give a part of it"):
-        read_text(file)
 
 
 # ---------------------------------------------------------------- windows

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quantcore import quantize_model
 from quantcore.model.loading import LoadedModel
 from quantcore.studies.next_tokens import last_logits, next_tokens, token_text
+from tests.conftest import tiny_tokenizer
 
 PROMPT = "The lighthouse keeper"
 
@@ -71,7 +72,7 @@ def test_fewer_bits_are_further_away(tiny_lm: LoadedModel) -> None:
 
 
 def test_probabilities_are_the_models_own(tiny_lm: LoadedModel) -> None:
-    ids = tiny_lm.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    ids = torch.tensor([tiny_lm.tokenizer(PROMPT)["input_ids"]])
     whole = tiny_lm.model(ids).logits[0, -1].softmax(-1)
     report = next_tokens(tiny_lm, tiny_lm.model, PROMPT, k=len(whole))
     assert report.tokens == ids.shape[1]
@@ -113,7 +114,7 @@ def test_a_list_longer_than_the_vocabulary_is_refused(tiny_lm: LoadedModel, k: i
 
 
 def test_tokens_are_told_apart(tiny_lm: LoadedModel) -> None:
-    vocabulary = tiny_lm.tokenizer.get_vocab()
+    vocabulary = tiny_tokenizer().get_vocab()
     assert (
         token_text(tiny_lm.tokenizer, vocabulary["\u0120the"]) == '" the"'
     )  # a byte-level BPE writes a space as U+0120

@@ -5,18 +5,26 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from quantcore.model.loading import LoadedModel
-from quantcore.text.files import LoadedText, hub_text, read_content, read_text_file
+from quantcore.text import files
+from quantcore.text.files import LoadedText, hub_text, named_text, read_content, read_text_file
 from quantcore.text.windows import token_windows
 from tests.browser_fixtures import ROOT
+from tests.conftest import tiny_tokenizer
 from tests.fake_hub import COMMIT, fake_hub
+from ui import widgets
 
 TALK = [{"role": "user", "content": "Where is the key?"}, {"role": "assistant", "content": "On the table."}]
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
@@ -87,13 +95,114 @@ def test_long_texts_are_refused_before_they_are_read(tmp_path: Path) -> None:
         read_text_file(tmp_path / "a.txt")
     small = parquet(text=["word " * 100 + str(place) for place in range(60_000)])
     assert len(small) < 5_000_000  # compressed it is small
-    with pytest.raises(ValueError, match="the text has .* MB, the limit is 20 MB"):
+    with pytest.raises(ValueError, match="'a.parquet' holds more than 20 MB of text; give a part of it"):
         read_content("a.parquet", small)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no file is called .*missing.txt'; give one of .txt, .md, .jsonl, .parquet"):
-        read_text_file(tmp_path / "missing.txt")
+def table(column: Any) -> bytes:
+    file = io.BytesIO()
+    made = pyarrow.table({"text": column})
+    pyarrow.parquet.write_table(made, file, compression="zstd", store_schema=False, dictionary_pagesize_limit=2**31 - 1)
+    return file.getvalue()
+
+
+def one_text_in_every_row() -> bytes:
+    rows, texts = pyarrow.array([0] * 1500, "int32"), pyarrow.array(["word " * 200_000])
+    return table(pyarrow.DictionaryArray.from_arrays(rows, texts))
+
+
+def one_long_text() -> bytes:
+    return table(pyarrow.array(["word " * 100_000_000]))
+
+
+def many_empty_rows() -> bytes:
+    return table(pyarrow.nulls(50_000_000, "string"))
+
+
+BOMBS = {
+    one_text_in_every_row: "holds more than 20 MB of text; give a part of it",
+    one_long_text: "cannot be read .it needed more than .* MB of memory and was stopped.; save it again",
+    many_empty_rows: "cannot be read .it needed more than 1 s of processor time and was stopped.; save it again",
+}
+
+
+@pytest.mark.parametrize("tried", BOMBS, ids=lambda tried: tried.__name__)
+def test_a_small_table_that_decodes_to_much_is_refused(
+    tried: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tried()
+    assert len(content) < 200_000
+    if tried is many_empty_rows:
+        monkeypatch.setattr(files, "PARQUET_S", 1.0)
+    with pytest.raises(ValueError, match=f"^'a.parquet' {BOMBS[tried]}"):
+        read_content("a.parquet", content)
+
+
+def test_other_tables_are_told_by_what_they_hold() -> None:
+    with pytest.raises(ValueError, match="has no texts: its column 'text' holds int64, not strings nor lists of role"):
+        read_content("a.parquet", table(pyarrow.array([1, 2])))
+    with pytest.raises(ValueError, match="row 1: the text is a list, not a string nor a list of role and content"):
+        read_content("a.parquet", table(pyarrow.array([[{"role": "user"}]])))
+
+
+def test_one_limit_of_files_in_shell_browser_server_and_words(tmp_path: Path) -> None:
+    """A browser's file above the server's limit is answered 413, and the visitor sees no sentence of ours."""
+    config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
+    assert config["server"]["maxUploadSize"] == files.LONGEST_FILE_MB
+    assert f"a file of at most {files.LONGEST_FILE_MB} MB, with 20 MB of text" in widgets.UPLOAD_HELP
+    (tmp_path / "a.parquet").touch()
+    os.truncate(tmp_path / "a.parquet", 26 * 2**20 + 1)
+    with pytest.raises(ValueError, match="'a.parquet' has 26 MB, the limit of a file is 25 MB; give a smaller one"):
+        read_text_file(tmp_path / "a.parquet")
+
+
+NO_FILES = {
+    "a long name": "x" * 300 + ".txt",
+    "a long path": "/".join(["folder"] * 1000) + ".txt",
+    "an unknown user's": "~nobody-here/a.txt",
+    "a zero byte in it": "a\0b.txt",
+    "half a character in it": "a\ud800b.txt",
+    "a folder": "/",
+    "a device that never ends": "/dev/zero",
+    "a process's memory": "/proc/self/mem",
+    "a file of the system's that claims to be empty": "/proc/self/maps",
+}
+
+
+@pytest.mark.parametrize("tried", NO_FILES)
+def test_what_is_no_file_to_read_is_one_sentence(tried: str) -> None:
+    with pytest.raises(
+        ValueError, match="cannot be the name of a file|no file is called|may not be read|is empty"
+    ) as caught:
+        named_text(NO_FILES[tried])
+    assert len(str(caught.value)) < 400
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="no file is called"):
+        named_text(str(tmp_path / "a.txt"))
+
+
+LINES = {
+    "nested": (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "line 1, is no JSON .maximum recursion depth"),
+    "a number of 10,000 digits": (b'{"text": ' + b"1" * 10_000 + b"}", "line 1, is no JSON .Exceeds the limit"),
+    "a field of 100,000 letters": (b'{"' + b"x" * 100_000 + b'": 1}', "line 1, has no field 'text'"),
+}
+
+
+@pytest.mark.parametrize("tried", LINES)
+def test_a_line_of_json_is_refused_in_one_sentence(tried: str) -> None:
+    line, refusal = LINES[tried]
+    with pytest.raises(ValueError, match=refusal) as caught:
+        read_content("a.jsonl", line)
+    assert len(str(caught.value)) < 400
+
+
+def test_half_a_character_is_read_as_a_question_mark(tiny_lm: LoadedModel) -> None:
+    text = read_content("a.jsonl", b'{"text": "a\\ud800b c"}')
+    assert tiny_lm.tokenizer.decode(token_windows(tiny_lm.tokenizer, text.joined())[0, 1:]) == "a?b c"
+    assert len(text.hash) == 16
 
 
 def test_the_hash_is_that_of_the_documents() -> None:
@@ -103,7 +212,7 @@ def test_the_hash_is_that_of_the_documents() -> None:
 
 
 def test_a_chat_template_wraps_every_document(tiny_lm: LoadedModel) -> None:
-    tokenizer = tiny_lm.tokenizer.__class__(tokenizer_object=tiny_lm.tokenizer.backend_tokenizer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
     tokenizer.chat_template = TEMPLATE
     text = LoadedText("a", ("One.", " ", tuple(TALK)))
     told = "<user>One.</><user>Where is the key?</><assistant>On the table.</>"
@@ -169,7 +278,7 @@ def test_data_sets_of_the_hub(tmp_path: Path) -> None:
     assert found[0] == [f"Salesforce/wikitext:{file}", "\n\n".join(rows), COMMIT]
     assert found[1:3] == [["tiny/own:test.jsonl", "test", COMMIT], ["tiny/own:train.jsonl", "train", COMMIT]]
     assert "the hub has the id but not this file" in found[3]
-    assert "tiny/own:large.parquet has 60 MB, the limit is 60 MB; name a smaller file" in found[4]
+    assert "'tiny/own:large.parquet' has 57 MB, the limit of a file is 25 MB; give a smaller one" in found[4]
     assert "has no .parquet, .jsonl or .txt file; name another" in found[5]
     assert "could not load the data set 'tiny/none': the hub has no such id" in found[6]
     offline = {**env, "HF_ENDPOINT": "http://127.0.0.1:9"}

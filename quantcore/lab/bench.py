@@ -78,7 +78,7 @@ class Bench:
         known = None if isinstance(model, str) else model
         self.source = model if isinstance(model, str) else model.id
         self.id = name or self.source
-        self.device = str(known.device) if known else device or default_device()
+        self.device = str(known.device) if known else default_device() if device is None else device
         require_device(self.device)
         self._held, self.house = _Held(known), house or House()
         self.texts, self._memo, self._store = texts or Texts(), Memo(), store or Store()

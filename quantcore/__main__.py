@@ -10,6 +10,9 @@
     python -m quantcore quantize --stream --model owner/large --scheme W4A16 --out large-w4a16
     python -m quantcore recipe --scheme W4A16,gptq --model owner/name --out recipes
     python -m quantcore warm                                          compile the GPU's kernels now, once a machine
+    python -m quantcore app                                           the pages, on http://127.0.0.1:8501
+
+Where it is installed the command `quantcore` does the same.
 
 Under torchrun (torchrun --nproc-per-node 2 -m quantcore quantize ...) quantize, evaluate, compare and sensitivity share
 their work, one process a GPU.
@@ -40,6 +43,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from quantcore.cli import torchrun, verbs
+from quantcore.cli.pages import app
 from quantcore.cli.sentences import require_readable, sentence
 from quantcore.cli.texts import TextOptions
 from quantcore.cli.warming import warm
@@ -128,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     ahead = verb(warm)
     ahead.add_argument("--model", metavar="M", help="compile for its Linears' shapes (default: common ones)")
     ahead.add_argument("--device", help="cuda:0, cuda:1 ... (default: the first)")
+    pages = verb(app)
+    pages.add_argument("--port", type=int, default=8501, metavar="N", help="default 8501")
+    pages.add_argument("--address", default="127.0.0.1", metavar="A", help="0.0.0.0 for a class; see README.md")
     for made, usual in ((layer, STUDY), (whole, EVALUATE), (many, EVALUATE), (each, EACH_LAYER)):
         _add_reading(made, usual, "the text to measure on")
     _add_reading(kept, CALIBRATE, "the text to calibrate on")
@@ -162,9 +169,14 @@ def _add_reading(made: argparse.ArgumentParser, usual: Reading, text: str) -> No
     made.add_argument("--seed", type=int, metavar="N", help="draw the texts' windows at random (default: the first)")
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """The command `quantcore`: quiet libraries, then the verb."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.simplefilter("ignore")
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

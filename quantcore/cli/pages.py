@@ -1,0 +1,31 @@
+"""The verb that opens the lab in a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+BESIDE = Path(__file__).resolve().parents[2]  # of a clone, or where a wheel is installed
+
+
+def app(port: int = 8501, address: str = "127.0.0.1") -> NoReturn:
+    """start the server of the pages; it takes the place of this process"""
+    if importlib.util.find_spec("streamlit") is None:
+        raise ValueError("the pages need streamlit; install quantization-lab[app]")
+    command = [sys.executable, "-m", "streamlit", "run", str(_server())]
+    command += ["--server.address", address, "--server.port", str(port)]
+    sys.stderr.flush()
+    os.execv(sys.executable, command)
+
+
+def _server() -> Path:
+    """serve.py: beside the package in a clone, in quantization_lab where a wheel is installed."""
+    for place in (BESIDE / "serve.py", BESIDE / "quantization_lab" / "serve.py"):
+        if place.is_file() and (place.parent / "pages").is_dir():
+            return place
+    raise ValueError(
+        f"there is no serve.py beside {BESIDE / 'quantcore'}; install quantization-lab[app] from its wheel"
+    )

@@ -29,7 +29,7 @@ def test_it_runs(
     cells: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(NOTEBOOK.parent)
-    monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
     names: dict[str, Any] = {}
     for place, cell in enumerate(cells):
@@ -37,8 +37,12 @@ def test_it_runs(
             exec(compile("".join(cell["source"]), f"cell {place}", "exec"), names)
     said = capsys.readouterr().out
     assert float(re.search(r"median [\d.]+: (\d+) times", said)[1]) > 5
-    assert names["found"].reports["W8A8"].kl < names["found"].reports["W4A16"].kl
+    assert names["found"].reports[names["int8"]].kl < names["found"].reports[names["rounded"]].kl
     assert names["gain"].value < 0
-    assert (tmp_path / "reference-w4a16" / "config.json").is_file()
+    rounding, gptq = re.findall(r"^W4A16.* weight ([\d.]+) dB, output ([\d.]+) dB", said, re.MULTILINE)
+    assert (float(gptq[0]) < float(rounding[0]), float(gptq[1]) > float(rounding[1])) == (True, True)
+    (folder,) = (tmp_path / "exports").iterdir()
+    assert folder.name.startswith("reference-w-int4-group128-gptq-actorder-weight-")
+    assert (folder / "config.json").is_file()
     assert 0 < float(re.search(r"read back against ours: ([\d.]+)", said)[1]) < 1
     assert "vllm serve" in said

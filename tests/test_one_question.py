@@ -133,6 +133,8 @@ def test_a_checkpoint_of_the_shell_is_the_browsers_byte_for_byte(
     files = {one["name"]: one["sha256"] for one in in_the_shell(capsys, *asked)["files"]}
     ours = {one.name: one.sha256 for one in Lab(str(tiny_model_dir)).checkpoint(scheme).files}
     assert ours["model.safetensors"] == files["model.safetensors"]
+    folders = {Lab(str(tiny_model_dir)).checkpoint_folder(text) for text in ("W4A16,gptq", "w:int4/group128,gptq")}
+    assert len(folders) == 1  # however the same plan is written
 
 
 def test_what_the_shell_reads_is_what_the_readings_say(

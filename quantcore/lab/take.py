@@ -74,7 +74,8 @@ def kept_checkpoint(lab: Bench, plan: str, calibration: str = LEARNED) -> Writte
 
 def checkpoint_folder(lab: Bench, plan: str, calibration: str = LEARNED) -> Path:
     """A plan's folder among the kept results: names, and a hash of all that its contents depend on."""
-    asked = f"{lab.hash}|{lab.device}|{plan}|{calibration if Plan.parse(plan).needs_text else None}"
+    wanted = Plan.parse(plan)
+    asked = f"{lab.hash}|{lab.device}|{wanted}|{calibration if wanted.needs_text else None}"
     return lab.house.exports() / f"{short_name(lab, plan)}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 

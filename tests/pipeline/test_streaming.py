@@ -27,7 +27,7 @@ from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import parts, planned
 from quantcore.scheme.plan import Plan
 from quantcore.text.windows import bundled_text, token_windows
-from tests.conftest import tiny_tokenizer
+from tests.conftest import VOCAB, tiny_tokenizer
 from tests.model.test_architectures import tiny
 
 MODEL_MB, LIMIT_MB = 150, 75
@@ -55,7 +55,7 @@ def short() -> torch.Tensor:
 
 def folder_of(kind: str, path: Path) -> Path:
     tiny_tokenizer().save_pretrained(path)
-    tiny(kind).save_pretrained(path)
+    tiny(kind, vocab_size=VOCAB).save_pretrained(path)
     return path
 
 
@@ -131,7 +131,7 @@ def test_figures_and_codes_of_other_architectures(kind: str, tmp_path: Path, sho
 def test_blocks_of_two_kinds_each_get_their_own_mask(tmp_path: Path, short: torch.Tensor) -> None:
     """Gemma 3: local attention over 8 tokens in block 0, global in block 1, each with its own rotary frequencies."""
     config = transformers.Gemma3TextConfig(
-        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8, max_position_embeddings=64, sliding_window=8, pad_token_id=0,
         layer_types=["sliding_attention", "full_attention"], initializer_range=0.1,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from quantcore.cli.sentences import LONGEST, sentence
 from quantcore.lab.lab import Lab
 
 LAYER = ["layer", "--layer", "model.layers.1.mlp.down_proj", "--scheme", "w:int4/channel"]
+LOADED = "a model is loaded"  # by whoever begins the work too early; the command line makes a sentence of it
 LONG, DEEP = "n" * 300, "/".join(["d"] * 3000)
 
 
@@ -37,6 +38,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     last = err.splitlines()[-1]
     assert last.startswith("quantcore: ")
     assert len(last) < 400
+    assert LOADED not in last
     return last.removeprefix("quantcore: ")
 
 
@@ -45,7 +47,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever loads a model has begun the work."""
 
     def load(*_: Any, **__: Any) -> None:
-        raise AssertionError("a model is loaded")
+        raise AssertionError(LOADED)
 
     monkeypatch.setattr(Lab, "load", load)
     monkeypatch.setattr(Lab, "stream", load)
@@ -183,7 +185,7 @@ def test_a_budget_that_no_scheme_meets_is_told_before_a_layer_is_measured(
     capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(*_: Any, **__: Any) -> None:
-        raise AssertionError("layers are measured")
+        raise AssertionError(LOADED)
 
     monkeypatch.setattr("quantcore.studies.plans.layer_costs", measure)
     words = ["sensitivity", "--model", tiny_model_dir, "--schemes", "w:int4/group32", "w:int8/channel"]

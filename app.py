@@ -18,7 +18,7 @@ LOOK_FOR = (
     "Every weight must jump to the nearest level, and the largest weight of its row decides how far apart the levels "
     "lie. Take bits away: the steps widen, small weights fall onto 0, and at some point the model loses the thread."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("8 bits: can you see it?", {"bits": 8}),
     ("3 bits: United or Park?", {"bits": 3, "prompt": PROMPTS[1]}),
     ("2 bits: four values", {"bits": 2}),

@@ -44,9 +44,10 @@ def warm_up() -> None:
     """Load what every visitor needs; if that fails the server still serves, and the page will say what is missing."""
     gc.disable()
     try:
+        from quantcore.lab.house import default_device
         from ui import kept  # torch and transformers: not before the server is up
 
-        device = kept.default_device()
+        device = default_device()
         if device != "cpu":
             threading.Thread(target=warm_kernels, args=(device,), name="kernels", daemon=True).start()
         kept.warm_up()

@@ -86,7 +86,8 @@ def llm_compressor(job: Job, **options: Any) -> Phases:
     recipe = GPTQModifier(**how, actorder=None) if method == "gptq" else QuantizationModifier(**how)
     tokens = job.tokens()
     batch = int(options.pop("batch_size", 1))
-    rows = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in tokens]
+    # a list does for a Dataset
+    rows: Any = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in tokens]
     try:
         started = time.perf_counter()
         model = AutoModelForCausalLM.from_pretrained(job.model, dtype="auto")

@@ -32,7 +32,7 @@ def rates(device: str, folder: Path) -> dict[str, float]:
     size = PRODUCT[kind]
     a, b = (torch.randn(size, size, device=device, dtype=_dtype(kind)) for _ in range(2))
     seconds = median_s(lambda: a @ b, device, 10)
-    data = torch.randint(0, 255, (FILE_BYTES[kind],), dtype=torch.uint8).numpy()
+    data = torch.randint(0, 255, (FILE_BYTES[kind],), dtype=torch.uint8).numpy().tobytes()
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         started = time.perf_counter()
         file.write(data)
@@ -40,7 +40,7 @@ def rates(device: str, folder: Path) -> dict[str, float]:
         write_s, started = time.perf_counter() - started, time.perf_counter()
         Path(file.name).read_bytes()
         read_s = time.perf_counter() - started
-    gigabytes = data.nbytes / 1e9
+    gigabytes = len(data) / 1e9
     return {
         "product_tflops": 2 * size**3 / seconds / 1e12,
         "write_gb_s": gigabytes / write_s,

@@ -35,7 +35,7 @@ from torch import Tensor
 from benchmarks.machine import describe
 from quantcore import dequantize, load_model, quantize_model
 from quantcore.methods.gptq import GptqProblem, factorize, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
-from quantcore.methods.options import Gptq
+from quantcore.methods.options import Actorder, Gptq
 from quantcore.methods.sweep_state import Order
 from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.gram import gram_of
@@ -50,7 +50,8 @@ BLOCKS = {
 }
 HESSIAN_TOKENS = {"cuda": (32768, 4096), "cpu": (8192, 384)}
 WINDOWS = 128
-BITS, GROUPS, ORDERS, DAMPS = (2, 3, 4, 8), (32, 64, 128, None), (None, "weight"), (0.01, 0.05)
+BITS, GROUPS, DAMPS = (2, 3, 4, 8), (32, 64, 128, None), (0.01, 0.05)
+ORDERS: tuple[Actorder, ...] = (None, "weight")
 
 
 def main() -> None:
@@ -63,7 +64,9 @@ def main() -> None:
     torch.manual_seed(0)
     found: dict[str, Any] = {"machine": describe(), "peer": peer_name(), "rows": []}
     print(found["machine"], found["peer"], sep="\n", flush=True)
-    works = [functools.partial(one_layer, shape, device) for shape in SHAPES[device]]
+    works: list[Callable[[], dict[str, Any]]] = [
+        functools.partial(one_layer, shape, device) for shape in SHAPES[device]
+    ]
     works += [functools.partial(block, device), functools.partial(hessian, device)]
     works.append(functools.partial(configurations, SHAPES[device][0], device))
     if device == "cpu":
@@ -231,10 +234,10 @@ def gram_for(width: int, device: str) -> Tensor:
 
 def median(work: Callable[[], Any], device: str, times: int = 10) -> float:
     work()
-    taken = []
+    taken: list[float] = []
     for _ in range(times):
         if device == "cuda":
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch's
             torch.cuda.synchronize()
             start.record()
             work()

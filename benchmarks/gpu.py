@@ -50,7 +50,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device here; run it on a machine with a GPU")
     args.out.mkdir(parents=True, exist_ok=True)
-    end, told, failed = time.monotonic() + 60 * args.minutes, [], False
+    told: list[str] = []
+    end, failed = time.monotonic() + 60 * args.minutes, False
     for part in args.parts:
         begun = time.monotonic()
         if begun >= end:
@@ -72,7 +73,7 @@ def bars(folder: Path) -> list[str]:
     """One line for each bar that the files in the folder speak of."""
     lines = []
     for row in _rows(folder / "gptq.json", "rows"):
-        needs = next((least for work, least in GPTQ_BARS.items() if row["work"].startswith(work)), None)
+        needs = next((least for work, least in GPTQ_BARS.items() if str(row["work"]).startswith(work)), None)
         if needs and "speed-up" in row:
             lines.append(_bar(f"{row['work']}: {row['ours']} ms", row["speed-up"], needs))
     for row in _rows(folder / "matmul.json", "bar"):

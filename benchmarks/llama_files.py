@@ -57,7 +57,8 @@ def write_random_llama(folder: Path, shape: Shape, seed: int = 0, device: str = 
         found[f"{at}.mlp.down_proj.weight"] = matrix(hidden, ffn)
         return found | {name: torch.ones(hidden, dtype=torch.bfloat16) for name in sorted(norms)}
 
-    total, places = 0, {}
+    places: dict[str, str] = {}
+    total = 0
     for index in range(blocks + 1):
         tensors = block(index) if index < blocks else {
             "model.embed_tokens.weight": matrix(vocabulary, hidden),

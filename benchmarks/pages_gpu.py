@@ -193,9 +193,10 @@ def watched_jobs() -> Iterator[list[Job]]:
     seen: list[Job] = []
     submit = Jobs.submit
 
-    def noted(self: Jobs, *args: Any, **more: Any) -> Job:
+    def noted(self: Jobs, *args: Any, **more: Any) -> Job | None:
         job = submit(self, *args, **more)
-        seen.append(job)
+        if job is not None:
+            seen.append(job)
         return job
 
     Jobs.submit = noted  # type: ignore[method-assign]

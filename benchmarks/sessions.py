@@ -40,7 +40,7 @@ async def _visitor(url: str, place: ClassPlace, until: float, seed: int, pause_s
     dice = random.Random(seed)
     await asyncio.sleep(dice.uniform(0, 2))
     address = url.replace("http", "ws", 1) + "/_stcore/stream"
-    async with websockets.connect(address, subprotocols=["streamlit"], max_size=None) as socket:
+    async with websockets.connect(address, subprotocols=[websockets.Subprotocol("streamlit")], max_size=None) as socket:
         first = BackMsg()
         first.rerun_script.page_name = page
         _, found = await _rerun(socket, first, label)

@@ -22,7 +22,7 @@ from benchmarks.machine import describe
 from quantcore.methods.gptq import GptqProblem, factorize
 from quantcore.methods.kernels import gptq_sweep
 from quantcore.methods.kernels.gptq_sweep import Tile
-from quantcore.methods.options import Gptq
+from quantcore.methods.options import Actorder, Gptq
 from quantcore.methods.sweep import Rows, sweep
 from quantcore.methods.sweep_state import Order
 
@@ -43,7 +43,8 @@ def main() -> None:
     found: dict[str, Any] = {"machine": describe(), "rows": []}
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         pool.map(compile_them, [TILES[i::PROCESSES] for i in range(PROCESSES)])
-    for rows, order in itertools.product(ROWS, (None, "weight")):
+    orders: tuple[Actorder, ...] = (None, "weight")
+    for rows, order in itertools.product(ROWS, orders):
         work = Work(rows, order)
         now = work.ms()
         times = sorted((work.ms(tile), tuple(tile)) for tile in TILES)
@@ -62,7 +63,7 @@ def compile_them(tiles: list[Tile]) -> None:
 class Work:
     """A sweep of so many rows: of one weight, or of weights of 4096 rows side by side where they make up the number."""
 
-    def __init__(self, rows: int, order: str | None, width: int = WIDTH) -> None:
+    def __init__(self, rows: int, order: Actorder, width: int = WIDTH) -> None:
         gram = gram_for(width, "cuda")
         each = 4096 if rows % 4096 == 0 else rows
         given = GptqProblem(problem((each, width), "cuda"), int4(128), Gptq(order))

@@ -3,26 +3,26 @@
 tiny_model_dir   the folder: config, safetensors, tokenizer; load it with load_model(str(tiny_model_dir))
 tiny_lm          the model loaded from it
 
-With `-n 2` two processes share the tests. A file stays in one process, so that what its fixtures make is made once; so
-do all tests in a browser, of which there is one at a time. The longest begin first.
+With `-n 2` two processes share the tests (tests/sharing.py), the longest begin first.
 """
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from xdist.scheduler import LoadFileScheduling
 
 from quantcore.model.loading import LoadedModel, load_model
 
 pytest_plugins = ["tests.browser_fixtures"]
+if importlib.util.find_spec("xdist"):  # a GPU's machine may lack it
+    pytest_plugins += ["tests.sharing"]
 
-BROWSER = "/test_browser"
+BROWSER = "/test_browser"  # how the files begin whose tests drive a browser
 LONGEST = (BROWSER, "test_gptq_kernel", "test_streaming", "test_matmul", "test_kernels_interpreted", "test_notebook")
 
 END = "<|endoftext|>"
@@ -51,17 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("browser") and BROWSER not in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid} drives a browser; put it into a file named test_browser_*.py")
     items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
-
-
-class OneBrowser(LoadFileScheduling):
-    """Hands out whole files, and all that drive a browser as if they were one."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "browser" if BROWSER in nodeid else super()._split_scope(nodeid)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneBrowser:
-    return OneBrowser(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -184,7 +184,8 @@ def _rewrite(text_key: str, part: str, spec: QuantSpec | None) -> None:
     scheme = Scheme.parse(st.session_state[text_key])
     if part == "weights" and spec is None:
         scheme = replace(scheme, method=Rtn())  # no codes are left to place
-    st.session_state[text_key] = str(replace(scheme, **{part: spec}))
+    scheme = replace(scheme, weights=spec) if part == "weights" else replace(scheme, activations=spec)
+    st.session_state[text_key] = str(scheme)
 
 
 def _with_format(spec: QuantSpec, name: str) -> QuantSpec:

@@ -308,7 +308,8 @@ def _own_text(prefix: str = "") -> LoadedText:
     known = st.session_state.get(f"_{key}")
     if known is None or known[0] != upload.file_id:
         known = st.session_state[f"_{key}"] = (upload.file_id, read_content(upload.name, upload.getvalue()))
-    return known[1]  # type: ignore[no-any-return]
+    content: LoadedText = known[1]
+    return content
 
 
 def _data_set(prefix: str = "") -> LoadedText:

@@ -25,9 +25,9 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from compressed_tensors.compressors.format import infer_module_format  # type: ignore[import-untyped]
-from compressed_tensors.compressors.pack_quantized import pack_to_int32  # type: ignore[import-untyped]
-from compressed_tensors.quantization import (  # type: ignore[import-untyped]
+from compressed_tensors.compressors.format import infer_module_format
+from compressed_tensors.compressors.pack_quantized import pack_to_int32
+from compressed_tensors.quantization import (
     QuantizationArgs,
     QuantizationConfig,
     QuantizationScheme,

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+Actorder = Literal["weight", "group"] | None
+
 
 class Method:
     """What every method says of itself. `str` gives its text, `parse_method` reads it.
@@ -67,7 +69,7 @@ class Gptq(Method):
     }
     usage = "/actorder=weight, /actorder=group, /damp=0.01, /block=128 and /moving"
 
-    actorder: Literal["weight", "group"] | None = None
+    actorder: Actorder = None
     damp: float = 0.01
     block_size: int = 128
     static_groups: bool = True

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ def written(folder: Path) -> Written | None:
     return Written(folder, facts, tuple(sorted(stored, key=lambda one: (-one.bytes, one.name))))
 
 
-def as_zip(folder: Path) -> IO[bytes]:
+def as_zip(folder: Path) -> BinaryIO:
     """The folder as an open .zip file without a name, stored, not compressed: codes do not shrink. It is made on the
     disk, piece by piece, is not buffered, and goes when it is closed."""
     file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - whoever asked for it closes it

@@ -101,21 +101,26 @@ def layer_errors(duel: Duel) -> go.Figure:
     window to the best."""
     x_title = "module; in each, the blocks from the first to the last"
     fig = figure("Where each scheme loses: every layer's output", x_title, "SQNR, dB; bars: worst to best text", HEIGHT)
-    known = {text: [row for row in rows if row.output_sqnr_db is not None] for text, rows in duel.layers.items()}
-    places, centres = layer_places(list(dict.fromkeys(row.name for rows in known.values() for row in rows)))
+    known = {
+        text: [(row, row.output_sqnr_db) for row in rows if row.output_sqnr_db is not None]
+        for text, rows in duel.layers.items()
+    }
+    places, centres = layer_places(list(dict.fromkeys(row.name for rows in known.values() for row, _ in rows)))
     for number, (text, rows) in enumerate(known.items()):
         shift = 0.13 * (number - (len(known) - 1) / 2)
-        shown = sorted((places[row.name], row) for row in rows)
-        x, y, up, down, names = [], [], [], [], []
-        for (at, row), (before, _) in zip(shown, [*shown[:1], *shown], strict=False):
+        shown = sorted(((places[row.name], row, sqnr_db) for row, sqnr_db in rows), key=lambda point: point[0])
+        parts: list[list[Any]] = [[], [], [], [], []]
+        x, y, up, down, names = parts
+        for (at, row, sqnr_db), (before, *_) in zip(shown, [*shown[:1], *shown], strict=False):
             if at - before > 1:  # another module: the line is cut
-                x, y, up, down, names = ([*part, None] for part in (x, y, up, down, names))
-            value = row.output_sqnr_db if math.isfinite(row.output_sqnr_db) else None
-            least, most = row.output_sqnr_windows or (value, value)
+                for part in parts:
+                    part.append(None)
+            finite = math.isfinite(sqnr_db)
+            least, most = row.output_sqnr_windows or (sqnr_db, sqnr_db)
             x.append(at + shift)
-            y.append(value)
-            up.append(most - value if value is not None and math.isfinite(most) else 0)
-            down.append(value - least if value is not None else 0)
+            y.append(sqnr_db if finite else None)
+            up.append(most - sqnr_db if finite and math.isfinite(most) else 0)
+            down.append(sqnr_db - least if finite else 0)
             names.append(row.name)
         fig.add_trace(
             go.Scatter(

@@ -280,7 +280,7 @@ def _points(
     x: Sequence[float] | np.ndarray,
     y: Sequence[float] | np.ndarray,
     name: str,
-    mark: dict,
+    mark: dict[str, Any],
     hover: str,
     key: bool = False,
 ) -> go.Scatter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -181,7 +182,8 @@ def rates_table() -> pd.DataFrame:
     rows = []
     for gpu in GPUS.values():
         rates = {name: f"{gpu.rates[name]:,.5g}" if name in gpu.rates else "-" for name in ARITHMETICS}
-        rows.append({"GPU": gpu.name, "family": gpu.family, "GB": gpu.memory_gb, "GB/s": gpu.bandwidth_gb_s} | rates)
+        memory: dict[str, Any] = {"GB": gpu.memory_gb, "GB/s": gpu.bandwidth_gb_s}
+        rows.append({"GPU": gpu.name, "family": gpu.family, **memory, **rates})
     return pd.DataFrame(rows)
 
 

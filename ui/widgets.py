@@ -214,7 +214,7 @@ def sidebar() -> Choice | None:
         key, title = kept.load_key(lab), f"Loading {lab.id}"
         if job_view.result_of(LOADER, key, title, lambda progress: _load(lab, progress)) is None:
             return None
-        kept.jobs().forget(key)
+    kept.jobs().forget(kept.load_key(lab))
     with st.sidebar:
         names = list(lab.layers())
         if (wanted := st.session_state.pop("_open_layer", None)) in names:

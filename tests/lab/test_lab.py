@@ -109,7 +109,7 @@ def test_both_write_on_as_a_copy_by_hand_does(lab: Lab, tiny_lm: LoadedModel) ->
     told: list[float] = []
     written = lab.write_on("w:int2/channel,gptq", "The lamp", 6, progress=lambda share, _: told.append(share))
     copy, _ = quantize_model(tiny_lm.model, "w:int2/channel,gptq", calibration=CALIBRATE.tokens(tiny_lm, Texts()))
-    ids = tiny_lm.tokenizer("The lamp", return_tensors="pt")["input_ids"]
+    ids = torch.tensor([tiny_lm.tokenizer("The lamp")["input_ids"]])
     with torch.inference_mode():
         first = int(copy(ids, use_cache=False).logits[0, -1].argmax())
     assert written.tokens_hat[0] == first

@@ -34,7 +34,7 @@ from quantcore.scheme.scheme import Scheme
 
 FLOAT = "float"
 LIKELIEST = 5
-LAYER_TOKENS = 128  # of each calibration window: what the layers' own errors are measured on
+LAYER_WINDOWS, LAYER_TOKENS = 5, 128  # of the calibration text, evenly spread: what layers' own errors are measured on
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only a block lives under every scheme
 INTERVALS = ("log_perplexity", "log_perplexity_change")
 
@@ -153,7 +153,7 @@ def _measure(
         {text: Plan.parse(text) for text in missing},
         tokens,
         calibration,
-        measured=calibration[:, :LAYER_TOKENS],
+        measured=_few(calibration),
         labels={text: short_label(text) for text in missing},
         likeliest=LIKELIEST,
         progress=progress,
@@ -184,7 +184,7 @@ def _measure_small(
 
         started = time.perf_counter()
         try:
-            few = calibration[:, :LAYER_TOKENS]
+            few = _few(calibration)
             copy, rows = quantize_model(model, text, few, progress=tell, calibration=calibration)
         except ValueError as error:
             raise ValueError(f"{short_label(text)}: {error}") from error
@@ -208,6 +208,11 @@ def _measure_small(
     return as_duel(compare(model, candidates, tokens, likeliest=LIKELIEST, progress=evaluated, so_far=read))
 
 
+def _few(calibration: Tensor) -> Tensor:
+    """The start of LAYER_WINDOWS of the windows, or a few more; of a text of as many kinds one of each."""
+    return calibration[:: max(1, len(calibration) // LAYER_WINDOWS), :LAYER_TOKENS]
+
+
 def _quantize_shares(missing: Sequence[str], tokens: Tensor, calibration: Tensor) -> list[float]:
     """The part of the work that each scheme's quantizing is, counted in tokens that a model reads."""
 
@@ -216,7 +221,7 @@ def _quantize_shares(missing: Sequence[str], tokens: Tensor, calibration: Tensor
             return 3 * calibration.numel()  # each block for its Hessians, again for the next one's inputs; the sweep
         return calibration.numel() if scheme.needs_ranges else 0
 
-    layers_read = 2 * calibration[:, :LAYER_TOKENS].numel()  # the layers' own errors: float and quantized
+    layers_read = 2 * _few(calibration).numel()  # the layers' own errors: float and quantized
     costs = [layers_read + max(reads(one) for one in Plan.parse(text).schemes) for text in missing]
     whole = sum(costs) + (len(missing) + 1) * tokens.numel()
     return [cost / whole for cost in costs]

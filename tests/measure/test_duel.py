@@ -44,6 +44,16 @@ def test_a_duel_is_a_comparison_that_is_kept(tiny_lm: LoadedModel, tokens: torch
     assert known(tiny_lm, [*SCHEMES, "w:int2/channel"], tokens, tokens, store) == SCHEMES
 
 
+def test_the_layers_own_errors_are_of_one_window_of_each_kind(
+    tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    """However long the calibration text is: 20 windows, four of each of five kinds, so every fourth."""
+    learned = torch.randint(3, 200, (20, 40))
+    rows = duel(tiny_lm, SCHEMES[:1], tokens, learned, Store(tmp_path)).layers[SCHEMES[0]]
+    _, by_hand = quantize_model(tiny_lm.model, SCHEMES[0], learned[[0, 4, 8, 12, 16]])
+    assert [row.output_sqnr_db for row in rows] == [row.output_sqnr_db for row in by_hand]
+
+
 def test_the_second_time_nothing_is_run(
     tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,7 @@ def require_place(folder: str | Path, source: str, force: bool) -> Path:
             trial.rmdir()
     except OSError as error:
         raise ValueError(
-            f"no folder can be made in {quoted(target.parent)} ({cause(error)}); choose another one"
+            f"cannot write {quoted(target)}: no folder can be made there ({cause(error)}); choose another place"
         ) from error
     return target
 

@@ -342,7 +342,11 @@ def test_ctrl_c_ends_it_with_130(capsys: pytest.CaptureFixture[str], monkeypatch
         time.sleep(5)
 
     monkeypatch.setattr(verbs, "loaded_lab", work)
-    assert main(LAYER) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command ignores it
+    try:
+        assert main(LAYER) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.splitlines()[-1] == "quantcore: stopped; nothing was kept"
 
 

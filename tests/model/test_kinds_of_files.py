@@ -13,12 +13,13 @@ from quantcore.measure.store import model_hash
 from quantcore.model.inventory import inventory
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
+from tests.conftest import VOCAB
 from tests.model.broken_folders import HEAD
 from tests.model.changes import besides, weights
 
 WAYS: dict[str, Callable[[str, str], Any]] = {"whole": load_model, "streamed": StreamedModel}
 SIZES: dict[str, Any] = {
-    "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -28,7 +29,7 @@ LATENT = {
     "v_head_dim": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
 }  # fmt: skip
 OLD = {
-    "vocab_size": 64,
+    "vocab_size": VOCAB,
     "n_embd": 32,
     "n_layer": 2,
     "n_head": 4,
@@ -50,8 +51,8 @@ KINDS: dict[str, dict[str, Any]] = {  # what transformers renames, fuses, ties o
     "GPT2": OLD,
     "GPTJ": OLD | {"rotary_dim": 4},
     "GPTNeoX": SIZES,
-    "Bloom": {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4},
-    "Mamba": {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4},
+    "Bloom": {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "Mamba": {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4},
     "Gemma2": SIZES | {"head_dim": 8},
 }  # fmt: skip
 FUSED = ("Mixtral", "Qwen3Moe", "DeepseekV3", "DeepseekV4")
@@ -77,7 +78,7 @@ def test_what_save_pretrained_writes_is_loaded(kind: str, tmp_path: Path, tiny_l
     made = saved(kind, tmp_path, tiny_lm.tokenizer)
     loaded = load_model(str(tmp_path), "cpu")
     assert same(loaded.model, made)
-    tokens = torch.randint(3, 64, (2, 16))
+    tokens = torch.randint(3, VOCAB, (2, 16))
     assert torch.equal(loaded.model(tokens).logits, made(tokens).logits)
     inventory(str(tmp_path))
     if kind in FUSED:
@@ -156,7 +157,7 @@ def test_a_tied_head_that_the_files_hold_twice(tmp_path: Path, tiny_lm: LoadedMo
     weights(lambda held: held | {HEAD: held[table].clone()})(tmp_path)
     assert same(load_model(str(tmp_path), "cpu").model, made)
     assert model_hash(StreamedModel(str(tmp_path), "cpu")) == model_hash(made)
-    weights(lambda held: held | {HEAD: held[table] + torch.eye(64)[:, :32]})(tmp_path)
+    weights(lambda held: held | {HEAD: held[table] + torch.eye(VOCAB)[:, :32]})(tmp_path)
     for way in WAYS.values():
         with pytest.raises(
             ValueError, match="ties 'lm_head.weight' to 'model.embed_tokens.weight', and .* differ; set"

@@ -220,8 +220,10 @@ def _take(with_torch: bool) -> BoundedProcess:
     """A process that waits, or a new one."""
     with _lock:
         waiting = idle.pop(with_torch, None)
-    if waiting is not None and waiting.alive:
-        return waiting
+    if waiting is not None:
+        if waiting.alive:
+            return waiting
+        waiting.close()  # the system or somebody else ended it
     return BoundedProcess(PROGRAM, *(["with-torch"] if with_torch else []))
 
 
@@ -236,7 +238,8 @@ def _leave(held: list[BoundedProcess], with_torch: bool, reusable: bool) -> None
 
 
 @atexit.register
-def _close() -> None:
+def close_idle() -> None:
+    """End the processes that wait for a folder."""
     with _lock:
         for process in idle.values():
             process.close()

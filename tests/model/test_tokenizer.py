@@ -127,10 +127,25 @@ def test_a_process_that_is_no_longer_needed_serves_the_next_folder(altered: Call
     first = opened(folder)
     process = first._held[0]
     gc.collect()
-    house.idle.clear()
+    house.close_idle()
     del first
     assert house.idle == {False: process}
     assert opened(folder)._held == [process]
+
+
+def test_a_process_that_was_ended_while_it_waited_is_replaced(altered: Callable[..., Path]) -> None:
+    folder = altered()
+    house.close_idle()
+    first = opened(folder)
+    process = first._held[0]
+    del first
+    gc.collect()
+    process._process.kill()
+    process._process.wait()
+    second = opened(folder)
+    assert second._held != [process]
+    assert process._to.closed
+    assert second("a key")["input_ids"]
 
 
 def test_a_script_without_a_main_guard_may_load_a_model(tiny_model_dir: Path, tmp_path: Path) -> None:

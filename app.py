@@ -11,6 +11,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import home as figures
+from ui.sidebar import Choice
 
 TITLE = "Start here"
 QUESTION = "What happens when a layer keeps only {} values?"
@@ -110,7 +111,7 @@ def where_next() -> None:
             frame.link("A checkpoint, a recipe, a report", "pages/11_Take_it_with_you.py", {})
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     bits = controls.steps("Bits per weight", START_BITS, START, "bits")
     frame.ask(QUESTION.format(2**bits), __file__)
     lab, name, scheme = choice.lab, f"int{bits}", start_scheme(bits)

@@ -10,6 +10,7 @@ from ui import frame, kept
 from ui import widgets as controls
 from ui.sections.memory import memory_part
 from ui.sections.times import LAYERS, measure_here, roof_part, schemes_for, shown_schemes, times_part
+from ui.sidebar import Choice
 from ui.words import speed as speed_words
 
 TITLE = "Speed and memory"
@@ -44,7 +45,7 @@ def native_part() -> None:
     st.caption(speed_words.sources())
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     runs = kept.recorded_runs()
     for problem in [one for one in runs.values() if isinstance(one, str)]:
         st.caption(problem)

@@ -18,6 +18,7 @@ from ui.figures import take as figures
 from ui.markdown import as_is
 from ui.scheme_builder import scheme_line, scheme_menus
 from ui.sections.take import checkpoint_part, recipe_part, report_part
+from ui.sidebar import PASTED, Choice
 from ui.words import take as take_words
 
 TITLE = "Take it with you"
@@ -35,7 +36,7 @@ TRIES = [
 ]
 
 
-def chosen_plan(choice: controls.Choice, menus: DeltaGenerator) -> Plan:
+def chosen_plan(choice: Choice, menus: DeltaGenerator) -> Plan:
     """A scheme by text, preset or menus (which stand in a place of their own), or a plan by text.
 
     Raises: ValueError where the text is neither."""
@@ -51,7 +52,7 @@ def chosen_plan(choice: controls.Choice, menus: DeltaGenerator) -> Plan:
     return Plan.of(scheme)
 
 
-def learns_from(plan: Plan, choice: controls.Choice) -> str:
+def learns_from(plan: Plan, choice: Choice) -> str:
     """What the plan learns from; of our own text how much, where it learns at all."""
     if not plan.needs_text:
         return LEARNED
@@ -64,16 +65,16 @@ def learns_from(plan: Plan, choice: controls.Choice) -> str:
     return reading
 
 
-def command(plan: Plan, choice: controls.Choice, calibration: str) -> str:
+def command(plan: Plan, choice: Choice, calibration: str) -> str:
     """The shell's line that writes the same checkpoint."""
     lab, reading = choice.lab, Reading.parse(calibration)
     name = lab.texts[reading.source].name if reading.own else None
-    own = "your-text.txt" if name == controls.PASTED else name
+    own = "your-text.txt" if name == PASTED else name
     learned = reading if plan.needs_text else None
     return take_words.quantize_command(lab.id, plan, lab.short_name(str(plan)), learned, own)
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     lab, editor, first, menus = choice.lab, st.container(), st.container(), st.container()
     with editor:
         plan = chosen_plan(choice, menus)

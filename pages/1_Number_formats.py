@@ -9,6 +9,7 @@ from ui import widgets as controls
 from ui.components.chart import chart
 from ui.components.number_line import Line, number_line
 from ui.figures.number_formats import code_bars
+from ui.sidebar import Choice
 
 TITLE = "Number formats"
 COLOURS = ("blue", "vermilion", "green")
@@ -27,7 +28,7 @@ TRIES = [
 ]
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     with st.grid(2, min_column_width=420):
         names = controls.several(
             "Formats on the axis (up to three)", CHOICES, ["int4", "int4_asym", "fp4_e2m1"], "formats"

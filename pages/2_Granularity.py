@@ -8,6 +8,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import granularity as figures
+from ui.sidebar import Choice
 
 TITLE = "Granularity"
 FORMATS = ["int2", "int3", "int4", "int8", "fp4_e2m1", "fp8_e4m3"]
@@ -38,7 +39,7 @@ def table(study: GranularityStudy) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("granularity")
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     with st.grid(3, min_column_width=300):
         fmt = controls.pick("Format", FORMATS, "int4", "format")
         grain = controls.pick("Granularity", ["tensor", "channel", "group", "block"], "group", "grain")

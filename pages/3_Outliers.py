@@ -12,6 +12,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import outliers as figures
+from ui.sidebar import Choice, open_layer
 
 TITLE = "Outliers"
 FORMATS = ["int8", "int6", "int4", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1"]
@@ -40,7 +41,7 @@ COLUMNS = {
 SHARED = ("one scale for all", "a scale per token")
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     lab, layer, reading = choice.lab, choice.layer, choice.reading
     with st.grid(2, min_column_width=300):
         fmt = controls.pick("Format of the activations", FORMATS, "int8", "act")
@@ -81,7 +82,7 @@ def body(choice: controls.Choice) -> None:
             alt=f"the highest wall is channel {top.channel} with {top.absmax:.3g} on token {top.token}",
         )
     if clicked and clicked.get("customdata") not in ("", None, choice.layer):
-        controls.open_layer(clicked["customdata"])
+        open_layer(clicked["customdata"])
     firsts = sum(row.token % lab.tokens(reading).shape[1] == 0 for row in study.top)
     st.markdown(
         f"In `{choice.layer}` channel **{top.channel}** reaches **{top.absmax:.3g}**, on token {top.token} "

@@ -15,6 +15,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import ranges as figures
+from ui.sidebar import Choice
 from ui.words import range as range_words
 
 TITLE = "Static or dynamic"
@@ -47,7 +48,7 @@ TRIES = [
 ]
 
 
-def calibration_of(kind: str, choice: controls.Choice) -> str:
+def calibration_of(kind: str, choice: Choice) -> str:
     """As many whole windows as the page steps through, of one kind of text, of all, or of the sidebar's."""
     if kind == MIX:
         return MIXED
@@ -55,7 +56,7 @@ def calibration_of(kind: str, choice: controls.Choice) -> str:
     return str(text.at_most(STEP_TOKENS * MOST_STEPS))
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     with st.grid(4, min_column_width=240):
         with st.container():
             own = [SIDEBAR] * (choice.calibration != LEARNED)

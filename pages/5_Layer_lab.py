@@ -13,6 +13,7 @@ from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import layer as figures
 from ui.scheme_builder import copy_scheme, scheme_line, scheme_menus, swap_schemes
+from ui.sidebar import Choice
 from ui.words import layer as layer_words
 
 TITLE = "Layer lab"
@@ -43,7 +44,7 @@ def draw_menus(menus: Sequence[tuple[DeltaGenerator, Scheme, str]], shape: tuple
             scheme_menus(scheme, key, shape)
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     rows, cols = choice.lab.layers()[choice.layer]
     defaults = {
         "A": "w:int4/channel,a:int8/tensor/static",

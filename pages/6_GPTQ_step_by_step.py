@@ -12,6 +12,7 @@ from ui import widgets as controls
 from ui.components.chart import chart
 from ui.components.column_player import column_player
 from ui.figures import gptq as figures
+from ui.sidebar import Choice
 from ui.words import gptq as gptq_words
 
 TITLE = "GPTQ step by step"
@@ -59,7 +60,7 @@ def two_weights() -> None:
     controls.end()
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     lab, layer = choice.lab, choice.layer
     shape = lab.layers()[layer]
     sizes = [str(size) for size in GROUPS if shape[1] % size == 0 and size < shape[1]]

@@ -15,6 +15,7 @@ from ui.figures import duel as figures
 from ui.scheme_builder import fitting_group, follow_default, scheme_editor
 from ui.sections.downloads import downloads
 from ui.sections.duel_text import generation_part, token_part
+from ui.sidebar import Choice
 from ui.words import duel as duel_words
 
 TITLE = "Scheme duel"
@@ -39,7 +40,7 @@ def add_line(text: str) -> None:
     st.session_state["duel"] = f"{st.session_state['duel'].rstrip()}\n{text}"
 
 
-def asked_for(choice: controls.Choice) -> tuple[tuple[str, ...], str]:
+def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
     """The list of schemes, one a line, with a builder that adds to it; and what is read.
 
     Raises: ValueError for too few schemes or too many."""
@@ -84,7 +85,7 @@ def show(found: Duel, so_far: str) -> None:
         st.caption(notes)
 
 
-def show_text(found: Duel, choice: controls.Choice, reading: str) -> None:
+def show_text(found: Duel, choice: Choice, reading: str) -> None:
     """What reads the text itself, of a duel that is whole; and the ways to leave with it."""
     lab, texts = choice.lab, list(found.reports)
     frame.take_links({short_label(text): text for text in texts})
@@ -97,7 +98,7 @@ def show_text(found: Duel, choice: controls.Choice, reading: str) -> None:
     downloads(lambda: duel_document(found, lab.facts(texts, reading, choice.calibration)), "duel")
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     schemes, reading = asked_for(choice)
     lab, asked = choice.lab, (reading, choice.calibration)
     tokens = lab.tokens(reading).numel()

@@ -16,6 +16,7 @@ from ui.answers import Answer, answer
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
 from ui.scheme_builder import GROUPS, fitting_group, follow_default
+from ui.sidebar import Choice
 from ui.words import sensitivity as words
 
 TITLE = "Which layers hurt"
@@ -85,7 +86,7 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, reading: str) -
     frame.numbers(words.plan_table(found, chosen), "layers")
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     lab = choice.lab
     with st.container(horizontal=True, vertical_alignment="bottom"):
         bits = controls.pick("Bits per weight", BITS, 3, "bits")

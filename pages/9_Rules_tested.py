@@ -10,6 +10,7 @@ from ui import widgets as controls
 from ui.answers import answer
 from ui.components.chart import chart
 from ui.figures import rules as figures
+from ui.sidebar import Choice
 from ui.words import duel as duel_words
 from ui.words import rules as words
 
@@ -29,7 +30,7 @@ TRIES = [
 ]
 
 
-def card(rule: Rule, choice: controls.Choice, reading: str, run: bool) -> RuleResult | None:
+def card(rule: Rule, choice: Choice, reading: str, run: bool) -> RuleResult | None:
     """One rule: words, run, verdict, picture, what has changed since."""
     st.markdown(f"**{rule.text}**")
     st.markdown(rule.why)
@@ -48,7 +49,7 @@ def card(rule: Rule, choice: controls.Choice, reading: str, run: bool) -> RuleRe
     return result
 
 
-def body(choice: controls.Choice) -> None:
+def body(choice: Choice) -> None:
     rules = {rule.key: rule for rule in best_practice()}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wanted = controls.select("Rule", [ALL, *rules], ALL, "rule")

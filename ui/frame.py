@@ -3,7 +3,7 @@ and the page's calls in Python.
 
     TITLE = "Granularity"            what the menu calls the page; its place there is the number in its file's name
 
-    def body(choice: controls.Choice) -> None:
+    def body(choice: Choice) -> None:
         choose ... compute ... draw ...
 
     frame.show(__file__, "Who shares a scale?", look_for, tries, body)
@@ -38,6 +38,7 @@ from ui.components.chart import head_start
 from ui.components.copy_link import copy_link
 from ui.job_end import LONGEST, own_words
 from ui.markdown import as_is
+from ui.sidebar import Choice, shared_state, sidebar
 
 ICON = Path(__file__).with_name("icon.png")  # a file of ours: an icon by name would be fetched from the internet
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +52,7 @@ FOLLOWED = "try"  # marks a preset's link; taking the mark off is what brings th
 Tries = Sequence[tuple[str, Mapping[str, Any]]]
 
 
-def show(file: str, question: str, look_for: str, tries: Tries, body: Callable[[controls.Choice], None]) -> None:
+def show(file: str, question: str, look_for: str, tries: Tries, body: Callable[[Choice], None]) -> None:
     """Menu, sidebar, title, two sentences on what to look for, preset links `(label, URL parameters)`; then the body,
     which gets what the sidebar says. It does not run where the model cannot be loaded."""
     choice, notices = _head(question, look_for, tries, page_of(file))
@@ -60,7 +61,7 @@ def show(file: str, question: str, look_for: str, tries: Tries, body: Callable[[
 
 
 @st.fragment
-def _body(body: Callable[[controls.Choice], None], choice: controls.Choice, notices: DeltaGenerator) -> None:
+def _body(body: Callable[[Choice], None], choice: Choice, notices: DeltaGenerator) -> None:
     if not st.session_state.pop("_whole", False) and controls.begin_again():
         st.rerun()  # a reset moves the sidebar's controls too
     asked = replace(choice, lab=python_code.noting(choice.lab))
@@ -83,7 +84,7 @@ def _begin(question: str) -> None:
     visitors.arrive()
 
 
-def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[controls.Choice, DeltaGenerator]:
+def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[Choice, DeltaGenerator]:
     """All above the body; what the sidebar says, and the place for notices about the link."""
     _begin(question)
     head_start()
@@ -101,7 +102,7 @@ def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[contro
     notices = st.container(key="notices")
     choice = None
     with problems():
-        choice = controls.sidebar()
+        choice = sidebar()
     if choice is None:
         st.stop()
     return choice, notices
@@ -146,7 +147,7 @@ def link(label: str, path: str, state: Mapping[str, Any], **more: Any) -> None:
     """A link to a page in a given state; what the sidebar says goes along."""
     params = {
         key: [str(one) for one in value] if isinstance(value, list) else str(value)
-        for key, value in {**controls.shared_state(), **state}.items()
+        for key, value in {**shared_state(), **state}.items()
     }
     st.page_link(path, label=label, query_params=params, **more)
 

@@ -24,7 +24,7 @@ from quantcore.text.windows import token_windows
 from tests.browser_fixtures import ROOT
 from tests.conftest import tiny_tokenizer
 from tests.fake_hub import COMMIT, fake_hub
-from ui import widgets
+from ui.sidebar import UPLOAD_HELP
 
 TALK = [{"role": "user", "content": "Where is the key?"}, {"role": "assistant", "content": "On the table."}]
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
@@ -149,7 +149,7 @@ def test_one_limit_of_files_in_shell_browser_server_and_words(tmp_path: Path) ->
     """A browser's file above the server's limit is answered 413, and the visitor sees no sentence of ours."""
     config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
     assert config["server"]["maxUploadSize"] == files.LONGEST_FILE_MB
-    assert f"a file of at most {files.LONGEST_FILE_MB} MB, with 20 MB of text" in widgets.UPLOAD_HELP
+    assert f"a file of at most {files.LONGEST_FILE_MB} MB, with 20 MB of text" in UPLOAD_HELP
     (tmp_path / "a.parquet").touch()
     os.truncate(tmp_path / "a.parquet", 26 * 2**20 + 1)
     with pytest.raises(ValueError, match="'a.parquet' has 26 MB, the limit of a file is 25 MB; give a smaller one"):

@@ -61,7 +61,7 @@ def test_any_other_is_answered_alike(asked: str, tiny_model_dir: Path, monkeypat
 
 
 def test_neither_data_sets_nor_devices_nor_the_list_of_models_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ui.widgets.devices", lambda: ["cpu", "cuda:0"])
+    monkeypatch.setattr("ui.sidebar.devices", lambda: ["cpu", "cuda:0"])
     monkeypatch.setattr(kept, "data_set", lambda _: pytest.fail("the hub was asked"))
     at = page("1_Number_formats", text="data set", device="cuda:0", learn_from="data set").run()
     assert errors(at) == []

@@ -13,8 +13,8 @@ from quantcore.scheme.scheme import Scheme
 from quantcore.studies.ranges import observe, watch
 from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
 from tests.apptest_helpers import figure_of, metrics, page, values
-from ui import widgets as controls
 from ui.figures.ranges import Axis
+from ui.sidebar import OWN
 
 LAYER = "model.layers.1.mlp.down_proj"
 CHARTS = ("steps_picture", "tokens_picture", "clip_map", "error_picture", "cost_picture")
@@ -93,7 +93,7 @@ def test_one_token_a_call_is_per_token(at: AppTest) -> None:
 def test_a_link_sets_everything(at: AppTest) -> None:
     calibration = {"cal": "mix", "steps": "12", "momentum": "0.3", "percentile": "99.9", "freeze": "ema"}
     codes = {"format": "int4", "symmetric": "false"}
-    text = {"text": controls.OWN, "own": "Where did you put the key?"}
+    text = {"text": OWN, "own": "Where did you put the key?"}
     for key, value in {**calibration, **codes, **text}.items():
         at.query_params[key] = value
     at.run()

@@ -27,8 +27,8 @@ from quantcore.text.files import LoadedText
 from tests.apptest_helpers import figure_of, metrics, new_server, values
 from tests.apptest_helpers import page as open_page
 from tests.ui.test_page_duel import settle
-from ui import widgets as controls
 from ui.python_code import LONGEST_QUOTE, noting, program
+from ui.sidebar import OWN as OWN_TEXT
 from ui.words import gptq as gptq_words
 
 MOST_LINES = 15
@@ -121,7 +121,7 @@ def test_layer_lab(a: str, b: str, tiny_model_dir: Path) -> None:
 
 def test_layer_lab_that_learned_from_your_text(tiny_model_dir: Path) -> None:
     scheme = "w:int3/group32,a:int8/tensor/static,gptq"
-    learned = {"learn_from": controls.OWN, "learn_own": OWN, "learn_length": 64, "learn_sequences": 4}
+    learned = {"learn_from": OWN_TEXT, "learn_own": OWN, "learn_length": 64, "learn_sequences": 4}
     shown = []
     for more in ({}, learned):
         at = open_page("5_Layer_lab", model=tiny_model_dir, a=scheme, b="w:int8/channel", **more)

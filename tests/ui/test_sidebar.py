@@ -26,9 +26,9 @@ from quantcore.text.windows import bundled_text, token_windows
 from tests.apptest_helpers import errors, figures_of, lab_of, page
 from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
-from ui import kept
-from ui import widgets as controls
+from ui import kept, sidebar
 from ui.jobs import Job
+from ui.sidebar import CATALOG, DATA_SET, OWN
 
 LAYER = "model.layers.1.mlp.down_proj"
 KEEPER = "The lighthouse keeper climbed the stairs and lit the lamp before the storm came in. " * 40
@@ -47,11 +47,11 @@ def test_the_first_screen_asks_nothing_of_models_and_texts() -> None:
 
 def test_the_list_of_models_and_a_choice_from_it(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at = page("", model=tiny_model_dir, layer=LAYER).run()
-    monkeypatch.setattr(controls, "cached_models", lambda: ["owner/mine", "openai-community/gpt2"])
+    monkeypatch.setattr(sidebar, "cached_models", lambda: ["owner/mine", "openai-community/gpt2"])
     at.session_state["models"] = True
     at.run()
     listed = [button.key for button in at.button if str(button.key).startswith("try_")]
-    assert listed == [*(f"try_{entry.id}" for entry in controls.CATALOG), "try_owner/mine"]
+    assert listed == [*(f"try_{entry.id}" for entry in CATALOG), "try_owner/mine"]
     assert "15.7 M: ships with the lab and needs no network" in captions(at)
     assert "in the hub's cache" in captions(at)
     at.button(key="try_reference").click().run()
@@ -59,7 +59,7 @@ def test_the_list_of_models_and_a_choice_from_it(tiny_model_dir: Path, monkeypat
 
 
 def test_counts_preview_and_what_pins_both(tiny_model_dir: Path, tiny_lm: LoadedModel) -> None:
-    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=controls.OWN, own=KEEPER).run()
+    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=OWN, own=KEEPER).run()
     assert errors(at) == []
     count = len(tiny_lm.tokenizer(KEEPER, add_special_tokens=False)["input_ids"])
     assert f"1 document, **{count:,} tokens**; the pages read 2 sequences of 256. SHA-256 `" in captions(at)
@@ -96,7 +96,7 @@ def upload(at: AppTest, name: str, content: bytes) -> AppTest:
 
 
 def test_uploads_are_read_and_refused_in_a_sentence(tiny_model_dir: Path) -> None:
-    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=controls.OWN).run()
+    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=OWN).run()
     upload(at, "two.jsonl", b'{"text": "The key."}\n{"text": "The letter on the table."}\n')
     assert errors(at) == []
     assert "2 documents, **" in captions(at)
@@ -114,7 +114,7 @@ def test_uploads_are_read_and_refused_in_a_sentence(tiny_model_dir: Path) -> Non
 
 
 def test_a_chat_template_is_offered_where_there_is_one(tiny_model_dir: Path, tmp_path: Path) -> None:
-    own = {"layer": LAYER, "text": controls.OWN, "own": "Where is the key?"}
+    own = {"layer": LAYER, "text": OWN, "own": "Where is the key?"}
     at = page("2_Granularity", model=tiny_model_dir, **own).run()
     assert "chat" not in [toggle.key for toggle in at.toggle]
     at = page("2_Granularity", model=tiny_model_dir, chat="true", **own).run()
@@ -134,7 +134,7 @@ def test_a_calibration_text_of_your_own_reaches_what_learns(
     read: list[torch.Tensor] = []
     cut = Reading.tokens
     monkeypatch.setattr(Reading, "tokens", lambda *asked: read.append(cut(*asked)) or read[-1])
-    link = {"learn_from": controls.OWN, "learn_own": KEEPER, "learn_length": 64, "learn_sequences": 4}
+    link = {"learn_from": OWN, "learn_own": KEEPER, "learn_length": 64, "learn_sequences": 4}
     at = page("11_Take_it_with_you", model=tiny_model_dir, layer=LAYER, scheme="w:int4/group32,gptq", **link).run()
     assert errors(at) == []
     text = LoadedText("your text", (KEEPER,))
@@ -156,7 +156,7 @@ def test_a_calibration_text_of_your_own_reaches_what_learns(
 
 
 def test_page_4_offers_the_sidebars_calibration_text(tiny_model_dir: Path) -> None:
-    at = page("4_Static_or_dynamic", model=tiny_model_dir, layer=LAYER, learn_from=controls.OWN, learn_own=KEEPER)
+    at = page("4_Static_or_dynamic", model=tiny_model_dir, layer=LAYER, learn_from=OWN, learn_own=KEEPER)
     at.run()
     before = figures_of(at)
     at.selectbox(key="cal").set_value("the sidebar's").run()
@@ -175,7 +175,7 @@ def test_a_data_set_is_one_more_text(tiny_model_dir: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(kept, "hub_text", given)
     kept.data_set.clear()
-    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=controls.DATA_SET).run()
+    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=DATA_SET).run()
     assert (errors(at), asked) == ([], ["wikitext-2"])
     assert "2 documents, **" in captions(at)
     at.text_input(key="dataset").set_value("owner/none").run()
@@ -262,11 +262,11 @@ from tests.fake_hub import COMMIT, fake_hub
 from quantcore.lab import bench
 from quantcore.lab.house import default_device
 from tests.ui.test_sidebar import job_of
-from ui import widgets as controls
+from ui.sidebar import DATA_SET
 told = []
 bench.load_model = lambda name, device, tell: models.load_model(
     name, device, lambda share, doing: (told.append(doing.split(" ")[0]), tell(share, doing)))
-asked = {"text": controls.DATA_SET, "learn_from": controls.DATA_SET, "layer": "model.layers.1.mlp.down_proj"}
+asked = {"text": DATA_SET, "learn_from": DATA_SET, "layer": "model.layers.1.mlp.down_proj"}
 at = page("2_Granularity", model="tiny/model", **asked)
 at.session_state["reading"] = True
 at.run()

@@ -17,11 +17,11 @@ from quantcore.scheme.plan import Plan
 from quantcore.studies.written import as_zip
 from quantcore.text.reading import EVALUATE, Reading
 from ui import exports, frame, kept
-from ui import widgets as controls
 from ui.answers import answer, job_key
 from ui.classroom import classroom
 from ui.markdown import as_is
 from ui.sections.downloads import downloads
+from ui.sidebar import Choice
 from ui.words import take as take_words
 
 READ = 512  # tokens, of the checkpoint and of the model that it was written from
@@ -48,7 +48,7 @@ def model_words(model_id: str) -> str:
     return "quantcore/assets/reference-lm" if model_id == REFERENCE else model_id
 
 
-def checkpoint_part(plan: str, choice: controls.Choice, calibration: str) -> None:
+def checkpoint_part(plan: str, choice: Choice, calibration: str) -> None:
     """Write the checkpoint as a job; show what was written."""
     lab, asked = choice.lab, (plan, calibration)
     folder = lab.checkpoint_folder(*asked)
@@ -87,7 +87,7 @@ def where(folder: Path) -> None:
         st.code(str(folder), language=None, wrap_lines=True)
 
 
-def read_back_part(plan: str, choice: controls.Choice, calibration: str) -> None:
+def read_back_part(plan: str, choice: Choice, calibration: str) -> None:
     """The checkpoint, loaded by transformers, beside the quantized model."""
     if (parameters := choice.lab.contents().parameters) > SMALL_MODEL:
         st.caption(
@@ -103,7 +103,7 @@ def read_back_part(plan: str, choice: controls.Choice, calibration: str) -> None
         st.markdown(take_words.read_back(found))
 
 
-def report_part(plan: Plan, choice: controls.Choice) -> None:
+def report_part(plan: Plan, choice: Choice) -> None:
     with st.grid(2, min_column_width=430):
         with st.container(), frame.problems():
             st.markdown("**The whole model**, beside the float one")
@@ -113,7 +113,7 @@ def report_part(plan: Plan, choice: controls.Choice) -> None:
             layer_report(plan, choice)
 
 
-def model_report(plan: str, choice: controls.Choice) -> None:
+def model_report(plan: str, choice: Choice) -> None:
     """The plan beside the float model, kept or from a job that a button begins."""
     lab, asked = choice.lab, (str(EVALUATE), choice.calibration)
     title = f"{short_label(plan)} on {EVALUATE.windows * EVALUATE.length:,} tokens"
@@ -125,7 +125,7 @@ def model_report(plan: str, choice: controls.Choice) -> None:
         downloads(lambda: replace(duel_document(found, lab.facts([plan], *asked)), title=named), "model_report")
 
 
-def layer_report(plan: Plan, choice: controls.Choice) -> None:
+def layer_report(plan: Plan, choice: Choice) -> None:
     lab, layer, asked = choice.lab, choice.layer, (choice.reading, choice.calibration)
     scheme = plan.scheme_for(layer)
     if scheme is None:

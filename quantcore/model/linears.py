@@ -6,37 +6,128 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from quantcore.model.probe import is_a_product, probe
+
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every Linear of the model under its dotted name, in the model's order.
+    """The Linears that may be quantized, under their dotted names, in the model's order: of a whole language model
+    those that `why_float` names no reason for, of a part of one `every_linear`.
 
     GPT-2's `Conv1D` is a Linear that stores its weight as (in, out); it is given as a Linear that shares this weight,
     transposed. Such a view has no part in the model's own run: to watch or replace, take the submodule of that name."""
+    found = every_linear(model)
+    if not _is_whole(model):
+        return found
+    left = _reasons(model)
+    return {name: linear for name, linear in found.items() if name not in left}
+
+
+def every_linear(model: nn.Module) -> dict[str, nn.Linear]:
+    """Every Linear of a module by its class, also one that must stay float."""
     found = {name: _as_linear(module) for name, module in model.named_modules()}
     return {name: linear for name, linear in found.items() if linear is not None}
 
 
 def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """(out_features, in_features) of every Linear, by name."""
+    """(out_features, in_features) of every Linear of `linears`, by name."""
     return {name: (layer.out_features, layer.in_features) for name, layer in linears(model).items()}
 
 
 def left_float(model: nn.Module) -> dict[str, Tensor]:
-    """The model's matrices that are no Linear's and no embedding's, under their names: experts fused into one parameter
-    of three dimensions, their routers, convolutions. Nothing here quantizes them."""
+    """The model's matrices that nothing here quantizes, embeddings aside, under their names: those of Linears that must
+    stay float, experts fused into one parameter of three dimensions, convolutions. `why_float` says why."""
+    able = linears(model)
     return {
         f"{name}.{kind}".removeprefix("."): parameter
         for name, module in model.named_modules()
-        if not isinstance(module, nn.Embedding) and _as_linear(module) is None
+        if not isinstance(module, nn.Embedding) and name not in able
         for kind, parameter in module.named_parameters(recurse=False)
         if parameter.ndim > 1
     }
+
+
+def why_float(model: nn.Module) -> dict[str, str]:
+    """For each matrix of `left_float` the reason, half a sentence."""
+    reasons = _reasons(model) if _is_whole(model) else {}
+    return {name: reasons.get(name.rpartition(".")[0], NO_LINEAR) for name in left_float(model)}
+
+
+def head_of(model: Any) -> str | None:
+    """The name of the Linear that makes the logits, whatever the model calls it; None where it has none."""
+    try:
+        head = model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return next((name for name, module in model.named_modules() if module is head), None) if head is not None else None
+
+
+NO_LINEAR = "it is a parameter of its own (fused experts, a router, a convolution), no Linear's weight"
+ANOTHER_FORWARD = "its class {} computes something else than a Linear"
+READ_DIRECTLY = "other code of the model reads its weight"
+NOT_REACHED = "the tokens of a text do not reach it"
+ROUTER = "it chooses among experts"
+
+_probed: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
+_probing = threading.RLock()
+
+
+def _is_whole(model: nn.Module) -> bool:
+    """Whether this is a language model of transformers, which a text can be run through."""
+    return hasattr(model, "get_output_embeddings") and hasattr(model, "config")
+
+
+def _reasons(model: nn.Module) -> dict[str, str]:
+    """Why Linears of a whole model must stay float, by their names; found once a model."""
+    with _probing:
+        if model not in _probed:
+            _probed[model] = _find_reasons(model)
+        return _probed[model]
+
+
+def _find_reasons(model: nn.Module) -> dict[str, str]:
+    names = list(every_linear(model))
+    found = probe(model, names, block_names(model))
+    routers = _routers(model, names)
+    reasons: dict[str, str] = {}
+    for name in names:
+        module = model.get_submodule(name)
+        if name in found.read:
+            reasons[name] = READ_DIRECTLY
+        elif name not in found.called:
+            reasons[name] = NOT_REACHED
+        elif name in routers:
+            reasons[name] = ROUTER
+        elif isinstance(module, nn.Linear) and not is_a_product(module):
+            reasons[name] = ANOTHER_FORWARD.format(type(module).__name__)
+    return reasons
+
+
+def _routers(model: nn.Module, names: Iterable[str]) -> set[str]:
+    """Linears beside experts that have one output an expert, or one in all (the gate of a shared expert)."""
+    experts: dict[str, set[int]] = {}  # by the module that they are in, how many
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            continue
+        held = {one.shape[0] for one in module.parameters(recurse=False) if one.ndim == 3}
+        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "experts":
+            held.add(len(module))
+        for count in held:
+            experts.setdefault(name, set()).add(count)
+    found: set[str] = set()
+    for place, counts in experts.items():
+        beside = place.rpartition(".")[0]
+        for name in names:
+            if name.startswith(f"{beside}.") and not name.startswith(f"{place}."):
+                if cast(nn.Linear, model.get_submodule(name)).out_features in {1, *counts}:
+                    found.add(name)
+    return found
 
 
 def _as_linear(module: nn.Module) -> nn.Linear | None:
@@ -97,7 +188,7 @@ def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Te
     shared, and what another thread runs through it meanwhile is not this one's to see.
 
     Raises: ValueError for a name that is no Linear of the model."""
-    known = linears(model)
+    known = every_linear(model)
     here = threading.get_ident()
     names = list(layers)
     if unknown := [name for name in names if name not in known]:

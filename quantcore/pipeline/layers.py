@@ -23,8 +23,6 @@ from quantcore.pipeline.calibration import LayerStats
 from quantcore.pipeline.outputs import OutputSums
 from quantcore.scheme.scheme import Scheme
 
-NO_LINEAR = "not quantized: a parameter of its own (fused experts, a router, a convolution), no Linear's weight"
-
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -123,8 +121,8 @@ def reports_of(made: Iterable[Made], windows: int) -> list[LayerReport]:
     ]
 
 
-def left_float_report(name: str, parameter: Tensor) -> LayerReport:
-    """Of a matrix that is no Linear's."""
+def left_float_report(name: str, parameter: Tensor, why: str) -> LayerReport:
+    """Of a matrix that stays as it is; `why`: half a sentence of `linears.why_float`."""
     return LayerReport(
         name=name,
         shape=tuple(parameter.shape),
@@ -134,7 +132,7 @@ def left_float_report(name: str, parameter: Tensor) -> LayerReport:
         weight_sqnr_db=None,
         output_sqnr_db=None,
         seconds=0.0,
-        notes=(NO_LINEAR,),
+        notes=(f"not quantized: {why}",),
     )
 
 

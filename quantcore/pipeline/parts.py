@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import model_size
 from quantcore.model.held import Held, held
-from quantcore.model.linears import by_block, left_float, linear_shapes, linears
+from quantcore.model.linears import by_block, every_linear, linear_shapes, why_float
 from quantcore.model.loading import LoadedModel
 from quantcore.model.places import copy_with, holding
 from quantcore.numbers.bits import Size
@@ -57,7 +57,7 @@ class Part:
     module     its quantized form, which shares what stays float; `original` itself where all stays float
     root       a module that holds `module` under its full name
     layers     every QuantLinear of it by full name
-    reports    of each of them, then of each matrix that stays float because it is no Linear's
+    reports    of each of them, then of each matrix that stays float because it cannot be quantized
     seconds    READ: waiting for its weights, CALIBRATE: the text through it, SOLVE: its codes; on the device"""
 
     name: str
@@ -159,6 +159,8 @@ class _Road:
         """`calibration`: for Hessians behind the quantized blocks; None where they come from elsewhere."""
         self.label, self.schemes, self.clock = label, schemes, Clock(model.device)
         self.names = by_block(model.blocks, schemes)
+        self._why_float = why_float(model.skeleton) if schemes else {}
+        self._left = by_block(model.blocks, self._why_float)
         self._sets: dict[str, list[str]] = {}  # by its first layer, what was solved together
         by_hessian = [name for name, one in schemes.items() if one.needs_hessian]
         self._text = None
@@ -171,7 +173,7 @@ class _Road:
         if self._text is not None:
             with self.clock.piece(CALIBRATE):
                 hessians = hessians_of(module, name, self._text.wanted[name], self._text.walk)
-        layers, found = linears(root), dict[str, Made]()
+        layers, found = every_linear(root), dict[str, Made]()
         members = {one: (layers[one], self.schemes[one]) for one in self.names[name]}
         mine = [(hessian, [one for one in together if one in members]) for hessian, together in hessians]
         mine = [(hessian, together) for hessian, together in mine if together]
@@ -219,7 +221,7 @@ class _Road:
                 reports[one] = replace(reports[one], seconds=spent * numbers / sum(together.values()))
         layers = {one: layer.layer for one, layer in made.items()}
         copied = copy_with(root, layers) if layers else root
-        rest = [left_float_report(key, matrix) for key, matrix in left_float(root).items()] if self.schemes else []
+        rest = [left_float_report(key, root.get_parameter(key), self._why_float[key]) for key in self._left[name]]
         return Part(
             name, original, copied.get_submodule(name), copied, layers, (*reports.values(), *rest),
             {READ: read_s, CALIBRATE: calibrate, SOLVE: sum(seconds.values())},

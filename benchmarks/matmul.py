@@ -26,10 +26,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.codes import measure_codes
 from benchmarks.machine import describe
 from quantcore import load_model, quantize_model
 from quantcore.matmul.decode import GreedyDecoder
-from quantcore.studies.speed import SpeedReport, SpeedRow, measure_codes, measure_paths
+from quantcore.studies.speed import SpeedReport, SpeedRow, measure_paths
 from quantcore.text.windows import prompt_tokens
 
 RESULTS = Path(__file__).parent / "results"

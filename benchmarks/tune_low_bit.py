@@ -25,7 +25,7 @@ from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few, ti
 from quantcore.matmul.kernels.low_bit_matmul import LowBitWeight, multiply_packed, pack_weight
 from quantcore.numbers.qtensor import quantize
 from quantcore.scheme.scheme import Scheme
-from quantcore.studies.speed import Clock
+from quantcore.studies.clock import Clock
 
 RESULTS = Path(__file__).parent / "results"
 WORKS = dict.fromkeys([(14336, 4096), (4096, 4096), (4096, 14336), (1024, 4096)], (1, 8, 16))

@@ -1,5 +1,6 @@
 """Where are the outliers, and who pays? The input of one real layer, its loudest channels, and two remedies."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import pandas as pd
@@ -7,7 +8,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from quantcore.numbers.bits import FLOAT_BITS
-from quantcore.studies.outliers import CLIPS, NO_CLIP, keeps_of
+from quantcore.studies.outliers import CLIPS, NO_CLIP, ChannelStudy, Payer, keeps_of
 from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
@@ -42,48 +43,62 @@ SHARED = ("one scale for all", "a scale per token")
 
 
 def body(choice: Choice) -> None:
-    lab, layer, reading = choice.lab, choice.layer, choice.reading
     with st.grid(2, min_column_width=300):
         fmt = controls.pick("Format of the activations", FORMATS, "int8", "act")
         log = controls.pick("Height of the surface", ["linear", "log"], "linear", "height") == "log"
-    study, texts, payers = lab.channels(layer, reading), lab.token_texts(reading), lab.payers(layer, fmt, reading)
-    found, tensor, token, top = lab.outlier_map(reading), payers[0], payers[1], study.top[0]
+    study = choice.lab.channels(choice.layer, choice.reading)
+    payers = choice.lab.payers(choice.layer, fmt, choice.reading)
+    pictures = still_pictures(choice, fmt, log)
+    loudest(choice, study, payers, pictures)
+    st.subheader("Who pays")
+    who_pays(study, payers, fmt, pictures)
+    st.subheader("Two remedies")
+    remedies(choice, fmt, len(study.channel_absmax))
 
-    def still_pictures() -> tuple[go.Figure, ...]:
-        """The pictures that no remedy moves; building them takes half of a rerun."""
+
+def still_pictures(choice: Choice, fmt: str, log: bool) -> tuple[go.Figure, ...]:
+    """The map of layers, the surface, the errors of tokens and of channels: no remedy moves them, and to build them
+    takes half of a rerun."""
+    lab, layer, reading = choice.lab, choice.layer, choice.reading
+
+    def built() -> tuple[go.Figure, ...]:
+        study, texts, payers = lab.channels(layer, reading), lab.token_texts(reading), lab.payers(layer, fmt, reading)
         return (
-            figures.layer_map(found, layer),
+            figures.layer_map(lab.outlier_map(reading), layer),
             figures.surface(lab.inputs(layer, reading), study, texts, log),
             figures.token_errors(payers, study, texts),
             figures.channel_errors(payers, study),
         )
 
-    still = lab.remember(("outlier pictures", layer, fmt, reading, log), 32, still_pictures)
-    layer_map, surface, token_errors, channel_errors = still
+    return lab.remember(("outlier pictures", layer, fmt, reading, log), 32, built)
 
+
+def loudest(choice: Choice, study: ChannelStudy, payers: Sequence[Payer], pictures: tuple[go.Figure, ...]) -> None:
+    """The map, the surface and the table of the loudest channels."""
+    lab, top, texts = choice.lab, study.top[0], choice.lab.token_texts(choice.reading)
     frame.metrics(
         {
             "Largest / median channel": figures.ratio_text(study.ratio),
             "Largest / median token": figures.ratio_text(study.token_ratio),
-            "Median token, shared scale": f"{float(tensor.token_sqnr_db.median()):.1f} dB",
-            "Median token, own scale": f"{float(token.token_sqnr_db.median()):.1f} dB",
+            "Median token, shared scale": f"{float(payers[0].token_sqnr_db.median()):.1f} dB",
+            "Median token, own scale": f"{float(payers[1].token_sqnr_db.median()):.1f} dB",
         }
     )
     with st.grid(2, min_column_width=430):
         clicked = chart(
-            layer_map,
+            pictures[0],
             key="layer_map",
-            alt=f"largest over median channel of {len(lab.layers())} layers; {layer}: {study.ratio:.1f}",
+            alt=f"largest over median channel of {len(lab.layers())} layers; {choice.layer}: {study.ratio:.1f}",
             on_click=True,
         )
         chart(
-            surface,
+            pictures[1],
             key="surface",
             alt=f"the highest wall is channel {top.channel} with {top.absmax:.3g} on token {top.token}",
         )
     if clicked and clicked.get("customdata") not in ("", None, choice.layer):
         open_layer(clicked["customdata"])
-    firsts = sum(row.token % lab.tokens(reading).shape[1] == 0 for row in study.top)
+    firsts = sum(row.token % lab.tokens(choice.reading).shape[1] == 0 for row in study.top)
     st.markdown(
         f"In `{choice.layer}` channel **{top.channel}** reaches **{top.absmax:.3g}**, on token {top.token} "
         f"`` '{texts[top.token]}' ``, and is above half of that on **{round(top.share_above_half * len(texts))}** of "
@@ -94,7 +109,10 @@ def body(choice: Choice) -> None:
     table.insert(5, "token text", [texts[row.token] for row in study.top])
     st.dataframe(table, hide_index=True, width="stretch", column_config=COLUMNS)
 
-    st.subheader("Who pays")
+
+def who_pays(study: ChannelStudy, payers: Sequence[Payer], fmt: str, pictures: tuple[go.Figure, ...]) -> None:
+    """What one scale for all costs the tokens and the channels that are not loud."""
+    tensor, token = payers[0], payers[1]
     cost_db = float((token.token_sqnr_db - tensor.token_sqnr_db).median())
     st.markdown(
         f"One scale for all leaves the median channel **{tensor.median_codes}** of the {tensor.codes} values of "
@@ -104,19 +122,20 @@ def body(choice: Choice) -> None:
     )
     with st.grid(2, min_column_width=430):
         chart(
-            token_errors,
+            pictures[2],
             key="token_errors",
             alt=f"sharing one scale costs the median token {cost_db:.1f} dB",
         )
         chart(
-            channel_errors,
+            pictures[3],
             key="channel_errors",
             alt=f"with one scale the median channel keeps {float(tensor.channel_sqnr_db.median()):.1f} dB",
         )
 
-    st.subheader("Two remedies")
-    curves = lab.remedies(layer, fmt, reading)
-    width = len(study.channel_absmax)
+
+def remedies(choice: Choice, fmt: str, width: int) -> None:
+    """Clip, keep channels in float, or both."""
+    curves = choice.lab.remedies(choice.layer, fmt, choice.reading)
     before, spared, clipped = curves.at(NO_CLIP, 0), curves.at(NO_CLIP, 1), curves.kindest_clip("tensor")
     st.markdown(
         f"With one scale for all, clipping takes the median token from {before[0].token_sqnr_db:.1f} to at best "
@@ -140,7 +159,7 @@ def body(choice: Choice) -> None:
             key="keep_curve",
             alt=f"output with one channel in float: {spared[0].output_sqnr_db:.1f} dB; chosen: {keep}",
         )
-    both = curves.at(clip, keep) or lab.remedy(layer, fmt, clip, keep, reading)
+    both = curves.at(clip, keep) or choice.lab.remedy(choice.layer, fmt, clip, keep, choice.reading)
     looked, every = curves.outputs, curves.all_outputs
     part = "" if looked == every else f"; output on {looked:,} of {every:,} channels"
     st.markdown(

@@ -8,7 +8,8 @@ from quantcore.matmul.kernels import few_tokens_matmul
 from quantcore.matmul.kernels.codes_matmul import Tile, multiply
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
 from quantcore.matmul.kernels.low_bit_matmul import expand, multiply_packed, pack_weight
-from quantcore.matmul.paths import open_paths, why_no_kernels
+from quantcore.matmul.paths import open_paths
+from quantcore.matmul.why_not import why_no_kernels
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.scheme.scheme import Scheme
 from tests import emulated_lanes

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
-from quantcore.matmul.paths import FUSED_TOKENS, PATHS, token_codes
+from quantcore.matmul.paths import PATHS
+from quantcore.matmul.products import FUSED_TOKENS, token_codes
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.qtensor import QTensor, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec

@@ -23,6 +23,7 @@ from quantcore.numbers.qtensor import QTensor, dequantize, qparams_for, quantize
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.windows import bundled_text, token_windows
+from tests.apptest_helpers import page
 
 FP6 = float_format("fp6_e3m2", 6, 3, 3, 28.0, torch.int8)  # OCP Microscaling Formats 1.0, table 4
 
@@ -106,6 +107,16 @@ def test_a_method(tiny_lm: LoadedModel, text: Tensor, tmp_path: Path) -> None:
         recipe(scheme)
     report = export_checkpoint(tiny_lm, scheme, tmp_path / "out", text)  # a checkpoint holds codes, whoever chose them
     assert report.format == "pack-quantized"
+
+
+@pytest.mark.usefixtures("known")
+def test_pages_offer_both(tiny_model_dir: Path) -> None:
+    at = page("5_Layer_lab", model=str(tiny_model_dir)).run()
+    at.selectbox(key="a.weights.format").select(FP6.name).run()
+    at.selectbox(key="a.method").select("shrink/steps=4").run()
+    assert not at.exception
+    assert at.text_input(key="a").value.endswith(",shrink/steps=4")
+    assert at.text_input(key="a").value.startswith("w:fp6_e3m2/")
 
 
 @pytest.mark.usefixtures("known")

@@ -15,7 +15,7 @@ from typing import Any
 
 import streamlit as st
 
-from quantcore.methods.options import Gptq, Method, Rtn
+from quantcore.methods.options import METHODS, Method, Rtn, parse_method
 from quantcore.numbers.formats import FORMATS, format_named
 from quantcore.numbers.granularity import (
     Granularity,
@@ -36,7 +36,6 @@ FIRST_WEIGHTS = QuantSpec(FORMATS["int4"], PerChannel())
 FIRST_ACTIVATIONS = QuantSpec(FORMATS["int8"], PerToken(), dynamic=True)
 OBSERVERS = ("minmax", "mse", "p99", "p99.9", "p99.99")
 AVERAGES = ("ema0.01", "ema0.1", "ema0.5")
-METHODS: dict[str, Method] = {str(one): one for one in (Rtn(), Gptq(), Gptq("weight"), Gptq("group"))}
 GROUPS = (128, 64, 32)
 CUSTOM = "no preset"
 SYMMETRIC, ASYMMETRIC = "symmetric", "asymmetric"
@@ -144,7 +143,8 @@ def _builder(
             )
         if method is not None:
             with st.container(width=190):
-                _menu(f"method of {key.upper()}", list(METHODS), str(method), f"{key}.method", _take_method, key)
+                offered = [str(one) for kind in METHODS.values() for one in kind.offered()]
+                _menu(f"method of {key.upper()}", offered, str(method), f"{key}.method", _take_method, key)
 
 
 def _menu(
@@ -163,10 +163,8 @@ def _take_preset(text_key: str, menu_key: str) -> None:
 
 
 def _take_method(text_key: str, menu_key: str) -> None:
-    method = METHODS.get(st.session_state[menu_key])
-    if method is not None:
-        scheme = Scheme.parse(st.session_state[text_key])
-        st.session_state[text_key] = str(replace(scheme, method=method))
+    method = parse_method(st.session_state[menu_key])
+    st.session_state[text_key] = str(replace(Scheme.parse(st.session_state[text_key]), method=method))
 
 
 def _turn(text_key: str, part: str) -> None:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+MULTIPLE = 128  # K is padded to a multiple of it
+
 
 class TokenCodes(NamedTuple):
     """Codes of N tokens.

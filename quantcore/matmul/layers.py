@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantcore.matmul.paths import DEQUANTIZE, Path, open_paths, path_named, rounded
+from quantcore.matmul.paths import DEQUANTIZE, Path, open_paths, path_named
+from quantcore.matmul.products import rounded
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.packing import codes_per_byte, pack, unpack
 from quantcore.numbers.qtensor import QTensor, dequantize

@@ -23,6 +23,7 @@ class Method:
     damp            share of mean(diag(H)) added to the Hessian's diagonal; None where there is none
     words           the other words of its text: a pattern, and which option its group sets, by which function
     usage           the words, as a refusal lists them
+    offered         (a class method) its usual forms, as a menu lists them: one with every default, unless it says more
     """
 
     name: ClassVar[str]
@@ -34,6 +35,10 @@ class Method:
     @property
     def keeps_g_idx(self) -> bool:
         return False
+
+    @classmethod
+    def offered(cls) -> tuple[Method, ...]:
+        return (cls(),)
 
     def __str__(self) -> str:
         return self.name
@@ -95,6 +100,10 @@ class Gptq(Method):
         if not isinstance(method, Gptq):
             raise ValueError(f"this goes through GPTQ's steps, and {method} is another method; write gptq in its place")
         return method
+
+    @classmethod
+    def offered(cls) -> tuple[Method, ...]:
+        return (cls(), cls("weight"), cls("group"))
 
     @property
     def keeps_g_idx(self) -> bool:

@@ -23,14 +23,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.matmul.paths import path_named, scaled_mm, token_codes
+from quantcore.matmul.paths import path_named
+from quantcore.matmul.products import scaled_mm, token_codes
 from quantcore.model.machine import device_name
 from quantcore.numbers.bits import weight_size
 from quantcore.numbers.granularity import PerGroup, PerTensor
 from quantcore.numbers.qtensor import quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
-from quantcore.studies.speed import REORDERED, Call, Clock, SpeedReport
+from quantcore.studies.clock import Call, Clock
+from quantcore.studies.speed import REORDERED, SpeedReport
 
 LOOKED_UP = "2026-11-25"
 FLOAT = "bf16"

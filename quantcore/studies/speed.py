@@ -9,42 +9,33 @@
     float      x @ W^T in `dtype` by torch
     library    the best product that torch itself offers for the same codes, without the step before it
 
-On a GPU times are medians over replays of a CUDA graph of several calls in a row, each on its own copy of the weight,
-so that no weight is found in the L2 cache; and `plain` is one call launched from Python after the cache was flushed,
-between two events. The graphs of one row are replayed in turn: a GPU at its power limit slows its clocks, and so slows
-them for all. On the CPU times are medians of single calls, `float` one for all rows. All in milliseconds.
+`plain` is a total beside a cold cache; `float` on the CPU is one time for all rows (`clock`). All in milliseconds.
 """
 
 from __future__ import annotations
 
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
-from quantcore.matmul.paths import Path, open_paths, path_named, scaled_mm, token_codes
+from quantcore.matmul.paths import Path, open_paths, path_named
+from quantcore.matmul.products import scaled_mm
 from quantcore.model.machine import device_name
 from quantcore.numbers.affine import QParams
-from quantcore.numbers.kernels.launch import on_device, recording
 from quantcore.numbers.qtensor import QTensor, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
+from quantcore.studies.clock import Call, Clock, calling
 
 Progress = Callable[[float, str], None]
-Call = Callable[[], object]
 
 REORDERED = "+g_idx"  # behind a scheme's text: the same weight, groups of columns that are no neighbours
-MOST_COPIES = 64
-GRAPH_MS = 2.0
-REPLAYS = 15
-CPU_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -112,7 +103,7 @@ def measure_paths(
     clock = Clock(torch.device(device))
     dense = weight.to(dtype)
     floats = [dense, *(dense.clone() for _ in range(clock.copies(dense.nbytes) - 1))]
-    plain = {count: clock.plain_ms(_call(F.linear, x, dense)) for count, x in inputs.items()}
+    plain = {count: clock.plain_ms(calling(F.linear, x, dense)) for count, x in inputs.items()}
     rows: list[SpeedRow] = []
     sizes: dict[str, int] = {}
     refused: dict[str, str] = {}
@@ -149,105 +140,6 @@ def closed_paths(report: SpeedReport, device: str) -> dict[str, tuple[str, str]]
         name = "low_bit" if scheme.activations is None else "fp8" if scheme.activations.fmt.is_float else "int8"
         found[text] = name, path_named(name).why_not(x, few, scheme.activations) or "open by now"
     return found
-
-
-class Clock:
-    """Milliseconds of calls on one device; holds what flushes the cache."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.on_gpu = device.type == "cuda"
-        if self.on_gpu:
-            self.cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
-            self.flush = torch.empty(4 * self.cache_bytes, dtype=torch.uint8, device=device)
-
-    def copies(self, nbytes: int) -> int:
-        """How many copies of so many bytes it takes to leave the cache between two uses of one."""
-        if not self.on_gpu:
-            return 1
-        return min(MOST_COPIES, max(2, -(-3 * self.cache_bytes // max(nbytes, 1))))
-
-    def ms(self, calls: Sequence[Call]) -> float:
-        """The median of one call, `calls` taken in turn: from graph replays on a GPU, one by one on the CPU."""
-        return self.each_ms([calls])[0]
-
-    def each_ms(self, works: Sequence[Sequence[Call]]) -> list[float]:
-        """`ms` of several works, in turn."""
-        if not self.on_gpu:
-            return [self._cpu_ms(calls[0]) for calls in works]
-        with on_device(self.device):
-            graphs = [self._long_graph(calls) for calls in works]
-            times = self._replays([graph for graph, _ in graphs], REPLAYS)
-        return [ms / count for ms, (_, count) in zip(times, graphs, strict=True)]
-
-    def plain_ms(self, call: Call) -> float:
-        """The median of a call launched by itself, the cache flushed before it."""
-        if not self.on_gpu:
-            return self._cpu_ms(call)
-        times = []
-        with on_device(self.device):
-            for _ in range(REPLAYS):
-                begin, end = _events()
-                self.flush.zero_()
-                begin.record()
-                call()
-                end.record()
-                times.append((begin, end))
-            torch.cuda.synchronize(self.device)
-        return _median_ms(times)
-
-    def _long_graph(self, calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
-        """A graph of about GRAPH_MS, and how many calls it holds."""
-        for call in calls[:3]:
-            call()
-        torch.cuda.synchronize(self.device)
-        one = self._replays([self._graph(calls, 1)], 3)[0] / len(calls)
-        rounds = max(1, min(50, round(GRAPH_MS / max(one, 1e-3) / len(calls))))
-        return self._graph(calls, rounds), rounds * len(calls)
-
-    def _graph(self, calls: Sequence[Call], rounds: int) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        with recording(graph, self.device):
-            for _ in range(rounds):
-                for call in calls:
-                    call()
-        return graph
-
-    def _replays(self, graphs: Sequence[torch.cuda.CUDAGraph], count: int) -> list[float]:
-        """The median of each."""
-        times: list[list[tuple[Any, Any]]] = [[] for _ in graphs]
-        for turn in range(count + 1):
-            for graph, kept in zip(graphs, times, strict=True):
-                begin, end = _events()
-                begin.record()
-                graph.replay()
-                end.record()
-                if turn:  # the first is to warm up
-                    kept.append((begin, end))
-        torch.cuda.synchronize(self.device)
-        return [_median_ms(kept) for kept in times]
-
-    def _cpu_ms(self, call: Call) -> float:
-        call()
-        times: list[float] = []
-        while len(times) < 3 or (sum(times) < CPU_SECONDS and len(times) < 50):
-            started = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - started)
-        return 1e3 * statistics.median(times)
-
-
-def _events() -> tuple[Any, Any]:
-    event: Any = torch.cuda.Event
-    return event(enable_timing=True), event(enable_timing=True)
-
-
-def _median_ms(times: Sequence[tuple[Any, Any]]) -> float:
-    return statistics.median(float(begin.elapsed_time(end)) for begin, end in times)
-
-
-def _call(function: Callable[..., object], *args: object) -> Call:
-    return lambda: function(*args)
 
 
 @dataclass(frozen=True)
@@ -291,13 +183,13 @@ class _Subject:
         encoded = path.encode(x, self.weights[0], activations, static)
         library, library_calls = self._library(clock, x, encoded)
         works = {
-            "product": [_call(path.product, encoded, one, None, x.dtype) for one in self.weights],
-            "total": [_call(path.multiply, x, one, activations, static, None) for one in self.weights],
+            "product": [calling(path.product, encoded, one, None, x.dtype) for one in self.weights],
+            "total": [calling(path.multiply, x, one, activations, static, None) for one in self.weights],
         }
         if clock.on_gpu:
-            works["float"] = [_call(F.linear, x, one) for one in floats]
+            works["float"] = [calling(F.linear, x, one) for one in floats]
         if encoded is not x:
-            works["encode"] = [_call(path.encode, x, self.weights[0], activations, static)]
+            works["encode"] = [calling(path.encode, x, self.weights[0], activations, static)]
         if library_calls:
             works["library"] = library_calls
         ms = dict(zip(works, clock.each_ms(list(works.values())), strict=True))
@@ -308,7 +200,7 @@ class _Subject:
             ms.get("encode", 0.0),
             ms["product"],
             ms["total"],
-            clock.plain_ms(_call(path.multiply, x, self.weights[0], activations, static, None)),
+            clock.plain_ms(calling(path.multiply, x, self.weights[0], activations, static, None)),
             ms.get("float", float_plain_ms),
             float_plain_ms,
             library,
@@ -320,9 +212,9 @@ class _Subject:
         if self.path.name in ("int8", "int8_torch") and isinstance(encoded, TokenCodes):
             codes = F.pad(encoded.codes, (0, 0, 0, max(0, 32 - len(x)))) if clock.on_gpu else encoded.codes
             weights = [one.codes.t() for one in self.weights if isinstance(one, CodedWeight)]
-            return "torch._int_mm", [_call(torch._int_mm, codes, one) for one in weights]
+            return "torch._int_mm", [calling(torch._int_mm, codes, one) for one in weights]
         if self.path.name in ("fp8", "fp8_torch"):
-            return "torch._scaled_mm", [_call(scaled_mm, encoded, one, None, x.dtype) for one in self.weights]
+            return "torch._scaled_mm", [calling(scaled_mm, encoded, one, None, x.dtype) for one in self.weights]
         if self.path.name == "low_bit" and self.qweight.spec.fmt.bits == 4 and x.dtype == torch.bfloat16:
             return _int4_of_torch(clock, x, self.qweight, len(self.weights))
         return None, []
@@ -338,7 +230,7 @@ def _int4_of_torch(clock: Clock, x: Tensor, qweight: QTensor, copies: int) -> tu
     both = torch.stack([scales, torch.zeros_like(scales)], dim=-1).contiguous()
     weights = [packed, *(packed.clone() for _ in range(copies - 1))]
     product = torch.ops.aten._weight_int4pack_mm
-    return "torch._weight_int4pack_mm", [_call(product, x, one, group, both) for one in weights]
+    return "torch._weight_int4pack_mm", [calling(product, x, one, group, both) for one in weights]
 
 
 def _reordered(qweight: QTensor) -> QTensor:
@@ -363,44 +255,6 @@ def _clone(prepared: object) -> object:
         return replace(prepared, q=prepared.q.clone())
     assert isinstance(prepared, tuple)
     return type(prepared)(*(part.clone() if isinstance(part, Tensor) else part for part in prepared))
-
-
-@dataclass(frozen=True)
-class CodesSpeed:
-    """Tokens to codes: milliseconds, and the share of a device copy's bandwidth; bytes read and written are counted."""
-
-    spec: str
-    tokens: int
-    width: int
-    ms: float
-    bytes_moved: int
-    copy_ms: float
-    copy_bytes: int
-
-    @property
-    def share_of_copy(self) -> float:
-        return (self.bytes_moved / self.ms) / (self.copy_bytes / self.copy_ms)
-
-
-def measure_codes(
-    tokens: int, width: int, specs: Iterable[str], device: str, dtype: torch.dtype = torch.bfloat16
-) -> list[CodesSpeed]:
-    """How fast x (tokens, width) becomes codes under each activation spec, `int8/token/dynamic` and the like."""
-    clock = Clock(torch.device(device))
-    count = clock.copies(tokens * width * 2)
-    xs = [torch.randn(tokens, width, device=device).to(dtype) for _ in range(count)]
-    target = torch.empty_like(xs[0])
-    copy_ms = clock.ms([_call(target.copy_, x) for x in xs])
-    results = []
-    for text in specs:
-        spec = Scheme.parse(f"a:{text}").activations
-        assert spec is not None
-        static = qparams_for(xs[0], spec) if spec.static else None
-        ms = clock.ms([_call(token_codes, x, spec, static) for x in xs])
-        codes = token_codes(xs[0], spec, static)
-        moved = xs[0].nbytes + codes.codes.nbytes + codes.scale.nbytes
-        results.append(CodesSpeed(text, tokens, width, ms, moved, copy_ms, 2 * xs[0].nbytes))
-    return results
 
 
 def _versions() -> dict[str, str]:

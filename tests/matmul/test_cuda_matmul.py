@@ -6,7 +6,8 @@ import torch
 
 from quantcore import load_model, quantize_model
 from quantcore.matmul.decode import GreedyDecoder
-from quantcore.matmul.paths import int_mm, open_paths
+from quantcore.matmul.paths import open_paths
+from quantcore.matmul.products import int_mm
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import perplexity
 from quantcore.numbers.qtensor import dequantize, quantize

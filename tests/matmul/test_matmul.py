@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from quantcore import load_model, quantize_model
-from quantcore.matmul.paths import PATHS, int_mm, open_paths, path_named
+from quantcore.matmul.paths import PATHS, open_paths, path_named
+from quantcore.matmul.products import int_mm
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import perplexity
 from quantcore.numbers.formats import FORMATS
@@ -119,9 +120,9 @@ def test_kernels_are_closed_without_gpu_or_triton(path: str, scheme: str, monkey
     assert parsed.weights is not None
     weight = quantize(torch.randn(128, 128), parsed.weights)
     x = torch.zeros(1, 128, dtype=torch.bfloat16)
-    monkeypatch.setattr("quantcore.matmul.paths.has_triton", lambda: True)
+    monkeypatch.setattr("quantcore.matmul.why_not.has_triton", lambda: True)
     assert "need a GPU and x is on the cpu" in str(PATHS[path].why_not(x, weight, parsed.activations))
-    monkeypatch.setattr("quantcore.matmul.paths.has_triton", lambda: False)
+    monkeypatch.setattr("quantcore.matmul.why_not.has_triton", lambda: False)
     assert "need Triton, which is not installed" in str(PATHS[path].why_not(x, weight, parsed.activations))
 
 

@@ -1,0 +1,176 @@
+"""What the paths do: a weight made ready once, x to codes, codes to y.
+
+How near a result is, u being half a unit in the last place of x's dtype, and everything against the product of the same
+codes in float64: int8 sums are exact, the epilogue adds at most 4 * 2^-24 + u of |y| (bias: of its |bias| too); the
+float paths add the rounding of float32 sums, 2^-9 of sum |x_hat| s (|q| + |z|) in fp8, whose tensor cores cut 32
+products at 2^-13 of the largest (2^-8 at the very worst), and 2^-19 of it in low_bit (2^-19 + u beyond FUSED_TOKENS,
+where the weight is unpacked to x's dtype first).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quantcore.matmul import why_not
+from quantcore.matmul.codes import MULTIPLE, CodedWeight, TokenCodes
+from quantcore.numbers.affine import QParams
+from quantcore.numbers.granularity import PerGroup
+from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize, quantize
+from quantcore.numbers.spec import MinMax, QuantSpec
+
+if TYPE_CHECKING:
+    from quantcore.matmul.kernels.low_bit_matmul import LowBitWeight
+
+ROW_MULTIPLE = 16  # and O: what torch's products want
+FEW_TOKENS = 64  # up to here the Triton fp8 kernel, beyond torch._scaled_mm
+FUSED_TOKENS = 256  # up to here low_bit unpacks as it multiplies, beyond it unpacks first
+
+
+def coded_weight(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight:
+    """Codes padded along both sides (shared where nothing is to be padded), and what zero points on either side
+    need."""
+    out, width = qweight.q.shape
+    rows = -out % ROW_MULTIPLE
+    codes = _padded(qweight.q, rows, -width % MULTIPLE)
+    scale, zero = qweight.scale.flatten(), qweight.zero_point
+    if scale.numel() > 1 and rows:
+        scale = F.pad(scale, (0, rows), value=1.0)
+    if zero is not None:
+        zero = zero.flatten().to(torch.int32)
+        zero = F.pad(zero, (0, rows)) if zero.numel() > 1 and rows else zero
+    asymmetric = activations is not None and not activations.symmetric
+    return CodedWeight(codes, scale, zero, codes.sum(1, dtype=torch.int32) if asymmetric else None, out)
+
+
+def coded_blocks(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight:
+    out = qweight.q.shape[0]
+    return CodedWeight(qweight.q, qweight.scale.contiguous(), None, None, out, out // qweight.scale.shape[0])
+
+
+def _padded(codes: Tensor, rows: int, columns: int) -> Tensor:
+    if not rows and not columns:
+        return codes.contiguous()
+    padded = codes.new_zeros(codes.shape[0] + rows, codes.shape[1] + columns, dtype=torch.uint8)
+    padded[: codes.shape[0], : codes.shape[1]] = codes.view(torch.uint8)
+    return padded.view(codes.dtype)
+
+
+def token_codes(
+    x: Tensor, spec: QuantSpec, static: QParams | None = None, multiple: int = MULTIPLE, sums: bool = False
+) -> TokenCodes:
+    """The codes of x under `spec`, or under the frozen `static`: by one fused kernel where it runs, else by `quantize`.
+
+    Shapes: x (N, K), codes (N, K padded to a multiple of `multiple`). `sums` asks for each token's sum of q - z."""
+    if why_not.why_no_kernels(x) is None and spec.observer == MinMax() and (spec.symmetric or not _grouped(spec)):
+        from quantcore.matmul.kernels.quantize_rows import quantize_tokens
+
+        return quantize_tokens(x, spec, static, multiple, sums)
+    q = quantize(x, spec, static)
+    zero = None if q.zero_point is None else q.zero_point.to(torch.int32)
+    total = None
+    if sums:
+        total = q.q.sum(1, dtype=torch.int32) - (0 if zero is None else zero.view(-1) * x.shape[1])
+    scale = q.scale if _grouped(spec) else q.scale.flatten()
+    return TokenCodes(_padded(q.q, 0, -x.shape[1] % multiple), scale, None if zero is None else zero.flatten(), total)
+
+
+def _grouped(spec: QuantSpec) -> bool:
+    return isinstance(spec.granularity, PerGroup)
+
+
+def codes_for(x: Tensor, weight: CodedWeight, spec: QuantSpec | None, static: QParams | None) -> TokenCodes:
+    assert spec is not None
+    return token_codes(x, spec, static, sums=weight.zero_point is not None)
+
+
+def multiply_codes(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    from quantcore.matmul.kernels.codes_matmul import multiply
+
+    return multiply(x, weight, bias, dtype)
+
+
+def int_mm(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """`kernels.codes_matmul.multiply` by torch._int_mm: the same sums, then the same epilogue, pass by pass."""
+    tokens = x.codes.shape[0]
+    codes = _padded(x.codes, max(0, 32 - tokens), 0) if x.codes.is_cuda else x.codes  # cuBLAS wants more than 16 rows
+    sums = torch._int_mm(codes, weight.codes.t())[:tokens]
+    if weight.zero_point is not None:
+        assert x.sums is not None
+        sums = sums - x.sums[:, None] * weight.zero_point
+    if x.zero_point is not None:
+        assert weight.sums is not None
+        sums = sums - x.zero_point[:, None] * weight.sums
+    sums = sums[:, : weight.out]
+    if dtype == torch.int32:
+        return sums
+    y = sums.float().mul_(x.scale[:, None]).mul_(weight.scale[: weight.out])
+    return (y if bias is None else y.add_(bias)).to(dtype)
+
+
+def multiply_fp8(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    few = len(x.codes) <= FEW_TOKENS or not x.codes.is_cuda
+    return multiply_codes(x, weight, bias, dtype) if few else scaled_mm(x, weight, bias, dtype)
+
+
+def scaled_mm(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """`kernels.codes_matmul.multiply` by torch._scaled_mm, per tensor or per row.
+
+    Per row its GPU form writes bf16 only; for other types the sums come back bare, in float32, and are scaled after. On
+    the CPU only the form per row is fast, and it writes what x needs."""
+    on_gpu = x.codes.is_cuda
+    tokens, out = len(x.codes), len(weight.codes)
+    to = dtype
+    fits = bias is not None and bias.dtype == dtype == torch.bfloat16 and weight.out == out
+    inside = bias if on_gpu and fits else None
+    if on_gpu and x.scale.numel() == weight.scale.numel() == 1:
+        scales = x.scale.view(()), weight.scale.view(())
+    elif not on_gpu or dtype == torch.bfloat16:
+        scales = x.scale.expand(tokens).contiguous()[:, None], weight.scale.expand(out).contiguous()[None, :]
+        to = dtype if on_gpu or bias is None else torch.float32
+    else:
+        one = torch.ones((), device=x.codes.device)
+        sums = torch._scaled_mm(x.codes, weight.codes.t(), scale_a=one, scale_b=one, out_dtype=torch.float32)
+        y = sums[:, : weight.out].mul_(x.scale[:, None]).mul_(weight.scale[: weight.out])
+        return (y if bias is None else y.add_(bias)).to(dtype)
+    y = torch._scaled_mm(x.codes, weight.codes.t(), scale_a=scales[0], scale_b=scales[1], bias=inside, out_dtype=to)[
+        :, : weight.out
+    ]
+    return (y if bias is None or inside is not None else y + bias).to(dtype)
+
+
+def pack(qweight: QTensor, activations: QuantSpec | None) -> LowBitWeight:
+    from quantcore.matmul.kernels.low_bit_matmul import pack_weight
+
+    return pack_weight(qweight)
+
+
+def in_order(x: Tensor, weight: LowBitWeight, spec: QuantSpec | None, static: QParams | None) -> Tensor:
+    return x.contiguous() if weight.order is None else x.index_select(1, weight.order)
+
+
+def multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    from quantcore.matmul.kernels import few_tokens_matmul as few
+    from quantcore.matmul.kernels.low_bit_matmul import expand, multiply_packed
+
+    if few.takes(x, weight):
+        return few.multiply_few(x, weight, bias)
+    if len(x) <= FUSED_TOKENS:
+        return multiply_packed(x, weight, bias)
+    return F.linear(x, expand(weight, dtype), None if bias is None else bias.to(dtype))
+
+
+def itself(qweight: QTensor, activations: QuantSpec | None) -> QTensor:
+    return qweight
+
+
+def rounded(x: Tensor, weight: object, spec: QuantSpec | None, static: QParams | None) -> Tensor:
+    """x_hat: x as its codes would give it back, x itself where activations stay float."""
+    return x if spec is None else fake_quantize(x, spec, static)
+
+
+def multiply_dequantized(x_hat: Tensor, weight: QTensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return F.linear(x_hat, dequantize(weight).to(dtype), bias)

@@ -34,7 +34,8 @@ from streamlit.testing.v1 import AppTest
 
 from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
 from benchmarks.machine import describe
-from ui.jobs import Job, Jobs
+from ui.job import Job
+from ui.jobs import Jobs
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "pages_gpu.json"

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from ui import exports, frame, kept, visitors
-from ui.jobs import Job
+from ui.job import Job
 from ui.markdown import as_is
 
 LOOK_S = 2.0

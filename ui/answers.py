@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from quantcore.lab.lab import Lab
 from ui import job_view
-from ui.jobs import Teller
+from ui.job import Teller
 from ui.python_code import lab_of, note
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import streamlit as st
 
 from quantcore.text.reading import OWN
 from ui import kept, visitors
-from ui.jobs import Job, Progress, Teller, Work
+from ui.job import Job, Progress, Teller, Work
 from ui.markdown import as_is
 
 PATIENCE_S = 0.4

@@ -7,7 +7,7 @@ from streamlit.runtime import exists, get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from ui.classroom import LEAVE_S, MOST_WAITING, VISITOR, classroom, is_teachers
-from ui.jobs import Asker, Rules
+from ui.job import Asker, Rules
 
 OWNER = "owner"  # of a server that serves its own user, in however many browsers
 WORD = "teacher"  # the parameter of the teacher's link

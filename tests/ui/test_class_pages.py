@@ -11,7 +11,7 @@ from tests.apptest_helpers import errors, new_server, page
 from tests.ui.test_page_duel import settle
 from ui import kept, visitors
 from ui.classroom import teachers_word
-from ui.jobs import Asker, Teller
+from ui.job import Asker, Teller
 
 PAGES = ["", *sorted(path.stem for path in (Path(__file__).parents[2] / "pages").glob("*.py"))]
 SCHEME = "w:int4/group16"

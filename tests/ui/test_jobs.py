@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ui.jobs import Asker, Job, Jobs, Teller, Work
+from ui.job import Asker, Job, Teller, Work
+from ui.jobs import Jobs
 
 WAIT_S = 10
 

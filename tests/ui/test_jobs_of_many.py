@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.ui.test_jobs import WAIT_S, Gate, end, submit
-from ui.jobs import Asker, Job, Jobs, Rules, Teller
+from ui.job import Asker, Job, Rules, Teller
+from ui.jobs import Jobs
 
 
 class PanicException(BaseException):
@@ -92,7 +93,7 @@ def test_a_line_outlives_an_end_that_fails(monkeypatch: pytest.MonkeyPatch) -> N
     jobs = Jobs()
     with monkeypatch.context() as patch:
         for name in ("clear_memory", "sentence"):
-            patch.setattr(f"ui.jobs.{name}", fails)
+            patch.setattr(f"ui.job.{name}", fails)
         job = end(submit(jobs, "a", lambda _: 1 / 0, title="a duel"))
         assert job.problem == "a duel met an error of its own (ZeroDivisionError); try other settings."
         assert job.state == "failed"

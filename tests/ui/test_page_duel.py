@@ -128,7 +128,7 @@ def shown_token(page: AppTest) -> int:
 def test_what_is_measured_so_far_is_shown(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """First the layers of what is quantized; then all figures on the windows read so far; at last the whole page."""
     monkeypatch.setattr(job_view, "PATIENCE_S", 0.01)
-    monkeypatch.setattr("ui.jobs.SHOW_EVERY_S", 0.0)
+    monkeypatch.setattr("ui.job.SHOW_EVERY_S", 0.0)
     monkeypatch.setattr("quantcore.measure.evaluate.SO_FAR_S", 0.0)
     steps, whole = threading.Semaphore(0), evaluate.next_log_p
 

@@ -27,7 +27,7 @@ from tests.apptest_helpers import errors, figures_of, lab_of, page
 from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
 from ui import kept, sidebar
-from ui.jobs import Job
+from ui.job import Job
 from ui.sidebar import CATALOG, DATA_SET, OWN
 
 LAYER = "model.layers.1.mlp.down_proj"

@@ -20,7 +20,7 @@ LOOK_FOR = (
     "A few tokens wait for the weight to come from memory: fewer bytes win. Many tokens wait for arithmetic: only a "
     "product of 8-bit or 4-bit codes wins, and codes that are unpacked first buy nothing. Look where the lines cross."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("a chat: one token at a time", {"at": 1, "gpu": "H100 SXM", "batch": 1}),
     ("an fp8 model on an A100", {"gpu": "A100 80GB", "why": "FP8"}),
     ("70B on 48 GB", {"card": "Llama-3-70B", "context": 8192, "batch": 1}),

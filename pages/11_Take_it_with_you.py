@@ -28,7 +28,7 @@ LOOK_FOR = (
     "A recipe runs elsewhere, on a model of any size; a checkpoint is this model, quantized now. Look at what the "
     "bytes are for, and whether your GPU multiplies the codes themselves or only stores them."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("4 bits by GPTQ", {"scheme": "W4A16,gptq/actorder=weight"}),
     ("8 bits on both sides", {"scheme": "W8A8"}),
     ("one layer kind spared", {"scheme": "W4A16@down_proj=W8A16"}),

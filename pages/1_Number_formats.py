@@ -3,6 +3,7 @@
 import pandas as pd
 import streamlit as st
 
+from quantcore.lab.grids import Of
 from quantcore.numbers.formats import FORMATS
 from ui import frame
 from ui import widgets as controls
@@ -21,7 +22,7 @@ LOOK_FOR = (
     "A code of 4 bits names 16 numbers and no more: drag the value and watch it jump to the nearest one. "
     "Integers stand at equal distances, floats crowd around zero; codes that no weight uses are paid for all the same."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("16 codes: int4 or fp4", {"formats": ["int4", "fp4_e2m1"]}),
     ("symmetric or not", {"formats": ["int3", "int3_asym"], "of": "inputs"}),
     ("256 codes: int8 or fp8", {"formats": ["int8", "fp8_e4m3"], "of": "inputs"}),
@@ -33,8 +34,9 @@ def body(choice: Choice) -> None:
         names = controls.several(
             "Formats on the axis (up to three)", CHOICES, ["int4", "int4_asym", "fp4_e2m1"], "formats"
         )
-        tensor = controls.pick("Tensor behind them", ["weight", "inputs"], "weight", "of")
-    lab, seen = choice.lab, (tensor, choice.reading)
+        weight = controls.pick("Tensor behind them", ["weight", "inputs"], "weight", "of") == "weight"
+    lab = choice.lab
+    seen: tuple[Of, str] = ("weight" if weight else "inputs", choice.reading)
     where = (lab.id, lab.device, choice.layer, *seen)
     histogram = lab.value_counts(choice.layer, *seen)
     bases = [lab.fitted_grid(choice.layer, name, *seen) for name in names]
@@ -61,7 +63,7 @@ def body(choice: Choice) -> None:
         x=min(max(start_x, histogram.lo), histogram.hi),
         counts=histogram.counts,
         edges=histogram.edges,
-        label=f"{'weights' if tensor == 'weight' else 'inputs'} of {choice.layer}",
+        label=f"{'weights' if weight else 'inputs'} of {choice.layer}",
     )
     controls.keep_numbers("x", [setting.x])
     controls.keep_numbers("scales", [scale / base.scale for scale, base in zip(setting.scales, bases, strict=True)])

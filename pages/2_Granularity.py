@@ -17,7 +17,7 @@ LOOK_FOR = (
     "Every tile of the weight is rounded on a grid that its own largest value stretches. "
     "Watch the error map pale as tiles shrink, and the bits per weight rise because each tile brings a scale."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("one scale for all", {"grain": "tensor", "format": "int4"}),
     ("groups of 32, 3 bits", {"grain": "group", "group": 32, "format": "int3"}),
     ("fp4 hides outliers", {"grain": "channel", "format": "fp4_e2m1"}),

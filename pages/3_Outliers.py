@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -22,7 +23,7 @@ LOOK_FOR = (
     "A scale must reach the largest value that shares it, so one loud channel or token costs all others precision. "
     "Open a layer in the map, find its walls in the surface, see who loses, then clip them or leave them in float."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("4 bits: who is left?", {"act": "int4"}),
     ("spare the loudest channel", {"keep": 1}),
     ("clip, for the median token", {"clip": "p99.97", "watch": "median token"}),
@@ -32,7 +33,7 @@ PATTERNS = {
     "token": "A token that is loud alone spoils a scale that it shares: give each token its own.",
     "scattered": "Neither one channel nor one token stands out: the large values are scattered.",
 }
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "absmax": st.column_config.NumberColumn("largest |x|", format="%.4g"),
     "over_median": st.column_config.NumberColumn("largest / median channel's", format="%.1f"),
     "kurtosis": st.column_config.NumberColumn("kurtosis (3: normal)", format="%.1f"),

@@ -32,7 +32,7 @@ LOOK_FOR = (
     "token, it leaves the others a handful of codes. "
     "A dynamic range is taken from the tokens at hand; see what that saves, and what it takes in time."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("a wide range in fp8", {"format": "fp8_e4m3", "freeze": "minmax"}),
     ("the giant token arrives alone", {"call": 1}),
     (

@@ -24,7 +24,7 @@ LOOK_FOR = (
     "Two schemes meet the same layer on the same text. Look first at which part costs the output, the weights or the "
     "activations: the louder error decides, and mending the other changes little."
 )
-TRIES = [
+TRIES: frame.Tries = [
     (
         "range: static or dynamic",
         {"a": "w:int8/channel,a:int8/tensor/static", "b": "w:int8/channel,a:int8/token/dynamic"},

@@ -29,7 +29,7 @@ LOOK_FOR = (
     "to make up for it; a column near the end has hardly anyone left to lean on. "
     "So watch what each push takes back, and then when the loud columns get their turn."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("2 bits, loud columns first", {"bits": 2, "order": "weight"}),
     ("a layer that the order saves", {"model": "reference", "layer": "model.layers.2.self_attn.q_proj"}),
     ("too few tokens, little damping", {"tokens": 160, "damp": 0.0001}),

@@ -28,7 +28,7 @@ LOOK_FOR = (
     "All schemes read the same tokens as the float model. Perplexity asks how well the text is predicted, KL how far "
     "the predictions moved; KL sees differences that perplexity hides. An interval that holds 0 means: not told apart."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("8 bits: int or float", {"duel": "W8A8\nFP8\nFP8_DYNAMIC"}),
     ("who shares a scale, at 4 bits", {"duel": "w:int4/tensor\nw:int4/channel\nw:int4/group128\nw:int4/group32"}),
     ("one layer kind spared", {"duel": "w:int3/group128\nw:int3/group128@down_proj=w:int8/channel\nw:int4/group128"}),

@@ -28,7 +28,7 @@ LOOK_FOR = (
     "Each layer is quantized alone, all others stay float, and the KL of the next-token distributions says what that "
     "costs. A few layers pay for most of it: give those more bits, and the model loses less at the same size."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("3 bits for W3's price", {"bits": 3, "budget": 3.125}),
     ("2 bits: who breaks?", {"bits": 2, "budget": 2.5}),
     ("everything but it", {"bits": 3, "way": ALL_BUT}),

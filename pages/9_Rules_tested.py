@@ -23,7 +23,7 @@ LOOK_FOR = (
     "A rule is a starting point that somebody found on other models. Here each one runs on the loaded model, and the "
     "verdict is the paired difference of KL over windows of one text: beyond chance, or not told apart."
 )
-TRIES = [
+TRIES: frame.Tries = [
     ("fp8 weights: has it changed?", {"rule": "fp8-weights"}),
     ("run all eight", {"rule": ALL, "run": "true"}),
     ("more text, surer verdicts", {"tokens": 16384}),

@@ -16,8 +16,13 @@ from ui.sidebar import Choice
 TITLE = "Start here"
 QUESTION = "What happens when a layer keeps only {} values?"
 LOOK_FOR = (
-    "Every weight must jump to the nearest level, and the largest weight of its row decides how far apart the levels "
-    "lie. Take bits away: the steps widen, small weights fall onto 0, and at some point the model loses the thread."
+    "**A lab for LLM quantization.** A real model, its real weights and inputs, and every scheme at work on them: "
+    "take bits away below, and see its weights and its next words change."
+)
+WAYS = (
+    ("Learn", "a lesson a page, alone or in class", "Which values exist?", "pages/1_Number_formats.py"),
+    ("Experiment", "any scheme on your model", "Two schemes on one layer", "pages/5_Layer_lab.py"),
+    ("Decide", "what to ship on which GPU", "Schemes side by side", "pages/7_Scheme_duel.py"),
 )
 TRIES: frame.Tries = [
     ("8 bits: can you see it?", {"bits": 8}),
@@ -57,7 +62,7 @@ def table(row: RowStudy, report: NextTokens | None) -> pd.DataFrame:
 
 
 def loaded_model(model: Anatomy, scheme: str, bytes_hat: int | None) -> None:
-    st.subheader("What is loaded")
+    st.header("What is loaded")
     quantized = {} if bytes_hat is None else {f"Checkpoint, {scheme.removeprefix('w:')}": f"{bytes_hat / 1e6:.1f} MB"}
     frame.metrics(
         {
@@ -86,8 +91,17 @@ def loaded_model(model: Anatomy, scheme: str, bytes_hat: int | None) -> None:
     )
 
 
+def ways_in() -> None:
+    """For whom the lab is, and where each begins."""
+    with st.grid(3, min_column_width=240, gap="small"):
+        for name, what, label, path in WAYS:
+            with st.container(border=True, gap=None, key=f"way_{name.lower()}"):
+                st.markdown(f"**{name}**: {what}")
+                frame.link(label, path, {})
+
+
 def where_next() -> None:
-    st.subheader("Where to go next")
+    st.header("Where to go next")
     with st.grid(3, min_column_width=300, border=True):
         with st.container():
             st.markdown("**You experiment.** Any layer, any scheme: see what it loses, and which part of it to blame.")
@@ -112,7 +126,8 @@ def where_next() -> None:
 
 
 def body(choice: Choice) -> None:
-    bits = controls.steps("Bits per weight", START_BITS, START, "bits")
+    with frame.controls_in_sight():
+        bits = controls.steps("Bits per weight", START_BITS, START, "bits")
     frame.ask(QUESTION.format(2**bits), __file__)
     lab, name, scheme = choice.lab, f"int{bits}", start_scheme(bits)
     row = lab.row(choice.layer, scheme, ROW_SHARE)
@@ -140,4 +155,4 @@ def body(choice: Choice) -> None:
     frame.numbers(table(row, report), "start")
 
 
-frame.show(__file__, QUESTION.format(2**START), LOOK_FOR, TRIES, body)
+frame.show(__file__, QUESTION.format(2**START), LOOK_FOR, TRIES, body, ways_in)

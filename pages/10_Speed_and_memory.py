@@ -14,6 +14,7 @@ from ui.sidebar import Choice
 from ui.words import speed as speed_words
 
 TITLE = "Speed and memory"
+SECTION = "Decide"
 NOW = "this machine, now"
 
 LOOK_FOR = (
@@ -36,7 +37,7 @@ def recorded(run: Recorded, file: str, row: DeltaGenerator) -> SpeedReport:
 
 
 def native_part() -> None:
-    st.subheader("Which GPU multiplies which codes itself")
+    st.header("Which GPU multiplies which codes itself")
     st.table(speed_words.native_table().set_index("GPU"))
     why = controls.select("Why", list(speed_words.TABLE_SCHEMES), "FP8", "why")
     st.markdown("\n".join(f"- {sentence}" for sentence in speed_words.reasons(speed_words.TABLE_SCHEMES[why])))

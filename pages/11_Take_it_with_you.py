@@ -22,6 +22,7 @@ from ui.sidebar import PASTED, Choice
 from ui.words import take as take_words
 
 TITLE = "Take it with you"
+SECTION = "Decide"
 TOKENS = (2560, CALIBRATE.windows * CALIBRATE.length, 16384)  # of our own calibration text
 
 LOOK_FOR = (
@@ -98,10 +99,10 @@ def body(choice: Choice) -> None:
         with st.container(), frame.problems():
             recipe_part(plan, lab)
     if refused is None:
-        st.subheader("The checkpoint")
+        st.header("The checkpoint")
         with frame.problems():
             checkpoint_part(text, choice, calibration)
-    st.subheader("Reports")
+    st.header("Reports")
     report_part(plan, choice)
     st.caption(f"{take_words.CAPABILITIES} Read in: vendors' datasheets; {CHECKED}. Nothing was run with vLLM here.")
     frame.numbers(take_words.parts_table(parts), "take_it_with_you")

@@ -39,7 +39,7 @@ def line() -> None:
 
 def checkpoints() -> None:
     """The checkpoints of this server, and a way to make room."""
-    st.subheader("Checkpoints")
+    st.header("Checkpoints")
     found = exports.listed()
     st.caption(
         f"{len(found)} take {sum(one.bytes for one in found) / 1e6:,.1f} MB of {exports.limit_text()}. They are this "

@@ -13,6 +13,7 @@ from ui.figures.number_formats import code_bars
 from ui.sidebar import Choice
 
 TITLE = "Number formats"
+SECTION = "Learn"
 COLOURS = ("blue", "vermilion", "green")
 CHOICES = [
     *(name for name in FORMATS if "narrow" not in name),

@@ -11,6 +11,7 @@ from ui.figures import granularity as figures
 from ui.sidebar import Choice
 
 TITLE = "Granularity"
+SECTION = "Learn"
 FORMATS = ["int2", "int3", "int4", "int8", "fp4_e2m1", "fp8_e4m3"]
 
 LOOK_FOR = (

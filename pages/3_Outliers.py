@@ -17,6 +17,7 @@ from ui.figures import outliers as figures
 from ui.sidebar import Choice, open_layer
 
 TITLE = "Outliers"
+SECTION = "Learn"
 FORMATS = ["int8", "int6", "int4", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1"]
 
 LOOK_FOR = (
@@ -51,9 +52,9 @@ def body(choice: Choice) -> None:
     payers = choice.lab.payers(choice.layer, fmt, choice.reading)
     pictures = still_pictures(choice, fmt, log)
     loudest(choice, study, payers, pictures)
-    st.subheader("Who pays")
+    st.header("Who pays")
     who_pays(study, payers, fmt, pictures)
-    st.subheader("Two remedies")
+    st.header("Two remedies")
     remedies(choice, fmt, len(study.channel_absmax))
 
 

@@ -19,6 +19,7 @@ from ui.sidebar import Choice
 from ui.words import range as range_words
 
 TITLE = "Static or dynamic"
+SECTION = "Learn"
 MIX = "mix"  # a calibration text of every kind
 CALIBRATIONS = [*TEXT_KINDS, MIX]
 FORMATS = ["int8", "int4", "fp8_e4m3"]
@@ -100,7 +101,7 @@ def body(choice: Choice) -> None:
         chart(figures.clip_map(clips, title), key="clip_map", alt=range_words.worst_clip(clips))
         chart(figures.error_picture(study), key="error_picture", alt=range_words.errors(study))
 
-    st.subheader("What does dynamic cost in time?")
+    st.header("What does dynamic cost in time?")
     asked = (layer, f"a:{fmt}/tensor/static")
     cost = lab.dynamic_cost(*asked)
     with st.grid(2, min_column_width=430):

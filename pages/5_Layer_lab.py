@@ -17,6 +17,7 @@ from ui.sidebar import Choice
 from ui.words import layer as layer_words
 
 TITLE = "Layer lab"
+SECTION = "Lab"
 NAMES = {"A": ":blue[**A**] - blue, solid, o", "B": ":orange[**B**] - vermilion, dashed, x"}
 WORST_FIRST, IN_ORDER = "worst first", "in order"
 

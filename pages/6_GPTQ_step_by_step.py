@@ -16,6 +16,7 @@ from ui.sidebar import Choice
 from ui.words import gptq as gptq_words
 
 TITLE = "GPTQ step by step"
+SECTION = "Learn"
 GROUPS = (32, 64, 128)
 ROW = "row"
 DAMPS = (0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -44,7 +45,7 @@ TRIES: frame.Tries = [
 def two_weights() -> None:
     """The toy: its sliders move nothing above it, so nothing above it runs again."""
     with frame.problems():
-        st.subheader("With two weights, all of it can be seen")
+        st.header("With two weights, all of it can be seen")
         with st.grid(4, min_column_width=220):
             correlation = controls.slide("Correlation of the inputs", -0.99, 0.99, 0.9, "r", 0.01)
             scale = controls.slide("Input 1 is larger, times", 0.25, 4.0, 2.0, "scale", 0.05)
@@ -76,7 +77,7 @@ def body(choice: Choice) -> None:
     learned = str(Reading.parse(choice.calibration).up_to(limit))
     granularity = "channel" if group == ROW else f"group{group}"
 
-    st.subheader("One column after another")
+    st.header("One column after another")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         order = controls.pick("Order in the tile", ORDERS, "none", "order")
         together = controls.pick("The tile", [TOGETHER, AROUND], TOGETHER, "tile") == TOGETHER
@@ -87,7 +88,7 @@ def body(choice: Choice) -> None:
     st.markdown(words)
     column_player(steps, key=f"steps{controls.resets()}", alt=words.replace("*", ""))
 
-    st.subheader("The whole layer, in every order")
+    st.header("The whole layer, in every order")
     loud = lab.loud_channels(layer, choice.reading)
     study = lab.gptq_order(layer, f"w:int{bits}/{granularity},gptq/damp={damp:.10g}", choice.reading, learned)
     words = gptq_words.order(study)
@@ -105,7 +106,7 @@ def body(choice: Choice) -> None:
             named = ", ".join(f"channel {c} at place {place}" for place, c in places)
             chart(figures.diagonal(study, ordered), key=key, alt=f"the loudest outliers: {named or '0 channels'}")
 
-    st.subheader("What an order costs at run time")
+    st.header("What an order costs at run time")
     asked = (layer, f"w:int4/{granularity}")
     costs = lab.gptq_cost(*asked)
     words = gptq_words.cost(costs)
@@ -120,7 +121,7 @@ def body(choice: Choice) -> None:
     st.caption(gptq_words.cost_source(costs))
     st.button("Measure again", on_click=lab.forget, args=(Lab.gptq_cost, *asked), key="again")
 
-    st.subheader("Which setting loses least?")
+    st.header("Which setting loses least?")
     grid = tuple("channel" if grain == ROW else f"group{grain}" for grain in grains)
     found = lab.gptq_map(layer, MAP_BITS, grid, MAP_DAMPS, learned)
     words = gptq_words.order_map(found)

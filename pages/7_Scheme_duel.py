@@ -19,6 +19,7 @@ from ui.sidebar import Choice
 from ui.words import duel as duel_words
 
 TITLE = "Scheme duel"
+SECTION = "Lab"
 DEFAULT = "W8A8\n{w4}\nw:int4/channel\nw:int3/group{group}"  # the group is the largest that fits the model
 MOST = 6
 TOKENS = (2560, 5120, 16384)
@@ -89,11 +90,11 @@ def show_text(found: Duel, choice: Choice, reading: str) -> None:
     """What reads the text itself, of a duel that is whole; and the ways to leave with it."""
     lab, texts = choice.lab, list(found.reports)
     frame.take_links({short_label(text): text for text in texts})
-    st.subheader("On the text itself")
+    st.header("On the text itself")
     default = max(texts, key=lambda text: found.reports[text].kl)
     scheme = controls.select("Scheme", texts, default, "read")
     token_part(found, scheme, lab, reading)
-    st.subheader("Writing on, side by side")
+    st.header("Writing on, side by side")
     generation_part(scheme, lab, choice.calibration)
     downloads(lambda: duel_document(found, lab.facts(texts, reading, choice.calibration)), "duel")
 

@@ -20,6 +20,7 @@ from ui.sidebar import Choice
 from ui.words import sensitivity as words
 
 TITLE = "Which layers hurt"
+SECTION = "Lab"
 BITS = (2, 3, 4, 8)
 TOKENS = (640, 1280, 2560, 5120)
 ALONE, ALL_BUT = "this layer alone", "everything but it"
@@ -95,7 +96,7 @@ def body(choice: Choice) -> None:
         reading = str(EVALUATE.at_most(controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")))
     scheme = f"w:int{bits}/group{group}"
     ranked = st.container()
-    st.subheader("Spend a budget")
+    st.header("Spend a budget")
     budget = controls.slide("Bits per weight, scales counted", 2.125, 8.5, 4.125, "budget", 0.005, format="%.3f")
     with ranked:
         job_view.kept_notice()

@@ -15,6 +15,7 @@ from ui.words import duel as duel_words
 from ui.words import rules as words
 
 TITLE = "Rules, tested"
+SECTION = "Lab"
 TOKENS = (2560, 5120, 16384)
 ALL = "all eight"
 FIRST = ("int4-groups", "int8-tokens")  # run without a click: rounding to nearest, a few seconds

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from quantcore.methods import codes, options
 from quantcore.numbers import formats
 from tests.browser_fixtures import ROOT
-from ui import frame
+from ui import menu
 
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 TO_COME = {"quantcore/methods/down.py", "pages/13_Zeros.py", "tests/ui/test_page_zeros.py"}  # the toys' own files
@@ -66,16 +66,16 @@ def test_the_toy_page_opens_and_stands_in_the_menu(
     shutil.copy(ROOT / "app.py", tmp_path)
     (code,) = blocks("ARCHITECTURE.md", "py")
     (tmp_path / "pages" / "13_Zeros.py").write_text(code)
-    monkeypatch.setattr(frame, "ROOT", tmp_path)
-    frame.pages.cache_clear()
+    monkeypatch.setattr(menu, "ROOT", tmp_path)
+    menu.sections.cache_clear()
     try:
-        assert frame.pages()["Zeros"] == "pages/13_Zeros.py"
+        assert menu.sections()["Learn"]["Zeros"] == "pages/13_Zeros.py"
         at = AppTest.from_file(str(tmp_path / "app.py"), default_timeout=240)
         at.switch_page("pages/13_Zeros.py")
         at.query_params["model"] = str(tiny_model_dir)
         at.run()
     finally:
-        frame.pages.cache_clear()
+        menu.sections.cache_clear()
     assert not at.exception
     assert at.title[0].value == "How many weights become zero?"
     assert re.search(r"\*\*[\d.]+%\*\* of its weights become 0", "\n".join(one.value for one in at.markdown))

@@ -2,6 +2,7 @@
 and the page's calls in Python.
 
     TITLE = "Granularity"            what the menu calls the page; its place there is the number in its file's name
+    SECTION = "Learn"                where in the menu it stands: Learn, Lab or Decide
 
     def body(choice: Choice) -> None:
         choose ... compute ... draw ...
@@ -17,11 +18,9 @@ fresh server.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +35,45 @@ from ui import widgets as controls
 from ui.classroom import without_paths
 from ui.components.chart import head_start
 from ui.components.copy_link import copy_link
+from ui.components.page_life import page_life
 from ui.job_end import LONGEST, own_words
 from ui.markdown import as_is
+from ui.menu import page_of, sections
 from ui.sidebar import Choice, shared_state, sidebar
 
 ICON = Path(__file__).with_name("icon.png")  # a file of ours: an icon by name would be fetched from the internet
-ROOT = Path(__file__).resolve().parents[1]
-TITLE = re.compile(r'^TITLE = "(.+)"$', re.MULTILINE)
 STYLE = """<style>
-[data-testid="stMainBlockContainer"] { padding: 2.5rem 2.5rem 4rem; max-width: 1560px; }
-[data-testid="stSidebarHeader"] { height: 2.5rem; }
+[data-testid="stMainBlockContainer"] { padding: 1.75rem 2.5rem 4rem; max-width: 1560px; }
+[data-testid="stHeader"] { height: 2.5rem; min-height: 2.5rem; }
+[data-testid="stSidebarHeader"] { height: 2.25rem; margin-bottom: 0; }
+.st-key-menu [data-testid="stElementContainer"]:has(a) { margin: 0; }
+.st-key-menu [data-testid="stPageLink"] a { padding: 0 0.5rem; margin: 0; min-height: 1.625rem; }
+.st-key-menu [data-testid="stCaptionContainer"] { margin-top: 0.4rem; }
+[class*="st-key-way_"] a p { font-weight: 600; text-decoration: underline; }
+.st-key-tries { row-gap: 0.25rem; }
+[class*="st-key-way_"] { padding: 0.4rem 0.8rem; }
+.st-key-menu p { line-height: 1.5; }
+[class*="st-key-headline"] p { font-size: 1.2rem; line-height: 1.45; }
+@media (max-width: 960px) { [data-testid="stMainBlockContainer"] { padding: 2.25rem 1.25rem 3rem; } }
 </style>"""
 TAKE = "pages/11_Take_it_with_you.py"
 FOLLOWED = "try"  # marks a preset's link; taking the mark off is what brings the link's state to the address bar
 Tries = Sequence[tuple[str, Mapping[str, Any]]]
 
 
-def show(file: str, question: str, look_for: str, tries: Tries, body: Callable[[Choice], None]) -> None:
+def show(
+    file: str,
+    question: str,
+    look_for: str,
+    tries: Tries,
+    body: Callable[[Choice], None],
+    opening: Callable[[], None] | None = None,
+) -> None:
     """Menu, sidebar, title, two sentences on what to look for, preset links `(label, URL parameters)`; then the body,
-    which gets what the sidebar says. It does not run where the model cannot be loaded."""
-    choice, notices = _head(question, look_for, tries, page_of(file))
+    which gets what the sidebar says. It does not run where the model cannot be loaded.
+
+    opening   draws what stands between the sentences and the presets"""
+    choice, notices = _head(question, look_for, tries, page_of(file), opening)
     st.session_state["_whole"] = True
     _body(body, choice, notices)
 
@@ -84,21 +102,25 @@ def _begin(question: str) -> None:
     visitors.arrive()
 
 
-def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[Choice, DeltaGenerator]:
+def _head(
+    question: str, look_for: str, tries: Tries, path: str, opening: Callable[[], None] | None
+) -> tuple[Choice, DeltaGenerator]:
     """All above the body; what the sidebar says, and the place for notices about the link."""
     _begin(question)
     head_start()
     controls.begin(path)
-    st.query_params.pop(FOLLOWED, None)
+    _show_moved(tries)
     menu()
     heading = st.session_state["_heading"] = st.empty()
     heading.title(st.session_state.get("_asked", {}).get(path, question))
     st.markdown(look_for)
+    if opening is not None:
+        opening()
     if tries:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="tries"):
             st.markdown("**Try this**")
-            for label, state in tries:
-                link(label, path, {**state, FOLLOWED: 1})
+            for place, (label, state) in enumerate(tries, 1):
+                link(label, path, {**state, FOLLOWED: place})
     notices = st.container(key="notices")
     choice = None
     with problems():
@@ -106,6 +128,15 @@ def _head(question: str, look_for: str, tries: Tries, path: str) -> tuple[Choice
     if choice is None:
         st.stop()
     return choice, notices
+
+
+def _show_moved(tries: Tries) -> None:
+    """Take the mark of a followed preset off the link, and let the browser show which controls it moved."""
+    followed = st.query_params.pop(FOLLOWED, None)
+    if followed in {str(place) for place in range(1, len(tries) + 1)}:
+        st.session_state["_follows"] = st.session_state.get("_follows", 0) + 1
+        st.session_state["_moved_by_preset"] = list(tries[int(followed) - 1][1])
+    page_life(st.session_state.get("_moved_by_preset", []), st.session_state.get("_follows", 0))
 
 
 def _settle(notices: DeltaGenerator) -> None:
@@ -122,24 +153,14 @@ def ask(question: str, file: str) -> None:
     drawn_first[page_of(file)] = question
 
 
-def page_of(file: str) -> str:
-    """A page's file as links name it."""
-    return Path(file).resolve().relative_to(ROOT).as_posix()
-
-
-@cache
-def pages() -> dict[str, str]:
-    """The pages that have a TITLE, in the order of the numbers that their files' names begin with: title -> file."""
-    files = sorted((ROOT / "pages").glob("*.py"), key=lambda file: int(file.name.partition("_")[0]))
-    found = {file: TITLE.search(file.read_text(encoding="utf-8")) for file in (ROOT / "app.py", *files)}
-    return {title[1]: page_of(str(file)) for file, title in found.items() if title}
-
-
 def menu() -> None:
     """The pages, as links that keep the model, the layer and the text."""
-    with st.sidebar:
-        for label, path in pages().items():
-            link(label, path, {}, width="stretch")
+    with st.sidebar, st.container(key="menu", gap=None):
+        for section, pages in sections().items():
+            if section and pages:
+                st.caption(f"**{section}**")
+            for label, path in pages.items():
+                link(label, path, {}, width="stretch")
         st.divider()
 
 
@@ -181,6 +202,19 @@ def problems() -> Iterator[None]:
 def sentence(words: str) -> None:
     """What went wrong, in words that may quote a link, a model or a file."""
     st.error(as_is(without_paths(words)))
+
+
+@contextmanager
+def controls_in_sight(name: str = "") -> Iterator[None]:
+    """A row of controls that stays at the top of the window while the pictures that it moves are looked at."""
+    with st.container(key=f"controls{name}", gap="small"):
+        yield
+
+
+def headline(words: str, name: str = "") -> None:
+    """What the page found, in one sentence: set large, and read out when it changes."""
+    with st.container(key=f"headline{name}"):
+        st.markdown(words)
 
 
 def metrics(values: Mapping[str, str]) -> None:

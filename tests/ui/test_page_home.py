@@ -84,7 +84,7 @@ def test_an_empty_prompt_gets_a_sentence_and_leaves_the_row(at: AppTest) -> None
     at.text_area(key="prompt").set_value("  ").run()
     assert errors(at) == ["the prompt is empty and a model continues what it has read; type the start of a sentence"]
     assert [shown["key"] for shown in figures_of(at)] == ["row"]
-    assert at.subheader[0].value == "What is loaded"
+    assert at.header[0].value == "What is loaded"
 
 
 def test_a_bad_link_value_is_told(at: AppTest) -> None:
@@ -105,7 +105,8 @@ def test_the_reference_model_breaks_between_four_bits_and_two() -> None:
 def test_the_drawing_library_is_asked_for_before_any_picture(at: AppTest) -> None:
     at.run()
     names = [element.proto.component_name for element in at.get("bidi_component")]
-    assert names[:2] == ["lab_head_start", "lab_chart"]
+    assert names[0] == "lab_head_start"
+    assert "lab_chart" in names
 
 
 def test_the_reference_models_first_picture_is_that_of_the_loaded_model() -> None:

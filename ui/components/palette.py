@@ -19,16 +19,16 @@ from typing import Final
 
 SERIES: Final[dict[str, tuple[str, str]]] = {
     # name: (on the light page, on the dark page)
-    "blue": ("#0072b2", "#4ba3e3"),
-    "vermilion": ("#d55e00", "#f5854a"),
-    "green": ("#008f6b", "#2bc598"),
-    "purple": ("#b4568c", "#dd92bf"),
-    "amber": ("#946200", "#e6a532"),
+    "blue": ("#006fae", "#4ba3e3"),
+    "vermilion": ("#b84b00", "#f5854a"),
+    "green": ("#007a5b", "#2bc598"),
+    "purple": ("#a94a82", "#dd92bf"),
+    "amber": ("#8f5f00", "#e6a532"),
     "slate": ("#5f6b78", "#98a4b1"),
-    "sky": ("#2e86b8", "#7cc4ee"),
-    "teal": ("#0b7f86", "#45c1c4"),
+    "sky": ("#25709b", "#7cc4ee"),
+    "teal": ("#0a777e", "#45c1c4"),
     "brown": ("#8a5a44", "#c79a83"),
-    "olive": ("#6b7a1f", "#b5c255"),
+    "olive": ("#657218", "#b5c255"),
 }
 ROLES: Final = ("ink", "muted", "grid", "surface", "card", "accent")
 TOKENS: Final = (*SERIES, *ROLES)

@@ -82,7 +82,7 @@ def colour_bar(value: str) -> dict[str, Any]:
         "y": -0.22,
         "yanchor": "top",
         "title": {"text": value, "side": "bottom", "font": {"size": 12}},
-        "tickfont": {"size": 11},
+        "tickfont": {"size": 12},
         "nticks": 5,
     }
 

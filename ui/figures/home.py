@@ -15,13 +15,16 @@ from ui.components.palette import GREEN, INK, MUTED, SLATE, VERMILION, token
 from ui.figures.base import figure
 from ui.markdown import plotted
 
-ROW_HEIGHT, TOKENS_HEIGHT = 500, 370
-STRIP = 0.24  # share of the row picture's height that the error strip takes
+ROW_HEIGHT, TOKENS_HEIGHT = 430, 330
+LOWEST, HIGHEST = -1.4, 1.1  # of the largest weight: int2 has a level at -4/3
+WORST = 0.38  # of the largest weight: a little more than half a step of 2 bits, 1/3
+GAP = 0.05  # between weights and errors
+STRIP = (1 - GAP) * 2 * WORST / (2 * WORST + HIGHEST - LOWEST)  # so that both have one scale
 LONGEST_TOKEN = 20
 
 
 def row_picture(study: RowStudy, layer: str, name: str) -> go.Figure:
-    """Each weight and the level it jumps to, over all levels; below, the error, magnified until a half step fills it.
+    """Each weight and the level it jumps to, over all levels; below, the error on the same scale.
 
     name   of the format, such as int4"""
     columns = np.arange(study.first, study.first + len(study.weight), dtype=np.float32)
@@ -41,20 +44,19 @@ def row_picture(study: RowStudy, layer: str, name: str) -> go.Figure:
     fig.add_trace(_points(columns, restored, f"{name} weight", {"color": GREEN, "symbol": "diamond", "size": 7}))
     ring = {"color": INK, "symbol": "circle-open", "size": 9, "line": {"width": 1.5}}
     fig.add_trace(_points(columns, weight, "float weight", ring))
-    low, high = (end * float(study.weight.abs().max()) or end for end in (-1.4, 1.1))  # int2 has a level at -4/3
+    largest = float(study.weight.abs().max()) or 1.0
     fig.update_layout(
         xaxis={"range": [columns[0] - 1, columns[-1] + 1], "anchor": "y2", "showgrid": False, "zeroline": False},
-        yaxis={"domain": [STRIP + 0.05, 1], "range": [low, high], "showgrid": False},
+        yaxis={"domain": [STRIP + GAP, 1], "range": [LOWEST * largest, HIGHEST * largest], "showgrid": False},
         legend={"y": -0.2},
     )
-    _add_error_strip(fig, study, columns, (high - low) / (0.95 - STRIP))
+    _add_error_strip(fig, study, columns, WORST * largest)
     return fig
 
 
-def _add_error_strip(fig: go.Figure, study: RowStudy, columns: np.ndarray, upper_units: float) -> None:
-    """Bars of w_hat - w and the band of half a step to either side; `upper_units` of weight fill the whole height."""
+def _add_error_strip(fig: go.Figure, study: RowStudy, columns: np.ndarray, reach: float) -> None:
+    """Bars of w_hat - w on an axis to +-reach that no width moves, and the band of half a step to either side."""
     half = study.step / 2
-    reach = 1.2 * max(half, float(study.error.abs().max()))
     ends = np.asarray([columns[0] - 1, columns[-1] + 1], np.float32)
     for side, fill in ((-half, None), (half, "tonexty")):
         fig.add_trace(
@@ -85,15 +87,14 @@ def _add_error_strip(fig: go.Figure, study: RowStudy, columns: np.ndarray, upper
         yaxis2={
             "domain": [0, STRIP],
             "range": [-reach, reach],
-            "tickvals": [-half, 0, half],
-            "ticktext": ["-1/2 step", "0", "+1/2 step"],
+            "nticks": 3,
             "showgrid": False,
             "title": {"text": "error"},
             "automargin": True,
         }
     )
     fig.add_annotation(
-        text=f"the error, drawn {upper_units / (2 * reach / STRIP):.2g} times larger",
+        text="the error, on the scale of the weights; dotted: half a step",
         x=1,
         xref="paper",
         xanchor="right",

@@ -67,7 +67,7 @@ def layer_map(found: OutlierMap, layer: str) -> go.Figure:
         tickvals=list(range(len(found.modules))),
         ticktext=_short(found.modules),
         side="top",
-        tickfont={"size": 11},
+        tickfont={"size": 12},
     )
     blocks = ["none" if block is None else str(block) for block in found.blocks]
     rows = _few(len(blocks))

@@ -21,7 +21,7 @@ CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 def memory_part(lab: Lab) -> None:
     """Sizes, bytes and budgets."""
-    st.subheader("Will it fit?")
+    st.header("Will it fit?")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = controls.pick("Model", [LOADED, *PRESET_SHAPES, CUSTOM], "Llama-3-8B", "card")
         if name == CUSTOM:

@@ -124,7 +124,7 @@ def roof_part(
     live: bool, machine: Machine | None, report: SpeedReport | None, shape: tuple[int, int], schemes: list[str]
 ) -> None:
     """Roofline and bounds of one machine: the one at hand, or a named GPU."""
-    st.subheader("What the hardware promises")
+    st.header("What the hardware promises")
     own = machine if live else gpu_named("" if report is None else report.device)
     names = [HERE, *GPUS] if live else list(GPUS)
     picked = controls.select("Roof of", names, HERE if live else own.name if own else "H100 SXM", "gpu")

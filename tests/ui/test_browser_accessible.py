@@ -1,0 +1,68 @@
+"""Every page, light and dark, asked by axe-core (WCAG 2 A and AA); and the words in pictures, which axe passes by."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser_fixtures import ROOT, serving, wait_until
+from ui.menu import sections
+
+pytestmark = pytest.mark.browser
+
+PATHS = [path for pages in sections().values() for path in pages.values()]
+RULES = {
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]},
+    "rules": {"heading-order": {"enabled": True}, "page-has-heading-one": {"enabled": True}},
+}
+# Streamlit's own, beyond our reach: (rule, a part of the element's HTML) -> why.
+THEIRS: dict[tuple[str, str], str] = {}
+READY = """() => document.querySelector('[data-testid="stApp"]')?.dataset.testScriptState !== 'running'
+    && document.querySelector('[data-testid="stExpander"]')
+    && [...document.querySelectorAll('.lab-chart')].every((chart) => Number(chart.dataset.drawn) > 0)"""
+PALE = """() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = colour.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const page = rgb(getComputedStyle(document.querySelector('[data-testid="stApp"]')).backgroundColor);
+  const found = [];
+  for (const text of document.querySelectorAll('.lab-chart svg text, .lab-line svg text, .lab-player svg text')) {
+    if (!text.textContent.trim() || text.closest('.heatmaplayer, .bars, .hm, .modebar, .hoverlayer')) continue;
+    const style = getComputedStyle(text);
+    const opacity = Number(style.opacity) * Number(style.fillOpacity);
+    const seen = rgb(style.fill).map((c, i) => opacity * c + (1 - opacity) * page[i]);
+    const [bright, dim] = [light(page), light(seen)].sort((one, other) => other - one);
+    const contrast = (bright + 0.05) / (dim + 0.05);
+    const said = `${text.closest('[data-key]')?.dataset.key}: ${text.textContent.slice(0, 40)}`;
+    if (parseFloat(style.fontSize) < 12) found.push(`${said}: ${style.fontSize}`);
+    if (contrast < 4.5) found.push(`${said}: ${style.fill}, contrast ${contrast.toFixed(1)}`);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Its own: the jobs that the slow pages start end with it."""
+    with serving(ROOT / "serve.py", tmp_path_factory.mktemp("axe")) as url:
+        yield url
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_page_keeps_anybody_out(page: Any, own_server: str, path: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page.goto(f"{own_server}/{Path(path).stem.partition('_')[2] if path != 'app.py' else ''}")
+    found = []
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        wait_until(page, READY)
+        page.wait_for_timeout(500)  # colours fade from theme to theme
+        for violation in axe.run(page, options=RULES).response["violations"]:
+            for node in violation["nodes"]:
+                if not any(rule == violation["id"] and part in node["html"] for rule, part in THEIRS):
+                    found.append(f"{theme}, {violation['id']}: {node['html'][:200]}")
+        found += [f"{theme}, {words}" for words in page.evaluate(PALE)]
+    page.emulate_media(color_scheme="light")
+    assert found == []

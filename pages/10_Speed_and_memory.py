@@ -3,7 +3,7 @@
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from quantcore.studies.hardware import LOOKED_UP
+from quantcore.studies.gpus import LOOKED_UP
 from quantcore.studies.speed import SpeedReport
 from quantcore.studies.speed_curves import Recorded
 from ui import frame, kept

@@ -1,8 +1,9 @@
 """What it takes to serve a checkpoint with vLLM: the command, the GPUs, and what vLLM will not take.
 
-As vLLM's documentation and its compressed-tensors loader said in November 2026; nothing here was run with vLLM. NVIDIA
-GPUs are named by compute capability: 7.5 Turing (T4), 8.0 Ampere (A100), 8.6 (RTX 30), 8.9 Ada (L4, RTX 40),
-9.0 Hopper (H100, H200), 10 and above Blackwell (B200, RTX 50).
+As vLLM's documentation (docs.vllm.ai, features/quantization, `latest` and v0.32), llm-compressor's guide "Choosing the
+right compression scheme" (0.11) and vLLM's compressed-tensors loader said in November 2026; nothing here was run with
+vLLM. NVIDIA GPUs are named by compute capability: 7.5 Turing (T4), 8.0 Ampere (A100), 8.6 (RTX 30), 8.9 Ada (L4,
+RTX 40), 9.0 Hopper (H100, H200), 10 and above Blackwell (B200, RTX 50).
 """
 
 from __future__ import annotations
@@ -19,31 +20,51 @@ from quantcore.scheme.scheme import Scheme
 CHECKED = "vLLM documentation and loader, November 2026"
 FP8_WEIGHTS = "fp8_e4m3/tensor fp8_e4m3/channel fp8_e4m3/block"
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+AMD, CPU = "AMD", "CPU"
+Place = tuple[int, int] | str
+"""NVIDIA's compute capability, AMD (an MI300), or CPU (x86)."""
 
 
 class Kernel(NamedTuple):
-    """Which weights, format/strategy, vLLM multiplies by which inputs, format/strategy/range, and on which GPUs."""
+    """Which weights, format/strategy, vLLM multiplies by which inputs, format/strategy/range, and on which GPUs: in
+    words, from which compute capability to which, and where else. Below `codes_from` the codes are only stored: the
+    inputs stay 16-bit."""
 
     weights: str
     inputs: str
     gpus: str
+    least: tuple[int, int] = (99, 0)  # none
+    most: tuple[int, int] = (99, 0)
+    codes_from: tuple[int, int] = (0, 0)
+    elsewhere: tuple[str, ...] = ()
+
+    def runs_on(self, place: Place) -> bool:
+        return place in self.elsewhere if isinstance(place, str) else self.least <= place <= self.most
 
 
 KERNELS = (
-    Kernel("int4/group int4/channel", "float", "int4 weights alone: NVIDIA 8.0 and above"),
-    Kernel("int8/group int8/channel", "float", "int8 weights alone: NVIDIA 8.0 and above"),
+    Kernel("int4/group int4/channel", "float", "int4 weights alone: NVIDIA 7.5 and above", (7, 5)),
+    Kernel("int8/group int8/channel", "float", "int8 weights alone: NVIDIA 7.5 and above", (7, 5)),
     Kernel(
         "int8/channel int8/tensor",
         "int8/token/dynamic int8/tensor/static",
         "int8 on both sides: NVIDIA 7.5 to 9.0 (not Blackwell), x86 and Arm CPUs",
+        (7, 5),
+        (9, 0),
+        elsewhere=(CPU,),
     ),
     Kernel("int4/group int4/channel", "int8/token/dynamic", "int4 weights, int8 activations: Arm CPUs"),
-    Kernel("int4/group", "fp8_e4m3/token/dynamic", "int4 weights, fp8 activations: NVIDIA 9.0 (Hopper)"),
-    Kernel(FP8_WEIGHTS, "float", "fp8 weights alone: NVIDIA 8.0 and above"),
+    Kernel(
+        "int4/group", "fp8_e4m3/token/dynamic", "int4 weights, fp8 activations: NVIDIA 9.0 (Hopper)", (9, 0), (9, 0)
+    ),
+    Kernel(FP8_WEIGHTS, "float", "fp8 weights alone: NVIDIA 7.5 and above", (7, 5)),
     Kernel(
         FP8_WEIGHTS,
         "fp8_e4m3/token/dynamic fp8_e4m3/group/dynamic fp8_e4m3/tensor/dynamic fp8_e4m3/tensor/static",
-        "fp8 on both sides: NVIDIA 8.9 and above, AMD MI300; on NVIDIA 8.0 to 8.6 the activations stay 16-bit",
+        "fp8 on both sides: NVIDIA 8.9 and above, AMD MI300; on NVIDIA 7.5 to 8.6 the activations stay 16-bit",
+        (7, 5),
+        codes_from=(8, 9),
+        elsewhere=(AMD,),
     ),
 )
 
@@ -61,8 +82,8 @@ class Serving:
 
 def serving(folder: str, schemes: Mapping[str, Scheme], context: int) -> Serving:
     """How vLLM serves a checkpoint in `folder` whose quantized layers have these schemes, by name."""
-    found = {scheme: _gpus(scheme) for scheme in schemes.values()}
-    problems = [f"vLLM lists no kernel for {scheme}" for scheme, gpus in found.items() if gpus is None]
+    found = {scheme: kernel_for(scheme) for scheme in schemes.values()}
+    problems = [f"vLLM lists no kernel for {scheme}" for scheme, kernel in found.items() if kernel is None]
     if len(found) > 1 and any(scheme.activations is None and _asymmetric_int(scheme) for scheme in found):
         problems.append("vLLM wants asymmetric weights alone packed, which only a checkpoint of one scheme has here")
     if any(_int_by_fp8(scheme) for scheme in found):
@@ -72,20 +93,36 @@ def serving(folder: str, schemes: Mapping[str, Scheme], context: int) -> Serving
         )
     return Serving(
         command=f"vllm serve {shlex.quote(folder)} --max-model-len {context}",
-        gpus=tuple(dict.fromkeys(gpus for gpus in found.values() if gpus is not None)),
+        gpus=tuple(dict.fromkeys(kernel.gpus for kernel in found.values() if kernel is not None)),
         problems=(*problems, *_torn(schemes)),
     )
 
 
-def _gpus(scheme: Scheme) -> str | None:
-    """Where vLLM has a kernel for the scheme; None where it lists none."""
+def kernel_for(scheme: Scheme) -> Kernel | None:
+    """The kernel that vLLM has for the scheme; None where it lists none."""
     weights, inputs = scheme.weights, scheme.activations
     if weights is None or (inputs is not None and not weights.symmetric):
         return None
     here, when = f"{whole(weights.fmt)}/{strategy(weights.granularity)}", "float"
     if inputs is not None:
         when = f"{inputs.fmt.name}/{strategy(inputs.granularity)}/{'static' if inputs.static else 'dynamic'}"
-    return next((one.gpus for one in KERNELS if here in one.weights.split() and when in one.inputs.split()), None)
+    return next((one for one in KERNELS if here in one.weights.split() and when in one.inputs.split()), None)
+
+
+def why_not_on(scheme: Scheme, place: Place) -> str | None:
+    """Why vLLM would not run a scheme at a place; None where it should. What stays float runs everywhere."""
+    if scheme.is_float:
+        return None
+    kernel = kernel_for(scheme)
+    if kernel is None:
+        return f"vLLM lists no kernel for {scheme.label}"
+    return None if kernel.runs_on(place) else f"vLLM has no kernel for it here ({kernel.gpus})"
+
+
+def stays_16_bit(scheme: Scheme, place: Place) -> bool:
+    """Whether vLLM only stores the codes at a place and multiplies in 16 bits, though the scheme quantizes inputs."""
+    kernel = kernel_for(scheme)
+    return bool(kernel and scheme.activations and not isinstance(place, str) and place < kernel.codes_from)
 
 
 def _int_by_fp8(scheme: Scheme) -> bool:

@@ -11,7 +11,8 @@ from quantcore.lab.whole import SoFar
 from quantcore.pipeline.calibration import Progress
 from quantcore.studies.footprint import PRESET_SHAPES, Footprint, ModelShape
 from quantcore.studies.footprint import footprint as footprint_of
-from quantcore.studies.hardware import Machine, measure_machine
+from quantcore.studies.gpus import Machine
+from quantcore.studies.hardware import measure_machine
 from quantcore.studies.speed import SpeedReport, closed_paths, measure_paths
 
 LOADED = "loaded"

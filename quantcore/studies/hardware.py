@@ -1,4 +1,4 @@
-"""What hardware promises: rates of named GPUs and of the machine at hand, and the bound that a scheme meets on them.
+"""What hardware promises: the rates of the machine at hand, and the bound that a scheme meets on a machine.
 
     predict("W8A8", (14336, 4096), 16, GPUS["H100 SXM"]).seconds
 
@@ -9,14 +9,12 @@ Roofline: a product of N tokens does 2 N O K operations and moves so many bytes;
 encode_bytes are the pass from x to codes (a dynamic per-tensor range reads x twice; reordered groups gather x), the
 product reads codes, weights with their scales, and writes y in 16 bits. intensity = operations / all bytes.
 
-GPU rates are the vendor's, dense: a datasheet's figure "with sparsity" is halved. Looked up on the date in LOOKED_UP.
-Source: Williams et al. 2009, doi:10.1145/1498765.1498785; each GPU's `source`.
+Rates of named GPUs: `gpus`. Source: Williams et al. 2009, doi:10.1145/1498765.1498785.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,114 +30,15 @@ from quantcore.numbers.qtensor import quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.clock import Call, Clock
+from quantcore.studies.gpus import FLOAT, Machine
 from quantcore.studies.speed import REORDERED, SpeedReport
 
-LOOKED_UP = "2026-11-25"
-FLOAT = "bf16"
-ARITHMETICS = (FLOAT, "fp8", "int8", "int4", "fp4")
 SCALE_BYTES = 4
 ROUNDS = 2
 FP4_GROUPS = (16, 32)  # columns that share a scale inside Blackwell's tensor cores: NVFP4, MXFP4
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Bandwidth in GB/s and dense rates in TFLOP/s (TOP/s for integers), 2 operations a multiply-add; `rates` lacks
-    what it does not multiply. `family` with compute capability; `measured` here, or read in `source`."""
-
-    name: str
-    family: str
-    memory_gb: float | None
-    bandwidth_gb_s: float
-    rates: Mapping[str, float]
-    source: str
-    measured: bool = False
-
-    def ridge(self, arithmetic: str) -> float:
-        """Operations a byte from which on the arithmetic, not the memory, sets the pace."""
-        return 1e3 * self.rates[arithmetic] / self.bandwidth_gb_s
-
-
-def _gpu(name: str, family: str, gb: float, gb_s: float, source: str, **rates: float) -> Machine:
-    return Machine(name, family, gb, gb_s, rates, source)
-
-
-AMPERE, ADA, HOPPER, BLACKWELL = "Ampere 8.0", "Ada 8.9", "Hopper 9.0", "Blackwell 10.0"
-GPUS: dict[str, Machine] = {
-    gpu.name: gpu
-    for gpu in [
-        _gpu("A100 80GB", AMPERE, 80, 2039, "NVIDIA A100 datasheet (SXM, June 2021)", bf16=312, int8=624, int4=1248),
-        _gpu("L4", ADA, 24, 300, "NVIDIA L4 datasheet (2023; sparse figures halved)", bf16=121, fp8=242.5, int8=242.5),
-        _gpu(
-            "L40S",
-            ADA,
-            48,
-            864,
-            "NVIDIA L40S datasheet (2023)",
-            bf16=362.05,
-            fp8=733,
-            int8=733,
-            int4=733,
-        ),
-        _gpu(
-            "RTX 4090",
-            ADA,
-            24,
-            1008,
-            "NVIDIA Ada GPU Architecture whitepaper v2.1, appendix A (float32 accumulate)",
-            bf16=165.2,
-            fp8=330.3,
-            int8=660.6,
-            int4=1321.2,
-        ),
-        _gpu(
-            "H100 SXM",
-            HOPPER,
-            80,
-            3350,
-            "NVIDIA H100 datasheet (2023; sparse figures halved)",
-            bf16=989.5,
-            fp8=1979,
-            int8=1979,
-        ),
-        _gpu(
-            "H200",
-            HOPPER,
-            141,
-            4800,
-            "NVIDIA H200 datasheet (SXM, 2024; sparse figures halved)",
-            bf16=989.5,
-            fp8=1979,
-            int8=1979,
-        ),
-        _gpu(
-            "B200",
-            BLACKWELL,
-            180,
-            8000,
-            "NVIDIA DGX B200 datasheet and Blackwell architecture brief (2024), an eighth of a board",
-            bf16=2250,
-            fp8=4500,
-            int8=4500,
-            fp4=9000,
-        ),
-    ]
-}
 BEGINS = {"fp8": "fp8 tensor cores begin with Ada (8.9)", "fp4": "fp4 tensor cores begin with Blackwell (10.0)"}
-DEVICES = {  # what the driver calls them; other models of the same chip have other rates
-    "A100 80GB": r"A100-SXM4-80GB",
-    "L4": r"\bL4\b",
-    "L40S": r"\bL40S\b",
-    "RTX 4090": r"\bRTX 4090\b(?! D| Laptop)",
-    "H100 SXM": r"\bH100\b(?!.*(PCIe|NVL))",
-    "H200": r"\bH200\b(?!.*NVL)",
-    "B200": r"\bB200\b",
-}
-
-
-def gpu_named(device: str) -> Machine | None:
-    """The GPU that a driver's name means, `NVIDIA H100 80GB HBM3` the H100 SXM; None for any other."""
-    return next((GPUS[name] for name, pattern in DEVICES.items() if re.search(pattern, device)), None)
 
 
 @dataclass(frozen=True)

@@ -405,7 +405,7 @@ def test_serving() -> None:
         return serving("my models/out", {f"m.layers.0.{k}": Scheme.parse(v) for k, v in schemes.items()}, 2048)
 
     assert of(q_proj="W4A16").command == "vllm serve 'my models/out' --max-model-len 2048"
-    assert of(o_proj="W4A16").gpus == ("int4 weights alone: NVIDIA 8.0 and above",)
+    assert of(o_proj="W4A16").gpus == ("int4 weights alone: NVIDIA 7.5 and above",)
     assert "not Blackwell" in of(o_proj="W8A8").gpus[0]
     assert "8.9 and above" in of(o_proj="FP8_BLOCK").gpus[0]
     assert of(o_proj="W8A8").problems == ()

@@ -3,13 +3,11 @@
 import pytest
 
 from quantcore.scheme.scheme import Scheme
+from quantcore.studies.gpus import GPUS, Machine
 from quantcore.studies.hardware import (
-    GPUS,
-    Machine,
     arithmetic_of,
     best_machine,
     gain_bound,
-    gpu_named,
     how_it_runs,
     measure_machine,
     predict,
@@ -55,29 +53,12 @@ def test_the_bound_is_the_slower_of_memory_and_arithmetic() -> None:
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)
-def test_rates_are_dense_and_of_one_kind(gpu: Machine) -> None:
-    """Halving the bits doubles the rate; a sparse figure among dense ones would be twice too large."""
-    for name in ("fp8", "int8"):
-        if name in gpu.rates:
-            assert gpu.rates[name] / gpu.rates["bf16"] == pytest.approx(2, rel=0.03) or gpu.name == "RTX 4090"
-    if "fp4" in gpu.rates:
-        assert gpu.rates["fp4"] == 2 * gpu.rates["fp8"]
-    assert ("fp8" in gpu.rates) == (gpu.family != "Ampere 8.0")
-    assert ("fp4" in gpu.rates) == gpu.family.startswith("Blackwell")
-    assert gpu.source
-
-
-def test_the_ridge_of_an_h100() -> None:
-    assert GPUS["H100 SXM"].ridge("bf16") == pytest.approx(295.4, abs=0.1)  # 989.5 / 3.35
-
-
-@pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)
 def test_few_weight_bytes_win_at_one_token_and_buy_nothing_at_many(gpu: Machine) -> None:
     assert gain_bound("W4A16", GATE, 1, gpu) == pytest.approx(16 / 4.125, rel=0.01)
     assert gain_bound("W4A16", GATE, 8192, gpu) == pytest.approx(1)
     assert gain_bound("W4A16+g_idx", GATE, 8192, gpu) < 1
-    eight_bits = gain_bound("W8A8", GATE, 8192, gpu)
-    assert 1.7 < eight_bits < gpu.rates["int8"] / gpu.rates["bf16"]
+    eight_bits, rate = gain_bound("W8A8", GATE, 8192, gpu), gpu.rates["int8"] / gpu.rates["bf16"]
+    assert (1.7 < eight_bits < rate) if rate > 1 else eight_bits < 0.1  # the B300 all but gave int8 up
 
 
 def test_without_fp8_tensor_cores_fp8_is_weights_only() -> None:
@@ -124,27 +105,6 @@ def test_how_it_runs(scheme: str, gpu: str, arithmetic: str, native: bool, word:
     run = how_it_runs(Scheme.parse(scheme), GPUS[gpu])
     assert (run.arithmetic, run.native) == (arithmetic, native)
     assert word in run.why
-
-
-@pytest.mark.parametrize(
-    ("device", "name"),
-    [
-        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
-        ("NVIDIA H100 PCIe", None),
-        ("NVIDIA H200", "H200"),
-        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
-        ("NVIDIA A100-SXM4-40GB", None),
-        ("NVIDIA L4", "L4"),
-        ("NVIDIA L40S", "L40S"),
-        ("NVIDIA L40", None),
-        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
-        ("NVIDIA GB200", None),
-        ("x86_64 CPU, 2 threads", None),
-    ],
-)
-def test_a_drivers_name(device: str, name: str | None) -> None:
-    found = gpu_named(device)
-    assert (found and found.name) == name
 
 
 def test_the_machine_at_hand() -> None:

@@ -11,7 +11,8 @@ from quantcore.lab.lab import Lab
 from quantcore.model.loading import LoadedModel
 from quantcore.studies import hardware, speed
 from quantcore.studies.footprint import LLAMA_3_8B, ModelShape, footprint
-from quantcore.studies.hardware import GPUS, gain_bound
+from quantcore.studies.gpus import GPUS
+from quantcore.studies.hardware import gain_bound
 from quantcore.studies.speed import SpeedReport, SpeedRow
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, values
 from tests.apptest_helpers import page as open_page
@@ -206,7 +207,8 @@ def test_the_table_names_what_is_native() -> None:
     assert table.loc["B200", "fp4, groups of 16"] == "✓ fp4"
     assert set(table["W4A16, W8A16"]) == {"weights only"}
     assert list(speed_words.rates_table()["GPU"]) == list(GPUS)
-    assert speed_words.reasons("FP8")[0].startswith("**A100 80GB**: fp8 tensor cores begin with Ada")
+    assert speed_words.reasons("FP8")[0].startswith("**T4, A10")
+    assert "A100 80GB, RTX 3090**: fp8 tensor cores begin with Ada" in speed_words.reasons("FP8")[0]
 
 
 def test_labels_tell_the_schemes_apart() -> None:

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.footprint import BUDGETS_GB, GB, Footprint, GptqMemory
-from quantcore.studies.hardware import FLOAT, Machine, gain_bound, predict, work_of
+from quantcore.studies.gpus import FLOAT, Machine
+from quantcore.studies.hardware import gain_bound, predict, work_of
 from quantcore.studies.speed import REORDERED, SpeedReport, SpeedRow
 from quantcore.studies.speed_curves import crossings, rows_of
 from ui.components.palette import AMBER, BLUE, GREEN, INK, MUTED, PURPLE, SLATE, VERMILION, token

@@ -10,7 +10,8 @@ from streamlit.delta_generator import DeltaGenerator
 from quantcore.lab.hardware import LOADED, Speed
 from quantcore.lab.lab import Lab
 from quantcore.numbers.granularity import largest_divisor
-from quantcore.studies.hardware import GPUS, Machine, best_machine, gpu_named
+from quantcore.studies.gpus import GPUS, Machine, gpu_named
+from quantcore.studies.hardware import best_machine
 from quantcore.studies.speed import REORDERED, SpeedReport
 from quantcore.studies.speed_curves import best_of
 from ui import kept

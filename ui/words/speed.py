@@ -9,7 +9,8 @@ import pandas as pd
 
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.footprint import BUDGETS_GB, GB, Footprint, GptqMemory, ModelShape
-from quantcore.studies.hardware import ARITHMETICS, FLOAT, GPUS, Machine, gain_bound, how_it_runs, work_of
+from quantcore.studies.gpus import ARITHMETICS, FLOAT, GPUS, Machine
+from quantcore.studies.hardware import gain_bound, how_it_runs, work_of
 from quantcore.studies.speed import REORDERED, SpeedReport
 from quantcore.studies.speed_curves import crossings, disturbed, rows_of
 from ui.figures.speed import TICKS, label

@@ -12,7 +12,8 @@ from quantcore.export.serving import Serving
 from quantcore.measure.scores import ModelReport
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
-from quantcore.studies.hardware import GPUS, how_it_runs
+from quantcore.studies.gpus import GPUS
+from quantcore.studies.hardware import how_it_runs
 from quantcore.studies.written import ReadBack, Written
 from quantcore.text.reading import CALIBRATE, Reading
 

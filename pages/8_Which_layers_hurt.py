@@ -38,7 +38,8 @@ TRIES: frame.Tries = [
 
 def measured(lab: Lab, schemes: tuple[str, ...], all_but: bool, reading: str) -> Answer[Sensitivity]:
     title = f"{' and '.join(short_label(one) for one in schemes)}, layer by layer"
-    return answer(title, lab, Lab.sensitivity, schemes, all_but, reading)
+    place = "ranking" if len(schemes) == 1 else "plan's layers"
+    return answer(title, lab, Lab.sensitivity, schemes, all_but, reading, place=place)
 
 
 def ranking_part(found: Answer[Sensitivity], scheme: str, all_but: bool, layers: list[str]) -> None:

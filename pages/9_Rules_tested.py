@@ -37,7 +37,9 @@ def card(rule: Rule, choice: Choice, reading: str, run: bool) -> RuleResult | No
     st.markdown(rule.why)
     st.caption(f"`{rule.scheme}` against {', '.join(f'`{text}`' for text in rule.challengers)}")
     title = f"Rule: {rule.text.rstrip('.')}"
-    found = answer(title, choice.lab, Lab.rule, rule.key, reading, choice.calibration, start=run)
+    found = answer(
+        title, choice.lab, Lab.rule, rule.key, reading, choice.calibration, start=run, place=f"rule {rule.key}"
+    )
     result, so_far = found.whole, found.so_far
     if result is not None:
         st.markdown(words.verdict(rule, result))

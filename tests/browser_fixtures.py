@@ -31,15 +31,15 @@ WAIT_MS = 240_000
 
 
 @contextmanager
-def serving(script: Path, home: Path) -> Iterator[str]:
-    """Run `streamlit run script` until the block ends; the address to visit."""
+def serving(script: Path, home: Path, **variables: str) -> Iterator[str]:
+    """Run `streamlit run script` with environment `variables` until the block ends; the address to visit."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless=true"]
     command += ["--server.address=127.0.0.1", f"--server.port={port}"]
     log = home / f"{script.stem}.log"
-    own = {**os.environ, "HOME": str(home), "QUANT_HOME": str(home / "results")}
+    own = {**os.environ, "HOME": str(home), "QUANT_HOME": str(home / "results"), **variables}
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=out, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"

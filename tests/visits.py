@@ -29,15 +29,23 @@ class Visitor:
         self._socket = socket
         self.words: list[str] = []
         self.elements: list[tuple[Any, str]] = []
+        self._place = ("", "")  # page and query
+        self._script = ""  # what the server calls the page
         self._repeating: set[str] = set()  # fragments with run_every
         self._named: set[str] = set()  # those that the run under way has named
 
     async def open(self, page: str, query: str = "") -> float:
         """Open a page in the state of a link; seconds until its script has ended."""
+        self._place, self._script = (page, query), ""
+        return await self.send(self._message())
+
+    def _message(self, fragment: str = "") -> BackMsg:
+        """A request to run the page, or a fragment of it."""
         message = BackMsg()
-        message.rerun_script.page_name = page
-        message.rerun_script.query_string = query
-        return await self.send(message)
+        message.rerun_script.page_name, message.rerun_script.query_string = self._place
+        message.rerun_script.fragment_id = fragment
+        message.rerun_script.page_script_hash = self._script
+        return message
 
     async def send(self, message: BackMsg) -> float:
         """Send what a browser would; seconds until the script that it starts has ended."""
@@ -55,8 +63,7 @@ class Visitor:
             for one, where in reversed(self.elements)
             if one.HasField("button") and one.button.label == label
         )
-        message = BackMsg()
-        message.rerun_script.fragment_id = fragment
+        message = self._message(fragment)
         state = message.rerun_script.widget_states.widgets.add(id=button.id)
         state.trigger_value = True
         return await self.send(message)
@@ -79,8 +86,7 @@ class Visitor:
     async def _rerun_fragments(self) -> None:
         """What a browser does for a fragment with run_every."""
         for fragment in sorted(self._repeating):
-            message = BackMsg()
-            message.rerun_script.fragment_id = fragment
+            message = self._message(fragment)
             message.rerun_script.is_auto_rerun = True
             await self._socket.send(message.SerializeToString())
 
@@ -90,6 +96,8 @@ class Visitor:
         kind: str = answer.WhichOneof("type") or ""
         if kind == "auto_rerun":
             self._named.add(answer.auto_rerun.fragment_id)
+        if kind == "navigation":
+            self._script = answer.navigation.page_script_hash
         if kind == "script_finished":
             whole = answer.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY
             self._repeating = self._named if whole else self._repeating | self._named

@@ -29,8 +29,11 @@ def answer(title: str, lab: Lab, question: Callable[..., T], *asked: Any, turn: 
     """Ask one of the lab's long questions, which tell `progress` and `so_far`; `kept_...` of the same name says whether
     the answer is kept.
 
-    turn    to ask the same question again, for a measurement     view   as `job_view.result_of` has it"""
+    turn    to ask the same question again, for a measurement
+    view    as `job_view.result_of` has it; a question stands in one place of a page, where nothing else is said"""
     bare, name = lab_of(lab), question.__name__
+    if view.get("start", True):
+        view.setdefault("place", f"{name} {turn}")
     kept = getattr(bare, f"kept_{name}", lambda *_: None)(*asked)
     if kept is not None:
         note(lab, question, *asked)

@@ -24,10 +24,9 @@ from quantcore.model.loading import REFERENCE
 from quantcore.model.sources import Place, locate
 from quantcore.studies.speed_curves import Recorded, read_run
 from quantcore.text.files import LoadedText, hub_text
-from ui import exports, memory
+from ui import exports, memory, visitors
 from ui.classroom import model_source
 from ui.jobs import Jobs
-from ui.visitors import rules, sessions
 
 FIRST_VISIT_S = 8.0  # a visitor who waits for the start gets both cores before the first page's other bits are made
 LOAD_AT_ONCE_BYTES = 100_000_000
@@ -42,19 +41,21 @@ def lab(model_id: str, device: str) -> Lab:
 @st.cache_resource(max_entries=3, show_spinner=False)
 def shared_lab(model_id: str, device: str) -> Lab:
     """One for all visitors."""
-    house = House(_spinner, lambda: memory.freeze(len(sessions())), exports.root, exports.room_for)
+    house = House(_spinner, lambda: memory.freeze(len(visitors.sessions())), exports.root, exports.room_for)
     return Lab(model_source(model_id), device, store(), name=model_id, house=house)
 
 
 @st.cache_resource(scope="session")
 def _visit() -> Visit:
-    return Visit()
+    visit = Visit()
+    visitors.at_end(visit.end)
+    return visit
 
 
 @st.cache_resource
 def jobs() -> Jobs:
     """The long work of this server."""
-    return Jobs(rules())
+    return Jobs(visitors.rules())
 
 
 @st.cache_resource
@@ -101,13 +102,13 @@ def warm_up() -> None:
     may begin from then on."""
     first = shared_lab(REFERENCE, default_device())
     quantized(first, start_scheme(START))
-    memory.freeze(len(sessions()), collect=False)
+    memory.freeze(len(visitors.sessions()), collect=False)
     gc.enable()
     time.sleep(FIRST_VISIT_S)
     first.stats()
     for bits in START_BITS:
         quantized(first, start_scheme(bits))
-    memory.freeze(len(sessions()))
+    memory.freeze(len(visitors.sessions()))
 
 
 @contextmanager

@@ -21,10 +21,12 @@ def freeze(sessions: int, collect: bool = True) -> None:
         _caught.append(True)
 
 
-def collect_frozen() -> None:
-    """Collect what was caught in a freeze, where something may have been."""
-    if _caught:
-        _caught.clear()
-        gc.unfreeze()
+def collect() -> None:
+    """Collect what closed sessions have left, also what was caught in a freeze."""
+    if not _caught:
         gc.collect()
-        gc.freeze()
+        return
+    _caught.clear()
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

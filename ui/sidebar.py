@@ -61,7 +61,7 @@ def sidebar() -> Choice | None:
         lab = kept.lab(_model(), _device())
     if kept.takes_long(lab):
         key, title = kept.load_key(lab), f"Loading {lab.id}"
-        if job_view.result_of(LOADER, key, title, lambda progress: _load(lab, progress)) is None:
+        if job_view.result_of(LOADER, key, title, lambda progress: _load(lab, progress), place=LOADER) is None:
             return None
     kept.jobs().forget(kept.load_key(lab))
     with st.sidebar:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
 import streamlit as st
 from streamlit.runtime import exists, get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.state import SafeSessionState
 
 from ui.classroom import LEAVE_S, MOST_WAITING, VISITOR, classroom, is_teachers
 from ui.job import Asker, Rules
@@ -22,13 +27,21 @@ def asker() -> Asker:
     return Asker(st.context.cookies.get(VISITOR) or session, session)
 
 
-_sessions: set[str] = set()
+_sessions: dict[str, list[Callable[[], None]]] = {}  # what ends with each
 
 
 def arrive() -> None:
     """Note the session whose page runs; every page calls this."""
+    ctx = get_script_run_ctx(suppress_warning=True)
+    if ctx is not None and ctx.session_id not in _sessions:
+        _sessions[ctx.session_id] = [partial(_wipe, ctx.session_state)]
+
+
+def at_end(end: Callable[[], None]) -> None:
+    """Call `end` when the session whose page runs is closed."""
     if (ctx := get_script_run_ctx(suppress_warning=True)) is not None:
-        _sessions.add(ctx.session_id)
+        arrive()
+        _sessions[ctx.session_id].append(end)
 
 
 def sessions() -> list[str]:
@@ -37,8 +50,15 @@ def sessions() -> list[str]:
 
 
 def forget(session: str) -> None:
-    """Note that a session is closed."""
-    _sessions.discard(session)
+    """A session is closed: end what belongs to it. Whoever still holds its objects holds empty ones."""
+    for end in _sessions.pop(session, ()):
+        end()
+
+
+def _wipe(state: SafeSessionState) -> None:
+    for key in list(state.filtered_state):
+        with suppress(KeyError):
+            del state[key]
 
 
 def is_open(session: str) -> bool:

@@ -21,6 +21,12 @@ class Visit:
     def __init__(self) -> None:
         self.texts, self.memo, self.store = Texts(), Memo(VISIT_BYTES), Store.in_memory()
 
+    def end(self) -> None:
+        """Let go of all of it, whoever still holds this object."""
+        self.texts.clear()
+        self.memo.clear()
+        self.store.clear()
+
 
 @contextmanager
 def _room(folder: Path, size_bytes: int) -> Iterator[None]:

@@ -58,6 +58,11 @@ class Memo:
         with self._changed:
             self._answers.pop(key, None)
 
+    def clear(self) -> None:
+        """Forget every answer."""
+        with self._changed:
+            self._answers.clear()
+
     def __len__(self) -> int:
         return len(self._answers)
 

@@ -132,6 +132,10 @@ class Store:
 
         self._do(write)
 
+    def clear(self) -> None:
+        """Let go of every answer."""
+        self._do(lambda connection: connection.execute("DELETE FROM results"))
+
     def count(self) -> int:
         """How many answers are kept."""
         return self._do(lambda connection: int(connection.execute("SELECT COUNT(*) FROM results").fetchone()[0])) or 0

@@ -55,6 +55,11 @@ class Texts:
                 self._own.pop(next(iter(self._own)))
         return source
 
+    def clear(self) -> None:
+        """Let go of the own texts."""
+        with self._lock:
+            self._own.clear()
+
     def __getitem__(self, source: str) -> LoadedText:
         """Raises: ValueError for an own text that is not kept (any more), and for a name that is none of ours."""
         if source.startswith(OWN):

@@ -13,10 +13,10 @@ from streamlit.runtime import Runtime, get_instance
 
 from ui import visitors
 from ui.classroom import GONE_S
-from ui.memory import collect_frozen
+from ui.memory import collect
 
 LOOK_S = 1.0
-COLLECT_S = 30.0  # between two collections of what was frozen: each stops all pages for 0.3 s
+COLLECT_S = 30.0  # between two collections: one of what was frozen stops all pages for 0.3 s
 
 
 async def watch_sessions() -> None:
@@ -28,7 +28,7 @@ async def watch_sessions() -> None:
         try:
             closed += close_left(get_instance(), away, time.monotonic())
             if closed and time.monotonic() - collected > COLLECT_S:
-                collect_frozen()
+                collect()
                 collected, closed = time.monotonic(), 0
         except Exception:
             logging.getLogger(__name__).exception("Watching the sessions failed; the next look is in a second.")

@@ -1,0 +1,80 @@
+"""Tabs that are closed: their sessions end after a while, with what they brought; open ones stay."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from ui import memory, visitors
+from ui.classroom import GONE_S
+from ui.server.presence import close_left
+
+
+class Runtime:
+    """As much of Streamlit's as is asked."""
+
+    def __init__(self, *active: str) -> None:
+        self.active, self.closed = set(active), list[str]()
+
+    def is_active_session(self, session: str) -> bool:
+        return session in self.active
+
+    def close_session(self, session: str) -> None:
+        self.closed.append(session)
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which visits have ended; Ann and Bob are here."""
+    done: list[str] = []
+    monkeypatch.setattr(visitors, "_sessions", {name: [lambda name=name: done.append(name)] for name in ("ann", "bob")})
+    return done
+
+
+def test_a_session_ends_a_while_after_its_tab_was_closed(ended: list[str]) -> None:
+    runtime, away = Runtime("bob"), dict[str, float]()
+    assert close_left(runtime, away, 100.0) == 0
+    assert close_left(runtime, away, 100.0 + GONE_S - 1) == 0
+    assert (runtime.closed, ended) == ([], [])
+    assert close_left(runtime, away, 100.0 + GONE_S) == 1
+    assert (runtime.closed, ended) == (["ann"], ["ann"])
+    assert visitors.sessions() == ["bob"]
+    assert close_left(runtime, away, 900.0) == 0
+
+
+def test_a_tab_that_comes_back_in_time_begins_anew(ended: list[str]) -> None:
+    runtime, away = Runtime("bob"), dict[str, float]()
+    close_left(runtime, away, 100.0)
+    runtime.active.add("ann")
+    close_left(runtime, away, 100.0 + GONE_S)
+    runtime.active.discard("ann")
+    assert close_left(runtime, away, 101.0 + GONE_S) == 0
+    assert close_left(runtime, away, 101.0 + 2 * GONE_S) == 1
+    assert ended == ["ann"]
+
+
+class Ring:
+    """An object that only the collector can free."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """What a test freezes is not frozen for the others."""
+    yield
+    gc.unfreeze()
+    memory.collect()
+
+
+def test_what_was_caught_in_a_freeze_is_freed(thawed: None) -> None:
+    ring = weakref.ref(caught := Ring())
+    memory.freeze(sessions=1)
+    del caught
+    gc.collect()
+    assert ring() is not None  # frozen: the collector does not look at it
+    memory.collect()
+    assert ring() is None
+    assert gc.get_freeze_count() > 0  # what stays is frozen again

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quantcore.model.sentences import cut
+from quantcore.model.sentences import cut, quoted
 from quantcore.model.weight_files import MIB, read_json
 
 CONFIG_BYTES = 4 * MIB
@@ -35,6 +35,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name, value in entries(config):
         if name == "__float__" and value == "NaN":
             raise ValueError("its config.json holds NaN, which is no number; download it again")
+        if "implementation" in name and any("/" in str(one) for one in _values(value)):
+            raise ValueError(
+                f"its config.json says {quoted(name, 40)} = {cut(repr(value), 60)}, a kernel of the hub, which is "
+                "code; delete the entry"
+            )
     return config
 
 
@@ -45,6 +50,10 @@ def entries(config: Any) -> Iterator[tuple[str, Any]]:
         for inside in value if isinstance(value, list) else [value]:
             if isinstance(inside, dict):
                 yield from entries(inside)
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def language_part(config: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from quantcore.model import gguf_file
 from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
 from quantcore.model.memory import require_memory
-from quantcore.model.sentences import named, reason
+from quantcore.model.sentences import cut, named, reason
 from quantcore.model.skeleton import numbers_of
 from quantcore.model.sources import ASSETS, Place, Progress, fetch, quiet
 from quantcore.model.sources import REFERENCE as REFERENCE
@@ -33,6 +33,7 @@ from quantcore.model.weight_files import Stored, read_json
 
 REFERENCE_LAYER = "model.layers.1.mlp.down_proj"  # whose input has the reference model's strongest outlier channel
 WINDOW = 512
+GENERATION = "generation_config.json"
 DOWNLOAD_SHARE = 0.8  # of the progress; the rest is reading the weights
 REPORTED = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # a wrong shape is in the report, as the rest
 
@@ -73,13 +74,12 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     place = fetch(source, lambda share, doing: progress(DOWNLOAD_SHARE * share, doing))
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     read = _gguf(source, place) if place.gguf else _safetensors(source, place, target)
-    tokenizer = tokenizer_of(source, place)
+    tokenizer, writes = tokenizer_of(source, place), generation_config(source, place.folder)
     watch = Watch(lambda share, doing: progress(DOWNLOAD_SHARE + (1 - DOWNLOAD_SHARE) * share, doing))
     progress(DOWNLOAD_SHARE, "building the model")
     try:
         with watch:
             model, report = read()
-        give_generation_config(model, place.folder)
     except Exception as error:
         if watch.ended is not None:
             raise watch.ended from None
@@ -89,18 +89,29 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     except ValueError as error:
         raise ValueError(f"could not load {named(source)}: {error}") from error
     model = model.to(target).eval().requires_grad_(False)
+    if writes is not None:
+        model.generation_config = writes
     require_ids(tokenizer, model.get_input_embeddings().num_embeddings)
     notices = (gguf_file.notice(place.folder / place.gguf),) if place.gguf else ()
     return LoadedModel(source, model, tokenizer, target, place.revision, notices)
 
 
-def give_generation_config(model: Any, folder: Path) -> None:
-    """What the folder says of how the model writes on; a model of a folder that says nothing has its defaults."""
+def generation_config(source: str, folder: Path) -> Any:
+    """What the folder says of how the model writes on; None where it says nothing: a model has its own defaults then.
+
+    Raises: ValueError for what transformers does not take."""
     from transformers import GenerationConfig
 
-    if (folder / "generation_config.json").is_file():
-        read_json(folder / "generation_config.json")
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    if not (folder / GENERATION).is_file():
+        return None
+    try:
+        read_json(folder / GENERATION)
+        return GenerationConfig.from_pretrained(folder)
+    except Exception as error:
+        why = str(error) if isinstance(error, ValueError) else f"transformers does not take it ({reason(error, 120)})"
+        raise ValueError(
+            f"could not load {named(source)}: {cut(why, 200)}; or delete its {GENERATION}, which no figure needs"
+        ) from error
 
 
 _Read = Callable[[], tuple[Any, dict[str, Any]]]  # the model, and transformers' report of its load

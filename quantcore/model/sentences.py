@@ -28,7 +28,8 @@ def reason(error: BaseException, longest: int = 200) -> str:
     return f"{type(error).__name__}: {first}"[:longest].encode("utf-8", "replace").decode()
 
 
-def and_more(names: list[str], of: str = "tensors") -> str:
+def and_more(names: list[str]) -> str:
     """The first of several names, and how many there are: `'a' and 3 more tensors`."""
-    rest = f" and {len(names) - 1:,} more {of}" if len(names) > 1 else ""
+    more = len(names) - 1
+    rest = f" and {more:,} more tensor{'s' * (more > 1)}" if more else ""
     return f"{quoted(names[0])}{rest}"

@@ -23,7 +23,7 @@ import torch
 
 from quantcore.model.memory import require_memory, size
 from quantcore.model.named_path import cause, named_path
-from quantcore.model.sentences import named, reason
+from quantcore.model.sentences import named, quoted, reason
 from quantcore.model.weight_files import INDEX, PICKLES, contents_hash, file_digest, weight_files
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -31,6 +31,7 @@ REFERENCE = "reference"
 HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 TOKENIZERS = ("tokenizer*", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*")
 SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+READ = (*SMALL_FILES, ".safetensors")
 CONVERT = "convert it once, where you trust it, with AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)"
 TIMEOUT_S = 10.0
 
@@ -131,18 +132,25 @@ def _gguf(source: str, path: Path) -> Place:
 
 
 def _folder(source: str, folder: Path) -> Place:
-    if not (folder / "config.json").is_file():
+    names = sorted(one.name for one in folder.iterdir())
+    require_plain(source, [folder / name for name in names if name.endswith(READ)])
+    if "config.json" not in names:
         out = next((f"name one of its GGUF files, such as {one.name}" for one in sorted(folder.glob("*.gguf"))), None)
         raise ValueError(
             f"{named(source)} is a folder without config.json, so it is no model; {out or 'name a transformers folder'}"
         )
-    names = [one.name for one in folder.iterdir()]
     if INDEX not in names:  # an index says itself which of its files is not there
         require_safetensors(source, names)
-    for name in names:
-        if not os.access(folder / name, os.R_OK):
-            raise PermissionError
+    if not all(os.access(folder / name, os.R_OK) for name in names if name.endswith(READ)):
+        raise PermissionError
     return Place(folder, commit=_commit_of(folder))
+
+
+def require_plain(source: str, files: Iterable[Path]) -> None:
+    """Raises: ValueError for a pipe, a device, a folder, or a link that leads nowhere: it would be waited for, or read
+    without end."""
+    if odd := next((one.name for one in files if not one.is_file()), None):
+        raise ValueError(f"could not load {named(source)}: its {quoted(odd)} is no plain file; put the file there")
 
 
 def require_safetensors(source: str, names: Iterable[str]) -> None:

@@ -17,7 +17,6 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from quantcore.model.integrity import examine
 from quantcore.model.linears import block_names
-from quantcore.model.loading import WINDOW, give_generation_config
+from quantcore.model.loading import WINDOW, generation_config
 from quantcore.model.memory import give_back
 from quantcore.model.places import with_places
 from quantcore.model.sentences import named, quoted
@@ -64,7 +63,9 @@ class StreamedModel:
         self.skeleton: Any = found.skeleton
         if self.device.type != "cpu":
             self.skeleton = build(source, self.path, most_parameters(found.stored), dtype=found.dtype)
-        _complete(self.skeleton, self.path, self.device)
+        if (writes := generation_config(source, self.path)) is not None:
+            self.skeleton.generation_config = writes
+        _complete(self.skeleton, self.device)
         self.blocks = block_names(self.skeleton)
         self._stored_as = self._names_in_files(found.names)
         require_ids(self.tokenizer, self.skeleton.get_input_embeddings().num_embeddings)
@@ -215,9 +216,8 @@ def _put(slot: _Slot, tensor: Tensor) -> None:
     (part._parameters if key in part._parameters else part._buffers)[key] = tensor  # type: ignore[assignment]
 
 
-def _complete(model: Any, path: Path, device: torch.device) -> None:
-    """Give the model what no weight is: its generation config, and the buffers that no file holds."""
-    give_generation_config(model, path)
+def _complete(model: Any, device: torch.device) -> None:
+    """Give the model the buffers that no file holds."""
     for part in model.modules():
         _compute_buffers(model, part, device)
     model.eval().requires_grad_(False)

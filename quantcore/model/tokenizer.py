@@ -25,7 +25,7 @@ import torch
 
 from quantcore.model.bounded_process import BoundedProcess, Ended, Limits, Reported
 from quantcore.model.memory import free_memory
-from quantcore.model.sources import REFERENCE, SMALL_FILES, Place
+from quantcore.model.sources import REFERENCE, SMALL_FILES, Place, require_plain
 
 PROGRAM = Path(__file__).with_name("tokenizer_program.py")
 LOAD_S = 60.0  # of 262,000 tokens in 36 MB: 3.3 s
@@ -197,12 +197,9 @@ def _bytes_to_read(source: str, place: Place) -> int:
     """Of the files that the tokenizer may be made from. Raises: ValueError for one that is none, or longer than any."""
     if place.gguf:
         return min(LONGEST_FILE, (place.folder / place.gguf).stat().st_size)
-    sizes = {}
-    for file in sorted(place.folder.iterdir()):
-        if file.suffix in SMALL_FILES:
-            if not file.is_file():
-                raise ValueError(f"could not load {source!r}: its {file.name} is no plain file; put the file there")
-            sizes[file.name] = file.stat().st_size
+    files = [file for file in sorted(place.folder.iterdir()) if file.suffix in SMALL_FILES]
+    require_plain(source, files)
+    sizes = {file.name: file.stat().st_size for file in files}
     name = max(sizes, key=sizes.__getitem__, default="")
     if sizes.get(name, 0) > LONGEST_FILE:
         raise ValueError(

@@ -5,11 +5,13 @@ GOOD[what is odd] = change(folder), which is no reason to refuse
 """
 
 import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tests.model.changes import (
+    GENERATION,
     INDEX,
     Change,
     at,
@@ -22,6 +24,7 @@ from tests.model.changes import (
     header_of,
     i32,
     named,
+    place,
     ranks,
     say,
     scales,
@@ -37,6 +40,13 @@ AGAIN = "download config.json and weights again, from one place"
 BY = "is quantized already .by {}.*give the float model"
 
 
+PIPE: Change = os.mkfifo
+ODD: dict[str, Change] = {
+    "a pipe": PIPE,
+    "a folder": Path.mkdir,
+    "a link to itself": lambda file: file.symlink_to(file.name),
+    "a link to /dev/zero": lambda file: file.symlink_to("/dev/zero"),
+}
 EXTRA = torch.ones(2, 2)
 MASK = torch.ones(2, 2, dtype=torch.bool)
 
@@ -202,7 +212,30 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a header of 2^63 bytes": (header_of(2**63), "should have 9,223,372,036,854,775,808 bytes"),
     "a header of 99 MB": (header_of(99_000_000, 99_000_100), "should have 99,000,000 bytes, and 16,777,216 are read"),
     "a header that is no JSON": (text((9).to_bytes(8, "little") + b"[1, 2, 3]", "model.safetensors"), "no safetensors"),
+    # ---- no plain files, which would be waited for or read without end; links that lead nowhere
+    **{
+        f"{what} called {name}": (place(name, put), f"its '{name}' is no plain file; put the file there")
+        for what, put in ODD.items()
+        for name in ("config.json", "model.safetensors", INDEX, "tokenizer.json", "generation_config.json")
+    },
+    "a pipe among weights": (
+        both(
+            lambda folder: (folder / "model.safetensors").rename(folder / "a.safetensors"), place("b.safetensors", PIPE)
+        ),
+        "its 'b.safetensors' is no plain file",
+    ),
+    # ---- generation_config.json
+    "generation_config.json is no JSON": (
+        text("[", GENERATION),
+        "generation_config.json is no JSON.*or delete its",
+    ),
+    "generation_config.json of no known words": (
+        text('{"watermarking_config": {"zz": 1}}', GENERATION),
+        "transformers does not take it .*or delete its generation_config.json, which no figure needs",
+    ),
     # ---- config.json
+    "config.json with a byte order mark": (text("\ufeff{}"), "config.json is no JSON .*BOM"),
+    "config.json in UTF-16": (text('{"model_type": "llama"}'.encode("utf-16")), "config.json is no JSON"),
     "config.json is a list": (text("[]"), "config.json holds a list, not an object"),
     "config.json is a word": (text('"llama"'), "config.json holds a str, not an object"),
     "config.json is empty": (text(""), "config.json is no JSON"),
@@ -253,6 +286,14 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "weights of another name": (
         config(transformers_weights="other.safetensors"),
         "has transformers_weights, which is not",
+    ),
+    "attention of somebody's code": (
+        config(attn_implementation="owner/kernel"),
+        "'attn_implementation' = 'owner/kernel', a kernel of the hub, which is code; delete the entry",
+    ),
+    "attention of somebody's code in a part": (
+        config(text_config={"_attn_implementation_internal": {"": "owner/kernel"}}),
+        "a kernel of the hub, which is code",
     ),
     "another configuration": (
         config(configuration_files=["config.4.0.0.json"]),

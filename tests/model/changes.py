@@ -12,7 +12,7 @@ from torch import Tensor
 
 Change = Callable[[Path], object]
 
-INDEX = "model.safetensors.index.json"
+INDEX, GENERATION = "model.safetensors.index.json", "generation_config.json"
 
 
 def config(**more: Any) -> Change:
@@ -29,6 +29,16 @@ def text(content: str | bytes, file: str = "config.json") -> Change:
     """A file of another content."""
     data = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / file).write_bytes(data)
+
+
+def place(name: str, put: Change) -> Change:
+    """Something else at the place of a file."""
+
+    def replace(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        put(folder / name)
+
+    return replace
 
 
 def weights(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Change:

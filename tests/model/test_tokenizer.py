@@ -322,8 +322,8 @@ def endless(file: Path) -> None:
 REFUSED_FILES: dict[Callable[[Path], None], str] = {
     nested: "RecursionError",
     long: "its tokenizer.json has 200 MB and the limit of such a file is 100 MB",
-    fifo: "its tokenizer.json is no plain file",
-    endless: "its tokenizer.json is no plain file",
+    fifo: "its 'tokenizer.json' is no plain file",
+    endless: "its 'tokenizer.json' is no plain file",
     Path.unlink: "its tokenizer fails",
 }
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from quantcore.__main__ import main
+from quantcore.cli.command import main
 from quantcore.pipeline import parts
 
 if os.environ["RANK"] == "1":

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from quantcore import Lab
-from quantcore.__main__ import main
+from quantcore.cli.command import main
 from quantcore.measure.duel import Duel
 from quantcore.text.reading import CALIBRATE, EVALUATE
 from tests.apptest_helpers import errors, new_server, page

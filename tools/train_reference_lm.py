@@ -50,6 +50,8 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -294,6 +296,9 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 # Training
 
 
+KEPT = ("total", "step", "seconds", "curve")  # of a run, beside its tensors
+
+
 @dataclass
 class Run:
     """A training run between its first and its last step, in memory or in a checkpoint."""
@@ -311,17 +316,26 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write the run so that a crash while writing leaves the last checkpoint whole."""
-        state: dict[str, Any] = {"total": self.total, "step": self.step, "seconds": self.seconds, "curve": self.curve}
-        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save(state, path.with_suffix(".part"))
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"model.{name}": one.detach() for name, one in self.model.named_parameters()}
+        for number, kept in optimizer["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": one for name, one in kept.items()}
+        words = {name: getattr(self, name) for name in KEPT} | {"groups": optimizer["param_groups"]}
+        save_file(tensors, path.with_suffix(".part"), {"run": json.dumps(words)})
         path.with_suffix(".part").replace(path)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state.pop("model"))
-        self.optimizer.load_state_dict(state.pop("optimizer"))
-        vars(self).update(state)
+        state: dict[int, dict[str, Tensor]] = {}
+        with safe_open(path, "pt") as file, torch.no_grad():
+            words = json.loads(file.metadata()["run"])
+            for name, one in self.model.named_parameters():
+                one.copy_(file.get_tensor(f"model.{name}"))
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                if (place := name.split("."))[0] == "optimizer":
+                    state.setdefault(int(place[1]), {})[place[2]] = file.get_tensor(name)
+        self.optimizer.load_state_dict({"state": state, "param_groups": words.pop("groups")})
+        vars(self).update(words)
 
 
 def train(run: Run, batches: Batches, heldout: Heldout, args: argparse.Namespace) -> None:
@@ -540,7 +554,7 @@ def main() -> None:
 
     model = build_model(recipe).to(device)
     run = Run(model, build_optimizer(model, recipe), args.steps)
-    checkpoint = args.work / "checkpoint.pt"
+    checkpoint = args.work / "checkpoint.safetensors"
     if checkpoint.exists():
         run.load(checkpoint)
     train(run, Batches(torch.from_numpy(stream).to(device), recipe), heldout, args)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from quantcore.__main__ import main
+from quantcore.cli.command import main
 from quantcore.export.plain import plain
 from quantcore.model.inventory import inventory
 from quantcore.model.linears import linears

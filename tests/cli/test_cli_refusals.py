@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import torch
 
-from quantcore.__main__ import main
 from quantcore.cli import outputs, verbs
+from quantcore.cli.command import main
 from quantcore.cli.sentences import LONGEST, sentence
 from quantcore.lab.lab import Lab
 
@@ -365,3 +365,24 @@ def test_a_stdout_that_takes_nothing(to: str, code: int) -> None:
         assert done.stderr == "quantcore: the result cannot be written to stdout (No space left on device); make room\n"
     else:
         assert done.stderr == ""
+
+
+EARLY = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["quantcore", "info"]
+import runpy
+runpy.run_module("quantcore", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_ctrl_c_is_one_line_while_torch_is_imported_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "quantcore: stopped; nothing was kept\n")

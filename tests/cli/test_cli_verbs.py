@@ -147,7 +147,7 @@ def test_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_ctrl_c_keeps_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    from quantcore.__main__ import main
+    from quantcore.cli.command import main
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

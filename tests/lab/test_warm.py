@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantcore.__main__ import main
+from quantcore.cli.command import main
 from quantcore.lab import warm as warming
 from quantcore.lab.warm import compile_apart, keep_compiled, warm
 from quantcore.lab.warm_works import COMMON, REFERENCE, Work, run, works

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from quantcore.model.gguf_tensors import changes_rotations, require_tensors
 from quantcore.model.quantized_before import FLOATS
 from quantcore.model.sentences import named, quoted
 from quantcore.model.skeleton import PARTS_OF_ONE, build, numbers_of
@@ -36,7 +37,8 @@ class GgufHeader:
     """architecture as `general.architecture` has it; how many tensors, and parameters, there are of each type.
 
     counts    the entries that are whole numbers, by name
-    blocks    how many blocks the tensors belong to; tokens: how many the vocabulary has"""
+    blocks    how many blocks the tensors belong to; tokens: how many the vocabulary has
+    names     of the tensors"""
 
     architecture: str
     tensors: dict[str, int]
@@ -44,6 +46,7 @@ class GgufHeader:
     counts: dict[str, int] = field(default_factory=dict)
     blocks: int = 0
     tokens: int | None = None
+    names: tuple[str, ...] = ()
 
 
 def read_header(file: Path) -> GgufHeader:
@@ -86,6 +89,7 @@ def examine(source: str, file: Path) -> tuple[GgufHeader, Any]:
     model = build(source, file.parent, PARTS_OF_ONE * sum(found.tensors.values()), file.name)
     if (numbers := numbers_of(model)) > 2 * held:
         raise _lie(source, f"describes a model of {numbers:,} parameters and it holds {held:,}")
+    require_tensors(source, found.architecture, found.names, model)
     return found, model
 
 
@@ -93,9 +97,20 @@ def _lie(source: str, what: str) -> ValueError:
     return ValueError(f"could not load {named(source)}: its header {what}; download it again")
 
 
-def notice(file: Path) -> str:
-    """What a reader of the figures must know: the weights that the lab calls float have been rounded before."""
-    tensors = read_header(file).tensors
+def notices(file: Path) -> tuple[str, ...]:
+    """What a reader of the figures must know."""
+    found = read_header(file)
+    said = _rounded_before(file, found.tensors)
+    if not changes_rotations(found.names):
+        return (said,)
+    return said, (
+        f"{file.name} brings a table of rotary wavelengths, which transformers does not read from a GGUF file: figures "
+        "differ from the model's own, most on long texts; the safetensors that it was made from are read with theirs."
+    )
+
+
+def _rounded_before(file: Path, tensors: dict[str, int]) -> str:
+    """That the weights which the lab calls float have been rounded before, or not."""
     rounded = {name: count for name, count in tensors.items() if name not in FLOATS}
     if not rounded:
         return f"{file.name} holds its weights as {' and '.join(tensors)}: they were not quantized before."
@@ -132,7 +147,8 @@ class _Reader:
         for _, shape, dtype, _ in found:
             count[dtype] += 1
             weights[dtype] += math.prod(shape)
-        return GgufHeader(self.architecture, dict(count), dict(weights), self.counts, len(blocks), self.tokens)
+        names = tuple(name for name, *_ in found)
+        return GgufHeader(self.architecture, dict(count), dict(weights), self.counts, len(blocks), self.tokens, names)
 
     def entry(self) -> None:
         name, kind = self.string(), self.unpack("I")[0]

@@ -125,7 +125,7 @@ def _of_gguf(source: str, place: Place) -> Inventory:
         tied_head=bool(model.config.tie_word_embeddings),
         linears=found,
         left_float=left,
-        notices=(gguf_file.notice(file),),
+        notices=gguf_file.notices(file),
     )
 
 

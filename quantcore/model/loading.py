@@ -92,7 +92,7 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     if writes is not None:
         model.generation_config = writes
     require_ids(tokenizer, model.get_input_embeddings().num_embeddings)
-    notices = (gguf_file.notice(place.folder / place.gguf),) if place.gguf else ()
+    notices = gguf_file.notices(place.folder / place.gguf) if place.gguf else ()
     return LoadedModel(source, model, tokenizer, target, place.revision, notices)
 
 

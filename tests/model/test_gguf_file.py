@@ -8,9 +8,10 @@ from typing import Any
 import gguf as package
 import pytest
 import torch
+import transformers
 
-from quantcore.__main__ import main
-from quantcore.model.gguf_file import GgufHeader, notice, read_header
+from quantcore.cli.command import main
+from quantcore.model.gguf_file import GgufHeader, notices, read_header
 from quantcore.model.linears import linear_shapes, linears
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
@@ -46,11 +47,17 @@ def test_a_header_is_read(tmp_path: Path) -> None:
     file.write_bytes(gguf())
     found = read_header(file)
     assert found == GgufHeader(
-        "llama", {"F32": 1, "Q4_1": 2}, {"F32": 64, "Q4_1": 128}, {"llama.block_count": 3}, blocks=3, tokens=2
+        "llama",
+        {"F32": 1, "Q4_1": 2},
+        {"F32": 64, "Q4_1": 128},
+        {"llama.block_count": 3},
+        blocks=3,
+        tokens=2,
+        names=("blk.0.weight", "blk.1.weight", "blk.2.weight"),
     )
-    assert "model.gguf were quantized before (2 as Q4_1, of 3 tensors)" in notice(file)
+    assert "model.gguf were quantized before (2 as Q4_1, of 3 tensors)" in notices(file)[0]
     file.write_bytes(gguf(kinds=(0, 1)))
-    assert notice(file) == "model.gguf holds its weights as F32 and F16: they were not quantized before."
+    assert notices(file) == ("model.gguf holds its weights as F32 and F16: they were not quantized before.",)
 
 
 @pytest.mark.parametrize("length", [10, 60, 200, 400, 700])
@@ -170,6 +177,9 @@ def written(lm: LoadedModel, file: Path, drop: str = "", **more: Any) -> Path:
             tensor = tensor.reshape(heads, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
         if drop and short.startswith(drop):
             continue
+        if extra := {name for name in more.get("extra", ()) if short == "output_norm.weight"}:
+            for name in extra:
+                writer.add_tensor(name, tensor.numpy())
         data = tensor.contiguous().numpy()
         if "rounded" in more and long.endswith("_proj.weight"):
             kind = package.GGMLQuantizationType.Q8_0
@@ -202,6 +212,7 @@ def test_a_real_file_gives_the_models_own_weights(tiny_lm: LoadedModel, tmp_path
         ),
         ("a norm is missing", {"drop": "output_norm"}, "its files lack 'model.norm.weight', which would be random"),
         ("the embedding is missing", {"drop": "token_embd"}, "its files lack 'model.embed_tokens.weight'"),
+        ("a weight left over", {"extra": ["blk.0.attn_q.bias"]}, "its files hold 'blk.0.attn_q.bias', for which"),
         ("a block is missing", {"drop": "blk.1."}, "its header says 2 blocks and it holds the tensors of 1; download"),
         ("a million blocks", {"block_count": 10**6}, "its header says 1,000,000 blocks and it holds the tensors of 2;"),
         ("one block of two", {"block_count": 1}, "its header says 1 blocks and it holds the tensors of 2; download it"),
@@ -210,9 +221,15 @@ def test_a_real_file_gives_the_models_own_weights(tiny_lm: LoadedModel, tmp_path
     ],
 )
 def test_a_file_that_is_not_the_model_it_describes(
-    tried: str, more: dict[str, Any], sentence: str, tiny_lm: LoadedModel, tmp_path: Path
+    tried: str,
+    more: dict[str, Any],
+    sentence: str,
+    tiny_lm: LoadedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = written(tiny_lm, tmp_path / "wrong.gguf", **more)
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "from_pretrained", None)  # refused before a weight is read
     with pytest.raises(ValueError, match=sentence) as no:
         load_model(str(file), "cpu")
     assert len(str(no.value)) < 400
@@ -239,20 +256,25 @@ def test_the_command_line_says_that_weights_were_quantized_before(
         asked += ["--max-tokens", "60"] if verb != "quantize" else ["--out", str(tmp_path / "out")]
     assert main(asked) == 0
     said = json.loads(capsys.readouterr().out)
-    notices = (
+    told = (
         said["model"]["notices"]
         if verb == "info"
         else said["facts"]["notices"]
         if verb == "compare"
         else said["notices"]
     )
-    assert notices == [notice(file)]
-    assert "were quantized before (14 as Q8_0, of 21 tensors)" in notices[0]
+    assert told == list(notices(file))
+    assert "were quantized before (14 as Q8_0, of 21 tensors)" in told[0]
     if verb == "info":
         found = said["model"]
         assert (found["blocks"], found["context"], found["vocabulary"], found["tokens"]) == (2, 256, 300, 300)
         assert found["dtypes"] == {"Q8_0": 73728, "F32": 38720}
         assert {name: tuple(shape) for name, shape in found["linears"].items()} == linear_shapes(tiny_lm.model)
+
+
+def test_a_table_of_wavelengths_that_is_not_read_is_told(tiny_lm: LoadedModel, tmp_path: Path) -> None:
+    loaded = load_model(str(written(tiny_lm, tmp_path / "long.gguf", extra=["rope_freqs.weight"])), "cpu")
+    assert "brings a table of rotary wavelengths" in loaded.notices[1]
 
 
 def test_a_tied_head_is_stored_once(tiny_lm: LoadedModel, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from quantcore.studies.dynamic_cost import DynamicCost
 from quantcore.studies.ranges import Clip, RangeStudy, Trail, covered, observer_name
 from ui.components.palette import AMBER, BLUE, GREEN, INK, PURPLE, SEQUENTIAL, SLATE, VERMILION
 from ui.figures.base import colour_bar, figure
+from ui.markdown import plotted
 
 STYLES = {
     MinMax: (BLUE, "solid"),
@@ -56,7 +57,7 @@ def tokens_picture(study: RangeStudy, focus: Trail, texts: Sequence[str]) -> go.
     for values, name in _sides(study, study.token_lo, study.token_hi):
         out = (values < lo) | (values > hi)
         for these, label in ((~out, f"{name} of a token"), (out, clipped)):
-            words = [texts[place] for place in places[these]]
+            words = [plotted(texts[place]) for place in places[these]]
             dots = _dots(axis, places[these], values[these], label, "token %{x} <b>%{text}</b>", words)
             if these is out:
                 colour = STYLES[type(focus.spec.observer)][0]

@@ -3,7 +3,7 @@
     streamlit run serve.py                                                               http://127.0.0.1:8501
     QUANT_CLASS=reference streamlit run serve.py --server.address 0.0.0.0                for other machines in the room
 
-`streamlit run app.py` works as well on this machine and looks the same; this file adds
+The pages run under this server alone (`streamlit run app.py` says so); it adds
 - CompressedScripts: 2.7 MB instead of 7.6 MB per browser (ui/server/scripts.py);
 - Guard: whom the server answers, and what it lets a browser do (ui/server/guard.py);
 - class mode: what strangers may do (ui/classroom.py); without it no other machine is listened to;

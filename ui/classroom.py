@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from quantcore.model.sources import HUB_ID, REFERENCE
+from quantcore.model.named_path import named_path
+from quantcore.model.sentences import quoted
+from quantcore.model.sources import HUB_ID, REFERENCE, locate
 
 VARIABLE, TEACHER, OPEN = "QUANT_CLASS", "QUANT_TEACHER", "QUANT_OPEN"
+SHORTEST_WORD = 8  # characters of the teacher's word: a class may try a few
 MOST_WAITING = 2  # jobs of one visitor
 VISITOR = "lab_visitor"  # the cookie that tells one browser from another: a random number, gone with the browser
 LEAVE_S = 20.0  # that a job goes on after the last who waits for it has gone: a phone finds its network again
@@ -53,17 +56,35 @@ def _parsed(named: str) -> Classroom | None:
         return None
     models = {REFERENCE: REFERENCE}
     for source in [one.strip() for one in named.split(",") if one.strip()]:
-        path = Path(source).expanduser()
-        if source == REFERENCE or not path.exists():
+        path = _path(source)
+        if source == REFERENCE or path is None:
             if not HUB_ID.fullmatch(source):
-                raise ValueError(f"{VARIABLE} names {source!r}, which is no model: give reference, a folder, or an id")
+                raise ValueError(
+                    f"{VARIABLE} names {quoted(source)}, which is no model: give reference, a folder, a GGUF file, or "
+                    "an id"
+                )
             models[source] = source
         else:
             name = path.resolve().name
             if models.get(name, str(path)) != str(path):
-                raise ValueError(f"{VARIABLE} names two models {name!r}, and links could not tell them apart")
+                raise ValueError(
+                    f"{VARIABLE} names two models {quoted(name)}, and links could not tell them apart; rename one"
+                )
             models[name] = str(path)
     return Classroom(models)
+
+
+def _path(source: str) -> Path | None:
+    """A folder or file that is there; None for what is none, such as an id. Raises: ValueError for what holds no
+    model, with the variable's name."""
+    try:
+        path = named_path(source)
+        if not path.exists():
+            return None
+        locate(source)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{VARIABLE} names a model that cannot be: {error}") from error
+    return path
 
 
 def model_source(model_id: str) -> str:
@@ -74,18 +95,37 @@ def model_source(model_id: str) -> str:
 
 @cache
 def teachers_word() -> str:
-    """What opens the teacher's page."""
-    return os.environ.get(TEACHER) or secrets.token_urlsafe(12)
+    """What opens the teacher's page. Raises: ValueError for a word that a class would guess."""
+    word = os.environ.get(TEACHER, "")
+    if word and len(word.strip()) < SHORTEST_WORD:
+        raise ValueError(
+            f"{TEACHER} has {len(word.strip())} characters and opens the teacher's page; give {SHORTEST_WORD} or more, "
+            "or none: then each start draws a word"
+        )
+    return word or secrets.token_urlsafe(12)
+
+
+def is_open_to_all() -> bool:
+    """Whether the user trusts all who reach the server. Raises: ValueError for a word that is neither yes nor no."""
+    said = os.environ.get(OPEN, "").strip()
+    if said not in ("", "0", "1"):
+        raise ValueError(f"{OPEN} is {quoted(said)}; say 1 if you trust all who reach this server, else leave it out")
+    return said == "1"
 
 
 def is_teachers(word: str) -> bool:
     """Whether somebody knows the word."""
-    return secrets.compare_digest(word.encode(), teachers_word().encode())
+    return secrets.compare_digest(word.encode("utf-8", "replace"), teachers_word().encode("utf-8", "replace"))
 
 
 def require_address(address: str | None) -> None:
-    """Raises: ValueError where others reach a server that would load for them whatever its user may read."""
-    if classroom() is not None or os.environ.get(OPEN) or is_loopback(address):
+    """Raises: ValueError where others reach a server that would load for them whatever its user may read, and for a
+    variable that does not say what it should."""
+    trusted = is_open_to_all()
+    if classroom() is not None:
+        teachers_word()
+        return
+    if trusted or is_loopback(address):
         return
     raise ValueError(
         f"this server would listen on {address or 'every address'}, and whoever reaches it could load any model that "

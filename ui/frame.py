@@ -99,6 +99,11 @@ def bare(question: str) -> None:
 def _begin(question: str) -> None:
     st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=str(ICON), layout="wide")
     st.html(STYLE)
+    try:
+        visitors.require_server()
+    except ValueError as error:
+        sentence(str(error))
+        st.stop()
     visitors.arrive()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import streamlit as st
+from streamlit import config
 from streamlit.runtime import exists, get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.state import SafeSessionState
@@ -14,6 +16,7 @@ from streamlit.runtime.state import SafeSessionState
 from ui.classroom import LEAVE_S, MOST_WAITING, VISITOR, classroom, is_teachers
 from ui.job import Asker, Rules
 
+SERVER = "serve.py"
 OWNER = "owner"  # of a server that serves its own user, in however many browsers
 WORD = "teacher"  # the parameter of the teacher's link
 
@@ -35,6 +38,14 @@ def arrive() -> None:
     ctx = get_script_run_ctx(suppress_warning=True)
     if ctx is not None and ctx.session_id not in _sessions:
         _sessions[ctx.session_id] = [partial(_wipe, ctx.session_state)]
+
+
+def require_server() -> None:
+    """Raises: ValueError where the pages run without serve.py, which decides whom the server answers and ends what a
+    visitor left."""
+    started = getattr(config, "_main_script_path", None)  # None in a test
+    if started is not None and Path(started).name != SERVER:
+        raise ValueError(f"{Path(started).name} was started without its server; start it with: streamlit run {SERVER}")
 
 
 def at_end(end: Callable[[], None]) -> None:

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from streamlit import config
 
+from tests.apptest_helpers import errors, page
 from ui import classroom as settings
+from ui import visitors
 from ui.classroom import (
     Classroom,
     classroom,
@@ -18,10 +21,17 @@ from ui.classroom import (
 from ui.server.announce import words
 
 
+def model_at(folder: Path) -> Path:
+    """A folder that looks like a model's; nothing in it is read."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "models" / "mine").mkdir(parents=True)
-    return tmp_path / "models" / "mine"
+    return model_at(tmp_path / "models" / "mine")
 
 
 @pytest.fixture
@@ -70,20 +80,73 @@ def test_all_else_is_refused_alike_whether_it_exists_or_not(here: Classroom, fol
     [
         (
             "/no/such/folder",
-            "QUANT_CLASS names '/no/such/folder', which is no model: give reference, a folder, or an id",
+            "QUANT_CLASS names '/no/such/folder', which is no model: give reference, a folder, a GGUF file, or an id",
         ),
         ("a b", "names 'a b', which is no model"),
-        ("{folder},{other}", "names two models 'mine', and links could not tell them apart"),
+        ("{folder},{other}", "names two models 'mine', and links could not tell them apart; rename one"),
+        ("{tmp}/empty", "names a model that cannot be: .* is a folder without config.json, so it is no model; name a"),
+        ("~nobody-of-that-name/x", "names a model that cannot be: '~nobody.* cannot be the name of a file"),
+        ("a" * 300, "names a model that cannot be: 'aaa.* cannot be the name of a file .File name too long.; give an"),
+        ("/dev/null", "names '/dev/null', which is no model|names a model that cannot be"),
     ],
 )
 def test_a_list_that_cannot_be_is_refused(
     named: str, sentence: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = tmp_path / "others" / "mine"
-    other.mkdir(parents=True)
-    monkeypatch.setenv("QUANT_CLASS", named.format(folder=folder, other=other))
-    with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
-        classroom()
+    (tmp_path / "empty").mkdir()
+    other = model_at(tmp_path / "others" / "mine")
+    monkeypatch.setenv("QUANT_CLASS", named.format(folder=folder, other=other, tmp=tmp_path))
+    with pytest.raises(ValueError, match=sentence) as no:
+        require_address("127.0.0.1")
+    assert len(str(no.value)) < 400
+
+
+@pytest.mark.parametrize("word", ["1", "teacher", "  short  "])
+def test_a_word_that_a_class_would_guess_is_refused(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers_word.cache_clear()
+    monkeypatch.setenv("QUANT_CLASS", "reference")
+    monkeypatch.setenv("QUANT_TEACHER", word)
+    with pytest.raises(ValueError, match="QUANT_TEACHER has . characters and opens the teacher's page; give 8 or more"):
+        require_address("127.0.0.1")
+    teachers_word.cache_clear()
+
+
+def test_the_teachers_link_holds_any_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers_word.cache_clear()
+    monkeypatch.setenv("QUANT_CLASS", "reference")
+    monkeypatch.setenv("QUANT_TEACHER", "a&b=c#d/ \N{SNOWMAN}\n")
+    assert words("192.168.7.23", 8501).endswith("?teacher=a%26b%3Dc%23d%2F%20%E2%98%83%0A")
+    teachers_word.cache_clear()
+
+
+@pytest.mark.parametrize(("said", "opens"), [("1", True), (" 1 ", True), ("0", False), ("", False)])
+def test_the_server_is_open_to_all_only_where_the_variable_says_so(
+    said: str, opens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANT_OPEN", said)
+    assert settings.is_open_to_all() == opens
+
+
+@pytest.mark.parametrize("said", ["no", "true", "2", "reference"])
+def test_a_word_that_is_neither_yes_nor_no_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANT_OPEN", said)
+    with pytest.raises(ValueError, match=f"QUANT_OPEN is '{said}'; say 1 if you trust all who reach this server"):
+        require_address("127.0.0.1")
+
+
+@pytest.mark.parametrize("started", ["app.py", "pages/1_Number_formats.py"])
+def test_pages_without_their_server_are_not_shown(started: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitors.require_server()
+    monkeypatch.setattr(config, "_main_script_path", "/lab/serve.py")
+    visitors.require_server()
+    monkeypatch.setattr(config, "_main_script_path", f"/lab/{started}")
+    with pytest.raises(ValueError, match=r"was started without its server; start it with: streamlit run serve.py"):
+        visitors.require_server()
+    at = page("1_Number_formats").run()
+    assert [error.replace("\\", "") for error in errors(at)] == [
+        f"{Path(started).name} was started without its server; start it with: streamlit run serve.py"
+    ]
+    assert not at.sidebar
 
 
 def test_no_path_of_the_server_is_in_a_sentence(here: Classroom, folder: Path) -> None:

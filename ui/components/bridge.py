@@ -7,7 +7,7 @@ imports the module from the app's server, so that a slider move sends data only 
                          <app>/component/ui.components.bridge.plotly-<version>/plotly.min.js   (by chart.js, once)
 
 The two folders are announced with `declare_component`, Streamlit's public way to serve a folder. It works the same
-under `streamlit run serve.py`, `streamlit run app.py` and AppTest, needs neither a copy of plotly.js nor the internet,
+under `streamlit run serve.py`, a page of its own and AppTest, needs neither a copy of plotly.js nor the internet,
 and the hash in the folder's name lets a browser keep the files for ever.
 
 The data goes over as JSON bytes, encoded once: a dict would be encoded by Streamlit twice, a second time for its hash.

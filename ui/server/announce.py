@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from urllib.parse import quote
 
 from streamlit import config
 
@@ -23,7 +24,7 @@ def words(address: str | None, port: int) -> str:
     here = classroom()
     if here is not None:
         reached = address if address not in EVERYWHERE else own_address()
-        link = f"http://{reached}:{port}/{TEACHERS_PAGE}?{WORD}={teachers_word()}"
+        link = f"http://{reached}:{port}/{TEACHERS_PAGE}?{WORD}={quote(teachers_word(), safe='')}"
         return (
             f"Class mode. Models: {', '.join(here.models)}. A visitor may have {MOST_WAITING} jobs waiting; a job ends "
             f"{LEAVE_S:.0f} s after its last visitor has gone; checkpoints take {EXPORT_BYTES / 1e9:g} GB at most. "

@@ -61,12 +61,12 @@ def require_refused(at: AppTest, sentence: str) -> None:
 
 def require_next(model: Path) -> None:
     """The same page of a good model is whole."""
-    at = settle(page("2_Granularity", model=model))
+    at = settle(page("3_Outliers", model=model))
     assert errors(at) == []
     assert figures_of(at)
 
 
-def asked(way: str, model: Path, monkeypatch: pytest.MonkeyPatch, name: str = "2_Granularity", **state: str) -> AppTest:
+def asked(way: str, model: Path, monkeypatch: pytest.MonkeyPatch, name: str = "3_Outliers", **state: str) -> AppTest:
     """A page of the model, which is read by the page itself or by a job."""
     if way == "job":
         monkeypatch.setattr(kept, "LOAD_AT_ONCE_BYTES", -1)
@@ -101,9 +101,9 @@ def test_a_tokenizer_that_panics_on_a_text_is_refused_there(
     pattern, text, sentence = REFUSED_ON_A_TEXT["panics"]
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     change_tokenizer(folder, lambda content: content.update(pre_tokenizer=split))
-    name = "2_Granularity" if way == "page" else "7_Scheme_duel"
+    name = "3_Outliers" if way == "page" else "7_Scheme_duel"
     require_refused(settle(page(name, model=folder, text="own text", own=text)), sentence)
-    assert errors(settle(page("2_Granularity", model=folder))) == []
+    assert errors(settle(page("3_Outliers", model=folder))) == []
     require_next(tiny_model_dir)
 
 
@@ -112,7 +112,7 @@ def test_a_tokenizer_that_panics_on_a_text_is_refused_there(
 def test_a_chat_template_is_refused(tried: str, way: str, folder: Path, tiny_model_dir: Path) -> None:
     template, sentence = REFUSED_TEMPLATES[tried]
     (folder / "chat_template.jinja").write_text(template)
-    name = "2_Granularity" if way == "page" else "7_Scheme_duel"
+    name = "3_Outliers" if way == "page" else "7_Scheme_duel"
     at = page(name, model=folder, text="own text", own="Where is the key?", chat="true")
     require_refused(settle(at), sentence)
     require_next(tiny_model_dir)
@@ -124,5 +124,5 @@ def test_a_gguf_file_is_refused(tried: str, tmp_path: Path, tiny_model_dir: Path
     data, sentence = HOSTILE[tried]
     file = tmp_path / "hostile.gguf"
     file.write_bytes(b"GGUF" + data + bytes(40))
-    require_refused(settle(page("2_Granularity", model=file)), sentence)
+    require_refused(settle(page("3_Outliers", model=file)), sentence)
     require_next(tiny_model_dir)

@@ -81,11 +81,21 @@ print(json.dumps({"revision": lm.revision, "weights": weights, "told": told}))
 """
 
 
-def run_python(hub: dict[str, str], *arguments: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, *arguments], env=hub, capture_output=True, text=True, timeout=180)
+QUANTIZE = """
+import contextlib, io
+from quantcore.__main__ import main
+for more in ([], ["--stream", "--force"]):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = main(["quantize", "--model", sys.argv[1], "--scheme", "w:int4/group32", "--out", sys.argv[2], *more])
+    with open(sys.argv[2] + "/export.json") as kept:
+        print(json.dumps({"code": code, "said": json.loads(said.getvalue()), "kept": json.load(kept)}))
+"""
+
+
+def run_python(hub: dict[str, str], *arguments: str) -> list[dict[str, Any]]:
+    done = subprocess.run([sys.executable, "-c", *arguments], env=hub, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-800:]
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_a_model_of_the_hub_is_loaded_with_progress_and_then_without_a_network(
@@ -93,7 +103,7 @@ def test_a_model_of_the_hub_is_loaded_with_progress_and_then_without_a_network(
 ) -> None:
     from quantcore.model.loading import load_model
 
-    first = run_python(hub, "-c", LOAD, "tiny/second")
+    (first,) = run_python(hub, LOAD, "tiny/second")
     model = load_model(str(tiny_model_dir), "cpu").model
     assert first["weights"] == pytest.approx(sum(float(one.double().sum()) for one in model.parameters()))
     shares = [share for share, _ in first["told"]]
@@ -101,15 +111,14 @@ def test_a_model_of_the_hub_is_loaded_with_progress_and_then_without_a_network(
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert {doing.split(" ")[0] for _, doing in first["told"]} == {"asking", "downloading", "building", "reading"}
     offline = {**hub, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
-    again = run_python(offline, "-c", LOAD, "tiny/second")
+    again, *quantized = run_python(offline, LOAD + QUANTIZE, "tiny/second", str(tmp_path / "out"))
     assert (again["revision"], again["weights"]) == (first["revision"], first["weights"])
     assert first["revision"] == COMMIT
     assert not [doing for _, doing in again["told"] if doing.startswith(("asking", "downloading"))]
-    asked = ["quantize", "--model", "tiny/second", "--scheme", "w:int4/group32", "--out", str(tmp_path / "out")]
-    for more in ([], ["--stream", "--force"]):
-        found = run_python(offline, "-m", "quantcore", *asked, *more)
-        assert (found["model"], found["revision"]) == ("tiny/second", COMMIT)
-        assert json.loads((tmp_path / "out" / "export.json").read_text())["revision"] == COMMIT
+    assert [(one["code"], one["said"]["streamed"]) for one in quantized] == [(0, False), (0, True)]
+    for one in quantized:
+        assert (one["said"]["model"], one["said"]["revision"]) == ("tiny/second", COMMIT)
+        assert one["kept"]["revision"] == COMMIT
 
 
 def test_what_the_hub_does_not_give_is_one_sentence_and_leaves_no_model(hub: dict[str, str]) -> None:

@@ -19,6 +19,8 @@ CHOICES = [
     *(name for name in FORMATS if "narrow" not in name),
     *(f"{name}_asym" for name in FORMATS if name.startswith("int") and "narrow" not in name),
 ]
+START = ["int4", "int4_asym", "fp4_e2m1"]
+FEW = ["int8", "int4", "int4_asym", "int3", "fp8_e4m3", "fp4_e2m1"]
 LOOK_FOR = (
     "A code of 4 bits names 16 numbers and no more: drag the value and watch it jump to the nearest one. "
     "Integers stand at equal distances, floats crowd around zero; codes that no weight uses are paid for all the same."
@@ -30,12 +32,18 @@ TRIES: frame.Tries = [
 ]
 
 
+def offered() -> list[str]:
+    """The formats to choose from: six, or all where the switch or a link asks for more."""
+    asked = {*st.query_params.get_all("formats"), *st.session_state.get("formats", [])}
+    more = st.query_params.get("all") == "true" or st.session_state.get("all", False)
+    return CHOICES if more or asked & set(CHOICES) - set(FEW) else FEW
+
+
 def body(choice: Choice) -> None:
-    with st.grid(2, min_column_width=420):
-        names = controls.several(
-            "Formats on the axis (up to three)", CHOICES, ["int4", "int4_asym", "fp4_e2m1"], "formats"
-        )
+    with frame.controls_in_sight():
+        names = controls.several("Formats on the axis (up to three)", offered(), START, "formats")
         weight = controls.pick("Tensor behind them", ["weight", "inputs"], "weight", "of") == "weight"
+        controls.switch("all formats", False, "all")
     lab = choice.lab
     seen: tuple[Of, str] = ("weight" if weight else "inputs", choice.reading)
     where = (lab.id, lab.device, choice.layer, *seen)
@@ -43,7 +51,7 @@ def body(choice: Choice) -> None:
     bases = [lab.fitted_grid(choice.layer, name, *seen) for name in names]
     multiples = controls.start_numbers("scales", [1.0] * len(names), tuple(names) + where)
     zeros = controls.start_numbers("zeros", [float(base.zero_point or 0) for base in bases], tuple(names) + where)
-    start_x = controls.start_numbers("x", [0.4 * histogram.hi], where)[0]
+    start_x = controls.start_numbers("x", [lab.large_value(choice.layer, *seen)], where)[0]
     lines = [
         Line(
             label=base.label,

@@ -12,6 +12,7 @@ from ui.sidebar import Choice
 
 TITLE = "Granularity"
 SECTION = "Learn"
+COARSEST = "int2"  # with one scale for all its errors are the largest: every format's colours begin there
 FORMATS = ["int2", "int3", "int4", "int8", "fp4_e2m1", "fp8_e4m3"]
 
 LOOK_FOR = (
@@ -41,16 +42,16 @@ def table(study: GranularityStudy) -> pd.DataFrame:
 
 
 def body(choice: Choice) -> None:
-    with st.grid(3, min_column_width=300):
+    with frame.controls_in_sight():
         fmt = controls.pick("Format", FORMATS, "int4", "format")
         grain = controls.pick("Granularity", ["tensor", "channel", "group", "block"], "group", "grain")
-        with st.container():
+        with st.container(width=230, key="steady_size"):
             if grain == "group":
                 grain += str(controls.steps("Group size, along the input", GROUP_SIZES, 128, "group"))
             elif grain == "block":
                 side = controls.steps("Block, rows = columns", BLOCK_SIZES, 128, "block")
                 grain = f"block{side}x{side}"
-            symmetric = controls.switch("symmetric (no zero point)", True, "symmetric")
+        symmetric = controls.switch("symmetric (no zero point)", True, "symmetric")
     scheme = f"w:{fmt}/{grain}" + ("" if symmetric else "/asym")
     study = choice.lab.granularity(choice.layer, scheme, choice.reading)
 
@@ -80,7 +81,7 @@ def body(choice: Choice) -> None:
             alt=f"{chosen.scales} scales from {float(study.scale.min()):.3g} to {float(study.scale.max()):.3g}",
         )
         chart(
-            figures.error_map(study, choice.lab.coarsest_error(choice.layer, fmt)),
+            figures.error_map(study, choice.lab.coarsest_error(choice.layer, COARSEST)),
             key="error_map",
             alt=f"largest error {float(study.error.abs().max()):.3g}",
         )

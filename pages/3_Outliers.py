@@ -45,7 +45,7 @@ SHARED = ("one scale for all", "a scale per token")
 
 
 def body(choice: Choice) -> None:
-    with st.grid(2, min_column_width=300):
+    with frame.controls_in_sight():
         fmt = controls.pick("Format of the activations", FORMATS, "int8", "act")
         log = controls.pick("Height of the surface", ["linear", "log"], "linear", "height") == "log"
     study = choice.lab.channels(choice.layer, choice.reading)

@@ -53,6 +53,7 @@ STYLE = """<style>
 .st-key-tries { row-gap: 0.25rem; }
 [class*="st-key-way_"] { padding: 0.4rem 0.8rem; }
 .st-key-menu p { line-height: 1.5; }
+[class*="st-key-steady"] { min-height: 4.75rem; }  /* with a control in it or without: what follows does not jump */
 [class*="st-key-headline"] p { font-size: 1.2rem; line-height: 1.45; }
 @media (max-width: 960px) { [data-testid="stMainBlockContainer"] { padding: 2.25rem 1.25rem 3rem; } }
 </style>"""
@@ -212,7 +213,7 @@ def sentence(words: str) -> None:
 @contextmanager
 def controls_in_sight(name: str = "") -> Iterator[None]:
     """A row of controls that stays at the top of the window while the pictures that it moves are looked at."""
-    with st.container(key=f"controls{name}", gap="small"):
+    with st.container(key=f"controls{name}", horizontal=True, vertical_alignment="top", gap="medium"):
         yield
 
 

@@ -43,6 +43,13 @@ def value_counts(lab: Bench, layer: str, of: Of = "weight", reading: str = READ,
     return ValueCounts(-reach, reach, tuple(map(int, counts)), tuple(torch.linspace(-reach, reach, bins + 1).tolist()))
 
 
+@remembered(64)
+def large_value(lab: Bench, layer: str, of: Of = "weight", reading: str = READ, share: float = 0.99) -> float:
+    """The value whose magnitude exceeds that of `share` of all: one that is really there, far enough from 0 to see."""
+    values = values_of(lab, layer, of, reading).flatten()
+    return float(values[values.abs().kthvalue(max(1, int(share * values.numel()))).indices])
+
+
 @remembered(256)
 def fitted_grid(lab: Bench, layer: str, name: str, of: Of = "weight", reading: str = READ) -> Grid:
     """The format `name` (`_asym`: with a zero point) over the tensor's min-max range."""

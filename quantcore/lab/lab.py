@@ -21,6 +21,7 @@ class Beside(Bench):
     value_counts = grids.value_counts
     fitted_grid = grids.fitted_grid
     coarsest_error = grids.coarsest_error
+    large_value = grids.large_value
     quantized_bytes = start.quantized_bytes
     loud_channels = layers.loud_channels
     kept_duel = whole.kept_duel

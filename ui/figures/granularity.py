@@ -6,10 +6,12 @@ import plotly.graph_objects as go
 import torch
 
 from quantcore.studies.granularity import GranularityStudy
-from ui.components.palette import AMBER, BLUE, GREEN, INK, VERMILION
-from ui.figures.base import figure, heat_map
+from ui.components.palette import AMBER, BLUE, GREEN, INK, SURFACE, VERMILION
+from ui.figures.base import colour_bar, figure, heat_map
 
 MOST_BORDERS = 40
+CLOSE_UP = 24  # rows around the worst tile, where a tile is one row high: then channels and groups are told apart
+ERROR_DECADES = 3
 FAMILIES = {
     "tensor": (INK, "diamond"),
     "channel": (GREEN, "square"),
@@ -19,18 +21,23 @@ FAMILIES = {
 
 
 def weight_map(study: GranularityStudy, limit: float | None) -> go.Figure:
-    """The weight, the borders of its tiles, and the worst tile framed."""
-    fig = figure("The weight and its tiles", "input channel", "output channel", 400, uirevision="maps")
-    fig.add_trace(heat_map(study.weight, "weight", limit=limit))
+    """The weight, the borders of its tiles, and the worst tile framed; of flat tiles a few rows, to see them apart."""
     out_features, in_features = study.weight.shape
-    rows, cols = study.tile
-    for edges, size, other, vertical in (
-        (cols, in_features, out_features, True),
-        (rows, out_features, in_features, False),
+    (rows, cols), (row, col) = study.tile, study.worst_tile
+    first, last = 0, out_features
+    if rows == 1 < out_features // MOST_BORDERS:
+        first = max(0, min(row - CLOSE_UP // 2, out_features - CLOSE_UP))
+        last = first + CLOSE_UP
+    title = "The weight and its tiles" if first == 0 and last == out_features else f"Rows {first} to {last - 1}, tiled"
+    fig = figure(title, "input channel", "output channel", 400, uirevision=f"rows {first} to {last}")
+    trace = heat_map(study.weight[first:last], "weight", limit=limit)
+    fig.add_trace(trace.update(y0=trace.y0 + first))
+    for edges, ends, other, vertical in (
+        (cols, (0, in_features), (first, last), True),
+        (rows, (first, last), (0, in_features), False),
     ):
-        if edges < size and size // edges <= MOST_BORDERS:
-            fig.add_trace(_borders(range(edges, size, edges), other, vertical))
-    row, col = study.worst_tile
+        if edges < ends[1] - ends[0] <= MOST_BORDERS * edges:
+            fig.add_trace(_borders(range(ends[0] + edges, ends[1], edges), other, vertical))
     y0, x0 = row * rows - 0.5, col * cols - 0.5
     fig.add_trace(
         go.Scatter(
@@ -42,15 +49,15 @@ def weight_map(study: GranularityStudy, limit: float | None) -> go.Figure:
             hovertemplate=f"the tile with the largest error: row {row}, column {col} of the scales<extra></extra>",
         )
     )
-    return _as_map(fig, out_features)
+    return _as_map(fig, last, first)
 
 
-def _borders(positions: range, length: int, vertical: bool) -> go.Scatter:
+def _borders(positions: range, ends: tuple[int, int], vertical: bool) -> go.Scatter:
     along: list[float | None] = []
     across: list[float | None] = []
     for position in positions:
         along += [position - 0.5, position - 0.5, None]
-        across += [-0.5, length - 0.5, None]
+        across += [ends[0] - 0.5, ends[1] - 0.5, None]
     x, y = (along, across) if vertical else (across, along)
     return go.Scatter(
         x=x, y=y, mode="lines", line={"color": INK, "width": 1}, name="tile border", hoverinfo="skip", showlegend=False
@@ -71,15 +78,28 @@ def scale_map(study: GranularityStudy) -> go.Figure:
 
 
 def error_map(study: GranularityStudy, limit: float) -> go.Figure:
-    """|W_hat - W|, on a scale that stays while the granularity changes."""
+    """log10 |W_hat - W| below `limit`, in colours that stay while format and granularity change: errors pale."""
     fig = figure("The error each weight takes", "input channel", "output channel", 400, uirevision="maps")
-    fig.add_trace(heat_map(study.error.abs(), "size of the error", signed=False, limit=limit))
+    decades = (study.error.abs() / limit).clamp(10.0**-ERROR_DECADES, 1).log10() + ERROR_DECADES
+    trace = heat_map(decades, "size of the error", signed=False, limit=ERROR_DECADES)
+    ticks = [tick / 2 for tick in range(2 * ERROR_DECADES + 1)]
+    trace.update(
+        colorscale=[[0, SURFACE], [1, VERMILION]],
+        customdata=limit * 10.0 ** (trace.z - ERROR_DECADES),
+        hovertemplate=trace.hovertemplate.replace("%{z:.4g}", "%{customdata:.4g}"),
+        colorbar={
+            **colour_bar("size of the error, log"),
+            "tickvals": ticks[::2],
+            "ticktext": [f"{limit * 10 ** (tick - ERROR_DECADES):.2g}" for tick in ticks[::2]],
+        },
+    )
+    fig.add_trace(trace)
     return _as_map(fig, study.weight.shape[0])
 
 
-def _as_map(fig: go.Figure, rows: int) -> go.Figure:
+def _as_map(fig: go.Figure, last: int, first: int = 0) -> go.Figure:
     fig.update_layout(showlegend=False)
-    fig.update_yaxes(range=[rows - 0.5, -0.5])
+    fig.update_yaxes(range=[last - 0.5, first - 0.5])
     return fig
 
 

@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.export.beside import Beside
+from quantcore.export.experts import experts_in, patterns, put_together, read_as_linears, require_readable
 from quantcore.export.new_folder import all_or_nothing, require_place
 from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
@@ -38,6 +40,7 @@ from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
+from quantcore.model.experts import Experts
 from quantcore.model.held import Held, held
 from quantcore.model.linears import linears
 from quantcore.model.machine import device_name, versions
@@ -176,13 +179,15 @@ class _Writing:
 
         self._model, self._plan, self._schemes = model, plan, schemes
         _require_plain_linears(model.skeleton, schemes)
+        self._layouts = formats(schemes)
+        require_readable(model.skeleton, schemes, self._layouts)
         self._target = require_place(folder, model.id, force)
         self._dtype = stored_type(model) if dtype is None else dtype
         promised = promise(model.skeleton, plan, self._dtype).bytes
         require_space(self._target, promised)
         self._shard_bytes = shard_bytes or shard_bytes_of(promised)
-        self._config = configuration(schemes, [name for name in linears(model.skeleton) if name not in schemes])
-        self._layouts = formats(schemes)
+        floats = [name for name in linears(model.skeleton) if name not in schemes]
+        self._config = configuration(schemes, floats, partial(patterns, model.skeleton))
         self._seconds = dict.fromkeys((READ, CALIBRATE, SOLVE), 0.0)
         self._rounding = self._write_s = 0.0
         self._revision = self._hashed = ""
@@ -272,7 +277,7 @@ class _Writing:
         return report
 
     def _serving(self, folder: str) -> Serving:
-        return serving(folder, self._schemes, self._model.context)
+        return serving(folder, self._schemes, self._model.context, list(experts_in(self._model.skeleton)))
 
     def _hash(self) -> None:
         self._revision, self._hashed = self._model.revision, model_hash(self._model)
@@ -315,8 +320,13 @@ def checkpoint_parts(
     from quantcore.export.checkpoint_format import layer_tensors
 
     seen: set[int] = set()
+    together: list[str] = []  # modules whose experts are float, and so are written in one
     for name, part in module.named_modules():
-        if name in leave:
+        if name in leave or name.startswith(tuple(together)):
+            continue
+        if isinstance(part, Experts) and not read_as_linears(part) and (fused := put_together(part)) is not None:
+            together += [f"{name}.{one}." for one in range(part.num_experts)]
+            yield name, {key: _cast(value, dtype) for key, value in fused.items()}
             continue
         if isinstance(part, QuantLinear):
             try:

@@ -19,7 +19,7 @@ round(x/s) + z (see `affine`); inputs of two dimensions (OPT's fc1, fc2) get one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -118,9 +118,15 @@ def packs_zero_points(spec: QuantSpec) -> bool:
     return not spec.symmetric and strategy(spec.granularity) in ("group", "channel")
 
 
-def configuration(schemes: Mapping[str, Scheme], floats: Sequence[str]) -> Any:
+def configuration(
+    schemes: Mapping[str, Scheme],
+    floats: Sequence[str],
+    targets_of: Callable[[Sequence[str]], list[str]] = list,
+) -> Any:
     """The library's QuantizationConfig for layers by name: the most used scheme is for every Linear, the others name
-    their layers, `floats` (Linears that stay as they are) are ignored.
+    their layers, `floats` (Linears that stay as they are) are ignored. `targets_of` writes names as targets; where
+    there are several schemes, patterns among those of the most used one stand beside its "Linear", since transformers
+    finds the scheme of experts by them.
 
     Raises: ValueError for a scheme that the format cannot hold."""
     layers: dict[Scheme, list[str]] = {}
@@ -128,14 +134,17 @@ def configuration(schemes: Mapping[str, Scheme], floats: Sequence[str]) -> Any:
         layers.setdefault(scheme, []).append(name)
     require_exportable(list(layers))
     most = max(layers, key=lambda scheme: len(layers[scheme]))
-    targets = {scheme: layers[scheme] for scheme in layers if scheme != most} | {most: ["Linear"]}
+    targets = {scheme: targets_of(layers[scheme]) for scheme in layers}
+    named = [one for one in targets[most] if one.startswith("re:") and len(layers) > 1]
+    del targets[most]
+    targets[most] = ["Linear", *named]
     groups = [group(scheme, names, alone=len(layers) == 1) for scheme, names in targets.items()]
     formats = {one.format for one in groups}
     return QuantizationConfig(
         config_groups={f"group_{place}": one for place, one in enumerate(groups)},
         quantization_status=QuantizationStatus.COMPRESSED,
         format=MIXED if len(formats) > 1 else formats.pop(),
-        ignore=list(floats),
+        ignore=targets_of(floats),
     )
 
 

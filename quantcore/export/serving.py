@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,8 +80,9 @@ class Serving:
     source: str = CHECKED
 
 
-def serving(folder: str, schemes: Mapping[str, Scheme], context: int) -> Serving:
-    """How vLLM serves a checkpoint in `folder` whose quantized layers have these schemes, by name."""
+def serving(folder: str, schemes: Mapping[str, Scheme], context: int, experts: Sequence[str] = ()) -> Serving:
+    """How vLLM serves a checkpoint in `folder` whose quantized layers have these schemes, by name; `experts`: the names
+    of those modules that hold a mixture's experts."""
     found = {scheme: kernel_for(scheme) for scheme in schemes.values()}
     problems = [f"vLLM lists no kernel for {scheme}" for scheme, kernel in found.items() if kernel is None]
     if len(found) > 1 and any(scheme.activations is None and _asymmetric_int(scheme) for scheme in found):
@@ -94,8 +95,25 @@ def serving(folder: str, schemes: Mapping[str, Scheme], context: int) -> Serving
     return Serving(
         command=f"vllm serve {shlex.quote(folder)} --max-model-len {context}",
         gpus=tuple(dict.fromkeys(kernel.gpus for kernel in found.values() if kernel is not None)),
-        problems=(*problems, *_torn(schemes)),
+        problems=(*problems, *_torn(schemes), *_of_experts(schemes, experts)),
     )
+
+
+def _of_experts(schemes: Mapping[str, Scheme], places: Sequence[str]) -> list[str]:
+    """What vLLM will not take of a mixture's experts, or takes in another way."""
+    inside = {place: [one for name, one in schemes.items() if name.startswith(f"{place}.")] for place in places}
+    found = []
+    if schemes and any(not those for those in inside.values()):
+        found.append(
+            "experts that stay float lie in one tensor, as transformers wants them beside codes, and vLLM looks for "
+            "them one by one; try it before you count on it"
+        )
+    used = {scheme for those in inside.values() for scheme in those}
+    if any(one.weights and one.weights.fmt.is_float and one.activations is None for one in used):
+        found.append("vLLM lists fp8 experts only with fp8 inputs; write FP8_DYNAMIC for them")
+    if any(one.needs_ranges for one in used):
+        found.append("vLLM gives all experts of a block one input scale, the largest of theirs")
+    return found
 
 
 def kernel_for(scheme: Scheme) -> Kernel | None:

@@ -22,12 +22,12 @@ from quantcore.lab.warm import keep_compiled
 from quantcore.measure.store import Store, model_hash
 from quantcore.model.held import held
 from quantcore.model.inventory import block_order, inventory
-from quantcore.model.linears import linear_named, linears
+from quantcore.model.linears import expert_of, linear_named, linears
 from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, load_model, reference_weight
 from quantcore.model.sources import Progress, quiet
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.spec import QuantSpec
-from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, outlier_ratio
+from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, outlier_ratio, tokens_of_layer
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.files import LoadedText, named_text
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, OWN, STUDY, Reading, Texts
@@ -186,10 +186,13 @@ class Bench:
         return Reading.parse(reading).tokens(self.whole, self.texts)
 
     @remembered(64)
-    def token_texts(self, reading: str) -> tuple[str, ...]:
-        """The text of each token that `inputs` has a row for, control characters written out."""
-        ids = self.tokens(reading).flatten().tolist()
-        return tuple("".join(c if c.isprintable() else repr(c)[1:-1] for c in self.decode(one)) for one in ids)
+    def token_texts(self, reading: str, layer: str = "") -> tuple[str, ...]:
+        """The text of each token that `inputs` has a row for, control characters written out; of an expert's layer only
+        the tokens that the router gives it."""
+        ids = self.tokens(reading).flatten()
+        if expert_of(layer) is not None:
+            ids = ids[tokens_of_layer(self.model, self.tokens(reading), layer)]
+        return tuple("".join(c if c.isprintable() else repr(c)[1:-1] for c in self.decode(one)) for one in ids.tolist())
 
     @property
     def decode(self) -> Callable[[int], str]:
@@ -239,10 +242,22 @@ class Bench:
 
     @remembered(12, "Reading what enters the layer on the calibration text ...")
     def learned(
-        self, layer: str, calibration: str = LEARNED, hessian: bool = True, momenta: tuple[float, ...] = ()
+        self,
+        layer: str,
+        calibration: str = LEARNED,
+        hessian: bool = True,
+        momenta: tuple[float, ...] = (),
+        every_token: bool = False,
     ) -> LayerStats:
-        """What a static range (with `momenta` for moving averages) or GPTQ (with the Hessian) learns from."""
-        return calibrate(self.model, self.tokens(calibration), [layer], hessian, momenta)[layer]
+        """What a static range (with `momenta` for moving averages) or GPTQ (with the Hessian) learns from;
+        `every_token`: an expert from all tokens, not only from those that the router gives it."""
+        found = calibrate(self.model, self.tokens(calibration), [layer], hessian, momenta, every=every_token)
+        if layer not in found:
+            raise ValueError(
+                f"no token of the calibration text reaches {layer!r}; calibrate on more, or write experts=all behind "
+                "the scheme"
+            )
+        return found[layer]
 
     def hessian(self, layer: str, calibration: str = LEARNED) -> Tensor:
         """X^T X of a layer's inputs on the calibration text, (K, K), float32."""

@@ -11,7 +11,7 @@ what was measured on a whole model in the store.
 
 from __future__ import annotations
 
-from quantcore.lab import frozen_ranges, grids, hardware, layers, outliers, start, take, whole
+from quantcore.lab import frozen_ranges, grids, hardware, layers, mixture, outliers, start, take, whole
 from quantcore.lab.bench import Bench
 
 
@@ -70,6 +70,7 @@ class Lab(Beside):
     rule = whole.rule
     sensitivity = whole.sensitivity
     plan = whole.plan
+    experts = mixture.experts
 
     # leaving with it
     promise = take.promise

@@ -24,7 +24,13 @@ def layer_study(lab: Bench, layer: str, scheme: str, reading: str = READ, calibr
     text that is read."""
     chosen, static, hessian = Scheme.parse(scheme), None, None
     if chosen.needs_text:
-        seen = lab.learned(layer, calibration, chosen.needs_hessian, momenta_of(chosen) if chosen.needs_ranges else ())
+        seen = lab.learned(
+            layer,
+            calibration,
+            chosen.needs_hessian,
+            momenta_of(chosen) if chosen.needs_ranges else (),
+            chosen.every_token,
+        )
         static, hessian = static_qparams(chosen.activations, seen) if chosen.needs_ranges else None, seen.hessian
     return study_of(lab.linear(layer), lab.inputs(layer, reading), chosen, static, hessian)
 

@@ -24,6 +24,7 @@ from quantcore.lab import svg
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.statistics import LEVEL, RESAMPLES, Interval, window_interval
 from quantcore.model.machine import versions
+from quantcore.studies.experts import tokens_by_expert
 from quantcore.studies.layer import LayerStudy
 
 BINS = 128
@@ -37,7 +38,8 @@ CONVENTIONS = (
     "Codes: q = clamp(round(x / s) + z, qmin, qmax), half to even; x_hat = s (q - z).",
     "Symmetric scale: absmax / ((qmax - qmin) / 2), 127.5 for int8, 7.5 for int4, 448 for fp8 e4m3; asymmetric: "
     "(max - min) / (qmax - qmin); a range always holds 0; a tile of zeros has scale 1; scales are float32.",
-    "Bits per weight and bytes: codes, 16-bit scales, zero points and float tensors at 16 bits, as in a checkpoint.",
+    "Bytes: codes, 16-bit scales, zero points and float tensors at 16 bits, as in a checkpoint. Bits a number: of the "
+    "whole model, embeddings and all that stays float; bits a weight: of the quantized weights alone.",
     "SQNR: 10 log10(sum x^2 / sum (x_hat - x)^2), dB; 6.02 dB are one bit.",
     "GPTQ: columns one after another, errors pushed on through X^T X of the calibration inputs, block behind block.",
 )
@@ -181,6 +183,7 @@ def _duel_row(found: Duel, text: str) -> dict[str, Any]:
     return {
         "scheme": short_label(text),
         "text": text,
+        "bits a number": report.model_bits,
         "bits a weight": report.bits_per_weight,
         "MB": report.bytes / 1e6,
         "perplexity": report.perplexity,
@@ -223,8 +226,11 @@ def _pair_table(found: Duel) -> Table:
 
 
 def _layer_tables(found: Duel) -> list[Table]:
-    columns = ("layer", "shape", "scheme", "bits a weight", "weight SQNR, dB", "GPTQ loss", "loss by rounding")
-    return [
+    columns = (
+        "layer", "shape", "scheme", "bits a weight", "weight SQNR, dB", "GPTQ loss", "loss by rounding", "tokens",
+        "notes",
+    )  # fmt: skip
+    return _expert_tables(found) + [
         Table(
             f"Layers of {short_label(text)}",
             columns,
@@ -237,6 +243,8 @@ def _layer_tables(found: Duel) -> list[Table]:
                     row.weight_sqnr_db,
                     row.loss,
                     row.rtn_loss,
+                    row.tokens,
+                    "; ".join(row.notes),
                 )
                 for row in layers
             ),
@@ -245,6 +253,17 @@ def _layer_tables(found: Duel) -> list[Table]:
         for text, layers in found.layers.items()
         if layers
     ]
+
+
+def _expert_tables(found: Duel) -> list[Table]:
+    """Of schemes that learn from a text: how many of its tokens each expert of each block was given."""
+    tables = []
+    for text, layers in found.layers.items():
+        if rows := tokens_by_expert(layers):
+            columns = ("experts", *(str(number) for number in range(max(map(len, rows.values())))))
+            shown = tuple((place, *(row[number] for number in sorted(row))) for place, row in rows.items())
+            tables.append(Table(f"Calibration tokens of each expert, {short_label(text)}", columns, shown, folded=True))
+    return tables
 
 
 def _intervals(title: str, unit: str, found: Mapping[str, Interval]) -> Intervals:

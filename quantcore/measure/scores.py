@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quantcore.measure.statistics import Interval, paired_interval, percentile, window_interval
+from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.pipeline.ranks import ranks
 
 
@@ -26,6 +27,8 @@ class ModelReport:
     log_perplexity        interval over windows of the mean NLL; exp of its ends are the perplexity's
     log_perplexity_change paired: mean NLL of the quantized model minus the float model's, token by token
     kl, kl_p50 ... kl_max over all predicted tokens, nats
+    model_bits            bits of the checkpoint for each number of the float model: embeddings, norms and all
+    bits_per_weight       of the quantized weights alone, scales and zero points counted
     seconds               the candidate's own time, quantizing not counted; the float model's as well if it is alone
     """
 
@@ -42,6 +45,7 @@ class ModelReport:
     top1_agreement: float
     float_bytes: int
     bytes: int
+    model_bits: float
     bits_per_weight: float
     seconds: float
     device: str
@@ -152,6 +156,7 @@ def _report(floats: Scores, scores: Scores, tally: Tally, facts: Facts) -> Model
         top1_agreement=float((scores.top1 == floats.top1).double().mean()),
         float_bytes=facts.float_bytes,
         bytes=tally.bytes,
+        model_bits=FLOAT_BITS * tally.bytes / facts.float_bytes,
         bits_per_weight=tally.bits_per_weight,
         seconds=tally.seconds,
         device=facts.device,

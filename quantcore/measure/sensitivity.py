@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import next_log_p
+from quantcore.model.experts import taken_apart
 from quantcore.model.linears import batches, block_names, block_of
 from quantcore.numbers.bits import FLOAT_BITS, weight_size
 from quantcore.pipeline.calibration import Progress
@@ -241,6 +242,7 @@ def layer_costs(
     """One scheme over the whole text, batch by batch; in each batch every layer in its turn. As `sensitivity`.
 
     so_far   called after each layer with the scheme and the costs measured by then, of `all_but` where it is asked"""
+    model = taken_apart(model)
     quantized, _ = quantize_model(model, text, calibration=calibration)
     behind_others = Scheme.parse(text).needs_hessian
     apart = quantize_model(model, text, calibration=calibration, sequential=False)[0] if behind_others else quantized

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
+from quantcore.methods.gptq_batch import GptqSet, gptq_quantize_sets
 from quantcore.methods.options import METHODS, Gptq, Method, Rtn
 from quantcore.numbers.qtensor import QTensor, quantize
 from quantcore.numbers.spec import QuantSpec
@@ -48,6 +49,22 @@ def codes(problems: Sequence[Problem], hessian: Tensor | None, name: str = "this
     return [found[place] for place in range(len(problems))]
 
 
+def codes_of_sets(sets: Sequence[tuple[Sequence[Problem], Tensor, str]]) -> list[list[QTensor]]:
+    """`codes` of several sets of problems, each with a Hessian and a name of its own. A method that can (`TOGETHER`)
+    solves those that are its alone at once."""
+    found: dict[int, list[QTensor]] = {}
+    by_kind: dict[type[Method], list[int]] = {}
+    for place, (problems, hessian, name) in enumerate(sets):
+        kinds = {type(one.method) for one in problems}
+        if len(kinds) == 1 and (kind := kinds.pop()) in TOGETHER:
+            by_kind.setdefault(kind, []).append(place)
+        else:
+            found[place] = codes(problems, hessian, name)
+    for kind, places in by_kind.items():
+        found |= zip(places, TOGETHER[kind]([sets[place] for place in places]), strict=True)
+    return [found[place] for place in range(len(sets))]
+
+
 def register(kind: type[Method], solver: Solver) -> None:
     """Make a method known, so that schemes may name it. Raises: ValueError for a name that another method has."""
     if METHODS.get(kind.name, kind) is not kind:
@@ -65,4 +82,20 @@ def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> 
     return gptq_quantize_many(asked, hessian.to(asked[0].weight.device), name)
 
 
+def _sets_by_gptq(sets: Sequence[tuple[Sequence[Problem], Tensor, str]]) -> list[list[QTensor]]:
+    return gptq_quantize_sets(
+        [
+            GptqSet(
+                [GptqProblem(one.weight, one.spec, Gptq.of(one.method)) for one in problems],
+                hessian.to(problems[0].weight.device),
+                name,
+            )
+            for problems, hessian, name in sets
+        ]
+    )
+
+
+TOGETHER: dict[type[Method], Callable[[Sequence[tuple[Sequence[Problem], Tensor, str]]], list[list[QTensor]]]] = {
+    Gptq: _sets_by_gptq
+}
 SOLVERS: dict[type[Method], Solver] = {Rtn: _rounded, Gptq: _by_gptq}

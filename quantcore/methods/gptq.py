@@ -83,7 +83,7 @@ def gptq_plain(
 
     With U the upper Cholesky factor of H^-1 = U^T U: err = (w_j - q_j) / U_jj, then w_i -= err U_ji for all i > j."""
     _refuse_shape(hessian, weight.shape[1], name)
-    findings = _examine(hessian)
+    findings = examine(hessian)
     options = options or Gptq()
     order = Order.of(hessian, options.actorder is not None)
     rows = Rows(GptqProblem(weight.double(), spec, options), order, {})
@@ -128,7 +128,7 @@ def _solve(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trace
             (together, options.block_size) if options.static_groups else index, []
         ).append(index)
     factors = _Factors(hessian.to(work), list(fronts))
-    findings = _examine(hessian)
+    findings = examine(hessian)
     known: dict[object, tuple[Tensor, QParams]] = {}
     solved: dict[int, tuple[Rows, Tensor]] = {}
     for front, sets in fronts.items():
@@ -219,7 +219,7 @@ def _refuse_shape(hessian: Tensor, width: int, name: str) -> None:
         )
 
 
-def _examine(hessian: Tensor) -> Tensor:
+def examine(hessian: Tensor) -> Tensor:
     """(largest entry, largest difference of a row's and a column's sum): read by `refuse`, when the GPU is done."""
     least, most = torch.aminmax(hessian)
     # H v and H^T v for one uneven v: the difference of two entries shows in a sum, at a fraction of H - H^T's cost.

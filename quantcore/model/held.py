@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from quantcore.model.experts import taken_apart
 from quantcore.model.linears import block_names
 from quantcore.model.loading import WINDOW, LoadedModel
 from quantcore.model.places import with_places
@@ -49,13 +50,13 @@ class Held(Protocol):
 
 
 class WholeModel:
-    """A model that is in memory as a whole; the properties are `Held`'s."""
+    """A model that is in memory as a whole, its experts apart; the properties are `Held`'s."""
 
     def __init__(self, model: nn.Module, id: str = "", tokenizer: Any = None, revision: str = "") -> None:
-        self.skeleton: Any = model
+        self.skeleton: Any = taken_apart(model)
         self.id, self.tokenizer, self.revision = id, tokenizer, revision
         self.device = next(model.parameters()).device
-        self.blocks = block_names(model)
+        self.blocks = block_names(self.skeleton)
 
     @property
     def parameters(self) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from quantcore.model.config_file import read_config, require_counts
+from quantcore.model.experts import Slice, take_apart
 from quantcore.model.load_report import require_complete
 from quantcore.model.quantized_before import FLOATS, require_float
 from quantcore.model.sentences import and_more, named, quoted, reason
@@ -48,15 +49,17 @@ TYPES = {
 class Examined:
     """A model that its files hold.
 
-    skeleton  as config.json describes it, on the meta device
+    skeleton  as config.json describes it, on the meta device, experts apart (`experts`)
     stored    what the files hold, by the files' own names
-    names     the file's name of each tensor of the model that is stored as it is, if under another name; experts that
-              transformers puts together are not among them, nor is the other name of a tied tensor
+    names     the file's name of each tensor of the model that is stored as it is, if under another name; the other name
+              of a tied tensor is not among them
+    slices    for each expert's tensor that is a slice of a stored one: that one's name in the file, and which slice
     dtype     the model's own type: config.json's, else that of the first float tensor of the files"""
 
     skeleton: Any
     stored: dict[str, Stored]
     names: dict[str, str]
+    slices: dict[str, tuple[str, Slice]]
     dtype: torch.dtype
 
     @property
@@ -90,7 +93,12 @@ def examine(source: str, folder: Path) -> Examined:
         _require_equal_ties(skeleton, names, stored)
     except ValueError as error:
         raise _told(source, error) from error
-    return Examined(skeleton, stored, names, _own_type(config, stored))
+    fused = take_apart(skeleton)
+    cuts = {f"{name}.{own}": (name, cut) for name, module in fused.items() for own, cut in module.slices().items()}
+    names |= _names_of_experts(skeleton, stored, cuts)
+    whole = {own: f"{name}.{cut.fused}" for own, (name, cut) in cuts.items() if own not in names}
+    slices = {own: (names[where], cuts[own][1]) for own, where in whole.items() if where in names}
+    return Examined(skeleton, stored, names, slices, _own_type(config, stored))
 
 
 def _own_type(config: Mapping[str, Any], stored: Mapping[str, Stored]) -> torch.dtype:
@@ -184,6 +192,19 @@ def _names(skeleton: Any, stored: Mapping[str, Stored]) -> dict[str, str]:
         if new in wanted and changed is None:
             found[new] = name
     return found
+
+
+def _names_of_experts(skeleton: Any, stored: Mapping[str, Stored], wanted: Collection[str]) -> dict[str, str]:
+    """The file's name of each expert's tensor that the files keep by itself, which is how the model has them too."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    if not wanted:
+        return {}
+    rules, own = get_model_conversion_mapping(skeleton), skeleton.state_dict()
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    new = {name: rename_source_key(name, renamings, [], skeleton.base_model_prefix, own)[0] for name in stored}
+    return {here: name for name, here in new.items() if here in wanted}
 
 
 def _require_equal_ties(skeleton: Any, names: Mapping[str, str], stored: Mapping[str, Stored]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from quantcore.model import gguf_file
 from quantcore.model.config_file import language_part
+from quantcore.model.experts import taken_apart
 from quantcore.model.integrity import read_headers
 from quantcore.model.linears import left_float, linear_shapes, place_of
 from quantcore.model.sentences import named, reason
@@ -131,6 +132,7 @@ def _of_gguf(source: str, place: Place) -> Inventory:
 
 def _of_built_model(model: Any) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, ...]]]:
     """Linears and other matrices of a model that was built without memory for its weights."""
+    model = taken_apart(model)
     return linear_shapes(model), {name: tuple(parameter.shape) for name, parameter in left_float(model).items()}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from quantcore.model.experts import Experts
 from quantcore.model.probe import is_a_product, probe
 
 
@@ -92,7 +93,8 @@ def _reasons(model: nn.Module) -> dict[str, str]:
 
 
 def _find_reasons(model: nn.Module) -> dict[str, str]:
-    names = list(every_linear(model))
+    experts = [f"{name}." for name, module in model.named_modules() if isinstance(module, Experts)]
+    names = [name for name in every_linear(model) if not name.startswith(tuple(experts))]  # experts are plain Linears
     found = probe(model, names, block_names(model))
     routers = _routers(model, names)
     reasons: dict[str, str] = {}
@@ -110,23 +112,29 @@ def _find_reasons(model: nn.Module) -> dict[str, str]:
 
 
 def _routers(model: nn.Module, names: Iterable[str]) -> set[str]:
-    """Linears beside experts that have one output an expert, or one in all (the gate of a shared expert)."""
+    """Linears beside experts that have one output an expert, or one in all (the gate of a shared expert), and no other
+    Linear with them in the same submodule, as a shared expert's have."""
     experts: dict[str, set[int]] = {}  # by the module that they are in, how many
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             continue
         held = {one.shape[0] for one in module.parameters(recurse=False) if one.ndim == 3}
+        if isinstance(module, Experts):
+            held.add(module.num_experts)
         if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "experts":
             held.add(len(module))
         for count in held:
             experts.setdefault(name, set()).add(count)
     found: set[str] = set()
     for place, counts in experts.items():
-        beside = place.rpartition(".")[0]
+        beside = f"{place.rpartition('.')[0]}."
+        children: dict[str, list[str]] = {}
         for name in names:
-            if name.startswith(f"{beside}.") and not name.startswith(f"{place}."):
-                if cast(nn.Linear, model.get_submodule(name)).out_features in {1, *counts}:
-                    found.add(name)
+            if name.startswith(beside) and not name.startswith(f"{place}."):
+                children.setdefault(name.removeprefix(beside).partition(".")[0], []).append(name)
+        for alone in (inside[0] for inside in children.values() if len(inside) == 1):
+            if cast(nn.Linear, model.get_submodule(alone)).out_features in {1, *counts}:
+                found.add(alone)
     return found
 
 
@@ -157,6 +165,13 @@ def place_of(name: str) -> tuple[int | None, str]:
     (3, `mlp.up_proj`)."""
     match = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+)", name)
     return (int(match[1]), match[2]) if match else (None, name)
+
+
+def expert_of(name: str) -> tuple[str, int, str] | None:
+    """Of a layer of an expert: where the experts are, its number, and which layer of the expert it is,
+    `model.layers.3.mlp.experts.5.up_proj` -> (`model.layers.3.mlp.experts`, 5, `up_proj`); None for any other."""
+    match = re.fullmatch(r"(.*\bexperts)\.(\d+)\.(\w+)", name)
+    return (match[1], int(match[2]), match[3]) if match else None
 
 
 def batches(tokens: Tensor, device: torch.device, tokens_a_batch: int = 4096) -> Iterator[Tensor]:

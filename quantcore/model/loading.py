@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.model import gguf_file
+from quantcore.model.experts import taken_apart
 from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
 from quantcore.model.memory import require_memory
@@ -40,7 +41,7 @@ REPORTED = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # a w
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run: float32 on the CPU, its own dtype on a GPU, gradients off.
+    """A model ready to run: float32 on the CPU, its own dtype on a GPU, gradients off, its experts apart (`experts`).
 
     revision    what pins its contents: the hub's commit, or `sha256:` and a hash of the files; "" if made in memory
     notices     sentences that whoever reads its numbers should know, such as weights that were quantized before
@@ -52,6 +53,9 @@ class LoadedModel:
     device: torch.device
     revision: str = ""
     notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", taken_apart(self.model))
 
     @property
     def context(self) -> int:

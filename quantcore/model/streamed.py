@@ -7,8 +7,9 @@ Files are memory-mapped and opened for one tensor at a time: a tensor that needs
 its pages go at once; one that needs neither is the mapped file itself. What lies outside of the blocks (embeddings,
 final norm, head) is loaded once and stays: `around` is the model with a `BlockPlace` where each block was.
 
-Types are `load_model`'s: float32 on the CPU, the model's own on a GPU. Limit: the files must name their tensors as the
-model does; experts that transformers fuses when it loads them do not.
+Types are `load_model`'s: float32 on the CPU, the model's own on a GPU. Experts are apart (`experts`), as most files
+keep them; where a file keeps them in one tensor, each is read as a slice of it. Limit: what transformers puts together
+otherwise when it loads a model cannot be streamed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from quantcore.model.experts import take_apart
 from quantcore.model.integrity import examine
 from quantcore.model.linears import block_names
 from quantcore.model.loading import WINDOW, generation_config
@@ -63,11 +65,13 @@ class StreamedModel:
         self.skeleton: Any = found.skeleton
         if self.device.type != "cpu":
             self.skeleton = build(source, self.path, most_parameters(found.stored), dtype=found.dtype)
+            take_apart(self.skeleton)
         if (writes := generation_config(source, self.path)) is not None:
             self.skeleton.generation_config = writes
         _complete(self.skeleton, self.device)
         self.blocks = block_names(self.skeleton)
-        self._stored_as = self._names_in_files(found.names)
+        self._cuts = {name: cut for name, (_, cut) in found.slices.items()}
+        self._stored_as = self._names_in_files({name: file for name, (file, _) in found.slices.items()} | found.names)
         require_ids(self.tokenizer, self.skeleton.get_input_embeddings().num_embeddings)
 
     @property
@@ -133,9 +137,13 @@ class StreamedModel:
 
     def read(self, name: str, device: torch.device | None = None) -> Tensor:
         """One tensor by the model's name for it, in the model's type, on the device."""
-        stored = self._stored_as[name]
+        stored, cut = self._stored_as[name], self._cuts.get(name)
         with safe_open(self._stored[stored].file, "pt") as file:
-            tensor: Tensor = file.get_tensor(stored)
+            tensor: Tensor = (
+                file.get_tensor(stored)
+                if cut is None
+                else cut.of(file.get_slice(stored), self._stored[stored].shape).contiguous()
+            )
         return tensor.to(device or self.device, self._dtypes[name])
 
     def file_dtype(self, name: str) -> torch.dtype | None:
@@ -172,7 +180,7 @@ class StreamedModel:
             if stored is None:
                 raise ValueError(
                     f"the files of {named(self.id)} hold {quoted(name)} in another form, which transformers puts "
-                    "together when it loads it (experts), so it cannot be streamed; load it whole with load_model"
+                    "together when it loads it, so it cannot be streamed; load it whole with load_model"
                 )
             found[name] = stored
         return found

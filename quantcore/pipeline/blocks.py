@@ -9,7 +9,7 @@ forward pass, run once with a `BlockPlace` where each block was: blocks of sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.model.held import Held
-from quantcore.model.linears import by_block, linears
+from quantcore.model.linears import by_block, expert_of, linears
 from quantcore.model.places import BlockPlace, places_of
 from quantcore.pipeline.waiting import Waiting
 
 CPU_TOKENS = 4096  # a batch
 GPU_TOKENS = 16384  # at most
+MOST_CHOSEN = 8  # experts that a token is given to, of a usual mixture
 GPU_SHARE = 0.1  # of the free memory, which one batch inside a block may take
 _More = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -161,10 +162,22 @@ def batch_tokens(held: Held) -> int:
         return CPU_TOKENS
     layers = linears(held.skeleton)
     inside = [names for block, names in by_block(held.blocks, layers).items() if block or not held.blocks]
-    widest = max(sum(sum(layers[name].weight.shape) for name in names) for names in inside)
+    widest = max(_numbers_a_token(names, layers) for names in inside)
     token_bytes: int = widest * next(held.skeleton.parameters()).element_size()
     free, _ = torch.cuda.mem_get_info(held.device)
     return max(1, min(GPU_TOKENS, int(GPU_SHARE * free) // token_bytes))
+
+
+def _numbers_a_token(names: Sequence[str], layers: Mapping[str, nn.Linear]) -> int:
+    """What enters and leaves these layers for one token; of a mixture's experts MOST_CHOSEN at most see it."""
+    plain, experts = 0, dict[str, int]()
+    for name in names:
+        numbers, place = sum(layers[name].weight.shape), expert_of(name)
+        if place is None:
+            plain += numbers
+        elif place[1] < MOST_CHOSEN:
+            experts[place[0]] = experts.get(place[0], 0) + numbers
+    return plain + sum(experts.values())
 
 
 @contextmanager

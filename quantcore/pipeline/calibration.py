@@ -9,6 +9,7 @@ grow with the number of tokens. Layers that read the same tensor (q, k, v; gate,
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from quantcore.model.experts import Experts, every_token, taken_apart
 from quantcore.model.linears import SharedInputs, batches, linears, watch_inputs
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.numbers.spec import MovingAverage
@@ -65,14 +67,18 @@ def calibrate(
     hessian: bool = True,
     momenta: tuple[float, ...] = (MovingAverage().momentum,),
     progress: Progress | None = None,
+    every: bool = False,
 ) -> dict[str, LayerStats]:
     """Run the model over `tokens` (windows, T) and return each layer's LayerStats.
 
     layers      names of the Linears to watch (None: all)
     hessian     also sum X^T X: K^2 floats a layer
     momenta     of the moving averages to record
+    every       whether each expert sees every token, not only those that the router gives it
+    A layer that no token reaches (an expert) is not in the answer.
     Raises: ValueError for activations with NaN or Inf, and for names that do not exist. Source of the Hessian: Frantar
     et al. 2022, arXiv:2210.17323, section 3.2 (without its factor 2, which changes no code)."""
+    model = taken_apart(model)
     names = list(linears(model) if layers is None else layers)
     shared, stats = SharedInputs(), dict[str, LayerStats]()
     device = next(model.parameters()).device
@@ -82,7 +88,7 @@ def calibrate(
         if shared.is_first(name, x):
             stats.setdefault(name, LayerStats(ranges=RangeRecorder(momenta))).update(x, hessian)
 
-    with watch_inputs(model, names, see), torch.inference_mode():
+    with watch_inputs(model, names, see), every_token(model, every), torch.inference_mode():
         for batch in batches(tokens, device):
             model(batch, use_cache=False)
             done += len(batch)
@@ -107,11 +113,29 @@ def momenta_of(scheme: Scheme) -> tuple[float, ...]:
 
 
 def layer_inputs(model: nn.Module, tokens: Tensor, layer: str) -> Tensor:
-    """The inputs of one layer over the text, shape (windows, T, K), float32 on the CPU: kept, so for short texts."""
-    kept: list[Tensor] = []
+    """The inputs of one layer over the text, shape (windows, T, K), float32 on the CPU: kept, so for short texts.
+
+    An expert's are (1, n, K): those of the n tokens that the router gave it, which `tokens_of_layer` names.
+    Raises: NotReached where no token reaches the layer."""
+    found = torch.cat([x for x, _ in _seen(model, tokens, layer)])
+    if found.ndim == 2:
+        return found.view(*tokens.shape, -1) if len(found) == tokens.numel() else found[None]
+    return found
+
+
+def tokens_of_layer(model: nn.Module, tokens: Tensor, layer: str) -> Tensor:
+    """Which tokens of the text `layer_inputs` has a row for, places in the flattened text."""
+    return torch.cat([rows for _, rows in _seen(model, tokens, layer)])
+
+
+def _seen(model: nn.Module, tokens: Tensor, layer: str) -> list[tuple[Tensor, Tensor]]:
+    """Batch by batch what enters a layer, and the tokens that it belongs to."""
+    model, kept, before = taken_apart(model), list[tuple[Tensor, Tensor]](), 0
+    holders = [one for name, one in model.named_modules() if isinstance(one, Experts) and layer.startswith(f"{name}.")]
 
     def keep(_: str, x: Tensor) -> None:
-        kept.append(x.float().cpu())
+        given = holders[0].given[threading.get_ident()] if holders else torch.arange(x.numel() // x.shape[-1])
+        kept.append((x.float().cpu(), before + given.cpu()))
         raise _LayerReached
 
     device = next(model.parameters()).device
@@ -119,7 +143,17 @@ def layer_inputs(model: nn.Module, tokens: Tensor, layer: str) -> Tensor:
         for batch in batches(tokens, device):
             with suppress(_LayerReached):
                 model(batch, use_cache=False)
-    return torch.cat(kept)
+            before += batch.numel()
+    if not kept:
+        raise NotReached(
+            f"none of the {tokens.numel()} tokens that are read reaches {layer!r}; read more of the text, another "
+            "text, or choose another expert"
+        )
+    return kept
+
+
+class NotReached(ValueError):
+    """No token of a text came to a layer: the router gave its expert none."""
 
 
 class _LayerReached(Exception):

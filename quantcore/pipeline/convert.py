@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
+from quantcore.model.held import held
 from quantcore.model.linears import left_float, linears
 from quantcore.model.places import copy_with
 from quantcore.pipeline.calibration import LayerStats, Progress
@@ -35,10 +36,11 @@ def quantize_model(
     tokens       (windows, T): the first OUTPUT_TOKENS of it measure each layer's output error
     calibration  text for static ranges and GPTQ's Hessians, (windows, T); `tokens` where it is not given
     The other arguments and what is refused: see `parts`."""
+    whole = held(model)
     replaced: dict[str, QuantLinear] = {}
     reports: dict[str, LayerReport] = {}
     for part in parts(
-        model,
+        whole,
         scheme,
         tokens if calibration is None else calibration,
         measured=tokens,
@@ -48,7 +50,7 @@ def quantize_model(
     ):
         replaced |= part.layers
         reports |= {report.name: report for report in part.reports}
-    return copy_with(model, replaced), in_order(model, reports)
+    return copy_with(whole.skeleton, replaced), in_order(whole.skeleton, reports)
 
 
 def in_order(model: nn.Module, reports: Mapping[str, LayerReport]) -> list[LayerReport]:

@@ -5,23 +5,37 @@ hessians = hessians_of(block, "model.layers.0", names, walk)        [(H, the lay
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
+from quantcore.model.experts import every_token
 from quantcore.model.linears import SharedInputs, watch_inputs
 from quantcore.pipeline.blocks import BlockWalk, Enough
 from quantcore.pipeline.gram import Gram
 
 
-def hessians_of(module: nn.Module, block: str, names: list[str], walk: BlockWalk) -> list[tuple[Tensor, list[str]]]:
-    """X^T X of the named layers of a block (or, "", of what lies around the blocks), each with the layers that it
-    belongs to: those that read one tensor.
+class SharedHessian(NamedTuple):
+    """X^T X of inputs that several layers read: (K, K), their names, and over how many tokens it was summed."""
 
-    Once a batch has called each layer once, a later one goes no further than the last of them."""
+    hessian: Tensor
+    layers: list[str]
+    tokens: int
+
+
+def hessians_of(
+    module: nn.Module, block: str, names: list[str], walk: BlockWalk, every: bool = False
+) -> list[SharedHessian]:
+    """X^T X of the named layers of a block (or, "", of what lies around the blocks), each with the layers that it
+    belongs to: those that read one tensor. `every`: experts see every token, not only those that the router gives them.
+
+    A layer that no token reaches has none. Once a batch has called each layer once, a later one goes no further than
+    the last of them."""
     if not names:
         return []
     prefix = f"{block}." if block else ""
     local = [name.removeprefix(prefix) for name in names]
-    shared, sums = SharedInputs(), dict[str, Gram]()
+    shared, sums, tokens = SharedInputs(), dict[str, Gram](), dict[str, int]()
     calls: list[str] = []
     once = False
 
@@ -29,6 +43,7 @@ def hessians_of(module: nn.Module, block: str, names: list[str], walk: BlockWalk
         calls.append(name)
         if shared.is_first(name, x):
             sums.setdefault(name, Gram()).add(x)
+            tokens[name] = tokens.get(name, 0) + x.numel() // x.shape[-1]
         if once and len(calls) >= len(local) and set(calls) == set(local):
             raise Enough
 
@@ -37,9 +52,11 @@ def hessians_of(module: nn.Module, block: str, names: list[str], walk: BlockWalk
         once = once or sorted(calls) == sorted(local)
         calls.clear()
 
-    with watch_inputs(module, local, see):
+    with watch_inputs(module, local, see), every_token(module, every):
         walk.run(module, next_batch)
     return [
-        (gram.total, [f"{prefix}{name}" for name, leader in shared.first.items() if leader == first])
+        SharedHessian(
+            gram.total, [f"{prefix}{one}" for one, its in shared.first.items() if its == first], tokens[first]
+        )
         for first, gram in sums.items()
     ]

@@ -5,14 +5,14 @@ What a report tells is worked out on the device and read once, when a whole bloc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
-from quantcore.methods.codes import Problem, codes
+from quantcore.methods.codes import Problem, codes, codes_of_sets
 from quantcore.methods.loss import output_loss
 from quantcore.numbers.affine import QParams, choose_qparams
 from quantcore.numbers.bits import FLOAT_BITS
@@ -23,6 +23,8 @@ from quantcore.pipeline.calibration import LayerStats
 from quantcore.pipeline.outputs import OutputSums
 from quantcore.scheme.scheme import Scheme
 
+NAMED = 3  # layers in a refusal
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -31,6 +33,9 @@ class LayerReport:
     the layer's output, float weight on float input against quantized on the same input, and is None without tokens;
     `output_sqnr_windows` is its least and largest over single windows, None where the input comes without windows (an
     expert's share of the tokens).
+
+    `tokens`: how many of the calibration text reached it, None for a scheme that needs none; of an expert only those
+    that the router gave it, unless the scheme says experts=all.
 
     Of methods that weigh errors with a Hessian: `loss` = sum over rows of e H e^T on the layer's calibration inputs,
     e = w - w_hat; `rtn_loss` what rounding to nearest would have had on the same inputs; `damp` its share of
@@ -49,6 +54,7 @@ class LayerReport:
     damp: float | None = None
     notes: tuple[str, ...] = ()
     output_sqnr_windows: tuple[float, float] | None = None
+    tokens: int | None = None
 
 
 @dataclass
@@ -80,7 +86,7 @@ def quantize_together(
     members: Mapping[str, tuple[nn.Linear, Scheme]], ranges: Mapping[str, LayerStats], hessian: Tensor | None
 ) -> dict[str, Made]:
     """Layers that read one input, whose X^T X is `hessian`; the name of each is in what is refused."""
-    named = f"layer{'s' * (len(members) > 1)} {', '.join(repr(name) for name in members)}"
+    named = _named(members)
     try:
         statics = {name: static_qparams(scheme.activations, ranges.get(name)) for name, (_, scheme) in members.items()}
         coded = _coded(list(members.values()), hessian, "the weight")
@@ -90,6 +96,38 @@ def quantize_together(
         name: made_of(name, layer, scheme, statics[name], qweight, _figures(layer, scheme, qweight, hessian))
         for (name, (layer, scheme)), qweight in zip(members.items(), coded, strict=True)
     }
+
+
+def quantize_sets(
+    sets: Sequence[tuple[Mapping[str, tuple[nn.Linear, Scheme]], Tensor]], ranges: Mapping[str, LayerStats]
+) -> dict[str, Made]:
+    """`quantize_together` of several sets of layers, each with a Hessian of its own: experts, solved at once where the
+    method can."""
+    problems = [
+        [
+            Problem(layer.weight.detach(), scheme.weights, scheme.method)
+            for layer, scheme in members.values()
+            if scheme.weights
+        ]
+        for members, _ in sets
+    ]
+    solved = codes_of_sets(
+        [
+            (mine, hessian, f"{_named(members)}: the weight")
+            for mine, (members, hessian) in zip(problems, sets, strict=True)
+        ]
+    )
+    found: dict[str, Made] = {}
+    for (members, hessian), coded in zip(sets, solved, strict=True):
+        for (name, (layer, scheme)), qweight in zip(members.items(), coded, strict=True):
+            static = static_qparams(scheme.activations, ranges.get(name))
+            found[name] = made_of(name, layer, scheme, static, qweight, _figures(layer, scheme, qweight, hessian))
+    return found
+
+
+def _named(members: Mapping[str, object]) -> str:
+    more = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
+    return f"layer{'s' * (len(members) > 1)} {', '.join(repr(name) for name in list(members)[:NAMED])}{more}"
 
 
 def made_of(
@@ -119,6 +157,23 @@ def reports_of(made: Iterable[Made], windows: int) -> list[LayerReport]:
         replace(report, output_sqnr_db=whole, output_sqnr_windows=each)
         for report, (whole, each) in zip(reports, outputs, strict=True)
     ]
+
+
+def counted(report: LayerReport, asked: Scheme, tokens: int, read: int) -> LayerReport:
+    """The report of a layer that `tokens` of a text of `read` tokens reached; what is said where they were too few.
+
+    Fewer tokens than columns leave X^T X singular: along the other directions only the damping speaks."""
+    notes = report.notes
+    columns = report.shape[-1]
+    if tokens == 0:
+        done = "rounded to nearest" if asked.needs_hessian else "its range is that of the block's other experts"
+        notes += (f"no token of the calibration text reached it: {done}; read more text, or say experts=all",)
+    elif asked.needs_hessian and tokens < min(columns, read):
+        notes += (
+            f"only {tokens} of {read} tokens reached it, fewer than its {columns} columns: the damping decides part of "
+            "its codes; read more text, or say experts=all",
+        )
+    return replace(report, tokens=tokens, notes=notes)
 
 
 def left_float_report(name: str, parameter: Tensor, why: str) -> LayerReport:

@@ -18,9 +18,10 @@ OUTPUT_TOKENS = 2048  # of a text, on which the layers' outputs are compared
 
 
 class OutputSqnr(NamedTuple):
-    """SQNR of a layer's output in dB: over all windows, and the least and largest of a single one."""
+    """SQNR of a layer's output in dB: over all windows, and the least and largest of a single one; None where no token
+    reached the layer."""
 
-    whole: float
+    whole: float | None
     windows: tuple[float, float] | None
 
 
@@ -42,7 +43,7 @@ class OutputSums:
         """`windows`: how many the text has."""
         pairs = [pair for call in self._calls for pair in zip(*call.tolist(), strict=True)]
         each = [sqnr_db(*pair) for pair in pairs]
-        whole = sqnr_db(*(math.fsum(part) for part in zip(*pairs, strict=True))) if pairs else math.inf
+        whole = sqnr_db(*(math.fsum(part) for part in zip(*pairs, strict=True))) if pairs else None
         return OutputSqnr(whole, (min(each), max(each)) if len(each) == windows else None)
 
 

@@ -23,17 +23,19 @@ from torch import Tensor, nn
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import model_size
 from quantcore.model.held import Held, held
-from quantcore.model.linears import by_block, every_linear, linear_shapes, why_float
+from quantcore.model.linears import by_block, every_linear, expert_of, linear_shapes, why_float
 from quantcore.model.loading import LoadedModel
 from quantcore.model.places import copy_with, holding
 from quantcore.numbers.bits import Size
 from quantcore.pipeline.calibration import LayerStats, Progress
 from quantcore.pipeline.clock import Clock
-from quantcore.pipeline.hessians import hessians_of
+from quantcore.pipeline.hessians import SharedHessian, hessians_of
 from quantcore.pipeline.layers import (
     LayerReport,
     Made,
+    counted,
     left_float_report,
+    quantize_sets,
     quantize_together,
     reports_of,
     static_qparams,
@@ -122,7 +124,8 @@ def parts_of_plans(
         with _labelled(label):
             schemes, _ = planned(model, plan)
             _require_text(plan, schemes, calibration, stats, sequential)
-            roads[name] = _Road(label, model, schemes, calibration if sequential else None)
+            read = 0 if calibration is None else calibration.numel()
+            roads[name] = _Road(label, model, schemes, calibration if sequential else None, read)
     floats = FloatSide(model, [road.schemes for road in roads.values()], calibration, measured, stats, sequential)
     return _parts(model, roads, floats, progress)
 
@@ -155,13 +158,17 @@ def _require_text(
 class _Road:
     """One plan on its way: which layers of each part it quantizes, and the text behind what it has quantized."""
 
-    def __init__(self, label: str, model: Held, schemes: dict[str, Scheme], calibration: Tensor | None) -> None:
-        """`calibration`: for Hessians behind the quantized blocks; None where they come from elsewhere."""
+    def __init__(
+        self, label: str, model: Held, schemes: dict[str, Scheme], calibration: Tensor | None, read: int
+    ) -> None:
+        """calibration: for Hessians behind the quantized blocks; None where they come from elsewhere. read: tokens of
+        the calibration text."""
         self.label, self.schemes, self.clock = label, schemes, Clock(model.device)
         self.names = by_block(model.blocks, schemes)
         self._why_float = why_float(model.skeleton) if schemes else {}
         self._left = by_block(model.blocks, self._why_float)
         self._sets: dict[str, list[str]] = {}  # by its first layer, what was solved together
+        self._read = read
         by_hessian = [name for name, one in schemes.items() if one.needs_hessian]
         self._text = None
         if by_hessian and calibration is not None:
@@ -169,42 +176,78 @@ class _Road:
 
     def make(self, name: str, root: nn.Module, module: nn.Module, floats: Seen) -> dict[str, Made]:
         """The layers of a part, quantized; those that read one input together."""
-        hessians = floats.hessians
+        schemes = {one: self.schemes[one] for one in self.names[name]}
+        ranges, mine = floats.ranges_for(schemes), floats.hessians_for(schemes)
         if self._text is not None:
             with self.clock.piece(CALIBRATE):
-                hessians = hessians_of(module, name, self._text.wanted[name], self._text.walk)
+                mine = self._hessians(name, module, self._text, schemes)
         layers, found = every_linear(root), dict[str, Made]()
-        members = {one: (layers[one], self.schemes[one]) for one in self.names[name]}
-        mine = [(hessian, [one for one in together if one in members]) for hessian, together in hessians]
-        mine = [(hessian, together) for hessian, together in mine if together]
-        if not ranks().alone and any(scheme.needs_hessian for _, scheme in members.values()):
-            found = self._shared(mine, members, floats, summed=self._text is None and floats.whole)
+        members = {one: (layers[one], scheme) for one, scheme in schemes.items()}
+        tokens = self._tokens(mine, ranges, schemes)
+        if not ranks().alone and any(scheme.needs_hessian for scheme in schemes.values()):
+            found = self._shared(mine, members, ranges, summed=self._text is None and floats.whole)
             mine = []
-        rest: list[tuple[Tensor | None, list[str]]] = [*mine]
-        known = {*found, *(one for _, together in mine for one in together)}
-        rest += [(None, [one]) for one in members if one not in known]
-        for hessian, together in rest:
-            with self.clock.piece(together[0]):
-                found |= quantize_together({one: members[one] for one in together}, floats.ranges, hessian)
-            self._sets[together[0]] = together
+        known = {*found, *(one for shared in mine for one in shared.layers)}
+        for sets in _alike(mine, members):
+            first = sets[0].layers[0]
+            with self.clock.piece(first):
+                found |= quantize_sets(
+                    [({one: members[one] for one in each.layers}, each.hessian) for each in sets], ranges
+                )
+            self._sets[first] = [one for each in sets for one in each.layers]
+        for one in (name for name in members if name not in known):
+            layer, scheme = members[one]
+            if scheme.needs_hessian:  # no token came here
+                scheme = scheme.without_text
+            with self.clock.piece(one):
+                found |= quantize_together({one: (layer, scheme)}, ranges, None)
+            self._sets[one] = [one]
+        for one, count in tokens.items():
+            found[one].report = counted(found[one].report, self.schemes[one], count, self._read)
         return {one: found[one] for one in self.names[name]}
 
-    def _shared(
-        self, mine: list[tuple[Tensor, list[str]]], members: Members, floats: Seen, summed: bool
-    ) -> dict[str, Made]:
-        """The sets of layers with a Hessian, each solved by one of the ranks."""
-        statics = {
-            one: static_qparams(scheme.activations, floats.ranges.get(one)) for one, (_, scheme) in members.items()
+    def _hessians(
+        self, name: str, module: nn.Module, text: Passing, schemes: Mapping[str, Scheme]
+    ) -> list[SharedHessian]:
+        """Those of a part, behind what is quantized already."""
+        wanted = text.wanted[name]
+        return [
+            shared
+            for every in dict.fromkeys(schemes[one].every_token for one in wanted)
+            for shared in hessians_of(
+                module, name, [one for one in wanted if schemes[one].every_token is every], text.walk, every
+            )
+        ]
+
+    def _tokens(
+        self, mine: list[SharedHessian], ranges: Mapping[str, LayerStats], schemes: Mapping[str, Scheme]
+    ) -> dict[str, int]:
+        """How many tokens of the calibration text each layer of a part has seen that needs to, on all ranks."""
+        seen = dict.fromkeys((one for shared in mine for one in shared.layers), 0)
+        for shared in mine:
+            seen |= dict.fromkeys(shared.layers, shared.tokens)
+        said = ranks().all_said(seen) if any(scheme.needs_hessian for scheme in schemes.values()) else [seen]
+        return {
+            one: sum(counts.get(one, 0) for counts in said) if scheme.needs_hessian else ranges[one].tokens
+            for one, scheme in schemes.items()
+            if scheme.needs_hessian or one in ranges
         }
 
+    def _shared(
+        self, mine: list[SharedHessian], members: Members, ranges: Mapping[str, LayerStats], summed: bool
+    ) -> dict[str, Made]:
+        """The sets of layers with a Hessian, each solved by one of the ranks."""
+        statics = {one: static_qparams(scheme.activations, ranges.get(one)) for one, (_, scheme) in members.items()}
+
         def solve(together: Members, hessian: Tensor) -> dict[str, Made]:
-            return quantize_together(together, floats.ranges, hessian)
+            return quantize_together(together, ranges, hessian)
 
         first = next(iter(members))
         with self.clock.piece(first):
             if self._text is None:  # another plan wants them too
-                mine = [(hessian.clone(), together) for hessian, together in mine]
-            found = solve_shared(mine, members, statics, solve, summed)
+                mine = [shared._replace(hessian=shared.hessian.clone()) for shared in mine]
+            sets = [(shared.hessian, shared.layers) for shared in mine]
+            found = solve_shared(sets, members, statics, solve, summed)
         self._sets[first] = list(found)
         return found
 
@@ -231,6 +274,17 @@ class _Road:
         if self._text is not None:
             with self.clock.piece(CALIBRATE):
                 self._text.advance(block)
+
+
+def _alike(sets: list[SharedHessian], members: Members) -> list[list[SharedHessian]]:
+    """The sets, those together whose layers are experts of the same shapes and schemes."""
+    found: dict[object, list[SharedHessian]] = {}
+    for one in sets:
+        likeness: object = one.layers[0]
+        if all(expert_of(name) for name in one.layers):
+            likeness = tuple((tuple(members[name][0].weight.shape), members[name][1]) for name in one.layers)
+        found.setdefault(likeness, []).append(one)
+    return list(found.values())
 
 
 def _parts(

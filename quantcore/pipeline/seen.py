@@ -8,25 +8,42 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from quantcore.model.experts import Experts, every_token
 from quantcore.model.held import Held
 from quantcore.model.linears import by_block, watch_inputs
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.calibration import LayerStats, momenta_of
-from quantcore.pipeline.hessians import hessians_of
+from quantcore.pipeline.hessians import SharedHessian, hessians_of
 from quantcore.pipeline.outputs import OUTPUT_TOKENS, OutputSums, compared
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
 
-Hessians = list[tuple[Tensor, list[str]]]  # each with the layers that read its inputs
-
 
 class Seen(NamedTuple):
-    """Recorded ranges by layer, and Hessians; `whole`: of all windows, not of this rank's alone."""
+    """What entered the layers of a part.
 
-    ranges: Mapping[str, LayerStats]
-    hessians: Hessians
+    ranges     recorded ranges by layer, where experts saw the tokens that the router gave them, and where they saw all
+    hessians   alike; `whole`: of all windows, not of this rank's alone"""
+
+    ranges: Mapping[bool, Mapping[str, LayerStats]]
+    hessians: Mapping[bool, list[SharedHessian]]
     whole: bool = True
+
+    def ranges_for(self, schemes: Mapping[str, Scheme]) -> dict[str, LayerStats]:
+        """The recorded range of each layer as its scheme wants it, where there is one."""
+        found = {name: self.ranges.get(one.every_token, {}).get(name) for name, one in schemes.items()}
+        return {name: stats for name, stats in found.items() if stats is not None}
+
+    def hessians_for(self, schemes: Mapping[str, Scheme]) -> list[SharedHessian]:
+        """The Hessians of these layers, each as its scheme wants it."""
+        wanted = {name: one.every_token for name, one in schemes.items() if one.needs_hessian}
+        return [
+            SharedHessian(hessian, mine, tokens)
+            for every, known in self.hessians.items()
+            for hessian, names, tokens in known
+            if (mine := [name for name in names if wanted.get(name) is every])
+        ]
 
 
 class Passing:
@@ -72,37 +89,52 @@ class FloatSide:
         few = None if measured is None else measured[: max(1, OUTPUT_TOKENS // measured.shape[1])]
         self.windows = 0 if few is None else len(few)  # on which outputs are compared
         self._outputs = Passing(model, few, dict(schemes), OUTPUT_TOKENS) if few is not None and schemes else None
-        self._momenta: dict[str, set[float]] = {}
+        self._momenta: dict[bool, dict[str, set[float]]] = {}
         for name, scheme in schemes:
             if scheme.needs_ranges and not stats:
-                self._momenta.setdefault(name, set()).update(momenta_of(scheme))
-        by_hessian = [] if sequential else list(dict.fromkeys(name for name, one in schemes if one.needs_hessian))
-        self._given = stats if stats and has_hessians(stats, by_hessian) else None
-        self._by_hessian = by_block(model.blocks, by_hessian)
-        self._ranges: Mapping[str, LayerStats] = stats or {}
-        wanted = [*self._momenta, *([] if self._given is not None else by_hessian)]
+                self._momenta.setdefault(scheme.every_token, {}).setdefault(name, set()).update(momenta_of(scheme))
+        by_hessian: dict[bool, list[str]] = {}
+        for name, scheme in dict.fromkeys(() if sequential else schemes):
+            if scheme.needs_hessian:
+                by_hessian.setdefault(scheme.every_token, []).append(name)
+        those = [name for names in by_hessian.values() for name in names]
+        self._given = stats if stats and has_hessians(stats, those) else None
+        self._by_hessian = {every: by_block(model.blocks, dict.fromkeys(names)) for every, names in by_hessian.items()}
+        self._stats = stats
+        wanted = [name for names in self._momenta.values() for name in names]
+        wanted += [] if self._given is not None else those
         self._text = None
         if wanted and calibration is not None:
             self._text = Passing(model, ranks().share(calibration), wanted)
 
     def see(self, name: str, module: nn.Module) -> Seen:
         """What enters the layers of a part."""
-        by_hessian = self._by_hessian[name]
+        ranges = dict.fromkeys((False, True), self._stats) if self._stats else {}
+        kept = {every: self._kept(names[name]) for every, names in self._by_hessian.items()}
         if self._text is None:
-            return Seen(self._ranges, self._kept(by_hessian))
-        static = [one for one in self._text.wanted[name] if one in self._momenta]
-        ranges = {one: LayerStats(ranges=RangeRecorder(tuple(sorted(self._momenta[one])))) for one in static}
+            return Seen(ranges, kept)
+        ranges |= {every: self._recorded(name, module, every) for every in self._momenta}
+        if any(kept.values()):
+            return Seen(ranges, kept)
+        walk = self._text.walk
+        found = {every: hessians_of(module, name, by[name], walk, every) for every, by in self._by_hessian.items()}
+        return Seen(ranges, found, whole=False)
+
+    def _recorded(self, name: str, module: nn.Module, every: bool) -> Mapping[str, LayerStats]:
+        """Ranges of what enters those layers of a part whose scheme wants it so."""
+        assert self._text is not None
+        momenta = self._momenta[every]
+        static = [one for one in self._text.wanted[name] if one in momenta]
+        ranges = {one: LayerStats(ranges=RangeRecorder(tuple(sorted(momenta[one])))) for one in static}
         prefix = f"{name}." if name else ""
 
         def record(one: str, x: Tensor) -> None:
             ranges[f"{prefix}{one}"].update(x, hessian=False)
 
         if static:
-            with watch_inputs(module, [one.removeprefix(prefix) for one in static], record):
+            with watch_inputs(module, [one.removeprefix(prefix) for one in static], record), every_token(module, every):
                 self._text.walk.run(module)
-        kept = self._kept(by_hessian)
-        hessians = kept or hessians_of(module, name, by_hessian, self._text.walk)
-        return Seen(self._ranges or pooled(ranges), hessians, bool(kept))
+        return with_borrowed(pooled(ranges), module, prefix)
 
     def compare(self, name: str, module: nn.Module, sums: Mapping[str, Sequence[OutputSums]]) -> None:
         """What leaves the layers of a part, beside what leaves their quantized forms; that text is a part further."""
@@ -115,12 +147,11 @@ class FloatSide:
         if self._text is not None:
             self._text.advance(block)
 
-    def _kept(self, names: list[str]) -> Hessians:
-        found: dict[int, tuple[Tensor, list[str]]] = {}
+    def _kept(self, names: list[str]) -> list[SharedHessian]:
+        found: dict[int, SharedHessian] = {}
         for name in names:
-            hessian = None if self._given is None else self._given[name].hessian
-            if hessian is not None:
-                found.setdefault(id(hessian), (hessian, []))[1].append(name)
+            if self._given is not None and (hessian := self._given[name].hessian) is not None:
+                found.setdefault(id(hessian), SharedHessian(hessian, [], self._given[name].tokens)).layers.append(name)
         return list(found.values())
 
 
@@ -128,8 +159,30 @@ def pooled(ranges: Mapping[str, LayerStats]) -> Mapping[str, LayerStats]:
     """The ranges that all ranks have seen, in the order of their windows."""
     if ranks().alone or not ranges:
         return ranges
-    said = ranks().all_said({name: one.ranges for name, one in ranges.items()})
-    return {name: LayerStats(ranges=RangeRecorder.joined([one[name] for one in said])) for name in ranges}
+    said = ranks().all_said({name: (one.ranges, one.tokens) for name, one in ranges.items()})
+    return {
+        name: LayerStats(
+            tokens=sum(one[name][1] for one in said), ranges=RangeRecorder.joined([one[name][0] for one in said])
+        )
+        for name in ranges
+    }
+
+
+def with_borrowed(ranges: Mapping[str, LayerStats], module: nn.Module, prefix: str) -> Mapping[str, LayerStats]:
+    """The ranges, where an expert that no token reached has that of all its neighbours' inputs; its `tokens` stay 0."""
+    if all(one.tokens for one in ranges.values()):
+        return ranges
+    found = dict(ranges)
+    for place, experts in module.named_modules():
+        if not isinstance(experts, Experts):
+            continue
+        for part in set(experts.names.values()):
+            names = [f"{prefix}{place}.{number}.{part}" for number in range(experts.num_experts)]
+            seen = [ranges[name].ranges for name in names if name in ranges and ranges[name].tokens]
+            for name in names if seen else ():
+                if name in ranges and not ranges[name].tokens:
+                    found[name] = LayerStats(ranges=RangeRecorder.joined(seen))
+    return found
 
 
 def has_hessians(stats: Mapping[str, LayerStats] | None, names: Iterable[str]) -> bool:

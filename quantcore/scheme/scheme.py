@@ -6,6 +6,7 @@
     w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static/p99.9 static: range frozen beforehand, here at the 99.9th percentile
     w:int4/group128,gptq/actorder=weight             GPTQ with reordering, instead of rounding to nearest
     w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of a dotted name
+    w:int4/group128,gptq,experts=all                 while calibrating, every expert sees every token
     float                                            nothing is quantized
 
 `Scheme.parse(str(scheme)) == scheme`. The same text is cache key, URL value, table label and command line argument, so
@@ -26,16 +27,19 @@ from quantcore.numbers.granularity import PerBlock, PerChannel, PerTensor, PerTo
 from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
 
 LONGEST_TEXT = 400
+EVERY_TOKEN = "experts=all"
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """weights and activations (None: stay float), the method for the weights, and the modules left alone."""
+    """weights and activations (None: stay float), the method for the weights, the modules left alone, and whether each
+    expert of a mixture sees every token while it is calibrated, not only those that the router gives it."""
 
     weights: QuantSpec | None = None
     activations: QuantSpec | None = None
     method: Method = Rtn()
     skip: tuple[str, ...] = ("lm_head",)
+    every_token: bool = False
 
     def __post_init__(self) -> None:
         if self.weights is not None:
@@ -44,6 +48,11 @@ class Scheme:
             _check_activations(self.activations)
         if self.method != Rtn() and self.weights is None:
             raise ValueError(f"{self.method} places the codes of weights, and these stay float; add w:int4/group128")
+        if self.every_token and not self.needs_text:
+            raise ValueError(
+                f"{EVERY_TOKEN} says what experts see while they are calibrated, and "
+                f"{replace(self, every_token=False)} reads no text; leave it out, or add gptq"
+            )
         for part in self.skip:
             if not re.fullmatch(r"[\w.]+", part):
                 raise ValueError(f"skip={part!r} is no module name; use letters, digits, _ and ., as in skip=layers.0")
@@ -59,6 +68,8 @@ class Scheme:
             parts.append("float")
         if self.method != Rtn():
             parts.append(str(self.method))
+        if self.every_token:
+            parts.append(EVERY_TOKEN)
         if self.skip != ("lm_head",):
             parts.extend(f"skip={name}" for name in self.skip or ("none",))
         return ",".join(parts)
@@ -80,6 +91,7 @@ class Scheme:
             parts = parts[1:]
         skip: list[str] = []
         method: Method | None = None
+        every_token = False
         seen: set[str] = set()
         for part in parts:
             key, value = _split_part(part)
@@ -94,9 +106,13 @@ class Scheme:
                 method = parse_method(value)
             elif key == "skip":
                 skip.append(value)
+            elif key == "experts":
+                every_token = True
         if skip:
             scheme = replace(scheme, skip=() if skip == ["none"] else tuple(skip))
-        return scheme if method is None else replace(scheme, method=method)
+        if method is not None:
+            scheme = replace(scheme, method=method)
+        return replace(scheme, every_token=True) if every_token else scheme
 
     @property
     def label(self) -> str:
@@ -112,6 +128,11 @@ class Scheme:
     def needs_ranges(self) -> bool:
         """Whether the activations' range is frozen beforehand, so that it must be recorded."""
         return self.activations is not None and self.activations.static
+
+    @property
+    def without_text(self) -> Scheme:
+        """The same codes placed without a text: rounded to nearest."""
+        return replace(self, method=Rtn(), every_token=self.every_token and self.needs_ranges)
 
     @property
     def needs_hessian(self) -> bool:
@@ -172,11 +193,15 @@ def _check_activations(spec: QuantSpec) -> None:
 def _split_part(part: str) -> tuple[str, str]:
     if part.split("/")[0] in METHODS:
         return "method", part
+    if part == EVERY_TOKEN:
+        return "experts", part
+    if part.startswith("experts="):
+        raise ValueError(f"cannot read {part!r}; write {EVERY_TOKEN}, or leave it out: the router chooses then")
     for key, mark in (("w", "w:"), ("a", "a:"), ("skip", "skip=")):
         if part.startswith(mark) and len(part) > len(mark):
             return key, part[len(mark) :]
     raise ValueError(
-        f"cannot read {part!r}; a scheme's parts are w:..., a:..., {', '.join(METHODS)} and skip=..., "
+        f"cannot read {part!r}; a scheme's parts are w:..., a:..., {', '.join(METHODS)}, {EVERY_TOKEN} and skip=..., "
         f"or start with one of {', '.join(PRESETS)}"
     )
 

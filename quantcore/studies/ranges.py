@@ -29,7 +29,7 @@ from quantcore.numbers.granularity import Granularity, PerBlock, PerTensor, PerT
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.numbers.qtensor import fake_quantize
 from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec
-from quantcore.pipeline.calibration import layer_inputs
+from quantcore.pipeline.calibration import NotReached, layer_inputs
 from quantcore.scheme.scheme import Scheme
 
 STEP_TOKENS = 32
@@ -63,7 +63,11 @@ def watch(model: nn.Module, tokens: Tensor, layer: str, abreast: int = 1) -> Wat
     bounds: list[tuple[float, float]] = []
     after: dict[int, RangeRecorder] = {}
     for windows in torch.split(tokens, abreast):
-        for place in torch.split(layer_inputs(model, windows, layer), STEP_TOKENS, dim=1):
+        try:
+            seen = layer_inputs(model, windows, layer)
+        except NotReached:  # an expert that no token of these windows needs
+            continue
+        for place in torch.split(seen, STEP_TOKENS, dim=1):
             for step in place[: MOST_STEPS - len(bounds)]:
                 recorder.update(step)
                 bounds.append((float(step.min()), float(step.max())))
@@ -71,6 +75,10 @@ def watch(model: nn.Module, tokens: Tensor, layer: str, abreast: int = 1) -> Wat
                     after[len(bounds)] = copy.deepcopy(recorder)
         if len(bounds) == MOST_STEPS:
             break
+    if not bounds:
+        raise NotReached(
+            f"none of the {tokens.numel()} tokens reaches {layer!r}; read more of the text, or another text"
+        )
     after[len(bounds)] = recorder
     step_lo, step_hi = torch.tensor(bounds).unbind(1)
     return Watched(step_lo, step_hi, after)

@@ -14,6 +14,7 @@ from quantcore.matmul.size import checkpoint_bytes, quantized_linears
 from quantcore.measure.duel import duel
 from quantcore.measure.sensitivity import plan_for_budget, sensitivity
 from quantcore.measure.store import Store
+from quantcore.model.experts import taken_apart
 from quantcore.model.inventory import inventory
 from quantcore.model.linears import left_float, linears
 from quantcore.model.loading import LoadedModel
@@ -43,15 +44,20 @@ MODULES = {  # what a block of each kind multiplies with
     "GPT2": {"c_attn", "c_proj", "c_fc"},
     "OPT": {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"},
     "Gemma": GLU_LINEARS,
-    "Mixtral": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "Mixtral": {"q_proj", "k_proj", "v_proj", "o_proj", "w1", "w2", "w3"},
 }
-LEFT = {"Mixtral": {"mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}}
+LEFT = {"Mixtral": {"mlp.gate.weight"}}
 SCHEMES = ["w:int2/channel", "w:int8/channel"]
 STATIC = "w:int8/channel,a:int8/tensor/static"
 GPTQ = "w:int4/group16,gptq"
 
 
 def tiny(kind: str, **more: Any) -> torch.nn.Module:
+    """`fused` with its experts apart."""
+    return taken_apart(fused(kind, **more))
+
+
+def fused(kind: str, **more: Any) -> Any:
     """A random model of a kind; `pad`, `bos` and `eos` lie inside its small vocabulary."""
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = getattr(transformers, f"{kind}Config")(**{**KINDS[kind], **special, "initializer_range": 0.1, **more})
@@ -126,7 +132,7 @@ def test_a_model_that_still_takes_gradients(kind: str, count: int) -> None:
 
 @pytest.mark.parametrize("kind", ["GPT2", "Mixtral"])
 def test_info_names_what_the_loaded_model_has(kind: str, tmp_path: Path, tiny_lm: LoadedModel) -> None:
-    tiny(kind, vocab_size=VOCAB).save_pretrained(tmp_path)
+    fused(kind, vocab_size=VOCAB).save_pretrained(tmp_path)
     tiny_lm.tokenizer.save_pretrained(tmp_path)
     found, loaded = inventory(str(tmp_path)), load_model(str(tmp_path), "cpu")
     assert found.linears == {n: (m.out_features, m.in_features) for n, m in linears(loaded.model).items()}

@@ -78,7 +78,7 @@ def test_skip_matches_whole_parts_of_a_name() -> None:
     ("text", "message"),
     [
         ("", "the scheme text is empty; try w:int4/group128, or W4A16"),
-        ("W4A17", "cannot read 'W4A17'; a scheme's parts are w:..., a:..., rtn, gptq and skip="),
+        ("W4A17", "cannot read 'W4A17'; a scheme's parts are w:..., a:..., rtn, gptq, experts=all and skip="),
         ("w:int4", "'int4' lacks its granularity; write format/granularity"),
         ("w:int9/tensor", "no number format is called 'int9'"),
         ("w:int4/rows", "no granularity is called 'rows'"),
@@ -102,6 +102,9 @@ def test_skip_matches_whole_parts_of_a_name() -> None:
         ("W4A16,gptq/damp=0", "damp=0 keeps no Hessian"),
         ("W4A16,gptq/block=0", "block_size=0"),
         ("W4A16,gptq/moving/moving", "says 'moving' twice"),
+        ("W4A16,experts=all", "reads no text; leave it out, or add gptq"),
+        ("W4A16,gptq,experts=some", "cannot read 'experts=some'; write experts=all"),
+        ("W4A16,gptq,experts=all,experts=all", "says 'experts' twice"),
         ("W4A16,gptq,rtn", "says 'method' twice"),
         ("W4A16,gptq/actorder=weight/moving", "static_groups=True"),
         ("a:int8/token/dynamic,gptq", "gptq places the codes of weights, and these stay float"),

@@ -1,0 +1,336 @@
+"""Experts that transformers keeps in one parameter of three dimensions, taken apart: each is a Linear over its slice.
+
+    model = taken_apart(model)            model.layers.0.mlp.experts.5.gate_proj is a Linear now, and shares its numbers
+
+So an expert is found, watched, calibrated, quantized and written as any other Linear. `Experts` stands where the fused
+module was and computes what it computed: tokens are sorted by the expert that the router chose, each expert that was
+chosen works on its own tokens, and the sum over a token's experts, weighed by the router, is handed on.
+
+    gate_up_proj (E, 2 I, H), down_proj (E, H, I)     y = down(act(gate x) * up x)
+    without a gate: up_proj (E, I, H)                 y = down(act(up x))
+    transposed: (E, H, 2 I), (E, I, H)                interleaved: gate and up take turns (GPT-OSS)
+    Llama 4: every expert is given every token, those of others as rows of zeros
+    DBRX: w1, v1, w2 as (E I, H) each, inside a module of their own
+
+Which layout it is, the module says (`is_transposed`, `is_concatenated`, `has_gate`: what transformers' own kernels go
+by) or its shapes do. A module of another layout stays as it is. The names are the hub's: see `expert_names`.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from quantcore.matmul.grouped import grouped_product, why_not_grouped
+from quantcore.model.expert_names import expert_names
+from quantcore.model.places import copy_with
+
+GROUPED_TOKENS = 16  # an expert, on average: from there on a GPU multiplies all experts at once
+
+
+class Slice(NamedTuple):
+    """Where an expert's weight (O, K) or bias (O,) lies in a fused parameter, (experts, ...): fused[expert], transposed
+    where `turned`, of that the rows `rows`. `flat`: of a parameter (flat x n, ...) that keeps so many experts below one
+    another; else 0."""
+
+    fused: str
+    expert: int
+    rows: slice
+    turned: bool = False
+    flat: int = 0
+
+    def of(self, fused: Any, shape: Sequence[int]) -> Tensor:
+        """The slice of a tensor of that shape, whose memory it shares, or of a file's."""
+        count = shape[0] // self.flat if self.flat else 1
+        place = slice(self.expert * count, (self.expert + 1) * count) if self.flat else self.expert
+        one: Tensor = fused[place]
+        return (one.T if self.turned else one)[self.rows]
+
+
+class Layout(NamedTuple):
+    """How a fused module keeps its experts. experts: how many. own: for each Linear of an expert ("gate", "up",
+    "down"), its weight's and its bias' slice, of expert 0. dense: whether the module is given every token for every
+    expert (Llama 4). holder: the submodule that holds the parameters; "": the module itself."""
+
+    experts: int
+    own: dict[str, tuple[Slice, Slice | None]]
+    dense: bool = False
+    holder: str = ""
+
+    @property
+    def parts(self) -> dict[str, list[str]]:
+        """For each fused parameter the parts of an expert that lie in it."""
+        found: dict[str, list[str]] = {}
+        for part, (weight, _) in self.own.items():
+            found.setdefault(weight.fused, []).append(part)
+        return found
+
+
+def layout_of(module: nn.Module) -> Layout | None:
+    """The layout of fused experts; None for a module that is none, or keeps them in a way that nobody here knows."""
+    if type(module).__name__ == "DbrxExperts":
+        return _dbrx_layout(module)
+    down, gate_up, up = (module._parameters.get(name) for name in ("down_proj", "gate_up_proj", "up_proj"))
+    first = gate_up if gate_up is not None else up
+    if down is None or first is None or down.ndim != 3 or first.ndim != 3 or len(first) != len(down):
+        return None
+    gated = gate_up is not None
+    dense = type(module).__name__ == "Llama4TextExperts"
+    if not (dense or hasattr(module, "is_transposed") or hasattr(module, "_apply_gate")):
+        return None
+    turned = bool(getattr(module, "is_transposed", first.shape[2] == (2 if gated else 1) * down.shape[1]))
+    name, inside = ("gate_up_proj", first.shape[2 if turned else 1] // 2) if gated else ("up_proj", 0)
+    if not gated:
+        parts = {"up": slice(None)}
+    elif getattr(module, "is_concatenated", True):
+        parts = {"gate": slice(inside), "up": slice(inside, None)}
+    else:
+        parts = {"gate": slice(0, None, 2), "up": slice(1, None, 2)}
+    parts_of = {**{part: (name, rows) for part, rows in parts.items()}, "down": ("down_proj", slice(None))}
+
+    def bias(fused: str, rows: slice) -> Slice | None:
+        there = module._parameters.get(f"{fused}_bias") is not None
+        return Slice(f"{fused}_bias", 0, rows) if there else None
+
+    own = {part: (Slice(fused, 0, rows, turned), bias(fused, rows)) for part, (fused, rows) in parts_of.items()}
+    return Layout(len(down), own, dense)
+
+
+def _dbrx_layout(module: Any) -> Layout:
+    count = int(module.num_experts)
+    own = {"gate": ("mlp.w1", False), "up": ("mlp.v1", False), "down": ("mlp.w2", True)}
+    slices = {part: (Slice(fused, 0, slice(None), turned, count), None) for part, (fused, turned) in own.items()}
+    return Layout(count, dict(slices), holder="mlp")
+
+
+def fused_experts(model: nn.Module) -> dict[str, Layout]:
+    """The modules of a model that keep experts fused and can be taken apart, by name."""
+    found = {name: layout_of(module) for name, module in model.named_modules()}
+    return {name: layout for name, layout in found.items() if layout is not None}
+
+
+class Experts(nn.Module):
+    """Experts apart: `experts.5.gate_proj` and the like are Linears. What the fused module has beside them (its
+    activation, its way to join gate and up, a norm) is taken from it.
+
+    kind          the name of the fused module's class; shapes: of its parameters that hold the experts
+    every_token   the threads in which each expert is given every token now; see `every_token`
+    given         by thread, which of the call's tokens the expert at work was given: for those who watch it"""
+
+    def __init__(self, fused: nn.Module, layout: Layout, names: Mapping[str, str]) -> None:
+        """names: of an expert's Linears, by "gate", "up", "down"."""
+        super().__init__()
+        holder = fused.get_submodule(layout.holder)
+        rest = copy.copy(holder)
+        rest._parameters, rest._modules = {}, dict(holder._modules)
+        for name, module in rest._modules.items():
+            self.add_module(name, cast(nn.Module, module))
+        self.kind = type(fused).__name__
+        self.shapes = {name: tuple(fused.get_parameter(name).shape) for name in layout.parts}
+        biases = [bias.fused for _, bias in layout.own.values() if bias is not None]
+        self.shapes |= {name: tuple(fused.get_parameter(name).shape) for name in biases}
+        self.layout, self.names, self.num_experts = layout, dict(names), layout.experts
+        self.every_token: set[int] = set()
+        self.given: dict[int, Tensor] = {}
+        for expert in range(layout.experts):
+            one = nn.Module()
+            for part, (weight, bias) in layout.own.items():
+                own = [_cut(fused, cut._replace(expert=expert)) for cut in (weight, bias) if cut is not None]
+                one.add_module(names[part], _linear(*own))
+            self.add_module(str(expert), one)
+        self._rest = (rest,)  # in a tuple, so that it is no submodule
+
+    def slices(self) -> dict[str, Slice]:
+        """Where each of the experts' weights and biases lies in the fused parameters, by its name in this module."""
+        found: dict[str, Slice] = {}
+        for expert in range(self.num_experts):
+            for part, (weight, bias) in self.layout.own.items():
+                found[f"{expert}.{self.names[part]}.weight"] = weight._replace(expert=expert)
+                if bias is not None:
+                    found[f"{expert}.{self.names[part]}.bias"] = bias._replace(expert=expert)
+        return found
+
+    def linear(self, expert: int, part: str) -> nn.Module:
+        """One expert's "gate", "up" or "down", float or quantized."""
+        found: nn.Module = cast(nn.Module, self._modules[str(expert)])._modules[self.names[part]]  # type: ignore[assignment]
+        return found
+
+    def forward(
+        self, hidden_states: Tensor, top_k_index: Tensor | None = None, top_k_weights: Tensor | None = None
+    ) -> Tensor:
+        """hidden_states (N, H), top_k_index and top_k_weights (N, k); an index past the last expert is none. Without
+        them, as Llama 4: hidden_states (E N, H), for each expert all tokens, in rows of zeros those of others."""
+        everything = threading.get_ident() in self.every_token
+        try:
+            return self._answer(hidden_states, top_k_index, top_k_weights, everything)
+        finally:
+            self.given.pop(threading.get_ident(), None)
+
+    def _answer(
+        self, hidden_states: Tensor, top_k_index: Tensor | None, top_k_weights: Tensor | None, everything: bool
+    ) -> Tensor:
+        if top_k_index is None or top_k_weights is None:
+            return self._dense(hidden_states, everything)
+        shape, x = hidden_states.shape, hidden_states.reshape(-1, hidden_states.shape[-1])
+        routes = Routes.of(top_k_index, self.num_experts)
+        out = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, top_k_weights.dtype))
+        weights = top_k_weights.reshape(-1)
+        if everything:
+            for expert in range(self.num_experts):
+                y, (pairs, tokens) = self._one(expert, x, None), routes.of_expert(expert)
+                out.index_add_(0, tokens, (y[tokens] * weights[pairs, None]).to(out.dtype))
+        elif self._goes_grouped(routes, x):
+            y = self._grouped(x[routes.tokens], routes)
+            out.index_add_(0, routes.tokens, (y * weights[routes.pairs, None]).to(out.dtype))
+        else:
+            for expert in routes.chosen:
+                pairs, tokens = routes.of_expert(expert)
+                y = self._one(expert, x[tokens], tokens)
+                out.index_add_(0, tokens, (y * weights[pairs, None]).to(out.dtype))
+        return out.to(hidden_states.dtype).view(shape)
+
+    def _dense(self, hidden_states: Tensor, everything: bool) -> Tensor:
+        """A row of zeros belongs to an expert that was not chosen: without biases its answer is zero."""
+        given = hidden_states.view(self.num_experts, -1, hidden_states.shape[-1])
+        chosen = given.ne(0).any(-1)
+        out = torch.zeros_like(given)
+        for expert in range(self.num_experts):
+            rows = chosen[expert].nonzero()[:, 0]
+            if everything:
+                out[expert, rows] = self._one(expert, given.sum(0), None)[rows]
+            elif len(rows):
+                out[expert, rows] = self._one(expert, given[expert, rows], rows)
+        return out.view(hidden_states.shape)
+
+    def _one(self, expert: int, x: Tensor, tokens: Tensor | None) -> Tensor:
+        """One expert's answer to its tokens, (n, H) -> (n, H); `tokens`: which of the call's they are, None: all."""
+        if tokens is not None:
+            self.given[threading.get_ident()] = tokens
+        up = self.linear(expert, "up")
+        gate = self.linear(expert, "gate")(x) if "gate" in self.layout.own else None
+        return self._after(self.linear(expert, "down")(self._joined(gate, up(x))))
+
+    def _goes_grouped(self, routes: Routes, x: Tensor) -> bool:
+        """Whether all experts are multiplied at once: on a GPU, for many tokens, where nobody watches one of them."""
+        if not x.is_cuda or len(routes.pairs) < GROUPED_TOKENS * self.num_experts:
+            return False
+        parts = [[self.linear(expert, part) for expert in range(self.num_experts)] for part in self.layout.own]
+        watched = any(one._forward_pre_hooks or one._forward_hooks for part in parts for one in part)
+        return not watched and all(why_not_grouped(x, part) is None for part in parts)
+
+    def _grouped(self, x: Tensor, routes: Routes) -> Tensor:
+        """Every expert's answer to its tokens; x (P, H), sorted by expert."""
+
+        def product(part: str, rows: Tensor) -> Tensor:
+            return grouped_product(rows, routes.counts, [self.linear(one, part) for one in range(self.num_experts)])
+
+        gate = product("gate", x) if "gate" in self.layout.own else None
+        return self._after(product("down", self._joined(gate, product("up", x))))
+
+    def _joined(self, gate: Tensor | None, up: Tensor) -> Tensor:
+        """What enters an expert's last Linear, as the fused module makes it of gate and up."""
+        rest: Any = self._rest[0]
+        if gate is None:
+            return cast(Tensor, rest.act_fn(up))
+        if not hasattr(rest, "_apply_gate"):
+            act = rest.activation_fn if self.layout.holder else rest.act_fn
+            return cast(Tensor, act(gate) * up)
+        turns = not getattr(rest, "is_concatenated", True)
+        both = torch.stack([gate, up], -1).flatten(-2) if turns else torch.cat([gate, up], -1)
+        return cast(Tensor, rest._apply_gate(both))
+
+    def _after(self, y: Tensor) -> Tensor:
+        return cast(Tensor, self.post_expert_norm(y)) if getattr(self._rest[0], "has_post_expert_norm", False) else y
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "_rest" or "_rest" not in self.__dict__:
+                raise
+            return getattr(self._rest[0], name)
+
+
+def _cut(module: nn.Module, cut: Slice) -> Tensor:
+    fused = module.get_parameter(cut.fused).detach()
+    return cut.of(fused, fused.shape)
+
+
+def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias, requires_grad=False)
+    return made
+
+
+def take_apart(model: nn.Module) -> dict[str, Experts]:
+    """Put `Experts` where the model keeps experts fused; the new modules by name. The model is changed."""
+    layouts = fused_experts(model)
+    if not layouts:
+        return {}
+    names = expert_names(model, {name: layout.parts for name, layout in layouts.items()})
+    made = {name: Experts(model.get_submodule(name), layout, names[name]) for name, layout in layouts.items()}
+    for name, module in made.items():
+        model.set_submodule(name, module)
+    return made
+
+
+def taken_apart(model: nn.Module) -> nn.Module:
+    """The model with its experts apart, in a copy that shares its tensors; the model itself where none are fused."""
+    if not fused_experts(model):
+        return model
+    made = copy_with(model, {})
+    take_apart(made)
+    return made
+
+
+@contextmanager
+def every_token(module: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """While the context lasts, in this thread, each expert works on every token, for those who watch what enters it;
+    what the experts hand on is what it was, the sum over those that the router chose. Not `wanted`: nothing changes."""
+    here = threading.get_ident()
+    found = [one for one in module.modules() if isinstance(one, Experts)] if wanted else []
+    for one in found:
+        one.every_token.add(here)
+    try:
+        yield
+    finally:
+        for one in found:
+            one.every_token.discard(here)
+
+
+class Routes(NamedTuple):
+    """Which token goes to which expert, sorted by expert.
+
+    pairs    (P,) places in the flattened (N, k) choice;   tokens   (P,) the token of each
+    ends     for each expert where its tokens end in `pairs`, read from the device"""
+
+    pairs: Tensor
+    tokens: Tensor
+    ends: list[int]
+    counts: Tensor
+
+    @staticmethod
+    def of(top_k_index: Tensor, experts: int) -> Routes:
+        flat = top_k_index.reshape(-1)
+        order = torch.argsort(flat, stable=True)
+        counts = torch.bincount(flat.clamp(0, experts), minlength=experts + 1)[:experts]
+        ends = counts.cumsum(0).tolist()
+        pairs = order[: ends[-1]]
+        return Routes(pairs, pairs // top_k_index.shape[-1], ends, counts)
+
+    def of_expert(self, expert: int) -> tuple[Tensor, Tensor]:
+        """Its pairs and tokens."""
+        here = slice(self.ends[expert - 1] if expert else 0, self.ends[expert])
+        return self.pairs[here], self.tokens[here]
+
+    @property
+    def chosen(self) -> list[int]:
+        return [one for one, end in enumerate(self.ends) if end > (self.ends[one - 1] if one else 0)]

@@ -64,7 +64,11 @@ def still_pictures(choice: Choice, fmt: str, log: bool) -> tuple[go.Figure, ...]
     lab, layer, reading = choice.lab, choice.layer, choice.reading
 
     def built() -> tuple[go.Figure, ...]:
-        study, texts, payers = lab.channels(layer, reading), lab.token_texts(reading), lab.payers(layer, fmt, reading)
+        study, texts, payers = (
+            lab.channels(layer, reading),
+            lab.token_texts(reading, layer),
+            lab.payers(layer, fmt, reading),
+        )
         return (
             figures.layer_map(lab.outlier_map(reading), layer),
             figures.surface(lab.inputs(layer, reading), study, texts, log),
@@ -77,7 +81,7 @@ def still_pictures(choice: Choice, fmt: str, log: bool) -> tuple[go.Figure, ...]
 
 def loudest(choice: Choice, study: ChannelStudy, payers: Sequence[Payer], pictures: tuple[go.Figure, ...]) -> None:
     """The map, the surface and the table of the loudest channels."""
-    lab, top, texts = choice.lab, study.top[0], choice.lab.token_texts(choice.reading)
+    lab, top, texts = choice.lab, study.top[0], choice.lab.token_texts(choice.reading, choice.layer)
     frame.metrics(
         {
             "Largest / median channel": figures.ratio_text(study.ratio),

@@ -94,7 +94,7 @@ def body(choice: Choice) -> None:
     st.markdown(range_words.finding(study, focus, trail))
     with st.grid(2, min_column_width=430):
         chart(figures.steps_picture(study), key="steps_picture", alt=range_words.frozen(study))
-        texts = lab.token_texts(choice.reading)
+        texts = lab.token_texts(choice.reading, choice.layer)
         chart(figures.tokens_picture(study, trail, texts), key="tokens_picture", alt=range_words.touched(study, focus))
         clips = lab.clips(layer, schemes, steps, calibration, readings)
         title = f"What ranges recorded on {kind} clip, text by text"

@@ -70,7 +70,7 @@ def body(choice: Choice) -> None:
         draw_menus(menus, (rows, cols))
         raise ValueError("neither scheme can be used on this layer; mend one of the two lines above, or reset")
 
-    texts = choice.lab.token_texts(choice.reading)
+    texts = choice.lab.token_texts(choice.reading, choice.layer)
     words = layer_words.sentences(sides, schemes, choice.layer, texts)
     table = layer_words.table(sides)
     channels = layer_words.worst_channels(sides)

@@ -16,6 +16,7 @@ from ui.answers import Answer, answer
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
 from ui.scheme_builder import GROUPS, fitting_group, follow_default
+from ui.sections.experts import experts_part
 from ui.sidebar import Choice
 from ui.words import sensitivity as words
 
@@ -105,6 +106,7 @@ def body(choice: Choice) -> None:
             found = measured(lab, (scheme,), all_but, reading)
         if found.whole is not None or found.so_far is not None:
             ranking_part(found, scheme, all_but, [one for one in lab.layers() if not Scheme.parse(scheme).skips(one)])
+    experts_part(choice, scheme)
     if found.whole is not None:
         plan_part(lab, tuple(str(Plan.parse(f"w:int{one}/group{group}")) for one in BITS), budget, reading)
 

@@ -11,6 +11,7 @@ from quantcore.lab.bench import LEARNED, READ, TextFacts, is_own
 from quantcore.lab.house import default_device
 from quantcore.lab.lab import Lab
 from quantcore.model.catalog import CATALOG, Entry, cached_models, on_this_machine
+from quantcore.model.linears import expert_of
 from quantcore.model.loading import REFERENCE, devices
 from quantcore.model.memory import TooLarge
 from quantcore.text.files import DATA_SETS, KINDS, LONGEST_FILE_MB, LoadedText, read_content
@@ -24,7 +25,7 @@ from ui.widgets import line, lines, pick, select, steps, switch
 OWN, DATA_SET = "own text", "data set"
 OUR_OWN, PASTED = "our own", "your text"
 SHARED = (
-    *("model", "device", "layer", "text", "own", "dataset", "sequences", "length", "chat"),
+    *("model", "device", "layer", "expert", "text", "own", "dataset", "sequences", "length", "chat"),
     *("learn_from", "learn_own", "learn_dataset", "learn_sequences", "learn_length", "learn_chat"),
 )
 LOADER = "the loader"  # the line in which models wait to be loaded
@@ -65,10 +66,7 @@ def sidebar() -> Choice | None:
             return None
     kept.jobs().forget(kept.load_key(lab))
     with st.sidebar:
-        names = list(lab.layers())
-        if (wanted := st.session_state.pop("_open_layer", None)) in names:
-            st.session_state["layer"] = wanted
-        layer = select("Layer", names, lab.default_layer(), "layer")
+        layer = _layer(list(lab.layers()), lab.default_layer())
         kinds = [*TEXT_KINDS, *_own_kinds()]
         kind = pick("Text that the model reads", kinds, TEXT_KINDS[0], "text")
         source = f"evaluation/{kind}"
@@ -79,6 +77,32 @@ def sidebar() -> Choice | None:
             for notice in lab.loaded.notices:
                 st.info(as_is(without_paths(notice)))
     return Choice(lab, layer, reading, calibration)
+
+
+def _layer(names: list[str], default: str) -> str:
+    """Which layer; of a mixture's thousands first which kind, then which expert."""
+    menu: dict[str, dict[int, str]] = {}
+    for name in names:
+        kind, number = _in_menu(name)
+        menu.setdefault(kind, {})[number] = name
+    asked, opened = st.query_params.get("layer", ""), st.session_state.pop("_open_layer", "")
+    for name in ("" if asked in menu else asked, opened):  # a link may name an expert's layer in full
+        if name in names:
+            st.session_state["layer"], number = _in_menu(name)
+            if expert_of(name) is not None:
+                st.session_state["expert"] = number
+    usual, number = _in_menu(default)
+    kind = select("Layer", list(menu), usual, "layer")
+    numbers = list(menu[kind])
+    if len(numbers) == 1:
+        return menu[kind][numbers[0]]
+    return menu[kind][select("Expert", numbers, number if number in numbers else numbers[0], "expert")]
+
+
+def _in_menu(name: str) -> tuple[str, int]:
+    """A layer's line in the menu, and which expert of that line it is."""
+    found = expert_of(name)
+    return (name, 0) if found is None else (f"{found[0]}.*.{found[2]}", found[1])
 
 
 def _model() -> str:

@@ -29,7 +29,8 @@ def written(table: Table) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "scheme": row["scheme"],
-            "bits / weight": f"{row['bits a weight']:.2f}",
+            "bits, whole model": f"{row['bits a number']:.2f}",
+            "bits, quantized": f"{row['bits a weight']:.2f}",
             "MB": f"{row['MB']:.2f}",
             "perplexity (95%)": f"{row['perplexity']:.2f} ({_ends(row)})",
             "vs float, 95% paired": _change(row),

@@ -1,0 +1,64 @@
+"""A mixture on the pages: its experts in the menu, their maps, and one of them opened."""
+
+from pathlib import Path
+
+import pytest
+import transformers
+from streamlit.testing.v1 import AppTest
+
+from tests.apptest_helpers import figure_of, figures_of, new_server
+from tests.apptest_helpers import page as open_page
+from tests.conftest import VOCAB, tiny_tokenizer
+from tests.model.test_experts import KINDS
+from tests.ui.test_page_duel import settle
+
+UP = "model.layers.0.mlp.experts.{}.w3"
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixture")
+    config = transformers.MixtralConfig(
+        **{**KINDS["Mixtral"], "vocab_size": VOCAB, "num_hidden_layers": 1, "intermediate_size": 64}
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
+    new_server()
+
+
+def test_the_maps_of_experts(mixture: Path) -> None:
+    page = open_page("8_Which_layers_hurt", model=mixture, group=32)
+    settle(page)
+    assert [one.value for one in page.error] == []
+    assert [shown["key"] for shown in figures_of(page)][2:4] == ["load_map", "damage_map"]
+    (row,) = figure_of(page, "load_map")["figure"]["data"][0]["text"]
+    assert len(row) == 4
+    assert all("tokens" in cell for cell in row)
+    assert any("loses most" in one.value for one in page.markdown)
+
+
+def test_an_expert_is_opened_as_any_layer(mixture: Path) -> None:
+    """The menu has a line for each kind of layer; a link may name an expert in full."""
+    page = open_page("3_Outliers", model=mixture, layer=UP.format(2))
+    page.run()
+    assert not page.error
+    menu = page.selectbox(key="layer")
+    assert menu.value == UP.format("*")
+    assert len([one for one in menu.options if ".experts." in one]) == 3
+    assert page.selectbox(key="expert").value == 2
+    before = figure_of(page, "surface")["figure"]
+    page.selectbox(key="expert").select(1).run()
+    assert not page.error
+    assert figure_of(page, "surface")["figure"] != before
+
+
+def test_no_experts_no_second_menu(tiny_model_dir: Path) -> None:
+    page: AppTest = open_page("3_Outliers", model=tiny_model_dir)
+    page.run()
+    assert "expert" not in {box.key for box in page.selectbox}

@@ -116,6 +116,12 @@ def llm_compressor_tuned(job: Job) -> Phases:
     return llm_compressor(job, batch_size=8, sequential_offload_device=job.device, sequential_prefetch=True)
 
 
+def llm_compressor_routed(job: Job) -> Phases:
+    """The same where each expert of a mixture learns from the tokens that the router gives it, as ours does; by default
+    it lets all of them through each."""
+    return llm_compressor(job, moe_calibrate_all_experts=False)
+
+
 DUEL = ("W4A16", "W8A16", "W4A16_ASYM", "W8A8", "W4A16,gptq", "FP8_DYNAMIC")
 EVALUATED, LEARNED = (32, 512), (128, 512)  # windows x tokens
 
@@ -151,5 +157,6 @@ CONTESTANTS: dict[str, Callable[[Job], Phases]] = {
     "ours streamed": ours_streamed,
     "llm-compressor": llm_compressor,
     "llm-compressor tuned": llm_compressor_tuned,
+    "llm-compressor routed": llm_compressor_routed,
     "duel": duel_of_six,
 }

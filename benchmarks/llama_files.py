@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Shape(NamedTuple):
@@ -25,11 +29,9 @@ def write_random_llama(folder: Path, shape: Shape, seed: int = 0, device: str = 
     """The model and a tokenizer that gives each byte a token, a file for each block and one for the rest; returns the
     bytes of its weights. No more than one file's tensors live at a time; `device` is where they are drawn."""
     import torch
-    from safetensors.torch import save_file
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
+    from transformers import LlamaConfig
 
-    generator = torch.Generator(device).manual_seed(seed)
+    matrix = drawn(device, seed)
     hidden, ffn, heads, kv_heads, blocks, vocabulary, context = shape
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=blocks,
@@ -37,16 +39,6 @@ def write_random_llama(folder: Path, shape: Shape, seed: int = 0, device: str = 
         tie_word_embeddings=False, bos_token_id=0, eos_token_id=0, dtype="bfloat16",
         architectures=["LlamaForCausalLM"],
     )  # fmt: skip
-    folder.mkdir(parents=True)
-    config.save_pretrained(folder)
-    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = Tokenizer(models.BPE({sign: index for index, sign in enumerate(signs)}, []))
-    letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=letters).save_pretrained(folder)
-
-    def matrix(rows: int, columns: int) -> torch.Tensor:
-        drawn = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
-        return drawn.normal_(0, 0.02, generator=generator).cpu()
 
     def block(index: int) -> dict[str, torch.Tensor]:
         at, narrow = f"model.layers.{index}", hidden // heads * kv_heads
@@ -57,6 +49,42 @@ def write_random_llama(folder: Path, shape: Shape, seed: int = 0, device: str = 
         found[f"{at}.mlp.down_proj.weight"] = matrix(hidden, ffn)
         return found | {name: torch.ones(hidden, dtype=torch.bfloat16) for name in sorted(norms)}
 
+    return save_blocks(folder, config, block, matrix)
+
+
+def drawn(device: str, seed: int = 0) -> Callable[[int, int], torch.Tensor]:
+    """(rows, columns) -> a random bf16 matrix on the CPU, drawn on the device."""
+    import torch
+
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        empty = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
+        return empty.normal_(0, 0.02, generator=generator).cpu()
+
+    return matrix
+
+
+def save_blocks(
+    folder: Path,
+    config: Any,
+    block: Callable[[int], dict[str, torch.Tensor]],
+    matrix: Callable[[int, int], torch.Tensor],
+) -> int:
+    """A model folder: config, a tokenizer that gives each byte a token, a file for each block and one for the rest;
+    returns the bytes of its weights."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder.mkdir(parents=True)
+    config.save_pretrained(folder)
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = Tokenizer(models.BPE({sign: index for index, sign in enumerate(signs)}, []))
+    letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=letters).save_pretrained(folder)
+    blocks, vocabulary, hidden = config.num_hidden_layers, config.vocab_size, config.hidden_size
     places: dict[str, str] = {}
     total = 0
     for index in range(blocks + 1):

@@ -1,0 +1,133 @@
+"""A mixture's checkpoint: transformers reads our experts, or the export is refused before its work."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from quantcore.export.checkpoint import export_checkpoint
+from quantcore.export.serving import serving
+from quantcore.model.loading import LoadedModel
+from quantcore.pipeline.convert import quantize_model
+from quantcore.scheme.scheme import Scheme
+from tests.conftest import tiny_tokenizer
+from tests.model.test_experts import made
+
+TOKENS = torch.arange(3, 63).view(3, 20)
+
+
+def mixture(kind: str = "Mixtral") -> LoadedModel:
+    return LoadedModel(kind, made(kind), tiny_tokenizer(), torch.device("cpu"))
+
+
+def written(folder: Path) -> tuple[set[str], dict[str, Any]]:
+    names = {name for file in folder.glob("*.safetensors") for name in load_file(file)}
+    return names, json.loads((folder / "config.json").read_text())["quantization_config"]
+
+
+def read(folder: Path) -> Tensor:
+    """What transformers says with the checkpoint; it must miss nothing."""
+    model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(found[key] for key in ("missing_keys", "mismatched_keys", "unexpected_keys"))
+    with torch.no_grad():
+        logits: Tensor = model(TOKENS, use_cache=False).logits
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("scheme", "read_as"),
+    [
+        ("w:int4/group16", None),
+        ("w:int3/channel,gptq", None),
+        ("w:int8/channel", None),
+        ("w:fp8_e4m3/tensor@experts=w:fp8_e4m3/channel", None),
+        # transformers dequantizes experts, so that their inputs stay float there
+        ("FP8_DYNAMIC", "FP8_DYNAMIC@experts=w:fp8_e4m3/channel"),
+        ("W8A8@experts=w:int8/channel", None),
+        ("w:int4/group16,skip=experts,skip=lm_head", None),
+        ("w:int4/group16@layers.0.mlp.experts=float", None),
+    ],
+)
+def test_transformers_computes_what_we_do(scheme: str, read_as: str | None, tmp_path: Path) -> None:
+    lm = mixture()
+    export_checkpoint(lm, scheme, tmp_path / "out", TOKENS)
+    quantized, _ = quantize_model(lm.model, read_as or scheme, calibration=TOKENS)
+    with torch.no_grad():
+        ours = quantized(TOKENS, use_cache=False).logits
+        as_float = lm.model(TOKENS, use_cache=False).logits
+    torch.testing.assert_close(read(tmp_path / "out"), ours, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(ours, as_float, atol=1e-3)
+
+
+def test_names_and_patterns(tmp_path: Path) -> None:
+    export_checkpoint(mixture(), "w:int4/group16", tmp_path / "coded")
+    names, config = written(tmp_path / "coded")
+    assert any(name.endswith("experts.3.w2.weight_packed") for name in names)
+    assert not any("gate_up_proj" in name for name in names)
+    assert config["ignore"] == ["lm_head"]
+    export_checkpoint(mixture(), "w:int4/group16,skip=experts,skip=lm_head", tmp_path / "float")
+    names, config = written(tmp_path / "float")
+    assert any(name.endswith("layers.1.mlp.experts.gate_up_proj") for name in names)
+    assert not any("experts.0." in name for name in names)
+    pattern = r"re:model\.layers\.0\.mlp\.experts\.\d+\.(w1|w3|w2)$"
+    assert pattern in config["ignore"]
+    export_checkpoint(mixture(), "W8A8@experts=w:int8/channel", tmp_path / "mixed")
+    groups = written(tmp_path / "mixed")[1]["config_groups"].values()
+    (named,) = (one for one in groups if pattern in one["targets"])
+    assert named["input_activations"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme", "sentence"),
+    [
+        ("Mixtral", "w:int4/group16/asym", "experts with zero points; write a symmetric scheme for them"),
+        ("Mixtral", "W8A8", "integer weights and rounded inputs .*; write @experts=w:int8/channel behind the scheme"),
+        ("Mixtral", "w:int8/channel@w2=w:int4/channel", "reads one scheme for all experts, and those of .* 2 schemes"),
+        ("Mixtral", "w:int8/channel@w2=float", "one for some of their 12 layers; give them one, or skip=experts"),
+        ("Mixtral", "w:int8/channel@layers.0=w:int4/channel", "one scheme for all experts, and these have .* and "),
+        (
+            "GptOss",
+            "w:int4/group16",
+            "keep the experts of .* in one tensor, where transformers reads no codes; export with",
+        ),
+    ],
+)
+def test_what_transformers_does_not_read_is_refused_before_the_work(
+    kind: str, scheme: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantcore.pipeline.parts.quantize_together", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(ValueError, match=sentence) as refused:
+        export_checkpoint(mixture(kind), scheme, tmp_path / "out", TOKENS)
+    assert len(str(refused.value)) < 400
+    assert not (tmp_path / "out").exists()
+
+
+def test_float_experts_of_a_kind_that_stays_fused(tmp_path: Path) -> None:
+    """Transposed, interleaved and with biases: put together as they were."""
+    lm = mixture("GptOss")
+    scheme = "w:int4/group16,skip=experts,skip=lm_head"
+    export_checkpoint(lm, scheme, tmp_path / "out")
+    quantized, _ = quantize_model(lm.model, scheme)
+    with torch.no_grad():
+        ours = quantized(TOKENS, use_cache=False).logits
+    torch.testing.assert_close(read(tmp_path / "out"), ours, rtol=1e-4, atol=1e-4)
+
+
+def test_what_vllm_says_of_experts() -> None:
+    place = "model.layers.0.mlp.experts"
+
+    def problems(text: str, experts: str | None = None) -> str:
+        schemes = {"model.layers.0.self_attn.q_proj": Scheme.parse(text)}
+        if experts:
+            schemes[f"{place}.0.w1"] = Scheme.parse(experts)
+        return " ".join(serving("out", schemes, 64, [place]).problems)
+
+    assert "experts that stay float lie in one tensor" in problems("W4A16")
+    assert problems("W4A16", "W4A16") == ""
+    assert "fp8 experts only with fp8 inputs" in problems("FP8_DYNAMIC", "w:fp8_e4m3/channel")
+    assert "one input scale, the largest" in problems("FP8", "FP8")

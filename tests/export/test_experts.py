@@ -122,7 +122,7 @@ def test_what_vllm_says_of_experts() -> None:
     place = "model.layers.0.mlp.experts"
 
     def problems(text: str, experts: str | None = None) -> str:
-        schemes = {"model.layers.0.self_attn.q_proj": Scheme.parse(text)}
+        schemes = {"model.layers.0.self_attn.o_proj": Scheme.parse(text)}
         if experts:
             schemes[f"{place}.0.w1"] = Scheme.parse(experts)
         return " ".join(serving("out", schemes, 64, [place]).problems)

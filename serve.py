@@ -14,6 +14,7 @@ The pages run under this server alone (`streamlit run app.py` says so); it adds
   second. It ends with gc.freeze: Streamlit runs a full garbage collection after every script run, and over the objects
   of torch and a model that takes 150-300 ms in which nobody else is served. With 30 visitors, freezing them is the
   difference between 3.3 s and 0.05 s at the 95th percentile.
+- get_ready, after it: the default duel and the first rules are measured while nobody asks for anything (ui/ready.py).
 - warm_kernels, where there is a GPU: compiles its kernels in processes of their own, once a machine, and loads them.
 """
 
@@ -45,13 +46,16 @@ def warm_up() -> None:
     gc.disable()
     try:
         from quantcore.lab.house import default_device
+        from quantcore.model.loading import REFERENCE
         from ui import kept  # torch and transformers: not before the server is up
+        from ui.ready import get_ready
 
         device = default_device()
         if device != "cpu":
             threading.Thread(target=warm_kernels, args=(device,), name="kernels", daemon=True).start()
         kept.warm_up()
         scripts.pack_all()
+        get_ready(kept.shared_lab(REFERENCE, device))
     except Exception:
         logging.getLogger(__name__).exception("Warming up failed; the first visitor will wait for the model instead.")
     finally:

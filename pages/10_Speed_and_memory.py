@@ -36,6 +36,14 @@ def recorded(run: Recorded, file: str, row: DeltaGenerator) -> SpeedReport:
     return run.reports[name]
 
 
+def undisturbed(report: SpeedReport) -> SpeedReport | None:
+    """The measured times; None, and the sentence, where something else was running: such times are no result."""
+    if words := speed_words.disturbance(report):
+        st.warning(words)
+        return None
+    return report
+
+
 def native_part() -> None:
     st.header("Which GPU multiplies which codes itself")
     st.table(speed_words.native_table().set_index("GPU"))
@@ -54,11 +62,12 @@ def body(choice: Choice) -> None:
     files = {f"recorded: {run.device}, {file.removesuffix('.json')}": file for file, run in known.items()}
     row = st.container(horizontal=True, vertical_alignment="bottom")
     with row:
-        source = controls.select("Times from", [NOW, *files], NOW, "run")
+        here = choice.lab.device != "cpu" or not files  # a CPU's times answer another question than most visitors have
+        source = controls.select("Times from", [NOW, *files], NOW if here else list(files)[-1], "run")
     found, report = None, None
     if source == NOW:
         found = measure_here(choice.lab, choice.layer, row)
-        report = None if found is None else found.report
+        report = None if found is None else undisturbed(found.report)
     else:
         report = recorded(known[files[source]], files[source], row)
     times_here = st.container()  # there before its pictures are: those below keep their place, and so their zoom

@@ -45,7 +45,7 @@ def body(choice: Choice) -> None:
     with frame.controls_in_sight():
         fmt = controls.pick("Format", FORMATS, "int4", "format")
         grain = controls.pick("Granularity", ["tensor", "channel", "group", "block"], "group", "grain")
-        with st.container(width=230, key="steady_size"):
+        with st.container(width=190, key="steady_size"):
             if grain == "group":
                 grain += str(controls.steps("Group size, along the input", GROUP_SIZES, 128, "group"))
             elif grain == "block":

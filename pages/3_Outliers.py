@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from quantcore.lab.lab import Lab
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.studies.outliers import CLIPS, NO_CLIP, ChannelStudy, Payer, keeps_of
 from ui import frame
@@ -179,4 +180,4 @@ def remedies(choice: Choice, fmt: str, width: int) -> None:
     frame.numbers(pd.DataFrame([{"curve": name, **asdict(row)} for name in rows for row in rows[name]]), "outliers")
 
 
-frame.show(__file__, "Where are the outliers, and who pays?", LOOK_FOR, TRIES, body)
+frame.show(__file__, "Where are the outliers, and who pays?", LOOK_FOR, TRIES, body, first=Lab.layer_with_walls)

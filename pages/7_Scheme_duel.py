@@ -12,7 +12,8 @@ from ui import widgets as controls
 from ui.answers import answer
 from ui.components.chart import chart
 from ui.figures import duel as figures
-from ui.scheme_builder import fitting_group, follow_default, scheme_editor
+from ui.ready import DUEL_TOKENS, default_duel
+from ui.scheme_builder import scheme_editor
 from ui.sections.downloads import downloads
 from ui.sections.duel_text import generation_part, token_part
 from ui.sidebar import Choice
@@ -20,9 +21,7 @@ from ui.words import duel as duel_words
 
 TITLE = "Scheme duel"
 SECTION = "Lab"
-DEFAULT = "W8A8\n{w4}\nw:int4/channel\nw:int3/group{group}"  # the group is the largest that fits the model
 MOST = 6
-TOKENS = (2560, 5120, 16384)
 ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 
 LOOK_FOR = (
@@ -45,16 +44,13 @@ def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
     """The list of schemes, one a line, with a builder that adds to it; and what is read.
 
     Raises: ValueError for too few schemes or too many."""
-    group = fitting_group(choice.lab.layers())
-    default = follow_default(
-        "duel", DEFAULT.format(w4="W4A16" if group == 128 else f"w:int4/group{group}", group=group)
-    )
+    default = controls.follow_default("duel", default_duel(choice.lab))
     with st.grid(2, min_column_width=430):
         with st.container():
             text = controls.lines("Schemes, one a line (two to six)", default, "duel", height=150)
         with st.container():
             with st.container(horizontal=True, vertical_alignment="bottom"):
-                limit = controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")
+                limit = controls.pick("Tokens", DUEL_TOKENS, DUEL_TOKENS[0], "tokens")
                 where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
             builder = st.expander("Build a line with menus, or take a preset")
         with builder, frame.problems():

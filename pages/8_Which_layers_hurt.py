@@ -15,7 +15,7 @@ from ui import widgets as controls
 from ui.answers import Answer, answer
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
-from ui.scheme_builder import GROUPS, fitting_group, follow_default
+from ui.scheme_builder import GROUPS, fitting_group
 from ui.sections.experts import experts_part
 from ui.sidebar import Choice
 from ui.words import sensitivity as words
@@ -93,7 +93,7 @@ def body(choice: Choice) -> None:
     lab = choice.lab
     with st.container(horizontal=True, vertical_alignment="bottom"):
         bits = controls.pick("Bits per weight", BITS, 3, "bits")
-        group = controls.pick("Group", GROUPS, follow_default("group", fitting_group(lab.layers())), "group")
+        group = controls.pick("Group", GROUPS, controls.follow_default("group", fitting_group(lab.layers())), "group")
         all_but = controls.pick("Quantized is", [ALONE, ALL_BUT], ALONE, "way") == ALL_BUT
         reading = str(EVALUATE.at_most(controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")))
     scheme = f"w:int{bits}/group{group}"

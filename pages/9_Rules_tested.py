@@ -10,15 +10,14 @@ from ui import widgets as controls
 from ui.answers import answer
 from ui.components.chart import chart
 from ui.figures import rules as figures
+from ui.ready import RULE_TOKENS, RULES
 from ui.sidebar import Choice
 from ui.words import duel as duel_words
 from ui.words import rules as words
 
 TITLE = "Rules, tested"
 SECTION = "Lab"
-TOKENS = (2560, 5120, 16384)
 ALL = "all eight"
-FIRST = ("int4-groups", "int8-tokens")  # run without a click: rounding to nearest, a few seconds
 
 LOOK_FOR = (
     "A rule is a starting point that somebody found on other models. Here each one runs on the loaded model, and the "
@@ -56,14 +55,14 @@ def body(choice: Choice) -> None:
     rules = {rule.key: rule for rule in best_practice()}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wanted = controls.select("Rule", [ALL, *rules], ALL, "rule")
-        reading = str(EVALUATE.at_most(controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")))
+        reading = str(EVALUATE.at_most(controls.pick("Tokens", RULE_TOKENS, RULE_TOKENS[0], "tokens")))
         run_all = controls.switch("Run all without asking", False, "run")
     job_view.kept_notice()
     results: dict[str, RuleResult] = {}
     with st.grid(1 if wanted != ALL else 2, min_column_width=430, border=True):
         for key in rules if wanted == ALL else [wanted]:
             with st.container(key=f"card_{key}"), frame.problems():
-                run = run_all or key in FIRST or wanted == key
+                run = run_all or key in RULES or wanted == key
                 if (found := card(rules[key], choice, reading, run)) is not None:
                     results[key] = found
     if results:

@@ -69,12 +69,14 @@ def show(
     tries: Tries,
     body: Callable[[Choice], None],
     opening: Callable[[], None] | None = None,
+    first: Callable[[Lab], str] | None = None,
 ) -> None:
     """Menu, sidebar, title, two sentences on what to look for, preset links `(label, URL parameters)`; then the body,
     which gets what the sidebar says. It does not run where the model cannot be loaded.
 
-    opening   draws what stands between the sentences and the presets"""
-    choice, notices = _head(question, look_for, tries, page_of(file), opening)
+    opening   draws what stands between the sentences and the presets
+    first     the layer that the page opens on (default: the lab's)"""
+    choice, notices = _head(question, look_for, tries, page_of(file), opening, first)
     st.session_state["_whole"] = True
     _body(body, choice, notices)
 
@@ -109,7 +111,12 @@ def _begin(question: str) -> None:
 
 
 def _head(
-    question: str, look_for: str, tries: Tries, path: str, opening: Callable[[], None] | None
+    question: str,
+    look_for: str,
+    tries: Tries,
+    path: str,
+    opening: Callable[[], None] | None,
+    first: Callable[[Lab], str] | None,
 ) -> tuple[Choice, DeltaGenerator]:
     """All above the body; what the sidebar says, and the place for notices about the link."""
     _begin(question)
@@ -130,7 +137,7 @@ def _head(
     notices = st.container(key="notices")
     choice = None
     with problems():
-        choice = sidebar()
+        choice = sidebar(first)
     if choice is None:
         st.stop()
     return choice, notices
@@ -213,7 +220,7 @@ def sentence(words: str) -> None:
 @contextmanager
 def controls_in_sight(name: str = "") -> Iterator[None]:
     """A row of controls that stays at the top of the window while the pictures that it moves are looked at."""
-    with st.container(key=f"controls{name}", horizontal=True, vertical_alignment="top", gap="medium"):
+    with st.container(key=f"controls{name}", horizontal=True, vertical_alignment="top", gap="small"):
         yield
 
 

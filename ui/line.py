@@ -80,7 +80,7 @@ class Line(Generic[J]):
             return [one for one in [self.running] if one is not None] + order(self._waiting, self._turns)
 
     def _serve(self) -> None:
-        _step_back()
+        step_back()
         while True:
             job = self._next()
             try:
@@ -122,7 +122,7 @@ def order(waiting: Iterable[J], turns: dict[str, int]) -> list[J]:
     return served
 
 
-def _step_back() -> None:
+def step_back(steps: int = NICE) -> None:
     """Lower this thread's priority, and with it that of the threads that its arithmetic starts."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), steps)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import streamlit as st
 
@@ -81,15 +80,6 @@ def fitting_group(shapes: Mapping[str, tuple[int, int]]) -> int:
     """The largest usual group that divides the inputs of every layer (out, in); 32 where none does."""
     fits = [size for size in GROUPS if all(shape[1] % size == 0 for shape in shapes.values())]
     return max(fits, default=min(GROUPS))
-
-
-def follow_default(key: str, default: Any) -> Any:
-    """The default; a control that still stands on the one of another model moves to it."""
-    before = st.session_state.get(f"_default_{key}", default)
-    st.session_state[f"_default_{key}"] = default
-    if before != default and st.session_state.get(key) == before:
-        st.session_state[key] = default
-    return default
 
 
 def copy_scheme(source: str, target: str) -> None:

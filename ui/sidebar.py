@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from quantcore.text.windows import LONGEST_TEXT_BYTES, TEXT_KINDS
 from ui import job_view, kept
 from ui.classroom import classroom, without_paths
 from ui.markdown import as_is, code
-from ui.widgets import line, lines, pick, select, steps, switch
+from ui.widgets import follow_default, line, lines, pick, select, steps, switch
 
 OWN, DATA_SET = "own text", "data set"
 OUR_OWN, PASTED = "our own", "your text"
@@ -54,8 +55,10 @@ class Choice:
     calibration: str = LEARNED
 
 
-def sidebar() -> Choice | None:
+def sidebar(first: Callable[[Lab], str] | None = None) -> Choice | None:
     """Model, layer, text, device: shared by all pages; None while the model is on its way, which the page shows.
+
+    first   the layer that the page opens on, where it has one of its own
 
     Raises: ValueError if the model cannot be loaded."""
     with st.sidebar:
@@ -66,7 +69,7 @@ def sidebar() -> Choice | None:
             return None
     kept.jobs().forget(kept.load_key(lab))
     with st.sidebar:
-        layer = _layer(list(lab.layers()), lab.default_layer())
+        layer = _layer(list(lab.layers()), lab.default_layer() if first is None else first(lab))
         kinds = [*TEXT_KINDS, *_own_kinds()]
         kind = pick("Text that the model reads", kinds, TEXT_KINDS[0], "text")
         source = f"evaluation/{kind}"
@@ -92,7 +95,7 @@ def _layer(names: list[str], default: str) -> str:
             if expert_of(name) is not None:
                 st.session_state["expert"] = number
     usual, number = _in_menu(default)
-    kind = select("Layer", list(menu), usual, "layer")
+    kind = select("Layer", list(menu), follow_default("layer", usual), "layer")
     numbers = list(menu[kind])
     if len(numbers) == 1:
         return menu[kind][numbers[0]]

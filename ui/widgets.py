@@ -65,6 +65,15 @@ def resets() -> int:
     return int(st.session_state.get("_resets", 0))
 
 
+def follow_default(key: str, default: Any) -> Any:
+    """The default; a control that still stands on the one of another model or page moves to it."""
+    before = st.session_state.get(f"_default_{key}", default)
+    st.session_state[f"_default_{key}"] = default
+    if before != default and st.session_state.get(key) == before:
+        st.session_state[key] = default
+    return default
+
+
 def pick(label: str, options: Sequence[T], default: T, key: str, **more: Any) -> T:
     """One of a few options, as a row of buttons."""
     _register(key, default, [str(option) for option in options])

@@ -49,6 +49,7 @@ class Lab(Beside):
     format_use = grids.format_use
     granularity = grids.granularity
     outlier_map = outliers.outlier_map
+    layer_with_walls = outliers.layer_with_walls
     channels = outliers.channels
     payers = outliers.payers
     remedies = outliers.remedies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantcore.lab.bench import READ, Bench
 from quantcore.lab.memo import remembered
+from quantcore.pipeline.calibration import outlier_ratio
 from quantcore.studies.outliers import (
     ChannelStudy,
     OutlierMap,
@@ -16,11 +17,23 @@ from quantcore.studies.outliers import (
 )
 from quantcore.studies.outliers import outlier_map as map_of
 
+MOST_LOOKED_AT = 12  # layers whose channels are looked at for walls
+
 
 @remembered(16)
 def outlier_map(lab: Bench, reading: str = READ) -> OutlierMap:
     """The outlier ratio of every layer's input, laid out block by block."""
     return map_of(lab.stats(reading))
+
+
+@remembered(16)
+def layer_with_walls(lab: Bench, reading: str = READ) -> str:
+    """The layer of the largest outlier ratio whose loudest channel is loud on many tokens: a wall, not a needle. The
+    default layer where none of the loudest has one."""
+    seen = lab.stats(reading)
+    loudest = sorted(seen, key=lambda name: outlier_ratio(seen[name]), reverse=True)[:MOST_LOOKED_AT]
+    walled = (name for name in loudest if channels(lab, name, reading).pattern == "channel")
+    return next(walled, None) or lab.default_layer()
 
 
 @remembered(64)

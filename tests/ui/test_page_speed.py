@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from quantcore.lab.lab import Lab
 from quantcore.model.loading import LoadedModel
-from quantcore.studies import hardware, speed
+from quantcore.studies import clock, hardware
 from quantcore.studies.footprint import LLAMA_3_8B, ModelShape, footprint
 from quantcore.studies.gpus import GPUS
 from quantcore.studies.hardware import gain_bound
@@ -33,8 +33,9 @@ LIVE += ["w:int4/group64", "w:int4/group64, reordered", "w:int8/group64"]
 def page(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
     monkeypatch.setattr(kept, "RECORDED", tmp_path)
-    monkeypatch.setattr(speed, "CPU_SECONDS", 1e-4)  # three calls of each are enough to draw
+    monkeypatch.setattr(clock, "CPU_SECONDS", 1e-4)  # three calls of each are enough to draw
     monkeypatch.setattr(hardware, "ROUNDS", 1)
+    monkeypatch.setattr(speed_words, "disturbed", lambda _: [])  # other work beside the tests disturbs every clock
     new_server()
     return open_page("10_Speed_and_memory", model=tiny_model_dir, layer="model.layers.0.self_attn.q_proj")
 
@@ -69,6 +70,23 @@ def said(at: AppTest) -> str:
 
 def names(at: AppTest, key: str) -> list[str]:
     return [trace.get("name") for trace in figure_of(at, key)["figure"]["data"]]
+
+
+def test_a_disturbed_measurement_is_no_result(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed_words, "disturbed", lambda report: report.rows[:1])
+    settle(page)
+    assert "**Disturbed:** 1 of 21 times" in page.warning[0].value
+    assert "times" not in [shown["key"] for shown in figures_of(page)]
+    assert any(button.label == "Measure again" for button in page.button)
+
+
+def test_without_a_gpu_it_opens_on_a_recorded_run(page: AppTest, tmp_path: Path) -> None:
+    record(tmp_path)
+    settle(page)
+    assert page.selectbox(key="run").value == RUN
+    assert "**Recorded**, not measured now" in said(page)
+    assert "2026-11-25" in said(page)
+    assert "times" in [shown["key"] for shown in figures_of(page)]
 
 
 def test_alive_without_a_click(page: AppTest) -> None:

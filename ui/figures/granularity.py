@@ -11,7 +11,7 @@ from ui.figures.base import colour_bar, figure, heat_map
 
 MOST_BORDERS = 40
 CLOSE_UP = 24  # rows around the worst tile, where a tile is one row high: then channels and groups are told apart
-ERROR_DECADES = 3
+ERROR_DECADES = 2
 FAMILIES = {
     "tensor": (INK, "diamond"),
     "channel": (GREEN, "square"),

@@ -22,7 +22,6 @@ SURFACE_TOKENS, SURFACE_CHANNELS = 40, 104
 MOST_DOTS = 1024
 DEAD = 10  # channels whose maximum is this many times below the median one are not in view at first
 MOST_CELL_TEXTS = 400
-CUT = 3  # times the highest wall: what stands higher is cut off
 LOG_DECADES = 4
 LEGEND_Y = -0.34
 WATCH = {"output": "output_sqnr_db", "input": "input_sqnr_db", "median token": "token_sqnr_db"}  # fields of a Remedy
@@ -90,14 +89,12 @@ def surface(x: Tensor, study: ChannelStudy, tokens: Sequence[str], log: bool) ->
     pooled = pool_extreme(magnitude, SURFACE_TOKENS, SURFACE_CHANNELS)
     z = pooled.values.numpy().astype(np.float32)
     peak = float(z.max()) or 1.0
-    cut = None if log else _wall(magnitude, peak)
-    z = np.maximum(z, peak * 10.0**-LOG_DECADES) if log else np.minimum(z, cut or peak)
+    z = np.maximum(z, peak * 10.0**-LOG_DECADES) if log else z
     step = pooled.row_step * pooled.col_step
     note = f", each point the largest of {pooled.row_step} x {pooled.col_step}" if step > 1 else ""
     top = study.top[0]
-    reach = f", up to {top.absmax:.3g}" if cut else ""
     fig = figure(
-        f"|x| of {x.shape[0]} tokens x {x.shape[1]:,} channels{note}" + (f"; cut at {cut:.3g}" if cut else ""),
+        f"|x| of {x.shape[0]} tokens x {x.shape[1]:,} channels{note}",
         height=HEIGHT,
         showlegend=False,
         margin={"l": 0, "r": 0, "t": 40, "b": 0},
@@ -123,22 +120,15 @@ def surface(x: Tensor, study: ChannelStudy, tokens: Sequence[str], log: bool) ->
         go.Scatter3d(
             x=[top.channel // pooled.col_step * pooled.col_step],
             y=[top.token // pooled.row_step * pooled.row_step],
-            z=[cut or peak],
+            z=[peak],
             mode="markers+text",
-            text=[f"channel {top.channel}, token {top.token} {_bare(tokens[top.token])}{reach}"],
+            text=[f"channel {top.channel}, token {top.token} {_bare(tokens[top.token])}"],
             textposition="top center",
             marker={"size": 4, "color": VERMILION},
             hovertemplate=f"%{{text}}<br>|x| = {top.absmax:.4g}<extra></extra>",
         )
     )
     return fig
-
-
-def _wall(magnitude: Tensor, peak: float) -> float | None:
-    """Where to cut a peak that stands alone, so that walls are seen: channels that are loud on one token in twenty.
-    None where the walls are as high as the peak is."""
-    walls = float(magnitude.kthvalue(max(1, int(0.95 * len(magnitude))), 0).values.max())
-    return CUT * walls if 0 < CUT * walls < peak else None
 
 
 def _vertex_texts(heights: Tensor, rows: Tensor, cols: Tensor, tokens: Sequence[str]) -> np.ndarray:

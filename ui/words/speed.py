@@ -44,14 +44,21 @@ def measured(report: SpeedReport, schemes: Sequence[str]) -> list[str]:
             if never
             else []
         )
-    if restless := disturbed(report):
-        names = "; ".join(sorted({f"{label(row.scheme)} at {row.tokens}" for row in restless})[:3])
-        words.insert(
-            0,
-            f"**Disturbed:** {len(restless)} of {len(report.rows)} times exceed those for more tokens ({names}): "
-            "something else was running. Measure again before you believe them.",
-        )
+    if disturbing := disturbance(report):
+        words.insert(0, disturbing)
     return words
+
+
+def disturbance(report: SpeedReport) -> str | None:
+    """Said where times cannot be true, because more tokens took less; None where they can."""
+    restless = disturbed(report)
+    if not restless:
+        return None
+    names = "; ".join(sorted({f"{label(row.scheme)} at {row.tokens}" for row in restless})[:3])
+    return (
+        f"**Disturbed:** {len(restless)} of {len(report.rows)} times exceed those for more tokens ({names}): "
+        "something else was running. Measure again before you believe them."
+    )
 
 
 def extras(report: SpeedReport, schemes: Sequence[str]) -> list[str]:

@@ -25,8 +25,9 @@ function colour() {
   root.setProperty("--lab-surface", getComputedStyle(app).backgroundColor);
 }
 
-/** Once a visit: afterwards it is the visitor's. */
+/** Once a visit, when the window is or becomes narrow: afterwards it is the visitor's. */
 function fold() {
+  if (!fold.watching) fold.watching = window.addEventListener("resize", fold) ?? true;
   if (folded || window.innerWidth >= NARROW) return;
   folded = true;
   const button = document.querySelector('[data-testid="stSidebarCollapseButton"] button');

@@ -1,0 +1,54 @@
+"""What is measured ahead: the questions are those that the pages ask, and a visitor's job comes first."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantcore.lab.lab import Lab
+from tests.apptest_helpers import errors, new_server, page
+from ui import kept, ready
+
+
+@pytest.fixture
+def lab(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
+    monkeypatch.setattr(ready, "step_back", lambda _: None)  # else the rest of the suite runs at it
+    monkeypatch.setattr(ready, "LOOK_S", 0.01)
+    monkeypatch.setattr(ready, "RULES", ("int4-groups", "int8-tokens"))  # the first: no group of 128 in a tiny model
+    monkeypatch.setattr(ready, "DUEL", "W8A8\nw:int4/channel")
+    new_server()
+    return kept.shared_lab(str(tiny_model_dir), "cpu")
+
+
+def test_the_pages_find_what_was_measured_ahead(lab: Lab, tiny_model_dir: Path) -> None:
+    ready.get_ready(lab)
+    for name in ("7_Scheme_duel", "9_Rules_tested"):
+        at = page(name, model=tiny_model_dir).run()
+        assert [one for one in errors(at) if "group_size=128" not in one] == []
+        assert kept.jobs().unfinished() == []
+        assert not at.get("progress")
+
+
+def test_it_makes_room_for_a_visitor_and_comes_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([[], [], ["a job"], ["a job"]])  # it starts, goes on for a layer, is dropped, waits once more
+
+    class Jobs:
+        def unfinished(self) -> list[Any]:
+            return next(looks, [])
+
+    started = []
+    measured = Lab.duel
+
+    def duel(*asked: Any, **more: Any) -> Any:
+        started.append(asked)
+        return measured(*asked, **more)
+
+    duel.__name__ = "duel"
+    monkeypatch.setattr(kept, "jobs", Jobs)
+    monkeypatch.setattr(Lab, "duel", duel)
+    monkeypatch.setattr(ready, "RULES", ())
+    ready.get_ready(lab)
+    assert len(started) == 2
+    (_, asked), *_ = ready.questions(lab)
+    assert lab.kept_duel(*asked) is not None

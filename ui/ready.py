@@ -1,0 +1,69 @@
+"""What most visitors ask first, measured ahead: the default duel, and the rules that run without a click.
+
+get_ready(lab)      in a thread beside the server, once the model is warm
+
+It is done at the lowest priority, and let go at its next layer when a visitor asks for a job; it begins again when
+nobody waits. The store keeps each scheme as soon as it is measured, so nothing whole is done twice, and the next start
+of the server finds all of it. Measured here rather than shipped: the numbers are this machine's and this model's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from quantcore.lab.bench import LEARNED
+from quantcore.lab.lab import Lab
+from quantcore.measure.duel import texts_of
+from quantcore.text.reading import EVALUATE
+from ui import kept
+from ui.line import step_back
+from ui.scheme_builder import fitting_group
+
+DUEL = "W8A8\n{w4}\nw:int4/channel\nw:int3/group{group}"  # the group is the largest that fits the model
+DUEL_TOKENS = (2560, 5120, 16384)
+RULES = ("int4-groups", "int8-tokens")  # run without a click: rounding to nearest, a few seconds
+RULE_TOKENS = (2560, 5120, 16384)
+LOOK_S = 2.0  # between two looks at whether anybody waits
+LEAST_PRIORITY = 15  # of 19 steps
+
+Question = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class VisitorFirst(Exception):
+    """Somebody asked for a job: what is done ahead makes room."""
+
+
+def default_duel(lab: Lab) -> str:
+    """The schemes that the duel opens with, one a line."""
+    group = fitting_group(lab.layers())
+    return DUEL.format(w4="W4A16" if group == 128 else f"w:int4/group{group}", group=group)
+
+
+def questions(lab: Lab) -> Iterator[Question]:
+    """What the pages ask without a click, as they ask it."""
+    yield Lab.duel, (tuple(texts_of(default_duel(lab).split())), str(EVALUATE.at_most(DUEL_TOKENS[0])), LEARNED)
+    for rule in RULES:
+        yield Lab.rule, (rule, str(EVALUATE.at_most(RULE_TOKENS[0])), LEARNED)
+
+
+def get_ready(lab: Lab) -> None:
+    """Measure what is not kept yet."""
+    step_back(LEAST_PRIORITY)
+    for question, asked in questions(lab):
+        name = question.__name__
+        while getattr(lab, f"kept_{name}")(*asked) is None:
+            while kept.jobs().unfinished():
+                time.sleep(LOOK_S)
+            try:
+                question(lab, *asked, progress=_make_room, so_far=_make_room)
+            except VisitorFirst:
+                continue
+            except ValueError:  # the model's own reason: the page says it where the question stands
+                break
+
+
+def _make_room(*_: Any) -> None:
+    if kept.jobs().unfinished():
+        raise VisitorFirst

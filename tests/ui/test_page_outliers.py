@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from quantcore.model.loading import LoadedModel
+from quantcore.model.loading import REFERENCE_LAYER, LoadedModel
 from quantcore.pipeline.calibration import layer_inputs
 from quantcore.studies.outliers import CLIPS, channel_study, who_pays
 from quantcore.text.windows import bundled_text, token_windows
-from tests.apptest_helpers import figure_of, metrics, page, values
+from tests.apptest_helpers import figure_of, metrics, page, said, values
 from tests.conftest import LOUD_CHANNEL
 
 LAYER = "model.layers.1.self_attn.q_proj"  # reads the channel whose gain was planted
@@ -133,7 +133,13 @@ def test_a_followed_link_moves_back_what_it_does_not_name(at: AppTest) -> None:
     assert at.select_slider(key="keep").value == 0
 
 
-def test_the_reference_has_a_massive_activation_that_all_others_pay_for() -> None:
+def test_it_opens_on_a_wall() -> None:
     at = page("3_Outliers").run()
+    assert at.selectbox(key="layer").value.endswith("q_proj")
+    assert "A channel that is loud on many tokens" in said(at)
+
+
+def test_the_reference_has_a_massive_activation_that_all_others_pay_for() -> None:
+    at = page("3_Outliers", layer=REFERENCE_LAYER).run()
     assert decibels(at, "Largest / median token") > 10
     assert decibels(at, "Median token, own scale") > decibels(at, "Median token, shared scale") + 10

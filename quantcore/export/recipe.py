@@ -9,8 +9,9 @@ each scheme. The default's group is for every Linear. A pattern of ours, a run o
 regular expression there. Where several exceptions fit a layer our last one decides, so an exception's expression shuts
 out, by a negative lookahead, all those after it. Layers that stay float are in `ignore`.
 
-The words themselves: `words`. Its mse searches another grid than ours, so those scales differ a little. Checked against
-llm-compressor 0.14.
+What experts see while they are calibrated (experts=all) no recipe says: there it is an argument of `oneshot`, which
+`script` gives. The words themselves: `words`. Its mse searches another grid than ours, so those scales differ a little.
+Checked against llm-compressor 0.14.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def script(scheme: Scheme | Plan | str, model: str, recipe_file: str = "recipe.y
             f'    splits="train_sft[:{SAMPLES}]",\n'
             f"    num_calibration_samples={SAMPLES},\n"
             f"    max_seq_length={LENGTH},\n"
+            f"    moe_calibrate_all_experts={any(one.every_token for one in plan.schemes)},\n"
         )
     folder = f"{model.rstrip('/').split('/')[-1]}-quantized"
     return (

@@ -29,7 +29,7 @@ from quantcore.model.places import copy_with, holding
 from quantcore.numbers.bits import Size
 from quantcore.pipeline.calibration import LayerStats, Progress
 from quantcore.pipeline.clock import Clock
-from quantcore.pipeline.hessians import SharedHessian, hessians_of
+from quantcore.pipeline.hessians import SharedHessian, hessians_of, portioned
 from quantcore.pipeline.layers import (
     LayerReport,
     Made,
@@ -176,12 +176,22 @@ class _Road:
 
     def make(self, name: str, root: nn.Module, module: nn.Module, floats: Seen) -> dict[str, Made]:
         """The layers of a part, quantized; those that read one input together."""
+        layers, found = every_linear(root), dict[str, Made]()
         schemes = {one: self.schemes[one] for one in self.names[name]}
+        portions = [schemes] if self._text is None else portioned(schemes, layers, module)
+        for portion in portions:
+            found |= self._made(name, layers, module, floats, portion)
+        return {one: found[one] for one in self.names[name]}
+
+    def _made(
+        self, name: str, layers: Mapping[str, nn.Linear], module: nn.Module, floats: Seen, schemes: Mapping[str, Scheme]
+    ) -> dict[str, Made]:
+        """Those of a part's layers whose Hessians are held at a time."""
+        found: dict[str, Made] = {}
         ranges, mine = floats.ranges_for(schemes), floats.hessians_for(schemes)
         if self._text is not None:
             with self.clock.piece(CALIBRATE):
                 mine = self._hessians(name, module, self._text, schemes)
-        layers, found = every_linear(root), dict[str, Made]()
         members = {one: (layers[one], scheme) for one, scheme in schemes.items()}
         tokens = self._tokens(mine, ranges, schemes)
         if not ranks().alone and any(scheme.needs_hessian for scheme in schemes.values()):
@@ -204,13 +214,13 @@ class _Road:
             self._sets[one] = [one]
         for one, count in tokens.items():
             found[one].report = counted(found[one].report, self.schemes[one], count, self._read)
-        return {one: found[one] for one in self.names[name]}
+        return found
 
     def _hessians(
         self, name: str, module: nn.Module, text: Passing, schemes: Mapping[str, Scheme]
     ) -> list[SharedHessian]:
         """Those of a part, behind what is quantized already."""
-        wanted = text.wanted[name]
+        wanted = [one for one in text.wanted[name] if one in schemes]
         return [
             shared
             for every in dict.fromkeys(schemes[one].every_token for one in wanted)

@@ -199,6 +199,13 @@ def test_llm_compressor_reads_it(text: str) -> None:
                 assert theirs.weights.actorder == body["actorder"]
 
 
+def test_the_script_says_what_experts_see() -> None:
+    """Its default lets every token through every expert; ours lets the router choose."""
+    assert "moe_calibrate_all_experts=False" in script("W4A16,gptq", "m")
+    assert "moe_calibrate_all_experts=True" in script("W4A16,gptq,experts=all", "m")
+    assert "moe_calibrate" not in script("W4A16", "m")
+
+
 def test_llm_compressor_takes_the_script() -> None:
     llmcompressor = pytest.importorskip("llmcompressor", reason="llm-compressor is not installed")
     call = script("FP8", "m").split("oneshot(\n")[1].split("\n)")[0]

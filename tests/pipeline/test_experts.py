@@ -10,6 +10,7 @@ from quantcore.methods.gptq import gptq_quantize
 from quantcore.model.experts import Experts, taken_apart
 from quantcore.model.linears import linears
 from quantcore.numbers.qtensor import quantize
+from quantcore.pipeline import parts
 from quantcore.pipeline.calibration import NotReached, calibrate, layer_inputs, tokens_of_layer
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import LayerReport
@@ -186,3 +187,21 @@ def test_what_enters_one_expert_and_which_tokens_they_are() -> None:
         NotReached, match=rf"none of the 2 tokens that are read reaches '{PLACE}.{unseen}.w1'; read more"
     ):
         layer_inputs(model, few(), f"{PLACE}.{unseen}.w1")
+
+
+def test_hessians_that_do_not_fit_at_once_are_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory at all: what is outside of the experts, then one expert after another, and the same codes."""
+    model, tokens = taken_apart(made("Mixtral")), text()
+    whole, expected = quantize_model(model, GPTQ, calibration=tokens)
+    passes: list[int] = []
+    taken = parts.hessians_of
+    monkeypatch.setattr(parts, "hessians_of", lambda *asked: (passes.append(len(asked[2])), taken(*asked))[1])
+    monkeypatch.setattr("quantcore.pipeline.hessians.HESSIAN_SHARE", 0.0)
+    found, reports = quantize_model(model, GPTQ, calibration=tokens)
+    assert passes == [4, 3, 3, 3, 3, 4, 3, 3, 3, 3]
+    assert [one.tokens for one in reports] == [one.tokens for one in expected]
+    for name, layer in quantized_linears(whole).items():
+        other = quantized_linears(found)[name]
+        assert layer.qweight is not None
+        assert other.qweight is not None
+        assert torch.equal(layer.qweight.q, other.qweight.q)

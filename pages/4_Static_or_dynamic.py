@@ -58,22 +58,19 @@ def calibration_of(kind: str, choice: Choice) -> str:
 
 
 def body(choice: Choice) -> None:
-    with st.grid(4, min_column_width=240):
-        with st.container():
-            own = [SIDEBAR] * (choice.calibration != LEARNED)
-            kind = controls.select("Calibration text", [*CALIBRATIONS, *own], "encyclopedia", "cal")
-            steps = controls.slide(
-                f"Calibration steps, {STEP_TOKENS} tokens each", STEP_CHOICE, MOST_STEPS, 32, "steps", STEP_CHOICE
-            )
-        with st.container():
-            fmt = controls.pick("Format of the activations", FORMATS, "int8", "format")
-            symmetric = fmt.startswith("fp") or controls.switch("symmetric (no zero point)", True, "symmetric")
-        with st.container():
-            percentile = controls.steps("Percentile", ["99", "99.9", "99.99", "99.999"], "99.99", "percentile")
-            momentum = controls.steps("Momentum of the moving average", ["0.01", "0.1", "0.3", "1"], "0.1", "momentum")
-        with st.container():
-            freeze = controls.pick("Mark what this range clips", OBSERVERS, "percentile", "freeze", help=OBSERVERS_HELP)
-            call = controls.steps("Tokens at once (dynamic per tensor)", CALLS, 64, "call")
+    with frame.controls_in_sight():
+        own = [SIDEBAR] * (choice.calibration != LEARNED)
+        kind = controls.select("Calibration text", [*CALIBRATIONS, *own], "encyclopedia", "cal", width=180)
+        fmt = controls.pick("Format of the activations", FORMATS, "int8", "format")
+        freeze = controls.pick("Mark what this range clips", OBSERVERS, "percentile", "freeze", help=OBSERVERS_HELP)
+    with st.expander("Finer controls"), st.grid(3, min_column_width=240):
+        steps = controls.slide(
+            f"Calibration steps, {STEP_TOKENS} tokens each", STEP_CHOICE, MOST_STEPS, 32, "steps", STEP_CHOICE
+        )
+        percentile = controls.steps("Percentile", ["99", "99.9", "99.99", "99.999"], "99.99", "percentile")
+        momentum = controls.steps("Momentum of the moving average", ["0.01", "0.1", "0.3", "1"], "0.1", "momentum")
+        call = controls.steps("Tokens at once (dynamic per tensor)", CALLS, 64, "call")
+        symmetric = fmt.startswith("fp") or controls.switch("symmetric (no zero point)", True, "symmetric")
     grid = f"a:{fmt}/tensor" + ("" if symmetric else "/asym")
     schemes = tuple(f"{grid}/static/{name}" for name in ("minmax", f"ema{momentum}", f"p{percentile}", "mse"))
     lab, layer, calibration = choice.lab, choice.layer, calibration_of(kind, choice)

@@ -43,7 +43,7 @@ TRIES: frame.Tries = [
 
 @st.fragment
 def two_weights() -> None:
-    """The toy: its sliders move nothing above it, so nothing above it runs again."""
+    """The toy: its sliders move nothing below it, so nothing else runs again."""
     with frame.problems():
         st.header("With two weights, all of it can be seen")
         with st.grid(4, min_column_width=220):
@@ -66,6 +66,8 @@ def body(choice: Choice) -> None:
     shape = lab.layers()[layer]
     sizes = [str(size) for size in GROUPS if shape[1] % size == 0 and size < shape[1]]
     grains = [*sizes, ROW]
+    two_weights()
+    st.header("Now a real layer")
     with st.grid(4, min_column_width=220):
         bits = controls.slide("Bits per weight", 2, 8, 3, "bits")
         group = ROW
@@ -81,6 +83,7 @@ def body(choice: Choice) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         order = controls.pick("Order in the tile", ORDERS, "none", "order")
         together = controls.pick("The tile", [TOGETHER, AROUND], TOGETHER, "tile") == TOGETHER
+    st.caption(gptq_words.ORDERS)
     actorder = "" if order == "none" else f"/actorder={order}"
     tile_grain = f"group{tile_group(shape[1])}"
     steps = lab.gptq_tile(layer, f"w:int{bits}/{tile_grain},gptq{actorder}/damp={damp:.10g}", together, learned)
@@ -128,7 +131,6 @@ def body(choice: Choice) -> None:
     st.markdown(words)
     chart(figures.order_map(found), key="map", alt=words.replace("*", ""))
 
-    two_weights()
     frame.numbers(gptq_words.table(study), "gptq")
 
 

@@ -30,7 +30,7 @@ from ui.components.column_player import describe
 from ui.words import gptq as gptq_words
 
 LAYER = "model.layers.1.self_attn.q_proj"  # reads the channel whose gain was planted
-CHARTS = ["courses", "diagonal", "sorted", "groups", "cost", "map", "toy"]
+CHARTS = ["toy", "courses", "diagonal", "sorted", "groups", "cost", "map"]
 TOKENS = 160
 
 

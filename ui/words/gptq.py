@@ -10,6 +10,12 @@ from quantcore.studies.gptq_order import METHODS, OrderStudy
 from quantcore.studies.gptq_steps import TileSteps
 from quantcore.studies.gptq_toy import SAMPLES, Toy
 
+ORDERS = (
+    "**none**: from left to right. **weight**: the column with the largest diag(H) first; each column keeps the scale "
+    "of the group that it lies in, so the order costs nothing at run time. **group**: groups are cut along the new "
+    "order, which fits their scales better, and each column needs an index (`g_idx`) at run time."
+)
+
 
 def percent(share: float) -> str:
     """Three digits: 12.3%, 1.40%, 0.559%; below a hundredth of a percent in parts per million."""

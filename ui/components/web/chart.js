@@ -123,6 +123,7 @@ class Chart {
     this.plot.querySelectorAll(".modebar-btn[data-attr]").forEach((button) => {
       button.tabIndex = -1;
     });
+    this.keys();
     if (this.listening) return;
     this.listening = true;
     this.plot.on("plotly_click", (event) => this.click(event));
@@ -134,6 +135,54 @@ class Chart {
   click(event) {
     if (!this.message.click || !event.points?.length) return;
     this.component.setTriggerValue("click", describe(event.points[0]));
+  }
+
+  /** A map that can be clicked has one button in it, that stands on a cell: arrows move it, Enter clicks the cell. */
+  keys() {
+    const index = this.plot.data.findIndex((trace) => trace.type === "heatmap");
+    if (!this.message.click || index < 0) return this.cell?.remove();
+    const place = this.plot.calcdata[index][0];
+    this.map = { index, z: place.z, xs: place.x, ys: place.y };
+    if (!this.cell) {
+      this.cell = Object.assign(document.createElement("button"), { type: "button", className: "lab-chart-cell" });
+      this.at = [0, 0];
+      this.cell.addEventListener("keydown", (event) => this.walk(event));
+      this.cell.addEventListener("click", () => this.click({ points: [this.point()] }));
+    }
+    this.host.append(this.cell);
+    this.stand();
+  }
+
+  walk(event) {
+    const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [];
+    if (down === undefined) return;
+    event.preventDefault();
+    const { z } = this.map;
+    const row = Math.min(Math.max(this.at[0] + down, 0), z.length - 1);
+    this.at = [row, Math.min(Math.max(this.at[1] + right, 0), z[0].length - 1)];
+    this.stand();
+  }
+
+  point() {
+    const [row, col] = this.at;
+    const trace = this.plot.data[this.map.index];
+    const cell = (table) => (Array.isArray(table?.[row]) ? table[row][col] : undefined);
+    return { x: trace.x?.[col], y: trace.y?.[row], z: this.map.z[row][col], data: trace, text: cell(trace.text),
+      customdata: cell(trace.customdata), curveNumber: this.map.index, pointIndex: [row, col] };
+  }
+
+  /** Put the button over its cell, and say which one that is. */
+  stand() {
+    const [row, col] = this.at;
+    const { xaxis, yaxis, _size } = this.plot._fullLayout;
+    const { xs, ys } = this.map;
+    const [x0, x1] = [xs[col], xs[col + 1]].map((x) => _size.l + xaxis.c2p(x));
+    const [y0, y1] = [ys[row], ys[row + 1]].map((y) => _size.t + yaxis.c2p(y));
+    Object.assign(this.cell.style, { left: `${Math.min(x0, x1)}px`, top: `${Math.min(y0, y1)}px`,
+      width: `${Math.abs(x1 - x0)}px`, height: `${Math.abs(y1 - y0)}px` });
+    const { customdata, text, z } = this.point();
+    const value = Number.isFinite(z) ? text || Number(z).toPrecision(3) : "nothing here";
+    this.cell.setAttribute("aria-label", `${customdata || `row ${row}, column ${col}`}: ${value}; arrow keys move, Enter opens`);
   }
 
   join(link) {

@@ -31,7 +31,7 @@ function fold() {
   if (folded || window.innerWidth >= NARROW) return;
   folded = true;
   const button = document.querySelector('[data-testid="stSidebarCollapseButton"] button');
-  const open = document.querySelector('[data-testid="stSidebar"][aria-expanded="true"]');
+  const open = document.querySelector('[data-testid="stSidebar"][data-collapsed="false"]');
   if (button && open) button.click();
 }
 

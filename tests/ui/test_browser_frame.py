@@ -1,0 +1,39 @@
+"""What the frame does in a browser: controls stay in sight, a preset shows what it moved, a map goes by keyboard."""
+
+from typing import Any
+
+import pytest
+
+from tests.browser_fixtures import wait_drawn, wait_until
+
+pytestmark = pytest.mark.browser
+
+
+def test_controls_stay_in_sight_and_a_narrow_window_folds_the_menu(page: Any, server_url: str) -> None:
+    page.set_viewport_size({"width": 900, "height": 900})
+    page.goto(f"{server_url}/Granularity")
+    wait_drawn(page, "cost_curve")
+    wait_until(page, "document.querySelector('[data-testid=stSidebar]').dataset.collapsed === 'true'")
+    page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop = 700")
+    wait_until(page, "document.querySelector('.st-key-controls').getBoundingClientRect().top === 40")
+
+
+def test_a_preset_scrolls_to_what_it_moved(page: Any, server_url: str) -> None:
+    page.goto(f"{server_url}/Outliers")
+    wait_drawn(page, "keep_curve")
+    page.get_by_role("link", name="spare the loudest channel").click()
+    wait_until(page, "document.querySelector('.st-key-keep')?.dataset.marked === '1'")
+    height = "document.querySelector('.st-key-keep').getBoundingClientRect().top"
+    wait_until(page, f"{height} > 0 && {height} < window.innerHeight")
+
+
+def test_the_cells_of_a_map_are_reached_by_keyboard(page: Any, server_url: str) -> None:
+    page.goto(f"{server_url}/Outliers")
+    wait_drawn(page, "layer_map")
+    cell = page.locator('[data-key="layer_map"] .lab-chart-cell')
+    cell.focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    assert "layers.2.self_attn.k_proj: 15.5" in cell.get_attribute("aria-label")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/Outliers?layer=model.layers.2.self_attn.k_proj")

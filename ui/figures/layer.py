@@ -213,7 +213,9 @@ def _log_axis(fig: go.Figure, values: np.ndarray) -> None:
     seen = values[values > 0]
     lo, hi = (math.log10(seen.min()), math.log10(seen.max())) if len(seen) else (-1.0, 0.0)
     margin = 0.08 * (hi - lo) + 0.05
-    fig.update_yaxes(type="log", range=[lo - margin, hi + margin], dtick="D2" if hi - lo < 2 else 1)
+    fig.update_yaxes(
+        type="log", range=[lo - margin, hi + margin], dtick="D2" if hi - lo < 2 else 1, tickfont={"size": 16}
+    )
 
 
 def _beside(place: float) -> str:

@@ -207,7 +207,7 @@ def channel_errors(payers: Sequence[Payer], study: ChannelStudy) -> go.Figure:
     least, median, largest = (float(study.channel_absmax.quantile(q)) for q in (0, 0.5, 1))
     if median > 0:
         fig.update_xaxes(range=[math.log10(max(0.8 * least, median / DEAD)), math.log10(1.3 * largest)])
-    fig.update_xaxes(type="log", dtick="D2", exponentformat="none")
+    fig.update_xaxes(type="log", dtick="D2", exponentformat="none", tickfont={"size": 16})  # 2 and 5 stand at 3/4 of it
     return fig
 
 

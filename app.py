@@ -84,9 +84,10 @@ def loaded_model(model: Anatomy, scheme: str, bytes_hat: int | None) -> None:
         for one in model.shapes
     ]
     st.table(pd.DataFrame(shapes).set_index("shape [out, in]"))
+    context = "no limit to its context" if model.context is None else f"a context of {model.context:,}"
     versions = ", ".join(f"{name} {version}" for name, version in model.versions.items())
     st.caption(
-        f"{model.architecture} with a tokenizer of {model.vocabulary:,} tokens and a context of {model.context:,}, on "
+        f"{model.architecture} with a tokenizer of {model.vocabulary:,} tokens and {context}, on "
         f"{model.device}; {versions}. For another model, name its folder or hub id in the sidebar."
     )
 

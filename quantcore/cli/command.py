@@ -138,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         _add_reading(made, usual, "the text to measure on")
     _add_reading(kept, CALIBRATE, "the text to calibrate on")
     kept.add_argument("--out", required=True, metavar="FOLDER", help="the checkpoint's folder")
+    kept.add_argument(
+        "--reader", choices=("transformers", "vllm"), default="transformers", help="who is to load it (transformers)"
+    )
     kept.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="of all that is no code; see --help")
     for made in (layer, many):
         made.add_argument("--out", metavar="FILE.html", help="write the report as one HTML file")

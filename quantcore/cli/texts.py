@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantcore.measure.store import tokens_hash
 from quantcore.text.files import named_text
-from quantcore.text.reading import CALIBRATE, Reading, Texts
+from quantcore.text.reading import CALIBRATE, Reader, Reading, Texts
 from quantcore.text.windows import TEXT_KINDS
 
 LEAST_TOKENS = 2 * len(TEXT_KINDS)
@@ -56,6 +56,24 @@ class TextOptions:
             "hash": tokens_hash(tokens),
             "seed": reading.seed,
         }
+
+    def require_window(self, reader: Reader, *readings: Reading) -> None:
+        """That the windows are as long as --window asks. Raises: ValueError, before any work, where the model or the
+        text has shorter ones."""
+        if self.window is None:
+            return
+        for reading in readings:
+            if reader.context is not None and reader.context < self.window:
+                raise ValueError(
+                    f"--window {self.window} is longer than the {reader.context} tokens that this model was made for; "
+                    f"give at most {reader.context}"
+                )
+            length = reading.tokens(reader, self.texts).shape[1]
+            if length < self.window:
+                raise ValueError(
+                    f"--window {self.window} is longer than what is read of {reading.words(self.texts)} at a time, "
+                    f"{length} tokens; give at most {length}, or more text, or a larger --max-tokens"
+                )
 
     def line(self) -> list[str]:
         """The options as words of a shell's line."""

@@ -93,6 +93,7 @@ def layer(
     wanted, reading, learning = Scheme.parse(scheme), texts.measured(STUDY), texts.learned()
     target = None if out is None else new_file(out, force)
     lab = loaded_lab(model, device, texts.texts)
+    texts.require_window(lab.whole, reading, *([learning] if wanted.needs_text else []))
     started = time.perf_counter()
     lab.linear(layer)
     try:
@@ -134,6 +135,7 @@ def evaluate(
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
     wanted, reading, learning = Plan.parse(scheme), texts.measured(EVALUATE), texts.learned()
     lab, facts = opened_lab(model, device, texts.texts, stream)
+    texts.require_window(lab.whole, reading, *([learning] if wanted.needs_text else []))
     with progress_bar("quantizing") as tell:
         found = lab.evaluate(str(wanted), str(reading), str(learning), progress=tell)
     return {
@@ -156,6 +158,7 @@ def quantize(
     device: str | None = None,
     stream: bool = False,
     dtype: str | None = None,
+    reader: str = "transformers",
     force: bool = False,
 ) -> dict[str, Any]:
     """write the quantized model as a compressed-tensors checkpoint, which transformers and vLLM load"""
@@ -168,9 +171,10 @@ def quantize(
     if ranks().first:
         require_place(out, model, force)
     lab, facts = opened_lab(model, device, texts.texts, stream)
+    texts.require_window(lab.whole, *([reading] if plan.needs_text else []))
     stored_as = None if dtype is None else getattr(torch, dtype)
     with progress_bar("quantizing") as tell:
-        report = lab.export(str(plan), out, str(reading), force, stored_as, progress=tell)
+        report = lab.export(str(plan), out, str(reading), force, stored_as, reader, progress=tell)
     return {
         **asdict(report),
         **facts,
@@ -194,6 +198,7 @@ def compare(
     plans, reading, learning = [Plan.parse(one) for one in schemes], texts.measured(EVALUATE), texts.learned()
     target = None if out is None or not ranks().first else new_file(out, force)
     lab, opened = opened_lab(model, device, texts.texts, stream)
+    texts.require_window(lab.whole, reading, *([learning] if any(plan.needs_text for plan in plans) else []))
     wanted, read = [str(plan) for plan in plans], (str(reading), str(learning))
     with progress_bar("comparing") as tell:
         found = lab.duel(wanted, *read, progress=tell)
@@ -230,6 +235,7 @@ def sensitivity(
     lab, read = loaded_lab(model, device, texts.texts), (str(reading), str(learning))
     if budget is not None:
         require_budget(budget, wanted, linears(lab.model))
+    texts.require_window(lab.whole, reading, *([learning] if any(one.needs_text for one in wanted) else []))
     with progress_bar("measuring layers") as tell:
         found = lab.sensitivity([str(one) for one in wanted], False, *read, progress=tell)
     chosen = None if budget is None else plan_for_budget(found, budget)

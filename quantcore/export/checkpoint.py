@@ -15,7 +15,6 @@ half a unit in the last place, 2^-8 in bfloat16; the report says by how much.
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import time
@@ -23,8 +22,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.export.beside import Beside
-from quantcore.export.experts import experts_in, patterns, put_together, read_as_linears, require_readable
+from quantcore.export.experts import experts_in, put_together, read_as_linears, require_readable
 from quantcore.export.new_folder import all_or_nothing, require_place
 from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
@@ -42,9 +41,10 @@ from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
 from quantcore.model.experts import Experts
 from quantcore.model.held import Held, held
-from quantcore.model.linears import linears
+from quantcore.model.linears import block_of, head_of
 from quantcore.model.machine import device_name, versions
 from quantcore.model.places import holding
+from quantcore.model.weight_files import read_json
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
@@ -54,6 +54,7 @@ from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
 STORED_TYPES = (torch.bfloat16, torch.float16, torch.float32)
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 REPORT_FILE = "export.json"
 WRITERS = 4  # threads, beside a GPU
 WAITING_PARTS = 2  # blocks that may wait to be packed
@@ -67,6 +68,7 @@ class ExportReport:
     scale_rounding        largest |stored scale / computed scale - 1|; a weight of the checkpoint differs from ours by
                           at most this share of itself
     scale_rounding_limit  what rounding to that dtype may cost: half a unit in the last place
+    notes                 what is not as usual in how transformers loads it
     quantize_s, write_s   seconds, one after the other: until all codes were there, and what was left to write then
     read_s, calibrate_s, solve_s   of quantize_s: waiting for weights, the text through the blocks, placing codes
     """
@@ -86,6 +88,7 @@ class ExportReport:
     calibration_tokens: int | None
     calibration_hash: str | None
     serving: Serving
+    notes: tuple[str, ...]
     quantize_s: float
     write_s: float
     read_s: float
@@ -105,6 +108,7 @@ def export_checkpoint(
     force: bool = False,
     dtype: torch.dtype | None = None,
     shard_bytes: int | None = None,
+    reader: str = "transformers",
     progress: Progress | None = None,
 ) -> ExportReport:
     """Quantize a model, in memory or in its files, and write it to `folder`, with its tokenizer and generation config.
@@ -113,6 +117,7 @@ def export_checkpoint(
     force        whether a model that is in `folder` already may be replaced
     dtype        of scales, norms, embeddings; None: the narrowest that holds the model's parameters exactly
     shard_bytes  most bytes of one file; None: a sixteenth of all, between 128 and 512 MB
+    reader       who is to load it: transformers, which is then asked first whether it can, or vllm
     Raises: ValueError for what compressed-tensors cannot hold, a folder that cannot be written, a full disk, and what
     `parts` refuses."""
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
@@ -123,7 +128,7 @@ def export_checkpoint(
     road = parts(model, plan, calibration, progress=progress)
     if not ranks().first:
         return _without_writing(road, plan)
-    with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes) as writing:
+    with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes, reader) as writing:
         writing.add(model.around, leave=schemes)
         for part in road:
             writing.add_part(part)
@@ -151,11 +156,14 @@ def write_checkpoint(
     force: bool = False,
     dtype: torch.dtype | None = None,
     shard_bytes: int | None = None,
+    reader: str = "transformers",
 ) -> ExportReport:
     """Write the copy of a model that `quantize_model` made under `plan`; the arguments are `export_checkpoint`'s."""
     model = held(source)
-    schemes = {name: found for name in quantized_linears(quantized) if (found := plan.scheme_for(name)) is not None}
-    with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes) as writing:
+    head = head_of(model.skeleton)
+    chosen = {name: plan.scheme_for(name, head) for name in quantized_linears(quantized)}
+    schemes = {name: scheme for name, scheme in chosen.items() if scheme is not None}
+    with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes, reader) as writing:
         writing.add(quantized)
         writing.layers = {report.name: report for report in layers}
         return writing.finish(calibration)
@@ -173,21 +181,22 @@ class _Writing:
         force: bool,
         dtype: torch.dtype | None,
         shard_bytes: int | None,
+        reader: str,
     ) -> None:
         """Raises: ValueError for a place or layers that cannot be, and a disk without room."""
-        from quantcore.export.checkpoint_format import configuration, formats
+        from quantcore.export.checkpoint_format import formats
+        from quantcore.export.forms import loadable
 
         self._model, self._plan, self._schemes = model, plan, schemes
         _require_plain_linears(model.skeleton, schemes)
-        self._layouts = formats(schemes)
-        require_readable(model.skeleton, schemes, self._layouts)
+        require_readable(model.skeleton, schemes, formats(schemes))
         self._target = require_place(folder, model.id, force)
         self._dtype = stored_type(model) if dtype is None else dtype
         promised = promise(model.skeleton, plan, self._dtype).bytes
         require_space(self._target, promised)
         self._shard_bytes = shard_bytes or shard_bytes_of(promised)
-        floats = [name for name in linears(model.skeleton) if name not in schemes]
-        self._config = configuration(schemes, floats, partial(patterns, model.skeleton))
+        self._form = loadable(model.skeleton, schemes, self._dtype, reader)
+        self._reader = reader
         self._seconds = dict.fromkeys((READ, CALIBRATE, SOLVE), 0.0)
         self._rounding = self._write_s = 0.0
         self._revision = self._hashed = ""
@@ -233,13 +242,14 @@ class _Writing:
         self.add(part.root if part.name else holding(part.layers))
 
     def finish(self, calibration: Tensor | None) -> ExportReport:
-        from quantcore.export.checkpoint_format import config_entry
+        from quantcore.export.opening import of_files, why_not
 
         started, model = time.perf_counter(), self._model
         self._packing.finish()
         _, stored = self._shards.finish()
         model.tokenizer.save_pretrained(self._folder)
         _save_generation_config(model.skeleton, self._folder)
+        _copy_processor(model.folder, self._folder)
         known = {file.name: file for file in stored}
         files = [known.get(path.name) or StoredFile.of(path) for path in sorted(self._folder.iterdir())]
         self._hashing.finish()
@@ -249,7 +259,7 @@ class _Writing:
         report = ExportReport(
             folder=str(self._target),
             scheme=str(self._plan),
-            format=str(self._config.format),
+            format=self._form.format,
             dtype=str(self._dtype).removeprefix("torch."),
             scale_rounding=self._rounding,
             scale_rounding_limit=torch.finfo(self._dtype).eps / 2,
@@ -262,6 +272,7 @@ class _Writing:
             calibration_tokens=None if calibration is None else calibration.numel(),
             calibration_hash=None if calibration is None else tokens_hash(calibration),
             serving=self._serving(str(self._target)),
+            notes=self._form.notes,
             quantize_s=time.perf_counter() - self._started - write_s,
             write_s=write_s,
             read_s=self._seconds[READ],
@@ -273,7 +284,13 @@ class _Writing:
         )
         here = replace(report, folder=self._target.name, serving=self._serving(self._target.name))
         (self._folder / REPORT_FILE).write_text(json.dumps(asdict(here), indent=2, default=str), encoding="utf-8")
-        _save_config(model.skeleton, self._head_is_coded(), config_entry(self._config), self._dtype, self._folder)
+        problem = why_not(model.skeleton, self._form.config, of_files(self._folder))
+        if problem and self._reader == "transformers":
+            raise ValueError(
+                f"what was written is not what transformers loads: {problem}; nothing is left of it, and the fault is "
+                "this lab's: report it with the model's config.json"
+            )
+        _save_config(self._form.config, self._folder)
         return report
 
     def _serving(self, folder: str) -> Serving:
@@ -283,17 +300,17 @@ class _Writing:
         self._revision, self._hashed = self._model.revision, model_hash(self._model)
 
     def _pack(self, module: nn.Module, leave: Collection[str], ready: torch.cuda.Event | None = None) -> None:
+        from quantcore.export.opening import named
+
         with torch.cuda.stream(self._stream):  # None: no stream
             if self._stream is not None and ready is not None:
                 self._stream.wait_event(ready)
-            for name, tensors in checkpoint_parts(module, self._layouts, self._dtype, leave):
-                self._shards.add(name, tensors)
+            found = checkpoint_parts(module, self._form.layouts, self._dtype, leave)
+            for _, together in groupby(found, lambda part: block_of(f"{part[0]}.", self._model.blocks) or part[0]):
+                tensors = {f"{name}.{key}".lstrip("."): one for name, own in together for key, one in own.items()}
+                self._shards.add("", named(self._model.skeleton, tensors))
             rounding = [_rounding(layer, self._dtype) for layer in quantized_linears(module).values()]
         self._rounding = max([self._rounding, *rounding])
-
-    def _head_is_coded(self) -> bool:
-        head = self._model.skeleton.get_output_embeddings()
-        return any(self._model.skeleton.get_submodule(name) is head for name in self._schemes)
 
 
 def stored_type(source: Source) -> torch.dtype:
@@ -379,13 +396,15 @@ def _save_generation_config(model: Any, folder: Path) -> None:
         model.generation_config.save_pretrained(folder)
 
 
-def _save_config(
-    model: Any, head_is_coded: bool, quantization: dict[str, Any], dtype: torch.dtype, folder: Path
-) -> None:
-    """config.json: the source's, its dtype, the quantization config; the head is no longer tied if it holds codes."""
-    config = copy.deepcopy(model.config)
-    config.dtype = dtype
-    if head_is_coded:
-        config.tie_word_embeddings = False
-    config.quantization_config = quantization
+def _copy_processor(origin: Path | None, folder: Path) -> None:
+    """What a model for pictures and words reads pictures by, which no tokenizer saves."""
+    if origin is None:
+        return
+    for name in PROCESSOR:
+        file = origin / name
+        if file.is_file() and not (folder / name).exists():
+            (folder / name).write_text(json.dumps(read_json(file), indent=2), encoding="utf-8")
+
+
+def _save_config(config: Any, folder: Path) -> None:
     config.save_pretrained(folder)

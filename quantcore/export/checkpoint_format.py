@@ -19,7 +19,7 @@ round(x/s) + z (see `affine`); inputs of two dimensions (OPT's fc1, fc2) get one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from quantcore.export.words import FORMATS, LAYOUTS, PACKED, UNPACKED, arguments, options_of, strategy, whole
 from quantcore.matmul.layers import QuantLinear
 from quantcore.numbers.affine import QParams
-from quantcore.numbers.bits import Layout, in_bytes
+from quantcore.numbers.bits import Layout, in_bytes, in_words
 from quantcore.numbers.granularity import PerTensor
 from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import MinMax, QuantSpec
@@ -82,8 +82,9 @@ def require_exportable(schemes: Sequence[Scheme]) -> None:
             raise ValueError(f"a compressed-tensors checkpoint cannot hold this: {reason}")
 
 
-def group(scheme: Scheme, targets: Sequence[str], alone: bool = True) -> Any:
-    """The scheme as the library's QuantizationScheme over `targets`, in the format that the library gives it.
+def group(scheme: Scheme, targets: Sequence[str], alone: bool = True, packed: bool = True) -> Any:
+    """The scheme as the library's QuantizationScheme over `targets`, in the format that the library gives it; without
+    `packed` weights alone are stored one code a byte.
 
     Zero points that are packed load in transformers 5.23 only by dequantizing at once, and that only where one scheme
     is `alone` in the model; beside others such weights are int-quantized."""
@@ -95,15 +96,15 @@ def group(scheme: Scheme, targets: Sequence[str], alone: bool = True) -> Any:
         input_activations=None if inputs is None else QuantizationArgs(**arguments(inputs)),
     )
     made.format = infer_module_format(nn.Linear, made).value
-    if made.format == PACKED and packs_zero_points(scheme.weights) and not alone:
+    if made.format == PACKED and not (packed and (alone or not packs_zero_points(scheme.weights))):
         made.format = UNPACKED
     return made
 
 
-def formats(schemes: Mapping[str, Scheme]) -> dict[str, str]:
+def formats(schemes: Mapping[str, Scheme], packed: bool = True) -> dict[str, str]:
     """The format of each layer's codes in a checkpoint of these schemes, by name."""
     different = set(schemes.values())
-    found = {scheme: str(group(scheme, ["Linear"], len(different) == 1).format) for scheme in different}
+    found = {scheme: str(group(scheme, ["Linear"], len(different) == 1, packed).format) for scheme in different}
     return {name: found[scheme] for name, scheme in schemes.items()}
 
 
@@ -122,9 +123,10 @@ def configuration(
     schemes: Mapping[str, Scheme],
     floats: Sequence[str],
     targets_of: Callable[[Sequence[str]], list[str]] = list,
+    packed: bool = True,
 ) -> Any:
     """The library's QuantizationConfig for layers by name: the most used scheme is for every Linear, the others name
-    their layers, `floats` (Linears that stay as they are) are ignored. `targets_of` writes names as targets; where
+    their layers, `floats` (modules that stay as they are) are ignored. `targets_of` writes names as targets; where
     there are several schemes, patterns among those of the most used one stand beside its "Linear", since transformers
     finds the scheme of experts by them.
 
@@ -138,7 +140,7 @@ def configuration(
     named = [one for one in targets[most] if one.startswith("re:") and len(layers) > 1]
     del targets[most]
     targets[most] = ["Linear", *named]
-    groups = [group(scheme, names, alone=len(layers) == 1) for scheme, names in targets.items()]
+    groups = [group(scheme, names, len(layers) == 1, packed) for scheme, names in targets.items()]
     formats = {one.format for one in groups}
     return QuantizationConfig(
         config_groups={f"group_{place}": one for place, one in enumerate(groups)},
@@ -148,12 +150,15 @@ def configuration(
     )
 
 
-def config_entry(config: Any) -> dict[str, Any]:
-    """What config.json says under quantization_config."""
+def config_entry(config: Any, dequantize: bool = False) -> dict[str, Any]:
+    """What config.json says under quantization_config. dequantize: that transformers makes floats of the codes when it
+    loads them, which vLLM does not read; packed zero points need it in any case."""
     entry: dict[str, Any] = config.model_dump(mode="json")
     entry["version"] = metadata.version("compressed-tensors")
-    if config.format == PACKED and not all(one.weights.symmetric for one in config.config_groups.values()):
-        entry["dequantize"] = True  # for transformers; vLLM does not read it
+    if dequantize or (
+        config.format == PACKED and not all(one.weights.symmetric for one in config.config_groups.values())
+    ):
+        entry["dequantize"] = True
     return entry
 
 
@@ -178,6 +183,33 @@ def layer_tensors(layer: QuantLinear, layout: str, dtype: torch.dtype) -> dict[s
     if isinstance(layer.bias, Tensor):
         found["bias"] = layer.bias.to(dtype)
     return found
+
+
+def layer_shapes(
+    layer: Any, scheme: Scheme, layout: str, dtype: torch.dtype
+) -> Iterator[tuple[str, tuple[tuple[int, ...], torch.dtype]]]:
+    """Names, shapes and types of what `layer_tensors` will give for a Linear under a scheme."""
+    spec, inputs, (rows, columns) = scheme.weights, scheme.activations, (layer.out_features, layer.in_features)
+    assert spec is not None
+    tile = spec.granularity.tile((rows, columns))
+    tiles = (rows // tile[0], columns // tile[1])
+    scales = (1,) if isinstance(spec.granularity, PerTensor) else tiles
+    if layout == PACKED:
+        yield "weight_packed", ((rows, in_words(spec.fmt.bits, columns) // 32), torch.int32)
+        yield "weight_shape", ((2,), torch.int64)
+    else:
+        yield "weight", ((rows, columns), torch.float8_e4m3fn if spec.fmt.is_float else torch.int8)
+    yield "weight_scale", (scales, dtype)
+    if not spec.symmetric:
+        words = layout == PACKED and packs_zero_points(spec)
+        packed = (in_words(spec.fmt.bits, tiles[0]) // 32, tiles[1])
+        yield "weight_zero_point", (packed if words else scales, torch.int32 if words else torch.int8)
+    if inputs is not None and inputs.static:
+        yield "input_scale", ((1,), dtype)
+        if not inputs.symmetric:
+            yield "input_zero_point", ((1,), torch.int8)
+    if layer.bias is not None:
+        yield "bias", ((rows,), dtype)
 
 
 def as_stored(layer: QuantLinear, dtype: torch.dtype) -> QuantLinear:

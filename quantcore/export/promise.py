@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from quantcore.matmul.size import model_size
-from quantcore.model.linears import linear_shapes
+from quantcore.model.linears import head_of, linear_shapes
 from quantcore.numbers.bits import Size
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme, coded_under
@@ -57,7 +57,7 @@ def promise(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> 
     from quantcore.export.checkpoint_format import formats, layout, why_not  # compressed-tensors takes 2 s to import
 
     plan, shapes, bits = Plan.of(plan), linear_shapes(model), 8 * dtype.itemsize
-    schemes = {name: one for name, one in plan.schemes_of(shapes).items() if one.weights is not None}
+    schemes = {name: one for name, one in plan.schemes_of(shapes, head_of(model)).items() if one.weights is not None}
     used = formats(schemes) if all(why_not(scheme) is None for scheme in set(schemes.values())) else {}
     layouts = {name: layout(schemes[name], form) for name, form in used.items()}
     return Promise(

@@ -30,11 +30,10 @@ from quantcore.methods.options import Method
 from quantcore.model.sentences import quoted
 from quantcore.numbers.spec import MinMax, Percentile
 from quantcore.scheme.plan import Plan, fits
-from quantcore.scheme.scheme import Scheme
+from quantcore.scheme.scheme import HEAD, Scheme
 
 SAMPLES, LENGTH = 512, 2048
 EVERY_LINEAR = "Linear"
-HEAD = "lm_head"
 
 
 def recipe(scheme: Scheme | Plan | str) -> str:

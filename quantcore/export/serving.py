@@ -80,7 +80,7 @@ class Serving:
     source: str = CHECKED
 
 
-def serving(folder: str, schemes: Mapping[str, Scheme], context: int, experts: Sequence[str] = ()) -> Serving:
+def serving(folder: str, schemes: Mapping[str, Scheme], context: int | None, experts: Sequence[str] = ()) -> Serving:
     """How vLLM serves a checkpoint in `folder` whose quantized layers have these schemes, by name; `experts`: the names
     of those modules that hold a mixture's experts."""
     found = {scheme: kernel_for(scheme) for scheme in schemes.values()}
@@ -93,7 +93,7 @@ def serving(folder: str, schemes: Mapping[str, Scheme], context: int, experts: S
             "code a byte; try it before you count on it"
         )
     return Serving(
-        command=f"vllm serve {shlex.quote(folder)} --max-model-len {context}",
+        command=f"vllm serve {shlex.quote(folder)}{'' if context is None else f' --max-model-len {context}'}",
         gpus=tuple(dict.fromkeys(kernel.gpus for kernel in found.values() if kernel is not None)),
         problems=(*problems, *_torn(schemes), *_of_experts(schemes, experts)),
     )

@@ -60,12 +60,14 @@ def export(
     calibration: str = LEARNED,
     force: bool = False,
     dtype: torch.dtype | None = None,
+    reader: str = "transformers",
     progress: Progress | None = None,
     so_far: SoFar | None = None,
 ) -> ExportReport:
-    """The same in a folder of one's own, where `force` says whether what is there may be replaced."""
+    """The same in a folder of one's own, where `force` says whether what is there may be replaced, and for a reader."""
     learned = lab.tokens(calibration) if Plan.parse(plan).needs_text else None
-    return export_checkpoint(lab.whole, plan, folder, learned, force=force, dtype=dtype, progress=progress)
+    how: dict[str, Any] = {"force": force, "dtype": dtype, "reader": reader, "progress": progress}
+    return export_checkpoint(lab.whole, plan, folder, learned, **how)
 
 
 def kept_checkpoint(lab: Bench, plan: str, calibration: str = LEARNED) -> Written | None:

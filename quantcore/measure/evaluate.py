@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantcore.matmul.size import bits_per_weight, checkpoint_bytes
-from quantcore.measure.scores import Comparison, Facts, ModelReport, Tally, comparison, log_probabilities, pool
+from quantcore.measure.scores import (
+    Comparison,
+    Facts,
+    ModelReport,
+    Tally,
+    comparison,
+    divergence,
+    log_probabilities,
+    pool,
+)
 from quantcore.measure.statistics import window_interval
 from quantcore.model.linears import batches
 from quantcore.model.machine import device_name, versions
@@ -50,7 +59,7 @@ def token_kl(logits: Tensor, logits_hat: Tensor) -> Tensor:
 
     Shapes: (B, T, V) twice -> (B, T)."""
     log_p, log_q = logits.float().log_softmax(-1), logits_hat.float().log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
+    return divergence(log_p, log_q)
 
 
 @overload

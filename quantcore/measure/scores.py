@@ -86,6 +86,13 @@ class Comparison:
         return paired_interval(self.scores[name].kl, self.scores[other].kl)
 
 
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """sum_v p (log p - log q) over the last dimension, at least 0; a token that p never says adds nothing, also where
+    its log is -inf on both sides: padded vocabularies have such tokens."""
+    each = log_p.exp() * (log_p - log_q)
+    return each.masked_fill_(log_p == -math.inf, 0).sum(-1).clamp(min=0)
+
+
 class Tally:
     """What is kept of one model while the batches pass; bytes, bits_per_weight and seconds are its report's."""
 
@@ -97,7 +104,7 @@ class Tally:
         """Shapes: log_p, log_q (B, T - 1, V), batch (B, T)."""
         nll = F.nll_loss(log_q.flatten(0, 1), batch[:, 1:].flatten(), reduction="none").view(len(batch), -1)
         same = log_q is log_p
-        kl = torch.zeros_like(nll) if same else (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
+        kl = torch.zeros_like(nll) if same else divergence(log_p, log_q)
         if likeliest == 1:
             best, ids = log_q.max(-1, keepdim=True)
         else:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import next_log_p
+from quantcore.measure.scores import divergence
 from quantcore.model.experts import taken_apart
 from quantcore.model.linears import batches, block_names, block_of
 from quantcore.numbers.bits import FLOAT_BITS, weight_size
@@ -311,7 +312,7 @@ def _check_shortcut(
 
 
 def _kl_sum(log_p: Tensor, log_q: Tensor) -> float:
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0).double().sum())
+    return float(divergence(log_p, log_q).double().sum())
 
 
 @contextmanager

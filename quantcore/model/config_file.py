@@ -19,6 +19,7 @@ CONFIG_BYTES = 4 * MIB
 BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_labels")
 WIDTHS = ("hidden_size", "n_embd", "d_model", "vocab_size")
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+CONTEXTS = (*POSITIONS, "max_sequence_length", "seq_length", "context_length", "n_ctx", "max_target_positions")
 COUNTED = re.compile(r"(^|_)(n|num|size|dim|heads?|experts?|labels|embd|rank|channels)(_|$)")
 LENGTHS = re.compile(r"position|ctx|seq|len|window|chunk")  # of texts: files hold nothing of them
 # What hands the question on to another file, or changes transformers' own classes.
@@ -60,6 +61,14 @@ def language_part(config: dict[str, Any]) -> dict[str, Any]:
     """The entries that the language model reads: a model for pictures and words keeps them under text_config."""
     text = config.get("text_config")
     return {**config, **(text if isinstance(text, dict) else {})}
+
+
+def context_of(config: Any) -> int | None:
+    """The longest window that a model was made for, in tokens: of a configuration's entries, or of transformers' object
+    of it; None where it says none, as of models that keep a state instead of what they have read."""
+    part = language_part(config) if isinstance(config, dict) else vars(config.get_text_config())
+    found = (part.get(name) for name in CONTEXTS)
+    return next((one for one in found if type(one) is int and one > 0), None)
 
 
 def require_counts(config: dict[str, Any], tensors: int, numbers: int) -> None:

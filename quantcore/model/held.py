@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from quantcore.model.config_file import context_of
 from quantcore.model.experts import taken_apart
 from quantcore.model.linears import block_names
-from quantcore.model.loading import WINDOW, LoadedModel
+from quantcore.model.loading import LoadedModel
 from quantcore.model.places import with_places
 
 
@@ -24,6 +26,7 @@ class Held(Protocol):
     skeleton     the model: its modules, names and shapes; a weight may be read only inside `in_turn`
     blocks       names of the decoder blocks in order
     around       the model with a BlockPlace where each block was, all else on the device
+    folder       where the model's files are; None of one that was made in memory
     in_turn      the blocks in order, each on the device while it has its turn; close it to end early
     state_dict   every tensor that a checkpoint stores, by name, in the model's type, wherever it lies
     file_dtype   the float type in which a tensor is kept now; None for other types"""
@@ -41,9 +44,11 @@ class Held(Protocol):
     @property
     def revision(self) -> str: ...
     @property
-    def context(self) -> int: ...
+    def context(self) -> int | None: ...
     @property
     def tokenizer(self) -> Any: ...
+    @property
+    def folder(self) -> Path | None: ...
     def in_turn(self) -> Generator[tuple[str, nn.Module], None, None]: ...
     def state_dict(self) -> Mapping[str, Tensor]: ...
     def file_dtype(self, name: str) -> torch.dtype | None: ...
@@ -64,8 +69,13 @@ class WholeModel:
         return sum(one.numel() for one in self.skeleton.parameters())
 
     @property
-    def context(self) -> int:
-        return int(getattr(self.skeleton.config, "max_position_embeddings", WINDOW))
+    def context(self) -> int | None:
+        return context_of(self.skeleton.config)
+
+    @property
+    def folder(self) -> Path | None:
+        name = str(getattr(getattr(self.skeleton, "config", None), "name_or_path", ""))
+        return Path(name) if name and Path(name).is_dir() else None
 
     @cached_property
     def around(self) -> Any:

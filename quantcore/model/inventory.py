@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.model import gguf_file
-from quantcore.model.config_file import language_part
+from quantcore.model.config_file import context_of, language_part
 from quantcore.model.experts import taken_apart
 from quantcore.model.integrity import read_headers
 from quantcore.model.linears import left_float, linear_shapes, place_of
@@ -94,7 +94,7 @@ def inventory(source: str) -> Inventory:
         revision=place.revision,
         model_type=model_type,
         blocks=len({block for name in shapes if (block := place_of(name)[0]) is not None}),
-        context=config.get("max_position_embeddings"),
+        context=context_of(config),
         vocabulary=config.get("vocab_size"),
         tokens=_tokenizer_size(place.folder / "tokenizer.json"),
         parameters=sum(dtypes.values()),
@@ -117,7 +117,7 @@ def _of_gguf(source: str, place: Place) -> Inventory:
         revision=place.revision,
         model_type=model.config.model_type,
         blocks=header.blocks,
-        context=getattr(model.config, "max_position_embeddings", None),
+        context=context_of(model.config),
         vocabulary=model.config.vocab_size,
         tokens=header.tokens,
         parameters=sum(header.parameters.values()),

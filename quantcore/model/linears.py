@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from quantcore.model.experts import Experts
-from quantcore.model.probe import is_a_product, probe
+from quantcore.model.probe import Probed, is_a_product, probe
+from quantcore.model.sentences import and_more, cut
+from quantcore.scheme.plan import Plan
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -60,6 +62,32 @@ def why_float(model: nn.Module) -> dict[str, str]:
     return {name: reasons.get(name.rpartition(".")[0], NO_LINEAR) for name in left_float(model)}
 
 
+def require_plan(model: nn.Module, plan: Plan) -> None:
+    """Raises: ValueError where the model has no Linear that may be quantized, and where the plan wants codes for a
+    weight that the model changes."""
+    if plan.is_float or not _is_whole(model):
+        return
+    reasons = _reasons(model)
+    if not linears(model):
+        why = next(iter(reasons.values()), "it has none")
+        raise ValueError(f"no Linear of this {type(model).__name__} can be quantized: {why}; take another model")
+    head = head_of(model)
+    changed = [name for name, why in reasons.items() if why == CHANGED and plan.scheme_for(name, head) is not None]
+    if changed:
+        ends = short_names(changed)
+        raise ValueError(
+            f"this {type(model).__name__} changes the weights of {and_more(changed)} as it runs, so codes "
+            f"cannot stand for them; leave them float with {','.join(f'skip={end}' for end in ends)}"
+        )
+
+
+def short_names(layers: Iterable[str]) -> list[str]:
+    """How a plan may name these layers in every block: by the last two parts of their names, or the last alone where
+    the other is a number."""
+    ends = (name.split(".")[-2:] for name in layers)
+    return list(dict.fromkeys(".".join(part for part in end if not part.isdecimal()) for end in ends))
+
+
 def head_of(model: Any) -> str | None:
     """The name of the Linear that makes the logits, whatever the model calls it; None where it has none."""
     try:
@@ -72,10 +100,12 @@ def head_of(model: Any) -> str | None:
 NO_LINEAR = "it is a parameter of its own (fused experts, a router, a convolution), no Linear's weight"
 ANOTHER_FORWARD = "its class {} computes something else than a Linear"
 READ_DIRECTLY = "other code of the model reads its weight"
+CHANGED = "the model changes its weight as it runs"
+NOT_RUN = "the model does not run on a few tokens ({})"
 NOT_REACHED = "the tokens of a text do not reach it"
 ROUTER = "it chooses among experts"
 
-_probed: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
+_probed: WeakKeyDictionary[nn.Module, tuple[Probed, dict[str, str]]] = WeakKeyDictionary()
 _probing = threading.RLock()
 
 
@@ -85,22 +115,36 @@ def _is_whole(model: nn.Module) -> bool:
 
 
 def _reasons(model: nn.Module) -> dict[str, str]:
-    """Why Linears of a whole model must stay float, by their names; found once a model."""
+    """Why Linears of a whole model must stay float, by their names."""
+    return _found(model)[1]
+
+
+def flat_inputs(model: nn.Module) -> frozenset[str]:
+    """The Linears of a whole model that get tokens without windows, (tokens, K)."""
+    return _found(model)[0].flat
+
+
+def _found(model: nn.Module) -> tuple[Probed, dict[str, str]]:
+    """What a run tells, and why Linears must stay float; found once a model."""
     with _probing:
         if model not in _probed:
-            _probed[model] = _find_reasons(model)
+            experts = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Experts))
+            names = [name for name in every_linear(model) if not name.startswith(experts)]  # experts are plain Linears
+            found = probe(model, names, block_names(model))
+            _probed[model] = found, _why(model, names, found)
         return _probed[model]
 
 
-def _find_reasons(model: nn.Module) -> dict[str, str]:
-    experts = [f"{name}." for name, module in model.named_modules() if isinstance(module, Experts)]
-    names = [name for name in every_linear(model) if not name.startswith(tuple(experts))]  # experts are plain Linears
-    found = probe(model, names, block_names(model))
+def _why(model: nn.Module, names: list[str], found: Probed) -> dict[str, str]:
     routers = _routers(model, names)
     reasons: dict[str, str] = {}
     for name in names:
         module = model.get_submodule(name)
-        if name in found.read:
+        if found.error:
+            reasons[name] = NOT_RUN.format(cut(found.error, 120))
+        elif name in found.written:
+            reasons[name] = CHANGED
+        elif name in found.read:
             reasons[name] = READ_DIRECTLY
         elif name not in found.called:
             reasons[name] = NOT_REACHED
@@ -183,13 +227,25 @@ def batches(tokens: Tensor, device: torch.device, tokens_a_batch: int = 4096) ->
 
 def block_names(model: nn.Module) -> list[str]:
     """Dotted names of the decoder blocks in order: the members of the ModuleList that holds the most numbers (experts
-    are lists, too, but inside of it; a tower for images is a smaller one)."""
+    are lists, too, but inside of it) of what transformers says is the decoder: a tower for pictures may be larger."""
+    decoder = _decoder(model)
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    inside = {id(module) for module in decoder.modules()}
+    lists = {name: module for name, module in lists.items() if id(module) in inside} or lists
     if not lists:
         return []
     numbers = {name: sum(one.numel() for one in module.parameters()) for name, module in lists.items()}
     most = max(lists, key=numbers.__getitem__)
     return [f"{most}.{place}" for place in range(len(lists[most]))]
+
+
+def _decoder(model: Any) -> nn.Module:
+    """The part of a model that reads text; the model itself where it has no other."""
+    try:
+        found = model.get_decoder()
+    except (AttributeError, NotImplementedError, TypeError):
+        return cast(nn.Module, model)
+    return found if isinstance(found, nn.Module) else cast(nn.Module, model)
 
 
 def block_of(layer: str, blocks: Sequence[str]) -> str | None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.model import gguf_file
+from quantcore.model.config_file import context_of
 from quantcore.model.experts import taken_apart
 from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
@@ -58,10 +59,9 @@ class LoadedModel:
         object.__setattr__(self, "model", taken_apart(self.model))
 
     @property
-    def context(self) -> int:
-        """The longest window that the model was made for, in tokens."""
-        config: Any = self.model.config
-        return int(getattr(config, "max_position_embeddings", WINDOW))
+    def context(self) -> int | None:
+        """The longest window that the model was made for, in tokens; None where it has no such limit."""
+        return context_of(self.model.config)
 
 
 def devices() -> list[str]:

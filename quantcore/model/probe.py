@@ -3,11 +3,14 @@
     found = probe(model, names)
     found.called            those that the tokens reach; a vision tower's are not among them
     found.read              those whose `.weight` is read by somebody but themselves, so that it must stay what it is
+    found.written           those whose weight the model changes as it runs (RWKV scales some of its own)
+    found.flat              those that get tokens without windows, (tokens, K) where others get (windows, T, K)
 
 The model itself is not touched, and no weight is read: the run is on a hollow copy, the model's own modules in which
 every weight is one number seen through its whole shape, and in which a Linear makes its output without a product. So a
 model in memory, one in its files and one on the meta device give the same answer, in a fraction of a second. Of the
-decoder blocks the first of each kind run, the others hand on what they get; where a model does not bear that, all run.
+decoder blocks the first of each kind run, the others hand on what they get; where a model does not bear that, all run,
+and where it does not bear weights of one number, it gets small ones of its own, if it is no larger than FULL.
 What is found for `layers.0` holds for `layers.1`: names that differ in numbers alone are one kind.
 """
 
@@ -30,6 +33,7 @@ from quantcore.model.places import BlockPlace
 
 TOKENS = 8
 WEIGHT = 0.02  # what every weight of the hollow copy is
+FULL = 2**28  # parameters of a model whose hollow copy may be filled
 KEPT_BUFFER = 2**20  # numbers; larger buffers are shared with the model, not copied
 
 
@@ -39,14 +43,18 @@ class Probed:
 
     called: frozenset[str]
     read: frozenset[str]
+    written: frozenset[str] = frozenset()
+    flat: frozenset[str] = frozenset()
     error: str = ""
 
 
 def probe(model: nn.Module, names: Collection[str], blocks: Sequence[str]) -> Probed:
     """Run a few tokens through a causal language model. `names` are its Linears, `blocks` its decoder blocks."""
-    seen = _Seen()
-    for few in (True, False):
-        hollow = _hollow(model)
+    error = ""
+    for few, full in ((True, False), (False, False), (False, True)):
+        if full and sum(weight.numel() for weight in model.parameters()) > FULL:
+            break
+        seen, hollow = _Seen(), _hollow(model, full)
         for name in names:
             _watch(hollow.get_submodule(name), name, seen)
         with _quietly():
@@ -57,12 +65,11 @@ def probe(model: nn.Module, names: Collection[str], blocks: Sequence[str]) -> Pr
             except Exception as failure:  # whatever a stranger's module does
                 error = f"{type(failure).__name__}: {failure}"
                 continue
-        called, read = ({kind_of(name) for name in found} for found in (seen.called, seen.read))
-        return Probed(
-            frozenset(name for name in names if kind_of(name) in called),
-            frozenset(name for name in names if kind_of(name) in read),
-        )
-    return Probed(frozenset(names), frozenset(), error)
+        written = [name for name in names if hollow.get_submodule(name)._parameters["weight"]._version]
+        kinds = [set(map(kind_of, found)) for found in (seen.called, seen.read, written, seen.flat)]
+        called, read, changed, flat = (frozenset(name for name in names if kind_of(name) in one) for one in kinds)
+        return Probed(called, read, changed, flat)
+    return Probed(frozenset(), frozenset(), error=error)
 
 
 def kind_of(name: str) -> str:
@@ -98,16 +105,18 @@ class _Seen:
     def __init__(self) -> None:
         self.called: set[str] = set()
         self.read: set[str] = set()
+        self.flat: set[str] = set()
 
 
-def _hollow(model: nn.Module) -> Any:
-    """A copy of the model's modules on the CPU, in which a weight takes four bytes."""
+def _hollow(model: nn.Module, full: bool) -> Any:
+    """A copy of the model's modules on the CPU, in which a weight takes four bytes; `full`: in which it takes all."""
     one = torch.tensor(WEIGHT)
     instead: dict[int, object] = {}
     for weight in model.parameters():
         floating = weight.is_floating_point()
         number = one if floating else torch.zeros((), dtype=weight.dtype)
-        instead[id(weight)] = nn.Parameter(number.expand(weight.shape), requires_grad=False)
+        whole = number.expand(weight.shape)
+        instead[id(weight)] = nn.Parameter(whole.clone() if full else whole, requires_grad=False)
     for buffer in model.buffers():
         instead[id(buffer)] = _real(buffer)
     hollow: Any = copy.deepcopy(model, instead)
@@ -142,6 +151,8 @@ def _watch(layer: Any, name: str, seen: _Seen) -> None:
         def forward(self, x: Tensor, *more: Any, **named: Any) -> Any:
             nonlocal inside
             seen.called.add(name)
+            if x.ndim == 2:
+                seen.flat.add(name)
             if plain and not more and not named:
                 return x.mean(-1, keepdim=True) + torch.linspace(-0.1, 0.1, width, dtype=x.dtype)
             inside = True
@@ -183,11 +194,10 @@ def _run(hollow: Any) -> None:
     size = int(hollow.get_input_embeddings().num_embeddings)
     tokens = (torch.arange(TOKENS) % max(1, size - 4) + 3).clamp(max=size - 1)[None]
     with torch.inference_mode():
-        hollow(tokens, use_cache=False)
+        hollow(input_ids=tokens, use_cache=False)
         with suppress(Exception):
-            hollow.generate(
-                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=2, do_sample=False, pad_token_id=0
-            )
+            few = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": 0}
+            hollow.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **few)
 
 
 @contextmanager

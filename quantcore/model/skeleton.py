@@ -32,14 +32,14 @@ def build(source: str, folder: Path, most: int, gguf: str | None = None, dtype: 
 
     Raises: ValueError where transformers cannot build it, it has more than `most` parameters, or no Linear."""
     with IMPORTING:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
     which = {"trust_remote_code": False, **({"gguf_file": gguf} if gguf else {})}
     where = "header" if gguf else "config.json"
     try:
         config = AutoConfig.from_pretrained(folder, **which)
         with _at_most(most), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype or torch.float32, trust_remote_code=False)
+            model = _auto(config).from_config(config, dtype=dtype or torch.float32, trust_remote_code=False)
     except _TooManyError as error:
         raise ValueError(
             f"could not load {named(source)}: its {where} describes a model of more parameters than its files can hold "
@@ -57,6 +57,19 @@ def build(source: str, folder: Path, most: int, gguf: str | None = None, dtype: 
     if not linears(model):
         raise ValueError(f"{named(source)} has no Linear layer, so there is nothing to quantize; try 'reference'")
     return model
+
+
+def _auto(config: Any) -> Any:
+    """transformers' maker of a configuration's model: a causal language model, or one that reads pictures beside text,
+    where that is what the configuration says, or the only one there is."""
+    with IMPORTING:
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+        from transformers.models.auto import modeling_auto as known
+
+    seeing = known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+    said = (getattr(config, "architectures", None) or [None])[0]
+    texts_only = config.model_type in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if seeing and (said == seeing or not texts_only) else AutoModelForCausalLM
 
 
 def most_parameters(stored: Mapping[str, Stored]) -> int:

@@ -18,16 +18,18 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from quantcore.model.config_file import context_of
 from quantcore.model.experts import take_apart
 from quantcore.model.integrity import examine
 from quantcore.model.linears import block_names
-from quantcore.model.loading import WINDOW, generation_config
+from quantcore.model.loading import generation_config
 from quantcore.model.memory import give_back
 from quantcore.model.places import with_places
 from quantcore.model.sentences import named, quoted
@@ -75,9 +77,13 @@ class StreamedModel:
         require_ids(self.tokenizer, self.skeleton.get_input_embeddings().num_embeddings)
 
     @property
-    def context(self) -> int:
-        """The longest window that the model was made for, in tokens."""
-        return int(getattr(self.skeleton.config, "max_position_embeddings", WINDOW))
+    def context(self) -> int | None:
+        """The longest window that the model was made for, in tokens; None where it has no such limit."""
+        return context_of(self.skeleton.config)
+
+    @property
+    def folder(self) -> Path | None:
+        return self.path
 
     @cached_property
     def revision(self) -> str:

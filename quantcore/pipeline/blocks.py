@@ -126,7 +126,7 @@ class BlockWalk:
             return run
 
         with _filled(places, at), torch.inference_mode(), suppress(_Reached):
-            self._held.around(self._batches[index].to(self._device), use_cache=False)
+            self._held.around(input_ids=self._batches[index].to(self._device), use_cache=False)
         if len(calls) != count:
             raise ValueError(_NOT_IN_TURN.format(self._held.blocks[len(calls)]))
         return calls
@@ -146,7 +146,7 @@ class BlockWalk:
             return lambda *_, **__: place.returned(self._states[index])
 
         with _filled(last, handed_on), torch.inference_mode():
-            return model(batch, use_cache=False)
+            return model(input_ids=batch, use_cache=False)
 
 
 _NOT_IN_TURN = (

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import model_size
 from quantcore.model.held import Held, held
-from quantcore.model.linears import by_block, every_linear, expert_of, linear_shapes, why_float
+from quantcore.model.linears import by_block, every_linear, expert_of, head_of, linear_shapes, require_plan, why_float
 from quantcore.model.loading import LoadedModel
 from quantcore.model.places import copy_with, holding
 from quantcore.numbers.bits import Size
@@ -134,8 +134,9 @@ def planned(model: Held, plan: Plan) -> tuple[dict[str, Scheme], Size]:
     """The scheme of every Linear that the plan quantizes, and the size of the model then.
 
     Raises: ValueError for a plan that does not fit the model, and a tile that does not divide a layer."""
+    require_plan(model.skeleton, plan)
     shapes = linear_shapes(model.skeleton)
-    schemes = plan.schemes_of(shapes)
+    schemes = plan.schemes_of(shapes, head_of(model.skeleton))
     return schemes, model_size(model.skeleton, coded_under(shapes, schemes))
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from quantcore.scheme.scheme import Scheme
+from quantcore.scheme.scheme import HEAD, Scheme
 
 LONGEST_TEXT = 8000
 MARK = "@"
@@ -102,21 +102,23 @@ class Plan:
         """As `Scheme.needs_text`, of any scheme."""
         return any(one.needs_text for one in self.schemes)
 
-    def scheme_for(self, name: str) -> Scheme | None:
-        """The scheme of the layer `name`; None: it stays float."""
-        fitting = [scheme for pattern, scheme in self.overrides if fits(pattern, name)]
-        if not fitting and self.default.skips(name):
+    def scheme_for(self, name: str, head: str | None = None) -> Scheme | None:
+        """The scheme of the layer `name`; None: it stays float. `head`: what the model calls its output head, which a
+        plan may call HEAD whatever its name is."""
+        known = (name, HEAD) if name == head else (name,)
+        fitting = [scheme for pattern, scheme in self.overrides if any(fits(pattern, one) for one in known)]
+        if not fitting and any(map(self.default.skips, known)):
             return None
         scheme = fitting[-1] if fitting else self.default
         return None if scheme.is_float else scheme
 
-    def schemes_of(self, names: Iterable[str]) -> dict[str, Scheme]:
-        """The scheme of every layer of `names`, a model's Linears, that does not stay float.
+    def schemes_of(self, names: Iterable[str], head: str | None = None) -> dict[str, Scheme]:
+        """The scheme of every layer of `names`, a model's Linears, that does not stay float; `head` as in `scheme_for`.
 
         Raises: ValueError for a plan that does not fit them: a pattern that fits none, or all skipped."""
         known = list(names)
-        self.require_layers(known)
-        found = {name: scheme for name in known if (scheme := self.scheme_for(name)) is not None}
+        self.require_layers([*known, *([HEAD] if head in known else [])])
+        found = {name: scheme for name in known if (scheme := self.scheme_for(name, head)) is not None}
         if not found and not self.is_float:
             raise ValueError(f"{self} skips every Linear of the model; shorten skip=")
         return found

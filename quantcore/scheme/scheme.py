@@ -28,6 +28,7 @@ from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_obser
 
 LONGEST_TEXT = 400
 EVERY_TOKEN = "experts=all"
+HEAD = "lm_head"  # a model's output head, whatever the model calls it
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Scheme:
     weights: QuantSpec | None = None
     activations: QuantSpec | None = None
     method: Method = Rtn()
-    skip: tuple[str, ...] = ("lm_head",)
+    skip: tuple[str, ...] = (HEAD,)
     every_token: bool = False
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class Scheme:
             parts.append(str(self.method))
         if self.every_token:
             parts.append(EVERY_TOKEN)
-        if self.skip != ("lm_head",):
+        if self.skip != (HEAD,):
             parts.extend(f"skip={name}" for name in self.skip or ("none",))
         return ",".join(parts)
 

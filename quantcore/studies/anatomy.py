@@ -41,7 +41,7 @@ class Anatomy:
     parameters: int
     bytes_float: int
     vocabulary: int
-    context: int
+    context: int | None
     device: str
     versions: dict[str, str]
 

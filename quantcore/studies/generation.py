@@ -57,7 +57,7 @@ def write_on(
     Raises: ValueError for an empty prompt or a count outside 1..LONGEST."""
     if not 1 <= count <= LONGEST:
         raise ValueError(f"{count} tokens cannot be written; ask for 1 to {LONGEST}")
-    ids, _ = prompt_tokens(loaded.tokenizer, prompt, max(2, loaded.context - count))
+    ids, _ = prompt_tokens(loaded.tokenizer, prompt, None if loaded.context is None else max(2, loaded.context - count))
     ends = {loaded.tokenizer.eos_token_id}
     ids = ids.to(loaded.device)
 

@@ -28,13 +28,13 @@ OWN_CHARACTERS = 50_000_000  # of all own texts together
 
 
 class Reader(Protocol):
-    """What cutting a text needs of a model: its tokenizer and the longest window it was made for."""
+    """What cutting a text needs of a model: its tokenizer and the longest window it was made for, if there is one."""
 
     @property
     def tokenizer(self) -> Any: ...
 
     @property
-    def context(self) -> int: ...
+    def context(self) -> int | None: ...
 
 
 class Texts:
@@ -165,7 +165,7 @@ class Reading:
 
     def _cut(self, reader: Reader, text: LoadedText) -> Tensor:
         most = self.windows * self.length
-        length = min(self.length, reader.context, most)
+        length = min(self.length, reader.context or self.length, most)
         written = text.joined(reader.tokenizer, self.chat)
         if self.seed is None:
             return token_windows(reader.tokenizer, written, length, most)

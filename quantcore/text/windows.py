@@ -36,43 +36,56 @@ def require_text_size(size_bytes: int) -> None:
 def token_windows(tokenizer: Any, text: str, length: int = WINDOW, limit: int | None = None) -> Tensor:
     """The text as non-overlapping windows of token ids, shape (windows, length), int64.
 
-    The whole text is tokenized once and cut; a rest shorter than a window is left out, unless it is all there is. Where
-    the tokenizer puts a first token (bos) before a text, each window begins with it, as in training. `limit` keeps
-    the first windows that hold at most so many tokens. What is no character (a lone surrogate) becomes "?".
+    The whole text is tokenized once and cut; a rest shorter than a window is left out, unless it is all there is. What
+    the tokenizer puts before a text (bos, or several tokens), each window begins with, as in training: once, also where
+    the text has it there already, as a chat template writes it. `limit` keeps the first windows that hold at most so
+    many tokens. What is no character (a lone surrogate) becomes "?".
     Raises: ValueError for a text with fewer than two tokens, and for windows that hold none of it."""
     content = text.encode("utf-8", "replace")
     require_text_size(len(content))
-    prefix = _first_token(tokenizer)
+    prefix = prefix_of(tokenizer)
     if length < max(2, len(prefix) + 1):
         raise ValueError(f"a window of {length} tokens is too short: a model needs two to predict one; give at least 2")
     readable = content.decode("utf-8")
     ids = tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"] if readable.strip() else []
-    if len(prefix) + len(ids) < 2:
+    first = _begun(prefix, ids)
+    if len(first) < 2:
         raise ValueError(f"the text gives {len(ids)} tokens and a model needs two to predict one; give a sentence")
-    step = min(length, len(prefix) + len(ids)) - len(prefix)
-    rows = [prefix + ids[start : start + step] for start in range(0, len(ids) - step + 1, step)]
-    if limit is not None:
-        rows = rows[: max(1, limit // len(rows[0]))]
+    length = min(length, len(first))
+    most = len(ids) if limit is None else max(1, limit // length)
+    rows, start = list[list[int]](), 0
+    while len(rows) < most and len(row := _begun(prefix, ids[start : start + length])[:length]) == length:
+        start += length - (0 if ids[start : start + len(prefix)] == prefix else len(prefix))
+        rows.append(row)
     return torch.tensor(rows, dtype=torch.int64)
 
 
-def prompt_tokens(tokenizer: Any, prompt: str, context: int) -> tuple[Tensor, int]:
+def prompt_tokens(tokenizer: Any, prompt: str, context: int | None) -> tuple[Tensor, int]:
     """A prompt as one row of token ids, (1, T), and how many tokens were cut from its start to fit the context.
 
-    It begins with the tokenizer's first token (bos) where texts do; what is no character (a lone surrogate) becomes
-    "?". Raises: ValueError for a prompt of nothing but spaces."""
-    prefix = _first_token(tokenizer)
+    It begins with what the tokenizer puts before a text; what is no character (a lone surrogate) becomes "?".
+    context   None: all of it fits. Raises: ValueError for a prompt of nothing but spaces."""
+    prefix = prefix_of(tokenizer)
     readable = prompt.encode("utf-8", "replace").decode("utf-8")
     ids = tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"] if readable.strip() else []
     if not ids:
         raise ValueError("the prompt is empty and a model continues what it has read; type the start of a sentence")
-    kept = ids[-max(1, context - len(prefix)) :]
+    if ids[: len(prefix)] == prefix:
+        ids = ids[len(prefix) :]
+    kept = ids[-max(1, context - len(prefix)) :] if context is not None else ids
     return torch.tensor([prefix + kept], dtype=torch.int64), len(ids) - len(kept)
 
 
-def _first_token(tokenizer: Any) -> list[int]:
-    bos = getattr(tokenizer, "bos_token_id", None)
-    return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+def prefix_of(tokenizer: Any) -> list[int]:
+    """The tokens that the tokenizer itself puts before a text: [bos], GLM's two, or none."""
+    text, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+    places = range(len(whole) - len(text) + 1)
+    return list(next((whole[:place] for place in places if text and whole[place : place + len(text)] == text), []))
+
+
+def _begun(prefix: list[int], ids: list[int]) -> list[int]:
+    """The tokens with the prefix before them, once."""
+    return ids if ids[: len(prefix)] == prefix else prefix + ids
 
 
 TEXT_SPLITS = ("calibration", "evaluation")

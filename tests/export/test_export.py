@@ -95,7 +95,8 @@ def reader(folder: str | Path) -> nn.Module:
 def exported(lm: LoadedModel, scheme: str, folder: Path, tokens: Tensor) -> tuple[nn.Module, ExportReport]:
     """What `export_checkpoint` does, and the copy that it wrote."""
     quantized, layers = quantize_model(lm.model, scheme, calibration=tokens)
-    return quantized, write_checkpoint(lm, quantized, Plan.parse(scheme), folder, layers, tokens)
+    reader = "vllm" if "/token/" in scheme and hasattr(lm.model.config, "ffn_dim") else "transformers"
+    return quantized, write_checkpoint(lm, quantized, Plan.parse(scheme), folder, layers, tokens, reader=reader)
 
 
 def logits(model: nn.Module, tokens: Tensor) -> Tensor:

@@ -131,3 +131,13 @@ def test_what_is_known_so_far_is_the_comparison_of_the_windows_read(
 def test_no_candidate_is_refused(tiny_lm: LoadedModel) -> None:
     with pytest.raises(ValueError, match="there is no candidate to compare"):
         compare(tiny_lm.model, {}, torch.zeros(3, 4, dtype=torch.int64))
+
+
+def test_tokens_that_neither_model_ever_says_cost_nothing() -> None:
+    """Padded vocabularies have logits of -inf: 0 times (-inf - -inf) is 0. KL of (1/2, 1/2) and (1/4, 3/4) is
+    ln 2 / 2 + ln(2/3) / 2 = 0.1438."""
+    never = -math.inf
+    p, q = torch.tensor([[[0.5, 0.5, 0.0]]]).log(), torch.tensor([[[0.25, 0.75, 0.0]]]).log()
+    assert p[0, 0, 2] == never
+    assert token_kl(p, q).item() == pytest.approx(math.log(2) / 2 + math.log(2 / 3) / 2, abs=1e-6)
+    assert token_kl(p, torch.tensor([[[1.0, 0.0, 0.0]]]).log()).item() == math.inf

@@ -6,12 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from quantcore.model import loading as models
 from quantcore.model import memory, skeleton
@@ -43,9 +42,10 @@ def test_a_loaded_model_is_float32_ready_and_without_gradients(tiny_model_dir: P
     assert len(linears(loaded.model)) == 2 * 7 + 1
 
 
-def test_a_context_that_the_configuration_does_not_say_is_one_window() -> None:
-    model: Any = SimpleNamespace(config=SimpleNamespace())
-    assert LoadedModel("x", model, None, torch.device("cpu")).context == WINDOW
+def test_a_configuration_that_says_no_context_has_none() -> None:
+    model: Any = torch.nn.Module()
+    model.config = PretrainedConfig()
+    assert LoadedModel("x", model, None, torch.device("cpu")).context is None
 
 
 @pytest.mark.parametrize("source", ["a b", "../nothing/here/at/all", "owner/name/more", "https://host/x"])

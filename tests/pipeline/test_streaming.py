@@ -205,7 +205,13 @@ from benchmarks.streaming import memory
 from pathlib import Path
 from quantcore.export import checkpoint_format
 from quantcore import export_checkpoint, load_model
+from quantcore.export.forms import loadable
 from quantcore.model.streamed import StreamedModel
+from quantcore.scheme.scheme import Scheme
+from transformers import LlamaConfig
+tiny = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+scheme = Scheme.parse("w:int8/channel")
+loadable(LlamaForCausalLM(tiny), {"model.layers.0.mlp.up_proj": scheme}, torch.float32)  # what is imported late
 verb, model, out, limit = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 torch.ones(2**20).sqrt()  # the pool of threads has its stacks
 Path("/proc/self/clear_refs").write_text("5")

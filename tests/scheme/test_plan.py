@@ -100,3 +100,12 @@ def test_the_schemes_of_a_models_layers() -> None:
         Plan.parse("W8A8@gate_proj=float").schemes_of(names)
     with pytest.raises(ValueError, match="skips every Linear of the model; shorten skip="):
         Plan.parse("W8A8,skip=0,skip=lm_head").schemes_of(names)
+
+
+def test_the_head_is_meant_whatever_the_model_calls_it() -> None:
+    names = ["blocks.0.up", "head"]
+    assert list(Plan.parse("W8A16").schemes_of(names, "head")) == ["blocks.0.up"]
+    assert list(Plan.parse("W8A16").schemes_of(names)) == names
+    assert list(Plan.parse("float@lm_head=W8A16").schemes_of(names, "head")) == ["head"]
+    with pytest.raises(ValueError, match="no layer fits 'lm_head'"):
+        Plan.parse("float@lm_head=W8A16").schemes_of(names)

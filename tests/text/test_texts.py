@@ -22,7 +22,7 @@ from quantcore.text import files
 from quantcore.text.files import LoadedText, hub_text, named_text, read_content, read_text_file
 from quantcore.text.windows import token_windows
 from tests.browser_fixtures import ROOT
-from tests.conftest import tiny_tokenizer
+from tests.conftest import END, tiny_tokenizer
 from tests.fake_hub import COMMIT, fake_hub
 from ui.sidebar import UPLOAD_HELP
 
@@ -217,10 +217,8 @@ def test_a_chat_template_wraps_every_document(tiny_lm: LoadedModel) -> None:
     text = LoadedText("a", ("One.", " ", tuple(TALK)))
     told = "<user>One.</><user>Where is the key?</><assistant>On the table.</>"
     assert text.joined(tokenizer, chat=True) == told
-    assert (
-        tokenizer.decode(token_windows(tokenizer, told, 32)[0])
-        == told[: len(tokenizer.decode(token_windows(tokenizer, told, 32)[0]))]
-    )
+    read = tokenizer.decode(token_windows(tokenizer, told, 32)[0]).removeprefix(END)  # which the tokenizer puts there
+    assert read == told[: len(read)]
     with pytest.raises(
         ValueError, match="this model's tokenizer has no chat template, so 'a' can only be read as it is"
     ):

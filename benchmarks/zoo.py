@@ -1,0 +1,211 @@
+"""Every architecture under the usual schemes: quantized, exported, loaded by transformers with our logits, or refused?
+
+    python -m benchmarks.zoo                     every architecture that transformers knows (an hour); Markdown table
+    python -m benchmarks.zoo llama mamba2        these
+    python -m benchmarks.zoo --folders DIR       models that somebody else made, each a folder in DIR
+
+Each model is random and tiny (`zoo_models`). Of each scheme one word is found:
+
+    whole      all is quantized (at least 95% of the numbers in matrices that are no embedding, head, router or
+               convolution), exported, and loaded by transformers with our logits
+    part       the same, but for less than 95%
+    refused    told before the work, in one sentence
+    late       refused after work was done
+    broken     anything else: another error, or other logits
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.zoo_models import build, names, save
+from quantcore.export.checkpoint import export_checkpoint
+from quantcore.export.checkpoint_format import as_stored
+from quantcore.matmul.layers import QuantLinear
+from quantcore.model.linears import NOT_REACHED, ROUTER, head_of, left_float, linear_shapes, why_float
+from quantcore.model.loading import LoadedModel, load_model
+from quantcore.model.places import copy_with
+from quantcore.pipeline.parts import parts
+from quantcore.scheme.plan import Plan
+
+SCHEMES = {
+    "W8A16": "w:int8/group{group}",
+    "W4A16,gptq": "w:int4/group{group},gptq",
+    "W8A8 static": "w:int8/channel,a:int8/tensor/static",
+    "W8A8": "W8A8",
+    "FP8_DYNAMIC": "FP8_DYNAMIC",
+}
+WHOLE, PART, REFUSED, LATE, BROKEN = "whole", "part", "refused", "late", "broken"
+WHOLE_SHARE = 0.95
+TOLERANCE = 1e-3  # of logits, by their largest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one model under one scheme: one of the words above, and a sentence, or a share."""
+
+    model: str
+    scheme: str
+    word: str
+    says: str
+
+
+def outcomes(folder: Path, schemes: Sequence[str] = tuple(SCHEMES)) -> Iterator[Outcome]:
+    """What becomes of the model in a folder."""
+    try:
+        loaded = load_model(str(folder), "cpu")
+    except Exception as error:
+        word = REFUSED if _is_a_sentence(error) else BROKEN
+        yield from (Outcome(folder.name, scheme, word, _said(error)) for scheme in schemes)
+        return
+    tokens = torch.randint(3, 400, (4, 32), generator=torch.Generator().manual_seed(0))
+    for scheme in schemes:
+        with tempfile.TemporaryDirectory() as out:
+            word, says = outcome(loaded, SCHEMES[scheme].format(group=group_of(loaded)), Path(out) / "out", tokens)
+        yield Outcome(folder.name, scheme, word, says)
+
+
+def outcome(loaded: LoadedModel, scheme: str, out: Path, tokens: torch.Tensor) -> tuple[str, str]:
+    worked = 0
+
+    def progress(_share: float, _doing: str) -> None:
+        nonlocal worked
+        worked += 1
+
+    try:
+        report = export_checkpoint(loaded, scheme, out, tokens, progress=progress)
+    except Exception as error:
+        word = BROKEN if not _is_a_sentence(error) else LATE if worked else REFUSED
+        return word, _said(error)
+    try:
+        read, missing = opened(out)
+    except Exception as error:
+        return BROKEN, f"transformers: {_said(error)}"
+    if missing:
+        return BROKEN, f"transformers misses {missing[0]}, of {len(missing)}"
+    try:
+        with torch.inference_mode():
+            theirs = read(input_ids=tokens, use_cache=False).logits
+            ours = plainly(loaded, scheme, getattr(torch, report.dtype), tokens)
+            ours = ours(input_ids=tokens, use_cache=False).logits
+    except Exception as error:
+        return BROKEN, f"run: {_said(error)}"
+    off = float((theirs - ours).abs().max() / ours.abs().max())
+    share = share_of(loaded.model, scheme)
+    if not off < TOLERANCE:
+        return BROKEN, f"logits differ by {off:.2g}"
+    return (WHOLE if share >= WHOLE_SHARE else PART), f"{share:.0%}"
+
+
+def opened(folder: Path) -> tuple[Any, list[str]]:
+    """The checkpoint as transformers opens it, and the tensors that it did not find or had no place for."""
+    from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto
+
+    architecture = AutoConfig.from_pretrained(folder).architectures[0]
+    kind = getattr(__import__("transformers"), architecture, None) or modeling_auto.AutoModelForCausalLM
+    read, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    return read.eval(), sorted({*info["missing_keys"], *info["unexpected_keys"]})
+
+
+def plainly(loaded: LoadedModel, scheme: str, dtype: torch.dtype, tokens: torch.Tensor) -> nn.Module:
+    """Our quantized model with scales as they are stored, computed as a reader does: see `as_stored`."""
+    found: dict[str, QuantLinear] = {}
+    for part in parts(loaded, scheme, tokens):
+        found |= part.layers
+    for name, layer in found.items():
+        found[name] = as_stored(layer, dtype)
+        found[name].path = "dequantize"
+    return copy_with(loaded.model, found)
+
+
+def group_of(loaded: LoadedModel) -> int:
+    """The largest group of 16, 8, 4, 2 or 1 columns that divides every layer."""
+    widths = [width for _, width in linear_shapes(loaded.model).values()]
+    return next(group for group in (16, 8, 4, 2, 1) if all(width % group == 0 for width in widths))
+
+
+def share_of(model: nn.Module, scheme: str) -> float:
+    """The share that the plan quantizes, of the numbers in matrices that are no embedding, head, router, convolution,
+    nor of what no text reaches."""
+    shapes, head = linear_shapes(model), head_of(model)
+    done = Plan.parse(scheme).schemes_of(shapes, head)
+    quantized = sum(rows * columns for name, (rows, columns) in shapes.items() if name in done)
+    why = why_float(model)
+    left = sum(
+        matrix.numel() for name, matrix in left_float(model).items() if not _excused(model, head, name, why[name])
+    )
+    return quantized / max(1, quantized + left)
+
+
+NAMED = re.compile(r"vision|visual|multi_modal|projector|audio|router|\bgate\.weight|embed|wpe|wte|position|conv")
+
+
+def _excused(model: nn.Module, head: str | None, name: str, why: str) -> bool:
+    """Whether a matrix is none that a scheme is about."""
+    inside = name.rpartition(".")[0]
+    return inside == head or NAMED.search(name) is not None or why in (ROUTER, NOT_REACHED) or _convolves(model, name)
+
+
+def _convolves(model: nn.Module, name: str) -> bool:
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.modules.conv._ConvNd)
+
+
+def _is_a_sentence(error: Exception) -> bool:
+    return type(error) is ValueError and len(str(error)) < 400
+
+
+def _said(error: Exception) -> str:
+    return f"{'' if type(error) is ValueError else type(error).__name__ + ': '}{' '.join(str(error).split())[:300]}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--folders", type=Path)
+    parser.add_argument("--schemes", nargs="*", default=list(SCHEMES), choices=list(SCHEMES))
+    asked = parser.parse_args(arguments)
+    _be_quiet()
+    with tempfile.TemporaryDirectory() as made:
+        for name in asked.models or ([one.name for one in asked.folders.iterdir()] if asked.folders else names()):
+            folder = asked.folders / name if asked.folders else Path(made) / name
+            if not asked.folders:
+                try:
+                    save(build(name), folder)
+                except Exception as error:
+                    print(f"| {name} | not built: {_said(error)[:150]} |", flush=True)
+                    continue
+            found = list(outcomes(folder, asked.schemes))
+            print(f"| {name} | {' | '.join(f'{one.word} {one.says}'[:250] for one in found)} |", flush=True)
+            words.update(one.word for one in found)
+    print(dict(words), file=sys.stderr)
+
+
+words: Counter[str] = Counter()
+
+
+def _be_quiet() -> None:
+    torch.set_num_threads(1)  # tiny models: more threads wait for one another
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("compressed_tensors").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
+if __name__ == "__main__":
+    main()

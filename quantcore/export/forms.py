@@ -75,10 +75,10 @@ def _computed_otherwise(model: nn.Module, schemes: Mapping[str, Scheme]) -> str 
     for place, experts in experts_in(model).items():
         mine = next((one for name, one in schemes.items() if name.startswith(f"{place}.")), None)
         if mine is not None and mine.activations is not None and not read_as_linears(experts):
+            narrow = replace(mine, activations=None, skip=Scheme().skip)
             return (
                 f"transformers makes floats of experts as it loads them, so it does not round what enters those of "
-                f"{place!r}; write @experts={replace(mine, activations=None, skip=Scheme().skip)} behind the scheme, or "
-                "for vLLM --reader vllm"
+                f"{place!r}; write @experts={narrow} behind the scheme, or for vLLM --reader vllm"
             )
     flat = flat_inputs(model)
     found = [

@@ -30,6 +30,7 @@ from quantcore.model.sentences import and_more, reason
 from quantcore.model.weight_files import stored_tensors
 from quantcore.scheme.scheme import Scheme
 
+WORD_BITS = 32
 TYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "I8": torch.int8, "I32": torch.int32, "I64": torch.int64, "F16": torch.float16,
     "BF16": torch.bfloat16, "F32": torch.float32, "BOOL": torch.bool, "U8": torch.uint8,
@@ -89,8 +90,8 @@ def of_files(folder: Path) -> dict[str, Tensor]:
     stored = stored_tensors(folder)
     found = {name: _empty(one.shape, TYPES[one.dtype]) for name, one in stored.items()}
     for name in (name for name in found if name.endswith(".weight_shape")):  # by which others are read
-        with safe_open(stored[name].file, "pt") as file:
-            found[name] = file.get_tensor(name)
+        with safe_open(stored[name].file, "np") as file:
+            found[name] = torch.from_numpy(file.get_tensor(name))
     return found
 
 
@@ -113,9 +114,16 @@ def why_not(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> str | Non
         return f"it would find no {and_more(missing)}"
     if over := _unknown(found["unexpected_keys"], model):
         return f"it would have no place for {and_more(over)}"
-    if wrong := sorted(found["mismatched_keys"]):
+    if wrong := sorted(one for one in found["mismatched_keys"] if not _nearly(one[1], one[2])):
         return f"it wants {wrong[0][0]!r} in shape {tuple(wrong[0][2])}, not {tuple(wrong[0][1])}"
     return None
+
+
+def _nearly(found: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether two shapes differ by the rest of a word alone: without memory compressed-tensors takes packed words for
+    full ones."""
+    off = [one - other for one, other in zip(found, wanted, strict=False) if one != other]
+    return len(found) == len(wanted) and len(off) == 1 and 0 < off[0] < WORD_BITS
 
 
 def _unknown(names: Collection[str], model: Any) -> list[str]:
@@ -126,11 +134,13 @@ def _unknown(names: Collection[str], model: Any) -> list[str]:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without the bars and warnings of a load that nobody asked for."""
+    from loguru import logger
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     before, watched = logging.root.manager.disable, tqdm.monitor_interval
     logging.disable(logging.CRITICAL)
     tqdm.monitor_interval = 0  # no thread that watches bars
+    logger.disable("compressed_tensors")
     try:
         with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
@@ -138,3 +148,4 @@ def quietly() -> Iterator[None]:
     finally:
         logging.disable(before)
         tqdm.monitor_interval = watched
+        logger.enable("compressed_tensors")

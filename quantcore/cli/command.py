@@ -42,6 +42,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from quantcore.cli import torchrun, verbs
+from quantcore.cli.advise import add_options, advise
 from quantcore.cli.pages import app
 from quantcore.cli.sentences import require_readable, sentence
 from quantcore.cli.texts import TextOptions
@@ -131,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     ahead = verb(warm)
     ahead.add_argument("--model", metavar="M", help="compile for its Linears' shapes (default: common ones)")
     ahead.add_argument("--device", help="cuda:0, cuda:1 ... (default: the first)")
+    add_options(verb(advise))
     pages = verb(app)
     pages.add_argument("--port", type=int, default=8501, metavar="N", help="default 8501")
     pages.add_argument("--address", default="127.0.0.1", metavar="A", help="0.0.0.0 for a class; see README.md")

@@ -11,7 +11,7 @@ what was measured on a whole model in the store.
 
 from __future__ import annotations
 
-from quantcore.lab import frozen_ranges, grids, hardware, layers, mixture, outliers, start, take, whole
+from quantcore.lab import advice, frozen_ranges, grids, hardware, layers, mixture, outliers, start, take, whole
 from quantcore.lab.bench import Bench
 
 
@@ -34,6 +34,7 @@ class Beside(Bench):
     checkpoint_folder = take.checkpoint_folder
     facts = take.facts
     shape_named = hardware.shape_named
+    machine_named = advice.machine_named
 
 
 class Lab(Beside):
@@ -79,6 +80,10 @@ class Lab(Beside):
     checkpoint = take.checkpoint
     export = take.export
     read_back = take.read_back
+
+    # what to ship
+    advise = advice.advise
+    tried = advice.tried
 
     # hardware
     speed = hardware.speed

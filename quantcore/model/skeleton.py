@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantcore.model.linears import linears
+from quantcore.model.linears import every_linear
 from quantcore.model.sentences import named, quoted, reason
 from quantcore.model.weight_files import Stored
 
@@ -54,7 +54,7 @@ def build(source: str, folder: Path, most: int, gguf: str | None = None, dtype: 
                 "or try another model"
             )
         raise ValueError(f"could not load {named(source)}: {why}") from error
-    if not linears(model):
+    if not every_linear(model):
         raise ValueError(f"{named(source)} has no Linear layer, so there is nothing to quantize; try 'reference'")
     return model
 

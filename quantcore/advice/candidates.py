@@ -1,0 +1,49 @@
+"""The schemes that an advice chooses among, each with the method that measures best here; and those that it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantcore.advice.shape import ServedShape
+
+GROUPS = (128, 64, 32)  # that vLLM's mixed-precision kernels take
+GPTQ = "gptq/actorder=weight"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """name: what it is called; text: the scheme, to the letter; learns: whether it needs calibration text."""
+
+    name: str
+    text: str
+    learns: bool = False
+
+
+NOT_HERE = {
+    "W3A16": "vLLM lists no kernel for 3-bit weights",
+    "W4AFP8": "the files store one code a byte, which vLLM's kernel for packed codes (Hopper alone) may not read",
+    "NVFP4, MXFP4": "llm-compressor's guide has them for Blackwell (10.0); this lab writes no such checkpoint",
+}
+
+
+def grain(shape: ServedShape) -> str:
+    """The largest group that divides every matrix's inputs, `channel` where none does; the head stays float."""
+    widths = {one.shape[1] for one in shape.matrices if one.name != "lm_head"}
+    fits = [size for size in GROUPS if all(width % size == 0 for width in widths)]
+    return f"group{max(fits)}" if fits else "channel"
+
+
+def candidates(shape: ServedShape) -> tuple[Candidate, ...]:
+    """For a model's widths, from most bits to fewest."""
+    group = grain(shape)
+    blocks = all(out % 128 == 0 and width % 128 == 0 for out, width in {one.shape for one in shape.matrices[:-1]})
+    return (
+        Candidate("bf16", "float"),
+        Candidate("FP8_DYNAMIC", "w:fp8_e4m3/channel,a:fp8_e4m3/token/dynamic"),
+        *([Candidate("FP8_BLOCK", "w:fp8_e4m3/block128x128,a:fp8_e4m3/group128/dynamic")] if blocks else []),
+        Candidate("FP8 static", "w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static", True),
+        Candidate("W8A8", "w:int8/channel,a:int8/token/dynamic"),
+        Candidate("W8A16", "w:int8/channel"),
+        Candidate("W4A16 GPTQ", f"w:int4/{group},{GPTQ}", True),
+        Candidate("W4A16", f"w:int4/{group}"),
+    )

@@ -1,0 +1,269 @@
+"""The choice: which candidate to ship on a GPU under a load, which is next, and why not each other one.
+
+    found = advise(shape, GPUS["H100 SXM"], Load(8, 8192))
+    found.chosen.candidate.text, found.runner_up, [(one.candidate.name, one.why) for one in found.verdicts]
+
+A candidate falls out where vLLM has no kernel, where it does not fit, where its measured loss is beyond what is
+tolerated. Of those that stay, by what matters:
+
+    quality      the least loss                     latency, throughput     the fastest; of those within SAME of it the
+    memory       the fewest bytes                                           least loss: the prediction tells no less
+
+A loss is measured on this model, or it is `kin`'s: recorded on another model, fit for an order and not for a limit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from quantcore.advice.candidates import NOT_HERE, Candidate, candidates
+from quantcore.advice.load import Load, Memory, ServeTime, memory_of, serve_time, weight_bytes
+from quantcore.advice.pace import band, kind_of
+from quantcore.advice.shape import ServedShape
+from quantcore.export.serving import AMD, CPU, Place, why_not_on
+from quantcore.model.sources import ASSETS
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
+from quantcore.studies.gpus import Machine
+
+KIN = ASSETS / "kin.json"
+GOALS = ("quality", "latency", "throughput", "memory")
+SAME = 1.1  # times; smaller differences in speed are inside the prediction's error
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much may be lost: the words, and the limits that they mean."""
+
+    words: str
+    perplexity: float | None = None
+    top1: float | None = None
+
+
+TOLERANCES = {
+    one.words: one
+    for one in (
+        Tolerance("perplexity + 1%", perplexity=0.01),
+        Tolerance("perplexity + 3%", perplexity=0.03),
+        Tolerance("perplexity + 10%", perplexity=0.10),
+        Tolerance("same next token in 99 of 100", top1=0.99),
+        Tolerance("same next token in 95 of 100", top1=0.95),
+        Tolerance("whatever fits"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """KL in nats a token with its interval; `perplexity`: its relative change, at the upper end of the interval;
+    `top1`: share of equal likeliest tokens. `on`: the model and the tokens; `own`: whether that is this model."""
+
+    kl: float
+    lo: float
+    hi: float
+    perplexity: float
+    top1: float
+    on: str
+    own: bool = True
+
+    def why_not(self, limit: Tolerance) -> str | None:
+        if limit.perplexity is not None and self.perplexity > limit.perplexity:
+            return f"perplexity rises by up to {self.perplexity:.1%}, more than {limit.perplexity:.0%}"
+        if limit.top1 is not None and self.top1 < limit.top1:
+            return f"the next token is the same in {self.top1:.1%}, fewer than {limit.top1:.0%}"
+        return None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A candidate on this GPU under this load; `why` it is not the one, None for the chosen. `time` is None where it
+    cannot run; `kind` names the measured products that its time rests on."""
+
+    candidate: Candidate
+    memory: Memory
+    time: ServeTime | None
+    step_band: tuple[float, float] | None
+    kind: str | None
+    loss: Loss | None
+    closed: bool
+    why: str | None = None
+    frontier: bool = False
+
+
+@dataclass(frozen=True)
+class Advice:
+    """chosen: None where nothing fits. verdicts: all candidates, in their order; elsewhere: schemes that are none."""
+
+    model: str
+    parameters: int
+    gpu: str
+    gpus: int
+    load: Load
+    goal: str
+    tolerance: str
+    chosen: Verdict | None
+    runner_up: Verdict | None
+    verdicts: tuple[Verdict, ...]
+    elsewhere: Mapping[str, str]
+
+
+@lru_cache
+def kin() -> dict[str, Loss]:
+    """By candidate's name what it lost on the model that comes along."""
+    content = json.loads(KIN.read_text(encoding="utf-8"))
+    return {name: Loss(**figures, on=content["on"], own=False) for name, figures in content["losses"].items()}
+
+
+def place_of(machine: Machine) -> Place:
+    if machine.measured:
+        return CPU
+    return machine.capability or AMD
+
+
+def advise(
+    shape: ServedShape,
+    machine: Machine,
+    load: Load,
+    gpus: int = 1,
+    goal: str = "throughput",
+    tolerance: str = "perplexity + 1%",
+    measured: Mapping[str, Loss] | None = None,
+    weights: Mapping[str, int] | None = None,
+) -> Advice:
+    """What to ship.
+
+    measured   losses on this very model, by scheme text
+    weights    bytes of a checkpoint by scheme text, where they are known; else counted from the shapes
+    Raises: ValueError for an unknown goal or tolerance, and for fewer GPUs than one."""
+    if goal not in GOALS or tolerance not in TOLERANCES or gpus < 1:
+        raise ValueError(
+            f"goal {goal!r}, tolerance {tolerance!r}, {gpus} GPUs: the goals are {', '.join(GOALS)}, tolerances "
+            f"{'; '.join(TOLERANCES)}, and it takes at least one GPU"
+        )
+    limit, found = TOLERANCES[tolerance], []
+    for one in candidates(shape):
+        found.append(_verdict(one, shape, machine, load, gpus, limit, measured or {}, weights or {}))
+    open_ones = [one for one in found if not one.closed]
+    ranked = _ranked(open_ones, goal)
+    chosen = ranked[0] if ranked else None
+    front = {one.candidate.name for one in frontier(open_ones)}
+    told = tuple(replace(one, frontier=one.candidate.name in front, why=_why(one, chosen, goal)) for one in found)
+    by_name = {one.candidate.name: one for one in told}
+    names = [one.candidate.name for one in ranked]
+    return Advice(
+        shape.name,
+        shape.parameters,
+        machine.name,
+        gpus,
+        load,
+        goal,
+        tolerance,
+        by_name[names[0]] if names else None,
+        by_name[names[1]] if len(names) > 1 else None,
+        told,
+        NOT_HERE,
+    )
+
+
+def _verdict(
+    one: Candidate,
+    shape: ServedShape,
+    machine: Machine,
+    load: Load,
+    gpus: int,
+    limit: Tolerance,
+    measured: Mapping[str, Loss],
+    weights: Mapping[str, int],
+) -> Verdict:
+    plan, scheme = Plan.parse(one.text), Scheme.parse(one.text)
+    count = weights[one.text] if one.text in weights else weight_bytes(shape, plan)
+    memory = memory_of(shape, count, load, machine, gpus)
+    loss = Loss(0.0, 0.0, 0.0, 0.0, 1.0, "nothing is quantized") if scheme.is_float else measured.get(one.text)
+    loss = loss or kin().get(one.name)
+    if (why := why_not_on(scheme, place_of(machine))) is not None:
+        return Verdict(one, memory, None, None, None, loss, True, why)
+    time = serve_time(shape, plan, load, machine, gpus)
+    why = None
+    if memory.left < 0:
+        why = f"does not fit by {-memory.left / GB:.3g} GB"
+    elif loss is not None and loss.own:
+        why = loss.why_not(limit)
+    bound, kind = band(time.step_ms, machine), kind_of(scheme, machine)
+    return Verdict(one, memory, time, bound, kind, loss, why is not None, why)
+
+
+def _kl(one: Verdict) -> float:
+    return float("inf") if one.loss is None else one.loss.kl
+
+
+def _speed(one: Verdict, goal: str) -> float:
+    """The larger the better."""
+    assert one.time is not None
+    return one.time.tokens_s if goal == "throughput" else 1 / one.time.step_ms
+
+
+def _ranked(open_ones: Sequence[Verdict], goal: str) -> list[Verdict]:
+    """Best first: each time the best of those that are left."""
+    left, ranked = list(open_ones), []
+    while left:
+        if goal == "quality":
+            best = min(left, key=lambda one: (_kl(one), one.memory.total))
+        elif goal == "memory":
+            best = min(left, key=lambda one: (one.memory.total, _kl(one)))
+        else:
+            most = max(_speed(one, goal) for one in left)
+            best = min(
+                (one for one in left if _speed(one, goal) * SAME >= most), key=lambda one: (_kl(one), one.memory.total)
+            )
+        left.remove(best)
+        ranked.append(best)
+    return ranked
+
+
+def frontier(open_ones: Sequence[Verdict]) -> list[Verdict]:
+    """Those that no other beats in memory, time and loss at once."""
+
+    def figures(one: Verdict) -> tuple[float, float, float]:
+        return one.memory.total, one.time.step_ms if one.time else float("inf"), _kl(one)
+
+    def beaten(one: Verdict) -> bool:
+        mine = figures(one)
+        return any(
+            other is not one
+            and all(a <= b for a, b in zip(figures(other), mine, strict=True))
+            and figures(other) != mine
+            for other in open_ones
+        )
+
+    return [one for one in open_ones if not beaten(one)]
+
+
+def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
+    """Why a candidate is not the chosen one, in a line."""
+    if one.closed or chosen is None or one.candidate == chosen.candidate:
+        return one.why
+    assert one.time is not None
+    assert chosen.time is not None
+    said = []
+    speed = _speed(chosen, goal) / _speed(one, goal) if goal in ("latency", "throughput") else 0.0
+    if goal in ("latency", "throughput"):
+        said.append(
+            f"{speed:.2g} times as slow"
+            if speed > SAME
+            else f"{abs(1 / speed - 1):.0%} {'faster' if speed < 1 else 'slower'}, inside the prediction's error"
+        )
+    if goal == "memory":
+        said.append(f"takes {(one.memory.total - chosen.memory.total) / GB:.3g} GB more")
+    if one.loss and chosen.loss:
+        whose = "" if one.loss.own and chosen.loss.own else " (on kin)"
+        if chosen.loss.kl == 0 < one.loss.kl:
+            said.append(f"loses {one.loss.kl:.2g} nats a token{whose}, the chosen none")
+        elif one.loss.kl > chosen.loss.kl > 0:
+            said.append(f"loses {one.loss.kl / chosen.loss.kl:.2g} times as much KL{whose}")
+        elif one.loss.kl < chosen.loss.kl:
+            said.append(f"would lose less{whose}")
+    return ", ".join(said)

@@ -1,0 +1,150 @@
+"""Questions of who must choose: this model, this GPU, this load; ship what, and why not the others.
+
+`advise` answers from shapes, the table of GPUs and what is kept of this model's losses. `tried` measures first, by
+successive halving: every candidate that is open on a short text, then the best FINALISTS on the whole one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from quantcore.advice.candidates import candidates
+from quantcore.advice.catalog import shape_of
+from quantcore.advice.choice import Advice, Loss
+from quantcore.advice.choice import advise as choose
+from quantcore.advice.load import Load
+from quantcore.advice.shape import ServedShape, served_shape
+from quantcore.lab import take, whole
+from quantcore.lab.bench import EACH, LEARNED, MEASURED, Bench
+from quantcore.lab.hardware import LOADED
+from quantcore.lab.memo import remembered
+from quantcore.lab.whole import SoFar
+from quantcore.measure.duel import FLOAT, Duel
+from quantcore.measure.statistics import window_interval
+from quantcore.model.memory import free_memory
+from quantcore.pipeline.calibration import Progress
+from quantcore.studies.gpus import GPUS, Machine, gpu_named
+from quantcore.studies.hardware import measure_machine
+from quantcore.text.reading import CALIBRATE
+
+HERE = "this machine's CPU"
+FINALISTS = 3
+FEW = str(CALIBRATE.at_most(2560))  # what candidates learn from before they are finalists
+
+
+GPU, LOAD, GOAL, TOLERANCE = "H100 SXM", str(Load()), "throughput", "perplexity + 1%"
+
+
+def advise(
+    lab: Bench,
+    gpu: str = GPU,
+    gpus: int = 1,
+    load: str = LOAD,
+    goal: str = GOAL,
+    tolerance: str = TOLERANCE,
+    model: str = LOADED,
+    reading: str = MEASURED,
+    calibration: str = LEARNED,
+) -> Advice:
+    """What to ship; `load` as in `Load.parse`, `model` the loaded one, an id of the catalogue, a folder, a config.json.
+
+    Raises: ValueError for what is not known."""
+    asked = (machine_named(lab, gpu), Load.parse(load), gpus, goal, tolerance)
+    if model != LOADED:
+        return choose(shape_of(model), *asked)
+    shape = _loaded_shape(lab)
+    kept = whole.kept_schemes(lab, _texts(shape), reading, calibration)
+    found = whole.kept_duel(lab, kept, reading, calibration) if kept else None
+    return choose(shape, *asked, {} if found is None else _losses(found), _promised(lab, shape))
+
+
+def tried(
+    lab: Bench,
+    gpu: str = GPU,
+    gpus: int = 1,
+    load: str = LOAD,
+    goal: str = GOAL,
+    tolerance: str = TOLERANCE,
+    reading: str = MEASURED,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> Advice:
+    """The advice for the loaded model, measured: all open candidates on a short text, the best few on the whole one.
+    `so_far` hears the advice as it stands after the first."""
+
+    def tell(begin: float, stage: str) -> Progress:
+        def told(done: float, doing: str) -> None:
+            if progress:
+                progress(begin + done / 2, f"{stage}: {doing}")
+
+        return told
+
+    asked = (machine_named(lab, gpu), Load.parse(load), gpus, goal, tolerance)
+    shape = _loaded_shape(lab)
+    weights = _promised(lab, shape)
+    first = choose(shape, *asked, {}, weights)
+    able = [one.candidate.text for one in first.verdicts if one.time and one.memory.left >= 0]
+    able = [text for text in able if text != FLOAT]
+    if not able:
+        return first
+    rough = whole.duel(lab, able, EACH, FEW, tell(0.0, "a short text"))
+    between = choose(shape, *asked, _losses(rough), weights)
+    if so_far:
+        so_far(between)
+    final = whole.duel(lab, _finalists(between, able), reading, calibration, tell(0.5, "the finalists"))
+    return choose(shape, *asked, {**_losses(rough), **_losses(final)}, weights)
+
+
+def _finalists(found: Advice, able: Sequence[str]) -> list[str]:
+    """The chosen one and the runner-up, then the frontier, then by loss."""
+    first = [one.candidate.text for one in (found.chosen, found.runner_up) if one is not None]
+    rest = sorted(found.verdicts, key=lambda one: (not one.frontier, one.loss.kl if one.loss else math.inf))
+    ordered = dict.fromkeys([*first, *(one.candidate.text for one in rest)])
+    return [text for text in ordered if text in able][:FINALISTS]
+
+
+@remembered(2)
+def _loaded_shape(lab: Bench) -> ServedShape:
+    return served_shape(lab.id, lab.model)
+
+
+def _texts(shape: ServedShape) -> list[str]:
+    return [one.text for one in candidates(shape) if one.text != FLOAT]
+
+
+@remembered(2)
+def _promised(lab: Bench, shape: ServedShape) -> dict[str, int]:
+    """Bytes of the checkpoint of every candidate, as it would be written."""
+    return {text: take.promise(lab, text).bytes for text in [FLOAT, *_texts(shape)]}
+
+
+def _losses(found: Duel) -> dict[str, Loss]:
+    return {text: _loss(found, text) for text in found.reports}
+
+
+def _loss(found: Duel, text: str) -> Loss:
+    report, kl = found.reports[text], window_interval(found.scores[text].kl)
+    change = report.log_perplexity_change
+    most = change.hi if math.isfinite(change.hi) else change.value
+    return Loss(
+        kl.value, kl.lo, kl.hi, math.expm1(most), report.top1_agreement, f"{report.tokens:,} tokens of this model"
+    )
+
+
+@remembered(4)
+def machine_named(lab: Bench, gpu: str) -> Machine:
+    """A GPU of the table by its name or by what a driver or a person calls it; or this machine's CPU, measured now.
+
+    Raises: ValueError for any other."""
+    if gpu.lower() in ("cpu", HERE.lower()):
+        found = free_memory(torch.device("cpu"))
+        return replace(measure_machine("cpu"), memory_gb=None if found is None else found[1] / 1e9)
+    known = GPUS.get(gpu) or gpu_named(gpu)
+    if known is None:
+        raise ValueError(f"no GPU of the table is called {gpu[:60]!r}; it has {', '.join(GPUS)}, or cpu")
+    return known

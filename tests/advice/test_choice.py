@@ -1,0 +1,105 @@
+"""The choice: memory by hand, who falls out and why, who wins by each goal, the frontier."""
+
+import pytest
+
+from quantcore.advice.candidates import candidates, grain
+from quantcore.advice.catalog import shape_of
+from quantcore.advice.choice import GOALS, Advice, Loss, advise, frontier
+from quantcore.advice.load import SHARE, Load, memory_of, serve_time, weight_bytes
+from quantcore.scheme.plan import Plan
+from quantcore.studies.gpus import GPUS
+
+LLAMA = shape_of("meta-llama/Meta-Llama-3.1-8B")
+H100, FREE = GPUS["H100 SXM"], "whatever fits"
+
+
+def verdict(found: Advice, name: str) -> str:
+    return next(one.why or "" for one in found.verdicts if one.candidate.name == name)
+
+
+def test_a_load_is_a_line_of_text() -> None:
+    assert Load.parse("8x8192,1024+256") == Load(8, 8192, 1024, 256)
+    assert str(Load(1, 4096, 32, 16)) == "1x4096,32+16"
+    with pytest.raises(ValueError, match="cannot read the load '8k'; write sequences x context"):
+        Load.parse("8k")
+    with pytest.raises(ValueError, match="900 and an answer of 200 tokens are more than a context of 1024"):
+        Load(1, 1024, 900, 200)
+
+
+def test_memory_by_hand() -> None:
+    """8.03 billion numbers in 16 bits; 131,072 bytes a token of cache; what vLLM may take is nine tenths."""
+    weights = weight_bytes(LLAMA, Plan.parse("float"))
+    assert weights == 2 * LLAMA.parameters
+    found = memory_of(LLAMA, weights, Load(4, 8192), H100, 2)
+    assert found.cache == 4 * 8192 * 131_072
+    assert found.budget == int(SHARE * 160e9)
+    assert found.left == found.budget - found.total
+
+
+def test_four_bits_are_counted_with_their_scales() -> None:
+    """All but embeddings, head and norms: 6.98 billion weights at 4 + 16/128 bits."""
+    coded = sum(one.numbers for one in LLAMA.matrices if one.name != "lm_head")
+    expected = coded * 4.125 / 8 + 2 * (LLAMA.parameters - coded)
+    assert weight_bytes(LLAMA, Plan.parse("W4A16")) == pytest.approx(expected, rel=1e-6)
+
+
+def test_more_sequences_bring_more_tokens_and_slower_ones() -> None:
+    one, many = (serve_time(LLAMA, Plan.parse("float"), Load(n), H100) for n in (1, 64))
+    assert many.step_ms > one.step_ms
+    assert many.tokens_s > 5 * one.tokens_s
+    assert one.first_s == pytest.approx(many.first_s)
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_every_candidate_has_a_line(goal: str) -> None:
+    found = advise(LLAMA, H100, Load(), goal=goal, tolerance=FREE)
+    assert found.chosen is not None
+    for one in found.verdicts:
+        assert (one.why is None) == (one == found.chosen)
+
+
+def test_the_goals_choose_differently() -> None:
+    found = {goal: advise(LLAMA, H100, Load(), goal=goal, tolerance=FREE).chosen for goal in GOALS}
+    names = {goal: one.candidate.name for goal, one in found.items() if one}
+    assert names["quality"] == "bf16"
+    assert names["memory"].startswith("W4A16")
+    assert names["latency"] == "W4A16 GPTQ"  # as fast as rounding, and loses less on kin
+
+
+def test_why_not() -> None:
+    t4 = advise(LLAMA, GPUS["T4"], Load(1, 2048), tolerance=FREE)
+    assert "does not fit by" in verdict(t4, "bf16")
+    b200 = advise(LLAMA, GPUS["B200"], Load(), tolerance=FREE)
+    assert verdict(b200, "W8A8").startswith("vLLM has no kernel for it here")
+    nothing = advise(shape_of("meta-llama/Meta-Llama-3.1-405B"), GPUS["T4"], Load(), tolerance=FREE)
+    assert (nothing.chosen, nothing.runner_up) == (None, None)
+
+
+def test_a_measured_loss_is_held_to_what_is_tolerated() -> None:
+    w4 = next(one.text for one in candidates(LLAMA) if one.name == "W4A16 GPTQ")
+    losses = {w4: Loss(0.02, 0.01, 0.03, 0.025, 0.97, "toy")}
+    tight, loose = (advise(LLAMA, H100, Load(1), tolerance=f"perplexity + {n}%", measured=losses) for n in (1, 3))
+    assert verdict(tight, "W4A16 GPTQ") == "perplexity rises by up to 2.5%, more than 1%"
+    assert loose.chosen is not None
+    assert loose.chosen.candidate.text == w4
+    top = advise(LLAMA, H100, Load(1), tolerance="same next token in 99 of 100", measured=losses)
+    assert "the same in 97.0%, fewer than 99%" in verdict(top, "W4A16 GPTQ")
+
+
+def test_the_frontier_holds_whom_nobody_beats() -> None:
+    found = [one for one in advise(LLAMA, H100, Load(), tolerance=FREE).verdicts if not one.closed]
+    front = frontier(found)
+    names = {one.candidate.name for one in front}
+    assert {"bf16", "W4A16 GPTQ"} <= names
+    assert "W4A16" not in names  # GPTQ has its bytes and its speed, and loses less
+
+
+def test_the_group_fits_the_widths() -> None:
+    assert grain(LLAMA) == "group128"
+    assert grain(shape_of("HuggingFaceTB/SmolLM2-135M")) == "group64"
+    assert "FP8_BLOCK" not in [one.name for one in candidates(shape_of("HuggingFaceTB/SmolLM2-135M"))]
+
+
+def test_what_is_no_wish() -> None:
+    with pytest.raises(ValueError, match="goal 'speed'.*the goals are quality, latency"):
+        advise(LLAMA, H100, Load(), goal="speed")

@@ -1,0 +1,75 @@
+"""The page Which scheme should I ship?: full without a click, moves with the load, writes what it advises."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from quantcore.advice.catalog import shape_of
+from quantcore.advice.choice import advise
+from quantcore.advice.load import Load
+from quantcore.export.recipe import plan_from_recipe
+from quantcore.scheme.plan import Plan
+from quantcore.studies.gpus import GPUS
+from tests.apptest_helpers import click, figure_of, figures_of, new_server, values
+from tests.apptest_helpers import page as open_page
+
+PAGE = "14_Which_scheme_should_I_ship"
+SMALL, FREE = "meta-llama/Llama-3.2-1B", "whatever fits"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path / "home"))
+    new_server()
+
+
+def said(at: AppTest) -> str:
+    return "\n".join(one.value for one in at.markdown)
+
+
+def codes(at: AppTest) -> list[str]:
+    return [one.value for one in at.code]
+
+
+def test_alive_without_a_click_on_the_loaded_model(tiny_model_dir: Path) -> None:
+    at = open_page(PAGE, model=tiny_model_dir, limit=FREE, goal="memory").run()
+    assert not at.exception
+    assert not at.error
+    assert {shown["key"] for shown in figures_of(at)} == {"canvas", "bar"}
+    assert "Ship **" in said(at)
+    assert "not measured on this model" in said(at)
+    assert any(button.label == "Measure the candidates on this model" for button in at.button)
+
+
+def test_what_is_written_is_what_was_advised(tiny_model_dir: Path) -> None:
+    """Recipe and command hold the very scheme, for a model that is known by its shape alone."""
+    at = open_page(PAGE, model=tiny_model_dir, shape=SMALL, limit=FREE, gpu="L4", goal="memory", gpus=2).run()
+    assert not at.error
+    found = advise(shape_of(SMALL), GPUS["L4"], Load(), 2, "memory", FREE)
+    assert found.chosen is not None
+    text = found.chosen.candidate.text
+    assert f"`{text}`" in said(at)
+    recipe, script, serve = codes(at)[:3]
+    assert plan_from_recipe(recipe) == Plan.parse(text)
+    assert SMALL in script
+    assert "--tensor-parallel-size 2" in serve
+    assert f"--max-model-len {found.load.context} --max-num-seqs {found.load.sequences}" in serve
+
+
+def test_the_load_moves_the_points_and_a_click_shows_a_card(tiny_model_dir: Path) -> None:
+    at = open_page(PAGE, model=tiny_model_dir, shape=SMALL, limit=FREE, gpu="T4").run()
+    before = values(figure_of(at, "canvas")["figure"]["data"][0]["x"])[0]
+    at.select_slider(key="context").set_value(65536).run()
+    after = values(figure_of(at, "canvas")["figure"]["data"][0]["x"])[0]
+    assert after > before
+    click(at, "canvas", customdata=["W8A8"])
+    at.run()
+    assert "**W8A8**, which you clicked" in said(at)
+    table = at.table[0].value
+    assert "does not fit by" in "\n".join(table["why not"])
+
+
+def test_a_load_that_cannot_be_is_a_sentence(tiny_model_dir: Path) -> None:
+    at = open_page(PAGE, model=tiny_model_dir, shape=SMALL, context=1024, prompt_tokens=1024).run()
+    assert "are more than a context of 1024; take a longer context" in at.error[0].value

@@ -1,0 +1,116 @@
+"""What the page "Which scheme should I ship?" says: the card, why not the others, whose figures they are."""
+
+from __future__ import annotations
+
+import shlex
+
+import pandas as pd
+
+from quantcore.advice.choice import GB, Advice, Loss, Verdict
+from quantcore.advice.load import SHARE
+from quantcore.advice.pace import MEASURED_ON, fitted
+
+GUIDE = (
+    "llm-compressor's own guide (0.11, Choosing the right compression scheme) goes by the GPU's age: W4A16 or W8A16 to "
+    "save memory, W8A8 int8 for throughput from Turing on, FP8 from Ada on, NVFP4 and MXFP4 on Blackwell. This page "
+    "differs where the load says so: few sequences wait for the weights, so four bits are faster than FP8 on a Hopper "
+    "too; many wait for arithmetic, so they are not. It also asks what the model loses."
+)
+
+
+def title(found: Advice) -> str:
+    """The advice in a sentence."""
+    gpus = found.gpu if found.gpus == 1 else f"{found.gpus} x {found.gpu}"
+    if found.chosen is None:
+        least = min(found.verdicts, key=lambda one: one.memory.total)
+        short = -least.memory.left / GB
+        out = (
+            f"even {least.candidate.name} lacks {short:.3g} GB"
+            if short > 0
+            else "what fits is not tolerated or not run"
+        )
+        return f"**Nothing** can be shipped on {gpus} under this load: {out}."
+    return f"Ship **{found.chosen.candidate.name}** on {gpus}: `{found.chosen.candidate.text}`"
+
+
+def card(one: Verdict) -> list[str]:
+    """Memory, times and loss of a candidate, a line each."""
+    memory, lines = one.memory, []
+    lines.append(
+        f"**{memory.total / GB:.3g} GB** of {memory.budget / GB:.3g} GB ({SHARE:.0%} of the memory): weights "
+        f"{memory.weights / GB:.3g}, cache {memory.cache / GB:.3g}, activations {memory.activations / GB:.2g}; "
+        + (f"{memory.left / GB:.3g} GB are left." if memory.left >= 0 else f"**{-memory.left / GB:.3g} GB too many.**")
+    )
+    if one.time is not None and one.step_band is not None:
+        lo, hi = one.step_band
+        lines.append(
+            f"First token after **{1e3 * one.time.first_s:,.3g} ms**, then one each **{one.time.step_ms:.3g} ms** "
+            f"({lo:.3g} to {hi:.3g}): **{one.time.tokens_s:,.4g} tokens/s** for all sequences. Predicted."
+        )
+    lines.append(loss(one.loss))
+    return lines
+
+
+def loss(found: Loss | None) -> str:
+    if found is None:
+        return "Loss: **not measured on this model**, nor on its kin."
+    if found.kl == 0:
+        return "Loss: none, nothing is quantized."
+    figures = (
+        f"KL **{found.kl:.3g}** ({found.lo:.3g} to {found.hi:.3g}) nats a token, perplexity up by at most "
+        f"{found.perplexity:.2%}, the same next token in {found.top1:.1%}; {found.on}"
+    )
+    return f"Loss, measured: {figures}." if found.own else f"Loss: **not measured on this model**. Kin: {figures}."
+
+
+def table(found: Advice) -> pd.DataFrame:
+    """All candidates, and why each is not the one."""
+    rows = []
+    for one in found.verdicts:
+        time = one.time
+        rows.append(
+            {
+                "candidate": one.candidate.name,
+                "why not": one.why or ("**the advice**" if one == found.chosen else ""),
+                "GB": round(one.memory.total / GB, 2),
+                "ms a token": None if time is None else round(time.step_ms, 2),
+                "tokens/s": None if time is None else round(time.tokens_s, 1),
+                "KL": None if one.loss is None else round(one.loss.kl, 5),
+                "KL of": "" if one.loss is None else "this model" if one.loss.own else "kin",
+                "frontier": one.frontier,
+                "scheme": one.candidate.text,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def elsewhere(found: Advice) -> str:
+    return "Not among the candidates: " + "; ".join(f"**{name}**: {why}" for name, why in found.elsewhere.items()) + "."
+
+
+def trust(found: Advice) -> str:
+    """How good the speed model is, and for which GPUs."""
+    errors, here = fitted().held_out, found.gpu in MEASURED_ON
+    said = (
+        f"Speed: a model fitted to products of this lab's own kernels, recorded on an H100 and an H200. Held out, the "
+        f"median error is {errors['shape'].median:.0%} on shapes, {errors['tokens'].median:.0%} on numbers of tokens, "
+        f"{errors['gpu'].median:.0%} on a GPU it had not seen, {errors['decode'].median:.0%} on whole decode steps."
+    )
+    if not here:
+        said += f" Nothing was measured on a {found.gpu}: the same efficiency is assumed, the band is twice as wide."
+    return said
+
+
+def others() -> pd.DataFrame:
+    """How vLLM's backend did beside bf16, and how ours is predicted to."""
+    told = fitted().others
+    names = [name for name in told if name not in ("whose", "tokens")]
+    return pd.DataFrame({"tokens": told["tokens"], **{f"Humming {name}, x bf16": told[name] for name in names}})
+
+
+def serve_line(folder: str, found: Advice) -> str:
+    """The shell's line that serves the checkpoint under the load."""
+    words = ["vllm", "serve", folder, "--max-model-len", str(found.load.context)]
+    words += ["--max-num-seqs", str(found.load.sequences), "--gpu-memory-utilization", str(SHARE)]
+    words += ["--tensor-parallel-size", str(found.gpus)] if found.gpus > 1 else []
+    return shlex.join(words)

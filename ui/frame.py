@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -35,6 +35,7 @@ from ui import widgets as controls
 from ui.classroom import without_paths
 from ui.components.chart import head_start
 from ui.components.copy_link import copy_link
+from ui.components.glossary import glossary
 from ui.components.page_life import page_life
 from ui.job_end import LONGEST, own_words
 from ui.markdown import as_is
@@ -99,8 +100,31 @@ def bare(question: str) -> None:
     st.title(question)
 
 
-def _begin(question: str) -> None:
-    st.set_page_config(page_title=f"{question} - Quantization lab", page_icon=str(ICON), layout="wide")
+def stage(question: str, file: str, alone: bool = True) -> Choice | None:
+    """The frame of a page that is one screen: the sidebar folded away, no title; what the sidebar says. `alone`: False
+    for who follows somebody else, and has no sidebar."""
+    _begin(question, "collapsed")
+    head_start()
+    controls.begin(page_of(file))
+    if not alone:
+        glossary()
+        return None
+    menu()
+    choice = None
+    with problems():
+        choice = sidebar()
+    if choice is None:
+        st.stop()
+    return choice
+
+
+def _begin(question: str, sidebar_state: Literal["auto", "collapsed"] = "auto") -> None:
+    st.set_page_config(
+        page_title=f"{question} - Quantization lab",
+        page_icon=str(ICON),
+        layout="wide",
+        initial_sidebar_state=sidebar_state,
+    )
     st.html(STYLE)
     try:
         visitors.require_server()
@@ -167,7 +191,7 @@ def ask(question: str, file: str) -> None:
 
 
 def menu() -> None:
-    """The pages, as links that keep the model, the layer and the text."""
+    """The pages, as links that keep the model, the layer and the text; and the words of this field, explained."""
     with st.sidebar, st.container(key="menu", gap=None):
         for section, pages in sections().items():
             if section and pages:
@@ -175,6 +199,7 @@ def menu() -> None:
             for label, path in pages.items():
                 link(label, path, {}, width="stretch")
         st.divider()
+        glossary()
 
 
 def link(label: str, path: str, state: Mapping[str, Any], **more: Any) -> None:

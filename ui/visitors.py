@@ -95,3 +95,8 @@ def is_teacher() -> bool:
         st.session_state["_teacher"] = is_teachers(word)
         del st.query_params[WORD]  # a link that is passed on does not pass it on
     return classroom() is None or st.session_state.get("_teacher", False)
+
+
+def may_present() -> bool:
+    """`is_teacher`, asked in a callback, after the page has read its link."""
+    return classroom() is None or st.session_state.get("_teacher", False)

@@ -11,7 +11,19 @@ what was measured on a whole model in the store.
 
 from __future__ import annotations
 
-from quantcore.lab import advice, frozen_ranges, grids, hardware, layers, mixture, outliers, start, take, whole
+from quantcore.lab import (
+    advice,
+    frozen_ranges,
+    grids,
+    hardware,
+    layers,
+    mixture,
+    outliers,
+    specimens,
+    start,
+    take,
+    whole,
+)
 from quantcore.lab.bench import Bench
 
 
@@ -35,6 +47,15 @@ class Beside(Bench):
     facts = take.facts
     shape_named = hardware.shape_named
     machine_named = advice.machine_named
+    wall = specimens.wall
+    giant = specimens.giant
+    one_sided = specimens.one_sided
+    uneven = specimens.uneven
+    few = specimens.few
+    sizes = specimens.sizes
+    input_error = specimens.input_error
+    off_by = specimens.off_by
+    pair = specimens.pair
 
 
 class Lab(Beside):
@@ -57,6 +78,7 @@ class Lab(Beside):
     remedy = outliers.remedy
     ranges = frozen_ranges.ranges
     clips = frozen_ranges.clips
+    cut = specimens.cut
     dynamic_cost = frozen_ranges.dynamic_cost
 
     # one layer
@@ -65,6 +87,7 @@ class Lab(Beside):
     gptq_order = layers.gptq_order
     gptq_map = layers.gptq_map
     gptq_cost = layers.gptq_cost
+    by_hand = specimens.by_hand
 
     # the whole model
     duel = whole.duel

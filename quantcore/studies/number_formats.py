@@ -96,3 +96,10 @@ def snap(x: float, grid: Grid) -> Snap:
     half_lo, half_hi = (levels[1] - levels[0]) / 2, (levels[-1] - levels[-2]) / 2
     clipped = bool((value < levels[0] - half_lo) | (value > levels[-1] + half_hi))
     return Snap(float(value), float(value / grid.scale), float(q), x_hat, x_hat - float(value), clipped)
+
+
+def relative_error(x: Tensor, grid: Grid) -> Tensor:
+    """|x_hat - x| / |x| of each value; 0 for a value of 0. Shape as x, float32 on the CPU."""
+    flat = x.float().cpu()
+    error = (from_grid(to_grid(flat, grid.qparams, grid.fmt), grid.qparams) - flat).abs()
+    return torch.where(flat == 0, torch.zeros_like(flat), error / flat.abs())

@@ -21,9 +21,9 @@ DIGITS = 6
 _mount = component("column_player")
 
 
-def column_player(steps: TileSteps, *, key: str, alt: str) -> None:
-    """Draw the player. Raises: ValueError without alt."""
-    _mount(encode(describe(steps, key=key, alt=alt)), key=key)
+def column_player(steps: TileSteps, *, key: str, alt: str, compact: bool = False) -> None:
+    """Draw the player; `compact` leaves out the maps of errors. Raises: ValueError without alt."""
+    _mount(encode({**describe(steps, key=key, alt=alt), "compact": compact}), key=key)
 
 
 def describe(steps: TileSteps, *, key: str, alt: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Player {
     this.slider.max = steps;
     this.step = this.step === undefined || this.step > steps ? message.start : this.step;
     this.root.dataset.key = message.key;
+    this.root.classList.toggle("compact", Boolean(message.compact));
     this.root.setAttribute("aria-label", message.alt);
     const { original, quantized, rtn, err, factor } = message;
     this.gptqError = original.map((row, r) => row.map((w, k) => Math.abs(w - quantized[r][k])));
@@ -182,8 +183,9 @@ class Player {
     const seen = (errors) => (r, k) => (k < step ? shade(errors[r][k]) : null);
     const frame = { rows: message.rows, columns, step, theme };
     mapPicture(this.push.canvas, cell, { ...frame, framed: step - 1 });
-    mapPicture(this.gptq.canvas, seen(this.gptqError), frame);
-    mapPicture(this.rtn.canvas, seen(this.rtnError), frame);
+    for (const [figure, errors] of message.compact ? [] : [[this.gptq, this.gptqError], [this.rtn, this.rtnError]]) {
+      mapPicture(figure.canvas, seen(errors), frame);
+    }
     lossPicture(this.loss.canvas, message, frame);
     this.legend(this.push.key, blend.gradient, -this.pushLimit, this.pushLimit, "in units of the weight; colours by the square root");
     for (const { key } of [this.gptq, this.rtn]) this.legend(key, shade.gradient, 0, this.errorLimit, "in units of the weight; colours by the square root");

@@ -1,0 +1,91 @@
+"""Thirty students follow a teacher: how soon a reveal reaches all of them, and what the server pays for it.
+
+    python -m benchmarks.course_class                 prints the table, writes results/course_class.json
+
+A real server in class mode; the students are WebSocket clients that rerun their fragments as a browser would, so all of
+the server's work is done and nothing is drawn. The teacher's page opens a class, every student guesses, the teacher
+shows the answer; measured is the time from that press until a student's page has the answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import statistics
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from tests.browser_fixtures import ROOT, serving
+from tests.visits import visit
+
+RESULTS = Path(__file__).parent / "results" / "course_class.json"
+WORD = "the-teachers-word"
+TITLES = {9: "A scale per token", 4: "Clip", 7: "What a scale costs"}  # a wipe, a number on an axis, a count
+MARK = "**But:**"  # stands on every answer's page
+
+
+async def lesson(url: str, count: int) -> dict[str, list[float]]:
+    """Seconds to every student, reveal by reveal."""
+    seen: dict[str, list[float]] = {}
+    async with AsyncExitStack() as stack:
+        teacher = await stack.enter_async_context(visit(url))
+        await teacher.open("Course", f"scene={next(iter(TITLES))}&teacher={WORD}")
+        await teacher.press("Present to a class")
+        code = next(one for text in teacher.words[::-1] for one in re.findall(r"join=([A-Z0-9]{6})", text))
+        students = [await stack.enter_async_context(visit(url)) for _ in range(count)]
+        await asyncio.gather(*(one.open("Course", f"join={code}") for one in students))
+        for number, title in TITLES.items():
+            await teacher.press(f"{number}. {title}")
+            await asyncio.gather(*(one.follow(4.0) for one in students), teacher.follow(4.0))
+            watching = [asyncio.create_task(one.follow(60.0, MARK)) for one in students]
+            started = time.perf_counter()
+            times = [asyncio.create_task(_timed(one, started)) for one in watching]
+            await teacher.press("Show")
+            await asyncio.gather(*times)
+            seen[str(number)] = [one.result() for one in times]
+    return seen
+
+
+async def _timed(watching: asyncio.Task[bool], started: float) -> float:
+    if not await watching:
+        raise TimeoutError("a student had not seen the answer within 60 s")
+    return time.perf_counter() - started
+
+
+def run(count: int) -> dict[str, Any]:
+    os.environ |= {"QUANT_CLASS": "reference", "QUANT_TEACHER": WORD}
+    with tempfile.TemporaryDirectory() as home, serving(ROOT / "serve.py", Path(home)) as url:
+        time.sleep(15)  # the server warms up
+        found = asyncio.run(lesson(url, count))
+    every = sorted(one for times in found.values() for one in times)
+    return {
+        "machine": machine.describe(),
+        "students": count,
+        "reveals": {
+            number: {"median_s": statistics.median(times), "last_s": max(times)} for number, times in found.items()
+        },
+        "median_s": statistics.median(every),
+        "p95_s": every[int(0.95 * len(every))],
+        "last_s": every[-1],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--students", type=int, default=30)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    report = run(args.students)
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The course, walked through: every scene with the right guess, a wrong one and none, on two models of two kinds."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from quantcore.lab.lab import Lab
+from tests.apptest_helpers import ROOT, errors, new_server, page, said
+from tests.conftest import VOCAB, tiny_tokenizer
+from tests.ui.test_page_duel import settle
+from ui import kept
+from ui.course import answers
+from ui.course.guess import Number, Order, Rows
+from ui.course.scene import Missing, Scene, Specimen, scenes
+from ui.course.screen import RIGHT_WORDS
+
+SCENES = [pytest.param(number, scene, id=scene.key) for number, scene in enumerate(scenes(), 1)]
+NEEDS_OUTLIERS = {"one_sided", "wall", "token"}  # which random weights may lack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What one scene has measured is there for the next, as in a lesson."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANT_HOME", str(tmp_path_factory.mktemp("home")))
+        new_server()
+        yield
+        new_server()
+
+
+@pytest.fixture(scope="module")
+def gpt2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT-2: Conv1D in place of Linear, no gate in its MLP, a GELU, and hardly an outlier."""
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    tiny_tokenizer().save_pretrained(folder)
+    config = GPT2Config(
+        vocab_size=VOCAB, n_embd=64, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=0,
+        initializer_range=0.2,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["reference", "gpt2"])
+def model(request: pytest.FixtureRequest) -> str:
+    return "reference" if request.param == "reference" else str(request.getfixturevalue("gpt2_dir"))
+
+
+def course(number: int, model: str, **state: str) -> AppTest:
+    at = page("0_Course", model=model, scene=number, **state)
+    settle(at)
+    assert errors(at) == []
+    return at
+
+
+def specimen_of(scene: Scene, model: str) -> Specimen | Missing:
+    return answers.found(lab_of(model), scene)
+
+
+def lab_of(model: str) -> Lab:
+    return kept.shared_lab(model, "cpu")
+
+
+def wrong(guess: Number | Rows | Order, truth: str) -> str:
+    """A guess that is not right."""
+    if isinstance(guess, Number):
+        far = max((guess.lo, guess.hi), key=lambda end: abs(end - float(truth)))
+        return guess.read(f"{far:.10g}") or ""
+    if isinstance(guess, Order):
+        return guess.of(guess.places(truth)[::-1])
+    first, *rest = truth.split(",")
+    other = 2 if first == "1" else 1
+    return ",".join([str(other), *rest])
+
+
+def everything_shown(at: AppTest) -> str:
+    return said(at) + "\n".join(one.value for one in at.info)
+
+
+@pytest.mark.parametrize(("number", "scene"), SCENES)
+def test_a_scene_without_a_guess_with_a_wrong_and_a_right_one(number: int, scene: Scene, model: str) -> None:
+    at = course(number, model)
+    assert at.title[0].value == scene.ask
+    found = specimen_of(scene, model)
+    if isinstance(found, Missing):
+        assert scene.key in NEEDS_OUTLIERS | {"two_weights", "frozen", "ship"}
+        assert model != "reference"
+        assert found.said in [one.value for one in at.info]
+        assert "Show" not in [one.label for one in at.button]
+        return
+    assert found.said in said(at)
+    at.button(key="course_show").click()
+    settle(at)
+    assert errors(at) == []
+    shown = answers.revealed(lab_of(model), scene)
+    for words in (shown.answer, shown.why):
+        assert words in said(at)
+    assert "You said" not in said(at)
+    assert found.guess.read(shown.truth) is not None
+    for text, right in ((wrong(found.guess, shown.truth), False), (found.guess.read(shown.truth), True)):
+        assert text is not None
+        at = course(number, model, guess=text, shown="true")
+        assert found.guess.verdict(text, shown.truth) in said(at)
+        assert (RIGHT_WORDS in said(at)) is right
+        assert found.guess.right(text, shown.truth) is right
+        assert not at.warning
+
+
+def test_the_reference_model_has_a_specimen_of_every_idea() -> None:
+    missing = [scene.key for scene in scenes() if isinstance(specimen_of(scene, "reference"), Missing)]
+    assert missing == []
+
+
+def test_buttons_walk_the_course_to_its_end_and_back(gpt2_dir: Path) -> None:
+    at, seen = course(1, str(gpt2_dir)), []
+    for _ in scenes():
+        seen.append(at.title[0].value)
+        at.button(key="course_next").click()
+        at.run()
+        assert errors(at) == []
+    assert seen == [scene.ask for scene in scenes()]
+    assert "can you beat the engine" in at.title[0].value
+    assert at.button(key="course_next").disabled
+    at.button(key="course_back").click()
+    at.run()
+    assert at.title[0].value == scenes()[-1].ask
+
+
+@pytest.mark.parametrize("asked", ["0", "16", "-1", "x", "²", "1" * 400, "<b>"])
+def test_a_link_to_no_scene_begins_at_the_first_and_says_so(asked: str) -> None:
+    at = page("0_Course", scene=asked)
+    settle(at)
+    assert errors(at) == []
+    assert at.title[0].value == scenes()[0].ask
+    assert "1 to 15" in at.warning[0].value
+
+
+@pytest.mark.parametrize("guess", ["nan", "99", "<img src=x>", "1" * 5000])
+def test_a_links_guess_that_is_none_is_told(guess: str) -> None:
+    at = page("0_Course", scene=4, guess=guess.replace("99", "999"))
+    settle(at)
+    assert errors(at) == []
+    assert [one.value for one in at.warning] == ["The link's guess is none that this scene takes."]
+
+
+def test_a_scene_is_one_file() -> None:
+    files = sorted((ROOT / "ui" / "course" / "scenes").glob("s*.py"))
+    assert [file.stem[4:] for file in files] == [scene.key for scene in scenes()]
+    assert len(files) == 14

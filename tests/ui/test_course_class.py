@@ -1,0 +1,132 @@
+"""A class on the course's page: who may present, what a follower sees, what becomes of hostile guesses."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.apptest_helpers import errors, new_server, page, said
+from tests.ui.test_page_duel import settle
+from ui import kept, visitors
+from ui.classroom import teachers_word
+from ui.course import answers
+from ui.course.present import KEY, rooms
+from ui.course.rooms import Room
+from ui.course.scene import scenes
+from ui.jobs import Asker
+
+CLIP = next(number for number, scene in enumerate(scenes(), 1) if scene.key == "clip")
+
+
+@pytest.fixture(autouse=True)
+def in_class(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("QUANT_CLASS", f"reference,{tiny_model_dir}")
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path / "home"))
+    new_server()
+    rooms.clear()
+    yield
+    rooms.clear()
+
+
+@pytest.fixture
+def model(tiny_model_dir: Path) -> str:
+    return tiny_model_dir.name
+
+
+def teacher(model: str) -> tuple[AppTest, Room]:
+    """The teacher's page at the scene Clip, presenting."""
+    at = settle(page("0_Course", model=model, scene=CLIP, teacher=teachers_word()))
+    next(one for one in at.button if one.label == "Present to a class").click()
+    settle(at)
+    assert errors(at) == []
+    (room,) = rooms().all()
+    return at, room
+
+
+def student(room: Room, name: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setattr(visitors, "asker", lambda: Asker(name, name))
+    at = page("0_Course", join=room.code)
+    return settle(at)
+
+
+def test_only_the_teacher_may_open_a_class(model: str) -> None:
+    for word in ("", "wrong"):
+        at = settle(page("0_Course", model=model, scene=CLIP, teacher=word))
+        assert "Present to a class" not in [one.label for one in at.button]
+    at, room = teacher(model)
+    assert room.code in at.code[0].value
+    assert room.scene == CLIP - 1
+    assert room.key not in "\n".join(str(one.proto) for one in at.main if hasattr(one, "proto"))
+
+
+def test_a_session_with_a_guessed_key_presents_nothing(model: str) -> None:
+    _, room = teacher(model)
+    stranger = page("0_Course", model=model, scene=CLIP)
+    stranger.session_state[KEY] = (room.code, "guessed")
+    settle(stranger)
+    assert not [one for one in stranger.button if one.label == "End the class"]
+    stranger.button(key="course_next").click()
+    settle(stranger)
+    assert room.scene == CLIP - 1
+
+
+def test_followers_guess_and_see_the_answer_when_it_is_shown(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at, room = teacher(model)
+    ann = student(room, "ann", monkeypatch)
+    assert errors(ann) == []
+    assert ann.title[0].value == scenes()[CLIP - 1].ask
+    assert "The answer comes when your teacher shows it." in said(ann)
+    for label in ("Show", "Next ▶", "Guess again", "Present to a class"):
+        assert label not in [one.label for one in ann.button]
+    key = f"follow_{room.code}_{room.version}"
+    ann.session_state[key] = {"value": {"text": "30", "start_id": f"{key}/None"}}
+    ann.run()
+    assert room.guesses == ["30"]
+    assert "Your guess: **30%**" in said(ann)
+    bob = student(room, "bob", monkeypatch)
+    bob.session_state[key] = {"value": {"text": "50", "start_id": f"{key}/None"}}
+    bob.run()
+    assert room.guesses == ["30", "50"]
+    at.button(key="course_show").click()
+    settle(at)
+    assert room.shown
+    assert "2 guesses" in said(at)
+    shown = answers.revealed(kept.shared_lab(model, "cpu"), scenes()[CLIP - 1])
+    bob.run()
+    assert shown.answer in said(bob)
+    assert "You said 50%" in said(bob)
+    assert "2 guesses" in said(bob)
+    at.button(key="course_next").click()
+    settle(at)
+    bob.run()
+    assert bob.title[0].value == scenes()[CLIP].ask
+    assert room.guesses == []
+
+
+@pytest.mark.parametrize("text", ["nan", "-5", "1e9", "<script>", "4" * 9000, "", None, 7, {"a": 1}])
+def test_a_hostile_guess_is_none(text: object, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, room = teacher(model)
+    ann = student(room, "ann", monkeypatch)
+    key = f"follow_{room.code}_{room.version}"
+    ann.session_state[key] = {"value": {"text": text, "start_id": f"{key}/None"}}
+    ann.run()
+    assert errors(ann) == []
+    assert not ann.exception
+    assert room.guesses == []
+
+
+@pytest.mark.parametrize("code", ["", "AAAAAA", "<b>", "A" * 5000, "../../x"])
+def test_a_code_of_no_class_is_said(code: str) -> None:
+    at = settle(page("0_Course", join=code))
+    assert "No class has this code" in errors(at)[0]
+    assert not at.exception
+
+
+def test_a_class_that_ended_is_said(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at, room = teacher(model)
+    ann = student(room, "ann", monkeypatch)
+    next(one for one in at.button if one.label == "End the class").click()
+    settle(at)
+    ann.run()
+    assert "No class has this code" in errors(ann)[0]

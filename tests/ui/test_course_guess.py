@@ -1,0 +1,77 @@
+"""Guesses as texts: what is read, what is refused, what is right, how a class's answers are counted."""
+
+import pytest
+
+from ui.course.guess import Number, Order, Pick, Rows
+
+DB = Number("dB", 0, 30, 0.5, near=2)
+TWO = Rows((("small", ("int8", "fp8")), ("large", ("int8", "fp8"))))
+CARDS = Order(("a", "b", "c"))
+HOSTILE = [
+    "",
+    " ",
+    "nan",
+    "inf",
+    "-1",
+    "31",
+    "1e999",
+    "<b>1</b>",
+    "1,",
+    ",",
+    "0,1",
+    "1;2",
+    "²",
+    "9" * 5000,
+    "1\n2",
+    "--1",
+    "0x1",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("guess", [DB, TWO, CARDS, Pick("yes", "no")])
+def test_what_is_no_guess_is_refused(guess: Number | Rows | Order, text: str) -> None:
+    assert guess.read(text) is None
+
+
+def test_a_number_goes_to_its_step_and_says_how_far_off_it_is() -> None:
+    assert DB.read("12.2") == "12"
+    assert DB.read("12.3") == "12.5"
+    assert DB.words("12") == "12.0 dB"
+    assert Number("%", 0, 100, 1, near=5).words("7") == "7%"
+    assert DB.right("12", "14")  # within 2 dB
+    assert not DB.right("12", "14.5")
+    assert DB.verdict("12", "17.4") == "You said 12.0 dB: 5.4 dB too low."
+    assert DB.verdict("20", "17.4") == "You said 20.0 dB: 2.6 dB too high."
+
+
+def test_numbers_fall_into_bars_of_whole_steps() -> None:
+    tally = Number("%", 0, 10, 1, near=1).tally(["0", "3", "3", "10"], "4.4")
+    assert tally.labels == tuple(f"{i}%" for i in range(11))
+    assert tally.counts == (1, 0, 0, 2, 0, 0, 0, 0, 0, 0, 1)
+    assert tally.true == (4,)
+    wide = Number("%", 0, 100, 1, near=1).tally(["0", "5", "100"], "99")
+    assert sum(wide.counts) == 3
+    assert wide.counts[0] == 2  # 0 to 5 share a bar: 101 steps in 17 bars
+    assert wide.true == (16,)
+
+
+def test_one_option_a_row() -> None:
+    assert TWO.read("2,1") == "2,1"
+    assert TWO.read("02,1") == "2,1"
+    assert TWO.words("2,1") == "small: fp8, large: int8"
+    assert TWO.of("fp8", "int8") == "2,1"
+    assert TWO.verdict("1,1", "2,1") == "You have 1 of 2 right."
+    assert Pick("yes", "no").verdict("1", "2") == "You said yes; it is no."
+    assert TWO.tally(["2,1", "1,1"], "2,1").counts == (1, 1, 2, 0)
+    assert TWO.tally([], "2,1").true == (1, 2)
+
+
+def test_an_order_is_judged_by_its_pairs() -> None:
+    assert CARDS.read("3,1,2") == "3,1,2"
+    assert CARDS.read("1,1,2") is None
+    assert CARDS.pairs("1,2,3", "1,2,3") == 3
+    assert CARDS.pairs("3,2,1", "1,2,3") == 0
+    assert CARDS.pairs("2,1,3", "1,2,3") == 2  # all but the pair (1, 2)
+    assert CARDS.words("3,1,2") == "c, a, b"
+    assert CARDS.tally(["1,2,3", "3,2,1", "2,1,3"], "1,2,3").counts == (1, 0, 1, 1)

@@ -1,0 +1,90 @@
+"""Two controls for a guess, moved by mouse, by touch or by keys: a number on an axis, and cards in an order.
+
+    text = ruler(label="How many dB?", lo=0, hi=30, step=0.5, unit="dB", start=None, key="guess_3")      "12", or None
+    text = sorter(label="Sort the columns", cards=[("7", curve), ...], start="1,2,3", key="guess_13")
+
+Both hand over a text, as guesses are kept everywhere, and None until they were touched. `start` moves the control only
+when it changes from outside: what the hand did stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ui.components.bridge import component, encode
+
+_mount_ruler = component("ruler")
+_mount_sorter = component("sorter")
+TICKS = 5
+
+
+def ruler(
+    *,
+    label: str,
+    lo: float,
+    hi: float,
+    step: float,
+    unit: str,
+    start: str | None,
+    key: str,
+    name: str = "",
+    hint: str = "Drag me",
+    ticks: Sequence[tuple[float, str]] = (),
+    counts: Sequence[float] = (),
+    edges: Sequence[float] = (),
+    locked: bool = False,
+) -> str | None:
+    """Draw the axis; the number as it was released last. Raises: ValueError unless lo < hi and edges fit the counts."""
+    if not lo < hi:
+        raise ValueError(f"the ruler {key!r} goes from {lo:g} to {hi:g}; its ends must differ")
+    if counts and len(edges) != len(counts) + 1:
+        raise ValueError(f"the ruler {key!r}: {len(counts)} counts need {len(counts) + 1} edges, got {len(edges)}")
+    places = [lo + (hi - lo) * i / (TICKS - 1) for i in range(TICKS)]
+    message = {
+        "key": key,
+        "label": label,
+        "lo": lo,
+        "hi": hi,
+        "step": step,
+        "unit": unit,
+        "name": name,
+        "hint": hint,
+        "value": None if start is None else float(start),
+        "start_id": f"{key}/{start}",
+        "ticks": [list(tick) for tick in ticks] or [[place, f"{place:g}"] for place in places],
+        "counts": list(counts),
+        "edges": list(edges),
+        "locked": locked,
+    }
+    return _answer(_mount_ruler, message, start)
+
+
+def sorter(
+    *, label: str, cards: Sequence[tuple[str, Sequence[float]]], start: str | None, key: str, locked: bool = False
+) -> str | None:
+    """Draw the cards; their order as numbers from 1 on."""
+    order = range(len(cards)) if start is None else [int(part) - 1 for part in start.split(",")]
+    message = {
+        "key": key,
+        "label": label,
+        "cards": [{"name": name, "curve": list(curve)} for name, curve in cards],
+        "order": list(order),
+        "start_id": f"{key}/{start}",
+        "locked": locked,
+    }
+    return _answer(_mount_sorter, message, start)
+
+
+def _answer(mount: Any, message: dict[str, Any], start: str | None) -> str | None:
+    """The browser's answer, unless it answers an older start."""
+    result = mount(encode(message), key=message["key"], default={"value": None}, on_value_change=_nothing)
+    value = result.get("value")
+    if not isinstance(value, dict) or value.get("start_id") != message["start_id"]:
+        return start
+    text = value.get("text")
+    return text if isinstance(text, str) else start
+
+
+def _nothing() -> None:
+    """A release reruns the page; there is nothing else to do."""

@@ -1,0 +1,1 @@
+"""The course: scenes as data, what is guessed, who follows whom."""

@@ -1,0 +1,84 @@
+"""What a scene found and revealed: remembered by the lab for all who ask; what takes long is a job.
+
+found = find(lab, scene)            the specimen; None while the job's progress stands on the page
+shown = reveal(lab, scene, found)   likewise
+ahead(lab, scene)                   begin what will be asked for next, and wait for nothing
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from quantcore.lab.lab import Lab
+from ui import job_view, kept, visitors
+from ui.course.scene import Missing, Reveal, Scene, Specimen
+
+KEPT = 32  # scenes of a lab
+
+
+def found(lab: Lab, scene: Scene) -> Specimen | Missing:
+    return lab.remember(("a scene's specimen", scene.key), KEPT, lambda: scene.find(lab))
+
+
+def revealed(lab: Lab, scene: Scene) -> Reveal:
+    """Raises: ValueError for a scene that this model has no specimen of."""
+
+    def work() -> Reveal:
+        specimen = found(lab, scene)
+        if isinstance(specimen, Missing):
+            raise ValueError(specimen.said)
+        return scene.reveal(lab, specimen)
+
+    return lab.remember(("a scene's reveal", scene.key), KEPT, work)
+
+
+def is_found(lab: Lab, scene: Scene) -> bool:
+    """Whether the specimen of a scene that takes long is there: its job has ended well."""
+    return _of_job(lab, scene, "find") is not None
+
+
+def find(lab: Lab, scene: Scene) -> Specimen | Missing | None:
+    if not scene.slow_find:
+        return found(lab, scene)
+    return cast(Specimen | Missing | None, _wait(lab, scene, "find"))
+
+
+def reveal(lab: Lab, scene: Scene) -> Reveal | None:
+    if not scene.slow:
+        return revealed(lab, scene)
+    return cast(Reveal | None, _wait(lab, scene, "reveal"))
+
+
+def ahead(lab: Lab, scene: Scene) -> None:
+    """Begin the jobs of a scene that is about to be looked at."""
+    for what, slow in (("find", scene.slow_find), ("reveal", bool(scene.slow))):
+        if slow and (what == "find" or not isinstance(_of_job(lab, scene, "find"), Missing)):
+            key, title, work = _job(lab, scene, what)
+            kept.jobs().submit(lab.device, key, title, work, visitors.asker())
+
+
+def _wait(lab: Lab, scene: Scene, what: str) -> object:
+    key, title, work = _job(lab, scene, what)
+    return job_view.result_of(lab.device, key, title, work)
+
+
+def _of_job(lab: Lab, scene: Scene, what: str) -> object:
+    job = kept.jobs().get(_job(lab, scene, what)[0])
+    return None if job is None else job.result
+
+
+def _job(lab: Lab, scene: Scene, what: str) -> tuple[str, str, job_view.Work]:
+    key = f"scene|{scene.key}|{what}|{lab.id}|{lab.device}"
+
+    def work(tell: job_view.Teller) -> object:
+        tell(0.0, scene.title)
+        if what == "find":
+            return found(lab, scene)
+        specimen = found(lab, scene)
+        if isinstance(specimen, Missing):
+            return specimen
+        if scene.measure is not None:
+            scene.measure(lab, specimen, tell)
+        return revealed(lab, scene)
+
+    return key, scene.slow, work

@@ -1,0 +1,152 @@
+"""The last game: the smallest KL within a budget of bits, against the engine's own plan.
+
+The player gives each kind of layer a number of bits; the engine has measured every layer alone, chosen a plan for the
+same budget, and both are run on the whole model, on the same text.
+"""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from quantcore.lab.bench import EACH
+from quantcore.lab.hardware import LOADED
+from quantcore.lab.lab import Lab
+from quantcore.measure.duel import Duel
+from quantcore.model.linears import place_of
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
+from ui import frame
+from ui.answers import answer
+from ui.components.chart import chart
+from ui.components.palette import BLUE, GREEN, SLATE
+from ui.course.stage import picture
+from ui.scheme_builder import fitting_group
+
+BITS = (2, 3, 4, 8)
+START = 3
+MOST_KINDS = 12
+PLAYED = 6  # plans that are kept on the screen
+HEIGHT = 330
+
+
+def body(lab: Lab) -> None:
+    st.title("The smallest loss within a budget: can you beat the engine?")
+    with st.container(key="scene"), frame.problems():
+        play(lab)
+
+
+def play(lab: Lab) -> None:
+    kinds, group = kinds_of(lab), fitting_group(lab.layers())
+    schemes = tuple(str(Plan.parse(f"w:int{bits}/group{group}")) for bits in BITS)
+    uniform = [bits_of(lab, scheme) for scheme in schemes]
+    budget = round((uniform[1] + uniform[2]) / 2, 3)
+    st.markdown(
+        f"Give each kind of layer its bits; scales (groups of {group}) count. The budget is **{budget:g} bits a "
+        "weight** on average: more than 3 bits for all, less than 4. Each plan is run on the whole model; the least "
+        "KL wins."
+    )
+    left, right = st.columns([5, 8], gap="medium")
+    with left:
+        chosen = {}
+        with st.grid(2, min_column_width=170, gap="small"):
+            for kind in kinds:
+                chosen[kind] = st.select_slider(kind, BITS, START, key=f"game_{kind}", format_func=bits_words)
+        plan = plan_of(chosen, group)
+        spent = bits_of(lab, plan)
+        over = spent > budget + 1e-6
+        st.markdown(f"You spend **{spent:.3f}** of {budget:g} bits a weight{': too many.' if over else '.'}")
+        st.button(
+            "Measure my plan", on_click=played, args=(lab.id, plan), key="course_show", type="primary", disabled=over
+        )
+    with right:
+        race(lab, schemes, budget)
+
+
+def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
+    """The engine's plan and the player's, as far as they are measured."""
+    with st.container():
+        found = answer("Each layer alone, for the engine's plan", lab, Lab.sensitivity, schemes, False, EACH).whole
+    if found is None:
+        st.caption("Choose your bits meanwhile; the engine measures what each layer costs.")
+        return
+    engine = str(lab.plan(schemes, budget, EACH).plan)
+    mine = [one for one in plans_of(lab.id) if one != engine]
+    asked = (engine, *(mine or [schemes[1]]))
+    with st.container():
+        duel = answer("The plans, measured on the whole model", lab, Lab.duel, asked, EACH, place="game").whole
+    if duel is not None:
+        chart(standings(lab, duel, engine, mine), key="game", alt=verdict(duel, engine, mine), height=HEIGHT)
+        st.markdown(verdict(duel, engine, mine))
+
+
+def verdict(duel: Duel, engine: str, mine: list[str]) -> str:
+    bar = duel.reports[engine].kl
+    if not mine:
+        return f"The bar to beat: the engine's plan loses **{bar:.4g}** nats."
+    last = mine[-1]
+    difference = duel.kl_difference(last, engine)
+    how = "beyond chance" if difference.significant else "within chance"
+    beaten = "You **beat** the engine" if difference.value < 0 else "The engine keeps the lead"
+    return f"{beaten}: your plan {duel.reports[last].kl:.4g}, the engine's {bar:.4g} nats ({how})."
+
+
+def standings(lab: Lab, duel: Duel, engine: str, mine: list[str]) -> go.Figure:
+    """KL of each plan; below it its bits a weight."""
+    names = {engine: "the engine's plan"}
+    names |= {plan: f"your plan {place + 1}" for place, plan in enumerate(mine)}
+    rows = [(names.get(plan, "3 bits for all"), duel.reports[plan].kl, bits_of(lab, plan)) for plan in duel.reports]
+    rows.sort(key=lambda row: -row[1])
+    fig = picture("KL, nats", "", HEIGHT, showlegend=False)
+    colours = [
+        GREEN if name.startswith("the engine") else BLUE if name.startswith("your") else SLATE for name, _, _ in rows
+    ]
+    fig.add_trace(
+        go.Bar(
+            x=[kl for _, kl, _ in rows],
+            y=[name for name, _, _ in rows],
+            orientation="h",
+            marker={"color": colours},
+            text=[f"{kl:.4g} nats, {bits:.3f} bits" for _, kl, bits in rows],
+            textposition="auto",
+        )
+    )
+    return fig
+
+
+def kinds_of(lab: Lab) -> list[str]:
+    """The modules that a plan can tell apart, as q_proj, in the model's order."""
+    asked = Scheme.parse("w:int4/channel")
+    names = [
+        name.rpartition(".")[2] for name in lab.layers() if not asked.skips(name) and place_of(name)[0] is not None
+    ]
+    return list(dict.fromkeys(names))[:MOST_KINDS]
+
+
+def plan_of(chosen: dict[str, int], group: int) -> str:
+    """3 bits, and an exception for each kind that has another number."""
+    parts = [f"@{kind}=w:int{bits}/group{group}" for kind, bits in chosen.items() if bits != START]
+    return str(Plan.parse(f"w:int{START}/group{group}{''.join(parts)}"))
+
+
+def bits_of(lab: Lab, plan: str) -> float:
+    """Bits a weight, scales counted; the engine counts."""
+    return float(lab.footprint(LOADED, plan).bits_per_weight or 0.0)
+
+
+def bits_words(bits: int) -> str:
+    return f"{bits} bits"
+
+
+def plans_of(model: str) -> list[str]:
+    """What this visitor has played on the model."""
+    found: list[str] = st.session_state.setdefault(f"_played_{model}", [])
+    return found
+
+
+def played(model: str, plan: str) -> None:
+    plans = plans_of(model)
+    if plan in plans:
+        plans.remove(plan)
+    plans.append(plan)
+    del plans[:-PLAYED]

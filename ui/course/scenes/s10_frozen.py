@@ -1,0 +1,81 @@
+"""A frozen range: how much of a new text does it clip?"""
+
+from __future__ import annotations
+
+from quantcore.lab.frozen_ranges import OBSERVERS, WATCHED
+from quantcore.lab.lab import Lab
+from quantcore.studies.ranges import MOST_STEPS
+from quantcore.text.reading import STUDY, Reading
+from quantcore.text.windows import TEXT_KINDS
+from ui.course.guess import Number
+from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
+from ui.course.stage import fitted, short
+from ui.figures.ranges import steps_picture, tokens_picture
+
+OBSERVER = next(one for one in OBSERVERS if one.endswith("p99.99"))
+RECORDED = Reading.parse(WATCHED).source.rpartition("/")[2]
+READINGS = tuple(f"evaluation/{kind}|1x{STUDY.length}" for kind in TEXT_KINDS)
+
+
+def find(lab: Lab) -> Specimen | Missing:
+    """The layer with the wall, else the default one; the kind of text that its frozen range clips most."""
+    wall = lab.wall()
+    layer = lab.default_layer() if wall is None else wall.layer
+    clips = list(lab.clips(layer, (OBSERVER,), MOST_STEPS, WATCHED, READINGS))
+    worst = max(clips, key=lambda one: one.touched)
+    if worst.touched == 0:
+        return Missing(f"The range that {short(layer)} freezes on {RECORDED} text clips no token of any of our texts.")
+    study = lab.ranges(layer, (OBSERVER,), MOST_STEPS, reading=_reading(worst.text))
+    row = study.static[0]
+    said = (
+        f"While the model read {study.tokens:,} tokens of {RECORDED} text, the range of what enters {short(layer)} was "
+        f"recorded and frozen: {row.lo:.3g} to **{row.hi:.3g}**, with 1 value in 10,000 left outside at either end. "
+        f"Now it reads new text: of our {len(TEXT_KINDS)} kinds {worst.text}, which suffers most. What share of its "
+        "tokens has a value clipped?"
+    )
+    guess = Number("%", 0, 100, 0.5, near=2, name="tokens of the new text with a clipped value")
+    return Specimen(said, guess, of=(layer, worst.text))
+
+
+def reveal(lab: Lab, found: Specimen) -> Reveal:
+    layer, kind = found.of
+    reading = _reading(kind)
+    clips = {one.text: one for one in lab.clips(layer, (OBSERVER,), MOST_STEPS, WATCHED, READINGS)}
+    study = lab.ranges(layer, (OBSERVER,), MOST_STEPS, reading=reading)
+    row, token = study.static[0], study.others.token
+    touched = 100 * clips[kind].touched
+    why = (
+        f"The range was wide enough for what it had seen. {kind.capitalize()} goes beyond it on **{touched:.1f}%** "
+        f"of its tokens, though only {1e6 * clips[kind].clipped:,.0f} in a million values are clipped. Frozen, the "
+        f"median token keeps {row.token_sqnr_db:.1f} dB; with a range of its own, taken as it comes, "
+        f"**{token.token_sqnr_db:.1f}**."
+    )
+    others = ", ".join(f"{name} {one.touched:.1%}" for name, one in clips.items() if name != kind)
+    twist = f"It depends on the text: {others}. What a range was frozen on decides what it does to yours."
+    texts = lab.token_texts(reading)
+    steps = fitted(steps_picture(study), 225, showlegend=False, title=None)
+    tokens = fitted(tokens_picture(study, study.trails[0], texts), 225, showlegend=False, title=None)
+    for fig, words in ((steps, f"dotted: frozen at {row.hi:.3g}"), (tokens, "x: clipped")):
+        fig.add_annotation(
+            text=words, x=1, y=1, xref="paper", yref="paper", xanchor="right", yanchor="bottom", showarrow=False
+        )
+    pictures = (
+        Shown(steps, f"frozen at {row.hi:.3g} after the last of {MOST_STEPS} steps of {RECORDED} text", 225),
+        Shown(tokens, f"{touched:.1f}% of the tokens of {kind} go beyond {row.hi:.3g}", 225),
+    )
+    return Reveal(f"{touched:.6g}", f"**{touched:.1f}%** of the tokens.", why, pictures, twist)
+
+
+def _reading(kind: str) -> str:
+    return next(one for one, name in zip(READINGS, TEXT_KINDS, strict=True) if name == kind)
+
+
+SCENE = Scene(
+    "frozen",
+    "A frozen range",
+    "What share of a new text's tokens does it clip?",
+    find,
+    reveal,
+    slow="A range is recorded and frozen",
+    slow_find=True,
+)

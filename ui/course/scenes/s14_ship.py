@@ -1,0 +1,143 @@
+"""Ship it: which scheme for int4, int8, fp8? The rules of best practice, run on this model."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from quantcore.lab.lab import Lab
+from quantcore.measure.rules import Rule, RuleResult, best_practice
+from quantcore.pipeline.calibration import Progress
+from quantcore.scheme.scheme import Scheme
+from quantcore.text.reading import EVALUATE
+from ui.components.palette import BLUE, GREEN, INK
+from ui.course.guess import Rows
+from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
+from ui.course.stage import picture
+
+READING = str(EVALUATE.at_most(2560))
+ASKED = {"int4-groups": "int4 weights", "int8-tokens": "int8 inputs", "fp8-weights": "fp8 weights"}
+WORDS = {
+    "w:int4/group128": "a scale a group",
+    "w:int4/channel": "a scale a row",
+    "w:int4/tensor": "one scale",
+    "w:int8/channel,a:int8/token/dynamic": "a scale a token",
+    "w:int8/channel,a:int8/tensor/dynamic": "one scale, at run time",
+    "w:int8/channel,a:int8/tensor/static": "one scale, frozen",
+    "w:fp8_e4m3/tensor": "one scale",
+    "w:fp8_e4m3/channel": "a scale a row",
+}
+
+
+def rules() -> dict[str, Rule]:
+    return {rule.key: rule for rule in best_practice() if rule.key in ASKED}
+
+
+def schemes(rule: Rule) -> tuple[str, ...]:
+    return (rule.scheme, *rule.challengers)
+
+
+def runs(lab: Lab, rule: Rule) -> bool:
+    """Whether every scheme's tiles divide this model's weights."""
+    for text in schemes(rule):
+        scheme = Scheme.parse(text)
+        for name, shape in lab.layers().items():
+            if scheme.weights is None or scheme.skips(name):
+                continue
+            try:
+                scheme.weights.granularity.tile(shape)
+            except ValueError:
+                return False
+    return True
+
+
+def find(lab: Lab) -> Specimen | Missing:
+    able = {key: rule for key, rule in rules().items() if runs(lab, rule)}
+    if not able:
+        return Missing("None of the three rules can run on this model: its weights do not divide into groups of 128.")
+    left = "" if len(able) == len(ASKED) else " (Its weights do not divide into groups of 128: no rule for int4 then.)"
+    said = (
+        f"The whole model now, all its layers, on {lab.tokens(READING).numel():,} tokens of five kinds of text. For "
+        "each number format pick whose scale it is; the one whose predictions stay nearest to the float model's "
+        f"(least KL) is right.{left}"
+    )
+    rows = tuple((ASKED[key], tuple(WORDS[text] for text in schemes(rule))) for key, rule in able.items())
+    return Specimen(said, Rows(rows), of=tuple(able))
+
+
+def reveal(lab: Lab, found: Specimen) -> Reveal:
+    results = {key: lab.rule(key, READING) for key in found.of}
+    guess = found.guess
+    assert isinstance(guess, Rows)
+    best = {key: nearest(rules()[key], one) for key, one in results.items()}
+    truth = guess.of(*(WORDS[best[key]] for key in results))
+    answer = "; ".join(f"{ASKED[key]}: **{WORDS[text]}**" for key, text in best.items()) + "."
+    said = [f"{ASKED[key]}: the rule {result.verdict}" for key, result in results.items()]
+    why = (
+        f"The usual rules, on this model and this text: {'; '.join(said)}. The figures are KL in nats, less is nearer."
+    )
+    changed = [rules()[key] for key in results if not rules()[key].since.startswith("Nothing")]
+    twist = " ".join(f"Since then ({rule.as_of}), {ASKED[rule.key]}: {rule.since}" for rule in changed[-2:])
+    return Reveal(truth, answer, why, (Shown(bars(results), answer.replace("*", ""), 400),), twist)
+
+
+def measure(lab: Lab, found: Specimen, tell: Progress) -> None:
+    """All rules, one after another."""
+    keys: tuple[str, ...] = found.of
+    for place, key in enumerate(keys):
+
+        def told(share: float, doing: str, place: int = place, key: str = key) -> None:
+            tell((place + share) / len(keys), f"{ASKED[key]}: {doing}")
+
+        lab.rule(key, READING, progress=told)
+
+
+def nearest(rule: Rule, result: RuleResult) -> str:
+    kl = {text: kl_of(result, text) for text in schemes(rule)}
+    return min(kl, key=lambda text: kl[text])
+
+
+def kl_of(result: RuleResult, text: str) -> float:
+    return result.duel.reports[str(Scheme.parse(text))].kl
+
+
+def bars(results: dict[str, RuleResult]) -> go.Figure:
+    """KL of every scheme, rule by rule, on a log axis: the rule's own scheme is striped."""
+    fig = picture("KL from the float model, nats (log)", "", 400, showlegend=False)
+    names, values, colours, shapes = [], [], [], []
+    for key, result in reversed(results.items()):
+        rule = rules()[key]
+        best = nearest(rule, result)
+        for text in reversed(schemes(rule)):
+            names.append(f"{ASKED[key]}: {WORDS[text]}")
+            values.append(max(kl_of(result, text), 1e-9))
+            colours.append(GREEN if text == best else BLUE)
+            shapes.append("/" if text == rule.scheme else "")
+    fig.add_trace(
+        go.Bar(
+            x=values,
+            y=names,
+            orientation="h",
+            marker={"color": colours, "pattern": {"shape": shapes}},
+            text=[f"{value:.3g}" for value in values],
+            textposition="outside",
+            textfont={"color": INK},
+            cliponaxis=False,
+        )
+    )
+    fig.update_xaxes(type="log")
+    fig.add_annotation(
+        text="striped: the rule's", x=1, y=1.0, xref="paper", yref="paper", xanchor="right", yanchor="bottom",
+        showarrow=False,
+    )  # fmt: skip
+    return fig
+
+
+SCENE = Scene(
+    "ship",
+    "Ship it",
+    "Which scheme would you ship, for int4, int8 and fp8?",
+    find,
+    reveal,
+    slow="Three rules on the whole model",
+    measure=measure,
+)

@@ -1,0 +1,169 @@
+"""The words of this field that our pages use, two lines each. `ui.components.glossary` shows them wherever they stand.
+
+    WORDS["SQNR"]       what it is, and how to read it
+
+A word is written here as the pages write it; ALIKE lists its other forms. Where a word has a formula, it is given in
+plain text: a tooltip draws none.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MOST_CHARACTERS = 230  # about two lines of a tooltip
+
+WORDS: Final[dict[str, str]] = {
+    # how good
+    "SQNR": "Signal to quantization noise, in dB: power of the values over power of their error. 6 dB more is "
+    "half the error; 0 dB means the error is as large as the values.",
+    "dB": "Decibel: ten times the logarithm of a ratio of powers. +10 dB is ten times the power, +6 dB about "
+    "twice the size, which one more bit brings.",
+    "KL": "How far the quantized model's next-token probabilities moved from the float model's (Kullback-Leibler "
+    "divergence), in nats. 0: nothing changed. It sees what perplexity hides.",
+    "nats": "Unit of information with the natural logarithm. 0.01 nats is a change hardly seen in text; 1 nat is "
+    "another model.",
+    "perplexity": "Among how many equally likely tokens the model seems to choose: the exponential of the mean "
+    "surprise over a text. Lower is better; compare on one text only.",
+    "beyond chance": "The 95% interval of the paired difference does not hold 0. Within chance: these texts "
+    "cannot tell the two apart.",
+    "ppm": "Parts per million: 1,000 ppm are 0.1%.",
+    "percentile": "p99.9 is the value with 0.1% of all values beyond it. A range cut there clips those, and gives "
+    "all others finer steps.",
+    "kurtosis": "How heavy the tails are: mean fourth power over the squared variance. 3 for a normal "
+    "distribution; hundreds where few values dwarf the rest.",
+    # the number line
+    "quantization": "Keeping each number as one of a few codes, such as 16. What is stored is the code; scale and "
+    "zero point bring it back, nearly.",
+    "code": "The small integer (or tiny float) that is stored in place of a number: one of 16 with 4 bits, of 256 "
+    "with 8.",
+    "scale": "What one step of the codes is worth, S. A scale reaches the largest value that shares it; the real "
+    "value is S times (code - Z).",
+    "zero point": "The code that stands for the real 0, Z. With it a grid fits values that lie to one side; "
+    "without it (symmetric) 0 is in the middle.",
+    "symmetric": "A grid with 0 in its middle and no zero point: the same reach to both sides, even where values "
+    "use one only.",
+    "asymmetric": "A grid from the least to the greatest value, with a zero point. No code is kept for a side "
+    "without values.",
+    "clip": "To set what lies beyond a range to its end. Those values err more, all others get finer steps.",
+    "bits per weight": "All bits of codes, scales and zero points, over the number of weights: int4 in groups of "
+    "128 is 4 + 16/128 = 4.125.",
+    "int4": "Integers of 4 bits: 16 codes at equal distances. int8 has 256, int3 has 8, int2 has 4.",
+    "fp8": "Floating point in 8 bits. e4m3 has 4 bits of exponent and 3 of mantissa: steps grow with the value, "
+    "so small ones keep their relative precision.",
+    "fp4": "Floating point in 4 bits (e2m1): 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives, times a scale.",
+    "bf16": "The 16-bit float that models are stored in: the range of float32, 8 bits of precision.",
+    "RTN": "Rounding to nearest: each number takes the nearest level, for itself. What GPTQ is compared with.",
+    # who shares a scale
+    "grid": "All values that a format's codes can stand for at one scale and zero point. Numbers go to the nearest.",
+    "tile": "The numbers that share a scale; on pages about GPTQ, a few rows and columns of a real layer.",
+    "wall": "A channel that is loud on token after token: in the picture of tokens x channels it stands like a wall.",
+    "granularity": "Who shares a scale: the whole tensor, a row (channel), a group of neighbours in a row, a "
+    "block, a token. Smaller tiles, more scales.",
+    "tensor": "A weight, or what enters a layer, as a whole. Per tensor: one scale for all of it.",
+    "channel": "A row of a weight (output channel), or one number of each token (input channel). Per channel: a "
+    "scale a row.",
+    "group": "Neighbouring weights of a row that share a scale, such as 128. Smaller groups err less and cost "
+    "more bits.",
+    "token": "A piece of text the model reads or writes, often a word or part of one. Per token: each gets a "
+    "scale of its own, at run time.",
+    "outlier": "A value, channel or token far larger than the rest. A scale that must reach it leaves few codes "
+    "for everybody else.",
+    # layers
+    "Linear": "A layer that multiplies by a weight: y = x W^T. Nearly all of a model's numbers are in such weights.",
+    "layer": "Here mostly one Linear of a block, such as q_proj (attention) or down_proj (MLP).",
+    "lm_head": "The last Linear: from the hidden state to a score for every token. Usually left in float, for it "
+    "decides the next word directly.",
+    "down_proj": "The second half of a block's MLP. What enters it holds the giant values of the first token in "
+    "many models.",
+    "activation": "What flows through the model while it reads: here, what enters a Linear. It is there at run "
+    "time only.",
+    "weight": "A learned number of the model, fixed after training. Weights can be quantized once, ahead.",
+    "KV cache": "Keys and values of all tokens so far, which attention looks back at. It grows with context and batch.",
+    "context": "How many tokens the model can look at together.",
+    # ranges
+    "calibration": "Letting the model read some text to learn ranges, or what GPTQ needs. Figures depend on that text.",
+    "static": "A range recorded on calibration text and frozen. Free at run time; what goes beyond it later is "
+    "clipped.",
+    "dynamic": "A range taken from the values at hand, at run time. It fits always and costs a little time.",
+    "range": "From the least to the greatest value that the codes cover.",
+    "min-max": "The range of all values seen: nothing is clipped, and one outlier stretches every step.",
+    "moving average": "A range that follows each step's least and greatest value with a momentum. Rare peaks are "
+    "clipped.",
+    # GPTQ
+    "GPTQ": "Rounds a weight column by column and moves the columns still to come so that the layer's output "
+    "changes least. Frantar et al. 2022, arXiv:2210.17323.",
+    "Hessian": "H = X^T X, summed over calibration tokens: which inputs are loud, and which go together. GPTQ's "
+    "loss of an error e is e H e^T.",
+    "diag(H)": "The diagonal of the Hessian: each input's sum of squares over the calibration tokens, that is, "
+    "how loud it is.",
+    "damping": "A little added to diag(H) so that it can be inverted: a share, 0.01, of its mean. More damping, "
+    "more careful pushes.",
+    "act order": "Visiting the columns of GPTQ from the loudest to the quietest, so that the loud have many left "
+    "to make up for them (actorder, desc_act).",
+    "g_idx": "The group of each column, stored where groups follow the order of visit. It costs a look-up in "
+    "every product.",
+    "loss": "On pages about GPTQ: the squared change of the layer's output on the calibration text.",
+    # shipping
+    "scheme": "What becomes of weights and inputs, as one line of text: w:int4/group128 keeps weights as int4 in "
+    "groups of 128.",
+    "plan": "A scheme for all layers with exceptions for some: w:int3/group128@down_proj=w:int8/channel.",
+    "duel": "Schemes on the same model and text, compared window by window, with intervals.",
+    "W4A16": "Weights of 4 bits in groups of 128, activations of 16 bits. W8A8: 8 bits on both sides.",
+    "checkpoint": "A folder with the model's numbers and settings, which transformers and vLLM load.",
+    "recipe": "Instructions for llm-compressor, to make the same checkpoint of a larger model elsewhere.",
+    "GGUF": "The file format of llama.cpp, with quantized blocks of its own.",
+    "vLLM": "A server for language models that multiplies quantized weights on GPUs.",
+    "roofline": "The least time that bytes and arithmetic allow on a GPU: whichever of the two takes longer.",
+    "GPU": "The processor that multiplies. Which codes it multiplies itself decides what a scheme buys.",
+    "kernel": "A program that runs on the GPU, such as one product of codes.",
+}
+
+ALIKE: Final[dict[str, str]] = {
+    "decibels": "dB",
+    "percentiles": "percentile",
+    "quantized": "quantization",
+    "quantize": "quantization",
+    "codes": "code",
+    "grids": "grid",
+    "tiles": "tile",
+    "walls": "wall",
+    "scales": "scale",
+    "zero points": "zero point",
+    "clipped": "clip",
+    "clips": "clip",
+    "bits a weight": "bits per weight",
+    "int2": "int4",
+    "int3": "int4",
+    "int8": "int4",
+    "e4m3": "fp8",
+    "fp8_e4m3": "fp8",
+    "rounding to nearest": "RTN",
+    "channels": "channel",
+    "groups": "group",
+    "tokens": "token",
+    "outliers": "outlier",
+    "Linears": "Linear",
+    "layers": "layer",
+    "activations": "activation",
+    "weights": "weight",
+    "static range": "static",
+    "frozen range": "static",
+    "frozen": "static",
+    "ranges": "range",
+    "minmax": "min-max",
+    "actorder": "act order",
+    "schemes": "scheme",
+    "plans": "plan",
+    "W8A8": "W4A16",
+    "checkpoints": "checkpoint",
+    "recipes": "recipe",
+    "GPUs": "GPU",
+    "kernels": "kernel",
+    "losses": "loss",
+}
+
+
+def defined(word: str) -> str | None:
+    """The word's two lines, whichever of its forms is asked for; None for a word that is not here."""
+    known = {one.lower(): one for one in (*WORDS, *ALIKE)}.get(word.lower())
+    return None if known is None else WORDS[ALIKE.get(known, known)]

@@ -26,7 +26,7 @@ WAYS = (
 )
 TRIES: frame.Tries = [
     ("8 bits: can you see it?", {"bits": 8}),
-    ("3 bits: United or Park?", {"bits": 3, "prompt": PROMPTS[1]}),
+    ("3 bits: does it lose the thread?", {"bits": 3, "prompt": PROMPTS[1]}),
     ("2 bits: four values", {"bits": 2}),
 ]
 ROW_SHARE = 0.9  # the row that is louder than nine in ten: its largest weight is seen to set the scale
@@ -35,7 +35,7 @@ ROW_SHARE = 0.9  # the row that is louder than nine in ten: its largest weight i
 def row_sentence(row: RowStudy, loudest: RowStudy, scheme: str) -> str:
     return (
         f"`{scheme}`: each row of each Linear (but lm_head) gets {len(row.levels)} levels, here **{row.step:.3g}** "
-        f"apart. The {row.columns:,} weights of this row take **{row.used}** of them; **{row.zeros:.1%}** become "
+        f"apart. All {row.columns:,} weights of this row take **{row.used}** of them; **{row.zeros:.1%}** become "
         f"exactly 0. In row {loudest.row}, where one weight stands out most, **{loudest.zeros:.1%}** do."
     )
 
@@ -138,7 +138,7 @@ def body(choice: Choice) -> None:
         chart(
             figures.row_picture(row, choice.layer, name),
             key="row",
-            alt=f"{name}: levels {row.step:.3g} apart, {row.used} used, {row.zeros:.0%} of the row's weights become 0",
+            alt=f"{name}: levels {row.step:.3g} apart, {row.used} are taken; {row.zeros:.0%} of the weights become 0",
         )
         st.markdown(row_sentence(row, lab.row(choice.layer, scheme), scheme))
     with pictures.cell(column_span=2), frame.problems():

@@ -9,7 +9,7 @@ from quantcore.export.experts import experts_in
 from quantcore.export.serving import CHECKED, serving
 from quantcore.lab.bench import LEARNED
 from quantcore.measure.duel import short_label
-from quantcore.numbers.granularity import largest_divisor
+from quantcore.model.linears import place_of
 from quantcore.scheme.plan import Plan
 from quantcore.text.reading import CALIBRATE, Reading
 from ui import frame
@@ -17,7 +17,7 @@ from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import take as figures
 from ui.markdown import as_is
-from ui.scheme_builder import scheme_line, scheme_menus
+from ui.scheme_builder import grain_words, scheme_line, scheme_menus
 from ui.sections.take import checkpoint_part, recipe_part, report_part
 from ui.sidebar import PASTED, Choice
 from ui.words import take as take_words
@@ -30,12 +30,17 @@ LOOK_FOR = (
     "A recipe runs elsewhere, on a model of any size; a checkpoint is this model, quantized now. Look at what the "
     "bytes are for, and whether your GPU multiplies the codes themselves or only stores them."
 )
-TRIES: frame.Tries = [
-    ("4 bits by GPTQ", {"scheme": "W4A16,gptq/actorder=weight"}),
-    ("8 bits on both sides", {"scheme": "W8A8"}),
-    ("one layer kind spared", {"scheme": "W4A16@down_proj=W8A16"}),
-    ("what no checkpoint holds", {"scheme": "w:fp4_e2m1/group32"}),
-]
+
+
+def tries(choice: Choice) -> frame.Tries:
+    """On the loaded model: the kind of layer whose input has the outliers is spared."""
+    kind = place_of(choice.lab.default_layer())[1]
+    return [
+        ("4 bits by GPTQ", {"scheme": "W4A16,gptq/actorder=weight"}),
+        ("8 bits on both sides", {"scheme": "W8A8"}),
+        (f"{kind} spared", {"scheme": f"W4A16@{kind}=W8A16"}),
+        ("what no checkpoint holds", {"scheme": "w:fp4_e2m1/channel"}),
+    ]
 
 
 def chosen_plan(choice: Choice, menus: DeltaGenerator) -> Plan:
@@ -44,11 +49,12 @@ def chosen_plan(choice: Choice, menus: DeltaGenerator) -> Plan:
     Raises: ValueError where the text is neither."""
     shapes = choice.lab.layers().values()
     shape = math.gcd(*(out for out, _ in shapes)), math.gcd(*(width for _, width in shapes))
-    group = largest_divisor(shape[1], 128)
     try:
-        scheme = scheme_line("**Scheme or plan**", "W4A16" if group == 128 else f"w:int4/group{group}", "scheme")
+        scheme = scheme_line("**Scheme or plan**", "W4A16", "scheme", choice.lab)
     except ValueError:
-        return Plan.parse(st.session_state["scheme"])  # a plan's exceptions have no menus
+        return choice.lab.plan_of(st.session_state["scheme"])  # a plan's exceptions have no menus
+    finally:
+        st.caption(grain_words(choice.lab))
     with menus, st.expander("Build it with menus"):
         scheme_menus(scheme, "scheme", shape)
     return Plan.of(scheme)
@@ -85,7 +91,7 @@ def body(choice: Choice) -> None:
     text, label = str(plan), short_label(str(plan))
     schemes = {name: found for name in lab.layers() if (found := plan.scheme_for(name)) is not None}
     parts, refused = lab.promise(text), take_words.refusal(schemes.values())
-    served = serving(lab.short_name(text), schemes, lab.loaded.context, list(experts_in(lab.model)))
+    served = serving(lab.short_name(text), schemes, lab.loaded.context, list(experts_in(lab.model)), lab.layers())
     with first, st.grid(2, min_column_width=480):
         with st.container():
             said = take_words.price(parts, label, schemes.values())
@@ -109,4 +115,4 @@ def body(choice: Choice) -> None:
     frame.numbers(take_words.parts_table(parts), "take_it_with_you")
 
 
-frame.show(__file__, "How do I leave with this scheme?", LOOK_FOR, TRIES, body)
+frame.show(__file__, "How do I leave with this scheme?", LOOK_FOR, tries, body)

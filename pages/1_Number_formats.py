@@ -22,13 +22,14 @@ CHOICES = [
 START = ["int4", "int4_asym", "fp4_e2m1"]
 FEW = ["int8", "int4", "int4_asym", "int3", "fp8_e4m3", "fp4_e2m1"]
 LOOK_FOR = (
-    "A code of 4 bits names 16 numbers and no more: drag the value and watch it jump to the nearest one. "
+    "A code of 4 bits names 16 numbers at most (fp4 names 15: two of its codes are 0): drag the value and watch it "
+    "jump to the nearest one. "
     "Integers stand at equal distances, floats crowd around zero; codes that no weight uses are paid for all the same."
 )
 TRIES: frame.Tries = [
-    ("16 codes: int4 or fp4", {"formats": ["int4", "fp4_e2m1"]}),
+    ("4 bits: int4 or fp4", {"formats": ["int4", "fp4_e2m1"]}),
     ("symmetric or not", {"formats": ["int3", "int3_asym"], "of": "inputs"}),
-    ("256 codes: int8 or fp8", {"formats": ["int8", "fp8_e4m3"], "of": "inputs"}),
+    ("8 bits: int8 or fp8", {"formats": ["int8", "fp8_e4m3"], "of": "inputs"}),
 ]
 
 

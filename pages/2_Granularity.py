@@ -1,14 +1,19 @@
 """Who shares a scale? One real weight under every granularity."""
 
+import math
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
+from quantcore.numbers.granularity import largest_divisor
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES, GranularityStudy
 from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import granularity as figures
 from ui.sidebar import Choice
+from ui.words import layer as layer_words
 
 TITLE = "Granularity"
 SECTION = "Learn"
@@ -33,23 +38,40 @@ def table(study: GranularityStudy) -> pd.DataFrame:
             "granularity": f"**{row.granularity}**" if row.granularity == study.chosen.granularity else row.granularity,
             "scales": f"{row.scales:,}",
             "bits per weight": f"{row.bits_per_weight:.3f}",
-            "SQNR of the weight, dB": f"{row.weight_sqnr_db:.2f}",
-            "of the output, dB": f"{row.output_sqnr_db:.2f}",
+            "SQNR of the output, median token, dB": f"{row.token_sqnr_db:.2f}",
+            "of the whole output, dB": f"{row.output_sqnr_db:.2f}",
+            "of the weight, dB": f"{row.weight_sqnr_db:.2f}",
         }
         for row in study.rows
     ]
     return pd.DataFrame(rows).set_index("granularity")
 
 
+def dividing(sizes: Sequence[int], *widths: int) -> list[int]:
+    """Those of the sizes that divide all of the widths; where none does, their largest divisor below the largest."""
+    return [size for size in sizes if not any(width % size for width in widths)] or [
+        largest_divisor(math.gcd(*widths), max(sizes))
+    ]
+
+
+def tile_control(label: str, sizes: list[int], default: int, key: str) -> int:
+    """A size of those that divide the layer; a slider needs two."""
+    default = controls.follow_default(key, default if default in sizes else max(sizes))
+    return controls.pick(label, sizes, default, key) if len(sizes) < 2 else controls.steps(label, sizes, default, key)
+
+
 def body(choice: Choice) -> None:
+    rows, cols = choice.lab.layers()[choice.layer]
+    groups, blocks = dividing(GROUP_SIZES, cols), dividing(BLOCK_SIZES, rows, cols)
+    fitting = int(choice.lab.grain.removeprefix("group")) if choice.lab.grain != "channel" else max(groups)
     with frame.controls_in_sight():
         fmt = controls.pick("Format", FORMATS, "int4", "format")
         grain = controls.pick("Granularity", ["tensor", "channel", "group", "block"], "group", "grain")
         with st.container(width=190, key="steady_size"):
             if grain == "group":
-                grain += str(controls.steps("Group size, along the input", GROUP_SIZES, 128, "group"))
+                grain += str(tile_control("Group size, along the input", groups, fitting, "group"))
             elif grain == "block":
-                side = controls.steps("Block, rows = columns", BLOCK_SIZES, 128, "block")
+                side = tile_control("Block, rows = columns", blocks, max(blocks), "block")
                 grain = f"block{side}x{side}"
         symmetric = controls.switch("symmetric (no zero point)", True, "symmetric")
     scheme = f"w:{fmt}/{grain}" + ("" if symmetric else "/asym")
@@ -64,10 +86,13 @@ def body(choice: Choice) -> None:
     frame.metrics(
         {
             "Bits per weight": f"{chosen.bits_per_weight:.3f}",
+            "SQNR of the output, median token": f"{chosen.token_sqnr_db:.2f} dB",
+            "SQNR of the whole output": f"{chosen.output_sqnr_db:.2f} dB",
             "SQNR of the weight": f"{chosen.weight_sqnr_db:.2f} dB",
-            "SQNR of the layer's output": f"{chosen.output_sqnr_db:.2f} dB",
         }
     )
+    if study.giant.rules:
+        st.markdown(layer_words.giant(study.giant, choice.lab.token_texts(choice.reading)))
     limit = figures.shared_limit(study.weight)
     with st.grid(3, min_column_width=330):
         chart(
@@ -89,7 +114,8 @@ def body(choice: Choice) -> None:
         chart(
             figures.cost_curve(study),
             key="cost_curve",
-            alt=f"{chosen.granularity}: {chosen.output_sqnr_db:.1f} dB at {chosen.bits_per_weight:.2f} bits per weight",
+            alt=f"{chosen.granularity}: median token {chosen.token_sqnr_db:.1f} dB at {chosen.bits_per_weight:.2f} "
+            "bits per weight",
         )
         st.table(table(study))
     frame.numbers(pd.DataFrame(study.rows), "granularity")

@@ -87,8 +87,8 @@ def loudest(choice: Choice, study: ChannelStudy, payers: Sequence[Payer], pictur
         {
             "Largest / median channel": figures.ratio_text(study.ratio),
             "Largest / median token": figures.ratio_text(study.token_ratio),
-            "Median token, shared scale": f"{float(payers[0].token_sqnr_db.median()):.1f} dB",
-            "Median token, own scale": f"{float(payers[1].token_sqnr_db.median()):.1f} dB",
+            "Input, median token, shared scale": f"{float(payers[0].token_sqnr_db.median()):.1f} dB",
+            "Input, median token, own scale": f"{float(payers[1].token_sqnr_db.median()):.1f} dB",
         }
     )
     with st.grid(2, min_column_width=430):
@@ -124,8 +124,8 @@ def who_pays(study: ChannelStudy, payers: Sequence[Payer], fmt: str, pictures: t
     st.markdown(
         f"One scale for all leaves the median channel **{tensor.median_codes}** of the {tensor.codes} values of "
         f"`{fmt}`, a scale per token **{token.median_codes}**. As a whole the input keeps {tensor.input_sqnr_db:.1f} "
-        f"against {token.input_sqnr_db:.1f} dB; the median token pays **{cost_db:.1f} dB** for sharing a scale with "
-        f"token {int(study.token_absmax.argmax())}."
+        f"against {token.input_sqnr_db:.1f} dB; the median token's input pays **{cost_db:.1f} dB** for sharing a "
+        f"scale with token {int(study.token_absmax.argmax())}."
     )
     with st.grid(2, min_column_width=430):
         chart(
@@ -145,10 +145,11 @@ def remedies(choice: Choice, fmt: str, width: int) -> None:
     curves = choice.lab.remedies(choice.layer, fmt, choice.reading)
     before, spared, clipped = curves.at(NO_CLIP, 0), curves.at(NO_CLIP, 1), curves.kindest_clip("tensor")
     st.markdown(
-        f"With one scale for all, clipping takes the median token from {before[0].token_sqnr_db:.1f} to at best "
-        f"**{clipped.token_sqnr_db:.1f} dB** ({clipped.clip}), and the output from {before[0].output_sqnr_db:.1f} to "
-        f"**{clipped.output_sqnr_db:.1f} dB**. One channel kept in float takes the median token to "
-        f"{spared[0].token_sqnr_db:.1f} dB and the output to **{spared[0].output_sqnr_db:.1f} dB**, for "
+        f"With one scale for all, clipping takes the median token's input from {before[0].token_sqnr_db:.1f} to at "
+        f"best **{clipped.token_sqnr_db:.1f} dB** ({clipped.clip}), and the output from "
+        f"{before[0].output_sqnr_db:.1f} to **{clipped.output_sqnr_db:.1f} dB**. One channel kept in float "
+        f"takes the median token's input to {spared[0].token_sqnr_db:.1f} dB and the "
+        f"output to **{spared[0].output_sqnr_db:.1f} dB**, for "
         f"{spared[0].bits_per_number:.2f} bits a number."
     )
     with st.grid(3, min_column_width=300):

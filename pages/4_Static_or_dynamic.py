@@ -39,8 +39,6 @@ TRIES: frame.Tries = [
     (
         "recorded on code, read as prose",
         {
-            "model": "reference",
-            "layer": "model.layers.2.self_attn.q_proj",
             "cal": "code",
             "text": "encyclopedia",
             "freeze": "minmax",
@@ -84,8 +82,8 @@ def body(choice: Choice) -> None:
         {
             f"Values clipped, {focus.name}": f"{focus.clipped * 1e6:,.0f} ppm",
             "Tokens that hold one": f"{focus.touched:.1%}",
-            f"Median token, {focus.name}": f"{focus.token_sqnr_db:.1f} dB",
-            "Median token, dynamic per token": f"{study.others.token.token_sqnr_db:.1f} dB",
+            f"Output, median token, {focus.name}": f"{focus.token_sqnr_db:.1f} dB",
+            "Output, median token, dynamic per token": f"{study.others.token.token_sqnr_db:.1f} dB",
         }
     )
     st.markdown(range_words.finding(study, focus, trail))

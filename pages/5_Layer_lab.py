@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from quantcore.numbers.granularity import largest_divisor
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy
 from ui import frame
@@ -49,7 +48,7 @@ def body(choice: Choice) -> None:
     rows, cols = choice.lab.layers()[choice.layer]
     defaults = {
         "A": "w:int4/channel,a:int8/tensor/static",
-        "B": f"w:int4/group{largest_divisor(cols, 128)},a:int8/token/dynamic",
+        "B": f"w:int4/{choice.lab.grain},a:int8/token/dynamic",
     }
     schemes: dict[str, Scheme] = {}
     sides: dict[str, LayerStudy] = {}
@@ -57,7 +56,9 @@ def body(choice: Choice) -> None:
     with st.grid(2, min_column_width=500):
         for side, default in defaults.items():
             with st.container(border=True, gap="xsmall"), frame.problems():
-                scheme = scheme_line(NAMES[side], default, side.lower())
+                scheme = scheme_line(
+                    NAMES[side], controls.follow_default(side.lower(), default), side.lower(), choice.lab
+                )
                 menus.append((st.container(gap="xsmall"), scheme, side.lower()))
                 sides[side] = choice.lab.layer_study(choice.layer, str(scheme), choice.reading, choice.calibration)
                 schemes[side] = scheme

@@ -32,13 +32,15 @@ LOOK_FOR = (
 )
 TRIES: frame.Tries = [
     ("2 bits, loud columns first", {"bits": 2, "order": "weight"}),
-    ("a layer that the order saves", {"model": "reference", "layer": "model.layers.2.self_attn.q_proj"}),
     ("too few tokens, little damping", {"tokens": 160, "damp": 0.0001}),
-    (
-        "the loudest column, first",
-        {"model": "reference", "layer": "model.layers.2.self_attn.q_proj", "tile": AROUND, "order": "weight"},
-    ),
+    ("the loudest column, first", {"tile": AROUND, "order": "weight"}),
 ]
+
+
+def tries(choice: Choice) -> frame.Tries:
+    """On the loaded model: the layer whose outlier channel stands out most, where an order has most to save."""
+    layer = choice.lab.default_layer()
+    return [*TRIES, ("the layer with the loudest column, by row", {"layer": layer, "group": ROW, "order": "weight"})]
 
 
 @st.fragment
@@ -138,6 +140,6 @@ frame.show(
     __file__,
     "How does pushing the error to the right save the layer, and why does the order matter?",
     LOOK_FOR,
-    TRIES,
+    tries,
     body,
 )

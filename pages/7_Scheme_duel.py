@@ -5,15 +5,18 @@ import streamlit as st
 
 from quantcore.lab.lab import Lab
 from quantcore.lab.report import duel_document, duel_table
-from quantcore.measure.duel import Duel, short_label, texts_of
+from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.luck import JITTERS, Spread
+from quantcore.model.linears import place_of
+from quantcore.scheme.fitting import GROUPS, sorted_out
 from quantcore.text.reading import EVALUATE, Reading
 from ui import frame, job_view
 from ui import widgets as controls
 from ui.answers import answer
 from ui.components.chart import chart
 from ui.figures import duel as figures
-from ui.ready import DUEL_TOKENS, default_duel
-from ui.scheme_builder import scheme_editor
+from ui.ready import DEFAULT_DUEL, DUEL_TOKENS
+from ui.scheme_builder import grain_words, scheme_editor
 from ui.sections.downloads import downloads
 from ui.sections.duel_text import generation_part, token_part
 from ui.sidebar import Choice
@@ -26,13 +29,21 @@ ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 
 LOOK_FOR = (
     "All schemes read the same tokens as the float model. Perplexity asks how well the text is predicted, KL how far "
-    "the predictions moved; KL sees differences that perplexity hides. An interval that holds 0 means: not told apart."
+    "the predictions moved; KL sees differences that perplexity hides. A difference is real only beyond the chance of "
+    "the text and of rounding luck."
 )
-TRIES: frame.Tries = [
-    ("8 bits: int or float", {"duel": "W8A8\nFP8\nFP8_DYNAMIC"}),
-    ("who shares a scale, at 4 bits", {"duel": "w:int4/tensor\nw:int4/channel\nw:int4/group128\nw:int4/group32"}),
-    ("one layer kind spared", {"duel": "w:int3/group128\nw:int3/group128@down_proj=w:int8/channel\nw:int4/group128"}),
-]
+
+
+def tries(choice: Choice) -> frame.Tries:
+    """On the loaded model: the groups that divide its layers, and the kind of layer whose input has the outliers."""
+    every, kind = choice.lab.shapes().values(), place_of(choice.lab.default_layer())[1]
+    fine = [size for size in GROUPS if all(width % size == 0 for _, width in every)]
+    grains = ["tensor", "channel", *(f"group{size}" for size in {max(fine), min(fine)} if fine)] if fine else []
+    return [
+        ("8 bits: int or float", {"duel": "W8A8\nFP8\nFP8_DYNAMIC"}),
+        *([("who shares a scale, at 4 bits", {"duel": "\n".join(f"w:int4/{one}" for one in grains)})] * bool(grains)),
+        (f"{kind} spared", {"duel": f"W3A16\nW3A16@{kind}=w:int8/channel\nW4A16"}),
+    ]
 
 
 def add_line(text: str) -> None:
@@ -44,30 +55,47 @@ def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
     """The list of schemes, one a line, with a builder that adds to it; and what is read.
 
     Raises: ValueError for too few schemes or too many."""
-    default = controls.follow_default("duel", default_duel(choice.lab))
+    lab = choice.lab
     with st.grid(2, min_column_width=430):
         with st.container():
-            text = controls.lines("Schemes, one a line (two to six)", default, "duel", height=150)
+            text = controls.lines("Schemes, one a line (two to six)", DEFAULT_DUEL, "duel", height=150)
+            st.caption(grain_words(lab))
         with st.container():
             with st.container(horizontal=True, vertical_alignment="bottom"):
                 limit = controls.pick("Tokens", DUEL_TOKENS, DUEL_TOKENS[0], "tokens")
                 where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
             builder = st.expander("Build a line with menus, or take a preset")
         with builder, frame.problems():
-            scheme = scheme_editor("**New line**", "w:int4/group32/asym", "new")
+            scheme = scheme_editor("**New line**", "W4A16_ASYM", "new", lab)
             st.button("Add it to the list", on_click=add_line, args=(str(scheme),), key="add")
-            st.caption("Mixed precision: `W4A16@down_proj=W8A16@layers.0=float`, the last exception that fits decides.")
-    schemes = texts_of([line for line in text.splitlines() if line.strip()])
-    if not 2 <= len(schemes) <= MOST:
-        raise ValueError(f"the list has {len(schemes)} different schemes; a duel takes two to {MOST}")
+            plan = f"W4A16@{place_of(choice.layer)[1]}=W8A16@{choice.layer}=float"
+            st.caption(f"Mixed precision: `{plan}`, the last exception that fits decides.")
+    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    able, refused = sorted_out(lines, lab.shapes(), lab.head)
+    for one, reason in refused.items():
+        frame.sentence(f"Line {lines.index(one) + 1}, {one}: {reason}")
+    if not (1 if refused else 2) <= len(able) <= MOST:
+        raise ValueError(
+            f"the list has {len(able)} different schemes that this model can take; a duel takes 2 to {MOST}"
+        )
     read = EVALUATE if where == ALL_KINDS else EVALUATE.of(Reading.parse(choice.reading))
-    return tuple(schemes), str(read.at_most(limit))
+    return tuple(able.values()), str(read.at_most(limit))
 
 
-def show(found: Duel, so_far: str) -> None:
+def luck_part(lab: Lab, schemes: tuple[str, ...], asked: tuple[str, str]) -> dict[str, Spread] | None:
+    """How far rounding luck alone moves each scheme; on request, for each is quantized and read JITTERS times more."""
+    button = f"Measure rounding luck too: each scheme {JITTERS} times more"
+    with st.container():
+        title = f"Rounding luck of {len(schemes)} schemes"
+        return answer(title, lab, Lab.luck, schemes, *asked, start=False, button=button).whole
+
+
+def show(found: Duel, so_far: str, spreads: dict[str, Spread] | None = None) -> None:
     """The pictures; of a duel under way (`so_far` says how far) those for which there are figures."""
+    for text, reason in found.refused.items():
+        frame.sentence(f"{text}: {reason}")
     if found.reports:
-        words, table = duel_words.verdict(found), duel_table(found)
+        words, table = duel_words.verdict(found, spreads), duel_table(found, spreads)
         st.markdown(f"{so_far} {words}".strip())
         st.dataframe(duel_words.written(table), width="stretch")
         st.caption(duel_words.MARKS)
@@ -75,7 +103,8 @@ def show(found: Duel, so_far: str) -> None:
             chart(figures.pareto(found), key="pareto", alt=words.replace("*", ""))
             with st.container():
                 st.markdown(duel_words.TOLD_APART)
-                st.table(duel_words.pairs(found))
+                st.table(duel_words.pairs(found, spreads))
+                st.caption(duel_words.luck_words(found, spreads))
         frame.numbers(pd.DataFrame(table.records()), "duel")
     chart(figures.layer_errors(found), key="layer_errors", alt=f"worst layer: {duel_words.worst_layers(found)}")
     if notes := duel_words.left_float(found):
@@ -103,7 +132,10 @@ def body(choice: Choice) -> None:
         found = answer(f"{len(schemes)} schemes on {tokens:,} tokens", lab, Lab.duel, schemes, *asked)
     job_view.kept_notice()
     if found.whole is not None:
-        show(found.whole, "")
+        place = st.container()
+        spreads = luck_part(lab, tuple(found.whole.reports), asked)
+        with place:
+            show(found.whole, "", spreads)
         show_text(found.whole, choice, reading)
         return
     kept = lab.kept_schemes(schemes, *asked)
@@ -112,4 +144,4 @@ def body(choice: Choice) -> None:
         show(known, duel_words.so_far(known, tokens))
 
 
-frame.show(__file__, "Which scheme would you ship?", LOOK_FOR, TRIES, body)
+frame.show(__file__, "Which scheme would you ship?", LOOK_FOR, tries, body)

@@ -1,12 +1,16 @@
 """Which layers hurt? Each layer quantized alone; then a budget of bits, spent where it helps most, and measured."""
 
+from dataclasses import replace
+
 import pandas as pd
 import streamlit as st
 
 from quantcore.lab.lab import Lab
 from quantcore.lab.whole import uniform_bits
-from quantcore.measure.duel import short_label
+from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.sensitivity import Sensitivity
+from quantcore.measure.told_apart import told_apart
+from quantcore.scheme.fitting import GROUPS as FITTING
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.reading import EVALUATE
@@ -15,7 +19,6 @@ from ui import widgets as controls
 from ui.answers import Answer, answer
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
-from ui.scheme_builder import GROUPS, fitting_group
 from ui.sections.experts import experts_part
 from ui.sidebar import Choice
 from ui.words import sensitivity as words
@@ -24,6 +27,9 @@ TITLE = "Which layers hurt"
 SECTION = "Lab"
 BITS = (2, 3, 4, 8)
 TOKENS = (640, 1280, 2560, 5120)
+CHOSEN_ON = replace(EVALUATE, source="calibration/all")  # rounding to nearest learns nothing from it
+DECIDING = (2560, 16384)  # tokens of the evaluation text
+CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
 ALONE, ALL_BUT = "this layer alone", "everything but it"
 
 LOOK_FOR = (
@@ -35,6 +41,13 @@ TRIES: frame.Tries = [
     ("2 bits: who breaks?", {"bits": 2, "budget": 2.5}),
     ("everything but it", {"bits": 3, "way": ALL_BUT}),
 ]
+
+
+def grains_on(lab: Lab) -> list[str]:
+    """The granularities that every layer of the model takes, the usual one first."""
+    widths = {width for _, width in lab.shapes().values()}
+    groups = [f"group{size}" for size in FITTING if not any(width % size for width in widths)]
+    return list(dict.fromkeys([lab.grain, *groups, "channel"]))
 
 
 def measured(lab: Lab, schemes: tuple[str, ...], all_but: bool, reading: str) -> Answer[Sensitivity]:
@@ -61,8 +74,23 @@ def ranking_part(found: Answer[Sensitivity], scheme: str, all_but: bool, layers:
     frame.numbers(pd.DataFrame([{"layer": one, "scheme": scheme, what: kl} for one, kl in costs.items()]), "layers")
 
 
+def beside_rival(lab: Lab, text: str, rival: str | None) -> Duel | None:
+    """The plan beside the scheme for all, on as much of the other text as decides: more where a little does not."""
+    both, found = tuple(dict.fromkeys([text, *([] if rival is None else [rival])])), None
+    for tokens in DECIDING:
+        with st.container():
+            title = f"The plan on another text, {tokens:,} tokens"
+            asked = str(EVALUATE.at_most(tokens))
+            more = answer(title, lab, Lab.duel, both, asked, place=f"plan{tokens}", patience_s=0).whole
+        found = found if more is None else more
+        if more is None or rival is None or len(more.reports) < 2 or told_apart(more)[text, rival].p < CLEAR:
+            break
+    return found
+
+
 def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, reading: str) -> None:
-    """The plan within the budget, beside the largest scheme for all that is within it too."""
+    """The plan within the budget, chosen on the text of `reading`; on another text, beside the largest scheme for all
+    that is within the budget too."""
     with st.container():
         found = measured(lab, schemes, False, reading).whole
     if found is None:
@@ -71,16 +99,19 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, reading: str) -
     text = str(chosen.plan)
     rival = max((one for one in uniform if uniform[one] <= budget + 1e-6), key=lambda one: uniform[one], default=None)
     rivals = [] if rival is None else [rival]
-    with st.container():
-        both = tuple(dict.fromkeys([text, *rivals]))
-        beside = answer("The plan, measured", lab, Lab.duel, both, reading, place="plan", patience_s=0).whole
+    beside = beside_rival(lab, text, rival)
     said = words.plan_words(chosen, beside, rival, None if rival is None else uniform[rival])
     st.markdown(" ".join(said))
     with st.grid(2, min_column_width=430):
         chart(figures.plan_map(chosen.choice, found), key="plan_map", alt=said[0].replace("*", ""))
         measured_at = {one: (uniform[one], found.whole[one]) for one in schemes}
-        here = None if beside is None else (chosen.bits_per_weight, beside.reports[text].kl)
-        budgets = figures.budgets(measured_at, lab.plan_trail(schemes, reading), here)
+        bits = {
+            text: ("this plan", chosen.bits_per_weight),
+            **{one: (short_label(one), uniform[one]) for one in rivals},
+        }
+        known = {} if beside is None else beside.reports
+        elsewhere = {bits[one][0]: (bits[one][1], report.kl) for one, report in known.items()}
+        budgets = figures.budgets(measured_at, lab.plan_trail(schemes, reading), elsewhere)
         chart(budgets, key="budgets", alt=" ".join(said).replace("*", ""))
     st.markdown("The plan as text, for the duel, the command line, a recipe:")
     st.code(text, language=None, wrap_lines=True)
@@ -93,10 +124,11 @@ def body(choice: Choice) -> None:
     lab = choice.lab
     with st.container(horizontal=True, vertical_alignment="bottom"):
         bits = controls.pick("Bits per weight", BITS, 3, "bits")
-        group = controls.pick("Group", GROUPS, controls.follow_default("group", fitting_group(lab.layers())), "group")
+        grains = grains_on(lab)
+        grain = controls.pick("Scale for each", grains, controls.follow_default("grain", grains[0]), "grain")
         all_but = controls.pick("Quantized is", [ALONE, ALL_BUT], ALONE, "way") == ALL_BUT
-        reading = str(EVALUATE.at_most(controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")))
-    scheme = f"w:int{bits}/group{group}"
+        reading = str(CHOSEN_ON.at_most(controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")))
+    scheme = f"w:int{bits}/{grain}"
     ranked = st.container()
     st.header("Spend a budget")
     budget = controls.slide("Bits per weight, scales counted", 2.125, 8.5, 4.125, "budget", 0.005, format="%.3f")
@@ -108,7 +140,7 @@ def body(choice: Choice) -> None:
             ranking_part(found, scheme, all_but, [one for one in lab.layers() if not Scheme.parse(scheme).skips(one)])
     experts_part(choice, scheme)
     if found.whole is not None:
-        plan_part(lab, tuple(str(Plan.parse(f"w:int{one}/group{group}")) for one in BITS), budget, reading)
+        plan_part(lab, tuple(str(Plan.parse(f"w:int{one}/{grain}")) for one in BITS), budget, reading)
 
 
 frame.show(__file__, "Which layers hurt?", LOOK_FOR, TRIES, body)

@@ -34,7 +34,8 @@ def card(rule: Rule, choice: Choice, reading: str, run: bool) -> RuleResult | No
     """One rule: words, run, verdict, picture, what has changed since."""
     st.markdown(f"**{rule.text}**")
     st.markdown(rule.why)
-    st.caption(f"`{rule.scheme}` against {', '.join(f'`{text}`' for text in rule.challengers)}")
+    lines = [words.spelled(text, choice.lab) for text in (rule.scheme, *rule.challengers)]
+    st.caption(f"`{lines[0]}` against {', '.join(f'`{text}`' for text in lines[1:])}")
     title = f"Rule: {rule.text.rstrip('.')}"
     found = answer(
         title, choice.lab, Lab.rule, rule.key, reading, choice.calibration, start=run, place=f"rule {rule.key}"
@@ -46,7 +47,7 @@ def card(rule: Rule, choice: Choice, reading: str, run: bool) -> RuleResult | No
     elif so_far is not None:
         st.markdown(duel_words.so_far(so_far.duel, choice.lab.tokens(reading).numel()))
     if (drawn := result or so_far) is not None:
-        chart(figures.bouts(drawn, rule.scheme), key=f"rule_{rule.key}", alt=words.alt(drawn))
+        chart(figures.bouts(drawn), key=f"rule_{rule.key}", alt=words.alt(drawn))
     st.caption(f"What has changed since (looked up {rule.as_of}): {rule.since}")
     return result
 

@@ -61,13 +61,14 @@ STYLE = """<style>
 TAKE = "pages/11_Take_it_with_you.py"
 FOLLOWED = "try"  # marks a preset's link; taking the mark off is what brings the link's state to the address bar
 Tries = Sequence[tuple[str, Mapping[str, Any]]]
+TriesOn = Callable[[Choice], Tries]  # presets that look for their example on the loaded model
 
 
 def show(
     file: str,
     question: str,
     look_for: str,
-    tries: Tries,
+    tries: Tries | TriesOn,
     body: Callable[[Choice], None],
     opening: Callable[[], None] | None = None,
     first: Callable[[Lab], str] | None = None,
@@ -137,7 +138,7 @@ def _begin(question: str, sidebar_state: Literal["auto", "collapsed"] = "auto") 
 def _head(
     question: str,
     look_for: str,
-    tries: Tries,
+    tries: Tries | TriesOn,
     path: str,
     opening: Callable[[], None] | None,
     first: Callable[[Lab], str] | None,
@@ -146,25 +147,39 @@ def _head(
     _begin(question)
     head_start()
     controls.begin(path)
-    _show_moved(tries)
+    if not callable(tries):
+        _show_moved(tries)
     menu()
     heading = st.session_state["_heading"] = st.empty()
     heading.title(st.session_state.get("_asked", {}).get(path, question))
     st.markdown(look_for)
     if opening is not None:
         opening()
-    if tries:
-        with st.container(horizontal=True, vertical_alignment="center", gap="small", key="tries"):
-            st.markdown("**Try this**")
-            for place, (label, state) in enumerate(tries, 1):
-                link(label, path, {**state, FOLLOWED: place})
+    offered = st.container(horizontal=True, vertical_alignment="center", gap="small", key="tries")
+    if not callable(tries):
+        _offer(offered, tries, path)
     notices = st.container(key="notices")
     choice = None
     with problems():
         choice = sidebar(first)
     if choice is None:
         st.stop()
+    if callable(tries):
+        with problems():
+            found = tries(choice)
+            _show_moved(found)
+            _offer(offered, found, path)
     return choice, notices
+
+
+def _offer(place: DeltaGenerator, tries: Tries, path: str) -> None:
+    """The presets as links; nothing for none."""
+    if not tries:
+        return
+    with place:
+        st.markdown("**Try this**")
+        for number, (label, state) in enumerate(tries, 1):
+            link(label, path, {**state, FOLLOWED: number})
 
 
 def _show_moved(tries: Tries) -> None:

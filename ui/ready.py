@@ -15,13 +15,12 @@ from typing import Any
 
 from quantcore.lab.bench import LEARNED
 from quantcore.lab.lab import Lab
-from quantcore.measure.duel import texts_of
+from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE
 from ui import kept
 from ui.line import step_back
-from ui.scheme_builder import fitting_group
 
-DUEL = "W8A8\n{w4}\nw:int4/channel\nw:int3/group{group}"  # the group is the largest that fits the model
+DEFAULT_DUEL = "W8A8\nW4A16\nw:int4/channel\nW3A16"
 DUEL_TOKENS = (2560, 5120, 16384)
 RULES = ("int4-groups", "int8-tokens")  # run without a click: rounding to nearest, a few seconds
 RULE_TOKENS = (2560, 5120, 16384)
@@ -35,15 +34,16 @@ class VisitorFirst(Exception):
     """Somebody asked for a job: what is done ahead makes room."""
 
 
-def default_duel(lab: Lab) -> str:
-    """The schemes that the duel opens with, one a line."""
-    group = fitting_group(lab.layers())
-    return DUEL.format(w4="W4A16" if group == 128 else f"w:int4/group{group}", group=group)
-
-
 def questions(lab: Lab) -> Iterator[Question]:
     """What the pages ask without a click, as they ask it."""
-    yield Lab.duel, (tuple(texts_of(default_duel(lab).split())), str(EVALUATE.at_most(DUEL_TOKENS[0])), LEARNED)
+    yield (
+        Lab.duel,
+        (
+            tuple(sorted_out(DEFAULT_DUEL.split(), lab.shapes(), lab.head)[0].values()),
+            str(EVALUATE.at_most(DUEL_TOKENS[0])),
+            LEARNED,
+        ),
+    )
     for rule in RULES:
         yield Lab.rule, (rule, str(EVALUATE.at_most(RULE_TOKENS[0])), LEARNED)
 

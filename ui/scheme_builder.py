@@ -1,6 +1,6 @@
 """A scheme as one line of text with a builder beside it; the text is the state, the builder only rewrites it.
 
-    scheme = scheme_editor("A", "w:int4/channel", key="a", shape=(384, 1024))
+    scheme = scheme_editor("A", "w:int4/channel", key="a", lab=lab, shape=(384, 1024))
 
 The line is bound to the URL under its key. The builder's menus are set from the text at each run, and a menu that is
 moved rewrites the text in its callback, so the two cannot disagree. What cannot be is not offered: a menu holds only
@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import streamlit as st
 
+from quantcore.lab.lab import Lab
 from quantcore.methods.options import METHODS, Method, Rtn, parse_method
 from quantcore.numbers.formats import FORMATS, format_named
 from quantcore.numbers.granularity import (
@@ -27,6 +28,7 @@ from quantcore.numbers.granularity import (
     parse_granularity,
 )
 from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
+from quantcore.scheme.fitting import fitting_grain, why_grain
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
 from ui import widgets as controls
@@ -35,21 +37,20 @@ FIRST_WEIGHTS = QuantSpec(FORMATS["int4"], PerChannel())
 FIRST_ACTIVATIONS = QuantSpec(FORMATS["int8"], PerToken(), dynamic=True)
 OBSERVERS = ("minmax", "mse", "p99", "p99.9", "p99.99")
 AVERAGES = ("ema0.01", "ema0.1", "ema0.5")
-GROUPS = (128, 64, 32)
 CUSTOM = "no preset"
 SYMMETRIC, ASYMMETRIC = "symmetric", "asymmetric"
 Change = Callable[[QuantSpec, str], QuantSpec]
 
 
-def scheme_editor(label: str, default: str, key: str, shape: tuple[int, int] | None = None) -> Scheme:
+def scheme_editor(label: str, default: str, key: str, lab: Lab, shape: tuple[int, int] | None = None) -> Scheme:
     """Text line, presets and menus of one scheme under a Markdown label: `scheme_line` and `scheme_menus`."""
-    scheme = scheme_line(label, default, key)
+    scheme = scheme_line(label, default, key, lab)
     scheme_menus(scheme, key, shape)
     return scheme
 
 
-def scheme_line(label: str, default: str, key: str) -> Scheme:
-    """The text line and the presets, under a Markdown label.
+def scheme_line(label: str, default: str, key: str, lab: Lab) -> Scheme:
+    """The text line and the presets, under a Markdown label; presets have the group that fits the lab's model.
 
     Raises: ValueError where the text cannot be read; line and presets stay, to mend it."""
     st.markdown(label)
@@ -58,13 +59,15 @@ def scheme_line(label: str, default: str, key: str) -> Scheme:
         presets = st.container(width=170)
     scheme, problem = None, None
     try:
-        scheme = Scheme.parse(text)
+        scheme = lab.scheme_of(text)
     except ValueError as error:
         problem = error
+    known = {name: lab.scheme_of(name) for name in PRESETS}
     names = [CUSTOM, *PRESETS]
-    current = next((name for name, preset in PRESETS.items() if preset == scheme), CUSTOM)
+    current = next((name for name, preset in known.items() if preset == scheme), CUSTOM)
     with presets:
-        _menu(f"preset of {key.upper()}", names, current, f"{key}.preset", _take_preset, key)
+        _menu(f"preset of {key.upper()}", names, current, f"{key}.preset", _take_preset, key, known)
+    st.session_state[f"_{key}.full"] = None if scheme is None else str(scheme)  # what a menu's callback starts from
     if scheme is None:
         raise problem or ValueError(f"cannot read {text!r}")
     return scheme
@@ -76,10 +79,9 @@ def scheme_menus(scheme: Scheme, key: str, shape: tuple[int, int] | None = None)
     _builder(key, "activations", scheme.activations, shape)
 
 
-def fitting_group(shapes: Mapping[str, tuple[int, int]]) -> int:
-    """The largest usual group that divides the inputs of every layer (out, in); 32 where none does."""
-    fits = [size for size in GROUPS if all(shape[1] % size == 0 for shape in shapes.values())]
-    return max(fits, default=min(GROUPS))
+def grain_words(lab: Lab) -> str:
+    """What a preset's group is on this model."""
+    return f"Presets such as `W4A16` have {why_grain(lab.shapes())}."
 
 
 def copy_scheme(source: str, target: str) -> None:
@@ -146,15 +148,20 @@ def _menu(
     st.selectbox(label, offered, key=key, on_change=change, args=(*args, key), label_visibility="collapsed")
 
 
-def _take_preset(text_key: str, menu_key: str) -> None:
+def _take_preset(text_key: str, known: Mapping[str, Scheme], menu_key: str) -> None:
     name = st.session_state[menu_key]
     if name != CUSTOM:
-        st.session_state[text_key] = str(PRESETS[name])
+        st.session_state[text_key] = str(known[name])
 
 
 def _take_method(text_key: str, menu_key: str) -> None:
     method = parse_method(st.session_state[menu_key])
-    st.session_state[text_key] = str(replace(Scheme.parse(st.session_state[text_key]), method=method))
+    st.session_state[text_key] = str(replace(_written(text_key), method=method))
+
+
+def _written(text_key: str) -> Scheme:
+    """The scheme of the line as it was drawn, presets with the model's group."""
+    return Scheme.parse(st.session_state[f"_{text_key}.full"])
 
 
 def _turn(text_key: str, part: str) -> None:
@@ -164,12 +171,12 @@ def _turn(text_key: str, part: str) -> None:
 
 
 def _edit(text_key: str, part: str, change: Change, menu_key: str) -> None:
-    spec = getattr(Scheme.parse(st.session_state[text_key]), part)
+    spec = getattr(_written(text_key), part)
     _rewrite(text_key, part, change(spec, st.session_state[menu_key]))
 
 
 def _rewrite(text_key: str, part: str, spec: QuantSpec | None) -> None:
-    scheme = Scheme.parse(st.session_state[text_key])
+    scheme = _written(text_key)
     if part == "weights" and spec is None:
         scheme = replace(scheme, method=Rtn())  # no codes are left to place
     scheme = replace(scheme, weights=spec) if part == "weights" else replace(scheme, activations=spec)
@@ -207,7 +214,9 @@ def _with_kind(shape: tuple[int, int] | None) -> Change:
     def change(spec: QuantSpec, kind: str) -> QuantSpec:
         fixed: dict[str, Granularity] = {"tensor": PerTensor(), "channel": PerChannel(), "token": PerToken()}
         sides = [128, 128] if shape is None else [largest_divisor(size, 128) for size in shape]
-        tiles: dict[str, Granularity] = {"group": PerGroup(sides[1]), "block": PerBlock(sides[0], sides[1])}
+        group = PerGroup(128) if shape is None else fitting_grain({"": shape})
+        group = group if isinstance(group, PerGroup) else PerGroup(sides[1])
+        tiles: dict[str, Granularity] = {"group": group, "block": PerBlock(sides[0], sides[1])}
         return replace(spec, granularity={**fixed, **tiles}[kind])
 
     return change

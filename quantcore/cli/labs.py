@@ -11,7 +11,17 @@ from quantcore.cli.outputs import progress_bar
 from quantcore.lab.lab import Lab
 from quantcore.model.loading import REFERENCE
 from quantcore.model.memory import TooLarge
+from quantcore.scheme.plan import Plan
 from quantcore.text.reading import Texts
+
+
+def checked_plan(scheme: str, model: str, device: str | None) -> Plan:
+    """The plan that a text says on this model, asked before the model is loaded or a text is read.
+
+    Raises: ValueError for a text that is none, and for a plan that the model cannot take."""
+    lab = Lab(model, device)
+    lab.require_fits(scheme)
+    return lab.plan_of(scheme)
 
 
 def loaded_lab(model: str, device: str | None, texts: Texts) -> Lab:

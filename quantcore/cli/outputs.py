@@ -19,7 +19,11 @@ from quantcore.pipeline.ranks import ranks
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on stderr; yields what the engine calls with the share done and what it is at."""
+    """A bar on stderr, or where that is no terminal a line each tenth; yields what the engine calls with the share done
+    and what it is at."""
+    if not sys.stderr.isatty():
+        yield _lines(title)
+        return
     form = "{l_bar}{bar}| {elapsed} {postfix}"
     with tqdm(total=100, desc=title, file=sys.stderr, bar_format=form, disable=not ranks().first) as bar:
 
@@ -28,6 +32,19 @@ def progress_bar(title: str) -> Iterator[Progress]:
             bar.update(100 * share - bar.n)
 
         yield tell
+
+
+def _lines(title: str) -> Progress:
+    """A line for each tenth of the work, for a log."""
+    told = -1
+
+    def tell(share: float, what: str) -> None:
+        nonlocal told
+        if ranks().first and int(10 * share) > told:
+            told = int(10 * share)
+            print(f"{title}: {100 * share:.0f}% {what}", file=sys.stderr)
+
+    return tell
 
 
 def new_file(path: str | Path, force: bool, folder: Path | None = None) -> Path:

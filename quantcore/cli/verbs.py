@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantcore.cli.labs import loaded_lab, opened_lab
+from quantcore.cli.labs import checked_plan, loaded_lab, opened_lab
 from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
@@ -29,7 +30,7 @@ from quantcore.model.loading import REFERENCE, devices, source_path
 from quantcore.model.machine import device_name
 from quantcore.numbers.formats import FORMATS
 from quantcore.pipeline.ranks import ranks
-from quantcore.scheme.plan import Plan
+from quantcore.scheme.fitting import sorted_out
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.layer import LayerStudy
 from quantcore.text.reading import EACH_LAYER, EVALUATE, STUDY, Reading
@@ -77,6 +78,7 @@ def schemes() -> dict[str, Any]:
         ],
         "granularities": GRANULARITIES,
         "observers": OBSERVERS,
+        "luck": {"jitter3": "weights: each scale moved within half a 16-bit grain by seed 3: other rounding luck"},
     }
 
 
@@ -90,14 +92,15 @@ def layer(
     force: bool = False,
 ) -> dict[str, Any]:
     """one layer under one scheme: errors of weight, input and output, worst channels and tokens; --out as HTML"""
-    wanted, reading, learning = Scheme.parse(scheme), texts.measured(STUDY), texts.learned()
+    reading, learning = texts.measured(STUDY), texts.learned()
+    wanted = Lab(model, device).scheme_of(scheme)
     target = None if out is None else new_file(out, force)
     lab = loaded_lab(model, device, texts.texts)
     texts.require_window(lab.whole, reading, *([learning] if wanted.needs_text else []))
     started = time.perf_counter()
     lab.linear(layer)
     try:
-        study = lab.layer_study(layer, scheme, str(reading), str(learning))
+        study = lab.layer_study(layer, str(wanted), str(reading), str(learning))
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from error
     tokens = lab.tokens(str(reading))
@@ -133,7 +136,8 @@ def evaluate(
     stream: bool = False,
 ) -> dict[str, Any]:
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
-    wanted, reading, learning = Plan.parse(scheme), texts.measured(EVALUATE), texts.learned()
+    reading, learning = texts.measured(EVALUATE), texts.learned()
+    wanted = checked_plan(scheme, model, device)
     lab, facts = opened_lab(model, device, texts.texts, stream)
     texts.require_window(lab.whole, reading, *([learning] if wanted.needs_text else []))
     with progress_bar("quantizing") as tell:
@@ -162,7 +166,7 @@ def quantize(
     force: bool = False,
 ) -> dict[str, Any]:
     """write the quantized model as a compressed-tensors checkpoint, which transformers and vLLM load"""
-    plan = Plan.parse(scheme)
+    plan = checked_plan(scheme, model, device)
     if not plan.needs_text and texts.line():
         raise ValueError(
             f"{plan.label} needs no calibration text; leave out --text, --max-tokens, --window, --seed and --chat"
@@ -192,14 +196,24 @@ def compare(
     out: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """several schemes or plans on one text, paired, with intervals; --out writes it as one HTML file"""
+    """several schemes or plans on one text, paired, with intervals; --out writes it as one HTML file. One that the
+    model cannot take is left out, with its reason"""
     from quantcore.lab.report import duel_document, to_html
 
-    plans, reading, learning = [Plan.parse(one) for one in schemes], texts.measured(EVALUATE), texts.learned()
+    reading, learning = texts.measured(EVALUATE), texts.learned()
     target = None if out is None or not ranks().first else new_file(out, force)
+    asked = Lab(model, device)
+    able, refused = sorted_out(schemes, asked.shapes(), asked.head)
+    if ranks().first:
+        for line, reason in refused.items():
+            print(f"quantcore: {line} is left out: {reason}", file=sys.stderr)
+    if not able:
+        line, reason = next(iter(refused.items()))
+        raise ValueError(f"{line}: {reason}")
     lab, opened = opened_lab(model, device, texts.texts, stream)
+    plans, wanted = [Plan.parse(one) for one in able.values()], list(able.values())
     texts.require_window(lab.whole, reading, *([learning] if any(plan.needs_text for plan in plans) else []))
-    wanted, read = [str(plan) for plan in plans], (str(reading), str(learning))
+    read = str(reading), str(learning)
     with progress_bar("comparing") as tell:
         found = lab.duel(wanted, *read, progress=tell)
     facts = {
@@ -218,7 +232,12 @@ def compare(
     document = duel_document(found, facts)
     if target is not None:
         write_whole(target, to_html(document))
-    return {"out": None if target is None else str(target), "notice": lab.store(*read).notice, **asdict(document)}
+    return {
+        "out": None if target is None else str(target),
+        "notice": lab.store(*read).notice,
+        "refused": {**refused, **found.refused},
+        **asdict(document),
+    }
 
 
 def sensitivity(
@@ -229,7 +248,10 @@ def sensitivity(
     budget: float | None = None,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
-    wanted, reading, learning = [Scheme.parse(one) for one in schemes], texts.measured(EACH_LAYER), texts.learned()
+    reading, learning = texts.measured(EACH_LAYER), texts.learned()
+    asked = Lab(model, device)
+    asked.require_fits(*schemes)
+    wanted = [asked.scheme_of(one) for one in schemes]
     if budget is not None:
         require_budget(budget, wanted, {})
     lab, read = loaded_lab(model, device, texts.texts), (str(reading), str(learning))
@@ -280,7 +302,7 @@ def recipe(
     from quantcore.export.recipe import recipe as recipe_of
     from quantcore.export.recipe_text import recipe_file
 
-    plan = plan_from_recipe(recipe_file(read)) if read is not None else Plan.parse(scheme or "")
+    plan = plan_from_recipe(recipe_file(read)) if read is not None else Lab(model).plan_of(scheme or "")
     texts = {"recipe.yaml": recipe_of(plan), "quantize.py": script(plan, source_path(model))}
     if out is not None:
         folder = new_folder(out)

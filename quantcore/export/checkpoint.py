@@ -41,7 +41,7 @@ from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
 from quantcore.model.experts import Experts
 from quantcore.model.held import Held, held
-from quantcore.model.linears import block_of, head_of
+from quantcore.model.linears import block_of, head_of, linear_shapes
 from quantcore.model.machine import device_name, versions
 from quantcore.model.places import holding
 from quantcore.model.weight_files import read_json
@@ -50,6 +50,7 @@ from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import CALIBRATE, READ, SOLVE, Part, Source, parts, planned
 from quantcore.pipeline.ranks import ranks
+from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
@@ -122,7 +123,7 @@ def export_checkpoint(
     `parts` refuses."""
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
-    model, plan = held(source), Plan.of(scheme)
+    model, plan = held(source), plan_for(scheme, linear_shapes(held(source).skeleton))
     schemes, _ = planned(model, plan)
     require_exportable(list(dict.fromkeys(schemes.values())))
     road = parts(model, plan, calibration, progress=progress)
@@ -294,7 +295,8 @@ class _Writing:
         return report
 
     def _serving(self, folder: str) -> Serving:
-        return serving(folder, self._schemes, self._model.context, list(experts_in(self._model.skeleton)))
+        skeleton = self._model.skeleton
+        return serving(folder, self._schemes, self._model.context, list(experts_in(skeleton)), linear_shapes(skeleton))
 
     def _hash(self) -> None:
         self._revision, self._hashed = self._model.revision, model_hash(self._model)

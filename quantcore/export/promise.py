@@ -17,6 +17,7 @@ from torch import nn
 from quantcore.matmul.size import model_size
 from quantcore.model.linears import head_of, linear_shapes
 from quantcore.numbers.bits import Size
+from quantcore.scheme.fitting import plan_for, require_fits
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme, coded_under
 
@@ -56,8 +57,10 @@ def promise(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> 
     Raises: ValueError for a pattern that fits no layer, and a tile that does not divide one, with the layer's name."""
     from quantcore.export.checkpoint_format import formats, layout, why_not  # compressed-tensors takes 2 s to import
 
-    plan, shapes, bits = Plan.of(plan), linear_shapes(model), 8 * dtype.itemsize
-    schemes = {name: one for name, one in plan.schemes_of(shapes, head_of(model)).items() if one.weights is not None}
+    shapes, head, bits = linear_shapes(model), head_of(model), 8 * dtype.itemsize
+    plan = plan_for(plan, shapes)
+    require_fits(plan, shapes, head)
+    schemes = {name: one for name, one in plan.schemes_of(shapes, head).items() if one.weights is not None}
     used = formats(schemes) if all(why_not(scheme) is None for scheme in set(schemes.values())) else {}
     layouts = {name: layout(schemes[name], form) for name, form in used.items()}
     return Promise(

@@ -93,6 +93,8 @@ def why_not(scheme: Scheme) -> str | None:
     for spec in specs:
         if spec.fmt.name not in FORMATS:
             return f"it has no {spec.fmt.name}; use int2 to int8, or fp8_e4m3"
+        if spec.jitter:
+            return f"it moves no scales; leave jitter{spec.jitter} out"
         if isinstance(spec.observer, Percentile):
             return f"it has no percentile observer such as {spec.observer}; use minmax, mse or ema"
         if spec.dynamic and spec.observer != MinMax():

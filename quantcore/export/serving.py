@@ -1,9 +1,9 @@
 """What it takes to serve a checkpoint with vLLM: the command, the GPUs, and what vLLM will not take.
 
 As vLLM's documentation (docs.vllm.ai, features/quantization, `latest` and v0.32), llm-compressor's guide "Choosing the
-right compression scheme" (0.11) and vLLM's compressed-tensors loader said in November 2026; nothing here was run with
-vLLM. NVIDIA GPUs are named by compute capability: 7.5 Turing (T4), 8.0 Ampere (A100), 8.6 (RTX 30), 8.9 Ada (L4,
-RTX 40), 9.0 Hopper (H100, H200), 10 and above Blackwell (B200, RTX 50).
+right compression scheme" (0.11), vLLM's compressed-tensors loader and its merged pull requests said in November 2026,
+each row with its own; nothing here was run with vLLM. NVIDIA GPUs are named by compute capability: 7.5 Turing (T4), 8.0
+Ampere (A100), 8.6 (RTX 30), 8.9 Ada (L4, RTX 40), 9.0 Hopper (H100, H200), 10 and above Blackwell (B200, RTX 50).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from quantcore.export.words import strategy, whole
+from quantcore.numbers.granularity import PerGroup
 from quantcore.scheme.scheme import Scheme
 
 CHECKED = "vLLM documentation and loader, November 2026"
@@ -27,41 +28,81 @@ Place = tuple[int, int] | str
 
 class Kernel(NamedTuple):
     """Which weights, format/strategy, vLLM multiplies by which inputs, format/strategy/range, and on which GPUs: in
-    words, from which compute capability to which, and where else. Below `codes_from` the codes are only stored: the
-    inputs stay 16-bit."""
+    words, with the source and its date, from which compute capability to which, and where else. Below `codes_from` the
+    codes are only stored: the inputs stay 16-bit. `marlin`: whether groups and shapes must be Marlin's."""
 
     weights: str
     inputs: str
     gpus: str
+    source: str
     least: tuple[int, int] = (99, 0)  # none
     most: tuple[int, int] = (99, 0)
     codes_from: tuple[int, int] = (0, 0)
     elsewhere: tuple[str, ...] = ()
+    marlin: bool = False
 
     def runs_on(self, place: Place) -> bool:
         return place in self.elsewhere if isinstance(place, str) else self.least <= place <= self.most
 
 
+MARLIN_GROUPS = (32, 64, 128)
+MARLIN_INPUTS, MARLIN_OUTPUTS = 128, 64  # in_features and out_features are multiples of these
+INTS = tuple(range(2, 9))
+ODD_INTS = " ".join(f"int{bits}/{grain}" for bits in INTS if bits not in (4, 8) for grain in ("group", "channel"))
+LOW_INTS = " ".join(f"int{bits}/{grain}" for bits in INTS if bits < 8 for grain in ("group", "channel"))
 KERNELS = (
-    Kernel("int4/group int4/channel", "float", "int4 weights alone: NVIDIA 7.5 and above", (7, 5)),
-    Kernel("int8/group int8/channel", "float", "int8 weights alone: NVIDIA 7.5 and above", (7, 5)),
+    Kernel(
+        "int4/group int4/channel int8/group int8/channel",
+        "float",
+        "4- and 8-bit integer weights alone: NVIDIA 7.5 and above (Marlin; on 7.5 with fp16)",
+        "vLLM pull request 29901, December 2025",
+        (7, 5),
+        marlin=True,
+    ),
+    Kernel(
+        ODD_INTS,
+        "float",
+        "2-, 3-, 5-, 6- and 7-bit integer weights alone: NVIDIA 7.5 and above (Humming; with bf16 from 8.0 on)",
+        "vLLM pull request 46389, June 2026; Humming's support matrix",
+        (7, 5),
+    ),
     Kernel(
         "int8/channel int8/tensor",
         "int8/token/dynamic int8/tensor/static",
         "int8 on both sides: NVIDIA 7.5 to 9.0 (not Blackwell), x86 and Arm CPUs",
+        "vLLM documentation, November 2026",
         (7, 5),
         (9, 0),
         elsewhere=(CPU,),
     ),
-    Kernel("int4/group int4/channel", "int8/token/dynamic", "int4 weights, int8 activations: Arm CPUs"),
     Kernel(
-        "int4/group", "fp8_e4m3/token/dynamic", "int4 weights, fp8 activations: NVIDIA 9.0 (Hopper)", (9, 0), (9, 0)
+        LOW_INTS,
+        "int8/token/dynamic int8/group/dynamic int4/token/dynamic int4/group/dynamic",
+        "2- to 7-bit integer weights, int8 or int4 activations: NVIDIA 7.5 and above (Humming, "
+        "compressed_tensors_wNa8); int4 by int8 also on Arm CPUs",
+        "vLLM pull request 46390, June 2026",
+        (7, 5),
     ),
-    Kernel(FP8_WEIGHTS, "float", "fp8 weights alone: NVIDIA 7.5 and above", (7, 5)),
+    Kernel(
+        "int4/group",
+        "fp8_e4m3/token/dynamic",
+        "int4 weights, fp8 activations: NVIDIA 9.0 (Hopper)",
+        "vLLM documentation, November 2026",
+        (9, 0),
+        (9, 0),
+    ),
+    Kernel(
+        FP8_WEIGHTS,
+        "float",
+        "fp8 weights alone: NVIDIA 7.5 and above (Marlin)",
+        "vLLM 0.32 documentation and pull request 33076, January 2026",
+        (7, 5),
+    ),
     Kernel(
         FP8_WEIGHTS,
         "fp8_e4m3/token/dynamic fp8_e4m3/group/dynamic fp8_e4m3/tensor/dynamic fp8_e4m3/tensor/static",
         "fp8 on both sides: NVIDIA 8.9 and above, AMD MI300; on NVIDIA 7.5 to 8.6 the activations stay 16-bit",
+        "vLLM 0.32 documentation",
         (7, 5),
         codes_from=(8, 9),
         elsewhere=(AMD,),
@@ -80,21 +121,34 @@ class Serving:
     source: str = CHECKED
 
 
-def serving(folder: str, schemes: Mapping[str, Scheme], context: int | None, experts: Sequence[str] = ()) -> Serving:
+def serving(
+    folder: str,
+    schemes: Mapping[str, Scheme],
+    context: int | None,
+    experts: Sequence[str] = (),
+    shapes: Mapping[str, tuple[int, int]] | None = None,
+) -> Serving:
     """How vLLM serves a checkpoint in `folder` whose quantized layers have these schemes, by name; `experts`: the names
-    of those modules that hold a mixture's experts."""
-    found = {scheme: kernel_for(scheme) for scheme in schemes.values()}
-    problems = [f"vLLM lists no kernel for {scheme}" for scheme, kernel in found.items() if kernel is None]
+    of those modules that hold a mixture's experts; `shapes`: (out, in) of the layers, on which some kernels depend."""
+    kernels = {scheme: kernel_for(scheme) for scheme in schemes.values()}
+    problems = [f"vLLM lists no kernel for {scheme}" for scheme, kernel in kernels.items() if kernel is None]
+    unfit = {
+        scheme: f"vLLM's kernel for {scheme} {why}"
+        for name, scheme in schemes.items()
+        if (kernel := kernels[scheme]) and (why := _unfit(kernel, scheme, name, (shapes or {}).get(name)))
+    }
+    problems += unfit.values()
+    found = {scheme: None if scheme in unfit else kernel for scheme, kernel in kernels.items()}
     if len(found) > 1 and any(scheme.activations is None and _asymmetric_int(scheme) for scheme in found):
         problems.append("vLLM wants asymmetric weights alone packed, which only a checkpoint of one scheme has here")
-    if any(_int_by_fp8(scheme) for scheme in found):
+    if any(_int_beside_activations(scheme) for scheme in found):
         problems.append(
-            "vLLM has read integer weights with fp8 activations as packed words, compressed-tensors 0.20 stores one "
-            "code a byte; try it before you count on it"
+            "vLLM reads integer weights of fewer bits beside quantized activations as packed words, "
+            "compressed-tensors 0.20 stores one code a byte; try it before you count on it"
         )
     return Serving(
         command=f"vllm serve {shlex.quote(folder)}{'' if context is None else f' --max-model-len {context}'}",
-        gpus=tuple(dict.fromkeys(kernel.gpus for kernel in found.values() if kernel is not None)),
+        gpus=tuple(dict.fromkeys(f"{one.gpus} [{one.source}]" for one in found.values() if one is not None)),
         problems=(*problems, *_torn(schemes), *_of_experts(schemes, experts)),
     )
 
@@ -143,9 +197,24 @@ def stays_16_bit(scheme: Scheme, place: Place) -> bool:
     return bool(kernel and scheme.activations and not isinstance(place, str) and place < kernel.codes_from)
 
 
-def _int_by_fp8(scheme: Scheme) -> bool:
+def _unfit(kernel: Kernel, scheme: Scheme, name: str, shape: tuple[int, int] | None) -> str | None:
+    """Why a kernel does not take the group or the layer's shape; None where it does."""
+    grain = None if scheme.weights is None else scheme.weights.granularity
+    if not kernel.marlin:
+        return None
+    if isinstance(grain, PerGroup) and grain.group_size not in MARLIN_GROUPS:
+        return f"takes groups of {', '.join(map(str, MARLIN_GROUPS))} and whole rows, not {grain}"
+    if shape is not None and (shape[1] % MARLIN_INPUTS or shape[0] % MARLIN_OUTPUTS):
+        return (
+            f"(Marlin) wants in_features in multiples of {MARLIN_INPUTS} and out_features of {MARLIN_OUTPUTS}, and "
+            f"{name} is {shape[0]} x {shape[1]} (output x input), so a slower one must serve"
+        )
+    return None
+
+
+def _int_beside_activations(scheme: Scheme) -> bool:
     weights, activations = scheme.weights, scheme.activations
-    return bool(weights and activations and not weights.fmt.is_float and activations.fmt.is_float)
+    return bool(weights and activations and not weights.fmt.is_float and weights.fmt.bits < 8)
 
 
 def _asymmetric_int(scheme: Scheme) -> bool:

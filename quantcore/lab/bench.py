@@ -21,14 +21,16 @@ from quantcore.lab.memo import Key, Memo, T, key_of, remembered
 from quantcore.lab.warm import keep_compiled
 from quantcore.measure.store import Store, model_hash
 from quantcore.model.held import held
-from quantcore.model.inventory import block_order, inventory
-from quantcore.model.linears import expert_of, linear_named, linears
+from quantcore.model.inventory import inventory, outline
+from quantcore.model.linears import expert_of, head_of, linear_named, linear_shapes
 from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, load_model, reference_weight
 from quantcore.model.sources import Progress, quiet
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, outlier_ratio, tokens_of_layer
-from quantcore.scheme.scheme import Scheme
+from quantcore.scheme.fitting import fitting_grain, plan_for, require_fits
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import HEAD, Scheme
 from quantcore.text.files import LoadedText, named_text
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, OWN, STUDY, Reading, Texts
 
@@ -205,12 +207,49 @@ class Bench:
 
     @remembered(1)
     def layers(self) -> dict[str, tuple[int, int]]:
-        """The shape (O, K) of each of the model's Linears, block by block; of the reference model from its file's
+        """The shape (O, K) of each of the model's Linears, in the model's order; of the reference model from its file's
         header, so that the first page need not wait for transformers."""
         if self.source == REFERENCE:
             return inventory(REFERENCE).linears
-        found = linears(self.model)
-        return {name: (found[name].out_features, found[name].in_features) for name in sorted(found, key=block_order)}
+        return linear_shapes(self.model)
+
+    @remembered(1)
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """As `layers`, in the model's order; of a model on this machine that is not loaded yet, without its weights."""
+        if self.source == REFERENCE:
+            return inventory(REFERENCE).linears
+        return linear_shapes(self._outline())
+
+    @property
+    def head(self) -> str | None:
+        """What the model calls its output head."""
+        return HEAD if self.source == REFERENCE else head_of(self._outline())
+
+    @remembered(1)
+    def _outline(self) -> nn.Module:
+        """The model without its weights."""
+        found = None if self.is_loaded else outline(self.source)
+        return held(self.whole).skeleton if found is None else found
+
+    @property
+    def grain(self) -> str:
+        """The granularity that presets and defaults have on this model: `group128`, or what fits it."""
+        return str(fitting_grain(self.shapes()))
+
+    def plan_of(self, text: str) -> Plan:
+        """The plan that a text says on this model. Raises: ValueError where it is none."""
+        Plan.parse(text)  # what is no plan anywhere is refused before the model is looked at
+        return plan_for(text, self.shapes())
+
+    def scheme_of(self, text: str) -> Scheme:
+        """The scheme likewise."""
+        Scheme.parse(text)
+        return Scheme.parse(text, fitting_grain(self.shapes()))
+
+    def require_fits(self, *plans: str) -> None:
+        """Raises: ValueError, before anything is loaded or read, for a plan that this model cannot take."""
+        for text in plans:
+            require_fits(self.plan_of(text), self.shapes(), self.head)
 
     @remembered(1)
     def default_layer(self) -> str:
@@ -273,17 +312,17 @@ def is_own(value: object) -> bool:
     return isinstance(value, tuple) and any(map(is_own, value))
 
 
-def activations_of(scheme: str) -> QuantSpec:
+def activations_of(lab: Bench, scheme: str) -> QuantSpec:
     """Raises: ValueError where the scheme leaves the activations float."""
-    spec = Scheme.parse(scheme).activations
+    spec = lab.scheme_of(scheme).activations
     if spec is None:
         raise ValueError(f"{scheme!r} leaves the activations float; add a:..., as in a:int8/tensor/static")
     return spec
 
 
-def weights_of(scheme: str) -> QuantSpec:
+def weights_of(lab: Bench, scheme: str) -> QuantSpec:
     """Raises: ValueError where the scheme leaves the weights float."""
-    spec = Scheme.parse(scheme).weights
+    spec = lab.scheme_of(scheme).weights
     if spec is None:
         raise ValueError(f"{scheme!r} leaves the weights float; add w:..., as in w:int4/group128")
     return spec

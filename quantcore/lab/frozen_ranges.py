@@ -67,7 +67,7 @@ def clips(
 @remembered(64, "Measuring the time ...")
 def dynamic_cost(lab: Bench, layer: str, scheme: str) -> DynamicCost:
     """A measurement: kept until it is forgotten, so that one picture does not tremble from move to move."""
-    return measure_cost(lab.linear(layer).weight.detach(), lab.inputs(layer, READ), activations_of(scheme))
+    return measure_cost(lab.linear(layer).weight.detach(), lab.inputs(layer, READ), activations_of(lab, scheme))
 
 
 @remembered(4, "Recording ranges on the calibration text ...")
@@ -83,9 +83,9 @@ def _watched(lab: Bench, layer: str, calibration: str) -> Watched:
 @remembered(256)
 def _trail(lab: Bench, layer: str, calibration: str, steps: int, scheme: str) -> Trail:
     """What a static scheme's observer would freeze over the first steps of the calibration text."""
-    return observe(_watched(lab, layer, calibration), activations_of(scheme), steps)
+    return observe(_watched(lab, layer, calibration), activations_of(lab, scheme), steps)
 
 
 @remembered(128)
 def _unfrozen(lab: Bench, layer: str, reading: str, scheme: str, call: int) -> Unfrozen:
-    return unfrozen(lab.inputs(layer, reading), lab.weight(layer), activations_of(scheme), call)
+    return unfrozen(lab.inputs(layer, reading), lab.weight(layer), activations_of(lab, scheme), call)

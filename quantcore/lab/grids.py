@@ -76,7 +76,7 @@ def format_use(
 @remembered(64)
 def granularity(lab: Bench, layer: str, scheme: str, reading: str = READ) -> GranularityStudy:
     """A layer's weight under a scheme, beside every other granularity."""
-    spec = weights_of(scheme)
+    spec = weights_of(lab, scheme)
     rows = _rows(lab, layer, str(Scheme(replace(spec, granularity=PerTensor()))), reading)
     return granularity_study(lab.weight(layer), lab.inputs(layer, reading), spec, rows)
 
@@ -84,7 +84,7 @@ def granularity(lab: Bench, layer: str, scheme: str, reading: str = READ) -> Gra
 @remembered(64)
 def _rows(lab: Bench, layer: str, scheme: str, reading: str) -> tuple[GranularityRow, ...]:
     """The table of all granularities, which no move of the granularity changes."""
-    spec = weights_of(scheme)
+    spec = weights_of(lab, scheme)
     return every_granularity(lab.weight(layer), lab.inputs(layer, reading), spec)
 
 
@@ -92,4 +92,4 @@ def _rows(lab: Bench, layer: str, scheme: str, reading: str) -> tuple[Granularit
 def coarsest_error(lab: Bench, layer: str, fmt: str) -> float:
     """Largest error of a format's per-tensor rounding: the common end of the error maps' colours."""
     tensor = lab.weight(layer)
-    return float((fake_quantize(tensor, weights_of(f"w:{fmt}/tensor")) - tensor).abs().max())
+    return float((fake_quantize(tensor, weights_of(lab, f"w:{fmt}/tensor")) - tensor).abs().max())

@@ -38,6 +38,7 @@ class Beside(Bench):
     loud_channels = layers.loud_channels
     kept_duel = whole.kept_duel
     kept_schemes = whole.kept_schemes
+    kept_luck = whole.kept_luck
     kept_rule = whole.kept_rule
     kept_sensitivity = whole.kept_sensitivity
     kept_checkpoint = take.kept_checkpoint
@@ -91,6 +92,7 @@ class Lab(Beside):
 
     # the whole model
     duel = whole.duel
+    luck = whole.luck
     evaluate = whole.evaluate
     rule = whole.rule
     sensitivity = whole.sensitivity

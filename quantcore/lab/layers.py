@@ -8,7 +8,6 @@ from quantcore.lab.outliers import channels
 from quantcore.methods.options import Gptq
 from quantcore.pipeline.calibration import momenta_of
 from quantcore.pipeline.layers import static_qparams
-from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gptq_cost import OrderCosts, measure_order_cost
 from quantcore.studies.gptq_map import OrderMap, order_map
 from quantcore.studies.gptq_order import OrderStudy, order_study
@@ -22,7 +21,7 @@ from quantcore.studies.outliers import CHANNEL_RATIO
 def layer_study(lab: Bench, layer: str, scheme: str, reading: str = READ, calibration: str = LEARNED) -> LayerStudy:
     """One layer under a scheme: static ranges and GPTQ's Hessian come from the calibration text, the errors from the
     text that is read."""
-    chosen, static, hessian = Scheme.parse(scheme), None, None
+    chosen, static, hessian = lab.scheme_of(scheme), None, None
     if chosen.needs_text:
         seen = lab.learned(
             layer,
@@ -40,7 +39,7 @@ def gptq_tile(lab: Bench, layer: str, scheme: str, together: bool = True, calibr
     """GPTQ over a tile of the layer; `together`: the columns that go together most, else neighbours of the loudest."""
     weight, hessian = lab.linear(layer).weight, lab.hessian(layer, calibration)
     columns = companions(hessian) if together else neighbours(hessian)
-    return tile_steps(weight, hessian, tile_rows(len(weight)), columns, weights_of(scheme), gptq_of(scheme))
+    return tile_steps(weight, hessian, tile_rows(len(weight)), columns, weights_of(lab, scheme), gptq_of(lab, scheme))
 
 
 @remembered(64)
@@ -50,8 +49,8 @@ def gptq_order(lab: Bench, layer: str, scheme: str, reading: str = READ, calibra
     return order_study(
         lab.linear(layer).weight,
         lab.hessian(layer, calibration),
-        weights_of(scheme),
-        gptq_of(scheme).damp,
+        weights_of(lab, scheme),
+        gptq_of(lab, scheme).damp,
         seen.tokens,
         loud,
         lab.inputs(layer, reading),
@@ -80,8 +79,8 @@ def gptq_map(
 def gptq_cost(lab: Bench, layer: str, scheme: str, calibration: str = LEARNED) -> OrderCosts:
     """What an order costs at run time: a measurement, kept until it is forgotten."""
     weight, x = lab.linear(layer).weight.detach(), lab.inputs(layer, READ)
-    return measure_order_cost(weight, lab.hessian(layer, calibration), weights_of(scheme), x)
+    return measure_order_cost(weight, lab.hessian(layer, calibration), weights_of(lab, scheme), x)
 
 
-def gptq_of(scheme: str) -> Gptq:
-    return Gptq.of(Scheme.parse(scheme).method)
+def gptq_of(lab: Bench, scheme: str) -> Gptq:
+    return Gptq.of(lab.scheme_of(scheme).method)

@@ -16,8 +16,9 @@ from functools import lru_cache, wraps
 from inspect import Signature, signature
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from quantcore.matmul.size import quantized_linears
 from quantcore.text.reading import Reading
 
 P = ParamSpec("P")
@@ -76,10 +77,12 @@ class Memo:
 
 
 def tensor_bytes(answer: Any) -> int:
-    """Bytes of the tensors in an answer: alone, in containers, in dataclasses. A model's are not counted: a quantized
-    copy shares most of them with the float one."""
+    """Bytes of the tensors in an answer: alone, in containers, in dataclasses. Of a model those of quantized layers: a
+    quantized copy shares the others with the float one."""
     if isinstance(answer, Tensor):
         return answer.nbytes
+    if isinstance(answer, nn.Module):
+        return sum(one.nbytes for layer in quantized_linears(answer).values() for one in layer.buffers())
     if isinstance(answer, Mapping):
         return sum(map(tensor_bytes, answer.values()))
     if isinstance(answer, list | tuple):

@@ -22,7 +22,9 @@ from typing import Any
 from quantcore.export.plain import plain
 from quantcore.lab import svg
 from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.luck import Spread
 from quantcore.measure.statistics import LEVEL, RESAMPLES, Interval, window_interval
+from quantcore.measure.told_apart import told_apart
 from quantcore.model.machine import versions
 from quantcore.studies.experts import tokens_by_expert
 from quantcore.studies.layer import LayerStudy
@@ -117,7 +119,8 @@ def layer_document(study: LayerStudy, name: str, facts: Mapping[str, Any]) -> Do
     before, after, error = study.weight_before, study.weight_after, study.weight_error
     sentences = (
         f"{name}, {study.shape[0]} x {study.shape[1]}, takes {study.bits_per_weight:.3g} bits a weight under "
-        f"{study.scheme}; its output keeps {study.output.sqnr_db:.1f} dB on {study.tokens} tokens.",
+        f"{study.scheme}; the median of {study.tokens} tokens' outputs keeps {study.token_sqnr_db:.1f} dB, the "
+        f"whole output {study.output.sqnr_db:.1f} dB.",
     )
     return _document(
         f"{name} under {study.scheme}",
@@ -161,19 +164,25 @@ def _document(
 
 
 def _duel_sentences(found: Duel, kl: Mapping[str, Interval]) -> tuple[str, ...]:
-    ranked = sorted(kl, key=lambda text: kl[text].value)
+    ranked, aparts = sorted(kl, key=lambda text: kl[text].value), told_apart(found)
     best = ranked[0]
     said = [f"Nearest to the float model: {short_label(best)}, KL {kl[best].value:.4g} nats a token."]
     for text in ranked[1:]:
-        difference = found.kl_difference(text, best)
-        how = "beyond chance" if difference.significant else "not beyond chance"
-        said.append(f"{short_label(text)}: {difference.value:+.4g} nats against it, {how}.")
+        apart = aparts[text, best]
+        how = "beyond" if apart.real else "not beyond"
+        size = "" if apart.share is None else f" ({100 * apart.share:+.2g}%)"
+        said.append(
+            f"{short_label(text)}: {apart.difference.value:+.3g} nats{size} against it, {how} chance of the text."
+        )
+    said += [f"Left out: {text}: {reason}" for text, reason in found.refused.items()]
     return tuple(said)
 
 
-def duel_table(found: Duel) -> Table:
-    """A duel's figures, a row a scheme: the one table that the page, its CSV and the report show."""
-    rows = [_duel_row(found, text) for text in found.reports]
+def duel_table(found: Duel, spreads: Mapping[str, Spread] | None = None) -> Table:
+    """A duel's figures, a row a scheme: the one table that the page, its CSV and the report show; with rounding luck
+    where it was measured."""
+    lucks = {text: one.deviation for text, one in (spreads or {}).items() if one.freedom}
+    rows = [_duel_row(found, text) | {"KL, luck's deviation": lucks.get(text)} for text in found.reports]
     return Table("Figures", tuple(rows[0] if rows else ()), tuple(tuple(row.values()) for row in rows))
 
 
@@ -213,14 +222,15 @@ def exp(value: float) -> float:
 
 
 def _pair_table(found: Duel) -> Table:
-    rows = []
+    rows, aparts = [], told_apart(found)
     for one, other in combinations(found.reports, 2):
-        kl, nll = found.kl_difference(one, other), found.log_perplexity_difference(one, other)
-        rows.append((short_label(one), short_label(other), kl.value, kl.lo, kl.hi, kl.significant, nll.value, nll.lo,
-                     nll.hi, nll.significant))  # fmt: skip
+        apart, nll = aparts[one, other], found.log_perplexity_difference(one, other)
+        kl = apart.difference
+        rows.append((short_label(one), short_label(other), kl.value, kl.lo, kl.hi, apart.share, apart.p, apart.real,
+                     nll.value, nll.lo, nll.hi))  # fmt: skip
     columns = (
-        "scheme", "minus", "KL", "KL from", "KL to", "KL beyond chance", "log perplexity", "log perplexity from",
-        "log perplexity to", "log perplexity beyond chance",
+        "scheme", "minus", "KL", "KL from", "KL to", "of the other's KL", "p, all pairs together",
+        "beyond chance of the text", "log perplexity", "log perplexity from", "log perplexity to",
     )  # fmt: skip
     return Table("Pairs, paired window by window", columns, tuple(rows))
 

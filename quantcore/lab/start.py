@@ -13,7 +13,7 @@ from quantcore.studies.next_tokens import NextTokens, next_tokens
 from quantcore.studies.row import RowStudy, loud_row, row_study
 from quantcore.text.reading import OWN
 
-SMALL_MODEL = 50_000_000  # parameters; of a larger model only one quantized copy is kept
+SMALL_MODEL = 50_000_000  # parameters; of a larger model nothing long begins by itself
 START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
 PROMPTS = ("Once upon a time, there was a little girl named", "He played football for Manchester")
 
@@ -32,7 +32,7 @@ def contents(lab: Bench) -> Anatomy:
 @remembered(128)
 def row(lab: Bench, layer: str, scheme: str, share: float = 1.0) -> RowStudy:
     """The row of a layer that is louder than `share` of its rows, quantized."""
-    return row_study(lab.weight(layer), _loud_row(lab, layer, share), weights_of(scheme))
+    return row_study(lab.weight(layer), _loud_row(lab, layer, share), weights_of(lab, scheme))
 
 
 @remembered(256)
@@ -59,18 +59,9 @@ def quantized_bytes(lab: Bench, scheme: str) -> int:
 
 def quantized(lab: Bench, scheme: str) -> nn.Module:
     """The model with its weights rounded to nearest; it shares what stays float and packs the codes."""
-    return (_quantized_small if is_small(lab) else _quantized_large)(lab, scheme)
+    return _quantized(lab, str(lab.plan_of(scheme)))
 
 
-def is_small(lab: Bench) -> bool:
-    return sum(one.numel() for one in lab.model.parameters()) <= SMALL_MODEL
-
-
-@remembered(8)
-def _quantized_small(lab: Bench, scheme: str) -> nn.Module:
-    return quantize_model(lab.model, scheme)[0]
-
-
-@remembered(1, "Quantizing the model ...")
-def _quantized_large(lab: Bench, scheme: str) -> nn.Module:
+@remembered(8, "Quantizing the model ...")  # as many as the memo has bytes for: see `tensor_bytes`
+def _quantized(lab: Bench, scheme: str) -> nn.Module:
     return quantize_model(lab.model, scheme)[0]

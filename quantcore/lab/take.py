@@ -21,7 +21,6 @@ from quantcore.measure.store import tokens_hash
 from quantcore.model.machine import device_name
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
-from quantcore.scheme.plan import Plan
 from quantcore.studies.written import ReadBack, Written, written
 from quantcore.studies.written import read_back as read_again
 from quantcore.text.reading import Reading
@@ -65,9 +64,10 @@ def export(
     so_far: SoFar | None = None,
 ) -> ExportReport:
     """The same in a folder of one's own, where `force` says whether what is there may be replaced, and for a reader."""
-    learned = lab.tokens(calibration) if Plan.parse(plan).needs_text else None
+    lab.require_fits(plan)
+    learned = lab.tokens(calibration) if lab.plan_of(plan).needs_text else None
     how: dict[str, Any] = {"force": force, "dtype": dtype, "reader": reader, "progress": progress}
-    return export_checkpoint(lab.whole, plan, folder, learned, **how)
+    return export_checkpoint(lab.whole, lab.plan_of(plan), folder, learned, **how)
 
 
 def kept_checkpoint(lab: Bench, plan: str, calibration: str = LEARNED) -> Written | None:
@@ -76,14 +76,22 @@ def kept_checkpoint(lab: Bench, plan: str, calibration: str = LEARNED) -> Writte
 
 def checkpoint_folder(lab: Bench, plan: str, calibration: str = LEARNED) -> Path:
     """A plan's folder among the kept results: names, and a hash of all that its contents depend on."""
-    wanted = Plan.parse(plan)
+    wanted = lab.plan_of(plan)
     asked = f"{lab.hash}|{lab.device}|{wanted}|{calibration if wanted.needs_text else None}"
     return lab.house.exports() / f"{short_name(lab, plan)}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
 def short_name(lab: Bench, plan: str) -> str:
     """A name for the plan's checkpoint: the model's own and the plan's label."""
-    return f"{slug(lab.id.rstrip('/').rpartition('/')[2])}-{slug(Plan.parse(plan).label)}"
+    return f"{slug(model_name(lab.id))}-{slug(lab.plan_of(plan).label)}"
+
+
+def model_name(model: str) -> str:
+    """The last part of a model's path or id; of a snapshot in the hub's cache the repository's, not its commit's."""
+    parts = model.rstrip("/").split("/")
+    if len(parts) > 2 and parts[-2] == "snapshots":
+        return parts[-3].rpartition("--")[2]
+    return parts[-1].removesuffix(".gguf")
 
 
 def slug(text: str, longest: int = 40) -> str:
@@ -111,7 +119,7 @@ def read_back(
         if progress:
             progress(0.8 * share, doing)
 
-    learned = lab.tokens(calibration) if Plan.parse(plan).needs_text else None
+    learned = lab.tokens(calibration) if lab.plan_of(plan).needs_text else None
     copy, _ = quantize_model(lab.model, plan, calibration=learned, progress=tell)
     tell(1, "loading the checkpoint")
     return read_again(kept.folder, copy, lab.tokens(reading))
@@ -119,7 +127,7 @@ def read_back(
 
 def facts(lab: Bench, plans: Iterable[str], reading: str, calibration: str = LEARNED) -> dict[str, Any]:
     """What a report says of the model, the texts and the device."""
-    needed = any(Plan.parse(plan).needs_text for plan in plans)
+    needed = any(lab.plan_of(plan).needs_text for plan in plans)
     learned = _text_facts(lab, calibration) if needed else "none is needed"
     return {
         "model": lab.id,
@@ -133,7 +141,7 @@ def facts(lab: Bench, plans: Iterable[str], reading: str, calibration: str = LEA
 
 def recipe(lab: Bench, plan: str) -> str:
     """The plan as a recipe for llm-compressor, YAML."""
-    return recipe_of(plan)
+    return recipe_of(lab.plan_of(plan))
 
 
 def _text_facts(lab: Bench, reading: str) -> str:

@@ -13,16 +13,17 @@ from typing import Any
 
 from quantcore.lab.bench import EACH, LEARNED, MEASURED, Bench
 from quantcore.lab.memo import remembered
-from quantcore.measure.duel import Duel, known, texts_of
+from quantcore.measure.duel import Duel, known
 from quantcore.measure.duel import duel as measure_duel
+from quantcore.measure.luck import Spread, jittered
 from quantcore.measure.rules import Rule, RuleResult, best_practice
 from quantcore.measure.scores import ModelReport
-from quantcore.measure.sensitivity import PlannedChoice, Sensitivity, joined, plan_for_budget
+from quantcore.measure.sensitivity import PlannedChoice, Sensitivity, joined, plan_for_budget, texts_on
 from quantcore.measure.side_by_side import compare_plans
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import LayerReport
-from quantcore.scheme.plan import Plan
+from quantcore.scheme.fitting import sorted_out
 from quantcore.studies.generation import Written
 from quantcore.studies.generation import write_on as write
 from quantcore.studies.plans import kept_costs
@@ -41,28 +42,73 @@ def duel(
     progress: Progress | None = None,
     so_far: SoFar | None = None,
 ) -> Duel:
-    """Schemes or plans on the whole model, on one text, with intervals and paired differences."""
+    """Schemes or plans on the whole model, on one text, with intervals and paired differences; those that the model
+    cannot take are in `refused`.
+
+    Raises: ValueError, before anything is loaded or read, where it can take none."""
+    able, refused = sorted_out(schemes, lab.shapes(), lab.head)
+    if not able and refused:
+        text, reason = next(iter(refused.items()))
+        raise ValueError(f"{text}: {reason}")
     tokens, learned = lab.tokens(reading), lab.tokens(calibration)
     kept_in = lab.store(reading, calibration)
     return measure_duel(lab.whole, schemes, tokens, learned, kept_in, lab.hash, progress, so_far)
 
 
 def kept_duel(lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED) -> Duel | None:
-    texts = texts_of(schemes)
-    if len(kept_schemes(lab, texts, reading, calibration)) < len(texts):
+    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
+    if not able or len(kept_schemes(lab, tuple(able), reading, calibration)) < len(able):
         return None
-    return _read_duel(lab, tuple(texts), reading, calibration)
+    return _read_duel(lab, tuple(schemes), reading, calibration)
 
 
 def kept_schemes(
     lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED
 ) -> tuple[str, ...]:
-    """Those of the schemes that were measured on these texts already."""
+    """The texts in full of those schemes that were measured on these texts already."""
     read = lab.tokens(reading), lab.tokens(calibration)
     return tuple(known(lab.whole, schemes, *read, lab.store(reading, calibration), lab.hash))
 
 
-@remembered(16)
+def luck(
+    lab: Bench,
+    schemes: Sequence[str],
+    reading: str = MEASURED,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> dict[str, Spread]:
+    """How far rounding luck alone moves each scheme's KL on this text: the scheme's own and those of its jitters, one
+    scheme after another."""
+    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
+    found: dict[str, Spread] = {}
+    for place, text in enumerate(able.values()):
+
+        def tell(share: float, doing: str, place: int = place) -> None:
+            if progress:
+                progress((place + share) / len(able), doing)
+
+        measured = duel(lab, [text, *jittered(text)], reading, calibration, tell)
+        if text in measured.reports:
+            found[text] = spread_of(measured)
+    return found
+
+
+def kept_luck(
+    lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED
+) -> dict[str, Spread] | None:
+    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
+    kept = {text: kept_duel(lab, (text, *jittered(text)), reading, calibration) for text in able.values()}
+    found = {text: spread_of(one) for text, one in kept.items() if one is not None}
+    return found if len(found) == len(kept) else None
+
+
+def spread_of(measured: Duel) -> Spread:
+    """Of a duel of a scheme with its own jitters."""
+    return Spread(tuple(report.kl for report in measured.reports.values()))
+
+
+@remembered(64)
 def _read_duel(lab: Bench, schemes: tuple[str, ...], reading: str, calibration: str) -> Duel:
     """A duel whose every answer is kept, so that nothing is measured."""
     return duel(lab, schemes, reading, calibration)
@@ -85,7 +131,8 @@ def evaluate(
     so_far: SoFar | None = None,
 ) -> Evaluation:
     """One plan on one text, each layer's output error measured on all of it; asked anew each time."""
-    wanted, tokens = Plan.parse(plan), lab.tokens(reading)
+    lab.require_fits(plan)
+    wanted, tokens = lab.plan_of(plan), lab.tokens(reading)
     learned = lab.tokens(calibration) if wanted.needs_text else None
     name = wanted.label
     found = compare_plans(lab.whole, {name: wanted}, tokens, learned, measured=tokens, progress=progress)
@@ -107,8 +154,8 @@ def rule(
 
 def kept_rule(lab: Bench, key: str, reading: str = MEASURED, calibration: str = LEARNED) -> RuleResult | None:
     found = _rule_named(key)
-    able = [text for text in (found.scheme, *found.challengers) if _is_plan(text)]
-    if len(kept_schemes(lab, able, reading, calibration)) < len(able):
+    able, _ = sorted_out((found.scheme, *found.challengers), lab.shapes(), lab.head)
+    if len(kept_schemes(lab, tuple(able), reading, calibration)) < len(able):
         return None
     return _read_rule(lab, key, reading, calibration)
 
@@ -129,6 +176,7 @@ def sensitivity(
 ) -> Sensitivity:
     """What each layer costs when it alone is quantized, or (`all_but`) left out of quantizing all; `so_far` hears the
     costs of one scheme's layers."""
+    lab.require_fits(*schemes)
     return measure_sensitivity(
         lab.loaded,
         schemes,
@@ -146,7 +194,8 @@ def kept_sensitivity(
     lab: Bench, schemes: Sequence[str], all_but: bool = False, reading: str = EACH, calibration: str = LEARNED
 ) -> Sensitivity | None:
     tokens, learned, kept_in = lab.tokens(reading), lab.tokens(calibration), lab.store(reading, calibration)
-    costs = [kept_costs(lab.loaded, one, tokens, learned, kept_in, all_but, lab.hash) for one in texts_of(schemes)]
+    texts = texts_on(lab.model, schemes)
+    costs = [kept_costs(lab.loaded, one, tokens, learned, kept_in, all_but, lab.hash) for one in texts]
     return joined([cost for cost in costs if cost is not None]) if all(costs) else None
 
 
@@ -191,7 +240,7 @@ def write_on(
         if progress:
             progress(before + share / 2, doing)
 
-    learned = lab.tokens(calibration) if Plan.parse(scheme).needs_text else None
+    learned = lab.tokens(calibration) if lab.plan_of(scheme).needs_text else None
     copy, _ = quantize_model(
         lab.model, scheme, calibration=learned, progress=lambda share, doing: tell(share, doing, 0)
     )
@@ -203,11 +252,3 @@ def _rule_named(key: str) -> Rule:
     if key not in found:
         raise ValueError(f"no rule is called {key!r}; try {', '.join(found)}")
     return found[key]
-
-
-def _is_plan(text: str) -> bool:
-    try:
-        Plan.parse(text)
-    except ValueError:
-        return False
-    return True

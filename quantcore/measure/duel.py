@@ -9,8 +9,8 @@ A model of any size, whole in memory or in its files: a large one goes block by 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +23,14 @@ from quantcore.measure.side_by_side import Layers, compare_plans
 from quantcore.measure.statistics import Interval
 from quantcore.measure.store import Answer, Question, Store, model_hash, shape_of, tokens_hash
 from quantcore.model.held import Held, WholeModel, held
+from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import Source
 from quantcore.pipeline.ranks import ranks
+from quantcore.scheme.fitting import sorted_out
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
@@ -44,22 +46,19 @@ class Duel(Comparison):
     """A Comparison, by scheme text, with what quantizing said of each layer and took; `made`: when, UTC.
 
     Of a duel under way (`so_far`), `reports` and `scores` tell of the windows that all schemes have read by then;
-    before the first, there are none, and `layers` holds the schemes quantized by then."""
+    before the first, there are none, and `layers` holds the schemes quantized by then. `refused`: of each scheme that
+    the model cannot take, as it was asked for, the reason."""
 
     layers: dict[str, tuple[LayerReport, ...]]
     quantize_s: dict[str, float]
     made: dict[str, str]
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def short_label(text: str, longest: int = 34) -> str:
     """A scheme or plan as a short name: its preset's, else its text, cut where it is long."""
     name = Plan.parse(text).label
     return name if len(name) <= longest else f"{name[: longest - 4]} ..."
-
-
-def texts_of(schemes: Sequence[str]) -> list[str]:
-    """The schemes and plans in the one way of writing them, each once."""
-    return list(dict.fromkeys(str(Plan.parse(text)) for text in schemes))
 
 
 def duel(
@@ -72,21 +71,36 @@ def duel(
     progress: Progress | None = None,
     so_far: Callable[[Duel], None] | None = None,
 ) -> Duel:
-    """Every scheme on the model: from the store where it is there, else measured, all in one pass, and kept.
+    """Every scheme on the model: from the store where it is there, else measured, all in one pass, and kept. One that
+    the model cannot take is in `refused`, and the others go on; figures are kept under the scheme's text in full, in
+    which presets have the model's own grain (`fitting`).
 
     tokens        (windows, T): what is measured on            calibration   (windows, T): what GPTQ and ranges see
     hashed        the model's `model_hash`, where it is known already
     so_far        called with the duel of those that are being measured, as far as it is
-    Raises: ValueError, with the scheme's name, for one that the model cannot take."""
-    model, texts = held(source), texts_of(schemes)
+    Raises: ValueError where the model can take none of them, with the first one's reason."""
+    model = held(source)
+    able, refused = sorted_out(schemes, linear_shapes(model.skeleton), head_of(model.skeleton))
+    if not able:
+        raise ValueError("there is no scheme to measure; give at least one" if not refused else _first(refused))
+    texts = list(able.values())
     questions = _questions(model, [FLOAT, *texts], tokens, calibration, hashed)
     kept = {text: store.get(question, _scores if text == FLOAT else _read) for text, question in questions.items()}
     missing = [text for text in texts if kept[text] is None or kept[FLOAT] is None]
     missing = ranks().all_said(missing)[0]  # what the first rank's store lacks
     if missing:
-        measured = _measure(model, missing, tokens, calibration, progress, so_far)
+        lines = {text: line for line, text in able.items()}
+
+        def tell(found: Duel) -> None:
+            if so_far:
+                so_far(replace(found, refused={**refused, **found.refused}))
+
+        measured = _measure(model, missing, tokens, calibration, progress, tell if so_far else None)
         if not ranks().first:
             return ranks().all_said(measured)[0]
+        refused |= {lines[text]: reason for text, reason in measured.refused.items()}
+        missing = [text for text in missing if text not in measured.refused]
+        texts = [text for text in texts if text not in measured.refused]
         _keep(store, questions[FLOAT], {}, measured.float_scores, kept, FLOAT)
         for text in missing:
             figures = {
@@ -106,6 +120,7 @@ def duel(
         layers={text: one.layers for text, one in read.items()},
         quantize_s={text: one.quantize_s for text, one in read.items()},
         made={text: answers[text].made for text in texts},
+        refused=refused,
     )
     return ranks().all_said(found)[0]
 
@@ -118,8 +133,10 @@ def known(
     store: Store,
     hashed: str | None = None,
 ) -> list[str]:
-    """Those of the schemes whose answer is kept."""
-    questions = _questions(held(source), texts_of(schemes), tokens, calibration, hashed)
+    """The texts in full of those schemes whose answer is kept."""
+    model = held(source)
+    able, _ = sorted_out(schemes, linear_shapes(model.skeleton), head_of(model.skeleton))
+    questions = _questions(model, list(able.values()), tokens, calibration, hashed)
     return [text for text, there in zip(questions, store.kept(questions.values()), strict=True) if there]
 
 
@@ -144,9 +161,14 @@ def _measure(
     if isinstance(model, WholeModel) and model.parameters <= SMALL_MODEL:
         return _measure_small(model.skeleton, missing, tokens, calibration, progress, so_far)
 
+    refused: dict[str, str] = {}
+
     def as_duel(found: Comparison | None, layers: Layers, seconds: dict[str, float]) -> Duel:
         found = found or Comparison(_NONE_YET, {}, {})
-        return Duel(found.float_scores, found.scores, found.reports, layers, seconds, {})
+        return Duel(found.float_scores, found.scores, found.reports, layers, seconds, {}, dict(refused))
+
+    def refuse(text: str, error: ValueError) -> None:
+        refused[text] = str(error)
 
     walked = compare_plans(
         model,
@@ -158,6 +180,7 @@ def _measure(
         likeliest=LIKELIEST,
         progress=progress,
         so_far=None if so_far is None else lambda *known: so_far(as_duel(*known)),
+        refuse=refuse,
     )
     return as_duel(*walked)
 
@@ -173,9 +196,10 @@ def _measure_small(
     """All quantized copies live at once and read the text window by window, so that all figures are there early."""
     layers: dict[str, tuple[LayerReport, ...]] = {}
     seconds: dict[str, float] = {}
+    refused: dict[str, str] = {}
     shares = _quantize_shares(missing, tokens, calibration)
 
-    def quantized(text: str) -> nn.Module:
+    def quantized(text: str) -> nn.Module | None:
         before, mine = sum(shares[: missing.index(text)]), shares[missing.index(text)]
 
         def tell(share: float, layer: str) -> None:
@@ -187,10 +211,11 @@ def _measure_small(
             few = _few(calibration)
             copy, rows = quantize_model(model, text, few, progress=tell, calibration=calibration)
         except ValueError as error:
-            raise ValueError(f"{short_label(text)}: {error}") from error
+            refused[text] = str(error)
+            return None
         layers[text], seconds[text] = tuple(rows), time.perf_counter() - started
         if so_far:
-            so_far(Duel(_NONE_YET, {}, {}, dict(layers), dict(seconds), {}))
+            so_far(Duel(_NONE_YET, {}, {}, dict(layers), dict(seconds), {}, dict(refused)))
         return copy
 
     def evaluated(share: float, text: str) -> None:
@@ -202,10 +227,18 @@ def _measure_small(
             so_far(as_duel(found))
 
     def as_duel(found: Comparison) -> Duel:
-        return Duel(found.float_scores, found.scores, found.reports, dict(layers), dict(seconds), {})
+        return Duel(found.float_scores, found.scores, found.reports, dict(layers), dict(seconds), {}, dict(refused))
 
-    candidates = {text: quantized(text) for text in missing}
+    candidates = {text: copy for text in missing if (copy := quantized(text)) is not None}
+    if not candidates:
+        raise ValueError(_first(refused))
     return as_duel(compare(model, candidates, tokens, likeliest=LIKELIEST, progress=evaluated, so_far=read))
+
+
+def _first(refused: Mapping[str, str]) -> str:
+    """What is said where every scheme is refused."""
+    text, reason = next(iter(refused.items()))
+    return f"{text}: {reason}"
 
 
 def _few(calibration: Tensor) -> Tensor:

@@ -4,10 +4,11 @@
         result = rule.test(lm, tokens, calibration, Store())
         print(rule.text, result.verdict, [duel.kl for duel in result.bouts])
 
-The verdict is about the loaded model and the text at hand, by the paired difference of the mean KL and its interval
-over windows. A rule holds if its scheme is better than every challenger beyond chance; it does not hold here if one
-challenger is better beyond chance; else there is no significant difference. A challenger that cannot be built is
-answered with the engine's reason, and loses.
+The verdict is about the loaded model and the text at hand, by the paired difference of the mean KL over windows, its
+p corrected for as many challengers (`told_apart`). A rule holds if its scheme is better than every challenger beyond
+chance; it does not hold here if one challenger is better beyond chance; else there is no significant difference. A
+challenger that cannot be built is answered with the engine's reason; where none can, the rule was not challenged. A
+group is the largest that fits the model (`fitting`).
 """
 
 from __future__ import annotations
@@ -18,32 +19,36 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from quantcore.measure.duel import Duel, duel
-from quantcore.measure.statistics import Interval
 from quantcore.measure.store import Store
+from quantcore.measure.told_apart import Apart, apart_of
+from quantcore.model.held import held
+from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.calibration import Progress
-from quantcore.scheme.plan import Plan
+from quantcore.scheme.fitting import plan_for, require_fits, sorted_out, why_grain
 
 HOLDS, FAILS, EQUAL = "holds", "does not hold here", "no significant difference"
+UNCHALLENGED = "not challenged"
 
 
 @dataclass(frozen=True)
 class Bout:
-    """The rule's scheme against one challenger. `difference`: KL of the rule's minus the challenger's, below 0 where
-    the rule is better; None where the challenger cannot be built, and `refused` says why."""
+    """The rule's scheme against one challenger. `apart`: KL of the rule's minus the challenger's, below 0 where the
+    rule is better; None where the challenger cannot be built, and `refused` says why."""
 
     challenger: str
-    difference: Interval | None
+    apart: Apart | None
     refused: str | None = None
 
 
 @dataclass(frozen=True)
 class RuleResult:
-    """The verdict, the bouts that it rests on, and the whole duel (None where every challenger was refused)."""
+    """The verdict, the bouts that it rests on, the whole duel, and the rule's scheme in full."""
 
     verdict: str
     bouts: tuple[Bout, ...]
     duel: Duel
+    scheme: str
 
 
 @dataclass(frozen=True)
@@ -75,37 +80,39 @@ class Rule:
         """Run the scheme and its challengers on the model; `so_far` is called with what the windows read by then say.
 
         Raises: ValueError if the scheme itself cannot run on it."""
-        refused: dict[str, str] = {}
-        for text in self.challengers:
-            try:
-                Plan.parse(text)
-            except ValueError as error:
-                refused[text] = str(error)
-        able = [text for text in self.challengers if text not in refused]
+        skeleton = held(loaded).skeleton
+        shapes, head = linear_shapes(skeleton), head_of(skeleton)
+        mine = str(plan_for(self.scheme, shapes))
+        require_fits(plan_for(self.scheme, shapes), shapes, head)
+        able, refused = sorted_out(self.challengers, shapes, head)
+        for line in [line for line, text in able.items() if text == mine]:
+            del able[line]
+            refused[line] = f"on this model it is the rule's own scheme: it has {why_grain(shapes)}"
 
         def judged(found: Duel) -> RuleResult:
-            mine = str(Plan.parse(self.scheme))
+            why_not = {**refused, **found.refused}
+            aparts = apart_of(found, [(mine, text) for text in able.values() if text in found.reports])
             bouts = tuple(
-                Bout(text, None, refused[text])
-                if text in refused
-                else Bout(text, found.kl_difference(mine, str(Plan.parse(text))))
-                for text in self.challengers
+                Bout(line, None, why_not[line]) if line in why_not else Bout(able[line], aparts[mine, able[line]])
+                for line in self.challengers
             )
-            return RuleResult(verdict_of(bouts), bouts, found)
+            return RuleResult(verdict_of(bouts), bouts, found, mine)
 
         def read(found: Duel) -> None:
-            if so_far and len(found.reports) == 1 + len(able):
+            if so_far and len(found.reports) + len(found.refused) == 1 + len(able):
                 so_far(judged(found))
 
-        return judged(duel(loaded, [self.scheme, *able], tokens, calibration, store, hashed, progress, read))
+        return judged(duel(loaded, [mine, *able], tokens, calibration, store, hashed, progress, read))
 
 
 def verdict_of(bouts: tuple[Bout, ...]) -> str:
     """What the differences say together."""
-    differences = [bout.difference for bout in bouts if bout.difference is not None]
-    if any(one.lo > 0 for one in differences):
+    aparts = [bout.apart for bout in bouts if bout.apart is not None]
+    if not aparts:
+        return UNCHALLENGED
+    if any(one.real and one.difference.value > 0 for one in aparts):
         return FAILS
-    return HOLDS if all(one.hi < 0 for one in differences) else EQUAL
+    return HOLDS if all(one.real and one.difference.value < 0 for one in aparts) else EQUAL
 
 
 def best_practice() -> tuple[Rule, ...]:
@@ -116,9 +123,9 @@ def best_practice() -> tuple[Rule, ...]:
 RULES = (
     Rule(
         key="int4-groups",
-        text="int4 weights: one scale for each group of 128 inputs.",
-        why="Sixteen values are few, so a large weight must spoil only its 127 neighbours, not its whole row.",
-        scheme="w:int4/group128",
+        text="int4 weights: one scale for each group of inputs, of 128 where they fit.",
+        why="Sixteen values are few, so a large weight must spoil only the neighbours in its group, not its whole row.",
+        scheme="W4A16",
         challengers=("w:int4/channel", "w:int4/tensor"),
         when_equal="Then the coarser scales do as well, and are a little smaller.",
         since="Groups of 128 are still what W4A16 means in compressed-tensors; smaller groups of 32 come with formats "
@@ -129,8 +136,8 @@ RULES = (
         key="int4-gptq",
         text="int4 weights: GPTQ with activation reordering, not rounding to nearest.",
         why="GPTQ pushes each column's rounding error onto columns not yet rounded, the loudest inputs first.",
-        scheme="w:int4/group128,gptq/actorder=weight",
-        challengers=("w:int4/group128", "w:int4/group128,gptq"),
+        scheme="W4A16,gptq/actorder=weight",
+        challengers=("W4A16", "W4A16,gptq"),
         when_equal="Then the calibration brings nothing on this text; rounding to nearest takes seconds.",
         since="actorder=group, which needs an index at run time, is deprecated in favour of actorder=weight, which "
         "needs none.",

@@ -31,11 +31,12 @@ from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import next_log_p
 from quantcore.measure.scores import divergence
 from quantcore.model.experts import taken_apart
-from quantcore.model.linears import batches, block_names, block_of
+from quantcore.model.linears import batches, block_names, block_of, linear_shapes
 from quantcore.numbers.bits import FLOAT_BITS, weight_size
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.ranks import ranks
+from quantcore.scheme.fitting import fitting_grain
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
@@ -114,12 +115,12 @@ def sensitivity(
     calibration   text (windows, T) for schemes that need one: static activations, GPTQ
     progress      called with the share done and the layer
     Raises: ValueError for no scheme, a scheme that quantizes nothing, windows of one token."""
-    texts = tuple(dict.fromkeys(str(Scheme.parse(text)) for text in schemes))
+    texts = tuple(texts_on(model, schemes))
     if not texts:
         raise ValueError("there is no scheme to measure; give at least one, such as w:int4/group128")
     if tokens.shape[1] < 2:
         raise ValueError(f"windows of {tokens.shape[1]} token predict nothing; use at least two tokens")
-    both = {str(Scheme.parse(text)) for text in all_but}
+    both = set(texts_on(model, all_but))
     costs = []
     for place, text in enumerate(texts):
 
@@ -129,6 +130,12 @@ def sensitivity(
 
         costs.append(layer_costs(model, text, tokens, all_but=text in both, calibration=calibration, progress=tell))
     return joined(costs)
+
+
+def texts_on(model: nn.Module, schemes: Sequence[str]) -> list[str]:
+    """The schemes' texts in full, each once; presets have the model's own grain."""
+    grain = fitting_grain(linear_shapes(model))
+    return list(dict.fromkeys(str(Scheme.parse(text, grain)) for text in schemes))
 
 
 def joined(costs: Sequence[LayerCosts]) -> Sensitivity:

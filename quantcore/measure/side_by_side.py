@@ -29,7 +29,7 @@ from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.clock import Clock
 from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
-from quantcore.pipeline.parts import CALIBRATE, SOLVE, Source, parts_of_plans, planned
+from quantcore.pipeline.parts import CALIBRATE, SOLVE, Refuse, Source, parts_of_plans, planned
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
 
@@ -62,6 +62,7 @@ def compare_plans(
     likeliest: int = 1,
     progress: Progress | None = None,
     so_far: SoFar | None = None,
+    refuse: Refuse | None = None,
 ) -> Walked:
     """A model and its quantized forms on the same windows.
 
@@ -72,11 +73,12 @@ def compare_plans(
     likeliest    how many of each position's likeliest next tokens are kept
     so_far       called with a Walked's entries as far as they are known: layers of the plans that are through, and the
                  comparison on the windows that all have read, at most every SO_FAR_S; None before the first
-    Raises: what `parts` and `compare` refuse, with the plan's label."""
+    refuse       as `parts_of_plans` has it: the plan is left out of the answer
+    Raises: what `parts` and `compare` refuse, with the plan's label; and where no plan is left."""
     evaluate.require_windows(tokens)
     if not plans:
         raise ValueError("there is no plan to compare; give at least one")
-    model, labels = held(source), labels or {name: name for name in plans}
+    model, labels, plans = held(source), labels or {name: name for name in plans}, dict(plans)
     inside = _share_inside(model)
 
     def on_the_way(share: float, doing: str) -> None:
@@ -90,6 +92,15 @@ def compare_plans(
     quantize_s = dict.fromkeys(plans, 0.0)
     layers: Layers = {}
     behind: dict[str, nn.Module] = {}
+
+    def leave_out(name: str, error: ValueError) -> None:
+        for known in (plans, walks, found, quantize_s):
+            known.pop(name)
+        if refuse is not None:
+            refuse(name, error)
+        if not plans:
+            raise error
+
     road = parts_of_plans(
         model,
         plans,
@@ -97,6 +108,7 @@ def compare_plans(
         measured=measured,
         labels=labels,
         progress=on_the_way,
+        refuse=None if refuse is None else leave_out,
     )
     for together in road:
         for name, part in together.items():

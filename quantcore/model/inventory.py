@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from quantcore.model import gguf_file
 from quantcore.model.config_file import context_of, language_part
 from quantcore.model.experts import taken_apart
-from quantcore.model.integrity import read_headers
+from quantcore.model.integrity import examine, read_headers
 from quantcore.model.linears import left_float, linear_shapes, place_of
 from quantcore.model.sentences import named, reason
 from quantcore.model.skeleton import build, most_parameters
@@ -29,6 +31,7 @@ from quantcore.model.weight_files import read_json
 EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 EXPERTS = re.compile(r"\bexperts?\b")
+WITHIN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 HEADS = ("lm_head", "embed_out")
 
 
@@ -106,6 +109,17 @@ def inventory(source: str) -> Inventory:
     )
 
 
+def outline(source: str) -> nn.Module | None:
+    """The model without its weights, for its Linears and their shapes; None for a hub id that must be downloaded first.
+    Raises: ValueError as `load_model`."""
+    place = locate(source)
+    if place is None:
+        return None
+    if place.gguf is not None:
+        return gguf_file.examine(source, place.folder / place.gguf)[1]
+    return examine(source, place.folder).skeleton
+
+
 def _of_gguf(source: str, place: Place) -> Inventory:
     """A GGUF's tensors have names of their own, so its layers are those of the model that transformers makes of it."""
     assert place.gguf is not None
@@ -147,10 +161,12 @@ def _linears(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def block_order(name: str) -> tuple[float, str]:
-    """Sorts layers by block, then by name; those outside of blocks come last."""
+def block_order(name: str) -> tuple[float, int, str]:
+    """Sorts layers by block, then as a block reads them where their names are usual, else by name; those outside of
+    blocks come last."""
     block, rest = place_of(name)
-    return (math.inf if block is None else block, rest)
+    place = next((place for place, part in enumerate(WITHIN) if rest.endswith(part)), len(WITHIN))
+    return (math.inf if block is None else block, place, rest)
 
 
 def _embedding(shapes: dict[str, tuple[int, ...]], vocabulary: int | None) -> str | None:

@@ -72,4 +72,30 @@ def sqnr_db_each(signal: Tensor, noise: Tensor) -> Tensor:
     return torch.where(noise == 0, math.inf, 10 * torch.log10(signal / noise))
 
 
+def token_sqnr_db(y: Tensor, y_hat: Tensor) -> Tensor:
+    """SQNR of each token, a row of y (N, features). Their median is what most tokens see: of the whole matrix one loud
+    token can hold nearly all the power, and then its SQNR is that token's alone."""
+    return sqnr_db_each(y.double().square().sum(-1), (y_hat - y).double().square().sum(-1))
+
+
+class Giant(NamedTuple):
+    """The token that holds most of a matrix's power, and its share."""
+
+    token: int
+    share: float
+
+    @property
+    def rules(self) -> bool:
+        """Whether the SQNR of the whole is this token's more than all others' together."""
+        return self.share > 0.5
+
+
+def giant_of(y: Tensor) -> Giant:
+    """Of y (N, features)."""
+    power = y.double().square().sum(-1)
+    token = int(power.argmax())
+    whole = float(power.sum())
+    return Giant(token, float(power[token]) / whole if whole and len(power) > 1 else 0.0)
+
+
 ERROR_CHUNK = 2**18

@@ -61,10 +61,14 @@ class PerGroup:
 
     def __post_init__(self) -> None:
         if self.group_size < 1:
-            raise ValueError(f"group_size={self.group_size} is no size; try 32, 64 or 128")
+            raise ValueError(f"{self} is no group of weights; try group32, group64 or group128")
 
     def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
-        _require_divides(self.group_size, shape[-1], "group_size", "in_features", "PerChannel()")
+        if shape[-1] % self.group_size:
+            near = PerGroup(largest_divisor(shape[-1], self.group_size))
+            raise ValueError(
+                f"{self} does not divide in_features={shape[-1]}; try {near}, or channel (activations: token)"
+            )
         return (*(1,) * (len(shape) - 1), self.group_size)
 
     def __str__(self) -> str:
@@ -80,13 +84,14 @@ class PerBlock:
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.cols < 1:
-            raise ValueError(f"a block of {self.rows} x {self.cols} holds no weight; try PerBlock(128, 128)")
+            raise ValueError(f"a block of {self.rows} x {self.cols} holds no weight; try block128x128")
 
     def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
         if len(shape) != 2:
-            raise ValueError(f"a block needs a matrix, got shape {tuple(shape)}; try PerGroup({self.cols})")
-        _require_divides(self.rows, shape[0], "block rows", "out_features", "PerChannel()")
-        _require_divides(self.cols, shape[1], "block columns", "in_features", "PerChannel()")
+            raise ValueError(f"a block needs a matrix, got shape {tuple(shape)}; try group{self.cols}")
+        if shape[0] % self.rows or shape[1] % self.cols:
+            near = PerBlock(largest_divisor(shape[0], self.rows), largest_divisor(shape[1], self.cols))
+            raise ValueError(f"{self} does not divide {shape[0]} x {shape[1]} weights; try {near}, or channel")
         return (self.rows, self.cols)
 
     def __str__(self) -> str:
@@ -112,9 +117,3 @@ def parse_granularity(text: str) -> Granularity:
 def largest_divisor(number: int, limit: int) -> int:
     """The largest divisor of `number` that is at most `limit`."""
     return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
-
-
-def _require_divides(part: int, whole: int, part_name: str, whole_name: str, alternative: str) -> None:
-    if whole % part:
-        near = largest_divisor(whole, part)
-        raise ValueError(f"{part_name}={part} does not divide {whole_name}={whole}; try {near}, or {alternative}")

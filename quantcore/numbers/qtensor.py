@@ -20,6 +20,7 @@ from torch import Tensor
 
 from quantcore.numbers.affine import QParams, choose_qparams, from_grid, round_trip, to_grid
 from quantcore.numbers.bits import HELD, weight_size
+from quantcore.numbers.jitter import moved
 from quantcore.numbers.observers import tile_range
 from quantcore.numbers.spec import MinMax, QuantSpec
 
@@ -120,8 +121,13 @@ def qparams_for(x: Tensor, spec: QuantSpec) -> QParams:
 
 
 def range_of_tiles(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
-    """The range lo..hi of every tile of x as `spec.observer` sees it; NaN where a tile holds one. Shape: x.shape /
-    tile."""
+    """The range lo..hi of every tile of x as `spec.observer` sees it, moved where the spec has a jitter; NaN where a
+    tile holds one. Shape: x.shape / tile."""
+    lo, hi = _range_of_tiles(x, spec)
+    return moved(lo, hi, spec.jitter) if spec.jitter else (lo, hi)
+
+
+def _range_of_tiles(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     tiled = _split(x, _tile_of(x, spec))
     within = tuple(range(1, tiled.ndim, 2))
     if isinstance(spec.observer, MinMax):

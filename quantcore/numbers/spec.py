@@ -61,15 +61,20 @@ Observer = MinMax | MovingAverage | Percentile | Mse
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """How one tensor becomes codes. `dynamic` speaks of activations: True takes the range from the tensor at hand."""
+    """How one tensor becomes codes. `dynamic` speaks of activations: True takes the range from the tensor at hand.
+    `jitter` speaks of weights: not 0, it moves each scale within half a 16-bit grain (`jitter.moved`), so that the same
+    scheme has other rounding luck."""
 
     fmt: Format
     granularity: Granularity
     symmetric: bool = True
     dynamic: bool = False
     observer: Observer = MinMax()
+    jitter: int = 0
 
     def __post_init__(self) -> None:
+        if self.jitter and self.dynamic:
+            raise ValueError("a range taken at run time is not stored, so it has no grain to move in; leave out jitter")
         if self.fmt.is_float and not self.symmetric:
             raise ValueError(
                 f"{self.fmt.name} has a sign and no zero point, so it cannot be asymmetric; leave out asym, or use int8"

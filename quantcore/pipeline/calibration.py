@@ -69,7 +69,7 @@ def calibrate(
     progress: Progress | None = None,
     every: bool = False,
 ) -> dict[str, LayerStats]:
-    """Run the model over `tokens` (windows, T) and return each layer's LayerStats.
+    """Run the model over `tokens` (windows, T), as far as the last of the layers, and return each layer's LayerStats.
 
     layers      names of the Linears to watch (None: all)
     hessian     also sum X^T X: K^2 floats a layer
@@ -83,14 +83,20 @@ def calibrate(
     shared, stats = SharedInputs(), dict[str, LayerStats]()
     device = next(model.parameters()).device
     done = 0
+    seen: set[str] = set()
 
     def see(name: str, x: Tensor) -> None:
         if shared.is_first(name, x):
             stats.setdefault(name, LayerStats(ranges=RangeRecorder(momenta))).update(x, hessian)
+        seen.add(name)
+        if len(seen) == len(names):
+            raise _LayerReached
 
     with watch_inputs(model, names, see), every_token(model, every), torch.inference_mode():
         for batch in batches(tokens, device):
-            model(batch, use_cache=False)
+            seen.clear()
+            with suppress(_LayerReached):
+                model(batch, use_cache=False)
             done += len(batch)
             if progress:
                 progress(done / len(tokens), f"calibrated on {done * tokens.shape[1]} tokens")

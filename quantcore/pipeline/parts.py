@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
@@ -44,11 +44,13 @@ from quantcore.pipeline.outputs import OutputSums
 from quantcore.pipeline.owners import Members, solve_shared
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.seen import FloatSide, Passing, Seen, has_hessians
+from quantcore.scheme.fitting import plan_for, require_fits
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme, coded_under
 
 READ, CALIBRATE, SOLVE = "read", "calibrate", "solve"
 Source = nn.Module | LoadedModel | Held
+Refuse = Callable[[str, ValueError], None]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def parts(
     name, for NaN or Inf in a weight; CholeskyError of `gptq`."""
     found = parts_of_plans(
         source,
-        {"": Plan.of(scheme)},
+        {"": plan_for(scheme, linear_shapes(held(source).skeleton))},
         calibration,
         measured=measured,
         stats=stats,
@@ -113,10 +115,13 @@ def parts_of_plans(
     sequential: bool = True,
     labels: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    refuse: Refuse | None = None,
 ) -> Iterator[dict[str, Part]]:
     """`parts` of several plans, by the names that the caller gave them: of each block one for every plan.
 
-    labels   what stands before what is said of a plan's progress and refusals; its name where none is given"""
+    labels   what stands before what is said of a plan's progress and refusals; its name where none is given
+    refuse   called with a plan's name and what is refused of it on the way (NaN in a weight, no Cholesky factor); the
+             others go on without it. None: such an error ends the work"""
     model = held(source)
     roads = {}
     for name, plan in plans.items():
@@ -127,7 +132,7 @@ def parts_of_plans(
             read = 0 if calibration is None else calibration.numel()
             roads[name] = _Road(label, model, schemes, calibration if sequential else None, read)
     floats = FloatSide(model, [road.schemes for road in roads.values()], calibration, measured, stats, sequential)
-    return _parts(model, roads, floats, progress)
+    return _parts(model, roads, floats, progress, refuse)
 
 
 def planned(model: Held, plan: Plan) -> tuple[dict[str, Scheme], Size]:
@@ -136,7 +141,9 @@ def planned(model: Held, plan: Plan) -> tuple[dict[str, Scheme], Size]:
     Raises: ValueError for a plan that does not fit the model, and a tile that does not divide a layer."""
     require_plan(model.skeleton, plan)
     shapes = linear_shapes(model.skeleton)
-    schemes = plan.schemes_of(shapes, head_of(model.skeleton))
+    head = head_of(model.skeleton)
+    require_fits(plan, shapes, head)
+    schemes = plan.schemes_of(shapes, head)
     return schemes, model_size(model.skeleton, coded_under(shapes, schemes))
 
 
@@ -299,7 +306,7 @@ def _alike(sets: list[SharedHessian], members: Members) -> list[list[SharedHessi
 
 
 def _parts(
-    model: Held, roads: Mapping[str, _Road], floats: FloatSide, progress: Progress | None
+    model: Held, roads: dict[str, _Road], floats: FloatSide, progress: Progress | None, refuse: Refuse | None
 ) -> Iterator[dict[str, Part]]:
     count, done = sum(len(road.schemes) for road in roads.values()), 0
 
@@ -313,9 +320,16 @@ def _parts(
         root, seen = holding({name: original}), floats.see(name, original)
         found: dict[str, dict[str, Made]] = {}
         sums: dict[str, list[OutputSums]] = {}
-        for plan, road in roads.items():
-            with _labelled(road.label):
-                found[plan] = road.make(name, root, original, seen)
+        for plan, road in list(roads.items()):
+            try:
+                with _labelled(road.label):
+                    found[plan] = road.make(name, root, original, seen)
+            except ValueError as error:
+                if refuse is None or not ranks().alone:  # ranks answer together or not at all
+                    raise
+                refuse(plan, error)
+                del roads[plan]
+                continue
             for layer, one in found[plan].items():
                 sums.setdefault(layer, []).append(one.output)
                 tell(road.label, layer)

@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from quantcore.scheme.scheme import HEAD, Scheme
+from quantcore.numbers.granularity import Granularity
+from quantcore.scheme.scheme import HEAD, PRESET_GRAIN, Scheme
 
 LONGEST_TEXT = 8000
 MARK = "@"
@@ -51,8 +52,8 @@ class Plan:
         return MARK.join(parts)
 
     @staticmethod
-    def parse(text: str) -> Plan:
-        """The plan that a text says. Raises: ValueError with what, where and the way out."""
+    def parse(text: str, grain: Granularity = PRESET_GRAIN) -> Plan:
+        """The plan that a text says; `grain` as `Scheme.parse`. Raises: ValueError with what, where and the way out."""
         if len(text) > LONGEST_TEXT:
             raise ValueError(f"a plan's text of {len(text)} characters is too long; the limit is {LONGEST_TEXT}")
         first, *rest = text.split(MARK)
@@ -61,9 +62,9 @@ class Plan:
             patterns, equals, scheme = part.partition("=")
             if not equals or not patterns.strip() or not scheme.strip():
                 raise ValueError(f"cannot read the exception {part!r}; write @layer=scheme, as in @down_proj=W8A16")
-            wanted = Scheme.parse(scheme.strip())
+            wanted = Scheme.parse(scheme.strip(), grain)
             overrides += [(pattern.strip(), wanted) for pattern in patterns.split(",")]
-        return Plan(Scheme.parse(first.strip()), tuple(overrides))
+        return Plan(Scheme.parse(first.strip(), grain), tuple(overrides))
 
     @staticmethod
     def of(value: Plan | Scheme | str) -> Plan:

@@ -4,14 +4,16 @@
     w:int4/group128/asym                             with a zero point
     w:int8/channel,a:int8/token/dynamic              W8A8: activations' ranges are taken at run time
     w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static/p99.9 static: range frozen beforehand, here at the 99.9th percentile
+    w:int4/group128/jitter3                          the same with other rounding luck: scales moved within half a grain
     w:int4/group128,gptq/actorder=weight             GPTQ with reordering, instead of rounding to nearest
     w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of a dotted name
     w:int4/group128,gptq,experts=all                 while calibrating, every expert sees every token
     float                                            nothing is quantized
 
 `Scheme.parse(str(scheme)) == scheme`. The same text is cache key, URL value, table label and command line argument, so
-it needs no quoting in a shell or a URL. Preset names (compressed-tensors') parse too: `W4A16`, `FP8_DYNAMIC,skip=none`.
-What cannot be is refused where it is built, with the way out.
+it needs no quoting in a shell or a URL. Preset names (compressed-tensors') parse too: `W4A16`, `FP8_DYNAMIC,skip=none`;
+their groups are of 128, or of what fits a model (`fitting`). What cannot be is refused where it is built, with the way
+out.
 """
 
 from __future__ import annotations
@@ -23,12 +25,21 @@ from dataclasses import dataclass, replace
 from quantcore.methods.options import METHODS, Method, Rtn, parse_method
 from quantcore.numbers.bits import Coded
 from quantcore.numbers.formats import format_named
-from quantcore.numbers.granularity import PerBlock, PerChannel, PerTensor, PerToken, parse_granularity
+from quantcore.numbers.granularity import (
+    Granularity,
+    PerBlock,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    PerToken,
+    parse_granularity,
+)
 from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
 
 LONGEST_TEXT = 400
 EVERY_TOKEN = "experts=all"
 HEAD = "lm_head"  # a model's output head, whatever the model calls it
+PRESET_GRAIN = PerGroup(128)
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,10 @@ class Scheme:
         return ",".join(parts)
 
     @staticmethod
-    def parse(text: str) -> Scheme:
-        """The scheme that a text (or a preset's name) says. Raises: ValueError with what, where and the way out."""
+    def parse(text: str, grain: Granularity = PRESET_GRAIN) -> Scheme:
+        """The scheme that a text (or a preset's name) says; `grain` stands where presets have groups.
+
+        Raises: ValueError with what, where and the way out."""
         if len(text) > LONGEST_TEXT:
             raise ValueError(f"a scheme text of {len(text)} characters is too long; the limit is {LONGEST_TEXT}")
         parts = [part.strip() for part in text.split(",")]
@@ -86,7 +99,7 @@ class Scheme:
         scheme = Scheme()
         start = parts[0]
         if start.upper() in PRESETS:
-            scheme = PRESETS[start.upper()]
+            scheme = _with_grain(PRESETS[start.upper()], grain)
             parts = parts[1:]
         elif start == "float":
             parts = parts[1:]
@@ -165,8 +178,16 @@ def coded_under(shapes: Mapping[str, tuple[int, int]], schemes: Mapping[str, Sch
     return {name: coded for name, coded in found.items() if coded is not None}
 
 
+def _with_grain(preset: Scheme, grain: Granularity) -> Scheme:
+    """The preset with its weights' groups as `grain` has them."""
+    if preset.weights is None or preset.weights.granularity != PRESET_GRAIN:
+        return preset
+    return replace(preset, weights=replace(preset.weights, granularity=grain))
+
+
 def _observer_suffix(spec: QuantSpec) -> str:
-    return "" if spec.observer == MinMax() else f"/{spec.observer}"
+    observer = "" if spec.observer == MinMax() else f"/{spec.observer}"
+    return observer + (f"/jitter{spec.jitter}" if spec.jitter else "")
 
 
 def _check_weights(spec: QuantSpec) -> None:
@@ -179,6 +200,8 @@ def _check_weights(spec: QuantSpec) -> None:
 
 
 def _check_activations(spec: QuantSpec) -> None:
+    if spec.jitter:
+        raise ValueError("jitter moves the scales of weights; leave it out of a:...")
     if isinstance(spec.granularity, PerChannel | PerBlock):
         raise ValueError(
             f"activations cannot be quantized per {spec.granularity}: their scale must leave the sum over in_features; "
@@ -212,19 +235,21 @@ def _parse_spec(text: str, activation: bool) -> QuantSpec:
     if len(words) < 2:
         raise ValueError(f"{text!r} lacks its granularity; write format/granularity, as in int4/group128")
     spec = QuantSpec(format_named(words[0]), parse_granularity(words[1]))
-    symmetric, dynamic, observer = True, None, None
+    symmetric, dynamic, observer, jitter = True, None, None, 0
     for word in words[2:]:
         if word == "asym":
             symmetric = False
         elif word in ("static", "dynamic") and activation and dynamic is None:
             dynamic = word == "dynamic"
+        elif (moved := re.fullmatch(r"jitter([1-9]\d{0,5})", word)) and not jitter:
+            jitter = int(moved[1])
         elif observer is None:
             observer = parse_observer(word)
         else:
             raise ValueError(f"{word!r} is one observer too many in {text!r}; name one")
     if activation and dynamic is None:
         raise ValueError(f"activations {text!r} must say when their range is known; add /dynamic or /static")
-    return replace(spec, symmetric=symmetric, dynamic=bool(dynamic), observer=observer or MinMax())
+    return replace(spec, symmetric=symmetric, dynamic=bool(dynamic), observer=observer or MinMax(), jitter=jitter)
 
 
 def _int_presets() -> dict[str, str]:

@@ -25,6 +25,7 @@ from torch import nn
 
 from quantcore.model.linears import linear_shapes, linears, place_of, shared_inputs
 from quantcore.numbers.bits import FLOAT_BITS, Size, layer_size
+from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
 
 GB = 1e9
@@ -183,7 +184,7 @@ def footprint(
         raise ValueError(f"a KV cache of {kv_bits} bits is not counted here; use 16 or 8")
     if context < 1 or batch < 1:
         raise ValueError(f"context={context} and batch={batch} must be at least 1")
-    weights = _weights(shape, Plan.parse(scheme))
+    weights = _weights(shape, plan_for(scheme, shape.linears))
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * kv_bits // 8
     tokens = min(at_once, context * batch)
     widths = sorted((out for out, _ in shape.block.values()), reverse=True)[:2]

@@ -1,8 +1,13 @@
 """The loss of GPTQ over bits, group size, order and damping at once: every configuration in one batched sweep.
 
-A layer's rows are quantized independently of one another, so rows that are evenly spread stand for all; how many are
-taken depends on how much fits. A loss is given over that of rounding to nearest, on the same rows, at the same bits and
-group size.
+A layer's rows are quantized independently of one another, so some can stand for all where all take too long. Few rows
+hold most of a loss, so they are drawn in proportion to what rounding to nearest loses on them, which is known of every
+row: r = loss of rounding, T = its sum over all rows,
+
+    share = loss(GPTQ) / T = mean over n drawn rows of loss_i / r_i          unbiased: E = sum (r_i / T) loss_i / r_i
+
+with the interval of that mean over the drawn rows. A row that is drawn twice counts twice and is solved once. Source:
+Hansen & Hurwitz 1943, On the theory of sampling from finite populations.
 """
 
 from __future__ import annotations
@@ -14,19 +19,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from quantcore.measure.statistics import Interval, mean_interval
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.options import Gptq
-from quantcore.numbers.qtensor import dequantize, quantize
+from quantcore.numbers.bits import weight_size
+from quantcore.numbers.qtensor import dequantize, fake_quantize
+from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
 
 Order = Literal["weight", "group"] | None
 ORDERS: tuple[Order, ...] = (None, "weight", "group")
-MOST_NUMBERS = 6_000_000  # weights in all configurations together
+FEWEST_ROWS = 48  # drawn at least, however wide they are
+MOST_NUMBERS = 6_000_000  # weights in all configurations together that a CPU solves in about a second
 
 
 @dataclass(frozen=True)
 class MapCell:
-    """One configuration; `loss` as a share of the output's power, `rtn_loss` the same of rounding to nearest."""
+    """One configuration; `loss` as a share of the output's power, `rtn_loss` the same of rounding to nearest. `share`:
+    the loss over that of rounding, with its interval where rows were drawn; else the interval is the value."""
 
     bits: int
     granularity: str
@@ -35,15 +45,16 @@ class MapCell:
     loss: float
     rtn_loss: float
     bits_per_weight: float
+    share: Interval
 
     @property
     def over_rtn(self) -> float:
-        return self.loss / self.rtn_loss if self.rtn_loss else 1.0
+        return self.share.value
 
 
 @dataclass(frozen=True)
 class OrderMap:
-    """`rows` of the layer's `all_rows` were quantized."""
+    """`rows` of the layer's `all_rows` were quantized in each configuration, drawn where they are not all."""
 
     cells: tuple[MapCell, ...]
     rows: int
@@ -53,6 +64,13 @@ class OrderMap:
         """The least loss at these bits."""
         return min((cell for cell in self.cells if cell.bits == bits), key=lambda cell: cell.loss)
 
+    def as_good(self, bits: int) -> tuple[MapCell, ...]:
+        """The others at these bits whose loss may be as small, for all that the drawn rows tell."""
+        best = self.best(bits)
+        most = best.share.hi * best.rtn_loss
+        others = (cell for cell in self.cells if cell.bits == bits and cell is not best)
+        return tuple(cell for cell in others if cell.share.lo * cell.rtn_loss <= most and self.rows < self.all_rows)
+
 
 def order_map(
     weight: Tensor, hessian: Tensor, bits: Sequence[int], granularities: Sequence[str], damps: Sequence[float]
@@ -61,31 +79,53 @@ def order_map(
 
     Raises: ValueError as `gptq_quantize`."""
     asked = [(b, grain, order, damp) for b in bits for grain in granularities for order in ORDERS for damp in damps]
-    most = max(1, min(len(weight), MOST_NUMBERS // (len(asked) * weight.shape[1])))
-    some = weight.detach().float()[torch.arange(most, device=weight.device) * len(weight) // most]
-    hessian = hessian.float()
-    specs = {}
-    for b in bits:
-        for grain in granularities:
-            spec = Scheme.parse(f"w:int{b}/{grain}").weights
-            assert spec is not None
-            specs[b, grain] = spec
-    problems = [GptqProblem(some, specs[b, grain], Gptq(order, damp)) for b, grain, order, damp in asked]
+    weight, hessian = weight.detach().float(), hessian.float()
+    fits = MOST_NUMBERS // (len(asked) * weight.shape[1])
+    count = len(weight) if weight.is_cuda else max(FEWEST_ROWS, min(len(weight), fits))
+    specs = {(b, grain): weights_spec(f"w:int{b}/{grain}") for b in bits for grain in granularities}
+    rtn = {key: row_losses(weight - fake_quantize(weight, spec), hessian) for key, spec in specs.items()}
+    drawn = {key: _drawn(losses, min(count, len(weight))) for key, losses in rtn.items()}
+    some = {key: weight[rows] for key, (rows, _) in drawn.items()}
+    problems = [GptqProblem(some[b, grain], specs[b, grain], Gptq(order, damp)) for b, grain, order, damp in asked]
     solved = gptq_quantize_many(problems, hessian)
-    rounded = [quantize(some, spec) for spec in specs.values()]
-    losses = _losses(some, [dequantize(q) for q in (*solved, *rounded)], hessian)
-    power = float(((some @ hessian) * some).sum(dtype=torch.float64))
-    rtn = dict(zip(specs, losses[len(solved) :], strict=True))
-    cells = [
-        MapCell(b, grain, order, damp, loss / power, rtn[b, grain] / power, q.bits_per_weight)
-        for (b, grain, order, damp), loss, q in zip(asked, losses, solved, strict=False)
-    ]
-    return OrderMap(tuple(cells), len(some), len(weight))
+    power = float(((weight @ hessian) * weight).sum(dtype=torch.float64))
+    cells = []
+    for (b, grain, order, damp), problem, q in zip(asked, problems, solved, strict=True):
+        known, (rows, times) = rtn[b, grain], drawn[b, grain]
+        share = _share(row_losses(problem.weight - dequantize(q), hessian), known[rows], times, float(known.sum()))
+        whole = float(known.sum()) / power
+        bits_per_weight = weight_size(specs[b, grain], tuple(weight.shape), q.g_idx is not None).bits_per_weight
+        cells.append(MapCell(b, grain, order, damp, share.value * whole, whole, bits_per_weight, share))
+    return OrderMap(tuple(cells), min(count, len(weight)), len(weight))
 
 
-def _losses(weight: Tensor, hats: Sequence[Tensor], hessian: Tensor) -> list[float]:
-    """sum over rows of e H e^T of each, in one product."""
-    errors = torch.cat([weight - hat for hat in hats])
-    rows = ((errors @ hessian) * errors).sum(1, dtype=torch.float64)
-    found: list[float] = rows.view(len(hats), -1).sum(1).tolist()
-    return found
+def weights_spec(text: str) -> QuantSpec:
+    spec = Scheme.parse(text).weights
+    assert spec is not None
+    return spec
+
+
+def row_losses(error: Tensor, hessian: Tensor) -> Tensor:
+    """e H e^T of each row, (O,), float64."""
+    return ((error @ hessian) * error).sum(1, dtype=torch.float64)
+
+
+def _drawn(losses: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Rows and how often each was drawn: all once where `count` is all, else `count` draws in proportion to losses."""
+    if count == len(losses) or float(losses.sum()) == 0:
+        return torch.arange(len(losses), device=losses.device), torch.ones(len(losses), device=losses.device)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(losses.cpu(), count, replacement=True, generator=generator)
+    rows, times = torch.unique(drawn, return_counts=True)
+    return rows.to(losses.device), times.to(losses.device)
+
+
+def _share(losses: Tensor, rtn: Tensor, times: Tensor, rtn_of_all: float) -> Interval:
+    """The loss over that of rounding, on all rows."""
+    if rtn_of_all == 0:
+        return Interval(1.0, 1.0, 1.0)
+    if bool((times == 1).all()) and float(rtn.sum()) == rtn_of_all:
+        value = float(losses.sum()) / rtn_of_all
+        return Interval(value, value, value)
+    each = (losses / rtn).repeat_interleave(times.long())
+    return mean_interval(each.cpu().numpy())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.numbers.distance import tensor_error
+from quantcore.numbers.distance import Giant, giant_of, tensor_error, token_sqnr_db
 from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.numbers.spec import QuantSpec
@@ -22,7 +22,8 @@ BLOCK_SIZES = (32, 64, 128)
 
 @dataclass(frozen=True)
 class GranularityRow:
-    """One line of the table: `output_sqnr_db` is of x @ W^T over the text's activations, weights quantized alone."""
+    """One line of the table, weights quantized alone: `output_sqnr_db` is of x @ W^T over all of the text's
+    activations, `token_sqnr_db` of its median token."""
 
     granularity: str
     scale_shape: tuple[int, ...]
@@ -30,6 +31,7 @@ class GranularityRow:
     bits_per_weight: float
     weight_sqnr_db: float
     output_sqnr_db: float
+    token_sqnr_db: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,7 @@ class GranularityStudy:
     scale            as the QTensor holds it, (O / tile rows, K / tile columns)
     tile             rows and columns of one tile
     worst_tile       (row, column) of the tile with the largest squared error per weight
+    giant            the token that holds most of the output's power
     """
 
     weight: Tensor
@@ -47,6 +50,7 @@ class GranularityStudy:
     scale: Tensor
     tile: tuple[int, int]
     worst_tile: tuple[int, int]
+    giant: Giant
     rows: tuple[GranularityRow, ...]
     chosen: GranularityRow
 
@@ -73,6 +77,7 @@ def granularity_study(
         scale=qtensor.scale.cpu(),
         tile=(tile_rows, tile_cols),
         worst_tile=worst,
+        giant=giant_of(F.linear(x, weight)),
         rows=rows,
         chosen=known.get(str(spec.granularity)) or _row(weight, x, spec),
     )
@@ -98,12 +103,13 @@ def _row(weight: Tensor, x: Tensor, spec: QuantSpec) -> GranularityRow:
     qtensor = quantize(weight, spec)
     weight_hat = dequantize(qtensor)
     with torch.inference_mode():
-        output = tensor_error(F.linear(x, weight), F.linear(x, weight_hat))
+        y, y_hat = F.linear(x, weight), F.linear(x, weight_hat)
     return GranularityRow(
         granularity=str(spec.granularity),
         scale_shape=tuple(qtensor.scale.shape),
         scales=qtensor.scale.numel(),
         bits_per_weight=qtensor.bits_per_weight,
         weight_sqnr_db=tensor_error(weight, weight_hat).sqnr_db,
-        output_sqnr_db=output.sqnr_db,
+        output_sqnr_db=tensor_error(y, y_hat).sqnr_db,
+        token_sqnr_db=float(token_sqnr_db(y, y_hat).median()),
     )

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from quantcore.matmul.size import checkpoint_bytes
 from quantcore.numbers.affine import QParams, from_grid
 from quantcore.numbers.bits import FLOAT_BITS
-from quantcore.numbers.distance import TensorError, tensor_error
+from quantcore.numbers.distance import Giant, TensorError, tensor_error
 from quantcore.numbers.histogram import Histogram, histogram
 from quantcore.numbers.qtensor import fake_quantize
 from quantcore.numbers.spec import QuantSpec
@@ -42,6 +42,7 @@ class LayerStudy:
     channel_error, channel_size    (O,) root mean square over tokens of y_hat - y, and of y, in units of the output
     token_error           (N,) |y_hat - y| / |y| of each token, Euclidean norms over output channels; 1 is 100%
     token_power           (N,) each token's share of sum y^2: one loud token can own the output's SQNR
+    token_cosine          mean over tokens of the cosine between y_hat and y; the whole matrix's is the loudest token's
     static_range          (lo, hi) that the frozen codes of the input reach; None unless static per tensor
     outside               share of the input's values that are clipped: beyond static_range by more than half a scale,
                           so more than rounding would take; None likewise
@@ -65,8 +66,21 @@ class LayerStudy:
     channel_size: Tensor
     token_error: Tensor
     token_power: Tensor
+    token_cosine: float
     static_range: tuple[float, float] | None
     outside: float | None
+
+    @property
+    def token_sqnr_db(self) -> float:
+        """SQNR of the output of the median token, of its error's norm; inf where most tokens have no error."""
+        error = float(self.token_error.median())
+        return -20 * math.log10(error) if error else math.inf
+
+    @property
+    def giant(self) -> Giant:
+        """The token that holds most of the output's power."""
+        token = int(self.token_power.argmax())
+        return Giant(token, float(self.token_power[token]) if self.tokens > 1 else 0.0)
 
 
 def layer_study(
@@ -119,6 +133,7 @@ def layer_study(
             channel_size=y.square().mean(0).sqrt().cpu(),
             token_error=_share(error.norm(dim=-1), y.norm(dim=-1)).cpu(),
             token_power=_share(y.square().sum(-1), y.square().sum()).cpu(),
+            token_cosine=float(F.cosine_similarity(y_hat, y, dim=-1).mean()),
             static_range=static_range,
             outside=None if static is None or static_range is None else _outside(x, static_range, float(static.scale)),
         )

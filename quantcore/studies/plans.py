@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from quantcore.measure.sensitivity import LayerCosts, Sensitivity, SoFar, joined, layer_costs
+from quantcore.measure.sensitivity import LayerCosts, Sensitivity, SoFar, joined, layer_costs, texts_on
 from quantcore.measure.store import Answer, Question, Store, model_hash, shape_of, tokens_hash
 from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
@@ -30,7 +30,7 @@ def kept_sensitivity(
 ) -> Sensitivity:
     """`sensitivity`, scheme by scheme from the store where it is there, else measured and kept; `so_far` as in
     `layer_costs`."""
-    texts = list(dict.fromkeys(str(Scheme.parse(text)) for text in schemes))
+    texts = texts_on(loaded.model, schemes)
     found = {text: kept_costs(loaded, text, tokens, calibration, store, all_but, hashed) for text in texts}
     missing = ranks().all_said([text for text in texts if found[text] is None])[0]
     for place, text in enumerate(missing):

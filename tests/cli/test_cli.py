@@ -206,11 +206,11 @@ def test_a_damaged_weight_is_named(capsys: pytest.CaptureFixture[str], damaged_c
         (["layer", "--layer", LAYER, "--scheme", ""], "the scheme text is empty"),
         (
             ["layer", "--layer", LAYER, "--scheme", "w:int4/group48"],
-            f"layer '{LAYER}': group_size=48 does not divide in_features=128; try 32",
+            f"layer '{LAYER}': group48 does not divide in_features=128; try group32",
         ),
         (
             ["evaluate", "--scheme", "w:int4/group128"],
-            "layer 'model.layers.0.self_attn.q_proj': group_size=128 does not divide in_features=64; try 64",
+            "group128 does not divide model.layers.0.self_attn.q_proj, 64 x 64 (output x input); try group64",
         ),
         (["evaluate", "--scheme", "W8A8", "--text", "no/such/file.txt"], "no file is called 'no/such/file.txt'"),
         (["evaluate", "--scheme", "W8A8", "--max-tokens", "many"], "invalid int value: 'many'"),

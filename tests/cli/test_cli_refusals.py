@@ -260,7 +260,7 @@ RECIPES = {
     "bits that are true": (GROUP % "num_bits: true", "num_bits is 'True', not a whole number"),
     "a block without its sizes": (GROUP % "strategy: block", "the recipe's strategy block needs its block_structure"),
     "a block of one size": (GROUP % "strategy: block, block_structure: [128]", "not two whole numbers"),
-    "a group without its size": (GROUP % "num_bits: 4, strategy: group", "group_size=0 is no size"),
+    "a group without its size": (GROUP % "num_bits: 4, strategy: group", "group0 is no group"),
     "a group in letters": (GROUP % "num_bits: 4, group_size: x", "group_size is 'x', not a whole number"),
     "dynamic, maybe": (GROUP % "dynamic: maybe", "dynamic is 'maybe', not true or false"),
     "an observer in a list": (GROUP % "observer: [1]", "observer is '[1]', not a word"),

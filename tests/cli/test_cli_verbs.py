@@ -72,7 +72,7 @@ def test_quantize_on_your_text_and_a_seed(
         (["--scheme", "float", "--out", "OUT"], "nothing would be quantized"),
         (["--scheme", "w:int8/channel", "--out", "OUT", "--seed", "1"], "needs no calibration text; leave out --text"),
         (["--scheme", "w:int4/channel,gptq/actorder=group", "--out", "OUT"], "use actorder=weight"),
-        (["--scheme", "w:int4/group48", "--out", "OUT"], "group_size=48 does not divide in_features=64"),
+        (["--scheme", "w:int4/group48", "--out", "OUT"], "group48 does not divide model.layers.0.self_attn.q_proj"),
         (["--scheme", "w:int8/channel", "--out", "OUT/no/such"], "is no folder, so nothing can be written into it"),
         (["--scheme", "w:int8/channel", "--out", "OUT", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["--scheme", "w:int8/channel@nope=float", "--out", "OUT"], "no layer fits 'nope'"),

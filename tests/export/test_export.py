@@ -26,7 +26,7 @@ from quantcore.export.checkpoint import (
     write_checkpoint,
 )
 from quantcore.export.checkpoint_format import as_stored, why_not
-from quantcore.export.serving import serving
+from quantcore.export.serving import KERNELS, serving
 from quantcore.export.shards import write_shards
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
@@ -406,11 +406,20 @@ def test_serving() -> None:
         return serving("my models/out", {f"m.layers.0.{k}": Scheme.parse(v) for k, v in schemes.items()}, 2048)
 
     assert of(q_proj="W4A16").command == "vllm serve 'my models/out' --max-model-len 2048"
-    assert of(o_proj="W4A16").gpus == ("int4 weights alone: NVIDIA 7.5 and above",)
+    assert of(o_proj="W4A16").gpus[0].startswith("4- and 8-bit integer weights alone: NVIDIA 7.5 and above")
+    assert all("202" in kernel.source or "0.32" in kernel.source for kernel in KERNELS)  # each row has its date
     assert "not Blackwell" in of(o_proj="W8A8").gpus[0]
     assert "8.9 and above" in of(o_proj="FP8_BLOCK").gpus[0]
     assert of(o_proj="W8A8").problems == ()
-    assert of(o_proj="W3A16").problems == ("vLLM lists no kernel for w:int3/group128",)
+    assert of(o_proj="W3A16").problems == ()  # Humming
+    assert "compressed_tensors_wNa8" in of(o_proj="W4A8").gpus[0]
+    assert of(o_proj="w:fp4_e2m1/group32").problems == ("vLLM lists no kernel for w:fp4_e2m1/group32",)
+    odd = of(o_proj="w:int4/group96")
+    assert odd.gpus == ()
+    assert odd.problems == ("vLLM's kernel for w:int4/group96 takes groups of 32, 64, 128 and whole rows, not group96",)
+    narrow = {"m.layers.0.o_proj": (576, 576)}
+    slow = serving("out", {"m.layers.0.o_proj": Scheme.parse("w:int4/group64")}, 2048, narrow)
+    assert "m.layers.0.o_proj is 576 x 576 (output x input), so a slower one must serve" in slow.problems[0]
     assert "one code a byte" in of(o_proj="W4AFP8").problems[0]
     assert "wants asymmetric weights alone packed" in of(o_proj="W4A16_ASYM", up_proj="W8A8").problems[0]
     assert of(o_proj="W4A16_ASYM").problems == ()

@@ -13,7 +13,7 @@ import torch
 
 from quantcore import compare, quantize_model
 from quantcore.measure import duel as study
-from quantcore.measure.duel import duel, known, texts_of
+from quantcore.measure.duel import duel, known
 from quantcore.measure.side_by_side import compare_plans
 from quantcore.measure.store import Store
 from quantcore.model.loading import LoadedModel
@@ -172,9 +172,31 @@ def test_a_store_that_cannot_keep_is_no_error(tiny_lm: LoadedModel, tokens: torc
 
 
 def test_a_scheme_that_cannot_be_is_named(tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^W4A16: layer 'model.layers.0.self_attn.q_proj': group_size=128 does not"):
-        duel(tiny_lm, ["w:int8/channel", "W4A16"], tokens, tokens, Store(tmp_path))
+    with pytest.raises(ValueError, match=r"^w:int4/group128: group128 does not divide model.layers.0.self_attn.q_proj"):
+        duel(tiny_lm, ["w:int4/group128"], tokens, tokens, Store(tmp_path))
 
 
-def test_one_way_of_writing() -> None:
-    assert texts_of(["W8A16", "w:int8/group128", "W4A16"]) == ["w:int8/group128", "w:int4/group128"]
+@pytest.mark.parametrize("small", [True, False])
+def test_one_bad_line_does_not_end_the_others(
+    tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
+    """One that cannot be read, one that does not fit, one whose Hessian has no factor, which shows on the way."""
+    if not small:
+        monkeypatch.setattr(study, "SMALL_MODEL", 0)
+    lines = ["int4", "w:int4/group48", "w:int4/channel,gptq/damp=0", "W4A16"]
+    few = torch.randint(3, 200, (1, 8))  # fewer tokens than inputs: X^T X is singular
+    found = duel(tiny_lm, lines, tokens, few, Store(tmp_path))
+    assert list(found.reports) == ["w:int4/group64"]  # the preset's group is the model's
+    assert "cannot read 'int4'" in found.refused["int4"]
+    assert "try group64, which divides every layer, or channel" in found.refused["w:int4/group48"]
+    assert "factor" in found.refused["w:int4/channel,gptq/damp=0"]
+    assert known(tiny_lm, lines, tokens, few, Store(tmp_path)) == ["w:int4/group64"]
+
+
+def test_answers_are_kept_under_the_scheme_in_full(
+    tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    first = duel(tiny_lm, ["w:int8/group64"], tokens, tokens, store)
+    monkeypatch.setattr(study, "_measure", lambda *_: 1 / 0)
+    assert duel(tiny_lm, ["W8A16", "w:int8/group64"], tokens, tokens, store).reports == first.reports

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantcore.measure.rules import EQUAL, FAILS, HOLDS, Bout, Rule, best_practice, verdict_of
+from quantcore.measure.rules import EQUAL, FAILS, HOLDS, UNCHALLENGED, Bout, Rule, best_practice, verdict_of
 from quantcore.measure.statistics import Interval
 from quantcore.measure.store import Store
+from quantcore.measure.told_apart import Apart
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.scheme import Scheme
 
-BETTER, WORSE, SAME = Interval(-2, -3, -1), Interval(2, 1, 3), Interval(0.1, -1, 1.2)
+BETTER, WORSE, SAME = Interval(-2, -3, -1, 0.01), Interval(2, 1, 3, 0.01), Interval(0.1, -1, 1.2, 0.8)
 
 
 def test_there_are_eight_and_each_says_all() -> None:
@@ -34,12 +35,14 @@ def test_there_are_eight_and_each_says_all() -> None:
         ([BETTER, SAME], EQUAL),
         ([BETTER, WORSE], FAILS),
         ([SAME, WORSE], FAILS),
-        ([None, None], HOLDS),
+        ([None, None], UNCHALLENGED),
+        ([None, BETTER], HOLDS),
         ([None, SAME], EQUAL),
     ],
 )
 def test_the_verdict(differences: list[Interval | None], verdict: str) -> None:
-    assert verdict_of(tuple(Bout("x", one, None if one else "why") for one in differences)) == verdict
+    aparts = [None if one is None else Apart(one, None, None, one.p) for one in differences]
+    assert verdict_of(tuple(Bout("x", one, None if one else "why") for one in aparts)) == verdict
 
 
 def _rule(scheme: str, *challengers: str) -> Rule:
@@ -51,16 +54,21 @@ def test_a_rule_runs_on_a_model(tiny_lm: LoadedModel, tmp_path: Path) -> None:
     good, bad = "w:int8/channel", "w:int2/tensor"
     holds = _rule(good, bad).test(tiny_lm, tokens, tokens, store)
     assert holds.verdict == HOLDS
-    difference = holds.bouts[0].difference
-    assert difference is not None
-    assert difference.value == pytest.approx(holds.duel.reports[good].kl - holds.duel.reports[bad].kl)
+    apart = holds.bouts[0].apart
+    assert apart is not None
+    assert apart.share == pytest.approx(holds.duel.reports[good].kl / holds.duel.reports[bad].kl - 1)
+    assert apart.difference.value == pytest.approx(holds.duel.reports[good].kl - holds.duel.reports[bad].kl)
     assert _rule(bad, good).test(tiny_lm, tokens, tokens, store).verdict == FAILS
-    assert _rule(good, good).test(tiny_lm, tokens, tokens, store).verdict == EQUAL
+    itself = _rule("W4A16", "w:int4/group64").test(tiny_lm, tokens, tokens, store)
+    assert itself.verdict == UNCHALLENGED
+    assert itself.bouts[0].refused == (
+        "on this model it is the rule's own scheme: it has groups of 64, because 64 / 128 is no whole number"
+    )
 
 
-def test_what_cannot_be_built_loses_with_its_reason(tiny_lm: LoadedModel, tmp_path: Path) -> None:
+def test_what_cannot_be_built_has_its_reason_and_challenges_nothing(tiny_lm: LoadedModel, tmp_path: Path) -> None:
     rule = next(rule for rule in best_practice() if rule.key == "static-tensor")
     tokens = torch.randint(3, 200, (6, 40))
     result = _rule(rule.scheme, *rule.challengers).test(tiny_lm, tokens, tokens, Store(tmp_path))
-    assert result.verdict == HOLDS
+    assert result.verdict == UNCHALLENGED
     assert all("tomorrow's tokens have no recorded scale" in (bout.refused or "") for bout in result.bouts)

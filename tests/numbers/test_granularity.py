@@ -32,12 +32,12 @@ def test_text_comes_back(text: str) -> None:
     [
         (
             lambda: PerGroup(100).tile((8, 384)),
-            r"group_size=100 does not divide in_features=384; try 96, or PerChannel",
+            r"group100 does not divide in_features=384; try group96, or channel",
         ),
-        (lambda: PerBlock(3, 2).tile((8, 4)), r"block rows=3 does not divide out_features=8; try 2"),
-        (lambda: PerBlock(2, 3).tile((8, 4)), r"block columns=3 does not divide in_features=4; try 2"),
+        (lambda: PerBlock(3, 2).tile((8, 4)), r"block3x2 does not divide 8 x 4 weights; try block2x2, or channel"),
+        (lambda: PerBlock(2, 3).tile((8, 4)), r"block2x3 does not divide 8 x 4 weights; try block2x2, or channel"),
         (lambda: PerBlock(2, 2).tile((2, 2, 2)), r"a block needs a matrix, got shape \(2, 2, 2\)"),
-        (lambda: PerGroup(0), r"group_size=0 is no size; try 32, 64 or 128"),
+        (lambda: PerGroup(0), r"group0 is no group of weights; try group32, group64 or group128"),
         (lambda: PerBlock(0, 2), r"a block of 0 x 2 holds no weight"),
         (lambda: parse_granularity("row"), r"no granularity is called 'row'; try tensor, channel"),
     ],

@@ -146,7 +146,9 @@ def test_refusals() -> None:
         footprint(LLAMA_3_8B, "W4A16", 8, kv_bits=4)
     with pytest.raises(ValueError, match="context=0"):
         footprint(LLAMA_3_8B, "W4A16", 0)
-    with pytest.raises(ValueError, match=r"q_proj of odd: group_size=128 does not divide in_features=96"):
-        footprint(ModelShape.llama("odd", 1, 96, 4, 2, 128, 300), "W4A16", 8)
+    with pytest.raises(ValueError, match=r"q_proj of odd: group128 does not divide in_features=96"):
+        footprint(ModelShape.llama("odd", 1, 96, 4, 2, 128, 300), "w:int4/group128", 8)
+    odd = footprint(ModelShape.llama("odd", 1, 96, 4, 2, 128, 300), "W4A16", 8)
+    assert odd.bits_per_weight == 4.5  # groups of 32
     with pytest.raises(ValueError, match="no layer fits 'down_prj'"):
         footprint(LLAMA_3_8B, "W4A16@down_prj=float", 8)

@@ -184,13 +184,27 @@ def test_every_cell_of_the_map_is_the_engines_loss() -> None:
     assert found.best(2).loss == min(cell.loss for cell in found.cells if cell.bits == 2)
 
 
-def test_a_wide_map_takes_rows_that_are_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantcore.studies.gptq_map.MOST_NUMBERS", 3 * 96 * 12)
-    weight, hessian = problem("random")
-    found = order_map(weight, hessian, (3,), ("channel",), (0.01,))
-    assert (found.rows, found.all_rows) == (12, 24)
-    half = order_map(weight[::2], hessian, (3,), ("channel",), (0.01,))
-    assert [cell.loss for cell in found.cells] == pytest.approx([cell.loss for cell in half.cells])
+def test_of_a_wide_layer_rows_are_drawn_by_what_rounding_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows of 240 hold nearly all of the loss, so rows that are evenly spread would tell of the others: the share
+    from 40 drawn rows is that of all within its interval (one in 20 may miss), and the loss with it."""
+    _, hessian = problem("random")
+    weight = torch.randn(240, 96)
+    weight[[7, 100, 201]] *= 30
+    asked = (weight, hessian.float(), (2, 3), ("channel", "group32"), (0.01, 0.1))
+    whole = order_map(*asked)
+    monkeypatch.setattr("quantcore.studies.gptq_map.FEWEST_ROWS", 40)
+    monkeypatch.setattr("quantcore.studies.gptq_map.MOST_NUMBERS", 1)
+    found = order_map(*asked)
+    assert (found.rows, found.all_rows) == (40, 240)
+    misses = 0
+    for cell, true in zip(found.cells, whole.cells, strict=True):
+        assert true.share.lo == true.share.hi
+        assert cell.rtn_loss == pytest.approx(true.rtn_loss)
+        assert cell.bits_per_weight == true.bits_per_weight
+        assert cell.share.value == pytest.approx(true.share.value, rel=0.3)
+        misses += not cell.share.lo <= true.share.value <= cell.share.hi
+    assert misses <= 6  # of 24, which share the drawn rows
+    assert whole.as_good(2) == ()
 
 
 def test_the_interval_of_a_median() -> None:

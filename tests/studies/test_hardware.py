@@ -128,5 +128,5 @@ def test_the_best_of_a_machine() -> None:
 
 
 def test_a_tile_must_divide() -> None:
-    with pytest.raises(ValueError, match="group_size=128 does not divide in_features=100"):
+    with pytest.raises(ValueError, match="group128 does not divide in_features=100"):
         work_of("W4A16", (4, 100), 1)

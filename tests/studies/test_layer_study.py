@@ -173,7 +173,7 @@ def test_damage_is_told(scheme: str) -> None:
 
 
 def test_a_group_that_does_not_divide() -> None:
-    with pytest.raises(ValueError, match="group_size=3 does not divide in_features=4; try 2"):
+    with pytest.raises(ValueError, match="group3 does not divide in_features=4; try group2"):
         layer_study(linear([[1.0, 2.0, 3.0, 4.0]]), torch.ones(1, 4), Scheme.parse("w:int4/group3"))
 
 

@@ -200,7 +200,7 @@ def test_out_of_memory_is_a_sentence_frees_the_memory_and_the_next_runs() -> Non
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (ValueError("group_size=77 does not divide"), "group_size=77 does not divide"),
+        (ValueError("group77 does not divide"), "group77 does not divide"),
         (KeyError("x"), "a duel met an error of its own (KeyError: 'x'); try other settings."),
         (MemoryError(), "not enough memory"),
     ],

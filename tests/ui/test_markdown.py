@@ -50,7 +50,7 @@ def test_all_of_it_is_shown(text: str) -> None:
 @pytest.mark.parametrize(
     "sentence",
     [
-        "group_size=77 does not divide in_features=384 of 'model.layers.0.mlp.down_proj'; try 64, or PerChannel()",
+        "group77 does not divide model.layers.0.mlp.down_proj, 384 x 1024 (output x input); try group128, or channel",
         "no granularity is called 'rows'; a weight has tensor, channel, group128 or block128x128",
         "a compressed-tensors checkpoint cannot hold this: its float codes are fp8_e4m3, and w:fp4_e2m1/group32 has it",
         "8 sequences of 512 tokens are 4,096, and the pages draw at most 2,048; take fewer or shorter ones",

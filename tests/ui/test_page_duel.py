@@ -94,7 +94,7 @@ def test_a_list_with_mistakes_is_told(page: AppTest, text: str, sentence: str) -
 def test_the_builder_adds_a_line(page: AppTest) -> None:
     settle(page)
     page.button(key="add").click().run()
-    assert page.text_area(key="duel").value == f"{LIST}\nw:int4/group32/asym"
+    assert page.text_area(key="duel").value == f"{LIST}\nw:int4/group64/asym"  # W4A16_ASYM on this model
 
 
 def test_the_worst_token_is_shown_in_its_window(page: AppTest) -> None:

@@ -162,7 +162,7 @@ def test_copy_swap_reset(page: AppTest) -> None:
     ("broken", "sentence"),
     [
         ("w:int4/grp", "no granularity is called 'grp'"),
-        ("w:int4/group100", "group_size=100 does not divide in_features=128; try 64"),
+        ("w:int4/group100", "group100 does not divide in_features=128; try group64"),
         ("a:int8/token/static", "static per-token activations cannot be"),
         ("w:fp8_e4m3/tensor/asym", "fp8_e4m3 has a sign and no zero point"),
     ],

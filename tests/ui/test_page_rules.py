@@ -28,8 +28,9 @@ def test_cards_and_what_runs_by_itself(page: AppTest, tiny_lm: LoadedModel) -> N
         one for one in said if one.startswith("**") and one.endswith(".**")
     ]
     shown = [one["key"] for one in figures_of(page)]
-    assert shown == ["rule_int8-tokens", "rule_static-tensor"]  # the second one's scheme is a challenger of the first
-    assert "group_size=128 does not divide in_features=64" in page.error[0].value  # the tiny model's own reason
+    assert shown == ["rule_int4-groups", "rule_int8-tokens", "rule_static-tensor"]  # the last's is a challenger's
+    assert not page.error
+    assert "`w:int4/group64` against `w:int4/channel`, `w:int4/tensor`" in [one.value for one in page.caption]
     assert sum(button.label == "Run it" for button in page.button) == 5
     tokens, calibration = (
         EVALUATE.tokens(tiny_lm, Texts()),
@@ -44,7 +45,7 @@ def test_one_rule_runs_at_once(page: AppTest) -> None:
     page.query_params["rule"] = "static-tensor"
     settle(page)
     assert not page.error
-    assert any("holds" in one.value for one in page.markdown)
+    assert any("not challenged" in one.value for one in page.markdown)
     assert any("tomorrow's tokens have no recorded scale" in one.value for one in page.markdown)
 
 

@@ -91,7 +91,7 @@ def test_outliers(tiny_model_dir: Path) -> None:
     at = open_page("3_Outliers", model=tiny_model_dir, act="int4", clip="p99", keep=2, text="own text", own=OWN)
     printed = run(at)
     payers, both = (one for one in printed if isinstance(one, tuple))
-    assert metrics(at)["Median token, shared scale"] == f"{float(payers[0].token_sqnr_db.median()):.1f} dB"
+    assert metrics(at)["Input, median token, shared scale"] == f"{float(payers[0].token_sqnr_db.median()):.1f} dB"
     assert isinstance(both[0], Remedy)
     assert metrics(at)["Output, one scale for all"].startswith(f"{both[0].output_sqnr_db:.1f} dB")
 
@@ -100,8 +100,8 @@ def test_outliers(tiny_model_dir: Path) -> None:
 def test_static_or_dynamic(kind: str, tiny_model_dir: Path) -> None:
     at = open_page("4_Static_or_dynamic", model=tiny_model_dir, cal=kind, steps=8, freeze="minmax", call=8)
     study = one_of(run(at), RangeStudy)
-    assert metrics(at)["Median token, min-max"] == f"{study.static[0].token_sqnr_db:.1f} dB"
-    assert metrics(at)["Median token, dynamic per token"] == f"{study.others.token.token_sqnr_db:.1f} dB"
+    assert metrics(at)["Output, median token, min-max"] == f"{study.static[0].token_sqnr_db:.1f} dB"
+    assert metrics(at)["Output, median token, dynamic per token"] == f"{study.others.token.token_sqnr_db:.1f} dB"
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,9 @@ def _as_map(fig: go.Figure, last: int, first: int = 0) -> go.Figure:
 
 
 def cost_curve(study: GranularityStudy) -> go.Figure:
-    """SQNR of the layer's output against bits per weight, every granularity a point, the chosen one ringed."""
+    """SQNR of the median token's output against bits per weight, every granularity a point, the chosen one ringed."""
     fig = figure(
-        "What finer scales cost and buy", "bits per weight, scales counted", "SQNR of the layer's output, dB", 380
+        "What finer scales cost and buy", "bits per weight, scales counted", "SQNR of the output, median token, dB", 380
     )
     for family, (colour, symbol) in FAMILIES.items():
         rows = [row for row in study.rows if row.granularity.startswith(family)]
@@ -114,7 +114,7 @@ def cost_curve(study: GranularityStudy) -> go.Figure:
             fig.add_trace(
                 go.Scatter(
                     x=[row.bits_per_weight for row in rows],
-                    y=[row.output_sqnr_db for row in rows],
+                    y=[row.token_sqnr_db for row in rows],
                     text=[row.granularity for row in rows],
                     mode="lines+markers" if len(rows) > 1 else "markers",
                     line={"color": colour, "width": 2},
@@ -127,7 +127,7 @@ def cost_curve(study: GranularityStudy) -> go.Figure:
     fig.add_trace(
         go.Scatter(
             x=[chosen.bits_per_weight],
-            y=[chosen.output_sqnr_db],
+            y=[chosen.token_sqnr_db],
             mode="markers",
             marker={"size": 20, "symbol": "circle-open", "color": VERMILION, "line": {"width": 3}},
             name=f"chosen: {chosen.granularity}",

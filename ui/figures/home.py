@@ -38,8 +38,8 @@ def row_picture(study: RowStudy, layer: str, name: str) -> go.Figure:
     )
     taken = np.isin(levels, restored)
     faint = token("slate", max(0.12, 0.4 - 0.01 * len(levels)))  # 256 lines become a band
-    fig.add_trace(_level_lines(levels[~taken], columns, faint, f"level, unused ({(~taken).sum()})"))
-    fig.add_trace(_level_lines(levels[taken], columns, token("green", 0.6), f"level, used ({taken.sum()})"))
+    fig.add_trace(_level_lines(levels[~taken], columns, faint, f"level, not taken by these ({(~taken).sum()})"))
+    fig.add_trace(_level_lines(levels[taken], columns, token("green", 0.6), f"level, taken by these ({taken.sum()})"))
     fig.add_trace(_jumps(columns, weight, restored))
     fig.add_trace(_points(columns, restored, f"{name} weight", {"color": GREEN, "symbol": "diamond", "size": 7}))
     ring = {"color": INK, "symbol": "circle-open", "size": 9, "line": {"width": 1.5}}

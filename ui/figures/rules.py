@@ -9,14 +9,13 @@ import plotly.graph_objects as go
 from quantcore.measure.duel import short_label
 from quantcore.measure.rules import RuleResult
 from quantcore.measure.statistics import window_interval
-from quantcore.scheme.plan import Plan
 from ui.components.palette import BLUE, VERMILION
 from ui.figures.base import figure
 
 
-def bouts(result: RuleResult, scheme: str) -> go.Figure:
+def bouts(result: RuleResult) -> go.Figure:
     """KL of each scheme, the rule's first; bars: 95% interval of the mean over windows."""
-    mine = str(Plan.parse(scheme))
+    mine = result.scheme
     fig = figure("The rule (o) and its challengers (x)", "KL to float, nats", "", 110 + 56 * len(result.duel.reports))
     for text in [mine, *(text for text in result.duel.reports if text != mine)]:
         interval = window_interval(result.duel.scores[text].kl)

@@ -139,10 +139,10 @@ def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
 def budgets(
     uniform: Mapping[str, tuple[float, float]],
     predicted: Sequence[tuple[float, float]],
-    measured: tuple[float, float] | None,
+    elsewhere: Mapping[str, tuple[float, float]],
 ) -> go.Figure:
-    """Bits per weight against KL: uniform schemes (measured), the plans that the solver finds (predicted), and the
-    plan at hand, measured."""
+    """Bits per weight against KL: uniform schemes (measured) and the plans that the solver finds (predicted), on the
+    text that they were chosen on; and, by name, what was measured on another text."""
     fig = figure("Plan against one scheme for all", "bits per weight, scales counted", "KL, nats, log", 380)
     most = max(bits for bits, _ in uniform.values())
     fig.add_trace(
@@ -168,15 +168,17 @@ def budgets(
             hovertemplate="%{text}: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",
         )
     )
-    if measured is not None:
+    for (name, (bits, kl)), colour, symbol in zip(
+        elsewhere.items(), (BLUE, VERMILION), ("circle", "circle-x"), strict=False
+    ):
         fig.add_trace(
             go.Scatter(
-                x=[measured[0]],
-                y=[measured[1]],
+                x=[bits],
+                y=[kl],
                 mode="markers",
-                marker={"color": BLUE, "symbol": "circle", "size": 13},
-                name="this plan, measured",
-                hovertemplate="this plan: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",
+                marker={"color": colour, "symbol": symbol, "size": 13},
+                name=f"{name}, another text",
+                hovertemplate=f"{name}, on another text: %{{y:.3g}} nats at %{{x:.3g}} bits<extra></extra>",
             )
         )
     fig.update_yaxes(type="log", **log_ticks([kl for _, kl in (*predicted, *uniform.values()) if kl > 0]))

@@ -120,7 +120,7 @@ def model_report(plan: str, choice: Choice) -> None:
     button = f"Measure it on {EVALUATE.windows * EVALUATE.length:,} tokens for the report"
     found = answer(title, lab, Lab.duel, (plan,), *asked, start=False, button=button).whole
     if found is not None:
-        st.markdown(take_words.measured(found.reports[plan]))
+        st.markdown(take_words.measured(found.reports[plan], plan))
         named = f"{short_label(plan)} on {lab.id}"
         downloads(lambda: replace(duel_document(found, lab.facts([plan], *asked)), title=named), "model_report")
 

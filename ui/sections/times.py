@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.lab.hardware import LOADED, Speed
 from quantcore.lab.lab import Lab
-from quantcore.numbers.granularity import largest_divisor
+from quantcore.scheme.fitting import fitting_grain
 from quantcore.studies.gpus import GPUS, Machine, gpu_named
 from quantcore.studies.hardware import best_machine
 from quantcore.studies.speed import REORDERED, SpeedReport
@@ -38,16 +38,16 @@ ROUNDS = 3  # each shown as soon as it is there: the best of what has been measu
 
 
 def schemes_for(width: int) -> tuple[str, ...]:
-    """The page's schemes, groups of 128 where they divide the layer."""
-    group = largest_divisor(width, 128)
+    """The page's schemes, with the group that fits the layer."""
+    grain = fitting_grain({"": (width, width)})
     return (
         "W8A8",
         "w:int8/channel,a:int8/tensor/static",
         "FP8_DYNAMIC",
         "FP8",
-        f"w:int4/group{group}",
-        f"w:int4/group{group}{REORDERED}",
-        f"w:int8/group{group}",
+        f"w:int4/{grain}",
+        f"w:int4/{grain}{REORDERED}",
+        f"w:int8/{grain}",
     )
 
 

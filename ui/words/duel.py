@@ -10,18 +10,26 @@ import pandas as pd
 
 from quantcore.lab.report import Table
 from quantcore.measure.duel import FLOAT, Duel, short_label
+from quantcore.measure.luck import JITTERS, Spread
 from quantcore.measure.scores import Scores
 from quantcore.measure.statistics import Interval
+from quantcore.measure.told_apart import Apart, told_apart
+from quantcore.scheme.plan import Plan
 from ui.figures.duel import LETTERS
 from ui.markdown import as_is
 from ui.words.tokens import FAINT, FULL, quoted
 
 MARKS = (
-    "**▼** lower, which is better, **▲** higher, beyond chance: the 95% interval of the paired difference over windows "
-    "of text leaves 0 out; **≈** not told apart. Percentages are the change of perplexity against the float model."
+    "**▼** lower, which is better, **▲** higher, beyond the chance of the text: the 95% interval of the paired "
+    "difference over windows leaves 0 out; **≈** not told apart. Percentages are the change of perplexity against the "
+    "float model. Of schemes that quantize activations, KL has two digits: another order of sums moves the third."
 )
 TAIL = ("p50", "p95", "p99", "largest")
-TOLD_APART = "**Told apart?** Mean KL of the row's scheme minus the column's, nats."
+TOLD_APART = (
+    "**Told apart?** Mean KL of the row's scheme minus the column's, nats, and as a share of the column's KL. **▼** "
+    "lower, **▲** higher: beyond the chance of the text, and of rounding luck once it is measured, corrected for the "
+    "number of pairs (Holm, 5% for all together)."
+)
 
 
 def written(table: Table) -> pd.DataFrame:
@@ -34,7 +42,7 @@ def written(table: Table) -> pd.DataFrame:
             "MB": f"{row['MB']:.2f}",
             "perplexity (95%)": f"{row['perplexity']:.2f} ({_ends(row)})",
             "vs float, 95% paired": _change(row),
-            "KL mean, nats": f"{row['KL']:.4f}",
+            "KL mean, nats": shown_kl(row["text"], row["KL"]),
             "KL p50, p95, p99, max": ", ".join(f"{row[f'KL {one}']:.3g}" for one in TAIL),
             "same top-1": f"{row['same top-1']:.1%}",
             "make + read, s": f"{row['quantizing, s']:.1f} + {row['reading, s']:.1f}",
@@ -43,15 +51,41 @@ def written(table: Table) -> pd.DataFrame:
     ).set_index("scheme")
 
 
-def pairs(duel: Duel) -> pd.DataFrame:
-    """Every scheme (row) against every other (column): KL row - column, and whether it is more than chance."""
-    texts = list(duel.reports)
+def shown_kl(text: str, kl: float) -> str:
+    """A mean KL with the digits that say something."""
+    rough = any(one.activations is not None for one in Plan.parse(text).schemes)
+    return f"{kl:.2g}" if rough else f"{kl:.4f}"
+
+
+def pairs(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> pd.DataFrame:
+    """Every scheme (row) against every other (column): KL row - column, how much that is, and whether it is real."""
+    texts, aparts = list(duel.reports), told_apart(duel, spreads)
     return pd.DataFrame(
-        [["" if one == other else _bout(duel.kl_difference(one, other)) for other in texts] for one in texts],
+        [["" if one == other else _bout(aparts[one, other]) for other in texts] for one in texts],
         index=pd.Index(
             [f"{letter} {short_label(text)}" for letter, text in zip(LETTERS, texts, strict=False)], name=""
         ),
         columns=list(LETTERS[: len(texts)]),
+    )
+
+
+def luck_words(duel: Duel, spreads: Mapping[str, Spread] | None) -> str:
+    """What rounding luck alone does to these schemes, or that nobody has looked."""
+    if spreads is None:
+        return (
+            "Rounding luck is not measured yet: a scheme whose scales are moved within half a 16-bit grain is the same "
+            "scheme, and the chance of the text alone may call it another."
+        )
+    said = [
+        f"{short_label(text)} ± {spreads[text].deviation:.2g}"
+        for text in duel.reports
+        if text in spreads and spreads[text].freedom
+    ]
+    none = [short_label(text) for text in duel.reports if text not in spreads or not spreads[text].freedom]
+    tail = f" Not measured: {', '.join(none)}." if none else ""
+    return (
+        f"Rounding luck, standard deviation of the KL over {JITTERS} moves of the scales within half a 16-bit grain: "
+        f"{', '.join(said)}. A difference is real only beyond this and the chance of the text together.{tail}"
     )
 
 
@@ -72,20 +106,21 @@ def left_float(duel: Duel) -> str:
     return "; ".join(f"`{name}` {note}" for name, note in left.items())
 
 
-def verdict(duel: Duel) -> str:
+def verdict(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> str:
     """The winner, and who cannot be told from it."""
-    reports = duel.reports
+    reports, aparts = duel.reports, told_apart(duel, spreads)
     best = min(reports, key=lambda text: reports[text].kl)
-    same = [text for text in reports if text != best and not duel.kl_difference(text, best).significant]
+    same = [text for text in reports if text != best and not aparts[text, best].real]
     cheap = min(reports, key=lambda text: reports[text].bytes)
     floats = next(iter(reports.values())).float_perplexity
     said = (
-        f"**{short_label(best)}** is closest to the float model: KL {reports[best].kl:.4f} nats a token, perplexity "
-        f"{reports[best].perplexity:.2f} against {floats:.2f}, and it would write the same next token "
+        f"**{short_label(best)}** is closest to the float model: KL {shown_kl(best, reports[best].kl)} nats a token, "
+        f"perplexity {reports[best].perplexity:.2f} against {floats:.2f}, and it would write the same next token "
         f"{reports[best].top1_agreement:.1%} of the time. "
     )
     if same:
-        said += f"Not to be told from it on this text: {', '.join(short_label(text) for text in same)}. "
+        sizes = (f"{short_label(text)} ({_percent(aparts[text, best].share)})" for text in same)
+        said += f"Not to be told from it on this text: {', '.join(sizes)}. "
     if cheap != best:
         ratio = reports[cheap].kl / reports[best].kl if reports[best].kl else math.inf
         times = f"{ratio:.1f} times the KL" if math.isfinite(ratio) else "more KL"
@@ -152,8 +187,14 @@ def _change(row: Mapping[str, Any]) -> str:
     return f"{_mark(change)} {value} ({ends})"
 
 
-def _bout(difference: Interval) -> str:
-    return f"{_mark(difference)} {difference.value:+.4f}"
+def _bout(apart: Apart) -> str:
+    mark = "≈" if not apart.real else "▼" if apart.difference.value < 0 else "▲"
+    luck = "" if apart.luck is None else f"; luck alone ± {apart.luck:.2g}"
+    return f"{mark} {apart.difference.value:+.2g} ({_percent(apart.share)}{luck})"
+
+
+def _percent(share: float | None) -> str:
+    return "of 0" if share is None else f"{100 * share:+.2g}%" if abs(share) < 10 else f"{share + 1:.0f} times"
 
 
 def _mark(difference: Interval) -> str:

@@ -122,16 +122,30 @@ def cost_source(costs: OrderCosts) -> str:
     )
 
 
+def _likely(found: OrderMap, bits: int) -> str:
+    """The interval of a share that rests on some of the rows, and how many settings may be as good."""
+    if found.rows == found.all_rows:
+        return ""
+    share, others = found.best(bits).share, found.as_good(bits)
+    beside = f"; {len(others)} other settings may be as good" if others else ""
+    return f" (95%: {100 * share.lo:.0f} to {100 * share.hi:.0f}%{beside})"
+
+
 def order_map(found: OrderMap) -> str:
     """The best of each number of bits."""
     parts = []
     for bits in sorted({cell.bits for cell in found.cells}):
         best = found.best(bits)
+        likely = _likely(found, bits)
         parts.append(
             f"{bits} bits: {best.granularity}, order **{best.actorder or 'none'}**, damping {best.damp:g}, loss "
-            f"{percent(best.loss)} of the output's power, **{ratio(best.loss, best.rtn_loss)}** of RTN's"
+            f"{percent(best.loss)} of the output's power, **{ratio(best.loss, best.rtn_loss)}** of RTN's{likely}"
         )
-    rows = f"{found.rows} of {found.all_rows} rows, evenly spread" if found.rows < found.all_rows else "all rows"
+    rows = (
+        f"{found.rows} of {found.all_rows} rows, drawn in proportion to what RTN loses on them"
+        if found.rows < found.all_rows
+        else "all rows"
+    )
     return f"{len(found.cells)} configurations in one sweep ({rows}). The least loss (★) - " + "; ".join(parts) + "."
 
 

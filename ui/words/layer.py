@@ -7,25 +7,26 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from quantcore.numbers.distance import Giant
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy
 
 Sides = Mapping[str, LayerStudy]
 Row = tuple[str, str]
 
-LOUD_SHARE = 0.5
 NAMED = 3
 
 
 def numbers(study: LayerStudy) -> dict[Row, float]:
     """The study's numbers under (name, unit)."""
     return {
-        ("SQNR of the output", "dB"): study.output.sqnr_db,
+        ("SQNR of the output, median token", "dB"): study.token_sqnr_db,
+        ("SQNR of the whole output", "dB"): study.output.sqnr_db,
         ("SQNR of the weight", "dB"): study.weight.sqnr_db,
         ("SQNR of the input", "dB"): study.input.sqnr_db,
         ("output error, median token", "%"): 100 * float(study.token_error.median()),
         ("output error, worst token", "%"): 100 * float(study.token_error.max()),
-        ("cosine of the output", "1: equal"): study.output.cosine,
+        ("cosine of the output, mean token", "1: equal"): study.token_cosine,
         ("mean squared error of the weight", "weight^2"): study.weight.mse,
         ("largest error of a weight", "weight"): study.weight.max_error,
         ("largest error of an input", "input"): study.input.max_error,
@@ -68,24 +69,30 @@ def _digits(value: float, unit: str, signed: bool) -> str:
 
 def sentences(sides: Sides, schemes: Mapping[str, Scheme], layer: str, texts: Sequence[str]) -> list[str]:
     """What to see in the pictures, with these numbers."""
-    said = [_verdict(sides)] if len(sides) == 2 else []
+    found = next(iter(sides.values())).giant
+    said = [giant(found, texts)] if found.rules else []
+    said += [_verdict(sides)] if len(sides) == 2 else []
     said += [_blame(side, study) for side, study in sides.items()]
     said += [_frozen(side, study) for side, study in sides.items() if study.static_range]
-    power = next(iter(sides.values())).token_power
-    loudest = int(power.argmax())
-    if float(power[loudest]) > LOUD_SHARE and len(power) > 1:
-        share = 100 * float(power[loudest])
-        token = texts[loudest].replace("`", "'")
-        medians = " and ".join(f"{100 * float(study.token_error.median()):.3g}% in {s}" for s, study in sides.items())
-        said.append(
-            f"Token {loudest}, `{token}`, alone holds {share:.0f}% of the output's power, so the SQNR tells of little "
-            f"else; the median token errs by {medians}."
-        )
     skipping = [side for side, scheme in schemes.items() if scheme.skips(layer) and str(scheme) != "float"]
     if skipping:
         who = " and ".join(skipping)
         said.append(f"In a whole model {who} would leave `{layer}` float (skip=); here it is quantized all the same.")
     return said
+
+
+def giant(found: Giant, texts: Sequence[str]) -> str:
+    """One token rules what is said of the whole."""
+    token = texts[found.token].replace("`", "'")
+    return (
+        f"**One token rules**: token {found.token}, `{token}`, alone holds {shown_share(found.share)} of the output's "
+        "power, so the SQNR of the whole output is that token's; the median token's is everybody else's."
+    )
+
+
+def shown_share(share: float) -> str:
+    """A share as a percentage that never rounds up to all of it."""
+    return f"{100 * share:.0f}%" if share < 0.99 else f"{math.floor(1e4 * share) / 100:.2f}%"
 
 
 def worst_channels(sides: Sides) -> str:
@@ -106,11 +113,14 @@ def decibels(value: float) -> str:
 
 def _verdict(sides: Sides) -> str:
     a, b = sides["A"], sides["B"]
-    outputs = f"output SQNR {decibels(a.output.sqnr_db)} in A, {decibels(b.output.sqnr_db)} in B"
+    outputs = (
+        f"the median token's output keeps {decibels(a.token_sqnr_db)} in A, {decibels(b.token_sqnr_db)} in B (the "
+        f"whole output {decibels(a.output.sqnr_db)} and {decibels(b.output.sqnr_db)})"
+    )
     bits = f"{a.bits_per_weight:.2f} and {b.bits_per_weight:.2f} bits per weight"
     if a.output == b.output:
         return f"A and B do the same to the output: {outputs}; {bits}."
-    better, worse = ("A", "B") if a.output.sqnr_db > b.output.sqnr_db else ("B", "A")
+    better, worse = ("A", "B") if a.token_sqnr_db > b.token_sqnr_db else ("B", "A")
     return f"**{better} keeps more of the output than {worse}**: {outputs}, for {bits}."
 
 
@@ -132,10 +142,13 @@ def _blame(side: str, study: LayerStudy) -> str:
 def _frozen(side: str, study: LayerStudy) -> str:
     assert study.static_range is not None
     assert study.outside is not None
-    lo, hi = study.static_range
+    (lo, hi), values = study.static_range, study.tokens * study.shape[1]
+    beyond = round(study.outside * values)
+    count = "none" if not beyond else f"{beyond:,} ({_percent(study.outside)})"
+    one = beyond == 1
     return (
-        f"{side}'s input range, {lo:.4g} to {hi:.4g}, was recorded on the calibration text and frozen; of this text's "
-        f"input values {_percent(study.outside)} lie beyond it and are clipped."
+        f"{side}'s input range, {lo:.3g} to {hi:.3g}, was recorded on the calibration text and frozen; of this text's "
+        f"{values:,} input values {count} lie{'s' * one} beyond it and {'is' if one else 'are'} clipped."
     )
 
 

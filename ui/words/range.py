@@ -17,14 +17,23 @@ def finding(study: RangeStudy, focus: RangeRow, trail: Trail) -> str:
     if not trail.spec.fmt.is_float and focus.scale:
         step, needed = "step", f", which is {reach / focus.scale:.3g} steps"
     return (
-        f"Recorded over {study.tokens:,} tokens, **{focus.name}** freezes **{focus.lo:.4g} to "
-        f"{focus.hi:.4g}**, with a {step} of **{focus.scale:.3g}**. Half of the test text's tokens never reach beyond "
-        f"**{reach:.3g}**{needed}; one reaches **{giant:.3g}**."
+        f"Recorded over {study.tokens:,} tokens, **{focus.name}** freezes **{_end(focus, focus.lo)} to "
+        f"{_end(focus, focus.hi)}**, with a {step} of **{focus.scale:.3g}**. Half of the test text's tokens never "
+        f"reach beyond **{reach:.3g}**{needed}; one reaches **{giant:.3g}**."
     )
 
 
+def _end(row: RangeRow, value: float | None) -> str:
+    """An end of a range with the digits that it has: percentile and mse read a histogram, so two; min and max more."""
+    if value is None:
+        return "none"
+    return f"{value:.2g}" if row.name.startswith(("percentile", "least")) else f"{value:.4g}"
+
+
 def frozen(study: RangeStudy) -> str:
-    return "frozen after the last step: " + ", ".join(f"{r.name} {r.lo:.3g} to {r.hi:.3g}" for r in study.static)
+    return "frozen after the last step: " + ", ".join(
+        f"{r.name} {_end(r, r.lo)} to {_end(r, r.hi)}" for r in study.static
+    )
 
 
 def touched(study: RangeStudy, focus: RangeRow) -> str:
@@ -41,7 +50,7 @@ def worst_clip(clips: Sequence[Clip]) -> str:
 
 def errors(study: RangeStudy) -> str:
     rows = (f"{row.way} {row.name} {row.token_sqnr_db:.1f} dB" for row in study.rows)
-    return f"SQNR of the median token: {', '.join(rows)}"
+    return f"SQNR of the median token's output: {', '.join(rows)}"
 
 
 def cost(measured: DynamicCost) -> str:

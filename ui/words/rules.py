@@ -6,14 +6,24 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from quantcore.lab.lab import Lab
 from quantcore.measure.duel import short_label
-from quantcore.measure.rules import EQUAL, FAILS, HOLDS, Bout, Rule, RuleResult
+from quantcore.measure.rules import EQUAL, FAILS, HOLDS, UNCHALLENGED, Bout, Rule, RuleResult
 
 MARKS = {
     HOLDS: ":green[**✓ holds**]",
     FAILS: ":red[**✗ does not hold here**]",
     EQUAL: ":gray[**≈ no significant difference**]",
+    UNCHALLENGED: ":gray[**not challenged: what one would do otherwise cannot be built here**]",
 }
+
+
+def spelled(text: str, lab: Lab) -> str:
+    """A scheme in full as this model has it; as it is where it can be none."""
+    try:
+        return str(lab.plan_of(text))
+    except ValueError:
+        return text
 
 
 def verdict(rule: Rule, result: RuleResult) -> str:
@@ -21,12 +31,13 @@ def verdict(rule: Rule, result: RuleResult) -> str:
 
 
 def bout_words(bout: Bout) -> str:
-    if bout.difference is None:
+    if bout.apart is None:
         return f"`{bout.challenger}` cannot be built: {bout.refused}"
-    difference = bout.difference
-    how = "beyond chance" if difference.significant else "within chance"
+    difference, share = bout.apart.difference, bout.apart.share
+    how = "beyond the chance of the text" if bout.apart.real else "within chance"
+    size = "" if share is None else f", **{100 * share:+.3g}%** of its KL"
     return (
-        f"KL {difference.value:+.4g} nats against `{short_label(bout.challenger, 60)}`, {how} "
+        f"KL {difference.value:+.3g} nats against `{short_label(bout.challenger, 60)}`{size}: {how} "
         f"(95%: {difference.lo:+.3g} to {difference.hi:+.3g})"
     )
 
@@ -42,9 +53,11 @@ def table(results: Mapping[str, RuleResult]) -> pd.DataFrame:
             "rule": key,
             "verdict": result.verdict,
             "challenger": bout.challenger,
-            "KL difference": None if bout.difference is None else bout.difference.value,
-            "lo": None if bout.difference is None else bout.difference.lo,
-            "hi": None if bout.difference is None else bout.difference.hi,
+            "KL difference": None if bout.apart is None else bout.apart.difference.value,
+            "of the challenger's KL": None if bout.apart is None else bout.apart.share,
+            "lo": None if bout.apart is None else bout.apart.difference.lo,
+            "hi": None if bout.apart is None else bout.apart.difference.hi,
+            "p, all challengers": None if bout.apart is None else bout.apart.p,
             "refused": bout.refused,
         }
         for key, result in results.items()

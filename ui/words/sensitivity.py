@@ -8,6 +8,7 @@ import pandas as pd
 
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.sensitivity import PlannedChoice, Sensitivity
+from quantcore.measure.told_apart import told_apart
 
 
 def ranking_words(costs: Mapping[str, float], whole: float, all_but: bool) -> str:
@@ -22,9 +23,19 @@ def ranking_words(costs: Mapping[str, float], whole: float, all_but: bool) -> st
         )
     return (
         f"`{worst[0]}` hurts most, **{costs[worst[0]]:.3g}** nats alone; `{worst[-1]}` least, {costs[worst[-1]]:.2g}. "
-        f"The worst {len(few)} of {len(worst)} layers hold **{share:.0%}** of the sum. The sum over all layers is "
-        f"{total:.4g}, the whole model's KL {whole:.4g} nats: errors of layers "
-        f"{'nearly add up' if abs(total / whole - 1) < 0.25 else 'do not simply add up'}."
+        f"The worst {len(few)} of {len(worst)} layers hold **{share:.0%}** of the sum"
+        f"{', far more than their number' if share > 3 * len(few) / len(worst) else ''}. The sum over all layers is "
+        f"{total:.3g} nats, the whole model's KL {whole:.3g}: {adds_up(total, whole)}."
+    )
+
+
+def adds_up(total: float, whole: float) -> str:
+    """How the layers' own costs compare with that of all together."""
+    if not whole:
+        return "nothing is lost"
+    share = total / whole
+    return f"alone they make **{share:.0%}** of what they do together" + (
+        "" if abs(share - 1) < 0.1 else ", for errors add up only roughly"
     )
 
 
@@ -39,19 +50,30 @@ def so_far_words(costs: Mapping[str, float], count: int, all_but: bool) -> str:
 def plan_words(chosen: PlannedChoice, found: Duel | None, rival: str | None, rival_bits: float | None) -> list[str]:
     """The plan's bits, its KL as predicted and as measured, and the scheme for all next to it."""
     text = str(chosen.plan)
-    measured = "" if found is None else f", measured **{found.reports[text].kl:.4g}**."
-    said = [
-        f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; predicted KL (sum of the layers' own) "
-        f"**{chosen.predicted_kl:.4g}** nats{measured or '.'}"
-    ]
-    if found is not None and rival is not None and rival != text:
-        difference = found.kl_difference(text, rival)
-        how = "beyond chance" if difference.significant else "within chance"
-        said.append(
-            f"{short_label(rival)} for all takes {rival_bits:.3f} bits and has KL {found.reports[rival].kl:.4g}: the "
-            f"plan's is {difference.value:+.4g} ({how}; 95%: {difference.lo:+.3g} to {difference.hi:+.3g})."
-        )
-    return said
+    predicted = (
+        f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; on the text that it was chosen on its layers' "
+        f"own KL make **{chosen.predicted_kl:.3g}** nats."
+    )
+    if found is None:
+        return [predicted]
+    tokens = found.reports[text].tokens
+    measured = f"On another text, {tokens:,} tokens, it has KL **{found.reports[text].kl:.3g}**."
+    if rival is None or rival == text:
+        return [predicted, measured]
+    apart = told_apart(found)[text, rival]
+    difference = apart.difference
+    size = "" if apart.share is None else f" (**{100 * apart.share:+.2g}%**)"
+    against = (
+        f"{short_label(rival)} for all takes {rival_bits:.3f} bits and has KL {found.reports[rival].kl:.3g} there: the "
+        f"plan's is {difference.value:+.3g}{size}, 95%: {difference.lo:+.2g} to {difference.hi:+.2g}."
+    )
+    if not apart.real:
+        verdict = f"**Within chance**: on this text the plan is not told from {short_label(rival)} for all."
+    elif difference.value < 0:
+        verdict = f"**The plan loses less** than {short_label(rival)} for all, beyond the chance of the text."
+    else:
+        verdict = f"**The plan loses more** than {short_label(rival)} for all, beyond the chance of the text."
+    return [verdict, predicted, measured, against]
 
 
 def plan_table(found: Sensitivity, chosen: PlannedChoice) -> pd.DataFrame:

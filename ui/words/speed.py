@@ -10,7 +10,7 @@ import pandas as pd
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.footprint import BUDGETS_GB, GB, Footprint, GptqMemory, ModelShape
 from quantcore.studies.gpus import ARITHMETICS, FLOAT, GPUS, Machine
-from quantcore.studies.hardware import gain_bound, how_it_runs, work_of
+from quantcore.studies.hardware import Run, gain_bound, how_it_runs, work_of
 from quantcore.studies.speed import REORDERED, SpeedReport
 from quantcore.studies.speed_curves import crossings, disturbed, rows_of
 from ui.figures.speed import TICKS, label
@@ -207,10 +207,16 @@ def native_table() -> pd.DataFrame:
         row = {"GPU": gpu.name}
         for name, text in TABLE_SCHEMES.items():
             run = how_it_runs(Scheme.parse(text), gpu)
-            only = "weights only" if run.weights_only else f"as {run.arithmetic}"
-            row[name] = f"✓ {run.arithmetic}" if run.native and not run.weights_only else only
+            row[name] = how_words(run)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def how_words(run: Run) -> str:
+    """One word for how a scheme runs, wherever it is said: its own codes multiplied, or unpacked before."""
+    if run.weights_only:
+        return "weights only"
+    return f"✓ {run.arithmetic}" if run.native else f"as {run.arithmetic}"
 
 
 def reasons(scheme: str) -> list[str]:

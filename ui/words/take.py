@@ -16,6 +16,8 @@ from quantcore.studies.gpus import GPUS
 from quantcore.studies.hardware import how_it_runs
 from quantcore.studies.written import ReadBack, Written
 from quantcore.text.reading import CALIBRATE, Reading
+from ui.words.duel import shown_kl
+from ui.words.speed import how_words
 
 OUR_OWN = "our own calibration text, an equal share of each kind"
 CAPABILITIES = (
@@ -58,12 +60,12 @@ def runs(serving: Serving, schemes: Mapping[str, Scheme]) -> list[str]:
     """Which GPUs multiply the codes themselves, by the datasheets; what vLLM takes, and what it will refuse."""
     said = []
     for scheme in dict.fromkeys(schemes.values()):
-        ways: dict[tuple[bool, str], list[str]] = {}
+        ways: dict[tuple[str, str], list[str]] = {}
         for gpu in GPUS.values():
             run = how_it_runs(scheme, gpu)
-            ways.setdefault((run.native, run.why), []).append(gpu.name)
-        for (native, why), names in ways.items():
-            said.append(f"{scheme.label}, {'native' if native else '**not native**'} on {', '.join(names)}: {why}.")
+            ways.setdefault((how_words(run), run.why), []).append(gpu.name)
+        for (how, why), names in ways.items():
+            said.append(f"{scheme.label} runs **{how}** on {', '.join(names)}: {why}.")
     said += [f"vLLM has a kernel for {gpus}." for gpus in serving.gpus]
     return said + [f"**vLLM may refuse it:** {problem}." for problem in serving.problems]
 
@@ -123,11 +125,12 @@ def files_table(found: Written) -> pd.DataFrame:
     ).set_index("file")
 
 
-def measured(report: ModelReport) -> str:
+def measured(report: ModelReport, plan: str) -> str:
     """The whole model's figures in a sentence."""
     return (
-        f"On {report.tokens:,} tokens: KL **{report.kl:.4f}** nats a token, perplexity **{report.perplexity:.2f}** "
-        f"against {report.float_perplexity:.2f}, the same likeliest next token {report.top1_agreement:.1%} of the time."
+        f"On {report.tokens:,} tokens: KL **{shown_kl(plan, report.kl)}** nats a token, perplexity "
+        f"**{report.perplexity:.2f}** against {report.float_perplexity:.2f}, the same likeliest next token "
+        f"{report.top1_agreement:.1%} of the time."
     )
 
 

@@ -1,0 +1,53 @@
+"""Every page opens without a refusal on a model that is not ours: width 96, three blocks, other names of layers, and
+weights that lie the other way round (GPT-2). Groups of 128 and 64 do not divide it; those of 32 do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tests.apptest_helpers import errors, new_server, page, said
+from tests.conftest import CONTEXT, VOCAB, tiny_tokenizer
+from ui import kept
+
+PAGES = (
+    "1_Number_formats", "2_Granularity", "3_Outliers", "4_Static_or_dynamic", "5_Layer_lab", "6_GPTQ_step_by_step",
+    "7_Scheme_duel", "8_Which_layers_hurt", "9_Rules_tested", "10_Speed_and_memory", "11_Take_it_with_you",
+)  # fmt: skip
+GRAIN = "groups of 32, because 96 / 64 is no whole number"
+
+
+@pytest.fixture(scope="module")
+def narrow_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("narrow-lm")
+    config = GPT2Config(
+        vocab_size=VOCAB, n_positions=CONTEXT, n_embd=96, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
+    )
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        for block in model.transformer.h:
+            block.ln_2.weight[5] = 12.0
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", *PAGES])
+def test_a_page_opens_on_it(name: str, narrow_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
+    new_server()
+    at = page(name, model=narrow_dir)
+    try:
+        at.run()
+        assert not at.exception
+        assert errors(at) == []
+        assert at.warning.values == [] or all("no such choice" not in one for one in at.warning.values)
+        assert "down_proj" not in said(at)  # a name of other models' layers
+        if name in ("7_Scheme_duel", "11_Take_it_with_you"):
+            assert any(GRAIN in one.value for one in at.caption)
+    finally:
+        for job in kept.jobs().unfinished():
+            job.end()
+            job.ended.wait(60)

@@ -4,24 +4,49 @@ asks for it."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from quantcore.cli.outputs import progress_bar
 from quantcore.lab.lab import Lab
+from quantcore.model.inventory import outline
+from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.loading import REFERENCE
 from quantcore.model.memory import TooLarge
+from quantcore.scheme.fitting import plan_for, require_fits, sorted_out
 from quantcore.scheme.plan import Plan
 from quantcore.text.reading import Texts
 
 
-def checked_plan(scheme: str, model: str, device: str | None) -> Plan:
+def checked_plan(scheme: str, model: str) -> Plan:
     """The plan that a text says on this model, asked before the model is loaded or a text is read.
 
     Raises: ValueError for a text that is none, and for a plan that the model cannot take."""
-    lab = Lab(model, device)
-    lab.require_fits(scheme)
-    return lab.plan_of(scheme)
+    plain, known = Plan.parse(scheme), _known(model)
+    if known is None:
+        return plain
+    plan = plan_for(scheme, linear_shapes(known))
+    require_fits(plan, linear_shapes(known), head_of(known))
+    return plan
+
+
+def sorted_lines(schemes: Sequence[str], model: str) -> tuple[dict[str, str], dict[str, str]]:
+    """`sorted_out` of several plans, asked as early."""
+    known = _known(model)
+    if known is None:
+        return {one: str(Plan.parse(one)) for one in schemes}, {}
+    return sorted_out(schemes, linear_shapes(known), head_of(known))
+
+
+def _known(model: str) -> nn.Module | None:
+    """The outline of a model that is here and whole; else None, and who loads it says what is wrong."""
+    try:
+        return outline(model)
+    except ValueError:
+        return None
 
 
 def loaded_lab(model: str, device: str | None, texts: Texts) -> Lab:

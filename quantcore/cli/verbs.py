@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantcore.cli.labs import checked_plan, loaded_lab, opened_lab
+from quantcore.cli.labs import checked_plan, loaded_lab, opened_lab, sorted_lines
 from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
@@ -30,7 +30,7 @@ from quantcore.model.loading import REFERENCE, devices, source_path
 from quantcore.model.machine import device_name
 from quantcore.numbers.formats import FORMATS
 from quantcore.pipeline.ranks import ranks
-from quantcore.scheme.fitting import sorted_out
+from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.layer import LayerStudy
 from quantcore.text.reading import EACH_LAYER, EVALUATE, STUDY, Reading
@@ -137,7 +137,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
     reading, learning = texts.measured(EVALUATE), texts.learned()
-    wanted = checked_plan(scheme, model, device)
+    wanted = checked_plan(scheme, model)
     lab, facts = opened_lab(model, device, texts.texts, stream)
     texts.require_window(lab.whole, reading, *([learning] if wanted.needs_text else []))
     with progress_bar("quantizing") as tell:
@@ -166,7 +166,7 @@ def quantize(
     force: bool = False,
 ) -> dict[str, Any]:
     """write the quantized model as a compressed-tensors checkpoint, which transformers and vLLM load"""
-    plan = checked_plan(scheme, model, device)
+    plan = checked_plan(scheme, model)
     if not plan.needs_text and texts.line():
         raise ValueError(
             f"{plan.label} needs no calibration text; leave out --text, --max-tokens, --window, --seed and --chat"
@@ -202,8 +202,7 @@ def compare(
 
     reading, learning = texts.measured(EVALUATE), texts.learned()
     target = None if out is None or not ranks().first else new_file(out, force)
-    asked = Lab(model, device)
-    able, refused = sorted_out(schemes, asked.shapes(), asked.head)
+    able, refused = sorted_lines(schemes, model)
     if ranks().first:
         for line, reason in refused.items():
             print(f"quantcore: {line} is left out: {reason}", file=sys.stderr)
@@ -211,8 +210,9 @@ def compare(
         line, reason = next(iter(refused.items()))
         raise ValueError(f"{line}: {reason}")
     lab, opened = opened_lab(model, device, texts.texts, stream)
-    plans, wanted = [Plan.parse(one) for one in able.values()], list(able.values())
-    texts.require_window(lab.whole, reading, *([learning] if any(plan.needs_text for plan in plans) else []))
+    wanted = list(able.values())
+    needs_text = any(Plan.parse(one).needs_text for one in wanted)
+    texts.require_window(lab.whole, reading, *([learning] if needs_text else []))
     read = str(reading), str(learning)
     with progress_bar("comparing") as tell:
         found = lab.duel(wanted, *read, progress=tell)
@@ -302,7 +302,7 @@ def recipe(
     from quantcore.export.recipe import recipe as recipe_of
     from quantcore.export.recipe_text import recipe_file
 
-    plan = plan_from_recipe(recipe_file(read)) if read is not None else Lab(model).plan_of(scheme or "")
+    plan = plan_from_recipe(recipe_file(read)) if read is not None else checked_plan(scheme or "", model)
     texts = {"recipe.yaml": recipe_of(plan), "quantize.py": script(plan, source_path(model))}
     if out is not None:
         folder = new_folder(out)

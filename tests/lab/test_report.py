@@ -81,7 +81,7 @@ def test_a_duel(found: Duel) -> None:
     assert (kl["KL"], kl["KL from"], kl["KL to"]) == (own.value, own.lo, own.hi)
     pairs = next(table for table in document.tables if table.title.startswith("Pairs"))
     assert len(pairs.rows) == 3
-    assert pairs.rows[0][5] is True  # int8 is nearer than int2, beyond chance
+    assert pairs.rows[0][7] is True  # int8 is nearer than int2, beyond chance
     assert [table.title for table in document.tables if table.folded] == [
         "Layers of w:int8/channel", "Layers of w:int2/channel",
     ]  # fmt: skip

@@ -418,7 +418,7 @@ def test_serving() -> None:
     assert odd.gpus == ()
     assert odd.problems == ("vLLM's kernel for w:int4/group96 takes groups of 32, 64, 128 and whole rows, not group96",)
     narrow = {"m.layers.0.o_proj": (576, 576)}
-    slow = serving("out", {"m.layers.0.o_proj": Scheme.parse("w:int4/group64")}, 2048, narrow)
+    slow = serving("out", {"m.layers.0.o_proj": Scheme.parse("w:int4/group64")}, 2048, shapes=narrow)
     assert "m.layers.0.o_proj is 576 x 576 (output x input), so a slower one must serve" in slow.problems[0]
     assert "one code a byte" in of(o_proj="W4AFP8").problems[0]
     assert "wants asymmetric weights alone packed" in of(o_proj="W4A16_ASYM", up_proj="W8A8").problems[0]

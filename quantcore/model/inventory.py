@@ -116,8 +116,10 @@ def outline(source: str) -> nn.Module | None:
     if place is None:
         return None
     if place.gguf is not None:
-        return gguf_file.examine(source, place.folder / place.gguf)[1]
-    return examine(source, place.folder).skeleton
+        model: nn.Module = gguf_file.examine(source, place.folder / place.gguf)[1]
+        return model
+    found: nn.Module = examine(source, place.folder).skeleton
+    return found
 
 
 def _of_gguf(source: str, place: Place) -> Inventory:

@@ -36,14 +36,8 @@ class VisitorFirst(Exception):
 
 def questions(lab: Lab) -> Iterator[Question]:
     """What the pages ask without a click, as they ask it."""
-    yield (
-        Lab.duel,
-        (
-            tuple(sorted_out(DEFAULT_DUEL.split(), lab.shapes(), lab.head)[0].values()),
-            str(EVALUATE.at_most(DUEL_TOKENS[0])),
-            LEARNED,
-        ),
-    )
+    schemes, _ = sorted_out(DEFAULT_DUEL.split(), lab.shapes(), lab.head)
+    yield Lab.duel, (tuple(schemes.values()), str(EVALUATE.at_most(DUEL_TOKENS[0])), LEARNED)
     for rule in RULES:
         yield Lab.rule, (rule, str(EVALUATE.at_most(RULE_TOKENS[0])), LEARNED)
 

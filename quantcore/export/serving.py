@@ -188,7 +188,10 @@ def why_not_on(scheme: Scheme, place: Place) -> str | None:
     kernel = kernel_for(scheme)
     if kernel is None:
         return f"vLLM lists no kernel for {scheme.label}"
-    return None if kernel.runs_on(place) else f"vLLM has no kernel for it here ({kernel.gpus})"
+    if not kernel.runs_on(place):
+        return f"vLLM has no kernel for it here ({kernel.gpus})"
+    why = _unfit(kernel, scheme)
+    return None if why is None else f"vLLM's kernel for {scheme.label} {why}"
 
 
 def stays_16_bit(scheme: Scheme, place: Place) -> bool:
@@ -197,7 +200,7 @@ def stays_16_bit(scheme: Scheme, place: Place) -> bool:
     return bool(kernel and scheme.activations and not isinstance(place, str) and place < kernel.codes_from)
 
 
-def _unfit(kernel: Kernel, scheme: Scheme, name: str, shape: tuple[int, int] | None) -> str | None:
+def _unfit(kernel: Kernel, scheme: Scheme, name: str = "", shape: tuple[int, int] | None = None) -> str | None:
     """Why a kernel does not take the group or the layer's shape; None where it does."""
     grain = None if scheme.weights is None else scheme.weights.granularity
     if not kernel.marlin:

@@ -125,6 +125,7 @@ def _hollow(model: nn.Module, full: bool) -> Any:
     for module in hollow.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
+        module.__dict__.pop("forward", None)  # put on this one module from outside, and bound to the model itself
     return hollow.eval()
 
 

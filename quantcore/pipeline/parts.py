@@ -248,7 +248,7 @@ class _Road:
         return {
             one: sum(counts.get(one, 0) for counts in said) if scheme.needs_hessian else ranges[one].tokens
             for one, scheme in schemes.items()
-            if scheme.needs_hessian or one in ranges
+            if scheme.needs_hessian or (scheme.needs_ranges and one in ranges)
         }
 
     def _shared(

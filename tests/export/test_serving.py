@@ -20,8 +20,10 @@ EVERY: tuple[Place, ...] = (TURING, AMPERE, ADA, HOPPER, BLACKWELL, GEFORCE_50, 
         ("FP8_DYNAMIC", (*EVERY[:6], AMD)),
         ("FP8_BLOCK", (*EVERY[:6], AMD)),
         ("W4AFP8", (HOPPER,)),
-        ("W4A8", ()),
-        ("W3A16", ()),
+        ("W4A8", EVERY[:6]),
+        ("W3A16", EVERY[:6]),
+        ("w:fp4_e2m1/group32", ()),
+        ("w:int4/group96", ()),
     ],
 )
 def test_where_vllm_has_a_kernel(scheme: str, places: tuple[Place, ...]) -> None:
@@ -29,7 +31,8 @@ def test_where_vllm_has_a_kernel(scheme: str, places: tuple[Place, ...]) -> None
 
 
 def test_why_not() -> None:
-    assert why_not_on(Scheme.parse("W3A16"), HOPPER) == "vLLM lists no kernel for W3A16"
+    assert why_not_on(Scheme.parse("w:fp4_e2m1/group32"), HOPPER) == "vLLM lists no kernel for w:fp4_e2m1/group32"
+    assert "takes groups of 32, 64, 128" in (why_not_on(Scheme.parse("w:int4/group96"), HOPPER) or "")
     assert "not Blackwell" in (why_not_on(Scheme.parse("W8A8"), BLACKWELL) or "")
 
 

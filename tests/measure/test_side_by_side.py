@@ -110,6 +110,6 @@ def test_what_is_refused(tiny_lm: LoadedModel, tokens: torch.Tensor) -> None:
     refused("windows of 1 token", lambda: compare_plans(tiny_lm, PLANS, tokens[:, :1]))
     plans = {"a": Plan.parse("W4A16"), "b": Plan.parse("w:int8/channel")}
     refused(
-        "^big: layer 'model.layers.0.self_attn.q_proj'",
+        "^big: group128 does not divide model.layers.0.self_attn.q_proj",
         lambda: compare_plans(tiny_lm, plans, tokens, labels={"a": "big"}),
     )

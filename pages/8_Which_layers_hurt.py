@@ -13,7 +13,7 @@ from quantcore.measure.told_apart import told_apart
 from quantcore.scheme.fitting import GROUPS as FITTING
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
-from quantcore.text.reading import EVALUATE
+from quantcore.text.reading import EACH_LAYER, EVALUATE
 from ui import frame, job_view
 from ui import widgets as controls
 from ui.answers import Answer, answer
@@ -27,7 +27,7 @@ TITLE = "Which layers hurt"
 SECTION = "Lab"
 BITS = (2, 3, 4, 8)
 TOKENS = (640, 1280, 2560, 5120)
-CHOSEN_ON = replace(EVALUATE, source="calibration/all")  # rounding to nearest learns nothing from it
+CHOSEN_ON = replace(EVALUATE, source=EACH_LAYER.source)
 DECIDING = (2560, 16384)  # tokens of the evaluation text
 CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
 ALONE, ALL_BUT = "this layer alone", "everything but it"

@@ -185,5 +185,5 @@ CALIBRATE = Reading("calibration/all", 20, 512)
 """What ranges and GPTQ learn from. KL of w:int4/group128,gptq: 0.114 from 2,560 tokens, 0.107 from 5,120, 0.102 from
 these 10,240, 0.100 from 15,360, which takes half as long again."""
 
-EACH_LAYER = Reading("evaluation/all", 5, 128)
+EACH_LAYER = Reading("calibration/all", 5, 128)
 """Each layer of a model measured alone: as many passes as there are layers, so a short text."""

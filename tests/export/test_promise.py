@@ -123,7 +123,10 @@ def test_what_no_checkpoint_holds_is_counted_without_gaps(tiny_lm: LoadedModel) 
 
 @pytest.mark.parametrize(
     ("scheme", "sentence"),
-    [("w:int4/group48", "group48 does not divide model.layers.0.self_attn.q_proj, 64 x 64"), ("W8A8@layers.7=float", "no layer fits")],
+    [
+        ("w:int4/group48", "group48 does not divide model.layers.0.self_attn.q_proj, 64 x 64"),
+        ("W8A8@layers.7=float", "no layer fits"),
+    ],
 )
 def test_what_does_not_fit_is_told(scheme: str, sentence: str, tiny_lm: LoadedModel) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -48,7 +48,7 @@ def change_tokenizer(folder: Path, change: Callable[[dict[str, object]], object]
 
 def plain(sentence: str) -> str:
     """A sentence of a page without the marks that keep Markdown from reading it."""
-    return re.sub(r"\\(?=[^\w\s])|\N{WORD JOINER}", "", sentence)
+    return re.sub(r"\\(?=[^A-Za-z0-9\s])|\N{WORD JOINER}", "", sentence)
 
 
 def require_refused(at: AppTest, sentence: str) -> None:

@@ -10,7 +10,7 @@ from quantcore.measure.store import home
 from tests.apptest_helpers import errors, new_server, page
 from tests.ui.test_page_duel import settle
 from ui import kept, visitors
-from ui.classroom import teachers_word
+from ui.classroom import classroom, teachers_word
 from ui.job import Asker, Teller
 
 PAGES = ["", *sorted(path.stem for path in (Path(__file__).parents[2] / "pages").glob("*.py"))]
@@ -102,8 +102,10 @@ def test_a_checkpoint_of_a_class(model: str, tiny_model_dir: Path) -> None:
 def test_an_error_of_the_loader_names_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "config.json").write_text("{")
+    (broken / "config.json").write_text('{"model_type": "llama"}')
     monkeypatch.setenv("QUANT_CLASS", f"reference,{broken}")
+    assert classroom() is not None  # it was whole when the server began
+    (broken / "config.json").write_text("{")
     at = settle(page("1_Number_formats", model="broken"))
     (sentence,) = errors(at)
     assert "broken" in sentence

@@ -79,7 +79,7 @@ def test_the_second_visit_runs_no_job(page: AppTest, tiny_model_dir: Path) -> No
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("W8A8", "the list has 1 different schemes; a duel takes two to 6"),
+        ("W8A8", "the list has 1 different schemes that this model can take; a duel takes 2 to 6"),
         ("W8A8\nw:int4/rows", "no granularity is called 'rows'"),
         ("w:int8/channel\nw:int4/channel@layers.77=float", "no layer fits 'layers.77'"),
     ],
@@ -254,11 +254,14 @@ def test_what_stays_float_is_named() -> None:
 
 
 def test_the_default_list_fits_the_model(page: AppTest) -> None:
-    """Groups of 128 do not divide this model's 64 inputs: the page opens on groups of 64, not on an error."""
+    """Groups of 128 do not divide this model's 64 inputs: presets have groups of 64, and the page says so."""
     del page.query_params["duel"]
     settle(page)
     assert not page.error
-    assert page.text_area(key="duel").value == "W8A8\nw:int4/group64\nw:int4/channel\nw:int3/group64"
+    assert page.text_area(key="duel").value == "W8A8\nW4A16\nw:int4/channel\nW3A16"
+    texts = next(one.value for one in page.dataframe if "KL p50" in one.value)["text"]
+    assert {"w:int4/group64", "w:int3/group64"} <= set(texts)
+    assert any("64 / 128 is no whole number" in one.value for one in page.caption)
 
 
 def test_tints_by_hand() -> None:

@@ -1,5 +1,6 @@
 """The page Take it with you: recipe, commands and bytes without a click; the checkpoint is the command line's."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -192,8 +193,11 @@ def test_other_pages_lead_here(tiny_model_dir: Path) -> None:
     assert "scheme=w%3Aint4%2Fgroup16" in links[0].query_string
 
 
-def test_names_of_folders() -> None:
-    assert Lab("/models/My Model/").short_name("W4A16") == "My-Model-W4A16"
-    assert Lab("a/b").short_name("w:int4/group16@x.y=float") == "b-w-int4-group16-x.y-float"
+def test_names_of_folders(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "My Model"
+    shutil.copytree(tiny_model_dir, folder)
+    lab = Lab(f"{folder}/")
+    assert lab.short_name("W4A16") == "My-Model-w-int4-group64"
+    assert lab.short_name("w:int4/group16@o_proj=float") == "My-Model-w-int4-group16-o-proj-float"
     assert slug("../../etc/passwd") == "etc-passwd"
     assert len(slug("a1-" * 99)) <= 40

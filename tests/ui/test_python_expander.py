@@ -84,7 +84,8 @@ def test_granularity(tiny_model_dir: Path) -> None:
     at = open_page("2_Granularity", model=tiny_model_dir, grain="group", group=16, format="int3", symmetric="false")
     study = one_of(run(at), GranularityStudy)
     assert metrics(at)["Bits per weight"] == f"{study.chosen.bits_per_weight:.3f}"
-    assert metrics(at)["SQNR of the layer's output"] == f"{study.chosen.output_sqnr_db:.2f} dB"
+    assert metrics(at)["SQNR of the output, median token"] == f"{study.chosen.token_sqnr_db:.2f} dB"
+    assert metrics(at)["SQNR of the whole output"] == f"{study.chosen.output_sqnr_db:.2f} dB"
 
 
 def test_outliers(tiny_model_dir: Path) -> None:
@@ -156,19 +157,19 @@ def test_duel_on_the_sidebars_text(tiny_model_dir: Path) -> None:
 
 @pytest.mark.parametrize("way", ["this layer alone", "everything but it"])
 def test_layers(way: str, tiny_model_dir: Path) -> None:
-    at = open_page("8_Which_layers_hurt", model=tiny_model_dir, group=32, budget=4.0, way=way)
+    at = open_page("8_Which_layers_hurt", model=tiny_model_dir, grain="group32", budget=4.0, way=way)
     printed = run(at)
     found, plan, beside = one_of(printed, Sensitivity), one_of(printed, PlannedChoice), one_of(printed, Duel)
     costs = found.alone if way == "this layer alone" else found.all_but
     assert max(values(figure_of(at, "ranking")["figure"]["data"][0]["x"])) == pytest.approx(max(costs.values()))
-    assert any(f"measured **{beside.reports[str(plan.plan)].kl:.4g}**" in one.value for one in at.markdown)
+    assert any(f"it has KL **{beside.reports[str(plan.plan)].kl:.3g}**" in one.value for one in at.markdown)
 
 
 def test_rules(tiny_model_dir: Path) -> None:
     at = open_page("9_Rules_tested", model=tiny_model_dir, rule="int8-tokens")
     bout = one_of(run(at), RuleResult).bouts[0]
-    assert bout.difference is not None
-    assert any(f"KL {bout.difference.value:+.4g} nats" in one.value for one in at.markdown)
+    assert bout.apart is not None
+    assert any(f"KL {bout.apart.difference.value:+.3g} nats" in one.value for one in at.markdown)
 
 
 def test_rules_that_were_not_run_are_not_asked_for(tiny_model_dir: Path) -> None:
@@ -176,9 +177,10 @@ def test_rules_that_were_not_run_are_not_asked_for(tiny_model_dir: Path) -> None
     settle(at)
     code = next(one for one in at.expander if one.label == "Python").code[0].value
     assert re.findall(r"lab\.rule\('([^']+)'", code) == [
+        "int4-groups",
         "int8-tokens",
         "static-tensor",
-    ]  # of those that this model takes
+    ]  # those that run without a click
 
 
 def test_speed_and_memory(tiny_model_dir: Path) -> None:

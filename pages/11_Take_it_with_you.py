@@ -89,7 +89,7 @@ def body(choice: Choice) -> None:
         plan.require_layers(list(lab.layers()))
         calibration = learns_from(plan, choice)
     text, label = str(plan), short_label(str(plan))
-    schemes = {name: found for name in lab.layers() if (found := plan.scheme_for(name)) is not None}
+    schemes = {name: found for name in lab.layers() if (found := plan.scheme_for(name, lab.head)) is not None}
     parts, refused = lab.promise(text), take_words.refusal(schemes.values())
     served = serving(lab.short_name(text), schemes, lab.loaded.context, list(experts_in(lab.model)), lab.layers())
     with first, st.grid(2, min_column_width=480):

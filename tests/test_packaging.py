@@ -15,7 +15,7 @@ from tests.browser_fixtures import ROOT
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OURS = re.compile(r"^([\w-]+)==([\w.]+)[^#\n]*#", re.MULTILINE)  # a pin whose purpose stands beside it is ours
 ASKED = re.compile(r"^([\w-]+)>=([\w.]+)")
-ON_THE_WAY = {"triton"}  # comes with torch's CUDA builds
+ON_THE_WAY = {"triton", "loguru"}  # come with torch's CUDA builds, and with compressed-tensors, which speaks through it
 THEIRS = {"quantcore", "ui"}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quantcore.advice.shape import ServedShape
+from quantcore.scheme.fitting import fitting_grain
 
-GROUPS = (128, 64, 32)  # that vLLM's mixed-precision kernels take
 GPTQ = "gptq/actorder=weight"
 
 
@@ -20,22 +20,15 @@ class Candidate:
 
 
 NOT_HERE = {
-    "W3A16": "vLLM lists no kernel for 3-bit weights",
+    "W3A16": "vLLM runs 3-bit weights through Humming, whose speed was not measured here",
     "W4AFP8": "the files store one code a byte, which vLLM's kernel for packed codes (Hopper alone) may not read",
     "NVFP4, MXFP4": "llm-compressor's guide has them for Blackwell (10.0); this lab writes no such checkpoint",
 }
 
 
-def grain(shape: ServedShape) -> str:
-    """The largest group that divides every matrix's inputs, `channel` where none does; the head stays float."""
-    widths = {one.shape[1] for one in shape.matrices if one.name != "lm_head"}
-    fits = [size for size in GROUPS if all(width % size == 0 for width in widths)]
-    return f"group{max(fits)}" if fits else "channel"
-
-
 def candidates(shape: ServedShape) -> tuple[Candidate, ...]:
     """For a model's widths, from most bits to fewest."""
-    group = grain(shape)
+    group = fitting_grain({one.name: one.shape for one in shape.matrices})
     blocks = all(out % 128 == 0 and width % 128 == 0 for out, width in {one.shape for one in shape.matrices[:-1]})
     return (
         Candidate("bf16", "float"),

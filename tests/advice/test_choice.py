@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantcore.advice.candidates import candidates, grain
+from quantcore.advice.candidates import candidates
 from quantcore.advice.catalog import shape_of
 from quantcore.advice.choice import GOALS, Advice, Loss, advise, frontier
 from quantcore.advice.load import SHARE, Load, memory_of, serve_time, weight_bytes
@@ -95,9 +95,10 @@ def test_the_frontier_holds_whom_nobody_beats() -> None:
 
 
 def test_the_group_fits_the_widths() -> None:
-    assert grain(LLAMA) == "group128"
-    assert grain(shape_of("HuggingFaceTB/SmolLM2-135M")) == "group64"
-    assert "FP8_BLOCK" not in [one.name for one in candidates(shape_of("HuggingFaceTB/SmolLM2-135M"))]
+    small = candidates(shape_of("HuggingFaceTB/SmolLM2-135M"))
+    assert "w:int4/group128" in [one.text for one in candidates(LLAMA)]
+    assert "w:int4/group64" in [one.text for one in small]
+    assert "FP8_BLOCK" not in [one.name for one in small]
 
 
 def test_what_is_no_wish() -> None:

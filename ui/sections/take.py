@@ -127,7 +127,7 @@ def model_report(plan: str, choice: Choice) -> None:
 
 def layer_report(plan: Plan, choice: Choice) -> None:
     lab, layer, asked = choice.lab, choice.layer, (choice.reading, choice.calibration)
-    scheme = plan.scheme_for(layer)
+    scheme = plan.scheme_for(layer, choice.lab.head)
     if scheme is None:
         st.caption(f"{layer} stays float under {short_label(str(plan))}; choose another in the sidebar.")
         return

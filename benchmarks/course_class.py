@@ -37,8 +37,10 @@ async def lesson(url: str, count: int) -> dict[str, list[float]]:
     async with AsyncExitStack() as stack:
         teacher = await stack.enter_async_context(visit(url))
         await teacher.open("Course", f"scene={next(iter(TITLES))}&teacher={WORD}")
+        if not any("Present to a class" in one for one in teacher.words):
+            raise RuntimeError(f"the teacher's page offers no class; it says {teacher.words[-12:]}")
         await teacher.press("Present to a class")
-        code = next(one for text in teacher.words[::-1] for one in re.findall(r"join=([A-Z0-9]{6})", text))
+        code = next(one for text in teacher.words[::-1] for one in re.findall(r'course-code">([A-Z0-9]{6})<', text))
         students = [await stack.enter_async_context(visit(url)) for _ in range(count)]
         await asyncio.gather(*(one.open("Course", f"join={code}") for one in students))
         for number, title in TITLES.items():

@@ -52,7 +52,7 @@ def uneven(lab: Bench) -> Found | None:
 @remembered(32)
 def cut(lab: Bench, layer: str, fmt: str, of: Of = "weight", reading: str = READ) -> CutCurve:
     """The error of a tensor under one scale, against where its range is cut."""
-    return cut_curve(values_of(lab, layer, of, reading), weights_of(f"w:{fmt}/tensor"))
+    return cut_curve(values_of(lab, layer, of, reading), weights_of(lab, f"w:{fmt}/tensor"))
 
 
 @remembered(16)
@@ -80,7 +80,7 @@ def off_by(
 def input_error(lab: Bench, layer: str, scheme: str, reading: str = READ) -> Tensor:
     """x_hat - x of what enters a layer, (N, K), under a scheme's activations."""
     x = lab.inputs(layer, reading)
-    return (fake_quantize(x, activations_of(scheme)) - x).cpu()
+    return (fake_quantize(x, activations_of(lab, scheme)) - x).cpu()
 
 
 @remembered(16)
@@ -95,10 +95,10 @@ def by_hand(
 ) -> float:
     """GPTQ's loss over RTN's on those eight columns, visited in this order."""
     columns, hessian = few(lab, layer, calibration), lab.hessian(layer, calibration)
-    return few_columns.by_hand(lab.linear(layer).weight, hessian, columns, order, weights_of(scheme), gptq_of(scheme))
+    return few_columns.by_hand(lab.linear(layer).weight, hessian, columns, order, weights_of(lab, scheme), gptq_of(lab, scheme))
 
 
 @remembered(16)
 def pair(lab: Bench, layer: str, scheme: str = "w:int4/channel", calibration: str = FEW_TOKENS) -> RealPair:
     """Two columns and a row of the layer, for the picture of GPTQ with two weights."""
-    return few_columns.real_pair(lab.weight(layer), lab.hessian(layer, calibration), weights_of(scheme))
+    return few_columns.real_pair(lab.weight(layer), lab.hessian(layer, calibration), weights_of(lab, scheme))

@@ -21,7 +21,6 @@ from ui.answers import answer
 from ui.components.chart import chart
 from ui.components.palette import BLUE, GREEN, SLATE
 from ui.course.stage import picture
-from ui.scheme_builder import fitting_group
 
 BITS = (2, 3, 4, 8)
 START = 3
@@ -37,12 +36,12 @@ def body(lab: Lab) -> None:
 
 
 def play(lab: Lab) -> None:
-    kinds, group = kinds_of(lab), fitting_group(lab.layers())
-    schemes = tuple(str(Plan.parse(f"w:int{bits}/group{group}")) for bits in BITS)
+    kinds, grain = kinds_of(lab), lab.grain
+    schemes = tuple(str(Plan.parse(f"w:int{bits}/{grain}")) for bits in BITS)
     uniform = [bits_of(lab, scheme) for scheme in schemes]
     budget = round((uniform[1] + uniform[2]) / 2, 3)
     st.markdown(
-        f"Give each kind of layer its bits; scales (groups of {group}) count. The budget is **{budget:g} bits a "
+        f"Give each kind of layer its bits; scales ({grain}) count. The budget is **{budget:g} bits a "
         "weight** on average: more than 3 bits for all, less than 4. Each plan is run on the whole model; the least "
         "KL wins."
     )
@@ -52,7 +51,7 @@ def play(lab: Lab) -> None:
         with st.grid(2, min_column_width=170, gap="small"):
             for kind in kinds:
                 chosen[kind] = st.select_slider(kind, BITS, START, key=f"game_{kind}", format_func=bits_words)
-        plan = plan_of(chosen, group)
+        plan = plan_of(chosen, grain)
         spent = bits_of(lab, plan)
         over = spent > budget + 1e-6
         st.markdown(f"You spend **{spent:.3f}** of {budget:g} bits a weight{': too many.' if over else '.'}")
@@ -123,10 +122,10 @@ def kinds_of(lab: Lab) -> list[str]:
     return list(dict.fromkeys(names))[:MOST_KINDS]
 
 
-def plan_of(chosen: dict[str, int], group: int) -> str:
+def plan_of(chosen: dict[str, int], grain: str) -> str:
     """3 bits, and an exception for each kind that has another number."""
-    parts = [f"@{kind}=w:int{bits}/group{group}" for kind, bits in chosen.items() if bits != START]
-    return str(Plan.parse(f"w:int{START}/group{group}{''.join(parts)}"))
+    parts = [f"@{kind}=w:int{bits}/{grain}" for kind, bits in chosen.items() if bits != START]
+    return str(Plan.parse(f"w:int{START}/{grain}{''.join(parts)}"))
 
 
 def bits_of(lab: Lab, plan: str) -> float:

@@ -95,7 +95,9 @@ def by_hand(
 ) -> float:
     """GPTQ's loss over RTN's on those eight columns, visited in this order."""
     columns, hessian = few(lab, layer, calibration), lab.hessian(layer, calibration)
-    return few_columns.by_hand(lab.linear(layer).weight, hessian, columns, order, weights_of(lab, scheme), gptq_of(lab, scheme))
+    return few_columns.by_hand(
+        lab.linear(layer).weight, hessian, columns, order, weights_of(lab, scheme), gptq_of(lab, scheme)
+    )
 
 
 @remembered(16)

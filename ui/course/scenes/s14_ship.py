@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from quantcore.lab.lab import Lab
 from quantcore.measure.rules import Rule, RuleResult, best_practice
 from quantcore.pipeline.calibration import Progress
-from quantcore.scheme.scheme import Scheme
+from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE
 from ui.components.palette import BLUE, GREEN, INK
 from ui.course.guess import Rows
@@ -17,7 +17,7 @@ from ui.course.stage import picture
 READING = str(EVALUATE.at_most(2560))
 ASKED = {"int4-groups": "int4 weights", "int8-tokens": "int8 inputs", "fp8-weights": "fp8 weights"}
 WORDS = {
-    "w:int4/group128": "a scale a group",
+    "W4A16": "a scale a group",
     "w:int4/channel": "a scale a row",
     "w:int4/tensor": "one scale",
     "w:int8/channel,a:int8/token/dynamic": "a scale a token",
@@ -37,24 +37,16 @@ def schemes(rule: Rule) -> tuple[str, ...]:
 
 
 def runs(lab: Lab, rule: Rule) -> bool:
-    """Whether every scheme's tiles divide this model's weights."""
-    for text in schemes(rule):
-        scheme = Scheme.parse(text)
-        for name, shape in lab.layers().items():
-            if scheme.weights is None or scheme.skips(name):
-                continue
-            try:
-                scheme.weights.granularity.tile(shape)
-            except ValueError:
-                return False
-    return True
+    """Whether its schemes are different ones on this model, and all fit it."""
+    able, refused = sorted_out(schemes(rule), lab.shapes(), lab.head)
+    return not refused and len(able) == len(schemes(rule))
 
 
 def find(lab: Lab) -> Specimen | Missing:
     able = {key: rule for key, rule in rules().items() if runs(lab, rule)}
     if not able:
-        return Missing("None of the three rules can run on this model: its weights do not divide into groups of 128.")
-    left = "" if len(able) == len(ASKED) else " (Its weights do not divide into groups of 128: no rule for int4 then.)"
+        return Missing("None of the three rules can run on this model: their schemes do not divide its weights.")
+    left = "" if len(able) == len(ASKED) else " (No rule for int4: this model takes no groups of 32, 64 or 128.)"
     said = (
         f"The whole model now, all its layers, on {lab.tokens(READING).numel():,} tokens of five kinds of text. For "
         "each number format pick whose scale it is; the one whose predictions stay nearest to the float model's "
@@ -68,7 +60,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     results = {key: lab.rule(key, READING) for key in found.of}
     guess = found.guess
     assert isinstance(guess, Rows)
-    best = {key: nearest(rules()[key], one) for key, one in results.items()}
+    best = {key: nearest(lab, rules()[key], one) for key, one in results.items()}
     truth = guess.of(*(WORDS[best[key]] for key in results))
     answer = "; ".join(f"{ASKED[key]}: **{WORDS[text]}**" for key, text in best.items()) + "."
     said = [f"{ASKED[key]}: the rule {result.verdict}" for key, result in results.items()]
@@ -77,7 +69,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     )
     changed = [rules()[key] for key in results if not rules()[key].since.startswith("Nothing")]
     twist = " ".join(f"Since then ({rule.as_of}), {ASKED[rule.key]}: {rule.since}" for rule in changed[-2:])
-    return Reveal(truth, answer, why, (Shown(bars(results), answer.replace("*", ""), 400),), twist)
+    return Reveal(truth, answer, why, (Shown(bars(lab, results), answer.replace("*", ""), 400),), twist)
 
 
 def measure(lab: Lab, found: Specimen, tell: Progress) -> None:
@@ -91,25 +83,25 @@ def measure(lab: Lab, found: Specimen, tell: Progress) -> None:
         lab.rule(key, READING, progress=told)
 
 
-def nearest(rule: Rule, result: RuleResult) -> str:
-    kl = {text: kl_of(result, text) for text in schemes(rule)}
+def nearest(lab: Lab, rule: Rule, result: RuleResult) -> str:
+    kl = {text: kl_of(lab, result, text) for text in schemes(rule)}
     return min(kl, key=lambda text: kl[text])
 
 
-def kl_of(result: RuleResult, text: str) -> float:
-    return result.duel.reports[str(Scheme.parse(text))].kl
+def kl_of(lab: Lab, result: RuleResult, text: str) -> float:
+    return result.duel.reports[str(lab.plan_of(text))].kl
 
 
-def bars(results: dict[str, RuleResult]) -> go.Figure:
+def bars(lab: Lab, results: dict[str, RuleResult]) -> go.Figure:
     """KL of every scheme, rule by rule, on a log axis: the rule's own scheme is striped."""
     fig = picture("KL from the float model, nats (log)", "", 400, showlegend=False)
     names, values, colours, shapes = [], [], [], []
     for key, result in reversed(results.items()):
         rule = rules()[key]
-        best = nearest(rule, result)
+        best = nearest(lab, rule, result)
         for text in reversed(schemes(rule)):
             names.append(f"{ASKED[key]}: {WORDS[text]}")
-            values.append(max(kl_of(result, text), 1e-9))
+            values.append(max(kl_of(lab, result, text), 1e-9))
             colours.append(GREEN if text == best else BLUE)
             shapes.append("/" if text == rule.scheme else "")
     fig.add_trace(

@@ -44,7 +44,7 @@ def gptq_quantize_sets(sets: Sequence[GptqSet]) -> list[list[QTensor]]:
         if isinstance(likeness, int) or len(places) == 1:
             solved = [gptq_quantize_many(list(sets[one].problems), sets[one].hessian, sets[one].name) for one in places]
         else:
-            solved = [codes for batch in _batches([sets[one] for one in places]) for codes in _solved(batch)]
+            solved = [codes for batch in _batches([sets[one] for one in places]) for codes in solve_together(batch)]
         found |= zip(places, solved, strict=True)
     return [found[place] for place in range(len(sets))]
 
@@ -69,7 +69,7 @@ def _batches(sets: list[GptqSet]) -> list[list[GptqSet]]:
     return [sets[start : start + most] for start in range(0, len(sets), most)]
 
 
-def _solved(sets: list[GptqSet]) -> list[list[QTensor]]:
+def solve_together(sets: list[GptqSet]) -> list[list[QTensor]]:
     options, fmt = sets[0].problems[0].options, sets[0].problems[0].spec.fmt
     hessians = [one.hessian.float() for one in sets]
     orders = [Order.of(one, options.actorder is not None) for one in hessians]

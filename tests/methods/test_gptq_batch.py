@@ -60,8 +60,8 @@ def test_together_as_one_by_one(spec: str, way: str) -> None:
 
 def test_they_are_solved_in_one_sweep_and_in_turn_where_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, sizes = sets(5, SPECS[0], WAYS[0]), list[int]()
-    solved = gptq_batch._solved
-    monkeypatch.setattr(gptq_batch, "_solved", lambda some: (sizes.append(len(some)), solved(some))[1])
+    solved = gptq_batch.solve_together
+    monkeypatch.setattr(gptq_batch, "solve_together", lambda some: (sizes.append(len(some)), solved(some))[1])
     whole = gptq_quantize_sets(asked)
     monkeypatch.setattr(gptq_batch, "BATCH_NUMBERS", 2 * (48 * 48 + 20 * 48))
     for found, again in zip(whole, gptq_quantize_sets(asked), strict=True):

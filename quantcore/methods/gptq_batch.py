@@ -70,6 +70,7 @@ def _batches(sets: list[GptqSet]) -> list[list[GptqSet]]:
 
 
 def solve_together(sets: list[GptqSet]) -> list[list[QTensor]]:
+    """The codes of sets that are alike, column by column for all of them. Raises: as `gptq_quantize`."""
     options, fmt = sets[0].problems[0].options, sets[0].problems[0].spec.fmt
     hessians = [one.hessian.float() for one in sets]
     orders = [Order.of(one, options.actorder is not None) for one in hessians]

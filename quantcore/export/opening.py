@@ -103,7 +103,7 @@ def why_not(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> str | Non
     """What hinders transformers to load these tensors into a model of that configuration, in half a sentence; None
     where nothing does."""
     how: dict[str, Any] = {"device_map": {"": "meta"}, "dtype": torch.float32, "output_loading_info": True}
-    with quietly():
+    with quietly(), _alone():
         try:
             _, found = type(model).from_pretrained(
                 None, config=copy.deepcopy(config), state_dict=dict(tensors), ignore_mismatched_sizes=True, **how
@@ -129,6 +129,17 @@ def _nearly(found: Sequence[int], wanted: Sequence[int]) -> bool:
 def _unknown(names: Collection[str], model: Any) -> list[str]:
     known = [re.compile(one) for one in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     return sorted(name for name in names if not any(one.search(name) for one in known))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Under torchrun libraries load with all processes' help, and wait for it; here one of them tries by itself."""
+    asked = torch.distributed.is_initialized
+    torch.distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        torch.distributed.is_initialized = asked
 
 
 @contextmanager

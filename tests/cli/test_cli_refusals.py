@@ -194,13 +194,22 @@ def test_a_budget_that_no_scheme_meets_is_told_before_a_layer_is_measured(
     assert "a budget of 4.4 bits per weight cannot be met: the smallest scheme for every layer takes 4.5" in found
 
 
-@pytest.mark.parametrize("words", [("--window", "1000000000"), ("--max-tokens", "1000000000000"), ("--seed", "7")])
+@pytest.mark.parametrize("words", [("--max-tokens", "1000000000000"), ("--seed", "7")])
 def test_a_large_number_is_as_much_as_there_is(
     capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, words: tuple[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("The keeper lit the lamp. " * 20)
     assert main([*LAYER, "--model", str(tiny_model_dir), "--text", str(tmp_path / "a.txt"), *words]) == 0
     assert json.loads(capsys.readouterr().out)["text"]["tokens"] > 100
+
+
+def test_a_window_longer_than_there_is_is_told(
+    capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("The keeper lit the lamp. " * 5)
+    asked = (*LAYER, "--model", tiny_model_dir, "--text", tmp_path / "a.txt", "--window")
+    assert "is longer than the" in refused(capsys, *asked, "1000000000")
+    assert "is longer than what is read of" in refused(capsys, *asked, "200")
 
 
 # --- words

@@ -115,7 +115,7 @@ def test_progress_counts_the_tensors_and_may_end_the_load(tiny_model_dir: Path) 
 
 
 def test_a_model_without_linears(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(skeleton, "linears", lambda _: {})
+    monkeypatch.setattr(skeleton, "every_linear", lambda _: {})
     with pytest.raises(ValueError, match="has no Linear layer, so there is nothing to quantize; try 'reference'"):
         load_model(str(tiny_model_dir), "cpu")
 

@@ -83,7 +83,7 @@ print(json.dumps({"revision": lm.revision, "weights": weights, "told": told}))
 
 QUANTIZE = """
 import contextlib, io
-from quantcore.__main__ import main
+from quantcore.cli.command import main
 for more in ([], ["--stream", "--force"]):
     with contextlib.redirect_stdout(io.StringIO()) as said:
         code = main(["quantize", "--model", sys.argv[1], "--scheme", "w:int4/group32", "--out", sys.argv[2], *more])

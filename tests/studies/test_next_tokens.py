@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from quantcore import quantize_model
 from quantcore.model.loading import LoadedModel
@@ -52,7 +53,7 @@ def test_the_same_first_token_with_other_chances_is_the_same(tiny_lm: LoadedMode
 
 
 def next_tokens_with_context(loaded: LoadedModel, model_hat: nn.Module, k: int) -> Any:
-    loaded.model.config = SimpleNamespace(max_position_embeddings=64)
+    loaded.model.config = PretrainedConfig(max_position_embeddings=64)
     return next_tokens(loaded, model_hat, PROMPT, k)
 
 
@@ -91,13 +92,14 @@ def test_a_prompt_beyond_the_context_keeps_its_end(tiny_lm: LoadedModel) -> None
     assert report.likeliest[0].token == int(last_logits(tiny_lm.model, torch.tensor([tail])).argmax())
 
 
-ODD = ["\ud800 lone", "\U0001f600\U0001f469\u200d\U0001f680", "\u0645\u0631\u062d", "\x00\x07", "<|endoftext|>", "a"]
+MARK = "<|endoftext|>"
+ODD = ["\ud800 lone", "\U0001f600\U0001f469\u200d\U0001f680", "\u0645\u0631\u062d", "\x00\x07", MARK, "a"]
 
 
 @pytest.mark.parametrize("prompt", ODD)
 def test_any_characters_give_a_report(tiny_lm: LoadedModel, prompt: str) -> None:
     report = next_tokens(tiny_lm, tiny_lm.model, prompt)
-    assert report.tokens >= 2
+    assert report.tokens >= (1 if prompt == MARK else 2)  # the mark that begins a text is not put before itself
     assert len(report.likeliest) == 5
 
 

@@ -32,7 +32,7 @@ def test_what_a_line_leaves_out_is_the_purposes_own() -> None:
     assert Reading.parse("evaluation/story", EVALUATE) == Reading("evaluation/story", 10, 256)
     assert Reading.parse("calibration/all", CALIBRATE) == CALIBRATE
     assert [str(one) for one in (STUDY, EVALUATE, EACH_LAYER)] == [
-        "evaluation/encyclopedia|1x512", "evaluation/all|10x256", "evaluation/all|5x128",
+        "evaluation/encyclopedia|1x512", "evaluation/all|10x256", "calibration/all|5x128",
     ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The pages of a class: the teacher's models and nothing that tells of others; the teacher's own page."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -99,10 +100,11 @@ def test_a_checkpoint_of_a_class(model: str, tiny_model_dir: Path) -> None:
     assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())} == {0}
 
 
-def test_an_error_of_the_loader_names_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_loader_names_no_path(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_text('{"model_type": "llama"}')
+    shutil.copytree(tiny_model_dir, broken)
     monkeypatch.setenv("QUANT_CLASS", f"reference,{broken}")
     assert classroom() is not None  # it was whole when the server began
     (broken / "config.json").write_text("{")

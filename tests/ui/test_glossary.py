@@ -25,7 +25,8 @@ PLAIN = set(
     rules runs s same save sentence sequences share shared shares ship should show shows side six small smallest
     speed spend start stays step steps still tabs take taken tested text than that the their them then there these
     they this time to together tokens total two under use used uses value values waits waste wastes what when where
-    which who whose why will with within words would writing you your""".split()
+    which who whole whose why will with within words would writing you your
+    others""".split()
 )
 
 

@@ -184,7 +184,14 @@ def test_rules_that_were_not_run_are_not_asked_for(tiny_model_dir: Path) -> None
 
 
 def test_speed_and_memory(tiny_model_dir: Path) -> None:
-    at = open_page("10_Speed_and_memory", model=tiny_model_dir, card="Llama-3-8B", batch=3, plans="float\nW8A8")
+    at = open_page(
+        "10_Speed_and_memory",
+        model=tiny_model_dir,
+        card="Llama-3-8B",
+        batch=3,
+        plans="float\nW8A8",
+        run="this machine, now",
+    )
     printed = run(at)
     cards, speed = all_of(printed, Footprint), one_of(printed, Speed)
     shown = next(one.value for one in at.dataframe if "total GB" in one.value)

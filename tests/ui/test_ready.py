@@ -15,8 +15,8 @@ def lab(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
     monkeypatch.setattr(ready, "step_back", lambda _: None)  # else the rest of the suite runs at it
     monkeypatch.setattr(ready, "LOOK_S", 0.01)
-    monkeypatch.setattr(ready, "RULES", ("int4-groups", "int8-tokens"))  # the first: no group of 128 in a tiny model
-    monkeypatch.setattr(ready, "DUEL", "W8A8\nw:int4/channel")
+    monkeypatch.setattr(ready, "RULES", ("int4-groups", "int8-tokens"))
+    monkeypatch.setattr(ready, "DEFAULT_DUEL", "W8A8\nw:int4/channel")
     new_server()
     return kept.shared_lab(str(tiny_model_dir), "cpu")
 

@@ -85,7 +85,7 @@ def body(choice: Choice) -> None:
         named = {one.candidate.name: one for one in found.verdicts}
         with place:
             card(found, named.get(name[0] if isinstance(name, list) else str(name), found.chosen))
-    st.subheader("Why not the others")
+    st.header("Why not the others")
     table = words.table(found)
     st.table(table[["candidate", "why not", "GB", "tokens/s", "KL", "KL of"]].set_index("candidate"))
     st.caption(words.elsewhere(found))

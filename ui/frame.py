@@ -56,6 +56,12 @@ STYLE = """<style>
 .st-key-menu p { line-height: 1.5; }
 [class*="st-key-steady"] { min-height: 4.75rem; }  /* with a control in it or without: what follows does not jump */
 [class*="st-key-headline"] p { font-size: 1.2rem; line-height: 1.45; }
+/* Streamlit's captions and filled buttons are paler than 4.5:1 */
+[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { opacity: 1 !important; }
+[data-testid="stCaptionContainer"] p { color: color-mix(in srgb, currentColor 85%, transparent); }
+[data-testid="stBaseButton-primary"] { background: #147a92 !important; border-color: #147a92 !important; }
+[data-testid="stBaseButton-primary"] p { color: #ffffff; }
+[data-stale="true"] { opacity: 1 !important; }  /* text stays legible while the next answer is on its way */
 @media (max-width: 960px) { [data-testid="stMainBlockContainer"] { padding: 2.25rem 1.25rem 3rem; } }
 </style>"""
 TAKE = "pages/11_Take_it_with_you.py"

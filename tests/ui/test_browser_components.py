@@ -103,7 +103,7 @@ def test_a_click_comes_back_with_its_point(lab: Any) -> None:
 
 def test_dark_repaints(lab: Any) -> None:
     bar = lab.locator('[data-key="bars"] .bars path').first
-    assert "rgb(0, 114, 178)" in bar.get_attribute("style")
+    assert "rgb(0, 111, 174)" in bar.get_attribute("style")
     drawn = wait_drawn(lab, "bars")
     lab.emulate_media(color_scheme="dark")
     wait_drawn(lab, "bars", after=drawn)

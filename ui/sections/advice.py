@@ -17,7 +17,7 @@ from ui.words import advice as words
 
 def serve_part(found: Advice, plan: Plan, choice: Choice, model: str) -> None:
     """The recipe, the program that runs it, and vLLM's line."""
-    st.subheader("Take it with you")
+    st.header("Take it with you")
     if plan.is_float:
         st.markdown("The model as it is: nothing to quantize.")
         name = model_words(choice.lab.id) if model == LOADED else model

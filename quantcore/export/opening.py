@@ -10,9 +10,7 @@ So what cannot be loaded is known before hours of work; and the files that were 
 from __future__ import annotations
 
 import copy
-import logging
 import re
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from quantcore.export.checkpoint_format import layer_shapes
 from quantcore.export.experts import experts_in, read_as_linears
 from quantcore.model.experts import Experts
+from quantcore.model.probe import quietly
 from quantcore.model.sentences import and_more, reason
 from quantcore.model.weight_files import stored_tensors
 from quantcore.scheme.scheme import Scheme
@@ -103,7 +102,7 @@ def why_not(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> str | Non
     """What hinders transformers to load these tensors into a model of that configuration, in half a sentence; None
     where nothing does."""
     how: dict[str, Any] = {"device_map": {"": "meta"}, "dtype": torch.float32, "output_loading_info": True}
-    with quietly(), _alone():
+    with _without_bars(), _alone():
         try:
             _, found = type(model).from_pretrained(
                 None, config=copy.deepcopy(config), state_dict=dict(tensors), ignore_mismatched_sizes=True, **how
@@ -143,20 +142,17 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def _without_bars() -> Iterator[None]:
     """Without the bars and warnings of a load that nobody asked for."""
     from loguru import logger
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    before, watched = logging.root.manager.disable, tqdm.monitor_interval
-    logging.disable(logging.CRITICAL)
+    watched = tqdm.monitor_interval
     tqdm.monitor_interval = 0  # no thread that watches bars
     logger.disable("compressed_tensors")
     try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
+        with quietly(), redirect_stderr(StringIO()):
             yield
     finally:
-        logging.disable(before)
         tqdm.monitor_interval = watched
         logger.enable("compressed_tensors")

@@ -57,7 +57,7 @@ def probe(model: nn.Module, names: Collection[str], blocks: Sequence[str]) -> Pr
         seen, hollow = _Seen(), _hollow(model, full)
         for name in names:
             _watch(hollow.get_submodule(name), name, seen)
-        with _quietly():
+        with quietly():
             try:
                 if few:
                     _hand_on_all_but_the_first(hollow, blocks)
@@ -202,7 +202,7 @@ def _run(hollow: Any) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """What transformers says of a model is said where the model is used."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

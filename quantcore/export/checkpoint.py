@@ -20,7 +20,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import groupby
@@ -31,20 +31,20 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.export.beside import Beside
-from quantcore.export.experts import experts_in, put_together, read_as_linears, require_readable
+from quantcore.export.companions import save_companions
+from quantcore.export.experts import experts_in, require_readable
+from quantcore.export.export_report import REPORT_FILE, ExportReport
 from quantcore.export.new_folder import all_or_nothing, require_place
 from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
 from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
-from quantcore.matmul.layers import QuantLinear
+from quantcore.export.stored import checkpoint_parts, scale_rounding, stored_type
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
-from quantcore.model.experts import Experts
 from quantcore.model.held import Held, held
 from quantcore.model.linears import block_of, head_of, linear_shapes
 from quantcore.model.machine import device_name, versions
 from quantcore.model.places import holding
-from quantcore.model.weight_files import read_json
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
@@ -54,50 +54,8 @@ from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
-STORED_TYPES = (torch.bfloat16, torch.float16, torch.float32)
-PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
-REPORT_FILE = "export.json"
 WRITERS = 4  # threads, beside a GPU
 WAITING_PARTS = 2  # blocks that may wait to be packed
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written, and all that is needed to write it again.
-
-    dtype                 of everything that is no code
-    scale_rounding        largest |stored scale / computed scale - 1|; a weight of the checkpoint differs from ours by
-                          at most this share of itself
-    scale_rounding_limit  what rounding to that dtype may cost: half a unit in the last place
-    notes                 what is not as usual in how transformers loads it
-    quantize_s, write_s   seconds, one after the other: until all codes were there, and what was left to write then
-    read_s, calibrate_s, solve_s   of quantize_s: waiting for weights, the text through the blocks, placing codes
-    """
-
-    folder: str
-    scheme: str
-    format: str
-    dtype: str
-    scale_rounding: float
-    scale_rounding_limit: float
-    files: tuple[StoredFile, ...]
-    bytes: int
-    layers: tuple[LayerReport, ...]
-    model: str
-    revision: str
-    model_hash: str
-    calibration_tokens: int | None
-    calibration_hash: str | None
-    serving: Serving
-    notes: tuple[str, ...]
-    quantize_s: float
-    write_s: float
-    read_s: float
-    calibrate_s: float
-    solve_s: float
-    made: str
-    device: str
-    versions: dict[str, str]
 
 
 def export_checkpoint(
@@ -248,9 +206,7 @@ class _Writing:
         started, model = time.perf_counter(), self._model
         self._packing.finish()
         _, stored = self._shards.finish()
-        model.tokenizer.save_pretrained(self._folder)
-        _save_generation_config(model.skeleton, self._folder)
-        _copy_processor(model.folder, self._folder)
+        save_companions(model, self._folder)
         known = {file.name: file for file in stored}
         files = [known.get(path.name) or StoredFile.of(path) for path in sorted(self._folder.iterdir())]
         self._hashing.finish()
@@ -291,7 +247,7 @@ class _Writing:
                 f"what was written is not what transformers loads: {problem}; nothing is left of it, and the fault is "
                 "this lab's: report it with the model's config.json"
             )
-        _save_config(self._form.config, self._folder)
+        self._form.config.save_pretrained(self._folder)
         return report
 
     def _serving(self, folder: str) -> Serving:
@@ -311,55 +267,8 @@ class _Writing:
             for _, together in groupby(found, lambda part: block_of(f"{part[0]}.", self._model.blocks) or part[0]):
                 tensors = {f"{name}.{key}".lstrip("."): one for name, own in together for key, one in own.items()}
                 self._shards.add("", named(self._model.skeleton, tensors))
-            rounding = [_rounding(layer, self._dtype) for layer in quantized_linears(module).values()]
+            rounding = [scale_rounding(layer, self._dtype) for layer in quantized_linears(module).values()]
         self._rounding = max([self._rounding, *rounding])
-
-
-def stored_type(source: Source) -> torch.dtype:
-    """The narrowest of bfloat16, float16 and float32 that holds every parameter of the model exactly. What a model's
-    file keeps in that type is not read."""
-    model = held(source)
-    names, tensors = [name for name, _ in model.skeleton.named_parameters()], model.state_dict()
-
-    def holds(dtype: torch.dtype, name: str) -> bool:
-        if model.file_dtype(name) == dtype:
-            return True
-        tensor = tensors[name]
-        return not tensor.is_floating_point() or torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
-
-    return next((dtype for dtype in STORED_TYPES[:-1] if all(holds(dtype, name) for name in names)), STORED_TYPES[-1])
-
-
-def checkpoint_parts(
-    module: nn.Module, layouts: Mapping[str, str], dtype: torch.dtype, leave: Collection[str] = ()
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Module by module, its name and the tensors that it stores; tied tensors once. Nothing is kept between two.
-
-    leave   modules that are passed over"""
-    from quantcore.export.checkpoint_format import layer_tensors
-
-    seen: set[int] = set()
-    together: list[str] = []  # modules whose experts are float, and so are written in one
-    for name, part in module.named_modules():
-        if name in leave or name.startswith(tuple(together)):
-            continue
-        if isinstance(part, Experts) and not read_as_linears(part) and (fused := put_together(part)) is not None:
-            together += [f"{name}.{one}." for one in range(part.num_experts)]
-            yield name, {key: _cast(value, dtype) for key, value in fused.items()}
-            continue
-        if isinstance(part, QuantLinear):
-            try:
-                yield name, layer_tensors(part, layouts[name], dtype)
-            except ValueError as error:
-                raise ValueError(f"layer {name!r}: {error}") from error
-            continue
-        own = dict(part.named_parameters(recurse=False))
-        passing = part._non_persistent_buffers_set
-        own |= {key: value for key, value in part.named_buffers(recurse=False) if key not in passing}
-        new = {key: value for key, value in own.items() if id(value) not in seen}
-        seen.update(id(value) for value in new.values())
-        if new:
-            yield name, {key: _cast(value.detach(), dtype) for key, value in new.items()}
 
 
 def _require_plain_linears(model: nn.Module, names: Iterable[str]) -> None:
@@ -380,33 +289,3 @@ def require_space(target: Path, needed: int) -> None:
             f"the checkpoint needs about {needed / 1e6:,.1f} MB and {str(target.parent)!r} has {free / 1e6:,.1f} MB "
             "free; make room, or choose another disk"
         )
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _rounding(layer: QuantLinear, dtype: torch.dtype) -> float:
-    """The largest relative change of a layer's scales in `dtype`."""
-    static = layer.static_qparams
-    scales = [one for one in (layer.scale, static and static.scale) if isinstance(one, Tensor)]
-    return max(float((one.to(dtype).double() / one.double() - 1).abs().max()) for one in scales)
-
-
-def _save_generation_config(model: Any, folder: Path) -> None:
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.save_pretrained(folder)
-
-
-def _copy_processor(origin: Path | None, folder: Path) -> None:
-    """What a model for pictures and words reads pictures by, which no tokenizer saves."""
-    if origin is None:
-        return
-    for name in PROCESSOR:
-        file = origin / name
-        if file.is_file() and not (folder / name).exists():
-            (folder / name).write_text(json.dumps(read_json(file), indent=2), encoding="utf-8")
-
-
-def _save_config(config: Any, folder: Path) -> None:
-    config.save_pretrained(folder)

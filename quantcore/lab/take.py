@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from quantcore.export.checkpoint import ExportReport, export_checkpoint, stored_type
+from quantcore.export.checkpoint import export_checkpoint
+from quantcore.export.export_report import ExportReport
 from quantcore.export.promise import Promise
 from quantcore.export.promise import promise as promise_of
 from quantcore.export.recipe import recipe as recipe_of
+from quantcore.export.stored import stored_type
 from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar

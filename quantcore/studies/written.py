@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from quantcore.export.checkpoint import REPORT_FILE
+from quantcore.export.export_report import REPORT_FILE
 from quantcore.export.shards import StoredFile
 from quantcore.measure.evaluate import compare
 

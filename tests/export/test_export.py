@@ -18,16 +18,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from quantcore.export import checkpoint as export
-from quantcore.export.checkpoint import (
-    ExportReport,
-    checkpoint_parts,
-    export_checkpoint,
-    stored_type,
-    write_checkpoint,
-)
+from quantcore.export.checkpoint import export_checkpoint, write_checkpoint
 from quantcore.export.checkpoint_format import as_stored, why_not
+from quantcore.export.export_report import ExportReport
 from quantcore.export.serving import KERNELS, serving
 from quantcore.export.shards import write_shards
+from quantcore.export.stored import checkpoint_parts, stored_type
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.model.loading import LoadedModel, load_model
@@ -340,7 +336,7 @@ def test_an_export_that_fails_midway(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(export, "_save_config", fail)
+    monkeypatch.setattr(type(tiny_lm.model.config), "save_pretrained", fail)  # the last that is written
     with pytest.raises(ValueError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         export_checkpoint(tiny_lm, "w:int4/channel", tmp_path / "out", force=True)
     if isinstance(error, OSError):
@@ -351,9 +347,10 @@ def test_an_export_that_fails_midway(
 def test_a_killed_export_leaves_nothing_that_looks_finished(tiny_model_dir: Path, tmp_path: Path) -> None:
     program = (
         "import os, sys\n"
-        "from quantcore.export import checkpoint as export; from quantcore import load_model\n"
-        "export._save_config = lambda *_: os.kill(os.getpid(), 9)\n"
-        "export.export_checkpoint(load_model(sys.argv[1], 'cpu'), 'w:int8/channel', sys.argv[2])\n"
+        "from quantcore import export_checkpoint, load_model\n"
+        "lm = load_model(sys.argv[1], 'cpu')\n"
+        "type(lm.model.config).save_pretrained = lambda *_: os.kill(os.getpid(), 9)\n"
+        "export_checkpoint(lm, 'w:int8/channel', sys.argv[2])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tiny_model_dir), str(tmp_path / "out")],

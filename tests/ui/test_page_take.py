@@ -11,9 +11,9 @@ from streamlit.testing.v1 import AppTest
 
 from quantcore.cli import verbs
 from quantcore.cli.texts import TextOptions
-from quantcore.export.checkpoint import stored_type
 from quantcore.export.promise import promise
 from quantcore.export.recipe import plan_from_recipe, recipe, script
+from quantcore.export.stored import stored_type
 from quantcore.lab.lab import Lab
 from quantcore.lab.take import slug
 from quantcore.measure.store import home

@@ -69,7 +69,7 @@ class GreedyDecoder:
             tokens,
             position_ids=at[None],
             cache_position=at,
-            past_key_values=self.cache,
+            cache=self.cache,
             attention_mask=mask,
             use_cache=True,
         )

@@ -80,13 +80,13 @@ def _write(
     noise = None if seed is None else torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         while len(written) < count and (not written or written[-1] not in ends):
-            out = model(step, past_key_values=cache, use_cache=True)
+            out = model(step, cache=cache, use_cache=True)
             scores: Tensor = out.logits[0, -1].float().cpu().log_softmax(-1)
             if noise is not None:
                 scores = scores - torch.log(
                     -torch.log(torch.rand(scores.shape, generator=noise).clamp(1e-12, 1 - 1e-7))
                 )
-            cache = out.past_key_values
+            cache = out.cache
             written.append(int(scores.argmax()))
             step = torch.tensor([[written[-1]]], device=ids.device)
             tell(len(written))

@@ -23,7 +23,8 @@ from quantcore.lab.bench import EACH, LEARNED, MEASURED, Bench
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar
-from quantcore.measure.duel import FLOAT, Duel
+from quantcore.measure.duel import Duel
+from quantcore.measure.kept_scores import FLOAT
 from quantcore.measure.statistics import window_interval
 from quantcore.model.memory import free_memory
 from quantcore.pipeline.calibration import Progress

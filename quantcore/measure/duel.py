@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quantcore.measure.evaluate import compare
-from quantcore.measure.scores import Comparison, ModelReport, Scores
+from quantcore.measure.kept_scores import KeptScores, questions
+from quantcore.measure.scores import Comparison, Scores
 from quantcore.measure.side_by_side import Layers, compare_plans
-from quantcore.measure.statistics import Interval
-from quantcore.measure.store import Answer, Question, Store, model_hash, shape_of, tokens_hash
+from quantcore.measure.store import Store
 from quantcore.model.held import Held, WholeModel, held
 from quantcore.model.linears import head_of, linear_shapes
-from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import LayerReport
@@ -34,11 +31,9 @@ from quantcore.scheme.fitting import sorted_out
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
-FLOAT = "float"
 LIKELIEST = 5
 LAYER_WINDOWS, LAYER_TOKENS = 5, 128  # of the calibration text, evenly spread: what layers' own errors are measured on
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only a block lives under every scheme
-INTERVALS = ("log_perplexity", "log_perplexity_change")
 
 
 @dataclass(frozen=True)
@@ -83,13 +78,9 @@ def duel(
     able, refused = sorted_out(schemes, linear_shapes(model.skeleton), head_of(model.skeleton))
     if not able:
         raise ValueError("there is no scheme to measure; give at least one" if not refused else _first(refused))
-    texts = list(able.values())
-    questions = _questions(model, [FLOAT, *texts], tokens, calibration, hashed)
-    kept = {text: store.get(question, _scores if text == FLOAT else _read) for text, question in questions.items()}
-    missing = [text for text in texts if kept[text] is None or kept[FLOAT] is None]
-    missing = ranks().all_said(missing)[0]  # what the first rank's store lacks
+    kept = KeptScores(store, model, list(able.values()), tokens, calibration, hashed)
+    missing = ranks().all_said(kept.missing)[0]  # what the first rank's store lacks
     if missing:
-        lines = {text: line for line, text in able.items()}
 
         def tell(found: Duel) -> None:
             if so_far:
@@ -98,31 +89,28 @@ def duel(
         measured = _measure(model, missing, tokens, calibration, progress, tell if so_far else None)
         if not ranks().first:
             return ranks().all_said(measured)[0]
+        lines = {text: line for line, text in able.items()}
         refused |= {lines[text]: reason for text, reason in measured.refused.items()}
-        missing = [text for text in missing if text not in measured.refused]
-        texts = [text for text in texts if text not in measured.refused]
-        _keep(store, questions[FLOAT], {}, measured.float_scores, kept, FLOAT)
-        for text in missing:
-            figures = {
-                "report": asdict(measured.reports[text]),
-                "layers": [asdict(row) for row in measured.layers[text]],
-                "quantize_s": measured.quantize_s[text],
-            }
-            _keep(store, questions[text], figures, measured.scores[text], kept, text)
+        _keep(measured, kept)
     elif not ranks().first:
         return ranks().all_said(Duel(_NONE_YET, {}, {}, {}, {}, {}))[0]
-    answers = {text: answer for text, answer in kept.items() if answer is not None}
-    read = {text: _read(answers[text]) for text in texts}
+    there = {text: kept.scheme(text) for line, text in able.items() if line not in refused}
     found = Duel(
-        float_scores=_scores(answers[FLOAT]),
-        scores={text: one.scores for text, one in read.items()},
-        reports={text: one.report for text, one in read.items()},
-        layers={text: one.layers for text, one in read.items()},
-        quantize_s={text: one.quantize_s for text, one in read.items()},
-        made={text: answers[text].made for text in texts},
+        float_scores=kept.float_scores,
+        scores={text: one.scores for text, one in there.items()},
+        reports={text: one.report for text, one in there.items()},
+        layers={text: one.layers for text, one in there.items()},
+        quantize_s={text: one.quantize_s for text, one in there.items()},
+        made={text: one.made for text, one in there.items()},
         refused=refused,
     )
     return ranks().all_said(found)[0]
+
+
+def _keep(measured: Duel, kept: KeptScores) -> None:
+    kept.keep_float(measured.float_scores)
+    for text, report in measured.reports.items():
+        kept.keep(text, measured.scores[text], report, measured.layers[text], measured.quantize_s[text])
 
 
 def known(
@@ -136,18 +124,8 @@ def known(
     """The texts in full of those schemes whose answer is kept."""
     model = held(source)
     able, _ = sorted_out(schemes, linear_shapes(model.skeleton), head_of(model.skeleton))
-    questions = _questions(model, list(able.values()), tokens, calibration, hashed)
-    return [text for text, there in zip(questions, store.kept(questions.values()), strict=True) if there]
-
-
-def _questions(
-    model: Held, texts: Sequence[str], tokens: Tensor, calibration: Tensor, hashed: str | None
-) -> dict[str, Question]:
-    hashed = hashed or model_hash(model)
-    device, used = ranks().named(device_name(model.device)), versions()
-    read = tokens_hash(tokens), tokens_hash(tokens, calibration)
-    kind = f"scores {shape_of(Scores, ModelReport, Interval, LayerReport)}"
-    return {text: Question(kind, text, model.id, hashed, read[text != FLOAT], device, used) for text in texts}
+    asked = questions(model, list(able.values()), tokens, calibration, hashed)
+    return [text for text, there in zip(asked, store.kept(asked.values()), strict=True) if there]
 
 
 def _measure(
@@ -261,48 +239,3 @@ def _quantize_shares(missing: Sequence[str], tokens: Tensor, calibration: Tensor
 
 
 _NONE_YET = Scores(*(torch.empty(0, 0) for _ in range(2)), *(torch.empty(0, 0, LIKELIEST) for _ in range(2)))
-
-
-def _keep(
-    store: Store,
-    question: Question,
-    figures: dict[str, Any],
-    scores: Scores,
-    kept: dict[str, Answer | None],
-    text: str,
-) -> None:
-    arrays = {
-        "nll": scores.nll.numpy(),
-        "kl": scores.kl.numpy(),
-        "likeliest": scores.likeliest.numpy(),
-        "probabilities": scores.probabilities.numpy(),
-    }
-    store.put(question, figures, arrays)
-    kept[text] = store.get(question) or Answer(figures, arrays, "just now, not kept")
-
-
-def _scores(answer: Answer) -> Scores:
-    return Scores(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in answer.arrays.items()})
-
-
-class _Read(NamedTuple):
-    """What an answer says of one scheme."""
-
-    scores: Scores
-    report: ModelReport
-    layers: tuple[LayerReport, ...]
-    quantize_s: float
-
-
-def _read(answer: Answer) -> _Read:
-    """Raises whatever an answer of another shape makes it raise."""
-    figures = dict(answer.figures["report"])
-    report = ModelReport(**{**figures, **{name: Interval(**figures[name]) for name in INTERVALS}})
-    layers = tuple(_layer(row) for row in answer.figures["layers"])
-    return _Read(_scores(answer), report, layers, float(answer.figures["quantize_s"]))
-
-
-def _layer(row: dict[str, Any]) -> LayerReport:
-    windows = row.get("output_sqnr_windows")
-    tuples = {"shape": tuple(row["shape"]), "notes": tuple(row["notes"])}
-    return LayerReport(**{**row, **tuples, "output_sqnr_windows": windows and tuple(windows)})

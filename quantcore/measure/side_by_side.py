@@ -29,7 +29,7 @@ from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.clock import Clock
 from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
-from quantcore.pipeline.parts import CALIBRATE, SOLVE, Refuse, Source, parts_of_plans, planned
+from quantcore.pipeline.parts import CALIBRATE, SOLVE, Part, Refuse, Source, parts_of_plans, planned
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
 
@@ -78,82 +78,116 @@ def compare_plans(
     evaluate.require_windows(tokens)
     if not plans:
         raise ValueError("there is no plan to compare; give at least one")
-    model, labels, plans = held(source), labels or {name: name for name in plans}, dict(plans)
-    inside = _share_inside(model)
+    walk = _Walk(held(source), plans, tokens, labels or {name: name for name in plans}, progress, so_far)
+    walk.through_the_blocks(tokens if calibration is None else calibration, measured, refuse)
+    return Walked(walk.read_the_text(likeliest), walk.layers, walk.quantize_s)
 
-    def on_the_way(share: float, doing: str) -> None:
-        if progress:
-            progress(inside * share, doing)
 
-    clock, width = Clock(model.device), _batch_tokens(model)
-    mine = ranks().share(tokens)
-    floats, walks = BlockWalk(model, mine, width), {name: BlockWalk(model, mine, width) for name in plans}
-    found: dict[str, dict[str, LayerReport]] = {name: {} for name in plans}
-    quantize_s = dict.fromkeys(plans, 0.0)
-    layers: Layers = {}
-    behind: dict[str, nn.Module] = {}
+class _Walk:
+    """The hidden states of a text under every plan, and what is known of each."""
 
-    def leave_out(name: str, error: ValueError) -> None:
-        for known in (plans, walks, found, quantize_s):
-            known.pop(name)
-        if refuse is not None:
-            refuse(name, error)
-        if not plans:
-            raise error
+    def __init__(
+        self,
+        model: Held,
+        plans: Mapping[str, Plan],
+        tokens: Tensor,
+        labels: Mapping[str, str],
+        progress: Progress | None,
+        so_far: SoFar | None,
+    ) -> None:
+        self._model, self._plans, self._labels, self._windows = model, dict(plans), labels, len(tokens)
+        self._progress, self._so_far = progress, so_far
+        self._inside, self._clock, width = _share_inside(model), Clock(model.device), _batch_tokens(model)
+        self._mine = ranks().share(tokens)
+        self._floats = BlockWalk(model, self._mine, width)
+        self._walks = {name: BlockWalk(model, self._mine, width) for name in plans}
+        self._found: dict[str, dict[str, LayerReport]] = {name: {} for name in plans}
+        self._behind: dict[str, nn.Module] = {}  # what follows the blocks
+        self.layers: Layers = {}
+        self.quantize_s = dict.fromkeys(plans, 0.0)
 
-    road = parts_of_plans(
-        model,
-        plans,
-        tokens if calibration is None else calibration,
-        measured=measured,
-        labels=labels,
-        progress=on_the_way,
-        refuse=None if refuse is None else leave_out,
-    )
-    for together in road:
-        for name, part in together.items():
-            found[name] |= {report.name: report for report in part.reports}
-            quantize_s[name] += part.seconds[CALIBRATE] + part.seconds[SOLVE]
+    def through_the_blocks(self, calibration: Tensor, measured: Tensor | None, refuse: Refuse | None) -> None:
+        """Quantize each block under every plan and take all hidden states through it."""
+
+        def on_the_way(share: float, doing: str) -> None:
+            if self._progress:
+                self._progress(self._inside * share, doing)
+
+        def leave_out(name: str, error: ValueError) -> None:
+            self._leave_out(name)
+            if refuse is not None:
+                refuse(name, error)
+            if not self._plans:
+                raise error
+
+        road = parts_of_plans(
+            self._model,
+            self._plans,
+            calibration,
+            measured=measured,
+            labels=self._labels,
+            progress=on_the_way,
+            refuse=None if refuse is None else leave_out,
+        )
+        for together in road:
+            for name, part in together.items():
+                self._pass(name, part)
             if part.name:
-                with clock.piece(name):
-                    walks[name].advance(part.module)
-                continue
-            behind[name], layers[name] = part.module, tuple(in_order(model.skeleton, found[name]))
-            if so_far:
-                so_far(None, dict(layers), dict(quantize_s))
+                self._floats.advance(part.original)
+            del together, part
+
+    def read_the_text(self, likeliest: int) -> Comparison:
+        """All models' next tokens, batch by batch."""
+        sizes = {name: planned(self._model, plan)[1] for name, plan in self._plans.items()}
+        kept = {name: Tally(size.bytes, size.bits_per_weight) for name, size in sizes.items()}
+        reference, seen, done, told = Tally(), 0, 0, -math.inf
+        answers = {name: walk.answers(self._behind[name]) for name, walk in self._walks.items()}
+        with torch.inference_mode():
+            for batch, said in zip(self._floats.batches, self._floats.answers(self._model.around), strict=True):
+                log_p = log_probabilities(said.logits)
+                reference.add(log_p, log_p, batch, likeliest)
+                for name in self._plans:
+                    with self._clock.piece(name):
+                        kept[name].add(log_p, log_probabilities(next(answers[name]).logits), batch, likeliest)
+                    done += 1
+                    self._tell_reading(name, done / (len(self._plans) * len(self._floats.batches)))
+                seen += len(batch)
+                if self._so_far and seen < len(self._mine) and time.perf_counter() - told >= evaluate.SO_FAR_S:
+                    self._so_far(self._known(reference, kept, seen), self.layers, self.quantize_s)
+                    told = time.perf_counter()
+        pool([reference, *kept.values()])
+        return self._known(reference, kept, self._windows)
+
+    def _pass(self, name: str, part: Part) -> None:
+        """Take note of a plan's part; a block takes its hidden states further."""
+        self._found[name] |= {report.name: report for report in part.reports}
+        self.quantize_s[name] += part.seconds[CALIBRATE] + part.seconds[SOLVE]
         if part.name:
-            floats.advance(part.original)
-        del together, part
-    sizes = {name: planned(model, plan)[1] for name, plan in plans.items()}
-    kept = {name: Tally(size.bytes, size.bits_per_weight) for name, size in sizes.items()}
-    reference = Tally()
-    device = ranks().named(device_name(model.device))
-    facts = Facts(tokens.numel(), checkpoint_bytes(model.skeleton), device, versions())
+            with self._clock.piece(name):
+                self._walks[name].advance(part.module)
+            return
+        self._behind[name] = part.module
+        self.layers[name] = tuple(in_order(self._model.skeleton, self._found[name]))
+        if self._so_far:
+            self._so_far(None, dict(self.layers), dict(self.quantize_s))
 
-    def known(seen: int) -> Comparison:
-        for name, spent in clock.seconds().items():
+    def _leave_out(self, name: str) -> None:
+        for known in (self._plans, self._walks, self._found, self.quantize_s):
+            known.pop(name)
+
+    def _tell_reading(self, name: str, share: float) -> None:
+        if self._progress:
+            self._progress(self._inside + (1 - self._inside) * share, f"{self._labels[name]}: reading the text")
+
+    def _known(self, reference: Tally, kept: dict[str, Tally], seen: int) -> Comparison:
+        """The figures on the first `seen` windows."""
+        for name, spent in self._clock.seconds().items():
             kept[name].seconds += spent
-        return comparison(reference, kept, facts._replace(tokens=seen * tokens.shape[1]))
-
-    seen, done, told = 0, 0, -math.inf
-    answers = {name: walk.answers(behind[name]) for name, walk in walks.items()}
-    with torch.inference_mode():
-        for batch, said in zip(floats.batches, floats.answers(model.around), strict=True):
-            log_p = log_probabilities(said.logits)
-            reference.add(log_p, log_p, batch, likeliest)
-            for name in plans:
-                with clock.piece(name):
-                    kept[name].add(log_p, log_probabilities(next(answers[name]).logits), batch, likeliest)
-                done += 1
-                if progress:
-                    share = done / (len(plans) * len(floats.batches))
-                    progress(inside + (1 - inside) * share, f"{labels[name]}: reading the text")
-            seen += len(batch)
-            if so_far and seen < len(mine) and time.perf_counter() - told >= evaluate.SO_FAR_S:
-                so_far(known(seen), layers, quantize_s)
-                told = time.perf_counter()
-    pool([reference, *kept.values()])
-    return Walked(known(len(tokens)), layers, quantize_s)
+        device = ranks().named(device_name(self._model.device))
+        length = self._mine.shape[1]
+        return comparison(
+            reference, kept, Facts(seen * length, checkpoint_bytes(self._model.skeleton), device, versions())
+        )
 
 
 def _share_inside(model: Held) -> float:

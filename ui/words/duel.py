@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from quantcore.lab.report import Table
-from quantcore.measure.duel import FLOAT, Duel, short_label
+from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.kept_scores import FLOAT
 from quantcore.measure.luck import JITTERS, Spread
 from quantcore.measure.scores import Scores
 from quantcore.measure.statistics import Interval

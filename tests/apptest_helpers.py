@@ -1,17 +1,23 @@
 """What a page shows, read from AppTest: our components arrive there as unknown elements that hold JSON bytes."""
 
 import base64
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from quantcore.lab.lab import Lab
 from ui import kept
 
 ROOT = Path(__file__).parents[1]
+
+# A server looks through the installed packages for components once, AppTest each time that it is made: a tenth of a
+# second, some 700 times in the suite.
+manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.scan_component_manifests)
 
 
 def new_server() -> None:

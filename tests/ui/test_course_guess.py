@@ -1,8 +1,10 @@
 """Guesses as texts: what is read, what is refused, what is right, how a class's answers are counted."""
 
+import plotly.graph_objects as go
 import pytest
 
 from ui.course.guess import Number, Order, Pick, Rows
+from ui.course.stage import marks
 
 DB = Number("dB", 0, 30, 0.5, near=2)
 TWO = Rows((("small", ("int8", "fp8")), ("large", ("int8", "fp8"))))
@@ -75,3 +77,20 @@ def test_an_order_is_judged_by_its_pairs() -> None:
     assert CARDS.pairs("2,1,3", "1,2,3") == 2  # all but the pair (1, 2)
     assert CARDS.words("3,1,2") == "c, a, b"
     assert CARDS.tally(["1,2,3", "3,2,1", "2,1,3"], "1,2,3").counts == (1, 0, 1, 1)
+
+
+def test_marks_lie_over_a_picture_and_leave_it_as_it_is() -> None:
+    """The same as plotly's own add_vline and add_hline; on a logarithmic axis it puts the name elsewhere."""
+    fig = go.Figure(go.Scatter(x=[1, 100], y=[0, 3]), {"xaxis": {"type": "log"}})
+    for axis, drawn in (("x", go.Figure().add_vline), ("y", go.Figure().add_hline)):
+        over = marks(fig, axis, None, 10.0)
+        line = {"width": 3, "dash": "solid", **over["shapes"][0]["line"]}
+        own = drawn(10.0, line=line, annotation={"text": "measured"}, annotation_position="top right").to_dict()
+        assert over["shapes"] == own["layout"]["shapes"]
+        mine = {name: value for name, value in over["annotations"][0].items() if name != "font"}
+        assert mine == {**own["layout"]["annotations"][0], axis: 1.0 if axis == "x" else 10.0}
+    guessed = marks(fig, "x", 50.0, 10.0)
+    assert [one["text"] for one in guessed["annotations"]] == ["measured", "your guess"]
+    assert [one["xanchor"] for one in guessed["annotations"]] == ["right", "left"]  # away from each other
+    assert len(marks(fig, "x", 10.0, 10.0)["shapes"]) == 1
+    assert not fig.layout.shapes

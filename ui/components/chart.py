@@ -23,6 +23,8 @@ from ui.components.palette import refuse_unknown
 
 DEFAULT_HEIGHT = 420
 
+Over = dict[str, list[dict[str, Any]]]
+
 _mount = component("chart")
 _mount_head_start = component("head_start")
 
@@ -40,24 +42,28 @@ def chart(
     height: int | None = None,
     on_click: bool = False,
     link: str | None = None,
+    over: Over | None = None,
 ) -> dict[str, Any] | None:
     """Draw `fig`; the clicked point if `on_click` and this rerun comes from a click, else None.
 
     alt       the finding in one sentence, with its numbers: what a listener hears in place of the picture
     height    pixels, reserved before anything is drawn (default: the figure's own height, else 420)
     link      3-D charts of one page with the same link turn together
+    over      shapes and annotations on top of the figure's own, in plotly.js's words; `fig` stays as it is
     Returns: x, y, z, customdata, text, name (each if the trace has it), curve (the trace's number) and point (the
     index in the trace; [row, column] for a heatmap).
     Raises: ValueError without alt or with an unknown colour name, TypeError for float16 data.
     """
     height = int(height or fig.layout.height or DEFAULT_HEIGHT)
-    payload = encode_chart(fig, key=key, alt=alt, height=height, on_click=on_click, link=link)
+    payload = encode_chart(fig, key=key, alt=alt, height=height, on_click=on_click, link=link, over=over)
     result = _mount(payload, key=key, height=height, on_click_change=_nothing)
     clicked = result.get("click")
     return clicked if on_click and isinstance(clicked, dict) else None
 
 
-def encode_chart(fig: go.Figure, *, key: str, alt: str, height: int, on_click: bool, link: str | None) -> bytes:
+def encode_chart(
+    fig: go.Figure, *, key: str, alt: str, height: int, on_click: bool, link: str | None, over: Over | None = None
+) -> bytes:
     """The message to the browser: JSON bytes, arrays packed as base64 by plotly.py."""
     if not alt.strip():
         raise ValueError(
@@ -65,6 +71,8 @@ def encode_chart(fig: go.Figure, *, key: str, alt: str, height: int, on_click: b
         )
     figure = fig.to_dict()
     figure["layout"].pop("template", None)
+    for name, more in (over or {}).items():
+        figure["layout"][name] = [*figure["layout"].get(name, ()), *more]
     for place, array in _arrays(figure, "figure"):
         if array.dtype == np.float16:
             raise TypeError(

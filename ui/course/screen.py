@@ -14,7 +14,7 @@ from ui.components.chart import chart
 from ui.course.controls import ask_for, bars
 from ui.course.guess import Guess, Number, Rows
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
-from ui.course.stage import mark
+from ui.course.stage import marks
 
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 0.5rem 2.2rem 1rem; max-width: 1560px; }
@@ -90,8 +90,8 @@ def pictures(many: tuple[Shown, ...], key: str, marked: Marked = NOT_MARKED) -> 
     for place, one in enumerate(many):
         here = f"{key}_{place}"
         if isinstance(one.picture, go.Figure):
-            fig = mark(one.picture, axis, guess, truth) if axis and place == 0 else one.picture
-            chart(fig, key=here, alt=one.alt, height=one.height)
+            over = marks(one.picture, axis, guess, truth) if axis and place == 0 else None
+            chart(one.picture, key=here, alt=one.alt, height=one.height, over=over)
         else:
             one.picture(here)
 

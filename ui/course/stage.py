@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import log10
 from typing import Any
 
 import plotly.graph_objects as go
 
+from ui.components.chart import Over
 from ui.components.palette import GREEN, VERMILION
 from ui.figures.base import figure
 
@@ -25,23 +27,47 @@ def fitted(fig: go.Figure, height: int, **layout: Any) -> go.Figure:
     return made
 
 
-def mark(fig: go.Figure, axis: str, guess: float | None, truth: float | None) -> go.Figure:
-    """The guess as a dashed line across an axis, and the truth as a solid one; their names do not meet."""
-    made = go.Figure(fig)
-    draw = made.add_vline if axis == "x" else made.add_hline
+def marks(fig: go.Figure, axis: str, guess: float | None, truth: float | None) -> Over:
+    """The guess as a dashed line across an axis, and the truth as a solid one; their names do not meet.
+
+    Of each visitor of a class another: so they are laid over the picture where it is sent, not drawn into a copy."""
     apart = guess is not None and (truth is None or abs(guess - truth) > 1e-9)
     first = truth is not None and apart and guess is not None and truth < guess  # whose name stands on the left
-    marks = [(truth, "measured", GREEN, "solid", "left" if first else "right")]
-    marks += [(guess, "your guess", VERMILION, "dash", "right" if first else "left")] if apart else []
-    for value, name, colour, dash, side in marks:
-        if value is not None:
-            draw(
-                value,
-                line={"color": colour, "width": 3, "dash": dash},
-                annotation={"text": name, "font": {"color": colour, "size": SIZE}},
-                annotation_position=f"top {side}",
-            )
-    return made
+    lines = [(truth, "measured", GREEN, "solid", "left" if first else "right")]
+    lines += [(guess, "your guess", VERMILION, "dash", "right" if first else "left")] if apart else []
+    over: Over = {"shapes": [], "annotations": []}
+    for value, name, colour, dash, side in lines:
+        if value is None:
+            continue
+        across = "y" if axis == "x" else "x"
+        over["shapes"].append(
+            {
+                "type": "line",
+                "line": {"color": colour, "width": 3, "dash": dash},
+                **_span(axis, value, value),
+                **_span(across, 0, 1, " domain"),
+            }
+        )
+        at = log10(value) if fig.layout[f"{axis}axis"].type == "log" else value  # as plotly.js wants it of annotations
+        end = 1 if axis == "x" or side == "right" else 0
+        over["annotations"].append(
+            {
+                "text": name,
+                "font": {"color": colour, "size": SIZE},
+                "showarrow": False,
+                axis: at,
+                f"{axis}ref": axis,
+                across: end,
+                f"{across}ref": f"{across} domain",
+                "xanchor": {"left": "right", "right": "left"}[side] if axis == "x" else side,
+                "yanchor": "top" if axis == "x" else "bottom",
+            }
+        )
+    return over
+
+
+def _span(axis: str, start: float, stop: float, of: str = "") -> dict[str, Any]:
+    return {f"{axis}0": start, f"{axis}1": stop, f"{axis}ref": f"{axis}{of}"}
 
 
 def short(layer: str) -> str:

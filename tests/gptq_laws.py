@@ -37,9 +37,9 @@ def problem(kind: str, out: int = 24, width: int = 96) -> tuple[Tensor, Tensor]:
     return weight, x.T @ x
 
 
-def check_float32(text: str, kind: str, order: str | None, device: str, block_size: int = 40) -> None:
+def check_float32(text: str, kind: str, order: str | None, device: str, block_size: int = 40, width: int = 96) -> None:
     """Codes all but equal to the plain form's in float64, on the same scales; the loss within 1e-4."""
-    weight, hessian = problem(kind)
+    weight, hessian = problem(kind, width=width)
     weight, hessian = weight.float(), hessian.float()
     options = Gptq(actorder=order, block_size=block_size)
     plain = gptq_plain(weight, hessian, weights_spec(text), options)

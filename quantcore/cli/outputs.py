@@ -16,6 +16,8 @@ from quantcore.model.sentences import quoted
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.ranks import ranks
 
+TRIED_BYTES = 2**16
+
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
@@ -63,8 +65,10 @@ def new_file(path: str | Path, force: bool, folder: Path | None = None) -> Path:
         raise ValueError(f"{quoted(target)} is no file (a device, a pipe, or a link to nothing); choose a new name")
     with _cannot_write(target):
         partial = parent / _partial(target).name
-        partial.touch(exist_ok=False)
-        partial.unlink()
+        try:
+            partial.write_bytes(bytes(TRIED_BYTES))  # a full disk still makes an empty file
+        finally:
+            partial.unlink(missing_ok=True)
     return target
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from quantcore.pipeline.ranks import ranks
 LOCKS = os.name == "posix"
 BEFORE = "-before"
 OURS = r".partial-[0-9a-f]*"
+IN_WORDS = re.compile(r"\(os error (\d+)\)")  # as Rust's libraries tell it
 
 
 def require_place(folder: str | Path, source: str, force: bool) -> Path:
@@ -199,10 +201,12 @@ def _take_the_place(temporary: Path, target: Path) -> None:
 
 
 def _disk_trouble(error: BaseException, target: Path) -> str | None:
-    """A failed write as a sentence; None for an error of another kind. safetensors tells the cause in its text only."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    if full and not isinstance(error, ValueError):
+    """A failed write as a sentence; None for an error of another kind. safetensors says the number in words only."""
+    told = None if isinstance(error, ValueError) else IN_WORDS.search(str(error))
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk of {quoted(target.parent)} is full; nothing was kept; make room, or choose another disk"
-    if isinstance(error, OSError):
-        return f"cannot write {quoted(target)} ({cause(error)}); nothing was kept; choose another folder"
+    if told or isinstance(error, OSError):
+        why = os.strerror(int(told[1])) if told else cause(error)
+        return f"cannot write {quoted(target)} ({why}); nothing was kept; choose another folder"
     return None

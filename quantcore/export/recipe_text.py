@@ -53,7 +53,7 @@ def modifiers(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _yaml(text: str) -> Any:
     """Raises: ValueError for what is no YAML of plain values, what is nested deeply (which would take minutes), and
-    merges of mappings, by which a few lines become gigabytes."""
+    what stands for an earlier part or takes it in (* and <<), by which a few lines become gigabytes."""
     depth = 0
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
@@ -62,6 +62,11 @@ def _yaml(text: str) -> Any:
                 raise ValueError(f"what is nested {depth} levels deep is {NO_RECIPE}")
             if getattr(event, "value", "") == "<<":
                 raise ValueError("the recipe merges mappings (<<), which this reader does not; write them out")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(
+                    f"the recipe refers to an earlier part ({quoted('*' + event.anchor, 40)}), which this reader does "
+                    "not follow; write it out"
+                )
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error

@@ -21,6 +21,12 @@ WIDTHS = ("hidden_size", "n_embd", "d_model", "vocab_size")
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 CONTEXTS = (*POSITIONS, "max_sequence_length", "seq_length", "context_length", "n_ctx", "max_target_positions")
 COUNTED = re.compile(r"(^|_)(n|num|size|dim|heads?|experts?|labels|embd|rank|channels)(_|$)")
+RANGES = {  # of numbers that no file repeats and every activation depends on: wider than in any model that is known
+    re.compile(r"(\w*_)?eps(ilon)?"): (0, 0.1),  # added to a variance
+    re.compile(r"rope_theta|rotary_(emb_)?base|rope_local_base_freq"): (1, 1e15),
+    re.compile(r"factor"): (1, 1e6),  # by which positions are stretched
+    re.compile(r"partial_rotary_factor|rotary_pct"): (0, 1),
+}
 LENGTHS = re.compile(r"position|ctx|seq|len|window|chunk")  # of texts: files hold nothing of them
 # What hands the question on to another file, or changes transformers' own classes.
 NOT_FOLLOWED = ("configuration_files", "transformers_weights", "fusion_config")
@@ -36,6 +42,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name, value in entries(config):
         if name == "__float__" and value == "NaN":
             raise ValueError("its config.json holds NaN, which is no number; download it again")
+        _require_in_range(name, value)
         if "implementation" in name and any("/" in str(one) for one in _values(value)):
             raise ValueError(
                 f"its config.json says {quoted(name, 40)} = {cut(repr(value), 60)}, a kernel of the hub, which is "
@@ -51,6 +58,18 @@ def entries(config: Any) -> Iterator[tuple[str, Any]]:
         for inside in value if isinstance(value, list) else [value]:
             if isinstance(inside, dict):
                 yield from entries(inside)
+
+
+def _require_in_range(name: str, value: Any) -> None:
+    """Raises: ValueError for a number, or an infinity as transformers writes one, with which no model works."""
+    for kind, (least, most) in RANGES.items():
+        infinite = isinstance(value, dict) and str(value.get("__float__")).endswith("Infinity")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if kind.fullmatch(name) and (infinite or (number and not least <= value <= most)):
+            raise ValueError(
+                f"its config.json says {quoted(name, 40)} = {cut(repr(value), 40)}, which lies between {least:g} and "
+                f"{most:g} in a model that works; download it again"
+            )
 
 
 def _values(value: Any) -> list[Any]:

@@ -49,12 +49,15 @@ MARKS = (  # the last parts of tensors' names which only that library writes tog
     ("AQLM", ("codes", "codebooks")),
     ("QuIP#", ("Qidxs",)),
     ("VPTQ", ("indices", "centroids")),
+    ("SpQR", ("dense_weights",)),
+    ("HIGGS", ("scales", "tables2")),
     ("NVIDIA ModelOpt", ("weight_scale_2",)),
     ("block-wise fp8, DeepSeek's format", ("weight_scale_inv",)),
     ("EETQ", ("weight_scales",)),
     ("compressed-tensors, FBGEMM or ModelOpt", ("weight_scale",)),
     ("MXFP4, gpt-oss's format", ("gate_up_proj_blocks", "gate_up_proj_scales")),
     ("MLX", ("scales", "biases")),
+    ("MLX or another", ("scales",)),
 )
 
 

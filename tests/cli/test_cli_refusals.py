@@ -126,15 +126,16 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_work_and_left_as_it
 
 
 @pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize("verb", ["layer", "quantize"])
+@pytest.mark.parametrize("verb", WRITING)
 def test_a_folder_that_takes_no_more_is_told_before_the_work(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "touch" if verb == "layer" else "mkdir", full)
+    monkeypatch.setattr(Path, "mkdir" if verb == "quantize" else "write_bytes", full)
     assert "No space left on device" in refused(capsys, *WRITING[verb], "--out", tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_report_whose_disk_fills_up_leaves_no_part_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +241,15 @@ def test_words_are_refused_in_one_short_sentence(capsys: pytest.CaptureFixture[s
 
 ONE = "stage: {group: {QuantizationModifier: {%s}}}"
 GROUP = ONE % "config_groups: {g: {targets: [Linear], weights: {%s}}}"
+
+
+def laughs(levels: int) -> str:
+    """A list of 40^levels words where the modifier's targets should be, in a few hundred bytes."""
+    names, free = "abcdefghi"[:levels], ("sequential_targets", "format", "scale_dtype", "zp_dtype", "offload_hessians")
+    lists = [f"{free[i]}: &{b} [{', '.join([f'*{a}'] * 40)}]" for i, (a, b) in enumerate(pairwise(names))]
+    return ", ".join(["sequential_update: &a [x, x]", *lists, f"targets: *{names[-1]}"])
+
+
 RECIPES = {
     "empty": ("", "this is no llm-compressor recipe; one has a stage"),
     "a number": ("5", "this is no llm-compressor recipe"),
@@ -250,8 +260,9 @@ RECIPES = {
     "too long": ("a: 1\n" * 40_000, "a recipe of 200,000 characters is none that can be read"),
     "anchors that multiply": (
         "a: &a [x,x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a},*{a}]\n" for a, b in pairwise("abcdefghi")),
-        "this is no llm-compressor recipe",
+        "the recipe refers to an earlier part ('*a'), which this reader does not follow; write it out",
     ),
+    "anchors that multiply in a list of words": (ONE % laughs(6), "the recipe refers to an earlier part ('*a')"),
     "merges that multiply": (
         "a: &a {k: 1}\n" + "".join(f"{b}: &{b} {{<<: [*{a},*{a},*{a}]}}\n" for a, b in pairwise("abcdefghi")),
         "the recipe merges mappings",

@@ -128,6 +128,12 @@ BROKEN: dict[str, tuple[Change, str]] = {
         coded(lambda one: {".weight": i32(one).to(torch.uint32), ".scales": scales(one), ".biases": scales(one)}),
         BY.format("MLX"),
     ),
+    "MLX's MXFP4": (coded(lambda one: {".weight": i32(one).to(torch.uint32), ".scales": u8(one)}), BY.format("MLX or")),
+    "SpQR": (coded(lambda one: {".dense_weights": i32(one).long(), ".row_offsets": ranks(one)}), BY.format("SpQR")),
+    "HIGGS": (
+        coded(lambda one: {".weight": i32(one).short(), ".scales": scales(one), ".tables": one, ".tables2": one + 1}),
+        BY.format("HIGGS"),
+    ),
     "HQQ": (coded(lambda one: {".W_q": u8(one), ".scale": scales(one), ".zero": scales(one)}), BY.format("HQQ")),
     "optimum-quanto": (
         coded(lambda one: {".weight._data": one.char(), ".weight._scale": scales(one)}),
@@ -283,6 +289,18 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "10^9 heads": (config(num_attention_heads=10**9), "num_attention_heads = 1,000,000,000 and its files hold"),
     "no heads": (config(num_attention_heads=0), "transformers cannot build|has shape"),
     "5 heads": (config(num_attention_heads=5), "transformers cannot build|has shape"),
+    **{  # with which every activation would be zero, or no position count, and every scheme look free
+        f"{name} of {value}": (config(**{name: value}), f"'{inner}' = .*, which lies between .*; download it")
+        for name, inner, values in (
+            ("rms_norm_eps", "rms_norm_eps", (1e30, -1e-6, 5, float("inf"), {"__float__": "Infinity"})),
+            ("rope_theta", "rope_theta", (0, -1e4, 1e300)),
+            ("rope_parameters", "rope_theta", ({"rope_type": "default", "rope_theta": float("inf")},)),
+            ("rope_parameters", "factor", ({"rope_type": "linear", "factor": -1.0, "rope_theta": 1e4},)),
+            ("rope_parameters", "factor", ({"rope_type": "yarn", "factor": 1e9, "rope_theta": 1e4},)),
+            ("partial_rotary_factor", "partial_rotary_factor", (2, -1)),
+        )
+        for value in values
+    },
     "weights of another name": (
         config(transformers_weights="other.safetensors"),
         "has transformers_weights, which is not",

@@ -28,8 +28,13 @@ PLAIN = ("text_input", "text_area", "code", "html")  # whose content is shown as
 
 @pytest.fixture(scope="module")
 def hostile(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / MARKUP.replace("/", ":")
-    shutil.copytree(tiny_model_dir, folder)
+    return make_hostile(tiny_model_dir, tmp_path_factory.mktemp("models"))
+
+
+def make_hostile(good: Path, models: Path) -> Path:
+    """The model, made of a good one in a folder of models."""
+    folder = models / MARKUP.replace("/", ":")
+    shutil.copytree(good, folder)
     says = {"type": "Replace", "pattern": {"Regex": "^.*$"}, "content": MARKUP}
     changes: dict[str, dict[str, Any]] = {
         "config.json": {"architectures": [MARKUP], "_name_or_path": MARKUP},

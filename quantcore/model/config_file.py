@@ -28,6 +28,7 @@ RANGES = {  # of numbers that no file repeats and every activation depends on: w
     re.compile(r"partial_rotary_factor|rotary_pct"): (0, 1),
 }
 LENGTHS = re.compile(r"position|ctx|seq|len|window|chunk")  # of texts: files hold nothing of them
+ATTENTIONS = {"eager", "sdpa", "None"}  # of torch itself
 # What hands the question on to another file, or changes transformers' own classes.
 NOT_FOLLOWED = ("configuration_files", "transformers_weights", "fusion_config")
 
@@ -47,6 +48,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"its config.json says {quoted(name, 40)} = {cut(repr(value), 60)}, a kernel of the hub, which is "
                 "code; delete the entry"
+            )
+        if name.lstrip("_").startswith("attn_implementation") and not set(map(str, _values(value))) <= ATTENTIONS:
+            raise ValueError(
+                f"its config.json says {quoted(name, 40)} = {cut(repr(value), 60)}, a kernel that is compiled, or "
+                "installed, apart and gives the same numbers; delete the entry"
             )
     return config
 

@@ -38,6 +38,7 @@ def build(source: str, folder: Path, most: int, gguf: str | None = None, dtype: 
     where = "header" if gguf else "config.json"
     try:
         config = AutoConfig.from_pretrained(folder, **which)
+        config.return_dict = True  # how an answer is handed over, which is no part of a model
         with _at_most(most), torch.device("meta"):
             model = _auto(config).from_config(config, dtype=dtype or torch.float32, trust_remote_code=False)
     except _TooManyError as error:

@@ -31,6 +31,7 @@ REFERENCE = "reference"
 HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 TOKENIZERS = ("tokenizer*", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*")
 SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+ADAPTER = "adapter_config.json"
 READ = (*SMALL_FILES, ".safetensors")
 CONVERT = "convert it once, where you trust it, with AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)"
 TIMEOUT_S = 10.0
@@ -134,6 +135,11 @@ def _gguf(source: str, path: Path) -> Place:
 def _folder(source: str, folder: Path) -> Place:
     names = sorted(one.name for one in folder.iterdir())
     require_plain(source, [folder / name for name in names if name.endswith(READ)])
+    if ADAPTER in names:  # its base alone would be measured
+        raise ValueError(
+            f"{named(source)} holds an adapter ({ADAPTER}), which is not read here; merge it into its model "
+            "(merge_and_unload) and name the merged one's folder"
+        )
     if "config.json" not in names:
         out = next((f"name one of its GGUF files, such as {one.name}" for one in sorted(folder.glob("*.gguf"))), None)
         raise ValueError(

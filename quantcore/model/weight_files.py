@@ -26,6 +26,7 @@ MIB = 2**20
 JSON_BYTES = 64 * MIB  # tokenizer.json of 262,144 tokens has 33 MB
 HEADER_BYTES = 16 * MIB  # of one file
 MOST_HEADERS = 64 * MIB  # of all; those of a model of 10^12 parameters in 384 experts a block have 20 MB
+LONGEST_NAME = 255  # bytes, of a file
 DEEPEST = 64  # levels of JSON; configurations nest five or six
 
 
@@ -158,6 +159,9 @@ def _weight_map(folder: Path) -> dict[str, str]:
 def _inside(folder: Path, name: str) -> Path:
     """The file of that name in the folder. Raises: ValueError for a path that leads anywhere else; only the links of
     the hub's cache, from a snapshot to its blobs, are followed."""
+    written = name.encode("utf-8", "replace")
+    if written.decode() != name or len(written) > LONGEST_NAME:
+        raise ValueError(f"{INDEX} names {quoted(written.decode())}, which no file can be called; download it again")
     file = folder / name
     home = folder.resolve()
     blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home

@@ -200,6 +200,9 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "an index that leads to a link": (elsewhere(lambda _: "linked.safetensors", link=True), "leads out of its folder"),
     "an index that leads to a folder": (elsewhere(lambda _: ".."), "leads out of its folder"),
     "an index of a name with a zero": (elsewhere(lambda _: "a\0b"), "leads out of its folder"),
+    "an index of half a character": (elsewhere(lambda _: "\ud800"), r"names '\?', which no file can be called"),
+    "an index of a name of 300 letters": (elsewhere(lambda _: "n" * 300), "which no file can be called; download it"),
+    "an adapter beside the model": (text("{}", "adapter_config.json"), "holds an adapter .*; merge it into its model"),
     "an index of a file that is not there": (
         sharded(lambda _, file: file.replace("00002-", "00003-")),
         "lacks .*00003-of",
@@ -313,6 +316,17 @@ BROKEN: dict[str, tuple[Change, str]] = {
         config(text_config={"_attn_implementation_internal": {"": "owner/kernel"}}),
         "a kernel of the hub, which is code",
     ),
+    **{
+        f"{value} for attention": (
+            config(**{name: value}),
+            f"'{name}' = '{value}', a kernel that is compiled, or installed, apart .*; delete the entry",
+        )
+        for name, value in (
+            ("attn_implementation", "flex_attention"),  # compiles for minutes
+            ("_attn_implementation", "flash_attention_2"),
+            ("attn_implementation", "nonesuch"),
+        )
+    },
     "another configuration": (
         config(configuration_files=["config.4.0.0.json"]),
         "has configuration_files, which is not",
@@ -333,5 +347,7 @@ GOOD: dict[str, Change] = {
         model__layers__0__self_attn__masked_bias=torch.tensor(-1e9),
     ),
     "without a quantization": config(quantization_config=None),
+    "answers as tuples": config(return_dict=False),
+    "attention as torch has it": config(attn_implementation="eager"),
     "with an infinity": config(time_step_limit=[0.0, float("inf")]),
 }

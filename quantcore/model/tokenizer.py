@@ -104,13 +104,14 @@ class BoundedTokenizer:
             _, behind = self._ask(question, len(content), content)
         except (Ended, Reported) as error:
             raise ValueError(f"{self._name} fails on a text of {len(text):,} characters ({error}); {WAY_OUT}") from None
-        ids = array("q", behind).tolist()
+        ids = array("q", behind)
+        del behind  # a text of 20 MB is millions of tokens
         if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
             raise ValueError(
                 f"{self._name} gives the token {max(ids):,} and the model knows {self.vocabulary:,} tokens, so they do "
                 "not belong together; take both from the same place"
             )
-        return {"input_ids": ids}
+        return {"input_ids": ids.tolist()}
 
     def decode(self, ids: int | Sequence[int]) -> str:
         """The text of some ids. Of one id its neighbours' texts come along, for pages ask token by token."""

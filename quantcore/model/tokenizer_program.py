@@ -32,6 +32,8 @@ def load(question: dict[str, Any], _: bytes) -> Answer:
             raise ValueError("it is code of the model's author, and this lab runs none") from error
         raise
     made.init_kwargs.pop("local_files_only", None)  # how it was read is nothing to write into its files
+    if drops := getattr(getattr(getattr(made, "backend_tokenizer", None), "model", None), "dropout", None):
+        raise ValueError(f"it leaves out merges at random, {drops:.0%} of them, so no two readings of a text agree")
     template = made.chat_template
     if len(str(template or "")) > LONGEST_TEMPLATE:
         raise ValueError(f"its chat template has {len(str(template)):,} characters, the limit is {LONGEST_TEMPLATE:,}")

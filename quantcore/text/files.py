@@ -54,7 +54,7 @@ class LoadedText:
 
     def __post_init__(self) -> None:
         if not any(_plain(one).strip() for one in self.documents):
-            raise ValueError(f"{self.name!r} is empty, and a model needs a sentence to read; give one")
+            raise ValueError(f"{quoted(self.name)} is empty, and a model needs a sentence to read; give one")
         require_text_size(sum(len(_plain(one).encode("utf-8", "replace")) for one in self.documents))
 
     @cached_property
@@ -74,14 +74,16 @@ class LoadedText:
         if not chat:
             return "\n\n".join(_plain(one) for one in self.documents)
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(f"this model's tokenizer has no chat template, so {self.name!r} can only be read as it is")
+            raise ValueError(
+                f"this model's tokenizer has no chat template, so {quoted(self.name)} can only be read as it is"
+            )
         turns = [one if isinstance(one, tuple) else _turn(one) for one in self.documents if _plain(one).strip()]
         try:
             told = "".join(tokenizer.apply_chat_template([list(one) for one in turns], tokenize=False))
         except Exception as error:  # a template is a program of the model's author
             words = " ".join(str(error).split())[:LONGEST_WORDS]
             raise ValueError(
-                f"the chat template refuses {self.name!r}: {words}; read it without the template"
+                f"the chat template refuses {quoted(self.name)}: {words}; read it without the template"
             ) from error
         require_text_size(len(told.encode("utf-8", "replace")))
         return told
@@ -122,7 +124,7 @@ def named_text(name: str) -> LoadedText:
 def read_content(name: str, content: bytes) -> LoadedText:
     """A file's content, read as the end of its name says; any other end is UTF-8 text. Raises: ValueError."""
     if not content:
-        raise ValueError(f"{name!r} is empty, and a model needs a sentence to read; give one")
+        raise ValueError(f"{quoted(name)} is empty, and a model needs a sentence to read; give one")
     if _kind(name) == "parquet":
         require_file_size(name, len(content))
         return LoadedText(name, _parquet(name, content))
@@ -130,7 +132,7 @@ def read_content(name: str, content: bytes) -> LoadedText:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name!r} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise ValueError(f"{quoted(name)} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     return LoadedText(name, _jsonl(name, text) if _kind(name) == "jsonl" else (text,))
 
 
@@ -153,7 +155,7 @@ def hub_text(name: str) -> LoadedText:
             require_file_size(f"{repo}:{file}", _files(repo).get(file, 0))
             path = hf_hub_download(**wanted)
     except (HTTPError, OSError) as error:
-        raise ValueError(f"could not load the data set {name!r}: {hub_problem(error)}") from error
+        raise ValueError(f"could not load the data set {quoted(name)}: {hub_problem(error)}") from error
     found = read_content(f"{repo}:{file}", Path(path).read_bytes())
     commit = re.search(r"/snapshots/([0-9a-f]{40})/", path)
     return LoadedText(found.name, found.documents, commit[1] if commit else None)
@@ -164,7 +166,9 @@ def _named(name: str) -> tuple[str, str | None]:
         return DATA_SETS[name]
     match = DATA_SET.fullmatch(name)
     if match is None:
-        raise ValueError(f"{name!r} is no data set's name; try {', '.join(DATA_SETS)}, owner/name, or owner/name:file")
+        raise ValueError(
+            f"{quoted(name)} is no data set's name; try {', '.join(DATA_SETS)}, owner/name, or owner/name:file"
+        )
     return match["id"], match["file"]
 
 
@@ -187,7 +191,8 @@ def require_file_size(name: str, size: int) -> None:
     """Raises: ValueError for a file that is larger than any that is read, sent or fetched."""
     if size > LONGEST_FILE_MB * 2**20:
         raise ValueError(
-            f"{name!r} has {size / 2**20:,.0f} MB, the limit of a file is {LONGEST_FILE_MB} MB; give a smaller one"
+            f"{quoted(name)} has {size / 2**20:,.0f} MB, the limit of a file is {LONGEST_FILE_MB} MB; give a smaller "
+            "one"
         )
 
 
@@ -199,14 +204,14 @@ def _jsonl(name: str, text: str) -> tuple[Document, ...]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name!r}, line {number}, is no JSON ({error}); write one object a line") from error
+            raise ValueError(f"{quoted(name)}, line {number}, is no JSON ({error}); write one object a line") from error
         field = next((one for one in FIELDS if isinstance(row, dict) and one in row), None)
         if field is None:
             has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
             raise ValueError(
-                f"{name!r}, line {number}, has no field 'text' or 'messages' (it has {has[:80]}); rename one"
+                f"{quoted(name)}, line {number}, has no field 'text' or 'messages' (it has {has[:80]}); rename one"
             )
-        documents.append(_document(f"{name!r}, line {number}", row[field]))
+        documents.append(_document(f"{quoted(name)}, line {number}", row[field]))
     return tuple(documents)
 
 
@@ -217,12 +222,12 @@ def _parquet(name: str, content: bytes) -> tuple[Document, ...]:
     try:
         answer, _ = child.ask(question, content, limits)
     except (Ended, Reported) as error:
-        raise ValueError(f"{name!r} cannot be read ({error}); save it again, or give a part of it") from None
+        raise ValueError(f"{quoted(name)} cannot be read ({error}); save it again, or give a part of it") from None
     finally:
         child.close()
     if "problem" in answer:
-        raise ValueError(f"{name!r} {answer['problem']}")
-    return tuple(_document(f"{name!r}, row {number}", row) for number, row in enumerate(answer["rows"], 1))
+        raise ValueError(f"{quoted(name)} {answer['problem']}")
+    return tuple(_document(f"{quoted(name)}, row {number}", row) for number, row in enumerate(answer["rows"], 1))
 
 
 def _document(where: str, value: Any) -> Document:

@@ -48,7 +48,7 @@ def token_windows(tokenizer: Any, text: str, length: int = WINDOW, limit: int | 
         raise ValueError(f"a window of {length} tokens is too short: a model needs two to predict one; give at least 2")
     readable = content.decode("utf-8")
     ids = tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"] if readable.strip() else []
-    first = _begun(prefix, ids)
+    first = _begun(prefix, ids[:length])  # a text of 20 MB is millions of tokens
     if len(first) < 2:
         raise ValueError(f"the text gives {len(ids)} tokens and a model needs two to predict one; give a sentence")
     length = min(length, len(first))

@@ -194,6 +194,10 @@ REFUSED_AT_LOAD: dict[str, tuple[Change, str]] = {
     "ids too large": (ids_far_away, "gives the token 10,000,.* and the model knows 300 tokens"),
     "a first token beyond": (lambda c: c.update(post_processor=BEYOND), "gives the token 999 and the model knows 300"),
     "is a number": (lambda c: c.update(model=5), "its tokenizer fails"),
+    "leaves out merges at random": (
+        lambda c: c["model"].update(dropout=0.5),
+        "its tokenizer fails .*it leaves out merges at random, 50% of them, so no two readings of a text agree",
+    ),
     "a negative id": (lambda c: c["model"]["vocab"].update(a=-1), "its tokenizer fails"),
     "a word list that lacks the word for others": (
         lambda c: c.update(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}),

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -26,10 +27,13 @@ from quantcore.text.windows import bundled_text, token_windows
 from tests.apptest_helpers import errors, figures_of, lab_of, page
 from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
+from tests.text.test_texts import one_text_in_every_row
 from ui import kept, sidebar
 from ui.job import Job
+from ui.markdown import code
 from ui.sidebar import CATALOG, DATA_SET, OWN
 
+RSS_UNIT = 1 if sys.platform == "linux" else 1024  # ru_maxrss is in kilobytes there, in bytes on macOS
 LAYER = "model.layers.1.mlp.down_proj"
 KEEPER = "The lighthouse keeper climbed the stairs and lit the lamp before the storm came in. " * 40
 
@@ -111,6 +115,34 @@ def test_uploads_are_read_and_refused_in_a_sentence(tiny_model_dir: Path) -> Non
     ):
         assert errors(upload(at, name, content)) == [sentence]
     assert errors(upload(at, "good.txt", b"The key is on the table.")) == []
+
+
+@pytest.mark.parametrize("key", ["upload", "learn_upload"])
+def test_a_small_table_that_decodes_to_much_is_refused_and_the_next_text_is_read(
+    tiny_model_dir: Path, key: str
+) -> None:
+    asked = {"text": OWN} if key == "upload" else {"learn_from": OWN}
+    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, **asked).run()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    at.file_uploader(key=key).set_value(("bomb.parquet", one_text_in_every_row(), "application/octet-stream")).run()
+    assert errors(at) == ["'bomb.parquet' holds more than 20 MB of text; give a part of it"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000 * RSS_UNIT  # it decodes to 1.5 GB
+    at.file_uploader(key=key).set_value(("good.txt", b"The key is on the table. " * 20, "text/plain")).run()
+    assert errors(at) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x.txt", "n" * 300 + ".txt", "![x](http://evil.test/a.png).txt", "a`b``c.txt", " .txt", "\n# x.txt"]
+)
+def test_an_upload_by_any_name_is_a_text(tiny_model_dir: Path, name: str) -> None:
+    at = page("2_Granularity", model=tiny_model_dir, layer=LAYER, text=OWN).run()
+    upload(at, name, b"The key is on the table. " * 20)
+    assert errors(at) == []
+    assert f"{code(name)} is read. It stays on the server for this session and is **not in the link**." in captions(at)
+    upload(at, name, b"\xff\xfe")
+    (said,) = errors(at)
+    assert re.search(r"is not UTF-8 text \(byte 0\); save it as UTF-8$", said)
+    assert len(said) < 400
 
 
 def test_a_chat_template_is_offered_where_there_is_one(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -259,6 +291,7 @@ from quantcore.model import loading as models
 from tests.apptest_helpers import page
 from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
+from tests.text.test_texts import one_text_in_every_row
 from quantcore.lab import bench
 from quantcore.lab.house import default_device
 from tests.ui.test_sidebar import job_of

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import streamlit as st
 
+from quantcore.lab.lab import Lab
 from quantcore.numbers.granularity import largest_divisor
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES, GranularityStudy
 from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import granularity as figures
+from ui.settled import settled
 from ui.sidebar import Choice
 from ui.words import layer as layer_words
 
@@ -75,7 +78,14 @@ def body(choice: Choice) -> None:
                 grain = f"block{side}x{side}"
         symmetric = controls.switch("symmetric (no zero point)", True, "symmetric")
     scheme = f"w:{fmt}/{grain}" + ("" if symmetric else "/asym")
-    study = choice.lab.granularity(choice.layer, scheme, choice.reading)
+    wanted = (choice.layer, scheme, choice.reading)
+    title = f"{scheme.removeprefix('w:')} on {choice.layer}"
+    drawn = settled("granularity", title, choice.lab, wanted, lambda *asked: [(Lab.granularity, *asked)])
+    if drawn is None:
+        return
+    layer, scheme, reading = drawn
+    choice = replace(choice, layer=layer, reading=reading)
+    study = choice.lab.granularity(layer, scheme, reading)
 
     chosen = study.chosen
     rows, cols = study.tile

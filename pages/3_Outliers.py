@@ -1,7 +1,7 @@
 """Where are the outliers, and who pays? The input of one real layer, its loudest channels, and two remedies."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
@@ -15,6 +15,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import outliers as figures
+from ui.settled import Question, settled
 from ui.sidebar import Choice, open_layer
 
 TITLE = "Outliers"
@@ -45,10 +46,26 @@ COLUMNS: dict[str, Any] = {
 SHARED = ("one scale for all", "a scale per token")
 
 
+def asked_of(layer: str, fmt: str, reading: str) -> list[Question]:
+    """What the pictures ask, the longest last."""
+    return [
+        (Lab.outlier_map, reading),
+        (Lab.channels, layer, reading),
+        (Lab.payers, layer, fmt, reading),
+        (Lab.remedies, layer, fmt, reading),
+    ]
+
+
 def body(choice: Choice) -> None:
     with frame.controls_in_sight():
         fmt = controls.pick("Format of the activations", FORMATS, "int8", "act")
         log = controls.pick("Height of the surface", ["linear", "log"], "linear", "height") == "log"
+    wanted = (choice.layer, fmt, choice.reading)
+    drawn = settled("outliers", f"Outliers of {choice.layer}, {fmt}", choice.lab, wanted, asked_of)
+    if drawn is None:
+        return
+    layer, fmt, reading = drawn
+    choice = replace(choice, layer=layer, reading=reading)
     study = choice.lab.channels(choice.layer, choice.reading)
     payers = choice.lab.payers(choice.layer, fmt, choice.reading)
     pictures = still_pictures(choice, fmt, log)

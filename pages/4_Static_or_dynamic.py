@@ -15,6 +15,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import ranges as figures
+from ui.settled import Question, settled
 from ui.sidebar import Choice
 from ui.words import range as range_words
 
@@ -36,14 +37,6 @@ LOOK_FOR = (
 TRIES: frame.Tries = [
     ("a wide range in fp8", {"format": "fp8_e4m3", "freeze": "minmax"}),
     ("the giant token arrives alone", {"call": 1}),
-    (
-        "recorded on code, read as prose",
-        {
-            "cal": "code",
-            "text": "encyclopedia",
-            "freeze": "minmax",
-        },
-    ),
 ]
 
 
@@ -53,6 +46,23 @@ def calibration_of(kind: str, choice: Choice) -> str:
         return MIXED
     text = Reading.parse(choice.calibration if kind == SIDEBAR else f"calibration/{kind}")
     return str(text.at_most(STEP_TOKENS * MOST_STEPS))
+
+
+def read_beside(reading: str) -> tuple[str, ...]:
+    """The reading, and those of all kinds of text."""
+    others = [str(replace(STUDY, source=f"evaluation/{one}")) for one in TEXT_KINDS]
+    return tuple(others if reading in others else [reading, *others])
+
+
+def asked_of(
+    layer: str, schemes: tuple[str, ...], steps: int, call: int, calibration: str, reading: str
+) -> list[Question]:
+    """What the pictures ask."""
+    return [
+        (Lab.ranges, layer, schemes, steps, call, calibration, reading),
+        (Lab.clips, layer, schemes, steps, calibration, read_beside(reading)),
+        (Lab.dynamic_cost, layer, f"{schemes[0].partition('/')[0]}/tensor/static"),
+    ]
 
 
 def body(choice: Choice) -> None:
@@ -72,11 +82,13 @@ def body(choice: Choice) -> None:
     grid = f"a:{fmt}/tensor" + ("" if symmetric else "/asym")
     schemes = tuple(f"{grid}/static/{name}" for name in ("minmax", f"ema{momentum}", f"p{percentile}", "mse"))
     lab, layer, calibration = choice.lab, choice.layer, calibration_of(kind, choice)
-    study = lab.ranges(layer, schemes, steps, call, calibration, choice.reading)
+    wanted = (layer, schemes, steps, call, calibration, choice.reading)
+    drawn = settled("ranges", f"Ranges of {layer}", lab, wanted, asked_of)
+    if drawn is None:
+        return
+    layer, schemes, steps, call, calibration, reading = drawn
+    study = lab.ranges(*drawn)
     focus, trail = study.static[OBSERVERS.index(freeze)], study.trails[OBSERVERS.index(freeze)]
-
-    others = [str(replace(STUDY, source=f"evaluation/{one}")) for one in TEXT_KINDS]
-    readings = tuple(others if choice.reading in others else [choice.reading, *others])
 
     frame.metrics(
         {
@@ -89,15 +101,15 @@ def body(choice: Choice) -> None:
     st.markdown(range_words.finding(study, focus, trail))
     with st.grid(2, min_column_width=430):
         chart(figures.steps_picture(study), key="steps_picture", alt=range_words.frozen(study))
-        texts = lab.token_texts(choice.reading, choice.layer)
+        texts = lab.token_texts(reading, layer)
         chart(figures.tokens_picture(study, trail, texts), key="tokens_picture", alt=range_words.touched(study, focus))
-        clips = lab.clips(layer, schemes, steps, calibration, readings)
+        clips = lab.clips(layer, schemes, steps, calibration, read_beside(reading))
         title = f"What ranges recorded on {kind} clip, text by text"
         chart(figures.clip_map(clips, title), key="clip_map", alt=range_words.worst_clip(clips))
         chart(figures.error_picture(study), key="error_picture", alt=range_words.errors(study))
 
     st.header("What does dynamic cost in time?")
-    asked = (layer, f"a:{fmt}/tensor/static")
+    asked = (layer, f"{schemes[0].partition('/')[0]}/tensor/static")
     cost = lab.dynamic_cost(*asked)
     with st.grid(2, min_column_width=430):
         chart(figures.cost_picture(cost), key="cost_picture", alt=range_words.cost(cost).replace("*", ""))

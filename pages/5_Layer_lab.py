@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from quantcore.lab.lab import Lab
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy
 from ui import frame
@@ -12,6 +13,7 @@ from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import layer as figures
 from ui.scheme_builder import copy_scheme, scheme_line, scheme_menus, swap_schemes
+from ui.settled import settled
 from ui.sidebar import Choice
 from ui.words import layer as layer_words
 
@@ -44,6 +46,16 @@ def draw_menus(menus: Sequence[tuple[DeltaGenerator, Scheme, str]], shape: tuple
             scheme_menus(scheme, key, shape)
 
 
+def study(side: str, choice: Choice, scheme: Scheme) -> tuple[LayerStudy, Scheme] | None:
+    """The layer under a scheme; while that is found, under the scheme before; None where there is none."""
+    wanted = (choice.layer, str(scheme), choice.reading, choice.calibration)
+    title = f"{side}: {scheme.label} on {choice.layer}"
+    drawn = settled(f"layer lab {side}", title, choice.lab, wanted, lambda *asked: [(Lab.layer_study, *asked)])
+    if drawn is None:
+        return None
+    return choice.lab.layer_study(*drawn), choice.lab.scheme_of(drawn[1])
+
+
 def body(choice: Choice) -> None:
     rows, cols = choice.lab.layers()[choice.layer]
     defaults = {
@@ -52,7 +64,7 @@ def body(choice: Choice) -> None:
     }
     schemes: dict[str, Scheme] = {}
     sides: dict[str, LayerStudy] = {}
-    menus = []
+    menus, waiting = [], list[bool]()
     with st.grid(2, min_column_width=500):
         for side, default in defaults.items():
             with st.container(border=True, gap="xsmall"), frame.problems():
@@ -60,8 +72,9 @@ def body(choice: Choice) -> None:
                     NAMES[side], controls.follow_default(side.lower(), default), side.lower(), choice.lab
                 )
                 menus.append((st.container(gap="xsmall"), scheme, side.lower()))
-                sides[side] = choice.lab.layer_study(choice.layer, str(scheme), choice.reading, choice.calibration)
-                schemes[side] = scheme
+                if (found := study(side, choice, scheme)) is not None:
+                    sides[side], schemes[side] = found
+                waiting.append(found is None)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Copy A to B", on_click=copy_scheme, args=("a", "b"), key="copy_ab")
         st.button("Swap A and B", on_click=swap_schemes, args=("a", "b"), key="swap_ab")
@@ -69,6 +82,8 @@ def body(choice: Choice) -> None:
         frame.take_links({side: str(scheme) for side, scheme in schemes.items()})
     if not sides:
         draw_menus(menus, (rows, cols))
+        if any(waiting):
+            return
         raise ValueError("neither scheme can be used on this layer; mend one of the two lines above, or reset")
 
     texts = choice.lab.token_texts(choice.reading, choice.layer)

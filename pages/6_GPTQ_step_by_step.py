@@ -3,15 +3,17 @@
 import streamlit as st
 
 from quantcore.lab.lab import Lab
-from quantcore.studies.gptq_order import METHODS
+from quantcore.studies.gptq_map import weights_spec
+from quantcore.studies.gptq_order import METHODS, OrderStudy
 from quantcore.studies.gptq_steps import tile_group
 from quantcore.studies.gptq_toy import toy
 from quantcore.text.reading import CALIBRATE, Reading
 from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
-from ui.components.column_player import column_player
+from ui.components.column_player import best_step, column_player
 from ui.figures import gptq as figures
+from ui.settled import Question, settled
 from ui.sidebar import Choice
 from ui.words import gptq as gptq_words
 
@@ -87,15 +89,53 @@ def body(choice: Choice) -> None:
         together = controls.pick("The tile", [TOGETHER, AROUND], TOGETHER, "tile") == TOGETHER
     st.caption(gptq_words.ORDERS)
     actorder = "" if order == "none" else f"/actorder={order}"
-    tile_grain = f"group{tile_group(shape[1])}"
-    steps = lab.gptq_tile(layer, f"w:int{bits}/{tile_grain},gptq{actorder}/damp={damp:.10g}", together, learned)
-    words = gptq_words.tile(steps, shape, together)
-    st.markdown(words)
-    column_player(steps, key=f"steps{controls.resets()}", alt=words.replace("*", ""))
+    tile_scheme = f"w:int{bits}/group{tile_group(shape[1])},gptq{actorder}/damp={damp:.10g}"
+    scheme = f"w:int{bits}/{granularity},gptq/damp={damp:.10g}"
+    wanted = (layer, tile_scheme, together, scheme, choice.reading, learned)
+    drawn = settled("gptq", f"GPTQ of {layer}, {bits} bits", lab, wanted, asked_of)
+    if drawn is not None:
+        tile_part(lab, drawn[0], *drawn[1:3], drawn[5])
+        study = layer_part(lab, drawn[0], *drawn[3:])
+        cost_part(lab, study, *cost_of(drawn[0], drawn[3]))
+        frame.numbers(gptq_words.table(study), "gptq")
+    st.header("Which setting loses least?")
+    map_part(
+        lab, (layer, MAP_BITS, tuple("channel" if one == ROW else f"group{one}" for one in grains), MAP_DAMPS, learned)
+    )
 
+
+def asked_of(layer: str, tile: str, together: bool, scheme: str, reading: str, learned: str) -> list[Question]:
+    """What the tile, the whole layer and the cost of an order ask."""
+    return [
+        (Lab.gptq_tile, layer, tile, together, learned),
+        (Lab.channels, layer, reading),
+        (Lab.gptq_order, layer, scheme, reading, learned),
+        (Lab.gptq_cost, *cost_of(layer, scheme)),
+    ]
+
+
+def cost_of(layer: str, scheme: str) -> tuple[str, str]:
+    """Which product is timed: that of a layer with the scheme's groups."""
+    return layer, f"w:int4/{weights_spec(scheme).granularity}"
+
+
+@st.fragment
+def tile_part(lab: Lab, layer: str, scheme: str, together: bool, learned: str) -> None:
+    """The tile, column by column; a step of it runs nothing else again."""
+    steps = lab.gptq_tile(layer, scheme, together, learned)
+    words = gptq_words.tile(steps, lab.layers()[layer], together)
+    st.markdown(words)
+    start = int(controls.start_numbers("step", [best_step(steps)], (layer, scheme, str(together), learned))[0])
+    step = column_player(steps, key=f"steps{controls.resets()}", alt=words.replace("*", ""), start=start)
+    controls.keep_numbers("step", [step])
+    controls.end()
+
+
+def layer_part(lab: Lab, layer: str, scheme: str, reading: str, learned: str) -> OrderStudy:
+    """Every order on the whole layer; the study of it."""
     st.header("The whole layer, in every order")
-    loud = lab.loud_channels(layer, choice.reading)
-    study = lab.gptq_order(layer, f"w:int{bits}/{granularity},gptq/damp={damp:.10g}", choice.reading, learned)
+    loud = lab.loud_channels(layer, reading)
+    study = lab.gptq_order(layer, scheme, reading, learned)
     words = gptq_words.order(study)
     st.markdown(words)
     frame.metrics(
@@ -110,30 +150,36 @@ def body(choice: Choice) -> None:
             places = [(study.courses[2 if ordered else 1].loud_steps[i], c) for i, c in enumerate(loud[:3])]
             named = ", ".join(f"channel {c} at place {place}" for place, c in places)
             chart(figures.diagonal(study, ordered), key=key, alt=f"the loudest outliers: {named or '0 channels'}")
+    return study
 
+
+def cost_part(lab: Lab, study: OrderStudy, layer: str, scheme: str) -> None:
     st.header("What an order costs at run time")
-    asked = (layer, f"w:int4/{granularity}")
-    costs = lab.gptq_cost(*asked)
+    costs = lab.gptq_cost(layer, scheme)
     words = gptq_words.cost(costs)
     st.markdown(words)
     with st.grid(2, min_column_width=430):
         chart(
             figures.groups(study),
             key="groups",
-            alt=f"{int(study.courses[3].group.max()) + 1} groups, side by side or scattered over {shape[1]} columns",
+            alt=f"{int(study.courses[3].group.max()) + 1} groups, side by side or scattered over "
+            f"{study.shape[1]} columns",
         )
         chart(figures.cost(costs), key="cost", alt=words.replace("*", ""))
     st.caption(gptq_words.cost_source(costs))
-    st.button("Measure again", on_click=lab.forget, args=(Lab.gptq_cost, *asked), key="again")
+    st.button("Measure again", on_click=lab.forget, args=(Lab.gptq_cost, layer, scheme), key="again")
 
-    st.header("Which setting loses least?")
-    grid = tuple("channel" if grain == ROW else f"group{grain}" for grain in grains)
-    found = lab.gptq_map(layer, MAP_BITS, grid, MAP_DAMPS, learned)
+
+def map_part(lab: Lab, wanted: tuple[str, tuple[int, ...], tuple[str, ...], tuple[float, ...], str]) -> None:
+    """What each order loses in every setting."""
+    title = f"Every setting of {wanted[0]}"
+    drawn = settled("gptq map", title, lab, wanted, lambda *asked: [(Lab.gptq_map, *asked)])
+    if drawn is None:
+        return
+    found = lab.gptq_map(*drawn)
     words = gptq_words.order_map(found)
     st.markdown(words)
     chart(figures.order_map(found), key="map", alt=words.replace("*", ""))
-
-    frame.numbers(gptq_words.table(study), "gptq")
 
 
 frame.show(

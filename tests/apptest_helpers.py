@@ -11,9 +11,10 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from quantcore.lab.lab import Lab
-from ui import kept
+from ui import kept, settled
 
 ROOT = Path(__file__).parents[1]
+settled.SOON_S = 120.0  # a page draws what it is asked in the run that asks, however busy the machine is
 
 # A server looks through the installed packages for components once, AppTest each time that it is made: a tenth of a
 # second, some 700 times in the suite.

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from quantcore.methods import codes, options
 from quantcore.numbers import formats
 from tests.browser_fixtures import ROOT
-from ui import menu
+from ui import menu, settled
 
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 TO_COME = {"quantcore/methods/down.py", "pages/13_Zeros.py", "tests/ui/test_page_zeros.py"}  # the toys' own files
@@ -67,6 +67,7 @@ def test_the_toy_page_opens_and_stands_in_the_menu(
     (code,) = blocks("ARCHITECTURE.md", "py")
     (tmp_path / "pages" / "13_Zeros.py").write_text(code)
     monkeypatch.setattr(menu, "ROOT", tmp_path)
+    monkeypatch.setattr(settled, "SOON_S", 120.0)
     menu.sections.cache_clear()
     try:
         assert menu.sections()["Learn"]["Zeros"] == "pages/13_Zeros.py"

@@ -153,8 +153,6 @@ def _head(
     _begin(question)
     head_start()
     controls.begin(path)
-    if not callable(tries):
-        _show_moved(tries)
     menu()
     heading = st.session_state["_heading"] = st.empty()
     heading.title(st.session_state.get("_asked", {}).get(path, question))
@@ -162,19 +160,17 @@ def _head(
     if opening is not None:
         opening()
     offered = st.container(horizontal=True, vertical_alignment="center", gap="small", key="tries")
-    if not callable(tries):
-        _offer(offered, tries, path)
     notices = st.container(key="notices")
     choice = None
     with problems():
         choice = sidebar(first)
     if choice is None:
+        _life()
         st.stop()
-    if callable(tries):
-        with problems():
-            found = tries(choice)
-            _show_moved(found)
-            _offer(offered, found, path)
+    with problems():
+        found = tries(choice) if callable(tries) else tries
+        _show_moved(found)
+        _offer(offered, found, path)  # behind the sidebar: the links take along the layer that a map has just opened
     return choice, notices
 
 
@@ -194,6 +190,10 @@ def _show_moved(tries: Tries) -> None:
     if followed in {str(place) for place in range(1, len(tries) + 1)}:
         st.session_state["_follows"] = st.session_state.get("_follows", 0) + 1
         st.session_state["_moved_by_preset"] = list(tries[int(followed) - 1][1])
+    _life()
+
+
+def _life() -> None:
     page_life(st.session_state.get("_moved_by_preset", []), st.session_state.get("_follows", 0))
 
 

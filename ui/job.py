@@ -67,6 +67,11 @@ class Teller:
         self._job.go_on()
         self._job.share, self._job.doing = share, doing
 
+    def part(self, number: int, of: int) -> None:
+        """The work comes to one of a few parts of about equal length, which `doing` tells of."""
+        self._job.part = number / of, 1 / of
+        self(number / of, "")
+
     def show(self, so_far: Any) -> None:
         self._job.go_on()
         if (now := time.monotonic()) - self._shown >= SHOW_EVERY_S:
@@ -88,6 +93,15 @@ def _ask_at_every_layer() -> None:
     register_module_forward_pre_hook(ask)
 
 
+def doing(words: str, share: float = 0.0) -> None:
+    """Say what the job on this thread does now, where there is one, and how far its present part is."""
+    job = getattr(_here, "job", None)
+    if job is not None:
+        job.go_on()
+        start, width = job.part
+        job.doing, job.share = words, start + share * width
+
+
 class Job:
     """One piece of work. state: waiting, running, done, failed, cancelled. share 0..1, doing: the layer at hand.
 
@@ -105,6 +119,7 @@ class Job:
         self.device, self.key, self.title, self.private = device, key, title, private
         self.number = next(Job._count)
         self.state, self.share, self.doing = "waiting", 0.0, ""
+        self.part = 0.0, 1.0  # where the part at hand begins, and its share of the whole
         self.result: Any = None
         self.so_far: Any = None
         self.askers: set[Asker] = set()

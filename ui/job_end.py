@@ -58,8 +58,9 @@ def let_go(error: BaseException | None) -> None:
 
 def free_text(device: str) -> str:
     """How much memory a device has free, in words; of a line that is no device's, as the loader's, the machine's."""
-    known = device.partition(":")[0] in ("cpu", "cuda")
-    found = free_memory(torch.device(device if known else "cpu"))
+    name = device.partition(" ")[0]  # of "cuda:0 (moves)"
+    known = name.partition(":")[0] in ("cpu", "cuda")
+    found = free_memory(torch.device(name if known else "cpu"))
     if found is None:
         return "how much was free is not known"
     free, total = found

@@ -26,6 +26,7 @@ from quantcore.studies.speed_curves import Recorded, read_run
 from quantcore.text.files import LoadedText, hub_text
 from ui import exports, memory, visitors
 from ui.classroom import model_source
+from ui.job import doing
 from ui.jobs import Jobs
 
 FIRST_VISIT_S = 8.0  # a visitor who waits for the start gets both cores before the first page's other bits are made
@@ -41,7 +42,7 @@ def lab(model_id: str, device: str) -> Lab:
 @st.cache_resource(max_entries=3, show_spinner=False)
 def shared_lab(model_id: str, device: str) -> Lab:
     """One for all visitors."""
-    house = House(_spinner, lambda: memory.freeze(len(visitors.sessions())), exports.root, exports.room_for)
+    house = House(_spinner, _step, lambda: memory.freeze(len(visitors.sessions())), exports.root, exports.room_for)
     return Lab(model_source(model_id), device, store(), name=model_id, house=house)
 
 
@@ -113,12 +114,17 @@ def warm_up() -> None:
 
 @contextmanager
 def _spinner(words: str) -> Iterator[None]:
-    """Say what takes long, where a page runs and not a job."""
+    """Say what takes long: on the page that runs, or in the progress of the job that does."""
     if get_script_run_ctx(suppress_warning=True) is None:
+        doing(words.removesuffix(" ..."))
         yield
     else:
         with st.spinner(words):
             yield
+
+
+def _step(share: float, words: str) -> None:
+    doing(words, share)
 
 
 def _bytes(place: Place) -> int:

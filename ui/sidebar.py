@@ -21,6 +21,7 @@ from quantcore.text.windows import LONGEST_TEXT_BYTES, TEXT_KINDS
 from ui import job_view, kept
 from ui.classroom import classroom, without_paths
 from ui.markdown import as_is, code
+from ui.settled import settled
 from ui.widgets import follow_default, line, lines, pick, select, steps, switch
 
 OWN, DATA_SET = "own text", "data set"
@@ -68,8 +69,12 @@ def sidebar(first: Callable[[Lab], str] | None = None) -> Choice | None:
         if job_view.result_of(LOADER, key, title, lambda progress: _load(lab, progress), place=LOADER) is None:
             return None
     kept.jobs().forget(kept.load_key(lab))
+    opens = Lab.default_layer if first is None else first
+    known = lab.source == REFERENCE and first is None  # nothing is read for it
+    if not known and settled("first layer", "Reading what enters every layer", lab, (), lambda: [(opens,)]) is None:
+        return None
     with st.sidebar:
-        layer = _layer(list(lab.layers()), lab.default_layer() if first is None else first(lab))
+        layer = _layer(list(lab.layers()), opens(lab))
         kinds = [*TEXT_KINDS, *_own_kinds()]
         kind = pick("Text that the model reads", kinds, TEXT_KINDS[0], "text")
         source = f"evaluation/{kind}"

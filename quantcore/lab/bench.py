@@ -163,6 +163,11 @@ class Bench:
         memo, key = self._place(key_of(question, *args))
         memo.forget(key)
 
+    def remembers(self, question: Callable[..., object], *args: object) -> bool:
+        """Whether the answer is remembered, so that asking takes no time."""
+        memo, key = self._place(key_of(question, *args))
+        return key in memo
+
     def _place(self, key: Key) -> tuple[Memo, Key]:
         """Where an answer is remembered; a visitor's memo serves several models."""
         return (self._own_memo, (*key, self.id, self.device)) if is_own(key) else (self._memo, key)
@@ -277,7 +282,7 @@ class Bench:
     @remembered(16, "Reading what enters every layer ...")
     def stats(self, reading: str = READ) -> dict[str, LayerStats]:
         """Ranges and channel maxima of every layer's input while the model reads; no Hessians."""
-        return calibrate(self.model, self.tokens(reading), hessian=False)
+        return calibrate(self.model, self.tokens(reading), hessian=False, progress=self.house.step)
 
     @remembered(12, "Reading what enters the layer on the calibration text ...")
     def learned(
@@ -290,7 +295,7 @@ class Bench:
     ) -> LayerStats:
         """What a static range (with `momenta` for moving averages) or GPTQ (with the Hessian) learns from;
         `every_token`: an expert from all tokens, not only from those that the router gives it."""
-        found = calibrate(self.model, self.tokens(calibration), [layer], hessian, momenta, every=every_token)
+        found = calibrate(self.model, self.tokens(calibration), [layer], hessian, momenta, self.house.step, every_token)
         if layer not in found:
             raise ValueError(
                 f"no token of the calibration text reaches {layer!r}; calibrate on more, or write experts=all behind "

@@ -45,11 +45,13 @@ class House:
     """What a server that holds labs for others does around them.
 
     doing        a context that is entered, with words, while something takes long
+    step         called with a share and words, at least once a batch, while a model reads
     after_load   called once, after the model was loaded
     exports      the folder of the kept checkpoints
     room         a context in which one of about so many bytes is written to its folder"""
 
     doing: Callable[[str], AbstractContextManager[object]] = nullcontext
+    step: Callable[[float, str], None] = lambda *_: None
     after_load: Callable[[], None] = lambda: None
     exports: Callable[[], Path] = lambda: home() / "exports"
     room: Callable[[Path, int], AbstractContextManager[object]] = _room

@@ -64,6 +64,9 @@ class Memo:
         with self._changed:
             self._answers.clear()
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._answers
+
     def __len__(self) -> int:
         return len(self._answers)
 

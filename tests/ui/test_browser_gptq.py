@@ -1,4 +1,4 @@
-"""GPTQ step by step in a real browser: the slider and Play draw every step without the server, in light and dark."""
+"""GPTQ step by step in a real browser: slider and Play draw every step themselves; the link follows the hand."""
 
 import re
 from typing import Any
@@ -41,7 +41,7 @@ def colour_at(page: Any, picture: int, row: int, column: int) -> list[int]:
     return found
 
 
-def test_the_slider_follows_the_hand_without_the_server(page: Any, server_url: str) -> None:
+def test_the_slider_follows_the_hand_and_the_link_follows_the_slider(page: Any, server_url: str) -> None:
     sent: list[Any] = []
     page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
     opened(page, server_url)
@@ -63,7 +63,10 @@ def test_the_slider_follows_the_hand_without_the_server(page: Any, server_url: s
     said = re.search(r"loss is (\d+)% of RTN's", words)
     assert said is not None
     assert round(100 * shown(page, "loss")) == int(said[1])
-    assert sent == []
+    wait_until(page, "location.search.includes('step=48')")
+    assert 1 <= len(sent) <= 3  # a message where the hand stops, none for what is drawn
+    opened(page, page.url.partition("/GPTQ")[0], "&step=7")  # and who follows such a link sees that step
+    wait_step(page, 7)
 
 
 def test_play_goes_to_the_end_and_pause_stops_it(page: Any, server_url: str) -> None:

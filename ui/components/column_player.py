@@ -21,9 +21,25 @@ DIGITS = 6
 _mount = component("column_player")
 
 
-def column_player(steps: TileSteps, *, key: str, alt: str, compact: bool = False) -> None:
-    """Draw the player; `compact` leaves out the maps of errors. Raises: ValueError without alt."""
-    _mount(encode({**describe(steps, key=key, alt=alt), "compact": compact}), key=key)
+def column_player(steps: TileSteps, *, key: str, alt: str, start: int | None = None, compact: bool = False) -> int:
+    """Draw the player; the step where the hand has left it. `start` is where it begins (None: `best_step`); `compact`
+    leaves out the maps of errors, and tells no step. Raises: ValueError without alt."""
+    message = {**describe(steps, key=key, alt=alt), "compact": compact}
+    if start is not None:
+        message["start"] = min(max(start, 0), len(steps.columns))
+    result = _mount(encode(message), key=key, default={"value": None}, on_value_change=_nothing)
+    value = result.get("value")
+    step = value.get("step") if isinstance(value, dict) else None
+    return step if isinstance(step, int) and 0 <= step <= len(steps.columns) else message["start"]
+
+
+def best_step(steps: TileSteps) -> int:
+    """The step whose push takes back the most."""
+    return int((steps.rounded_loss - steps.loss[1:]).argmax()) + 1
+
+
+def _nothing() -> None:
+    """The page runs anew by itself, to write the step into its link."""
 
 
 def describe(steps: TileSteps, *, key: str, alt: str) -> dict[str, Any]:
@@ -31,11 +47,10 @@ def describe(steps: TileSteps, *, key: str, alt: str) -> dict[str, Any]:
     if not alt.strip():
         raise ValueError(f"player {key!r} has an empty alt; say what the steps show, with their numbers")
     whole = float(steps.rtn_loss[-1]) or 1.0
-    taken_back = steps.rounded_loss - steps.loss[1:]
     return {
         "key": key,
         "alt": alt,
-        "start": int(taken_back.argmax()) + 1,
+        "start": best_step(steps),
         "rows": list(steps.rows),
         "columns": list(steps.columns),
         "original": _short(steps.original),

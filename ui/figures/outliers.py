@@ -18,6 +18,7 @@ from ui.figures.pooling import extreme_places, pool_extreme
 from ui.markdown import plotted
 
 HEIGHT = 480
+ROW, AROUND_ROWS = 18, 110  # pixels of a row that a number can be read in, and of what stands around all rows
 SURFACE_TOKENS, SURFACE_CHANNELS = 40, 104
 MOST_DOTS = 1024
 DEAD = 10  # channels whose maximum is this many times below the median one are not in view at first
@@ -38,7 +39,7 @@ def layer_map(found: OutlierMap, layer: str) -> go.Figure:
         "Largest over median channel, every layer",
         "",
         "block",
-        HEIGHT,
+        max(HEIGHT, AROUND_ROWS + ROW * len(found.blocks)),
         uirevision=",".join(found.modules),
         showlegend=False,
         shapes=[_frame(*cell)] if (cell := found.cell_of(layer)) else [],
@@ -54,6 +55,7 @@ def layer_map(found: OutlierMap, layer: str) -> go.Figure:
             colorbar={**bar, "tickvals": np.log10(ticks), "ticktext": ticks},
             text=texts,
             texttemplate="%{text}" if ratio.size <= MOST_CELL_TEXTS else None,
+            textfont={"size": 12},
             customdata=found.names,
             hovertemplate="%{customdata}<br>largest / median channel maximum %{text}<br>click to open<extra></extra>",
             hoverongaps=False,

@@ -31,6 +31,7 @@ class Player {
   }
 
   show(component, { palette }) {
+    this.component = component;
     this.theme = readTheme(this.root, palette);
     if (this.bytes !== component.data) {
       this.bytes = component.data;
@@ -40,11 +41,11 @@ class Player {
     this.schedule();
   }
 
-  /** New data: stay at the step where the hand is, if there is one. */
+  /** New data: stay at the step where the hand has put it. */
   take(message) {
     const steps = message.columns.length;
     this.slider.max = steps;
-    this.step = this.step === undefined || this.step > steps ? message.start : this.step;
+    if (!this.moved || this.step > steps) this.step = message.start;
     this.root.dataset.key = message.key;
     this.root.classList.toggle("compact", Boolean(message.compact));
     this.root.setAttribute("aria-label", message.alt);
@@ -64,10 +65,11 @@ class Player {
     this.playButton.className = "play";
     this.slider = element("input", { type: "range", min: 0, step: 1 });
     this.slider.setAttribute("aria-label", "Columns quantized so far");
-    this.slider.addEventListener("input", () => { this.stop(); this.go(this.slider.valueAsNumber); });
+    this.slider.addEventListener("input", () => { this.pause(); this.go(this.slider.valueAsNumber); });
+    this.slider.addEventListener("change", () => this.send());
     this.where = element("output");
-    const back = button("−1", () => { this.stop(); this.go(this.step - 1); });
-    const on = button("+1", () => { this.stop(); this.go(this.step + 1); });
+    const back = button("−1", () => { this.pause(); this.go(this.step - 1); this.send(); });
+    const on = button("+1", () => { this.pause(); this.go(this.step + 1); this.send(); });
     back.setAttribute("aria-label", "One column back");
     on.setAttribute("aria-label", "One column on");
     top.append(this.playButton, back, on, this.slider, this.where);
@@ -107,6 +109,7 @@ class Player {
   // ---------------------------------------------------------------- move
 
   go(step) {
+    this.moved = true;
     this.step = Math.min(Math.max(step, 0), this.message.columns.length);
     this.schedule();
   }
@@ -121,14 +124,24 @@ class Player {
     }, STEP_MS);
   }
 
+  /** The page writes the step into its link; a course's scene keeps its own. */
+  send() {
+    if (!this.message.compact) this.component.setStateValue("value", { step: this.step });
+  }
+
   stop() {
+    this.pause();
+    this.send();
+  }
+
+  pause() {
     clearInterval(this.timer);
     this.timer = undefined;
     this.playButton.textContent = "Play";
   }
 
   leave() {
-    this.stop();
+    this.pause();
     this.observer.disconnect();
   }
 

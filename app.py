@@ -3,6 +3,7 @@
 import pandas as pd
 import streamlit as st
 
+from quantcore.lab.lab import Lab
 from quantcore.lab.start import PROMPTS, START, START_BITS, start_scheme
 from quantcore.studies.anatomy import Anatomy
 from quantcore.studies.next_tokens import NextTokens
@@ -11,6 +12,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import home as figures
+from ui.settled import settled
 from ui.sidebar import Choice
 
 TITLE = "Start here"
@@ -47,6 +49,15 @@ def tokens_sentence(report: NextTokens, name: str) -> str:
         f"{verdict}; **{report.shared} of {len(report.likeliest)}** likeliest tokens are on both lists. "
         f"KL(float || {name}) = **{report.kl:.3g}** nats (0: nothing changed).{cut if report.dropped else ''}"
     )
+
+
+def tokens_picture(report: NextTokens, name: str) -> None:
+    chart(
+        figures.next_token_picture(report, name),
+        key="tokens",
+        alt=f"float: {report.likeliest[0].text}; {name}: {report.likeliest_hat[0].text}; KL {report.kl:.3g} nats",
+    )
+    st.markdown(tokens_sentence(report, name))
 
 
 def table(row: RowStudy, report: NextTokens | None) -> pd.DataFrame:
@@ -143,14 +154,13 @@ def body(choice: Choice) -> None:
         st.markdown(row_sentence(row, lab.row(choice.layer, scheme), scheme))
     with pictures.cell(column_span=2), frame.problems():
         prompt = controls.lines("Your sentence: how does it go on?", PROMPTS[0], "prompt", max_chars=4000, height=72)
-        bytes_hat = lab.quantized_bytes(scheme)
-        report = lab.likeliest(scheme, prompt)
-        chart(
-            figures.next_token_picture(report, name),
-            key="tokens",
-            alt=f"float: {report.likeliest[0].text}; {name}: {report.likeliest_hat[0].text}; KL {report.kl:.3g} nats",
+        drawn = settled(
+            "tokens", f"{name} for the whole model", lab, (scheme,), lambda one: [(Lab.quantized_bytes, one)]
         )
-        st.markdown(tokens_sentence(report, name))
+        if drawn is not None:
+            scheme = drawn[0]
+            bytes_hat, report = lab.quantized_bytes(scheme), lab.likeliest(scheme, prompt)
+            tokens_picture(report, scheme.removeprefix("w:").partition("/")[0])
     loaded_model(lab.contents(), scheme, bytes_hat)
     where_next()
     frame.numbers(table(row, report), "start")

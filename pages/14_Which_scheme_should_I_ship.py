@@ -58,7 +58,7 @@ def asked_for(choice: Choice) -> tuple[tuple[str, int, str, str, str], str]:
 
 def card(found: Advice, shown: Verdict | None) -> None:
     """The advice, or the point that was clicked."""
-    st.markdown(words.title(found))
+    frame.headline(words.title(found))
     if shown is None:
         return
     if shown != found.chosen:

@@ -3,7 +3,9 @@
 import pandas as pd
 import streamlit as st
 
+from quantcore.lab.bench import READ
 from quantcore.lab.grids import Of
+from quantcore.lab.lab import Lab
 from quantcore.numbers.formats import FORMATS
 from ui import frame
 from ui import widgets as controls
@@ -28,9 +30,18 @@ LOOK_FOR = (
 )
 TRIES: frame.Tries = [
     ("4 bits: int4 or fp4", {"formats": ["int4", "fp4_e2m1"]}),
-    ("symmetric or not", {"formats": ["int3", "int3_asym"], "of": "inputs"}),
     ("8 bits: int8 or fp8", {"formats": ["int8", "fp8_e4m3"], "of": "inputs"}),
 ]
+
+
+def tries(choice: Choice) -> frame.Tries:
+    """On the loaded model: the layer whose input reaches furthest to one side, where a zero point has most to win; only
+    once the model has read anyway, for a preset is not worth a wait."""
+    found = choice.lab.one_sided() if choice.lab.remembers(Lab.stats, READ) else None
+    if found is None:
+        return TRIES
+    asked = {"formats": ["int4", "int4_asym"], "of": "inputs", "layer": found.layer}
+    return [*TRIES, ("far to one side: a zero point wins", asked)]
 
 
 def offered() -> list[str]:
@@ -80,7 +91,7 @@ def body(choice: Choice) -> None:
     controls.keep_numbers("zeros", [float(zero or 0) for zero in setting.zero_points])
 
     rows = []
-    with st.grid(3, min_column_width=300):
+    with st.grid(3, min_column_width=250):
         for name, scale, zero, colour in zip(names, setting.scales, setting.zero_points, COLOURS, strict=False):
             use, snapped = lab.format_use(choice.layer, name, scale, zero, setting.x, *seen)
             chart(
@@ -104,10 +115,7 @@ def body(choice: Choice) -> None:
                     "SQNR of the tensor, dB": use.sqnr_db,
                 }
             )
-    st.markdown("The engine's own numbers, for the value and the grids above:")
-    table = pd.DataFrame(rows)
-    st.dataframe(table, hide_index=True, width="stretch")
-    frame.numbers(table, "number_formats")
+    frame.numbers(pd.DataFrame(rows), "number_formats")
 
 
-frame.show(__file__, "Which values exist, and what happens to one number?", LOOK_FOR, TRIES, body)
+frame.show(__file__, "Which values exist, and what happens to one number?", LOOK_FOR, tries, body)

@@ -104,7 +104,7 @@ def body(choice: Choice) -> None:
     if study.giant.rules:
         st.markdown(layer_words.giant(study.giant, choice.lab.token_texts(choice.reading)))
     limit = figures.shared_limit(study.weight)
-    with st.grid(3, min_column_width=330):
+    with st.grid(3, min_column_width=270):
         chart(
             figures.weight_map(study, limit),
             key="weight_map",

@@ -96,8 +96,8 @@ def show(found: Duel, so_far: str, spreads: dict[str, Spread] | None = None) -> 
         frame.sentence(f"{text}: {reason}")
     if found.reports:
         words, table = duel_words.verdict(found, spreads), duel_table(found, spreads)
-        st.markdown(f"{so_far} {words}".strip())
-        st.dataframe(duel_words.written(table), width="stretch")
+        frame.headline(f"{so_far} {words}".strip())
+        st.table(duel_words.written(table))
         st.caption(duel_words.MARKS)
         with st.grid(2, min_column_width=430):
             chart(figures.pareto(found), key="pareto", alt=words.replace("*", ""))

@@ -66,7 +66,7 @@ def ranking_part(found: Answer[Sensitivity], scheme: str, all_but: bool, layers:
         said = words.ranking_words(costs, found.whole.whole[scheme], all_but)
     else:
         costs, said = found.so_far, words.so_far_words(found.so_far, len(layers), all_but)
-    st.markdown(said)
+    frame.headline(said)
     with st.grid(2, min_column_width=430):
         title, alt = f"{Scheme.parse(scheme).label}: {way}", said.replace("*", "")
         chart(figures.heat_map(costs, title, what, layers), key="map", alt=alt)
@@ -122,7 +122,7 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, reading: str) -
 
 def body(choice: Choice) -> None:
     lab = choice.lab
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with frame.controls_in_sight():
         bits = controls.pick("Bits per weight", BITS, 3, "bits")
         grains = grains_on(lab)
         grain = controls.pick("Scale for each", grains, controls.follow_default("grain", grains[0]), "grain")

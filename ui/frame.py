@@ -56,6 +56,11 @@ STYLE = """<style>
 .st-key-menu p { line-height: 1.5; }
 [class*="st-key-steady"] { min-height: 4.75rem; }  /* with a control in it or without: what follows does not jump */
 [class*="st-key-headline"] p { font-size: 1.2rem; line-height: 1.45; }
+[data-testid="stLayoutWrapper"]:has(> .st-key-working) { position: absolute; }  /* so that it takes no place */
+.st-key-working { position: fixed; bottom: 0.6rem; left: 50%; width: auto; z-index: 99; pointer-events: none; }
+.st-key-working p { padding: 0.3rem 0.9rem; border: 1px solid currentColor; border-radius: 0.5rem; margin: 0;
+  background: var(--lab-surface, Canvas); opacity: 0; animation: lab-late 0.1s 1s forwards; }
+@keyframes lab-late { to { opacity: 1; } }
 /* Streamlit's captions and filled buttons are paler than 4.5:1 */
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { opacity: 1 !important; }
 [data-testid="stCaptionContainer"] p { color: color-mix(in srgb, currentColor 85%, transparent); }
@@ -94,7 +99,7 @@ def _body(body: Callable[[Choice], None], choice: Choice, notices: DeltaGenerato
     if not st.session_state.pop("_whole", False) and controls.begin_again():
         st.rerun()  # a reset moves the sidebar's controls too
     asked = replace(choice, lab=python_code.noting(choice.lab))
-    with problems():
+    with working(), problems():
         body(asked)
     _foot(asked.lab)
     _settle(notices)
@@ -261,6 +266,18 @@ def problems() -> Iterator[None]:
 def sentence(words: str) -> None:
     """What went wrong, in words that may quote a link, a model or a file."""
     st.error(as_is(without_paths(words)))
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Words at the edge of the window for as long as the page works, seen when that takes longer than a second."""
+    with st.container(key="working"):
+        words = st.empty()
+    words.markdown("Still working on this page ...")
+    try:
+        yield
+    finally:
+        words.empty()
 
 
 @contextmanager

@@ -128,7 +128,8 @@ def _load(lab: Lab, progress: job_view.Progress) -> bool:
     """The job of loading; of what is too large here the refusal names the way that is left."""
     try:
         lab.load(progress)
-        return True
+        progress(1.0, "hashing the weights")
+        return bool(lab.hash)  # results are kept by it: the first page that asks for one need not wait
     except TooLarge as error:
         if Path(lab.source).is_file():  # a GGUF
             raise

@@ -59,7 +59,7 @@ def test_alive_without_a_click_and_true(page: AppTest, tiny_lm: LoadedModel) -> 
     trace = next(t for t in figure_of(page, "pareto")["figure"]["data"] if t.get("text") == ["B w:int3/channel"])
     assert values(trace["y"])[0] == pytest.approx(report.kl, rel=1e-6)
     assert values(trace["x"])[0] == pytest.approx(report.bytes / 1e6)
-    assert page.dataframe[0].value.loc["w:int3/channel", "perplexity (95%)"].startswith(f"{report.perplexity:.2f} (")
+    assert page.table[0].value.loc["w:int3/channel", "perplexity (95%)"].startswith(f"{report.perplexity:.2f} (")
     layers = [trace["name"] for trace in figure_of(page, "layer_errors")["figure"]["data"]]
     assert layers == ["w:int8/channel", "w:int3/channel", "w:int3/channel@down_proj=w:int ..."]
     said = "\n".join(element.value for element in page.markdown)
@@ -151,13 +151,13 @@ def test_what_is_measured_so_far_is_shown(page: AppTest, monkeypatch: pytest.Mon
         shown(["layer_errors"])
         steps.release()
         shown(["pareto", "layer_errors"])
-        assert list(page.dataframe[0].value.index) == [*LIST.split("\n")[:2], "w:int3/channel@down_proj=w:int ..."]
+        assert list(page.table[0].value.index) == [*LIST.split("\n")[:2], "w:int3/channel@down_proj=w:int ..."]
         assert any(one.value.startswith("**So far**, after 1,024 tokens: **w:int8") for one in page.markdown)
     finally:
         steps.release(100)
     settle(page)
     assert not any("So far" in one.value for one in page.markdown)
-    assert len(page.dataframe[0].value) == 3
+    assert len(page.table[0].value) == 3
 
 
 def test_schemes_that_are_kept_are_shown_while_a_new_one_is_measured(
@@ -174,12 +174,12 @@ def test_schemes_that_are_kept_are_shown_while_a_new_one_is_measured(
     monkeypatch.setattr(duel_module, "compare", held)
     try:
         page.text_area(key="duel").set_value(f"{LIST}\nw:int5/channel").run()
-        assert len(page.dataframe[0].value) == 3
+        assert len(page.table[0].value) == 3
         assert any(one.value.startswith("**So far**, 3 schemes: ") for one in page.markdown)
     finally:
         gate.set()
     settle(page)
-    assert len(page.dataframe[0].value) == 4
+    assert len(page.table[0].value) == 4
 
 
 def test_a_cancelled_job_does_not_begin_again_by_itself(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:

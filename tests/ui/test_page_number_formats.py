@@ -9,7 +9,7 @@ from quantcore.model.linears import linear_named
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.formats import format_named
 from quantcore.studies.number_formats import code_use, fit
-from tests.apptest_helpers import figures_of, number_lines_of, page
+from tests.apptest_helpers import figures_of, lab_of, number_lines_of, page
 
 LAYER = "model.layers.1.mlp.down_proj"
 
@@ -28,7 +28,17 @@ def test_shows_three_grids_with_the_engines_scales(at: AppTest, tiny_lm: LoadedM
     assert line["lines"][0]["scale"] == fit(weight, format_named("int4"), symmetric=True).scale
     assert sum(line["counts"]) == weight.numel()
     use = code_use(weight, fit(weight, format_named("int4"), symmetric=True))
-    assert figures_of(at)[0]["figure"]["layout"]["title"]["text"] == f"int4: 16 codes, {use.unused} unused (x)"
+    title = f"int4: {use.sqnr_db:.1f} dB, {use.unused} of 16 codes unused (x)"
+    assert figures_of(at)[0]["figure"]["layout"]["title"]["text"] == title
+
+
+def test_the_case_for_a_zero_point_is_found_on_the_model(at: AppTest, tiny_lm: LoadedModel) -> None:
+    at.run()
+    found = lab_of(at).one_sided()
+    links = [one.proto for one in at.get("page_link") if "zero point wins" in one.proto.label]
+    assert len(links) == (found is not None)
+    if found is not None:
+        assert f"layer={found.layer}" in links[0].query_string
 
 
 def test_choosing_formats_changes_the_lines(at: AppTest) -> None:

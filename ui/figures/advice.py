@@ -10,11 +10,15 @@ from ui.figures.base import figure
 
 PARTS = {"weights": BLUE, "cache": VERMILION, "activations": AMBER, "left": token("slate", 0.35)}
 HEIGHT = 430
+INSIDE = 320  # pixels of that between the axes' ends
+FAR = 4.0  # times the largest candidate: a wall beyond that is told, not drawn
+LABEL_PIXELS = 17
 
 
 def memory(one: Verdict) -> go.Figure:
     """Where the bytes of one candidate go, GB, against what may be taken."""
-    fig = figure("Memory, GB", "", "", 130, barmode="stack", showlegend=True)
+    fig = figure("Memory, GB", "", "", 150, barmode="stack", showlegend=True)
+    fig.update_layout(legend={"y": -0.45, "traceorder": "normal"})
     for name, colour in PARTS.items():
         size = getattr(one.memory, name) / GB
         if size > 0:
@@ -51,31 +55,68 @@ def canvas(found: Advice) -> go.Figure:
             showlegend=False,
         )
     )
-    wall = found.verdicts[0].memory.budget / GB
-    fig.add_vline(
-        x=wall,
-        line={"color": VERMILION, "width": 2, "dash": "dash"},
-        annotation={"text": f"{found.gpu}: {wall:.4g} GB"},
-    )
-    fig.update_xaxes(rangemode="tozero")
-    fig.update_yaxes(rangemode="tozero")
+    wall, most = found.verdicts[0].memory.budget / GB, max((one.memory.total / GB for one in running), default=0.0)
+    far = 0 < FAR * most < wall
+    words = f"{found.gpu}: {wall:.4g} GB"
+    if far:
+        place = {"x": 1, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
+        fig.add_annotation(text=f"{words}, far to the right →", showarrow=False, **place)
+    else:
+        fig.add_vline(x=wall, line={"color": VERMILION, "width": 2, "dash": "dash"}, annotation={"text": words})
+    top = 1.08 * max((_fastest(one) for one in running), default=1.0)
+    _name(fig, running, top)
+    fig.update_xaxes(range=[0, max(1.8 * most, 0.0 if far else 1.15 * wall)])
+    fig.update_yaxes(range=[0, top])
     return fig
+
+
+def _fastest(one: Verdict) -> float:
+    """Tokens a second at the upper end of the prediction."""
+    assert one.time is not None
+    assert one.step_band is not None
+    return one.time.tokens_s * one.time.step_ms / min(one.step_band)
+
+
+def _name(fig: go.Figure, running: list[Verdict], top: float) -> None:
+    """Each point's name and loss beside it, moved up or down where another one's would lie on it."""
+    gap = top * LABEL_PIXELS / INSIDE
+    speeds = {id(one): one.time.tokens_s for one in running if one.time is not None}
+    order = sorted(running, key=lambda one: speeds[id(one)])
+    places = list[float]()
+    for one in order:
+        places.append(max(speeds[id(one)], places[-1] + gap if places else 0.0))
+    over = max(0.0, places[-1] - top) if places else 0.0
+    for one, place in zip(order, places, strict=True):
+        fig.add_annotation(
+            x=one.memory.total / GB,
+            y=speeds[id(one)],
+            ax=34,
+            ay=(speeds[id(one)] - place + over) * INSIDE / top,
+            text=f"{one.candidate.name}, {_loss(one)}",
+            xanchor="left",
+            font={"size": 12},
+            arrowhead=0,
+            arrowwidth=1,
+            arrowcolor=SLATE,
+            standoff=6,
+        )
+
+
+def _loss(one: Verdict) -> str:
+    return "loss unknown" if one.loss is None else f"KL {one.loss.kl:.2g}{'' if one.loss.own else ' (kin)'}"
 
 
 def _point(one: Verdict, found: Advice, worst: float) -> go.Scatter:
     assert one.time is not None
     assert one.step_band is not None
     lo, hi = (one.time.tokens_s * one.time.step_ms / ms for ms in reversed(one.step_band))
-    kl = "loss unknown" if one.loss is None else f"KL {one.loss.kl:.2g}{'' if one.loss.own else ' (kin)'}"
     advised = found.chosen is not None and one.candidate == found.chosen.candidate
     colour = GREEN if advised else SLATE if one.closed else PURPLE if found.runner_up == one else BLUE
     return go.Scatter(
         x=[one.memory.total / GB],
         y=[one.time.tokens_s],
         error_y={"array": [hi - one.time.tokens_s], "arrayminus": [one.time.tokens_s - lo], "thickness": 1, "width": 3},
-        mode="markers+text",
-        text=[f"{one.candidate.name}, {kl}"],
-        textposition="middle right",
+        mode="markers",
         marker={
             "color": colour,
             "symbol": "star" if advised else "x" if one.closed else "circle",
@@ -83,6 +124,6 @@ def _point(one: Verdict, found: Advice, worst: float) -> go.Scatter:
         },
         name=one.candidate.name,
         customdata=[one.candidate.name],
-        hovertemplate=f"{one.candidate.name}: %{{x:.3g}} GB, %{{y:.4g}} tokens/s, {kl}<extra></extra>",
+        hovertemplate=f"{one.candidate.name}: %{{x:.3g}} GB, %{{y:.4g}} tokens/s, {_loss(one)}<extra></extra>",
         showlegend=False,
     )

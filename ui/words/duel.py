@@ -195,7 +195,9 @@ def _bout(apart: Apart) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "of 0" if share is None else f"{100 * share:+.2g}%" if abs(share) < 10 else f"{share + 1:.0f} times"
+    if share is None:
+        return "of 0"
+    return f"{share + 1:.2g} times" if share >= 1 else f"{100 * share:+.2g}%"
 
 
 def _mark(difference: Interval) -> str:

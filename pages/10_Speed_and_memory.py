@@ -49,9 +49,10 @@ def native_part() -> None:
     st.table(speed_words.native_table().set_index("GPU"))
     why = controls.select("Why", list(speed_words.TABLE_SCHEMES), "FP8", "why")
     st.markdown("\n".join(f"- {sentence}" for sentence in speed_words.reasons(speed_words.TABLE_SCHEMES[why])))
-    st.caption(f"Dense rates, TFLOP/s (TOP/s for integers), looked up {LOOKED_UP} in the vendor's papers:")
-    st.dataframe(speed_words.rates_table(), hide_index=True, width="stretch")
-    st.caption(speed_words.sources())
+    with st.expander("Rates and memory of each GPU, and where they are from"):
+        st.caption(f"Dense rates, TFLOP/s (TOP/s for integers), looked up {LOOKED_UP} in the vendor's papers:")
+        st.table(speed_words.rates_table().set_index("GPU"))
+        st.caption(speed_words.sources())
 
 
 def body(choice: Choice) -> None:

@@ -169,7 +169,7 @@ def remedies(choice: Choice, fmt: str, width: int) -> None:
         f"output to **{spared[0].output_sqnr_db:.1f} dB**, for "
         f"{spared[0].bits_per_number:.2f} bits a number."
     )
-    with st.grid(3, min_column_width=300):
+    with st.grid(3, min_column_width=260):
         clip = controls.steps("Clip beyond this percentile, at either end", CLIPS, NO_CLIP, "clip")
         keep = controls.steps("Loudest channels kept in float", keeps_of(width), 0, "keep")
         watch = controls.pick("Watch the", list(figures.WATCH), "output", "watch")

@@ -94,10 +94,11 @@ def body(choice: Choice) -> None:
         {
             f"Values clipped, {focus.name}": f"{focus.clipped * 1e6:,.0f} ppm",
             "Tokens that hold one": f"{focus.touched:.1%}",
-            f"Output, median token, {focus.name}": f"{focus.token_sqnr_db:.1f} dB",
-            "Output, median token, dynamic per token": f"{study.others.token.token_sqnr_db:.1f} dB",
+            f"Median token, {focus.name}": f"{focus.token_sqnr_db:.1f} dB",
+            "Median token, dynamic per token": f"{study.others.token.token_sqnr_db:.1f} dB",
         }
     )
+    st.caption("Median token: SQNR of its output.")
     st.markdown(range_words.finding(study, focus, trail))
     with st.grid(2, min_column_width=430):
         chart(figures.steps_picture(study), key="steps_picture", alt=range_words.frozen(study))

@@ -50,7 +50,7 @@ def two_weights() -> None:
     """The toy: its sliders move nothing below it, so nothing else runs again."""
     with frame.problems():
         st.header("With two weights, all of it can be seen")
-        with st.grid(4, min_column_width=220):
+        with st.grid(4, min_column_width=190):
             correlation = controls.slide("Correlation of the inputs", -0.99, 0.99, 0.9, "r", 0.01)
             scale = controls.slide("Input 1 is larger, times", 0.25, 4.0, 2.0, "scale", 0.05)
             w1 = controls.slide("Weight 1, steps", -1.5, 1.5, 0.4, "w1", 0.05)
@@ -72,7 +72,7 @@ def body(choice: Choice) -> None:
     grains = [*sizes, ROW]
     two_weights()
     st.header("Now a real layer")
-    with st.grid(4, min_column_width=220):
+    with st.grid(4, min_column_width=190):
         bits = controls.slide("Bits per weight", 2, 8, 3, "bits")
         group = ROW
         if sizes:

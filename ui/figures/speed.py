@@ -258,7 +258,7 @@ def _stack(name: str, colour: str, values: Sequence[float], names: Sequence[str]
 
 def gptq(found: GptqMemory, model_bytes: float) -> go.Figure:
     """What GPTQ holds for one block, beside the whole model in 16 bits."""
-    fig = figure("What GPTQ needs for one block", "GB (10^9 bytes)", "", 240, barmode="stack")
+    fig = figure("What GPTQ needs for one block, GB (10^9 bytes)", "", "", 260, barmode="stack")
     names = ["GPTQ, one block", "the model in 16 bits"]
     for name, colour, values in (
         ("block in 16 bits", BLUE, [found.block_bytes, 0]),

@@ -53,7 +53,7 @@ def memory_part(lab: Lab) -> None:
             said = speed_words.gptq_words(shape, found, tokens)
             chart(figures.gptq(found, 2 * shape.parameters), key="gptq", alt=said.replace("*", ""))
             st.markdown(said)
-    st.dataframe(speed_words.card_table(cards), hide_index=True, width="stretch")
+    st.table(speed_words.written_cards(cards))
     st.caption(
         f"Budgets: {', '.join(map(str, BUDGETS_GB))} GB of 10^9 bytes. A runtime's own memory (CUDA, fragments) comes "
         "on top. Tokens: of KV cache beside the weights, over all sequences; 0 where the weights alone do not fit."

@@ -262,6 +262,12 @@ def card_table(cards: Sequence[Footprint]) -> pd.DataFrame:
     )
 
 
+def written_cards(cards: Sequence[Footprint]) -> pd.DataFrame:
+    """The same for the eye: three digits, thousands set apart."""
+    table = card_table(cards).set_index("scheme")
+    return table.map(lambda one: f"{one:,}" if isinstance(one, int) else f"{one:.3g}")
+
+
 def gptq_words(shape: ModelShape, found: GptqMemory, tokens: int) -> str:
     sizes = ", ".join(f"{width} x {width}" for width in found.hessians)
     return (

@@ -17,7 +17,7 @@ Checked against llm-compressor 0.14.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
@@ -29,11 +29,13 @@ from quantcore.export.words import FORMATS, MODIFIERS, Entry, method_of, modifie
 from quantcore.methods.options import Method
 from quantcore.model.sentences import quoted
 from quantcore.numbers.spec import MinMax, Percentile
-from quantcore.scheme.plan import Plan, fits
+from quantcore.scheme.patterns import REGEX, expression, fits, written
+from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import HEAD, Scheme
 
 SAMPLES, LENGTH = 512, 2048
 EVERY_LINEAR = "Linear"
+WHOLE = "$"  # ends an expression that says a whole name
 
 
 def recipe(scheme: Scheme | Plan | str) -> str:
@@ -114,28 +116,62 @@ def why_not(scheme: Scheme) -> str | None:
 def plan_from_recipe(text: str) -> Plan:
     """The plan that a recipe says: to one that `recipe` wrote, the plan that it was written from.
 
+    Names mean what compressed-tensors' `match_name` means by them: a plain one is a layer's whole name, one behind re:
+    a regular expression that fits from the name's first sign on. Of several targets that fit a layer a whole name goes
+    before an expression, and among those the first of the alphabet; what a modifier ignores it never quantizes.
+
     Raises: ValueError for what is no such recipe."""
-    default, skips, overrides = Scheme(skip=()), [], []
-    for kind, body in modifiers(text):
+    default, skips, overrides, ignored = Scheme(skip=()), [], [], []
+    theirs: dict[str, Scheme] = {}
+    said = modifiers(text)
+    for kind, body in said:
         method = method_of(kind, body)
         for one in body.get("ignore") or []:
-            read = _read_regex(one)
+            read = _read_name(one)
             if read.later is None:
-                skips.append(read.pattern)
+                (ignored if read.pattern.startswith(REGEX) else skips).append(read.pattern)
             else:
                 overrides.append((read, Scheme()))
         for group in _groups(body):
             scheme = Scheme(spec_of(group.get("weights"), True), spec_of(group.get("input_activations"), False), method)
-            if group.get("targets") == [EVERY_LINEAR]:
-                default = scheme
-                continue
             for target in group.get("targets") or []:
-                overrides.append((_read_regex(target), scheme))
+                read = _Regex("", None) if target == EVERY_LINEAR else _read_name(target)
+                if not read.pattern:
+                    default = scheme
+                elif read.later is None:
+                    theirs.setdefault(read.pattern, scheme)
+                else:
+                    overrides.append((read, scheme))
     quantized = {read for read, scheme in overrides if not scheme.is_float}  # what one modifier has, others ignore
     kept = dict.fromkeys((read, scheme) for read, scheme in overrides if not scheme.is_float or read not in quantized)
     ordered = sorted(kept, key=lambda one: -(one[0].later or 0))
-    plan = replace(default, skip=tuple(dict.fromkeys(skips)))
-    return Plan(plan, tuple((read.pattern, scheme) for read, scheme in ordered))
+    skip = tuple(dict.fromkeys([*skips, *_ignored_by_all(ignored, theirs, len(said))]))
+    targets = [(_without(pattern, skip), theirs[pattern]) for pattern in sorted(theirs, key=_rank)]
+    return Plan(replace(default, skip=skip), (*((read.pattern, scheme) for read, scheme in ordered), *targets))
+
+
+def _ignored_by_all(ignored: Sequence[str], targets: Collection[str], modifiers: int) -> list[str]:
+    """What every modifier ignores. Raises: ValueError for what one ignores, and no other takes by the same words."""
+    alone = [one for one in ignored if ignored.count(one) < modifiers and one not in targets]
+    if alone:
+        raise ValueError(
+            f"one of the recipe's {modifiers} modifiers ignores {quoted(alone[0])}, which the others neither ignore nor "
+            "target by these words; say it in all of them"
+        )
+    return [one for one in ignored if one not in targets]
+
+
+def _rank(pattern: str) -> tuple[bool, Sequence[int]]:
+    """Sorts patterns so that the last that fits decides as compressed-tensors does: a whole name, then the first of the
+    alphabet."""
+    said = expression(pattern)
+    return re.fullmatch(r"\w+(\[\.\]\w+)+\$", said) is not None, [-ord(sign) for sign in said]
+
+
+def _without(pattern: str, skip: Sequence[str]) -> str:
+    """The pattern without the names that are skipped, since an exception goes before skip=."""
+    shut_out = "".join(f"(?!{_run(one)})" for one in skip)
+    return written(f"{shut_out}{_run(pattern)}") if shut_out else pattern
 
 
 def scheme_from_recipe(text: str) -> Scheme:
@@ -157,10 +193,13 @@ def _regex(pattern: str, later: Sequence[str], skip: bool = False) -> str:
     """The names that a pattern fits and none of `later` does. A skip has .+ where an exception has .*, which says the
     same of dotted names and tells the two apart when they are read back."""
     shut_out = "".join(f"(?!{_run(one)})" for one in later)
-    return f"re:{shut_out}{_run(pattern, '+' if skip else '*')}"
+    return f"{REGEX}{shut_out}{_run(pattern, '+' if skip else '*', bool(later))}"
 
 
-def _run(pattern: str, some: str = "*") -> str:
+def _run(pattern: str, some: str = "*", within: bool = True) -> str:
+    if pattern.startswith(REGEX):
+        said = expression(pattern)
+        return f"(?:{said})" if within and "|" in said else said
     return f"(.{some}[.])?{pattern.replace('.', '[.]')}([.].*)?$"
 
 
@@ -170,14 +209,23 @@ def _skip(name: str, overridden: Sequence[str]) -> str:
     return f"re:.*{HEAD}" if usual else _regex(name, overridden, skip=True)
 
 
-def _read_regex(text: str) -> _Regex:
-    """The inverse of `_regex` and `_skip`; a plain name is a skip. Raises: ValueError for any other expression."""
+def _read_name(text: str) -> _Regex:
+    """What a name of a recipe means: the inverse of `_regex` and `_skip`, or an expression of somebody else's.
+
+    Raises: ValueError for a plain word, which there is a whole name or a class, so that it fits no layer."""
     run = r"\(\.[*+]\[\.\]\)\?((?:\w|\[\.\])+)\(\[\.\]\.\*\)\?\$"
     if match := re.fullmatch(rf"re:((?:\(\?!{run}\))*){run}", text):
         return _Regex(match[3].replace("[.]", "."), match[1].count("(?!") if f"(.*[.])?{match[3]}" in text else None)
-    if match := re.fullmatch(r"(?:re:\.\*)?([\w.]+)", text):
-        return _Regex(match[1], None)
-    raise ValueError(f"cannot read the layers {quoted(text)} of the recipe; write names, or this lab's expressions")
+    if text in (HEAD, f"re:.*{HEAD}"):
+        return _Regex(HEAD, None)
+    if text.startswith(REGEX):
+        return _Regex(written(text.removeprefix(REGEX)), None)
+    if re.fullmatch(r"\w+([.]\w+)+", text):
+        return _Regex(written(text.replace(".", "[.]") + WHOLE), None)
+    raise ValueError(
+        f"the recipe's {quoted(text)} is a whole name or a class there, and no Linear is called so; write an expression, "
+        f"as in re:.*mlp.gate$"
+    )
 
 
 def _modifier(

@@ -4,20 +4,20 @@
     w:int4/group128@down_proj=w:int8/channel             every down_proj in int8
     W4A16@layers.0,layers.15=float@0.mlp.up_proj=W8A16   blocks 0 and 15 stay float, but one layer of block 0
 
-`@` begins an exception: one or more patterns, `=`, the scheme. A pattern is a layer's name, or a run of whole parts of
-its dotted name, as in skip=. The last exception that fits a layer decides; where none fits, the default does, with its
+`@` begins an exception: one or more patterns, `=`, the scheme. A pattern is a layer's name, a run of whole parts of its
+dotted name, or a regular expression behind re:, as in skip= (`patterns`). The last exception that fits a layer decides; where none fits, the default does, with its
 skip=. `@` is used because neither a shell nor a URL's query gives it a meaning (`;` ends a shell's command, `+` is a
 space in a query). `Plan.parse(str(plan)) == plan`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
 from quantcore.numbers.granularity import Granularity
+from quantcore.scheme.patterns import fits, is_pattern, require_quick
 from quantcore.scheme.scheme import HEAD, PRESET_GRAIN, Scheme
 
 LONGEST_TEXT = 8000
@@ -35,7 +35,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         for pattern, scheme in self.overrides:
-            if not re.fullmatch(r"[\w.]+", pattern):
+            require_quick(pattern)
+            if not is_pattern(pattern):
                 raise ValueError(
                     f"{pattern!r} is no layer name; use letters, digits, _ and ., as in @layers.0=w:int8/channel"
                 )
@@ -131,8 +132,3 @@ class Plan:
             if not any(fits(pattern, name) for name in known):
                 some = ", ".join(known[:3])
                 raise ValueError(f"no layer fits {pattern!r}; this model has {len(known)}, such as {some}")
-
-
-def fits(pattern: str, name: str) -> bool:
-    """Whether a pattern is a run of whole parts of a dotted name."""
-    return f".{pattern}." in f".{name}."

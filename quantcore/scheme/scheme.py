@@ -6,7 +6,7 @@
     w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static/p99.9 static: range frozen beforehand, here at the 99.9th percentile
     w:int4/group128/jitter3                          the same with other rounding luck: scales moved within half a grain
     w:int4/group128,gptq/actorder=weight             GPTQ with reordering, instead of rounding to nearest
-    w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of a dotted name
+    w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of it (`patterns`)
     w:int4/group128,gptq,experts=all                 while calibrating, every expert sees every token
     float                                            nothing is quantized
 
@@ -35,6 +35,7 @@ from quantcore.numbers.granularity import (
     parse_granularity,
 )
 from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
+from quantcore.scheme.patterns import fits, is_pattern, require_quick
 
 LONGEST_TEXT = 400
 EVERY_TOKEN = "experts=all"
@@ -66,7 +67,8 @@ class Scheme:
                 f"{replace(self, every_token=False)} reads no text; leave it out, or add gptq"
             )
         for part in self.skip:
-            if not re.fullmatch(r"[\w.]+", part):
+            require_quick(part)
+            if not is_pattern(part):
                 raise ValueError(f"skip={part!r} is no module name; use letters, digits, _ and ., as in skip=layers.0")
 
     def __str__(self) -> str:
@@ -168,8 +170,8 @@ class Scheme:
         return None if self.weights is None else Coded(shape, self.weights, self.activations, self.keeps_g_idx)
 
     def skips(self, module_name: str) -> bool:
-        """Whether a module stays float: a skip entry is its name, or a run of whole parts of its dotted name."""
-        return any(f".{part}." in f".{module_name}." for part in self.skip)
+        """Whether a module stays float: a skip entry is its name, a run of whole parts of it, or an expression."""
+        return any(fits(part, module_name) for part in self.skip)
 
 
 def coded_under(shapes: Mapping[str, tuple[int, int]], schemes: Mapping[str, Scheme]) -> dict[str, Coded]:

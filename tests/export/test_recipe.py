@@ -113,7 +113,7 @@ def test_other_peoples_recipes() -> None:
           dampening_frac: 0.1
     """
     assert str(scheme_from_recipe(text)) == (
-        "w:int4/group128,gptq/actorder=weight/damp=0.1,skip=lm_head,skip=gate"  # reordering is its default
+        "w:int4/group128,gptq/actorder=weight/damp=0.1,skip=lm_head,skip=re:.*gate"  # reordering is its default
     )
     text = """
     quant_stage:
@@ -157,8 +157,34 @@ def test_what_it_has_not(scheme: str, sentence: str) -> None:
         ("a_stage: {b_modifiers: {AWQModifier: {}}}", "AWQModifier is no method of this lab"),
         ("a_stage: {b_modifiers: {QuantizationModifier: {}}}", "neither a scheme nor config_groups"),
         (
-            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: ['re:a|b']}}}",
-            "cannot read the layers",
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: ['re:(a+)+$']}}}",
+            "it repeats groups",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: ['re:(']}}}",
+            "is no regular expression",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: [gate]}}}",
+            "is a whole name or a class there, and no Linear is called so; write an expression, as in re:",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, kv_cache_scheme: {num_bits: 8}}}}",
+            "has 'kv_cache_scheme', which this lab does not know; leave it out",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {config_groups: {one: {targets: [Linear], weights: "
+            "{num_bits: 4}, output_activations: {num_bits: 8}}}}}}",
+            "has 'output_activations', which this lab does not know",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, bypass: true}}}",
+            "has 'bypass', which this lab does not know",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: ['re:.*a']}, "
+            "GPTQModifier: {scheme: W8A16, targets: ['re:.*b$']}}}",
+            "ignores 're:.\\*a', which the others neither ignore nor target",
         ),
         ("a_stage: {b_modifiers: {QuantizationModifier: {scheme: W99}}}", "cannot read 'W99'"),
     ],
@@ -166,6 +192,59 @@ def test_what_it_has_not(scheme: str, sentence: str) -> None:
 def test_what_is_no_recipe(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         plan_from_recipe(text)
+
+
+NAMES = [
+    "model.layers.0.mlp.gate",
+    "model.layers.0.mlp.gate_proj",
+    "model.layers.1.mlp.gate_proj",
+    "model.layers.0.self_attn.q_proj",
+    "model.layers.1.self_attn.q_proj",
+    "model.layers.1.self_attn.k_proj",
+    "lm_head",
+]
+
+
+@pytest.mark.parametrize(
+    ("ignore", "groups"),
+    [
+        (["lm_head", "re:.*mlp.gate"], [(4, ["Linear"])]),  # gate_proj, too
+        (["lm_head", "re:.*mlp.gate$"], [(4, ["Linear"])]),
+        (["re:.*lm_head", "model.layers.0.mlp.gate_proj"], [(4, ["Linear"])]),
+        (["re:model.layers.0"], [(4, ["Linear"])]),  # from the first sign on
+        (["re:layers.0"], [(4, ["Linear"])]),  # so this fits none
+        (["re:.*(q|k)_proj$"], [(4, ["Linear"])]),
+        (["re:.*layers.0", "lm_head"], [(4, ["re:.*gate_proj"]), (8, ["Linear"])]),
+        (["re:.*mlp.gate$"], [(4, ["re:.*_proj"]), (8, ["re:.*(gate|q)_proj$", "model.layers.1.self_attn.k_proj"])]),
+        ([r"re:.*self_attn\.[qk]_proj", "re:.{1,2}_head"], [(4, ["Linear"])]),
+    ],
+)
+def test_other_peoples_names_mean_what_their_library_means(
+    ignore: list[str], groups: list[tuple[int, list[str]]]
+) -> None:
+    match = pytest.importorskip("compressed_tensors.utils.match")
+    config = {
+        str(bits): {"targets": targets, "weights": {"num_bits": bits, "strategy": "channel"}}
+        for bits, targets in groups
+    }
+    body = {"ignore": ignore, "config_groups": config}
+    plan = plan_from_recipe(yaml.safe_dump({"a_stage": {"b_modifiers": {"QuantizationModifier": body}}}))
+    linear = torch.nn.Linear(1, 1)
+    bits_of = {target: bits for bits, targets in groups for target in targets}
+
+    def theirs(name: str) -> int | None:
+        fitting = match.match_targets(name, linear, list(bits_of))
+        ignored = match.match_targets(name, linear, ignore)
+        return bits_of[fitting[0]] if fitting and not ignored else None
+
+    def ours(plan: Plan, name: str) -> int | None:
+        scheme = plan.scheme_for(name)
+        return None if scheme is None or scheme.weights is None else scheme.weights.fmt.bits
+
+    assert [ours(plan, name) for name in NAMES] == [theirs(name) for name in NAMES]
+    assert Plan.parse(str(plan)) == plan
+    again = plan_from_recipe(recipe(plan))
+    assert [ours(again, name) for name in NAMES] == [ours(plan, name) for name in NAMES]
 
 
 def test_a_plan_is_no_scheme() -> None:

@@ -121,7 +121,8 @@ def plan_from_recipe(text: str) -> Plan:
     before an expression, and among those the first of the alphabet; what a modifier ignores it never quantizes.
 
     Raises: ValueError for what is no such recipe."""
-    default, skips, overrides, ignored = Scheme(skip=()), [], [], []
+    default, skips, ignored = Scheme(skip=()), list[str](), list[str]()
+    overrides: list[tuple[_Regex, Scheme]] = []
     theirs: dict[str, Scheme] = {}
     said = modifiers(text)
     for kind, body in said:
@@ -155,8 +156,8 @@ def _ignored_by_all(ignored: Sequence[str], targets: Collection[str], modifiers:
     alone = [one for one in ignored if ignored.count(one) < modifiers and one not in targets]
     if alone:
         raise ValueError(
-            f"one of the recipe's {modifiers} modifiers ignores {quoted(alone[0])}, which the others neither ignore nor "
-            "target by these words; say it in all of them"
+            f"one of the recipe's {modifiers} modifiers ignores {quoted(alone[0])}, which the others neither ignore "
+            "nor target by these words; say it in all of them"
         )
     return [one for one in ignored if one not in targets]
 
@@ -223,8 +224,8 @@ def _read_name(text: str) -> _Regex:
     if re.fullmatch(r"\w+([.]\w+)+", text):
         return _Regex(written(text.replace(".", "[.]") + WHOLE), None)
     raise ValueError(
-        f"the recipe's {quoted(text)} is a whole name or a class there, and no Linear is called so; write an expression, "
-        f"as in re:.*mlp.gate$"
+        f"the recipe's {quoted(text)} is a whole name or a class there, and no Linear is called so; write an "
+        "expression, as in re:.*mlp.gate$"
     )
 
 

@@ -5,9 +5,9 @@
     W4A16@layers.0,layers.15=float@0.mlp.up_proj=W8A16   blocks 0 and 15 stay float, but one layer of block 0
 
 `@` begins an exception: one or more patterns, `=`, the scheme. A pattern is a layer's name, a run of whole parts of its
-dotted name, or a regular expression behind re:, as in skip= (`patterns`). The last exception that fits a layer decides; where none fits, the default does, with its
-skip=. `@` is used because neither a shell nor a URL's query gives it a meaning (`;` ends a shell's command, `+` is a
-space in a query). `Plan.parse(str(plan)) == plan`.
+dotted name, or a regular expression behind re:, as in skip= (`patterns`). The last exception that fits a layer decides;
+where none fits, the default does, with its skip=. `@` is used because neither a shell nor a URL's query gives it a
+meaning (`;` ends a shell's command, `+` is a space in a query). `Plan.parse(str(plan)) == plan`.
 """
 
 from __future__ import annotations

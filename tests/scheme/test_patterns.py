@@ -65,5 +65,5 @@ def test_what_is_taken_is_quick(pattern: str) -> None:
 def test_what_is_refused(pattern: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         require_quick(pattern)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="cannot take the expression"):
         Plan.parse(f"W4A16,skip={pattern}")

@@ -39,6 +39,7 @@ from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
 from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
 from quantcore.export.stored import checkpoint_parts, scale_rounding, stored_type
+from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
 from quantcore.model.held import Held, held
@@ -54,6 +55,7 @@ from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
+CONFIG = "config.json"
 WRITERS = 4  # threads, beside a GPU
 WAITING_PARTS = 2  # blocks that may wait to be packed
 
@@ -145,10 +147,12 @@ class _Writing:
         """Raises: ValueError for a place or layers that cannot be, and a disk without room."""
         from quantcore.export.checkpoint_format import formats
         from quantcore.export.forms import loadable
+        from quantcore.export.trial import is_tried
 
         self._model, self._plan, self._schemes = model, plan, schemes
         _require_plain_linears(model.skeleton, schemes)
-        require_readable(model.skeleton, schemes, formats(schemes))
+        if reader == "transformers":
+            require_readable(model.skeleton, schemes, formats(schemes))
         self._target = require_place(folder, model.id, force)
         self._dtype = stored_type(model) if dtype is None else dtype
         promised = promise(model.skeleton, plan, self._dtype).bytes
@@ -161,6 +165,7 @@ class _Writing:
         self._revision = self._hashed = ""
         self._parts = 0
         self.layers: dict[str, LayerReport] = {}
+        self._tried: dict[str, QuantLinear] | None = {} if reader == "transformers" and is_tried(model) else None
 
     def __enter__(self) -> _Writing:
         on_gpu = self._model.device.type == "cuda"
@@ -182,6 +187,8 @@ class _Writing:
         """What a module stores, without the layers to `leave`. On a GPU it is packed on a stream of its own, behind all
         that was launched by now."""
         started = time.perf_counter()
+        if self._tried is not None:
+            self._tried |= quantized_linears(module)
         if self._stream is None:
             self._pack(module, leave)
         else:
@@ -201,8 +208,6 @@ class _Writing:
         self.add(part.root if part.name else holding(part.layers))
 
     def finish(self, calibration: Tensor | None) -> ExportReport:
-        from quantcore.export.opening import of_files, why_not
-
         started, model = time.perf_counter(), self._model
         self._packing.finish()
         _, stored = self._shards.finish()
@@ -213,6 +218,7 @@ class _Writing:
         if not self._hashed:
             self._hash()
         write_s = self._write_s + time.perf_counter() - started
+        quantize_s = time.perf_counter() - self._started - write_s
         report = ExportReport(
             folder=str(self._target),
             scheme=str(self._plan),
@@ -229,8 +235,9 @@ class _Writing:
             calibration_tokens=None if calibration is None else calibration.numel(),
             calibration_hash=None if calibration is None else tokens_hash(calibration),
             serving=self._serving(str(self._target)),
+            logits_apart=self._require_read(),
             notes=self._form.notes,
-            quantize_s=time.perf_counter() - self._started - write_s,
+            quantize_s=quantize_s,
             write_s=write_s,
             read_s=self._seconds[READ],
             calibrate_s=self._seconds[CALIBRATE],
@@ -241,14 +248,33 @@ class _Writing:
         )
         here = replace(report, folder=self._target.name, serving=self._serving(self._target.name))
         (self._folder / REPORT_FILE).write_text(json.dumps(asdict(here), indent=2, default=str), encoding="utf-8")
-        problem = why_not(model.skeleton, self._form.config, of_files(self._folder))
-        if problem and self._reader == "transformers":
+        self._form.config.save_pretrained(self._folder)
+        return report
+
+    def _require_read(self) -> float | None:
+        """How far transformers' logits are from ours, where that is tried. Raises: ValueError for files that it does
+        not load, or not as they are meant."""
+        from quantcore.export.opening import of_files, why_not
+        from quantcore.export.trial import MOST_APART, logits_apart
+
+        if self._reader != "transformers":
+            return None
+        apart, problem = None, why_not(self._model.skeleton, self._form.config, of_files(self._folder))
+        if problem is None and self._tried is not None:
+            self._form.config.save_pretrained(self._folder)
+            try:
+                apart = logits_apart(self._model, self._tried, self._folder, self._dtype)
+            except ValueError as error:
+                problem = str(error)
+            (self._folder / CONFIG).unlink()  # it is the last file to be written
+            if apart is not None and not apart <= MOST_APART:
+                problem = f"its logits are {apart:.2g} of their size away from ours"
+        if problem is not None:
             raise ValueError(
                 f"what was written is not what transformers loads: {problem}; nothing is left of it, and the fault is "
                 "this lab's: report it with the model's config.json"
             )
-        self._form.config.save_pretrained(self._folder)
-        return report
+        return apart
 
     def _serving(self, folder: str) -> Serving:
         skeleton = self._model.skeleton

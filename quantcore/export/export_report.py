@@ -19,6 +19,8 @@ class ExportReport:
     scale_rounding        largest |stored scale / computed scale - 1|; a weight of the checkpoint differs from ours by
                           at most this share of itself
     scale_rounding_limit  what rounding to that dtype may cost: half a unit in the last place
+    logits_apart          how far transformers' logits are from ours when it runs what was written (`trial`); None: the
+                          model is too large to be tried, lies in its files or on a GPU, or is for vLLM
     notes                 what is not as usual in how transformers loads it
     quantize_s, write_s   seconds, one after the other: until all codes were there, and what was left to write then
     read_s, calibrate_s, solve_s   of quantize_s: waiting for weights, the text through the blocks, placing codes
@@ -39,6 +41,7 @@ class ExportReport:
     calibration_tokens: int | None
     calibration_hash: str | None
     serving: Serving
+    logits_apart: float | None
     notes: tuple[str, ...]
     quantize_s: float
     write_s: float

@@ -102,7 +102,7 @@ def why_not(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> str | Non
     """What hinders transformers to load these tensors into a model of that configuration, in half a sentence; None
     where nothing does."""
     how: dict[str, Any] = {"device_map": {"": "meta"}, "dtype": torch.float32, "output_loading_info": True}
-    with _without_bars(), _alone():
+    with without_bars(), alone():
         try:
             _, found = type(model).from_pretrained(
                 None, config=copy.deepcopy(config), state_dict=dict(tensors), ignore_mismatched_sizes=True, **how
@@ -131,7 +131,7 @@ def _unknown(names: Collection[str], model: Any) -> list[str]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Under torchrun libraries load with all processes' help, and wait for it; here one of them tries by itself."""
     asked = torch.distributed.is_initialized
     torch.distributed.is_initialized = lambda: False
@@ -142,7 +142,7 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Without the bars and warnings of a load that nobody asked for."""
     from loguru import logger
     from tqdm import tqdm  # type: ignore[import-untyped]

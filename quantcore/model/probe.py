@@ -190,10 +190,15 @@ def _hand_on_all_but_the_first(hollow: nn.Module, blocks: Sequence[str]) -> None
         first.register_forward_hook(tell)
 
 
+def few_tokens(model: Any) -> Tensor:
+    """TOKENS different tokens of the model's vocabulary, (1, T), behind the ones that often mean something special."""
+    size = int(model.get_input_embeddings().num_embeddings)
+    return (torch.arange(TOKENS) % max(1, size - 4) + 3).clamp(max=size - 1)[None]
+
+
 def _run(hollow: Any) -> None:
     """Read a few tokens, and write on if the model can: some read a weight only then."""
-    size = int(hollow.get_input_embeddings().num_embeddings)
-    tokens = (torch.arange(TOKENS) % max(1, size - 4) + 3).clamp(max=size - 1)[None]
+    tokens = few_tokens(hollow)
     with torch.inference_mode():
         hollow(input_ids=tokens, use_cache=False)
         with suppress(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -115,8 +116,14 @@ def landed(found: Written) -> str:
         f"format `{facts['format']}`, everything that is no code in {facts['dtype']}. Rounding the scales to it moved "
         f"one by **{100 * facts['scale_rounding']:.3f}%** at most (half a unit in the last place is "
         f"{100 * facts['scale_rounding_limit']:.3f}%), and so each weight by no more than that share of itself. "
-        f"Quantizing took {facts['quantize_s']:.1f} s, writing {facts['write_s']:.1f} s."
+        f"Quantizing took {facts['quantize_s']:.1f} s, writing {facts['write_s']:.1f} s.{_tried(facts)}"
     )
+
+
+def _tried(facts: Mapping[str, Any]) -> str:
+    """What transformers made of it, where it ran it."""
+    apart = facts.get("logits_apart")
+    return "" if apart is None else f" transformers ran it: its logits are ours, within {apart:.1g} of their size."
 
 
 def files_table(found: Written) -> pd.DataFrame:

@@ -1,0 +1,74 @@
+"""One run of a written checkpoint by transformers: does it compute what our own layers compute?
+
+    apart = logits_apart(model, layers, folder, torch.bfloat16, tokens)      0.000002
+
+The trial on the meta device (`opening`) knows names and shapes, and no number: codes in another order, a scale at the
+wrong place, experts that changed places are seen only by what comes out. So a model that fits is loaded once more, from
+the folder that was written, and reads a few tokens, as our layers do. Of each token the difference is taken by what its
+logits vary; the median over the tokens is the figure, since one that a router sends to other experts says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantcore.export.checkpoint_format import as_stored
+from quantcore.export.opening import alone, without_bars
+from quantcore.matmul.layers import QuantLinear
+from quantcore.model.held import Held
+from quantcore.model.memory import free_memory
+from quantcore.model.places import copy_with
+from quantcore.model.probe import few_tokens
+from quantcore.model.sentences import reason
+
+MOST_NUMBERS = 2**29  # of a model that is tried
+BYTES = 3 * 4  # a number, while it is loaded: as read, as codes, as a float
+MOST_APART = 0.1  # zero points that readers round once more cost a hundredth
+
+
+def is_tried(model: Held) -> bool:
+    """Whether a model is small enough, and whole in this machine's memory."""
+    weights = list(model.skeleton.parameters())
+    numbers, free = sum(one.numel() for one in weights), free_memory(torch.device("cpu"))
+    if numbers > MOST_NUMBERS or any(one.device.type != "cpu" for one in weights):
+        return False
+    return free is None or numbers * BYTES < free[0]
+
+
+def logits_apart(model: Held, layers: Mapping[str, QuantLinear], folder: Path, dtype: torch.dtype) -> float | None:
+    """How far transformers' logits are from ours, as the median over a few tokens of |difference| / |logits - mean|;
+    None where our own model does not run on tokens alone.
+
+    layers   every quantized layer by name; dtype: of the scales in the folder. Raises: ValueError where transformers
+    cannot load or run it."""
+    tokens = few_tokens(model.skeleton)
+    try:
+        ours = _logits(_with_stored(model.skeleton, layers, dtype), tokens)
+    except Exception:  # whatever a stranger's module does
+        return None
+    with without_bars(), alone():
+        try:
+            theirs = _logits(type(model.skeleton).from_pretrained(folder, dtype=torch.float32).eval(), tokens)
+        except Exception as error:
+            raise ValueError(f"transformers cannot run it ({reason(error)})") from error
+    size = (ours - ours.mean(-1, keepdim=True)).norm(dim=-1)
+    return float(((theirs - ours).norm(dim=-1) / size.clamp(min=1e-30)).median())
+
+
+def _logits(model: Any, tokens: Tensor) -> Tensor:
+    with torch.inference_mode():
+        found: Tensor = model(input_ids=tokens, use_cache=False).logits[0].float()
+    return found.nan_to_num(neginf=0.0)  # padded vocabularies
+
+
+def _with_stored(skeleton: nn.Module, layers: Mapping[str, QuantLinear], dtype: torch.dtype) -> nn.Module:
+    """The model with its layers as a reader of the checkpoint has them."""
+    stored = {name: as_stored(layer, dtype) for name, layer in layers.items()}
+    for layer in stored.values():
+        layer.path = "dequantize"
+    return copy_with(skeleton, stored)

@@ -65,7 +65,32 @@ SMALL = {name: number for number, names in SIZES for name in names.split()}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 RANGE = {"initializer_range": 0.1, "init_std": 0.1}
 PARTS = ("text_config", "vision_config", "audio_config", "decoder", "encoder")
-MORE: dict[str, dict[str, Any]] = {}  # what a type needs beside
+SECTIONS = {"text_config": {"rope_parameters": {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e4}}}
+HYBRID = {"mamba_n_heads": 8, "mamba_d_head": 16}  # mamba_expand 2 x WIDTH
+MORE: dict[str, dict[str, Any]] = {  # what a type needs beside, since its configuration wants numbers that agree
+    "bamba": {**HYBRID, "attn_layer_indices": [1]},
+    "granitemoehybrid": {**HYBRID, "layer_types": ["mamba", "attention"]},
+    "qwen2_5_vl": SECTIONS,
+    "qwen2_vl": {**SECTIONS, "vision_config": {"embed_dim": 32, "depth": 2, "hidden_size": WIDTH, "num_heads": 4}},
+    "mamba2": {"num_heads": 8},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "falcon_h1": HYBRID,
+    "glm_moe_dsa": {"num_key_value_heads": 4},
+    "deepseek_v32": {"num_key_value_heads": 4},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "mamba", "hybrid", "mamba"], "n_mamba_heads": 8},
+    "gemma3n_text": {
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "activation_sparsity_pattern": [0.0] * 4,
+        "intermediate_size": [128] * 4,
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4},
+        "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 64},
+    },
+}
 
 
 def names() -> list[str]:
@@ -90,8 +115,8 @@ def _small(made: Any, more: dict[str, Any]) -> Any:
     for name in parts:
         inner = getattr(default, name, None)
         if isinstance(inner, PretrainedConfig):
-            asked[name] = _small(type(inner), {}).to_dict()
-    return made(**{**asked, **more})
+            asked[name] = _small(type(inner), more.get(name, {})).to_dict()
+    return made(**{**asked, **{name: one for name, one in more.items() if name not in parts}})
 
 
 def build(kind: str) -> Any:

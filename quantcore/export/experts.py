@@ -50,7 +50,7 @@ def require_readable(model: nn.Module, schemes: Mapping[str, Scheme], layouts: M
         if not kept_apart(model, place, experts.layout.parts):
             raise ValueError(
                 f"the hub's files keep the experts of {place!r} in one tensor, where transformers reads no codes; "
-                "export with skip=experts"
+                "export with skip=experts, or for vLLM --reader vllm"
             )
         if len(mine) > 1 or sum(name in schemes for name in names) < len(names):
             raise ValueError(
@@ -84,7 +84,8 @@ def _why_not(scheme: Scheme, form: str) -> str | None:
     if form != PACKED:
         narrow = f"w:{weights.fmt.name}/{weights.granularity}"
         return (
-            f"integer weights and rounded inputs ({form}, which vLLM does); write @experts={narrow} behind the scheme"
+            f"integer weights and rounded inputs ({form}); write @experts={narrow} behind the scheme, or for vLLM "
+            "--reader vllm"
         )
     return None
 

@@ -162,6 +162,8 @@ def _of_experts(schemes: Mapping[str, Scheme], places: Sequence[str]) -> list[st
             "experts that stay float lie in one tensor, as transformers wants them beside codes, and vLLM looks for "
             "them one by one; try it before you count on it"
         )
+    if any(len(set(those)) > 1 for those in inside.values()):
+        found.append("vLLM gives all experts of a block one scheme, and here some have another")
     used = {scheme for those in inside.values() for scheme in those}
     if any(one.weights and one.weights.fmt.is_float and one.activations is None for one in used):
         found.append("vLLM lists fp8 experts only with fp8 inputs; write FP8_DYNAMIC for them")

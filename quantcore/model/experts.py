@@ -135,7 +135,8 @@ class Experts(nn.Module):
         self.shapes = {name: tuple(fused.get_parameter(name).shape) for name in layout.parts}
         biases = [bias.fused for _, bias in layout.own.values() if bias is not None]
         self.shapes |= {name: tuple(fused.get_parameter(name).shape) for name in biases}
-        self.layout, self.names, self.num_experts = layout, dict(names), layout.experts
+        self.layout, self.num_experts = layout, layout.experts
+        self.names = {part: names[part] for part in layout.own}
         self.every_token: set[int] = set()
         self.given: dict[int, Tensor] = {}
         for expert in range(layout.experts):

@@ -67,8 +67,8 @@ def require_plan(model: nn.Module, plan: Plan) -> None:
     weight that the model changes."""
     if plan.is_float or not _is_whole(model):
         return
-    reasons = _reasons(model)
-    if not linears(model):
+    reasons, error = _reasons(model), _found(model)[0].error
+    if error or not linears(model):
         why = next(iter(reasons.values()), "it has none")
         raise ValueError(f"no Linear of this {type(model).__name__} can be quantized: {why}; take another model")
     head = head_of(model)

@@ -5,7 +5,7 @@ import math
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from quantcore.export.experts import experts_in
+from quantcore.export.experts import experts_in, fused_on_the_hub
 from quantcore.export.serving import CHECKED, serving
 from quantcore.lab.bench import LEARNED
 from quantcore.measure.duel import short_label
@@ -91,7 +91,8 @@ def body(choice: Choice) -> None:
     text, label = str(plan), short_label(str(plan))
     schemes = {name: found for name in lab.layers() if (found := plan.scheme_for(name, lab.head)) is not None}
     parts, refused = lab.promise(text), take_words.refusal(schemes.values())
-    served = serving(lab.short_name(text), schemes, lab.loaded.context, list(experts_in(lab.model)), lab.layers())
+    places, fused = list(experts_in(lab.model)), fused_on_the_hub(lab.model)
+    served = serving(lab.short_name(text), schemes, lab.loaded.context, places, lab.layers(), fused)
     with first, st.grid(2, min_column_width=480):
         with st.container():
             said = take_words.price(parts, label, schemes.values())

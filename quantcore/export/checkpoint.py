@@ -32,13 +32,13 @@ from torch import Tensor, nn
 
 from quantcore.export.beside import Beside
 from quantcore.export.companions import save_companions
-from quantcore.export.experts import experts_in, require_readable
+from quantcore.export.experts import experts_in, fused_on_the_hub, require_readable
 from quantcore.export.export_report import REPORT_FILE, ExportReport
 from quantcore.export.new_folder import all_or_nothing, require_place
 from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
 from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
-from quantcore.export.stored import checkpoint_parts, scale_rounding, stored_type
+from quantcore.export.stored import checkpoint_parts, require_scales, scale_rounding, stored_type
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
@@ -154,7 +154,8 @@ class _Writing:
         if reader == "transformers":
             require_readable(model.skeleton, schemes, formats(schemes))
         self._target = require_place(folder, model.id, force)
-        self._dtype = stored_type(model) if dtype is None else dtype
+        self._dtype = stored_type(model, schemes) if dtype is None else dtype
+        require_scales(model, schemes, self._dtype)
         promised = promise(model.skeleton, plan, self._dtype).bytes
         require_space(self._target, promised)
         self._shard_bytes = shard_bytes or shard_bytes_of(promised)
@@ -278,7 +279,8 @@ class _Writing:
 
     def _serving(self, folder: str) -> Serving:
         skeleton = self._model.skeleton
-        return serving(folder, self._schemes, self._model.context, list(experts_in(skeleton)), linear_shapes(skeleton))
+        places, shapes = list(experts_in(skeleton)), linear_shapes(skeleton)
+        return serving(folder, self._schemes, self._model.context, places, shapes, fused_on_the_hub(skeleton))
 
     def _hash(self) -> None:
         self._revision, self._hashed = self._model.revision, model_hash(self._model)

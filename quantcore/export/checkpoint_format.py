@@ -230,7 +230,7 @@ def rounded_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
     if not bool((torch.isfinite(stored) & (stored > 0)).all()):
         raise ValueError(
             f"scales from {float(scale.min()):.3g} to {float(scale.max()):.3g} do not fit into {dtype}; "
-            "export with bfloat16, or float32"
+            "write --dtype bfloat16, or float32"
         )
     return stored
 

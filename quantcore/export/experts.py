@@ -31,6 +31,11 @@ def experts_in(model: nn.Module) -> dict[str, Experts]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Experts)}
 
 
+def fused_on_the_hub(model: nn.Module) -> list[str]:
+    """Those modules of experts whose parameters the hub's files keep in one tensor each."""
+    return [place for place, one in experts_in(model).items() if not kept_apart(model, place, one.layout.parts)]
+
+
 def read_as_linears(experts: Experts) -> bool:
     """Whether transformers puts Linears in the place of this kind of experts where a checkpoint is quantized."""
     from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION as PATCHED
@@ -90,17 +95,20 @@ def _why_not(scheme: Scheme, form: str) -> str | None:
     return None
 
 
-def patterns(model: nn.Module, names: Collection[str]) -> list[str]:
-    """Layers as targets of compressed-tensors: a block's experts in one pattern where all of them are among `names`."""
+def patterns(model: nn.Module, names: Collection[str], hub: Mapping[str, str]) -> list[str]:
+    """Layers as targets of compressed-tensors: a block's experts in one pattern where all of them are among `names`.
+    Where the `hub` has another name, both stand there: some readers go by the one, some by the other."""
     rest = dict.fromkeys(names)
     found: list[str] = []
     for place, experts in experts_in(model).items():
         own = [f"{place}.{number}.{part}" for number in range(experts.num_experts) for part in experts.names.values()]
         if all(one in rest for one in own):
-            found.append(rf"re:{re.escape(place)}\.\d+\.({'|'.join(dict.fromkeys(experts.names.values()))})$")
+            parts = "|".join(dict.fromkeys(experts.names.values()))
+            there = hub.get(own[0], own[0]).rsplit(".", 2)[0]
+            found += [rf"re:{re.escape(one)}\.\d+\.({parts})$" for one in dict.fromkeys((place, there))]
             for one in own:
                 del rest[one]
-    return [*rest, *found]
+    return [*rest, *(hub[one] for one in rest if one in hub), *found]
 
 
 def put_together(experts: Experts) -> dict[str, Tensor] | None:

@@ -20,7 +20,7 @@ from torch import nn
 
 from quantcore.export.checkpoint_format import config_entry, configuration, formats
 from quantcore.export.experts import experts_in, patterns, read_as_linears
-from quantcore.export.opening import named, promised, why_not
+from quantcore.export.opening import hub_names, named, promised, why_not
 from quantcore.export.words import PACKED
 from quantcore.model.linears import every_linear, flat_inputs, left_float, short_names
 from quantcore.numbers.granularity import PerTensor, PerToken
@@ -52,7 +52,7 @@ def loadable(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype, read
     if reader != READERS[0]:
         form, tensors = next(_forms(model, schemes, dtype))
         problem = why_not(model, form.config, tensors)
-        noted = [other or "", f"transformers cannot load it ({problem})" if problem else ""]
+        noted = [(other or "").partition("; ")[0], f"transformers cannot load it ({problem})" if problem else ""]
         return replace(form, notes=(*form.notes, *filter(None, noted)))
     if other is not None:
         raise ValueError(other)
@@ -107,8 +107,9 @@ def _forms(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype) -> Ite
     """The forms that a checkpoint can have, the usual one first, each with its tensors."""
     floats = staying_float(model, schemes)
     different = set(schemes.values())
+    targets_of = partial(patterns, model, hub=hub_names(model, [*schemes, *floats]))
     for packed, dequantize in ((True, False), (True, True), (False, False)):
-        layouts, entry = formats(schemes, packed), configuration(schemes, floats, partial(patterns, model), packed)
+        layouts, entry = formats(schemes, packed), configuration(schemes, floats, targets_of, packed)
         words = PACKED in layouts.values()
         if dequantize and not (words and len(different) == 1 and all(one.activations is None for one in different)):
             continue

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from quantcore.export.checkpoint_format import layer_shapes
 from quantcore.export.experts import experts_in, read_as_linears
 from quantcore.model.experts import Experts
-from quantcore.model.probe import quietly
+from quantcore.model.probe import kind_of, quietly
 from quantcore.model.sentences import and_more, reason
 from quantcore.model.weight_files import stored_tensors
 from quantcore.scheme.scheme import Scheme
@@ -50,6 +50,29 @@ def named(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     fused = {name: one for name, one in kept.items() if name.startswith(experts) and one.ndim == 3}
     found: dict[str, Tensor] = revert_weight_conversion(plain, {n: one for n, one in kept.items() if n not in fused})
     return found | fused
+
+
+def hub_names(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """What the hub calls modules of the model, where that is another name: Mixtral's `mlp.gate` is
+    `block_sparse_moe.gate` there. Names that differ in numbers alone are asked once."""
+    known: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for name in names:
+        kind = kind_of(name)
+        if kind not in known:
+            known[kind] = kind_of(_hub_name(model, name))
+        if known[kind] != kind and known[kind].count("*") == kind.count("*"):
+            numbers = iter(re.findall(r"\d+", name))
+            found[name] = re.sub(r"[*]", lambda _, left=numbers: next(left), known[kind])  # type: ignore[misc]
+    return found
+
+
+def _hub_name(model: Any, name: str) -> str:
+    try:
+        (found,) = named(model, {f"{name}.weight": torch.empty((4, 4), device="meta")})
+    except Exception:  # a conversion that wants more tensors than this one
+        return name
+    return found.removesuffix(".weight")
 
 
 def promised(

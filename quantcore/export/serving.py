@@ -127,9 +127,13 @@ def serving(
     context: int | None,
     experts: Sequence[str] = (),
     shapes: Mapping[str, tuple[int, int]] | None = None,
+    fused: Sequence[str] = (),
 ) -> Serving:
-    """How vLLM serves a checkpoint in `folder` whose quantized layers have these schemes, by name; `experts`: the names
-    of those modules that hold a mixture's experts; `shapes`: (out, in) of the layers, on which some kernels depend."""
+    """How vLLM serves a checkpoint in `folder` whose quantized layers have these schemes, by name.
+
+    experts   the names of those modules that hold a mixture's experts
+    shapes    (out, in) of the layers, on which some kernels depend
+    fused     those of `experts` that the hub's files keep in one tensor"""
     kernels = {scheme: kernel_for(scheme) for scheme in schemes.values()}
     problems = [f"vLLM lists no kernel for {scheme}" for scheme, kernel in kernels.items() if kernel is None]
     unfit = {
@@ -149,11 +153,11 @@ def serving(
     return Serving(
         command=f"vllm serve {shlex.quote(folder)}{'' if context is None else f' --max-model-len {context}'}",
         gpus=tuple(dict.fromkeys(f"{one.gpus} [{one.source}]" for one in found.values() if one is not None)),
-        problems=(*problems, *_torn(schemes), *_of_experts(schemes, experts)),
+        problems=(*problems, *_torn(schemes), *_of_experts(schemes, experts, fused)),
     )
 
 
-def _of_experts(schemes: Mapping[str, Scheme], places: Sequence[str]) -> list[str]:
+def _of_experts(schemes: Mapping[str, Scheme], places: Sequence[str], fused: Sequence[str]) -> list[str]:
     """What vLLM will not take of a mixture's experts, or takes in another way."""
     inside = {place: [one for name, one in schemes.items() if name.startswith(f"{place}.")] for place in places}
     found = []
@@ -161,6 +165,11 @@ def _of_experts(schemes: Mapping[str, Scheme], places: Sequence[str]) -> list[st
         found.append(
             "experts that stay float lie in one tensor, as transformers wants them beside codes, and vLLM looks for "
             "them one by one; try it before you count on it"
+        )
+    if any(inside[place] for place in fused):
+        found.append(
+            "the hub's files keep these experts in one tensor, this checkpoint has them one by one, and not every "
+            "class of vLLM looks for them so; try it before you count on it"
         )
     if any(len(set(those)) > 1 for those in inside.values()):
         found.append("vLLM gives all experts of a block one scheme, and here some have another")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,17 @@ from quantcore.export.experts import put_together, read_as_linears
 from quantcore.matmul.layers import QuantLinear
 from quantcore.model.experts import Experts
 from quantcore.model.held import held
+from quantcore.numbers.qtensor import qparams_for
+from quantcore.numbers.spec import MinMax
 from quantcore.pipeline.parts import Source
+from quantcore.scheme.scheme import Scheme
 
 STORED_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def stored_type(source: Source) -> torch.dtype:
-    """The narrowest of bfloat16, float16 and float32 that holds every parameter of the model exactly. What a model's
-    file keeps in that type is not read."""
+def stored_type(source: Source, schemes: Mapping[str, Scheme] | None = None) -> torch.dtype:
+    """The narrowest of bfloat16, float16 and float32 that holds every parameter of the model exactly, and no scale of
+    `schemes`, by layer, as 0 or infinite. What a model's file keeps in that type is not read, but for the scales."""
     model = held(source)
     names, tensors = [name for name, _ in model.skeleton.named_parameters()], model.state_dict()
 
@@ -28,7 +32,32 @@ def stored_type(source: Source) -> torch.dtype:
         tensor = tensors[name]
         return not tensor.is_floating_point() or torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
 
-    return next((dtype for dtype in STORED_TYPES[:-1] if all(holds(dtype, name) for name in names)), STORED_TYPES[-1])
+    able = [dtype for dtype in STORED_TYPES[:-1] if all(holds(dtype, name) for name in names)]
+    return next((dtype for dtype in able if lost_scales(model, schemes or {}, dtype) is None), STORED_TYPES[-1])
+
+
+def lost_scales(source: Source, schemes: Mapping[str, Scheme], dtype: torch.dtype) -> str | None:
+    """The first layer of which a scale would become 0 or infinite in `dtype`, and why, half a sentence; None where none
+    does. bfloat16 and float32 reach as far as any weight, so weights are read for float16 alone; ranges that an
+    observer narrows are taken for a quarter of what they are."""
+    if dtype != torch.float16 or not schemes:
+        return None
+    tensors = held(source).state_dict()
+    for name, scheme in schemes.items():
+        if (spec := scheme.weights) is None:
+            continue
+        narrowed = 1 if spec.observer == MinMax() else 4
+        scale = qparams_for(tensors[f"{name}.weight"].float(), replace(spec, observer=MinMax())).scale
+        least, most = float(scale.min()) / narrowed, float(scale.max())
+        if not (float(torch.tensor(least).to(dtype)) > 0 and most <= torch.finfo(dtype).max):
+            return f"layer {name!r} has scales from {least:.3g} to {most:.3g}, and float16 holds 6e-08 to 65504"
+    return None
+
+
+def require_scales(source: Source, schemes: Mapping[str, Scheme], dtype: torch.dtype) -> None:
+    """Raises: ValueError, before any work, for a type that was asked for and does not hold the scales."""
+    if (lost := lost_scales(source, schemes, dtype)) is not None:
+        raise ValueError(f"{lost}; write --dtype bfloat16, or leave it out: the narrowest that holds all is taken then")
 
 
 def checkpoint_parts(

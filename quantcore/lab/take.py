@@ -23,6 +23,7 @@ from quantcore.measure.store import tokens_hash
 from quantcore.model.machine import device_name
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
+from quantcore.scheme.plan import Plan
 from quantcore.studies.written import ReadBack, Written, written
 from quantcore.studies.written import read_back as read_again
 from quantcore.text.reading import Reading
@@ -31,7 +32,9 @@ from quantcore.text.reading import Reading
 @remembered(64)
 def promise(lab: Bench, plan: str) -> Promise:
     """What a checkpoint of the plan would take, byte by byte; nothing is quantized."""
-    return promise_of(lab.model, plan, stored_type(lab.model))
+    asked = Plan.parse(plan)
+    schemes = {name: found for name in lab.layers() if (found := asked.scheme_for(name, lab.head)) is not None}
+    return promise_of(lab.model, plan, stored_type(lab.model, schemes))
 
 
 def checkpoint(

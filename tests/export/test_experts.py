@@ -19,6 +19,7 @@ from tests.conftest import tiny_tokenizer
 from tests.model.test_experts import made
 
 TOKENS = torch.arange(3, 63).view(3, 20)
+ROUTERS = [f"model.layers.{block}.{name}.gate" for name in ("mlp", "block_sparse_moe") for block in range(2)]
 
 
 def mixture(kind: str = "Mixtral") -> LoadedModel:
@@ -60,7 +61,8 @@ def test_transformers_computes_what_we_do(scheme: str, read_as: str | None, tmp_
             ValueError, match="does not round what enters those of .*; write @experts=w:fp8_e4m3/channel"
         ):
             export_checkpoint(lm, scheme, tmp_path / "out", TOKENS)
-    export_checkpoint(lm, scheme, tmp_path / "out", TOKENS, reader="vllm" if read_as else "transformers")
+    report = export_checkpoint(lm, scheme, tmp_path / "out", TOKENS, reader="vllm" if read_as else "transformers")
+    assert (report.logits_apart is None) is bool(read_as)
     quantized, _ = quantize_model(lm.model, read_as or scheme, calibration=TOKENS)
     with torch.no_grad():
         ours = quantized(TOKENS, use_cache=False).logits
@@ -74,7 +76,7 @@ def test_names_and_patterns(tmp_path: Path) -> None:
     names, config = written(tmp_path / "coded")
     assert any(name.endswith("experts.3.w2.weight_packed") for name in names)
     assert not any("gate_up_proj" in name for name in names)
-    assert config["ignore"] == ["lm_head", *(f"model.layers.{block}.mlp.gate" for block in range(2))]  # routers too
+    assert config["ignore"] == ["lm_head", *ROUTERS]  # both of their names
     export_checkpoint(mixture(), "w:int4/group16,skip=experts,skip=lm_head", tmp_path / "float")
     names, config = written(tmp_path / "float")
     assert any(name.endswith("layers.1.mlp.experts.gate_up_proj") for name in names)

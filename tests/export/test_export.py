@@ -23,7 +23,7 @@ from quantcore.export.checkpoint_format import as_stored, why_not
 from quantcore.export.export_report import ExportReport
 from quantcore.export.serving import KERNELS, serving
 from quantcore.export.shards import write_shards
-from quantcore.export.stored import checkpoint_parts, stored_type
+from quantcore.export.stored import checkpoint_parts, require_scales, stored_type
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.model.loading import LoadedModel, load_model
@@ -252,10 +252,29 @@ def test_a_scale_that_the_type_cannot_hold(tiny_lm: LoadedModel, tmp_path: Path)
         model.model.layers[1].mlp.up_proj.weight.mul_(1e-9)
     loaded = LoadedModel("random", model, tiny_lm.tokenizer, tiny_lm.device)
     with pytest.raises(
-        ValueError, match=r"layer 'model.layers.1.mlp.up_proj': scales from .* do not fit into torch.float16"
+        ValueError, match=r"layer 'model.layers.1.mlp.up_proj' has scales from .*; write --dtype bfloat16, or leave it"
     ):
-        export_checkpoint(loaded, "w:int8/channel", tmp_path / "out", dtype=torch.float16)
+        export_checkpoint(
+            loaded,
+            "w:int8/channel",
+            tmp_path / "out",
+            dtype=torch.float16,
+            progress=lambda *_: pytest.fail("work was done"),
+        )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_type_that_holds_the_weights_and_not_their_scales_is_not_taken() -> None:
+    """2^-20 (1 + 2^-10) is a float16; an int8 scale of a row of it, over 127.5, is 2^-27, which float16 rounds to 0."""
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    model[0].weight = nn.Parameter(torch.tensor([[2.0**-20, 2.0**-24]]))
+    model.append(nn.Linear(1, 1, bias=False))
+    model[1].weight = nn.Parameter(torch.tensor([[1 + 2**-10]]))  # no bfloat16
+    assert stored_type(model) == torch.float16
+    assert stored_type(model, {"1": Scheme.parse("w:int8/channel")}) == torch.float16
+    assert stored_type(model, {"0": Scheme.parse("w:int8/channel")}) == torch.float32
+    with pytest.raises(ValueError, match="layer '0' has scales from 7.48e-09 to 7.48e-09"):
+        require_scales(model, {"0": Scheme.parse("w:int8/channel")}, torch.float16)
 
 
 @pytest.mark.parametrize(

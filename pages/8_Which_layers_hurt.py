@@ -10,6 +10,7 @@ from quantcore.lab.whole import uniform_bits
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.sensitivity import Sensitivity
 from quantcore.measure.told_apart import told_apart
+from quantcore.model.linears import measured_together
 from quantcore.scheme.fitting import GROUPS as FITTING
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -137,7 +138,11 @@ def body(choice: Choice) -> None:
         with st.container():
             found = measured(lab, (scheme,), all_but, reading)
         if found.whole is not None or found.so_far is not None:
-            ranking_part(found, scheme, all_but, [one for one in lab.layers() if not Scheme.parse(scheme).skips(one)])
+            asked = [one for one in lab.layers() if not Scheme.parse(scheme).skips(one)]
+            together = measured_together(asked)
+            ranking_part(found, scheme, all_but, list(together))
+            if len(together) < len(asked):
+                st.caption(words.EXPERTS_TOGETHER)
     experts_part(choice, scheme)
     if found.whole is not None:
         plan_part(lab, tuple(str(Plan.parse(f"w:int{one}/{grain}")) for one in BITS), budget, reading)

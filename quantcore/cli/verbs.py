@@ -25,7 +25,7 @@ from quantcore.export.new_folder import require_place
 from quantcore.lab.lab import Lab
 from quantcore.measure.sensitivity import plan_for_budget, require_budget
 from quantcore.model.inventory import inventory
-from quantcore.model.linears import linears
+from quantcore.model.linears import linears, measured_together
 from quantcore.model.loading import REFERENCE, devices, source_path
 from quantcore.model.machine import device_name
 from quantcore.numbers.formats import FORMATS
@@ -267,6 +267,7 @@ def sensitivity(
         "notices": list(lab.loaded.notices),
         "text": texts.facts(reading, lab.tokens(read[0])),
         "calibration": _learned(lab, wanted, learning, texts),
+        "layers_in_one": {one: len(of) for one, of in measured_together(lab.layers()).items() if len(of) > 1},
         "layers": {
             layer: {
                 "weights": found.weights[layer],

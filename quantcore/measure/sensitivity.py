@@ -12,6 +12,8 @@ A run starts at the block that holds the layer: what enters it is the same as wi
 it hand out what they gave last time. A model whose blocks pass values on by other ways than their outputs cannot be
 measured so: one layer of each scheme is run in full as well, and a difference is an error, not a figure.
 
+All experts of a block count as one layer: a large mixture has thousands, most of which a short text hardly reaches.
+
 GPTQ's codes depend on what enters a layer: alone it was calibrated behind a float model, in `whole` and `all_but` block
 by block behind quantized ones.
 """
@@ -31,7 +33,7 @@ from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import next_log_p
 from quantcore.measure.scores import divergence
 from quantcore.model.experts import taken_apart
-from quantcore.model.linears import batches, block_names, block_of, linear_shapes
+from quantcore.model.linears import batches, block_names, block_of, linear_shapes, measured_together
 from quantcore.numbers.bits import FLOAT_BITS, weight_size
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
@@ -46,7 +48,8 @@ SoFar = Callable[[str, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """KL per layer and scheme, nats; the schemes by their texts, the layers by their names, in the model's order.
+    """KL per layer and scheme, nats; the schemes by their texts, the layers by their names, in the model's order. All
+    experts of a block are one layer here, by the name of the module that holds them.
 
     bits, weights   bits per weight of a layer under a scheme, and how many weights it has
     all_but         only for the schemes that it was asked for
@@ -259,9 +262,10 @@ def layer_costs(
     layers = quantized_linears(quantized)
     if not layers:
         raise ValueError(f"{text} quantizes nothing, so no layer can hurt; give a scheme such as w:int4/group128")
-    sums = {kind: dict.fromkeys(layers, 0.0) for kind in ("alone", "all_but")}
+    units = measured_together(layers)
+    sums = {kind: dict.fromkeys(units, 0.0) for kind in ("alone", "all_but")}
     shown = sums["all_but" if all_but else "alone"]
-    heard = dict.fromkeys(layers, 0)  # tokens
+    heard = dict.fromkeys(units, 0)  # tokens
     whole, counted, done = 0.0, 0, 0
     blocks = block_names(model)
     parts = list(batches(ranks().share(tokens), next(model.parameters()).device, BATCH_TOKENS))
@@ -275,27 +279,32 @@ def layer_costs(
             whole += _kl_sum(log_p, next_log_p(quantized, batch))
             counted += log_p.shape[0] * log_p.shape[1]
             if batch is parts[0]:
-                _check_shortcut(base, *list(alone.items())[-1], batch, from_float)
-            for name in layers:
-                with _swapped(base, name, alone[name]), from_float(name):
+                last, members = list(units.items())[-1]
+                _check_shortcut(base, last, {one: alone[one] for one in members}, batch, from_float)
+            for name, members in units.items():
+                with _swapped(base, {one: alone[one] for one in members}), from_float(name):
                     sums["alone"][name] += _kl_sum(log_p, next_log_p(base, batch))
                 if all_but:
-                    with _swapped(quantized, name, model.get_submodule(name)), from_quantized(name):
+                    floats = {one: model.get_submodule(one) for one in members}
+                    with _swapped(quantized, floats), from_quantized(name):
                         sums["all_but"][name] += _kl_sum(log_p, next_log_p(quantized, batch))
                 done += 1
                 heard[name] = counted
                 if progress:
-                    progress(done / (len(layers) * len(parts)), name)
+                    progress(done / (len(units) * len(parts)), name)
                 if so_far:
-                    so_far(text, {one: shown[one] / heard[one] for one in layers if heard[one]})
+                    so_far(text, {one: shown[one] / heard[one] for one in units if heard[one]})
     told = ranks().all_said((sums, whole, counted))
     whole, counted = sum(one[1] for one in told), sum(one[2] for one in told)
-    sums = {kind: {name: sum(one[0][kind][name] for one in told) for name in layers} for kind in sums}
+    sums = {kind: {name: sum(one[0][kind][name] for one in told) for name in units} for kind in sums}
+    weights = {name: layer.out_features * layer.in_features for name, layer in layers.items()}
     held = {name: layer.qweight for name, layer in layers.items()}
+    bits = {name: weights[name] * (FLOAT_BITS if q is None else q.bits_per_weight) for name, q in held.items()}
+    numbers = {name: sum(weights[one] for one in members) for name, members in units.items()}
     return LayerCosts(
         scheme=text,
-        weights={name: layer.out_features * layer.in_features for name, layer in layers.items()},
-        bits={name: q.bits_per_weight if q is not None else float(FLOAT_BITS) for name, q in held.items()},
+        weights=numbers,
+        bits={name: sum(bits[one] for one in members) / numbers[name] for name, members in units.items()},
         alone={name: total / counted for name, total in sums["alone"].items()},
         all_but={name: total / counted for name, total in sums["all_but"].items()} if all_but else {},
         whole=whole / counted,
@@ -304,10 +313,10 @@ def layer_costs(
 
 
 def _check_shortcut(
-    base: nn.Module, name: str, layer: nn.Module, batch: Tensor, from_float: Callable[[str], Any]
+    base: nn.Module, name: str, layers: Mapping[str, nn.Module], batch: Tensor, from_float: Callable[[str], Any]
 ) -> None:
     """Raises: ValueError if a run that starts at the layer's block differs from a run from the start."""
-    with _swapped(base, name, layer):
+    with _swapped(base, layers):
         in_full = base(batch, use_cache=False).logits
         with from_float(name):
             short = base(batch, use_cache=False).logits
@@ -323,15 +332,15 @@ def _kl_sum(log_p: Tensor, log_q: Tensor) -> float:
 
 
 @contextmanager
-def _swapped(model: nn.Module, name: str, instead: nn.Module) -> Iterator[None]:
-    parent, _, child = name.rpartition(".")
-    holder = model.get_submodule(parent)
-    before = getattr(holder, child)
-    setattr(holder, child, instead)
+def _swapped(model: nn.Module, instead: Mapping[str, nn.Module]) -> Iterator[None]:
+    before = {name: model.get_submodule(name) for name in instead}
     try:
+        for name, module in instead.items():
+            model.set_submodule(name, module)
         yield
     finally:
-        setattr(holder, child, before)
+        for name, module in before.items():
+            model.set_submodule(name, module)
 
 
 @contextmanager

@@ -218,6 +218,16 @@ def expert_of(name: str) -> tuple[str, int, str] | None:
     return (match[1], int(match[2]), match[3]) if match else None
 
 
+def measured_together(names: Iterable[str]) -> dict[str, list[str]]:
+    """The layers that are measured as one, by its name: all experts of a block, `model.layers.3.mlp.experts`, of which
+    a large model has thousands of layers, and any other layer by itself."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        expert = expert_of(name)
+        found.setdefault(name if expert is None else expert[0], []).append(name)
+    return found
+
+
 def batches(tokens: Tensor, device: torch.device, tokens_a_batch: int = 4096) -> Iterator[Tensor]:
     """The windows in batches of about `tokens_a_batch` tokens, on the device."""
     for rows in torch.split(tokens, max(1, tokens_a_batch // tokens.shape[1])):

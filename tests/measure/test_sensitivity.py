@@ -8,8 +8,11 @@ import torch
 from quantcore import compare, quantize_model
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.sensitivity import Sensitivity, layer_costs, plan_for_budget, plan_of, sensitivity
+from quantcore.model.experts import taken_apart
+from quantcore.model.linears import linear_shapes
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.plan import Plan
+from tests.model.test_experts import made
 
 SCHEMES = ["w:int2/group32", "w:int4/group32"]
 LAYERS = ("model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj")
@@ -168,3 +171,27 @@ def test_what_cannot_be_measured_is_told(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         sensitivity(tiny_lm.model, schemes, tokens[:1])
+
+
+def test_all_experts_of_a_block_are_one_layer() -> None:
+    """48 layers of experts are two here; their KL is that of the plan which quantizes them all, and a plan for a budget
+    names them so."""
+    model = taken_apart(made("Mixtral"))
+    text, read = "w:int4/group16", torch.arange(3, 63).view(3, 20)
+    costs = layer_costs(model, text, read, all_but=True)
+    experts = [f"model.layers.{block}.mlp.experts" for block in range(2)]
+    assert [one for one in costs.alone if "experts" in one] == experts
+    assert all(one.endswith(("proj", "experts")) for one in costs.alone)
+    for measured, plan in (
+        (costs.alone, f"float@layers.1.mlp.experts={text}"),
+        (costs.all_but, f"{text}@layers.1.mlp.experts=float"),
+    ):
+        quantized, _ = quantize_model(model, plan)
+        assert measured[experts[1]] == pytest.approx(compare(model, quantized, read).kl, rel=1e-3)
+    shapes = linear_shapes(model)
+    inside = [rows * columns for name, (rows, columns) in shapes.items() if name.startswith(experts[0])]
+    assert costs.weights[experts[0]] == sum(inside)
+    assert costs.bits[experts[0]] == pytest.approx(4 + 16 / 16)
+    found = sensitivity(model, ["w:int4/group16", "w:int8/channel"], read)
+    plan = plan_for_budget(found, 6.5).plan
+    assert all(plan.scheme_for(name) for name in shapes if name != "lm_head")

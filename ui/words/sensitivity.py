@@ -10,6 +10,8 @@ from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.sensitivity import PlannedChoice, Sensitivity
 from quantcore.measure.told_apart import told_apart
 
+EXPERTS_TOGETHER = "All experts of a block are measured as one layer, since a short text hardly reaches each of them."
+
 
 def ranking_words(costs: Mapping[str, float], whole: float, all_but: bool) -> str:
     worst = sorted(costs, key=lambda layer: -costs[layer])

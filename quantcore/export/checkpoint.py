@@ -16,6 +16,7 @@ half a unit in the last place, 2^-8 in bfloat16; the report says by how much.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -292,11 +293,20 @@ class _Writing:
             if self._stream is not None and ready is not None:
                 self._stream.wait_event(ready)
             found = checkpoint_parts(module, self._form.layouts, self._dtype, leave)
-            for _, together in groupby(found, lambda part: block_of(f"{part[0]}.", self._model.blocks) or part[0]):
+            for _, together in groupby(
+                found, lambda part: block_of(f"{part[0]}.", self._model.blocks) or _home(part[0])
+            ):
                 tensors = {f"{name}.{key}".lstrip("."): one for name, own in together for key, one in own.items()}
                 self._shards.add("", named(self._model.skeleton, tensors))
             rounding = [scale_rounding(layer, self._dtype) for layer in quantized_linears(module).values()]
         self._rounding = max([self._rounding, *rounding])
+
+
+def _home(name: str) -> str:
+    """The place outside of the decoder's blocks whose tensors are named together, since the hub may keep several of
+    them in one (a tower's q, k, v): the block of a tower, or the module around."""
+    inside = re.match(r".*?\.\d+(?=\.)", name)
+    return inside[0] if inside else name.rpartition(".")[0]
 
 
 def _require_plain_linears(model: nn.Module, names: Iterable[str]) -> None:

@@ -86,7 +86,7 @@ def group(scheme: Scheme, targets: Sequence[str], alone: bool = True, packed: bo
     """The scheme as the library's QuantizationScheme over `targets`, in the format that the library gives it; without
     `packed` weights alone are stored one code a byte.
 
-    Zero points that are packed load in transformers 5.23 only by dequantizing at once, and that only where one scheme
+    Zero points that are packed load in transformers 5.24 only by dequantizing at once, and that only where one scheme
     is `alone` in the model; beside others such weights are int-quantized."""
     assert scheme.weights is not None
     order, inputs = options_of(scheme.method).get("actorder"), scheme.activations

@@ -3,7 +3,7 @@
     quantized   an expert's tensors by themselves, under the hub's names: `experts.5.gate_proj.weight_packed`
     float       put together again as transformers keeps them: beside codes it looks for no other form
 
-As transformers 5.23 reads compressed-tensors: it dequantizes experts while it loads them, one scheme for all experts of
+As transformers 5.24 reads compressed-tensors: it dequantizes experts while it loads them, one scheme for all experts of
 a model, so their inputs are not rounded there; packed symmetric integers and fp8 with a scale a channel or a tensor. A
 module of experts that it replaces by Linears (Llama 4's) is read as Linears are.
 """

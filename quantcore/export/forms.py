@@ -70,7 +70,8 @@ def loadable(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype, read
 
 
 def _computed_otherwise(model: nn.Module, schemes: Mapping[str, Scheme]) -> str | None:
-    """Where transformers gives all tokens one scale, since they come without windows, and the scheme one a token; and
+    """Where transformers gives several tokens one scale, since it takes an input's first two dimensions for windows and
+    tokens, which others have not (tokens alone, or heads between), and the scheme one a token; and
     where it rounds no inputs, since it makes floats of experts."""
     for place, experts in experts_in(model).items():
         mine = next((one for name, one in schemes.items() if name.startswith(f"{place}.")), None)
@@ -93,8 +94,8 @@ def _computed_otherwise(model: nn.Module, schemes: Mapping[str, Scheme]) -> str 
     assert scheme.activations is not None
     instead = replace(scheme, activations=replace(scheme.activations, granularity=PerTensor()), skip=Scheme().skip)
     return (
-        f"{name!r} gets tokens without windows, for which transformers has one scale in all and not one a token; take "
-        f"@{ends}={instead}, which is what it computes, or for vLLM --reader vllm"
+        f"{name!r} gets inputs of another shape than (windows, tokens, width), of which transformers gives several "
+        f"tokens one scale; take @{ends}={instead}, which is what it computes, or for vLLM --reader vllm"
     )
 
 

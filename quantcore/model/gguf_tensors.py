@@ -8,7 +8,9 @@ architectures that it reads in its newer way, its own report after the load is a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from quantcore.model.load_report import require_complete
@@ -27,7 +29,8 @@ def require_tensors(source: str, architecture: str, names: Iterable[str], model:
     if architecture in GGUF_CONFIG_ARCHS:
         return
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config={})
-    table = {_bare(name): to for name, to in get_gguf_hf_weights_map(model, processor).items()}
+    with one_table():
+        table = {_bare(name): to for name, to in get_gguf_hf_weights_map(model, processor).items()}
     held = {_bare(name) for name in names}
     there = {table[name] for name in held if name in table}
     halves = {to for name, to in table.items() if EXPERTS.search(name) and name not in held}  # of two put together
@@ -39,6 +42,20 @@ def require_tensors(source: str, architecture: str, names: Iterable[str], model:
         require_complete(lacking, over)
     except ValueError as error:
         raise ValueError(f"could not load {named(source)}: {error}") from error
+
+
+@contextmanager
+def one_table() -> Iterator[None]:
+    """While the context lasts gguf's table of names, which transformers asks for anew for every module of a model, is
+    made once for each architecture: for 30 blocks it is made 500 times otherwise, and takes longer than all else."""
+    import gguf
+
+    make = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = cache(make)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = make
 
 
 def changes_rotations(names: Iterable[str]) -> bool:

@@ -120,7 +120,7 @@ def _reasons(model: nn.Module) -> dict[str, str]:
 
 
 def flat_inputs(model: nn.Module) -> frozenset[str]:
-    """The Linears of a whole model that get tokens without windows, (tokens, K)."""
+    """The Linears of a whole model that get tokens in another shape than (windows, T, K)."""
     return _found(model)[0].flat
 
 

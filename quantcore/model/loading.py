@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quantcore.model import gguf_file
 from quantcore.model.config_file import context_of
 from quantcore.model.experts import taken_apart
+from quantcore.model.gguf_tensors import one_table
 from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
 from quantcore.model.memory import require_memory
@@ -163,9 +164,10 @@ def _gguf(source: str, place: Place) -> _Read:
         from transformers import GgufConfig
 
         how = {"gguf_file": place.gguf, "quantization_config": GgufConfig(dequantize=True), "config": model.config}
-        found: tuple[Any, dict[str, Any]] = type(model).from_pretrained(
-            place.folder, dtype=torch.float32, **how, **REPORTED
-        )
+        with one_table():
+            found: tuple[Any, dict[str, Any]] = type(model).from_pretrained(
+                place.folder, dtype=torch.float32, **how, **REPORTED
+            )
         return found
 
     return read

@@ -4,7 +4,7 @@
     found.called            those that the tokens reach; a vision tower's are not among them
     found.read              those whose `.weight` is read by somebody but themselves, so that it must stay what it is
     found.written           those whose weight the model changes as it runs (RWKV scales some of its own)
-    found.flat              those that get tokens without windows, (tokens, K) where others get (windows, T, K)
+    found.flat              those that get tokens in another shape than (windows, T, K): (tokens, K), or head by head
 
 The model itself is not touched, and no weight is read: the run is on a hollow copy, the model's own modules in which
 every weight is one number seen through its whole shape, and in which a Linear makes its output without a product. So a
@@ -152,7 +152,7 @@ def _watch(layer: Any, name: str, seen: _Seen) -> None:
         def forward(self, x: Tensor, *more: Any, **named: Any) -> Any:
             nonlocal inside
             seen.called.add(name)
-            if x.ndim == 2:
+            if x.ndim != 3:
                 seen.flat.add(name)
             if plain and not more and not named:
                 return x.mean(-1, keepdim=True) + torch.linspace(-0.1, 0.1, width, dtype=x.dtype)

@@ -9,6 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from benchmarks.zoo_models import build, tokenizer
 from quantcore.export import checkpoint
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.checkpoint_format import formats, layer_shapes, layer_tensors
@@ -74,7 +75,7 @@ def test_tokens_without_windows_are_told_before_the_work(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
     export_checkpoint(lm, f"W8A8@fc1,fc2={instead}", tmp_path / "out")
     report = export_checkpoint(lm, "W8A8", tmp_path / "other", reader="vllm")
-    assert "one scale in all" in report.notes[0]
+    assert "gives several tokens one scale" in report.notes[0]
 
 
 def test_a_reader_that_nobody_knows() -> None:
@@ -153,3 +154,11 @@ def test_names_are_the_hubs() -> None:
         "model.layers.1.block_sparse_moe.experts.3.w2.weight_scale",
         "model.layers.1.block_sparse_moe.gate.weight",
     }
+
+
+def test_what_the_hub_keeps_in_one_tensor_outside_of_the_blocks_is_written_in_one(tmp_path: Path) -> None:
+    """A tower's q, k and v are three Linears here, and one tensor of the hub's files."""
+    lm = LoadedModel("step3p7", build("step3p7"), tokenizer(), torch.device("cpu"))
+    assert export_checkpoint(lm, "w:int8/group16", tmp_path / "out").logits_apart == pytest.approx(0, abs=1e-5)
+    joined = [one for name, one in of_files(tmp_path / "out").items() if name.endswith("attn.in_proj_weight")]
+    assert {tuple(one.shape) for one in joined} == {(3 * 64, 64)}

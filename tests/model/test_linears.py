@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from quantcore.model.linears import block_names, block_of, shared_inputs
+from quantcore.model.linears import block_names, block_of, measured_together, shared_inputs
 
 
 class Block(nn.Module):
@@ -54,3 +54,8 @@ def test_who_reads_one_tensor_though_others_run_between() -> None:
         **{name: name for name in layers},
         "layers.0.third": "layers.0.first",
     }
+
+
+def test_experts_of_a_block_are_measured_together() -> None:
+    names = ["m.0.q_proj", "m.0.experts.0.up_proj", "m.0.experts.1.up_proj", "m.1.experts.0.up_proj"]
+    assert measured_together(names) == {"m.0.q_proj": names[:1], "m.0.experts": names[1:3], "m.1.experts": names[3:]}

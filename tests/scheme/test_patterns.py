@@ -66,4 +66,4 @@ def test_what_is_refused(pattern: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         require_quick(pattern)
     with pytest.raises(ValueError, match="cannot take the expression"):
-        Plan.parse(f"W4A16,skip={pattern}")
+        Plan.parse(f"W4A16@{pattern}=float")

@@ -144,7 +144,7 @@ def test_duel(tiny_model_dir: Path) -> None:
     at = open_page("7_Scheme_duel", model=tiny_model_dir, duel="w:int8/channel\nw:int3/channel", prompt="A lamp")
     printed = run(at)
     reports = one_of(printed, Duel).reports
-    assert list(at.dataframe[0].value["KL mean, nats"]) == [f"{report.kl:.4f}" for report in reports.values()]
+    assert list(at.table[0].value["KL mean, nats"]) == [f"{report.kl:.4f}" for report in reports.values()]
     assert one_of(printed, Written).prompt == "A lamp"
 
 
@@ -152,7 +152,7 @@ def test_duel_on_the_sidebars_text(tiny_model_dir: Path) -> None:
     link = {"from": "the sidebar's", "text": "code", "duel": "w:int8/channel\nw:int3/channel", "prompt": "A lamp"}
     at = open_page("7_Scheme_duel", model=tiny_model_dir, **link)
     reports = one_of(run(at), Duel).reports
-    assert list(at.dataframe[0].value["KL mean, nats"]) == [f"{report.kl:.4f}" for report in reports.values()]
+    assert list(at.table[0].value["KL mean, nats"]) == [f"{report.kl:.4f}" for report in reports.values()]
 
 
 @pytest.mark.parametrize("way", ["this layer alone", "everything but it"])

@@ -247,6 +247,7 @@ def _chat(lab: Lab, prefix: str = "") -> bool:
 
 def _counted(facts: TextFacts) -> str:
     return (
-        f"{facts.documents:,} document{'s' * (facts.documents != 1)}, **{facts.tokens:,} tokens**; the pages read "
+        f"{facts.documents:,} document{'s' * (facts.documents != 1)}, **{'more than ' * facts.more}{facts.tokens:,} "
+        "tokens**; the pages read "
         f"{facts.read[0]} sequence{'s' * (facts.read[0] != 1)} of {facts.read[1]}. SHA-256 `{facts.hash}`"
     )

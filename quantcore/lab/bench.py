@@ -32,19 +32,23 @@ from quantcore.scheme.fitting import fitting_grain, plan_for, require_fits
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import HEAD, Scheme
 from quantcore.text.files import LoadedText, named_text
+from quantcore.text.pieces import ids_of
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, OWN, STUDY, Reading, Texts
 
 PREVIEW_CHARACTERS = 600
+COUNTED = 50_000  # tokens of a text, so that a page need not wait for the millions that nobody reads
 READ, MEASURED, EACH, LEARNED = (str(one) for one in (STUDY, EVALUATE, EACH_LAYER, CALIBRATE))
 
 
 @dataclass(frozen=True)
 class TextFacts:
-    """A reading in figures: documents and tokens of the whole text, as this model's tokenizer counts; `read` (windows,
-    length) of them are read; `start` is how it begins, as the model reads it."""
+    """A reading in figures: documents and tokens of the whole text, as this model's tokenizer counts; `more`: there are
+    more tokens, which nobody counted; `read` (windows, length) of them are read; `start` is how it begins, as the model
+    reads it."""
 
     documents: int
     tokens: int
+    more: bool
     read: tuple[int, int]
     hash: str
     start: str
@@ -181,11 +185,11 @@ class Bench:
     @remembered(32)
     def text_facts(self, reading: str) -> TextFacts:
         asked, windows = Reading.parse(reading), self.tokens(reading)
-        found = self.texts[asked.source]
-        written = found.joined(self.whole.tokenizer, asked.chat)
-        count = len(self.whole.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
-        start = written[:PREVIEW_CHARACTERS]
-        return TextFacts(len(found.documents), count, (len(windows), windows.shape[1]), found.hash, start)
+        found, tokenizer = self.texts[asked.source], self.whole.tokenizer
+        count = len(ids_of(tokenizer, found.parts(tokenizer, asked.chat), COUNTED + 1))
+        start = next(found.parts(tokenizer, asked.chat))[:PREVIEW_CHARACTERS]
+        read = len(windows), windows.shape[1]
+        return TextFacts(len(found.documents), min(count, COUNTED), count > COUNTED, read, found.hash, start)
 
     @remembered(64)
     def tokens(self, reading: str) -> Tensor:

@@ -29,13 +29,15 @@ from quantcore.model.sources import REFERENCE, SMALL_FILES, Place, require_plain
 
 PROGRAM = Path(__file__).with_name("tokenizer_program.py")
 LOAD_S = 60.0  # of 262,000 tokens in 36 MB: 3.3 s
-LOAD_BYTES = 40  # of memory for a byte of its files; that one takes 17
+LOAD_BYTES = 25  # of memory for a byte of its files; that one takes 17, others 22
 ANSWER_S = 5.0
 ANSWER_S_PER_MB = 10.0  # of text; ours takes 1 to 2.3 s a MB
-MEMORY = 600_000_000
-MEMORY_PER_BYTE = 500  # of text; measured: 200 to 400
+MEMORY = 300_000_000
+MOST_MEMORY = 1_250_000_000
+MEMORY_PER_BYTE = 500  # of text, which is asked a piece at a time; measured: 200 to 400
 LONGEST_FILE = 100_000_000
-LONGEST_ANSWER = 256_000_000  # bytes; a text of 20 MB is at most 160 MB of ids
+ANSWER = 32_000_000  # bytes, and so many more for a byte of the question:
+ANSWER_PER_BYTE = 16  # ids of 8 bytes, one for each byte of the text at most
 KEPT_FILES = 20_000_000  # a process that read more than that is not kept for the next folder
 BLOCK = 64  # ids whose texts are asked for together
 PROBE = 'The keeper lit 3 lamps: "é", 漢字, \U0001f600.\n\tif x == 1:'
@@ -166,7 +168,8 @@ class BoundedTokenizer:
         return f"the tokenizer of {self.source!r}"
 
     def _ask(self, question: dict[str, Any], length: int, content: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        limits = Limits(ANSWER_S + ANSWER_S_PER_MB * length / 1e6, _memory(MEMORY_PER_BYTE * length), LONGEST_ANSWER)
+        seconds = ANSWER_S + ANSWER_S_PER_MB * length / 1e6
+        limits = Limits(seconds, _memory(MEMORY_PER_BYTE * length), ANSWER + ANSWER_PER_BYTE * length)
         with self._one:
             self._read()
             return self._held[0].ask(question, content, limits)
@@ -179,7 +182,7 @@ class BoundedTokenizer:
                 self._held[0], self._facts = _take(self._with_torch), None
             if self._facts is None:
                 mapped = (self._place.folder / self._place.gguf).stat().st_size if self._place.gguf else 0
-                limits = Limits(LOAD_S, _memory(LOAD_BYTES * self._bytes) + mapped, LONGEST_ANSWER)
+                limits = Limits(LOAD_S, _memory(LOAD_BYTES * self._bytes) + mapped, ANSWER)
                 question = {"do": "load", "folder": str(self._place.folder.absolute()), "gguf": self._place.gguf}
                 try:
                     self._facts, _ = self._held[0].ask(question, b"", limits)
@@ -189,9 +192,9 @@ class BoundedTokenizer:
 
 
 def _memory(more: int) -> int:
-    """Bytes that an answer may take: no more than half of what the machine has free."""
+    """Bytes that an answer may take: no more than half of what the machine has free, and than any tokenizer needs."""
     found = free_memory(torch.device("cpu"))
-    return min(MEMORY + more, *([found[0] // 2] if found else []))
+    return min(MEMORY + more, MOST_MEMORY, *([found[0] // 2] if found else []))
 
 
 def _bytes_to_read(source: str, place: Place) -> int:

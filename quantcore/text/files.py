@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,7 @@ PARQUET_S, PARQUET_MEMORY = 10.0, 400_000_000
 SPLITS = ("test", "validation", "valid", "dev", "train")
 TIMEOUT_S = 10.0
 LONGEST_WORDS = 200  # characters of what a library says of a fault
+TOGETHER = 100_000  # characters that are asked of a chat template at once
 
 
 @dataclass(frozen=True)
@@ -67,26 +68,45 @@ class LoadedText:
         """SHA-256 over all documents, 16 digits; it does not depend on the name."""
         return hashlib.sha256(json.dumps(self.documents).encode()).hexdigest()[:16]
 
-    def joined(self, tokenizer: Any = None, chat: bool = False) -> str:
-        """The text as the model reads it; `chat`: each document in the tokenizer's chat template.
+    def joined(self) -> str:
+        """The text as it is, without a template."""
+        return "\n\n".join(_plain(one) for one in self.documents)
+
+    def parts(self, tokenizer: Any, chat: bool = False) -> Iterator[str]:
+        """The text as the model reads it; `chat`: each document in the tokenizer's chat template, a few of them a part.
 
         Raises: ValueError where the tokenizer has no template, or its template refuses a conversation."""
         if not chat:
-            return "\n\n".join(_plain(one) for one in self.documents)
+            yield self.joined()
+            return
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 f"this model's tokenizer has no chat template, so {quoted(self.name)} can only be read as it is"
             )
-        turns = [one if isinstance(one, tuple) else _turn(one) for one in self.documents if _plain(one).strip()]
-        try:
-            told = "".join(tokenizer.apply_chat_template([list(one) for one in turns], tokenize=False))
-        except Exception as error:  # a template is a program of the model's author
-            words = " ".join(str(error).split())[:LONGEST_WORDS]
-            raise ValueError(
-                f"the chat template refuses {quoted(self.name)}: {words}; read it without the template"
-            ) from error
-        require_text_size(len(told.encode("utf-8", "replace")))
-        return told
+        size = 0
+        for turns in self._conversations():
+            try:
+                told = "".join(tokenizer.apply_chat_template(turns, tokenize=False))
+            except Exception as error:  # a template is a program of the model's author
+                words = " ".join(str(error).split())[:LONGEST_WORDS]
+                raise ValueError(
+                    f"the chat template refuses {quoted(self.name)}: {words}; read it without the template"
+                ) from error
+            require_text_size(size := size + len(told.encode("utf-8", "replace")))
+            yield told
+
+    def _conversations(self) -> Iterator[list[list[Message]]]:
+        """The documents as conversations, so many together as TOGETHER characters hold."""
+        turns, length = list[list[Message]](), 0
+        for one in self.documents:
+            if plain := _plain(one).strip():
+                turns.append(list(one) if isinstance(one, tuple) else [{"role": "user", "content": one}])
+                length += len(plain)
+            if length >= TOGETHER:
+                yield turns
+                turns, length = [], 0
+        if turns:
+            yield turns
 
 
 def read_text_file(path: str | Path) -> LoadedText:
@@ -242,10 +262,6 @@ def _document(where: str, value: Any) -> Document:
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
-
-
-def _turn(text: str) -> Sequence[Message]:
-    return ({"role": "user", "content": text},)
 
 
 def _plain(document: Document) -> str:

@@ -166,7 +166,7 @@ class Reading:
     def _cut(self, reader: Reader, text: LoadedText) -> Tensor:
         most = self.windows * self.length
         length = min(self.length, reader.context or self.length, most)
-        written = text.joined(reader.tokenizer, self.chat)
+        written = text.parts(reader.tokenizer, self.chat)
         if self.seed is None:
             return token_windows(reader.tokenizer, written, length, most)
         every = token_windows(reader.tokenizer, written, length)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from quantcore.model.loading import WINDOW
 from quantcore.model.sources import ASSETS
 from quantcore.model.sources import REFERENCE as REFERENCE
 from quantcore.model.sources import source_path as source_path
+from quantcore.text.pieces import ids_of
 
 
 def bundled_text(split: str = "evaluation", kind: str = "all") -> str:
@@ -33,31 +36,31 @@ def require_text_size(size_bytes: int) -> None:
         )
 
 
-def token_windows(tokenizer: Any, text: str, length: int = WINDOW, limit: int | None = None) -> Tensor:
-    """The text as non-overlapping windows of token ids, shape (windows, length), int64.
+def token_windows(tokenizer: Any, text: str | Iterable[str], length: int = WINDOW, limit: int | None = None) -> Tensor:
+    """The text, whole or in parts, as non-overlapping windows of token ids, shape (windows, length), int64.
 
-    The whole text is tokenized once and cut; a rest shorter than a window is left out, unless it is all there is. What
-    the tokenizer puts before a text (bos, or several tokens), each window begins with, as in training: once, also where
-    the text has it there already, as a chat template writes it. `limit` keeps the first windows that hold at most so
-    many tokens. What is no character (a lone surrogate) becomes "?".
-    Raises: ValueError for a text with fewer than two tokens, and for windows that hold none of it."""
-    content = text.encode("utf-8", "replace")
-    require_text_size(len(content))
+    The text is tokenized as far as it is read, and cut; a rest shorter than a window is left out, unless it is all
+    there is. What the tokenizer puts before a text (bos, or several tokens), each window begins with, as in training:
+    once, also where the text has it there already, as a chat template writes it. `limit` keeps the first windows that
+    hold at most so many tokens. What is no character (a lone surrogate) becomes "?".
+    Raises: ValueError for a text with fewer than two tokens, for windows that hold none of it, and as `ids_of`."""
+    if isinstance(text, str):
+        require_text_size(len(text.encode("utf-8", "replace")))
+        text = [text] if text.strip() else []
     prefix = prefix_of(tokenizer)
     if length < max(2, len(prefix) + 1):
         raise ValueError(f"a window of {length} tokens is too short: a model needs two to predict one; give at least 2")
-    readable = content.decode("utf-8")
-    ids = tokenizer(readable, add_special_tokens=False, verbose=False)["input_ids"] if readable.strip() else []
-    first = _begun(prefix, ids[:length])  # a text of 20 MB is millions of tokens
+    ids = ids_of(tokenizer, text, None if limit is None else max(limit, length) + len(prefix))
+    first = _begun(prefix, ids[:length].tolist())  # a text of 20 MB is millions of tokens
     if len(first) < 2:
         raise ValueError(f"the text gives {len(ids)} tokens and a model needs two to predict one; give a sentence")
     length = min(length, len(first))
     most = len(ids) if limit is None else max(1, limit // length)
-    rows, start = list[list[int]](), 0
-    while len(rows) < most and len(row := _begun(prefix, ids[start : start + length])[:length]) == length:
-        start += length - (0 if ids[start : start + len(prefix)] == prefix else len(prefix))
-        rows.append(row)
-    return torch.tensor(rows, dtype=torch.int64)
+    rows, start = array("q"), 0
+    while len(rows) < most * length and len(row := _begun(prefix, ids[start : start + length].tolist())) >= length:
+        start += length - (0 if ids[start : start + len(prefix)].tolist() == prefix else len(prefix))
+        rows.extend(row[:length])
+    return torch.frombuffer(rows, dtype=torch.int64).view(-1, length)
 
 
 def prompt_tokens(tokenizer: Any, prompt: str, context: int | None) -> tuple[Tensor, int]:

@@ -216,20 +216,20 @@ def test_a_chat_template_wraps_every_document(tiny_lm: LoadedModel) -> None:
     tokenizer.chat_template = TEMPLATE
     text = LoadedText("a", ("One.", " ", tuple(TALK)))
     told = "<user>One.</><user>Where is the key?</><assistant>On the table.</>"
-    assert text.joined(tokenizer, chat=True) == told
+    assert "".join(text.parts(tokenizer, chat=True)) == told
     read = tokenizer.decode(token_windows(tokenizer, told, 32)[0]).removeprefix(END)  # which the tokenizer puts there
     assert read == told[: len(read)]
     with pytest.raises(
         ValueError, match="this model's tokenizer has no chat template, so 'a' can only be read as it is"
     ):
-        text.joined(tiny_lm.tokenizer, chat=True)
+        "".join(text.parts(tiny_lm.tokenizer, chat=True))
 
     def refuse(*_: Any, **__: Any) -> str:
         raise RuntimeError("roles must alternate")
 
     strict = SimpleNamespace(chat_template="x", apply_chat_template=refuse)
     with pytest.raises(ValueError, match="the chat template refuses 'a': roles must alternate; read it without"):
-        text.joined(strict, chat=True)
+        "".join(text.parts(strict, chat=True))
 
 
 @pytest.mark.parametrize("name", ["wikitext", "a b/c", "owner/name:", "https://host/x"])

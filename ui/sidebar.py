@@ -189,7 +189,8 @@ def _own_text(prefix: str = "") -> LoadedText:
     st.caption(f"{code(upload.name)} is read. It stays on the server for this session and is **not in the link**.")
     known = st.session_state.get(f"_{key}")
     if known is None or known[0] != upload.file_id:
-        known = st.session_state[f"_{key}"] = (upload.file_id, read_content(upload.name, upload.getvalue()))
+        with st.spinner("Reading the file ..."):
+            known = st.session_state[f"_{key}"] = (upload.file_id, read_content(upload.name, upload.getvalue()))
     content: LoadedText = known[1]
     return content
 

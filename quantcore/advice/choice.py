@@ -30,6 +30,7 @@ from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gpus import Machine
 
 KIN = ASSETS / "kin.json"
+MOST_GPUS = 4096
 GOALS = ("quality", "latency", "throughput", "memory")
 SAME = 1.1  # times; smaller differences in speed are inside the prediction's error
 GB = 1e9
@@ -138,11 +139,11 @@ def advise(
 
     measured   losses on this very model, by scheme text
     weights    bytes of a checkpoint by scheme text, where they are known; else counted from the shapes
-    Raises: ValueError for an unknown goal or tolerance, and for fewer GPUs than one."""
-    if goal not in GOALS or tolerance not in TOLERANCES or gpus < 1:
+    Raises: ValueError for an unknown goal or tolerance, and for GPUs that are none or more than MOST_GPUS."""
+    if goal not in GOALS or tolerance not in TOLERANCES or not 1 <= gpus <= MOST_GPUS:
         raise ValueError(
-            f"goal {goal!r}, tolerance {tolerance!r}, {gpus} GPUs: the goals are {', '.join(GOALS)}, tolerances "
-            f"{'; '.join(TOLERANCES)}, and it takes at least one GPU"
+            f"goal {goal!r}, tolerance {tolerance!r}, {str(gpus)[:20]} GPUs: the goals are {', '.join(GOALS)}, "
+            f"tolerances {'; '.join(TOLERANCES)}, and it takes 1 to {MOST_GPUS:,} GPUs; mend what is none of these"
         )
     limit, found = TOLERANCES[tolerance], []
     for one in candidates(shape):

@@ -11,9 +11,11 @@ from typing import Any
 from torch import nn
 
 from quantcore.cli.outputs import progress_bar
+from quantcore.cli.texts import TextOptions
 from quantcore.lab.lab import Lab
+from quantcore.model.config_file import context_of
 from quantcore.model.inventory import outline
-from quantcore.model.linears import head_of, linear_shapes
+from quantcore.model.linears import head_of, linear_named, linear_shapes
 from quantcore.model.loading import REFERENCE
 from quantcore.model.memory import TooLarge
 from quantcore.scheme.fitting import plan_for, require_fits, sorted_out
@@ -39,6 +41,16 @@ def sorted_lines(schemes: Sequence[str], model: str) -> tuple[dict[str, str], di
     if known is None:
         return {one: str(Plan.parse(one)) for one in schemes}, {}
     return sorted_out(schemes, linear_shapes(known), head_of(known))
+
+
+def look_ahead(model: str, texts: TextOptions, layer: str | None = None) -> None:
+    """Raises: ValueError, before the model is loaded, for a window or a layer that it does not have."""
+    if texts.window is None and layer is None:
+        return
+    if (known := _known(model)) is not None:
+        texts.require_context(context_of(known.config))
+        if layer is not None:
+            linear_named(known, layer)
 
 
 def _known(model: str) -> nn.Module | None:

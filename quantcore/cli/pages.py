@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
+
+from quantcore.model.sentences import quoted
 
 BESIDE = Path(__file__).resolve().parents[2]  # of a clone, or where a wheel is installed
 
@@ -15,10 +18,24 @@ def app(port: int = 8501, address: str = "127.0.0.1") -> NoReturn:
     """start the server of the pages; it takes the place of this process"""
     if importlib.util.find_spec("streamlit") is None:
         raise ValueError("the pages need streamlit; install quantization-lab[app]")
+    _require_address(address, port)
     command = [sys.executable, "-m", "streamlit", "run", str(_server())]
     command += ["--server.address", address, "--server.port", str(port)]
     sys.stderr.flush()
     os.execv(sys.executable, command)
+
+
+def _require_address(address: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port {str(port)[:20]} is no port; give a number of 1 to 65535, such as 8501")
+    try:
+        found = address and socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        found = None
+    if not found:
+        raise ValueError(
+            f"--address {quoted(address)} is no address of a machine; give 127.0.0.1, or 0.0.0.0 for others in the room"
+        )
 
 
 def _server() -> Path:

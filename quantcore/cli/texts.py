@@ -60,20 +60,24 @@ class TextOptions:
     def require_window(self, reader: Reader, *readings: Reading) -> None:
         """That the windows are as long as --window asks. Raises: ValueError, before any work, where the model or the
         text has shorter ones."""
+        self.require_context(reader.context)
         if self.window is None:
             return
         for reading in readings:
-            if reader.context is not None and reader.context < self.window:
-                raise ValueError(
-                    f"--window {self.window} is longer than the {reader.context} tokens that this model was made for; "
-                    f"give at most {reader.context}"
-                )
             length = reading.tokens(reader, self.texts).shape[1]
             if length < self.window:
                 raise ValueError(
                     f"--window {self.window} is longer than what is read of {reading.words(self.texts)} at a time, "
                     f"{length} tokens; give at most {length}, or more text, or a larger --max-tokens"
                 )
+
+    def require_context(self, context: int | None) -> None:
+        """Raises: ValueError where --window is longer than what a model was made for; None: it has no such limit."""
+        if self.window is not None and context is not None and context < self.window:
+            raise ValueError(
+                f"--window {self.window} is longer than the {context} tokens that this model was made for; give at "
+                f"most {context}"
+            )
 
     def line(self) -> list[str]:
         """The options as words of a shell's line."""

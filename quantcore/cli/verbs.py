@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantcore.cli.labs import checked_plan, loaded_lab, opened_lab, sorted_lines
+from quantcore.cli.labs import checked_plan, loaded_lab, look_ahead, opened_lab, sorted_lines
 from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
@@ -95,6 +95,7 @@ def layer(
     reading, learning = texts.measured(STUDY), texts.learned()
     wanted = Lab(model, device).scheme_of(scheme)
     target = None if out is None else new_file(out, force)
+    look_ahead(model, texts, layer)
     lab = loaded_lab(model, device, texts.texts)
     texts.require_window(lab.whole, reading, *([learning] if wanted.needs_text else []))
     started = time.perf_counter()
@@ -138,6 +139,7 @@ def evaluate(
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
     reading, learning = texts.measured(EVALUATE), texts.learned()
     wanted = checked_plan(scheme, model)
+    look_ahead(model, texts)
     lab, facts = opened_lab(model, device, texts.texts, stream)
     texts.require_window(lab.whole, reading, *([learning] if wanted.needs_text else []))
     with progress_bar("quantizing") as tell:
@@ -174,6 +176,7 @@ def quantize(
     reading = texts.quantized_on()
     if ranks().first:
         require_place(out, model, force)
+    look_ahead(model, texts)
     lab, facts = opened_lab(model, device, texts.texts, stream)
     texts.require_window(lab.whole, *([reading] if plan.needs_text else []))
     stored_as = None if dtype is None else getattr(torch, dtype)
@@ -209,6 +212,7 @@ def compare(
     if not able:
         line, reason = next(iter(refused.items()))
         raise ValueError(f"{line}: {reason}")
+    look_ahead(model, texts)
     lab, opened = opened_lab(model, device, texts.texts, stream)
     wanted = list(able.values())
     needs_text = any(Plan.parse(one).needs_text for one in wanted)
@@ -254,6 +258,7 @@ def sensitivity(
     wanted = [asked.scheme_of(one) for one in schemes]
     if budget is not None:
         require_budget(budget, wanted, {})
+    look_ahead(model, texts)
     lab, read = loaded_lab(model, device, texts.texts), (str(reading), str(learning))
     if budget is not None:
         require_budget(budget, wanted, linears(lab.model))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quantcore.model import gguf_file
 from quantcore.model.config_file import context_of
 from quantcore.model.experts import taken_apart
+from quantcore.model.finite import beside_linears, require_finite
 from quantcore.model.gguf_tensors import one_table
 from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
@@ -97,6 +98,7 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     if writes is not None:
         model.generation_config = writes
     require_ids(tokenizer, model.get_input_embeddings().num_embeddings)
+    require_finite(source, beside_linears(model))
     notices = gguf_file.notices(place.folder / place.gguf) if place.gguf else ()
     return LoadedModel(source, model, tokenizer, target, place.revision, notices)
 

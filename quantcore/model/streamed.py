@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from quantcore.model.config_file import context_of
 from quantcore.model.experts import take_apart
+from quantcore.model.finite import beside_linears, require_finite
 from quantcore.model.integrity import examine
 from quantcore.model.linears import block_names
 from quantcore.model.loading import generation_config
@@ -75,6 +76,9 @@ class StreamedModel:
         self._cuts = {name: cut for name, (_, cut) in found.slices.items()}
         self._stored_as = self._names_in_files({name: file for name, (file, _) in found.slices.items()} | found.names)
         require_ids(self.tokenizer, self.skeleton.get_input_embeddings().num_embeddings)
+        blocks = tuple(f"{name}." for name in self.blocks)
+        asked = (name for name, one in beside_linears(self.skeleton) if one.ndim == 1 or not name.startswith(blocks))
+        require_finite(source, ((name, self.read(name, torch.device("cpu"))) for name in asked))
 
     @property
     def context(self) -> int | None:

@@ -213,6 +213,47 @@ def test_a_window_longer_than_there_is_is_told(
     assert "is longer than what is read of" in refused(capsys, *asked, "200")
 
 
+@pytest.mark.usefixtures("no_model")
+def test_a_window_or_a_layer_that_the_model_has_not_is_told_before_it_is_loaded(
+    capsys: pytest.CaptureFixture[str], tiny_model_dir: Path
+) -> None:
+    model = ("--model", tiny_model_dir)
+    assert "--window 513 is longer than the 256 tokens" in refused(capsys, *LAYER, *model, "--window", "513")
+    for verb in (["evaluate", "--scheme"], ["sensitivity", "--schemes"], ["compare", "--schemes"]):
+        line = (*verb, "w:int4/channel", *model, "--window", "513")
+        assert "--window 513 is longer than the 256 tokens" in refused(capsys, *line)
+    line = ("layer", "--layer", "no.such", "--scheme", "w:int4/channel", *model)
+    assert "no Linear layer is called 'no.such'; this model has 15" in refused(capsys, *line)
+
+
+PLACES_TO_SERVE = {
+    "--port=0": "--port 0 is no port; give a number of 1 to 65535",
+    "--port=-1": "--port -1 is no port",
+    "--port=99999999": "--port 99999999 is no port",
+    "--port=x": "argument --port: invalid int value",
+    "--address=": "--address '' is no address of a machine; give 127.0.0.1",
+    "--address=nope nope": "--address 'nope nope' is no address of a machine",
+    "--address=999.1.1.1": "--address '999.1.1.1' is no address of a machine",
+    f"--address={'a.' * 300}": "is no address of a machine",
+}
+
+
+@pytest.mark.parametrize("tried", PLACES_TO_SERVE)
+def test_a_place_that_no_server_can_have_is_refused(
+    capsys: pytest.CaptureFixture[str], tried: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*_: Any) -> None:
+        raise AssertionError(LOADED)
+
+    monkeypatch.setattr(os, "execv", begun)
+    assert PLACES_TO_SERVE[tried] in refused(capsys, "app", tried)
+
+
+@pytest.mark.parametrize("many", ["0", "-1", "5000", "9" * 30])
+def test_so_many_gpus_are_refused(capsys: pytest.CaptureFixture[str], many: str) -> None:
+    assert f"{many[:20]} GPUs" in refused(capsys, "advise", "--gpus", many)
+
+
 # --- words
 
 WORDS = {

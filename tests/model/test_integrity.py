@@ -2,6 +2,7 @@
 one sentence that names the fault and the way out, before a weight is read; and no folder that does is refused."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from quantcore.model import integrity, loading
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
 from tests.model.broken_folders import BROKEN, DOWN, GOOD
-from tests.model.changes import besides, config, weights
+from tests.model.changes import at, besides, config, weights
 from tests.model.test_kinds_of_files import saved
 
 WAYS: dict[str, Callable[[str, str], Any]] = {"whole": load_model, "streamed": StreamedModel}
@@ -43,6 +44,18 @@ def test_refused(tried: str, way: str, folder: Path, monkeypatch: pytest.MonkeyP
     assert len(said) < 400, said
     assert "\n" not in said
     assert "; " in said, "the way out stands behind a semicolon"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["model.norm", "model.layers.1.input_layernorm", "model.embed_tokens"])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_what_no_layer_is_to_blame_for_is_refused_before_the_work(
+    name: str, value: float, way: str, folder: Path
+) -> None:
+    at(f"{name}.weight", lambda one: one.index_fill(0, torch.tensor(7), value))(folder)
+    sentence = f"its '{name}.weight' holds NaN or infinity .{value:g} to .*; download it again"
+    with pytest.raises(ValueError, match=sentence):
+        WAYS[way](str(folder), "cpu")
 
 
 @pytest.mark.parametrize("tried", GOOD)

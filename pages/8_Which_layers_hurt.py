@@ -5,7 +5,9 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
+from quantcore.lab.bench import LEARNED
 from quantcore.lab.lab import Lab
+from quantcore.lab.start import SMALL_MODEL
 from quantcore.lab.whole import uniform_bits
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.sensitivity import Sensitivity
@@ -31,7 +33,7 @@ TOKENS = (640, 1280, 2560, 5120)
 CHOSEN_ON = replace(EVALUATE, source=EACH_LAYER.source)
 DECIDING = (2560, 16384)  # tokens of the evaluation text
 CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
-ALONE, ALL_BUT = "this layer alone", "everything but it"
+ALONE, ESTIMATED, ALL_BUT = "this layer alone", "alone, estimated", "everything but it"
 
 LOOK_FOR = (
     "Each layer is quantized alone, all others stay float, and the KL of the next-token distributions says what that "
@@ -51,20 +53,26 @@ def grains_on(lab: Lab) -> list[str]:
     return list(dict.fromkeys([lab.grain, *groups, "channel"]))
 
 
-def measured(lab: Lab, schemes: tuple[str, ...], all_but: bool, reading: str) -> Answer[Sensitivity]:
+def usual_way(lab: Lab) -> str:
+    """Of a large model the costs are estimated: to measure them takes a run a layer."""
+    return ALONE if lab.contents().parameters <= SMALL_MODEL else ESTIMATED
+
+
+def costs_of(lab: Lab, schemes: tuple[str, ...], way: str, reading: str) -> Answer[Sensitivity]:
     title = f"{' and '.join(short_label(one) for one in schemes)}, layer by layer"
     place = "ranking" if len(schemes) == 1 else "plan's layers"
-    return answer(title, lab, Lab.sensitivity, schemes, all_but, reading, place=place)
+    asked = schemes, way == ALL_BUT, reading, LEARNED, way == ESTIMATED
+    return answer(title, lab, Lab.sensitivity, *asked, place=place)
 
 
-def ranking_part(found: Answer[Sensitivity], scheme: str, all_but: bool, layers: list[str]) -> None:
+def ranking_part(found: Answer[Sensitivity], scheme: str, way: str, layers: list[str]) -> None:
     """The map and the ranking; of a run under way, of the layers measured by then."""
-    way, what = (ALL_BUT, "KL that remains") if all_but else (ALONE, "KL")
+    all_but, what = way == ALL_BUT, {ALL_BUT: "KL that remains", ESTIMATED: "KL, estimated"}.get(way, "KL")
     if found.whole is not None:
         layers = list(found.whole.layers)
         by_layer = found.whole.all_but if all_but else found.whole.alone
         costs = {layer: by_layer[layer, scheme] for layer in layers}
-        said = words.ranking_words(costs, found.whole.whole[scheme], all_but)
+        said = words.ranking_words(costs, None if way == ESTIMATED else found.whole.whole[scheme], all_but)
     else:
         costs, said = found.so_far, words.so_far_words(found.so_far, len(layers), all_but)
     frame.headline(said)
@@ -89,14 +97,15 @@ def beside_rival(lab: Lab, text: str, rival: str | None) -> Duel | None:
     return found
 
 
-def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, reading: str) -> None:
+def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, reading: str) -> None:
     """The plan within the budget, chosen on the text of `reading`; on another text, beside the largest scheme for all
     that is within the budget too."""
     with st.container():
-        found = measured(lab, schemes, False, reading).whole
+        found = costs_of(lab, schemes, way, reading).whole
     if found is None:
         return
-    chosen, uniform = lab.plan(schemes, budget, reading), uniform_bits(found)
+    estimated = way == ESTIMATED
+    chosen, uniform = lab.plan(schemes, budget, reading, LEARNED, estimated), uniform_bits(found)
     text = str(chosen.plan)
     rival = max((one for one in uniform if uniform[one] <= budget + 1e-6), key=lambda one: uniform[one], default=None)
     rivals = [] if rival is None else [rival]
@@ -112,7 +121,8 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, reading: str) -
         }
         known = {} if beside is None else beside.reports
         elsewhere = {bits[one][0]: (bits[one][1], report.kl) for one, report in known.items()}
-        budgets = figures.budgets(measured_at, lab.plan_trail(schemes, reading), elsewhere)
+        trail = lab.plan_trail(schemes, reading, LEARNED, estimated)
+        budgets = figures.budgets(measured_at, trail, elsewhere, "estimated" if estimated else "measured")
         chart(budgets, key="budgets", alt=" ".join(said).replace("*", ""))
     st.markdown("The plan as text, for the duel, the command line, a recipe:")
     st.code(text, language=None, wrap_lines=True)
@@ -127,7 +137,8 @@ def body(choice: Choice) -> None:
         bits = controls.pick("Bits per weight", BITS, 3, "bits")
         grains = grains_on(lab)
         grain = controls.pick("Scale for each", grains, controls.follow_default("grain", grains[0]), "grain")
-        all_but = controls.pick("Quantized is", [ALONE, ALL_BUT], ALONE, "way") == ALL_BUT
+        usual = controls.follow_default("way", usual_way(lab))
+        way = controls.pick("Quantized is", [ALONE, ESTIMATED, ALL_BUT], usual, "way")
         reading = str(CHOSEN_ON.at_most(controls.pick("Tokens", TOKENS, TOKENS[0], "tokens")))
     scheme = f"w:int{bits}/{grain}"
     ranked = st.container()
@@ -136,16 +147,17 @@ def body(choice: Choice) -> None:
     with ranked:
         job_view.kept_notice()
         with st.container():
-            found = measured(lab, (scheme,), all_but, reading)
+            found = costs_of(lab, (scheme,), way, reading)
         if found.whole is not None or found.so_far is not None:
             asked = [one for one in lab.layers() if not Scheme.parse(scheme).skips(one)]
             together = measured_together(asked)
-            ranking_part(found, scheme, all_but, list(together))
+            ranking_part(found, scheme, way, list(together))
             if len(together) < len(asked):
                 st.caption(words.EXPERTS_TOGETHER)
     experts_part(choice, scheme)
     if found.whole is not None:
-        plan_part(lab, tuple(str(Plan.parse(f"w:int{one}/{grain}")) for one in BITS), budget, reading)
+        schemes = tuple(str(Plan.parse(f"w:int{one}/{grain}")) for one in BITS)
+        plan_part(lab, schemes, budget, ALONE if way == ALL_BUT else way, reading)
 
 
 frame.show(__file__, "Which layers hurt?", LOOK_FOR, TRIES, body)

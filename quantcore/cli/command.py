@@ -147,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     for made in (layer, many):
         made.add_argument("--out", metavar="FILE.html", help="write the report as one HTML file")
     each.add_argument("--budget", type=float, metavar="BITS", help="a plan of at most so many bits a weight")
+    each.add_argument("--estimated", action="store_true", help="from a few backward passes, not a run a layer")
     which = paper.add_mutually_exclusive_group(required=True)
     which.add_argument("--scheme", metavar="S", help=f"{SCHEME}, or a plan")
     which.add_argument("--read", metavar="FILE", help="a recipe, YAML")

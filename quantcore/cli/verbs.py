@@ -250,6 +250,7 @@ def sensitivity(
     model: str = REFERENCE,
     device: str | None = None,
     budget: float | None = None,
+    estimated: bool = False,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
     reading, learning = texts.measured(EACH_LAYER), texts.learned()
@@ -264,7 +265,7 @@ def sensitivity(
         require_budget(budget, wanted, linears(lab.model))
     texts.require_window(lab.whole, reading, *([learning] if any(one.needs_text for one in wanted) else []))
     with progress_bar("measuring layers") as tell:
-        found = lab.sensitivity([str(one) for one in wanted], False, *read, progress=tell)
+        found = lab.sensitivity([str(one) for one in wanted], False, *read, estimated, progress=tell)
     chosen = None if budget is None else plan_for_budget(found, budget)
     return {
         "model": model,
@@ -285,6 +286,7 @@ def sensitivity(
         },
         "ranked": {one: found.ranked(one) for one in found.schemes},
         "whole": found.whole,
+        "estimated": estimated,
         "plan": None
         if chosen is None
         else {

@@ -26,7 +26,7 @@ from quantcore.pipeline.layers import LayerReport
 from quantcore.scheme.fitting import sorted_out
 from quantcore.studies.generation import Written
 from quantcore.studies.generation import write_on as write
-from quantcore.studies.plans import kept_costs
+from quantcore.studies.plans import WAYS, kept_costs
 from quantcore.studies.plans import kept_sensitivity as measure_sensitivity
 
 SoFar = Callable[[Any], None]
@@ -171,11 +171,12 @@ def sensitivity(
     all_but: bool = False,
     reading: str = EACH,
     calibration: str = LEARNED,
+    estimated: bool = False,
     progress: Progress | None = None,
     so_far: SoFar | None = None,
 ) -> Sensitivity:
     """What each layer costs when it alone is quantized, or (`all_but`) left out of quantizing all; `so_far` hears the
-    costs of one scheme's layers."""
+    costs of one scheme's layers. `estimated`: for all layers at once, from a few backward passes (`measure.fisher`)."""
     lab.require_fits(*schemes)
     return measure_sensitivity(
         lab.loaded,
@@ -184,6 +185,7 @@ def sensitivity(
         lab.tokens(calibration),
         lab.store(reading, calibration),
         all_but=all_but,
+        estimated=estimated,
         hashed=lab.hash,
         progress=progress,
         so_far=None if so_far is None else lambda _, costs: so_far(costs),
@@ -191,19 +193,30 @@ def sensitivity(
 
 
 def kept_sensitivity(
-    lab: Bench, schemes: Sequence[str], all_but: bool = False, reading: str = EACH, calibration: str = LEARNED
+    lab: Bench,
+    schemes: Sequence[str],
+    all_but: bool = False,
+    reading: str = EACH,
+    calibration: str = LEARNED,
+    estimated: bool = False,
 ) -> Sensitivity | None:
     tokens, learned, kept_in = lab.tokens(reading), lab.tokens(calibration), lab.store(reading, calibration)
     texts = texts_on(lab.model, schemes)
-    costs = [kept_costs(lab.loaded, one, tokens, learned, kept_in, all_but, lab.hash) for one in texts]
+    way = WAYS[all_but, estimated]
+    costs = [kept_costs(lab.loaded, one, tokens, learned, kept_in, way, lab.hash) for one in texts]
     return joined([cost for cost in costs if cost is not None]) if all(costs) else None
 
 
 def plan(
-    lab: Bench, schemes: Sequence[str], budget: float, reading: str = EACH, calibration: str = LEARNED
+    lab: Bench,
+    schemes: Sequence[str],
+    budget: float,
+    reading: str = EACH,
+    calibration: str = LEARNED,
+    estimated: bool = False,
 ) -> PlannedChoice:
     """The plan of at most `budget` bits a weight whose layers cost least; below the smallest scheme, that scheme."""
-    found = sensitivity(lab, schemes, False, reading, calibration)
+    found = sensitivity(lab, schemes, False, reading, calibration, estimated)
     return plan_for_budget(found, max(budget + 1e-6, min(uniform_bits(found).values())))
 
 
@@ -214,10 +227,10 @@ def uniform_bits(found: Sensitivity) -> dict[str, float]:
 
 @remembered(16)
 def plan_trail(
-    lab: Bench, schemes: tuple[str, ...], reading: str = EACH, calibration: str = LEARNED
+    lab: Bench, schemes: tuple[str, ...], reading: str = EACH, calibration: str = LEARNED, estimated: bool = False
 ) -> tuple[tuple[float, float], ...]:
     """Bits per weight and predicted KL of the plans at TRAIL budgets, from the smallest scheme's to the largest's."""
-    found = sensitivity(lab, schemes, False, reading, calibration)
+    found = sensitivity(lab, schemes, False, reading, calibration, estimated)
     bits = uniform_bits(found).values()
     least, most = min(bits), max(bits)
     budgets = [least + (most - least) * (step / (TRAIL - 1)) ** 2 for step in range(TRAIL)]

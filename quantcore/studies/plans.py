@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from quantcore.measure.fisher import estimated_costs
 from quantcore.measure.sensitivity import LayerCosts, Sensitivity, SoFar, joined, layer_costs, texts_on
 from quantcore.measure.store import Answer, Question, Store, model_hash, shape_of, tokens_hash
 from quantcore.model.loading import LoadedModel
@@ -14,6 +15,9 @@ from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
+
+ALONE, ALL_BUT, ESTIMATED = "", ", all but", ", estimated"  # in an answer's name
+WAYS = {(False, False): ALONE, (True, False): ALL_BUT, (False, True): ESTIMATED}  # all_but, estimated
 
 
 def kept_sensitivity(
@@ -24,27 +28,43 @@ def kept_sensitivity(
     store: Store,
     *,
     all_but: bool = False,
+    estimated: bool = False,
     hashed: str | None = None,
     progress: Progress | None = None,
     so_far: SoFar | None = None,
 ) -> Sensitivity:
     """`sensitivity`, scheme by scheme from the store where it is there, else measured and kept; `so_far` as in
-    `layer_costs`."""
+    `layer_costs`.
+
+    estimated   take `fisher.estimated_costs` instead: all layers and schemes from a few backward passes
+    Raises: ValueError for an estimate of everything but a layer, which there is none of."""
+    if all_but and estimated:
+        raise ValueError("a layer's cost is estimated alone, not as what the others cost without it; measure that")
+    way = WAYS[all_but, estimated]
     texts = texts_on(loaded.model, schemes)
-    found = {text: kept_costs(loaded, text, tokens, calibration, store, all_but, hashed) for text in texts}
+    found = {text: kept_costs(loaded, text, tokens, calibration, store, way, hashed) for text in texts}
     missing = ranks().all_said([text for text in texts if found[text] is None])[0]
+
+    def keep(costs: LayerCosts) -> None:
+        if ranks().first:
+            store.put(_question(loaded, costs.scheme, tokens, calibration, way, hashed), asdict(costs), {})
+        found[costs.scheme] = costs
+
+    if estimated and missing:
+        for costs in estimated_costs(loaded.model, missing, tokens, calibration=calibration, progress=progress):
+            keep(costs)
+        missing = []
     for place, text in enumerate(missing):
 
         def tell(share: float, layer: str, place: int = place, text: str = text) -> None:
             if progress:
                 progress((place + share) / len(missing), f"{Scheme.parse(text).label}: {layer}")
 
-        costs = layer_costs(
-            loaded.model, text, tokens, all_but=all_but, calibration=calibration, progress=tell, so_far=so_far
+        keep(
+            layer_costs(
+                loaded.model, text, tokens, all_but=all_but, calibration=calibration, progress=tell, so_far=so_far
+            )
         )
-        if ranks().first:
-            store.put(_question(loaded, text, tokens, calibration, all_but, hashed), asdict(costs), {})
-        found[text] = costs
     found = ranks().all_said(found)[0]
     return joined([costs for costs in found.values() if costs is not None])
 
@@ -55,11 +75,11 @@ def kept_costs(
     tokens: Tensor,
     calibration: Tensor,
     store: Store,
-    all_but: bool = False,
+    way: str = ALONE,
     hashed: str | None = None,
 ) -> LayerCosts | None:
-    """The kept costs of one scheme, None if they were not measured yet; those with all_but answer for both."""
-    for wider in (True,) if all_but else (True, False):
+    """The kept costs of one scheme, None if they are not there yet; those with all_but answer for ALONE too."""
+    for wider in (ALL_BUT, ALONE) if way == ALONE else (way,):
         answer = store.get(_question(loaded, text, tokens, calibration, wider, hashed), _shape)
         if answer is not None:
             return _read(answer)
@@ -75,10 +95,10 @@ def _shape(answer: Answer) -> Sensitivity:
 
 
 def _question(
-    loaded: LoadedModel, text: str, tokens: Tensor, calibration: Tensor, all_but: bool, hashed: str | None
+    loaded: LoadedModel, text: str, tokens: Tensor, calibration: Tensor, way: str, hashed: str | None
 ) -> Question:
     return Question(
-        kind=f"layer costs{', all but' * all_but} {shape_of(LayerCosts)}",
+        kind=f"layer costs{way} {shape_of(LayerCosts)}",
         scheme=text,
         model=loaded.id,
         model_hash=hashed or model_hash(loaded.model),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from quantcore.measure.fisher import estimated_costs
 from quantcore.measure.sensitivity import sensitivity
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.plan import Plan
@@ -56,3 +57,17 @@ def test_everything_but_it(page: AppTest) -> None:
     page.query_params["way"] = "everything but it"
     settle(page)
     assert any("With all layers quantized the KL is" in one.value for one in page.markdown)
+
+
+def test_estimated_in_place_of_measured(page: AppTest, tiny_lm: LoadedModel) -> None:
+    page.query_params["way"] = "alone, estimated"
+    settle(page)
+    assert not page.error
+    tokens = replace(EVALUATE, source="calibration/all").at_most(640).tokens(tiny_lm, Texts())
+    (found,) = estimated_costs(tiny_lm.model, ["w:int3/group32"], tokens)
+    worst = max(found.alone, key=lambda layer: found.alone[layer])
+    assert values(figure_of(page, "ranking")["figure"]["data"][0]["x"])[0] == pytest.approx(found.alone[worst])
+    assert any("all **estimated** at once" in one.value for one in page.markdown)
+    names = [trace.get("name") for trace in figure_of(page, "budgets")["figure"]["data"]]
+    assert "one scheme for all, estimated" in names
+    assert Plan.parse(page.code[0].value).overrides

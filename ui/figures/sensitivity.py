@@ -140,9 +140,10 @@ def budgets(
     uniform: Mapping[str, tuple[float, float]],
     predicted: Sequence[tuple[float, float]],
     elsewhere: Mapping[str, tuple[float, float]],
+    how: str = "measured",
 ) -> go.Figure:
-    """Bits per weight against KL: uniform schemes (measured) and the plans that the solver finds (predicted), on the
-    text that they were chosen on; and, by name, what was measured on another text."""
+    """Bits per weight against KL: uniform schemes (`how`: measured, estimated) and the plans that the solver finds
+    (predicted), on the text that they were chosen on; and, by name, what was measured on another text."""
     fig = figure("Plan against one scheme for all", "bits per weight, scales counted", "KL, nats, log", 380)
     most = max(bits for bits, _ in uniform.values())
     fig.add_trace(
@@ -164,7 +165,7 @@ def budgets(
             textposition=["top right" if bits < most else "top left" for bits, _ in uniform.values()],
             cliponaxis=False,
             marker={"color": VERMILION, "symbol": "x", "size": 11},
-            name="one scheme for all, measured",
+            name=f"one scheme for all, {how}",
             hovertemplate="%{text}: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",
         )
     )

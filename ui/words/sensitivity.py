@@ -13,21 +13,27 @@ from quantcore.measure.told_apart import told_apart
 EXPERTS_TOGETHER = "All experts of a block are measured as one layer, since a short text hardly reaches each of them."
 
 
-def ranking_words(costs: Mapping[str, float], whole: float, all_but: bool) -> str:
+def ranking_words(costs: Mapping[str, float], whole: float | None, all_but: bool) -> str:
+    """whole: the KL with all layers quantized; None: nothing was measured, the costs are estimated."""
     worst = sorted(costs, key=lambda layer: -costs[layer])
     total = sum(costs.values())
     few = worst[: max(1, len(worst) // 10)]
     share = sum(costs[layer] for layer in few) / total if total else 0.0
-    if all_but:
+    if all_but and whole is not None:
         return (
             f"With all layers quantized the KL is **{whole:.4g}** nats; leaving `{worst[-1]}` float helps most and "
             f"brings it to **{costs[worst[-1]]:.4g}**."
         )
+    known = (
+        "all **estimated** at once from a few backward passes"
+        if whole is None
+        else f"the whole model's KL {whole:.3g}: {adds_up(total, whole)}"
+    )
     return (
         f"`{worst[0]}` hurts most, **{costs[worst[0]]:.3g}** nats alone; `{worst[-1]}` least, {costs[worst[-1]]:.2g}. "
         f"The worst {len(few)} of {len(worst)} layers hold **{share:.0%}** of the sum"
         f"{', far more than their number' if share > 3 * len(few) / len(worst) else ''}. The sum over all layers is "
-        f"{total:.3g} nats, the whole model's KL {whole:.3g}: {adds_up(total, whole)}."
+        f"{total:.3g} nats, {known}."
     )
 
 

@@ -109,14 +109,23 @@ class Job:
     askers    who waits for it
     left_at   since when nobody does, in monotonic seconds
     private   made of a visitor's own text: the result goes with the visitor
+    passing   what a move asks for: of no use once nobody waits for it
     number    its own, of all jobs of this program"""
 
     _count = count(1)
 
     def __init__(
-        self, device: str, key: str, title: str, work: Work, line: Line[Job], rules: Rules, private: bool
+        self,
+        device: str,
+        key: str,
+        title: str,
+        work: Work,
+        line: Line[Job],
+        rules: Rules,
+        private: bool,
+        passing: bool = False,
     ) -> None:
-        self.device, self.key, self.title, self.private = device, key, title, private
+        self.device, self.key, self.title, self.private, self.passing = device, key, title, private, passing
         self.number = next(Job._count)
         self.state, self.share, self.doing = "waiting", 0.0, ""
         self.part = 0.0, 1.0  # where the part at hand begins, and its share of the whole

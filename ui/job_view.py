@@ -32,6 +32,7 @@ def result_of(
     place: str | None = None,
     patience_s: float | None = None,
     button: str = "Run it",
+    passing: bool = False,
 ) -> Any:
     """The job's result; while there is none, its progress stands here instead, and None is returned. The page is drawn
     again when the job is over, and whenever it has shown more of its result. Call it inside a container that is there
@@ -43,13 +44,14 @@ def result_of(
              the last waits in line (`Jobs.leave`)
     patience_s   how long a fresh job is waited for, so that a quick one shows no progress; 0: what stands below is
              drawn at once
+    passing  a move's job: it ends where the visitor moves on or leaves, unless others wait for it
     Raises: ValueError with the sentence that ended the job."""
     jobs, mark = kept.jobs(), hashlib.sha256(key.encode()).hexdigest()[:12]
     if place is not None:
         _move_on(place, key)
     job, declined = jobs.get(key), key in _declined()
     if start and not declined and (job is None or not job.over):
-        job = jobs.submit(device, key, title, work, visitors.asker(), private=OWN in key)
+        job = jobs.submit(device, key, title, work, visitors.asker(), OWN in key, passing)
         if job is None:
             _wait_for_a_turn(title)
             return None

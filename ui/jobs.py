@@ -52,10 +52,17 @@ class Jobs:
         return left
 
     def submit(
-        self, device: str, key: str, title: str, work: Work, asker: Asker = ALONE, private: bool = False
+        self,
+        device: str,
+        key: str,
+        title: str,
+        work: Work,
+        asker: Asker = ALONE,
+        private: bool = False,
+        passing: bool = False,
     ) -> Job | None:
         """The job with this key: the one that waits, runs or is done, or a new one in the device's line; None where
-        the visitor has as many jobs waiting as the rules allow."""
+        the visitor has as many jobs waiting as the rules allow. private, passing: as `Job` has them."""
         with self._lock:
             known = self._jobs.get(key)
             if known is not None and known.state not in ("failed", "cancelled"):
@@ -64,7 +71,7 @@ class Jobs:
             if self.full(asker):
                 return None
             line = self._lines.setdefault(device, Line(device))
-            job = self._jobs[key] = Job(device, key, title, work, line, self.rules, private)
+            job = self._jobs[key] = Job(device, key, title, work, line, self.rules, private, passing)
             job.askers.add(asker)
             over = [old for old, one in self._jobs.items() if one.over]
             for old in over[: max(0, len(over) - KEPT)]:
@@ -111,13 +118,13 @@ class Jobs:
 
     def leave(self, key: str, asker: Asker) -> None:
         """A visitor has moved on to another question: a job that waits for nobody else is dropped; one that runs goes
-        on, unless the rules end what nobody waits for."""
+        on, unless it is a passing one, or the rules end what nobody waits for."""
         with self._lock:
             job = self._jobs.get(key)
             if job is None or job.over:
                 return
             job.askers.discard(asker)
-            if not job.askers and (job.state == "waiting" or self.rules.leave_s is not None):
+            if not job.askers and (job.state == "waiting" or job.passing or self.rules.leave_s is not None):
                 self._drop(job)
 
     def tend(self) -> None:
@@ -129,9 +136,8 @@ class Jobs:
                 if job.left_at is None:
                     continue
                 leave_s = RELOAD_S if self.rules.leave_s is None else self.rules.leave_s
-                if time.monotonic() - job.left_at >= leave_s and (
-                    job.private if job.over else self.rules.leave_s is not None
-                ):
+                ends = job.private if job.over else job.passing or self.rules.leave_s is not None
+                if ends and time.monotonic() - job.left_at >= leave_s:
                     self._drop(job)
 
     def _drop(self, job: Job) -> None:

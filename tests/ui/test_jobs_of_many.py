@@ -245,6 +245,34 @@ def test_a_running_job_that_its_visitor_has_moved_on_from_ends_where_the_rules_s
     assert end(job).state == "cancelled"
 
 
+def test_a_moves_job_ends_with_the_move_and_others_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the rules let jobs go on: a tab is closed, or its visitor moves on."""
+    monkeypatch.setattr("ui.jobs.RELOAD_S", 0.0)
+    monkeypatch.setattr("ui.jobs.TEND_S", 0.05)
+    tabs = Tabs("tab of ann", "tab of bob")
+    jobs = Jobs(Rules(present=tabs))
+
+    def move(key: str, gate: Gate, *visitors: str) -> Job:
+        asked = [jobs.submit("cpu", key, "t", gate, Asker(who, f"tab of {who}"), passing=True) for who in visitors]
+        assert isinstance(asked[0], Job)
+        gate.started()
+        return asked[0]
+
+    gate = Gate(1000)
+    both = move("shared", gate, "ann", "bob")
+    jobs.leave("shared", Asker("ann", "tab of ann"))
+    assert both.state == "running"
+    jobs.leave("shared", Asker("bob", "tab of bob"))
+    gate.on.release()
+    assert end(both).state == "cancelled"
+    gate = Gate(1000)
+    closed = move("closed", gate, "ann")
+    tabs.open.discard("tab of ann")
+    wait_for(lambda: jobs.get("closed") is None)
+    gate.on.release()
+    assert end(closed).state == "cancelled"
+
+
 def test_a_result_on_an_own_text_goes_with_its_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ui.jobs.RELOAD_S", 0.0)
     tabs = Tabs("tab of ann")

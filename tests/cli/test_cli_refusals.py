@@ -333,7 +333,7 @@ RECIPES = {
     "an unknown scheme": (ONE % "scheme: NOPE", "cannot read 'NOPE'"),
     "damping in letters": ("s: {g: {GPTQModifier: {scheme: W4A16, dampening_frac: x}}}", "is 'x', not a number"),
     "damping that is no number": ("s: {g: {GPTQModifier: {scheme: W4A16, dampening_frac: .nan}}}", "damp=nan"),
-    "an expression that is none of ours": (ONE % "scheme: W4A16, ignore: ['re:(a+)+$']", "cannot read the layers"),
+    "an expression that is none of ours": (ONE % "scheme: W4A16, ignore: ['re:(a+)+$']", "it repeats groups"),
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from quantcore.measure.sensitivity import plan_for_budget, sensitivity
 from quantcore.measure.store import Store
 from quantcore.model.experts import taken_apart
 from quantcore.model.inventory import inventory
-from quantcore.model.linears import left_float, linears
+from quantcore.model.linears import left_float, linears, measured_together
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.scheme import Scheme
 from tests.conftest import VOCAB
@@ -157,11 +157,16 @@ def test_layers_of_any_kind(kind: str) -> None:
     model, tokens = tiny(kind), torch.randint(3, 128, (4, 24))
     found = sensitivity(model, SCHEMES, tokens)
     whole, _ = quantize_model(model, SCHEMES[0])
-    layer = list(quantized_linears(whole))[-1]
+    layer, members = list(measured_together(quantized_linears(whole)).items())[-1]
     alone, _ = quantize_model(model, "float")
-    alone.set_submodule(layer, whole.get_submodule(layer))
+    for one in members:
+        alone.set_submodule(one, whole.get_submodule(one))
     assert found.alone[layer, SCHEMES[0]] == pytest.approx(compare(model, alone, tokens).kl, rel=1e-3)
     chosen = plan_for_budget(found, found.mean_bits(dict.fromkeys(found.layers, SCHEMES[1])) - 2)
     planned, reports = quantize_model(model, chosen.plan)
-    assert {report.name: report.scheme for report in reports if report.scheme != "float"} == chosen.choice
+    schemes = {report.name: report.scheme for report in reports if report.scheme != "float"}
+    together = measured_together(schemes)
+    assert {unit: {schemes[one] for one in members} for unit, members in together.items()} == {
+        unit: {scheme} for unit, scheme in chosen.choice.items()
+    }
     assert compare(model, planned, tokens).kl < found.whole[SCHEMES[0]]

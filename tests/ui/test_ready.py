@@ -26,7 +26,7 @@ def test_the_pages_find_what_was_measured_ahead(lab: Lab, tiny_model_dir: Path) 
     for name in ("7_Scheme_duel", "9_Rules_tested"):
         at = page(name, model=tiny_model_dir).run()
         assert [one for one in errors(at) if "group_size=128" not in one] == []
-        assert kept.jobs().unfinished() == []
+        assert [job for job in kept.jobs().unfinished() if not job.passing] == []
         assert not at.get("progress")
 
 

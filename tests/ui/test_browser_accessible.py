@@ -20,6 +20,7 @@ THEIRS: dict[tuple[str, str], str] = {
     ("color-contrast", 'class="token'): "the colours of st.code's highlighting",
     ("scrollable-region-focusable", "<pre class"): "st.code's long lines scroll, and cannot be reached by Tab",
 }
+LOOKS = 3  # a violation stands in all of them: while a page works, Streamlit pales what is about to change
 READY = """() => document.querySelector('[data-testid="stApp"]')?.dataset.testScriptState !== 'running'
     && document.querySelector('[data-testid="stExpander"]')
     && [...document.querySelectorAll('.lab-chart')].every((chart) => Number(chart.dataset.drawn) > 0)"""
@@ -60,12 +61,21 @@ def test_no_page_keeps_anybody_out(page: Any, own_server: str, path: str) -> Non
     found = []
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)
-        wait_until(page, READY)
-        page.wait_for_timeout(500)  # colours fade from theme to theme
-        for violation in axe.run(page, options=RULES).response["violations"]:
-            for node in violation["nodes"]:
-                if not any(rule == violation["id"] and part in node["html"] for rule, part in THEIRS):
-                    found.append(f"{theme}, {violation['id']}: {node['html'][:200]}")
-        found += [f"{theme}, {words}" for words in page.evaluate(PALE)]
+        for _ in range(LOOKS):
+            wait_until(page, READY)
+            page.wait_for_timeout(500)  # colours fade from theme to theme
+            if not (seen := violations(page, axe)):
+                break
+        found += [f"{theme}, {one}" for one in seen]
     page.emulate_media(color_scheme="light")
     assert found == []
+
+
+def violations(page: Any, axe: Any) -> list[str]:
+    """What axe and `PALE` find on the page as it stands, but for what is Streamlit's own."""
+    found = []
+    for violation in axe.run(page, options=RULES).response["violations"]:
+        for node in violation["nodes"]:
+            if not any(rule == violation["id"] and part in node["html"] for rule, part in THEIRS):
+                found.append(f"{violation['id']}: {node['html'][:200]}")
+    return [*found, *page.evaluate(PALE)]

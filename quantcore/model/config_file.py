@@ -2,7 +2,7 @@
 
 Building a model costs time and memory for every block that config.json asks for, also where no weight is there; a file
 of a few bytes that asks for a million must be refused before. So no count is believed: a model has no more blocks than
-its files hold tensors, and is no wider than they hold numbers.
+its files hold tensors, nor than MOST_BLOCKS, and is no wider than they hold numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from quantcore.model.weight_files import MIB, read_json
 
 CONFIG_BYTES = 4 * MIB
 BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_labels")
+MOST_BLOCKS = 1000  # Llama 3.1 405B has 126; to build 100,000 empty ones takes over a minute and a GB
 WIDTHS = ("hidden_size", "n_embd", "d_model", "vocab_size")
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 CONTEXTS = (*POSITIONS, "max_sequence_length", "seq_length", "context_length", "n_ctx", "max_target_positions")
@@ -114,6 +115,11 @@ def require_counts(config: dict[str, Any], tensors: int, numbers: int) -> None:
             raise ValueError(
                 f"its config.json says {name} = {cut(f'{value:,}', 40)} and its files hold {most:,} {of}; "
                 "download config.json and weights again, from one place"
+            )
+        if name in BLOCKS and name != "num_labels" and type(value) is int and value > MOST_BLOCKS:
+            raise ValueError(
+                f"its config.json says {name} = {cut(f'{value:,}', 40)}, and no model is known of more than "
+                f"{MOST_BLOCKS:,} blocks; download it again"
             )
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from quantcore.measure.store import model_hash
 from quantcore.model import integrity, loading
+from quantcore.model.config_file import require_counts
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
 from tests.model.broken_folders import BROKEN, DOWN, GOOD
@@ -91,6 +92,15 @@ def test_a_model_of_more_parts_than_its_files_can_become(folder: Path) -> None:
     for way in WAYS.values():
         with pytest.raises(ValueError, match=r"describes a model of more parameters than its files can hold \(84\)"):
             way(str(folder), "cpu")
+
+
+def test_no_model_has_a_hundred_thousand_blocks_however_many_tensors_its_files_hold() -> None:
+    """To build them, empty, would take over a minute and a GB."""
+    for name in ("num_hidden_layers", "n_layer"):
+        with pytest.raises(ValueError, match=f"{name} = 100,000, and no model is known of more than 1,000 blocks"):
+            require_counts({name: 100_000}, 200_000, 10**9)
+        require_counts({name: 126}, 1000, 10**9)
+    require_counts({"num_labels": 5000}, 200_000, 10**9)  # no blocks
 
 
 def test_memory_is_asked_for_the_model_that_config_describes(

@@ -61,8 +61,13 @@ def asked_of(
     return [
         (Lab.ranges, layer, schemes, steps, call, calibration, reading),
         (Lab.clips, layer, schemes, steps, calibration, read_beside(reading)),
-        (Lab.dynamic_cost, layer, f"{schemes[0].partition('/')[0]}/tensor/static"),
+        (Lab.dynamic_cost, *timed(layer, schemes)),
     ]
+
+
+def timed(layer: str, schemes: tuple[str, ...]) -> tuple[str, str]:
+    """Of which inputs the cost of a dynamic range is timed: the layer's, in the format of the schemes."""
+    return layer, f"{schemes[0].partition('/')[0]}/tensor/static"
 
 
 def body(choice: Choice) -> None:
@@ -110,7 +115,7 @@ def body(choice: Choice) -> None:
         chart(figures.error_picture(study), key="error_picture", alt=range_words.errors(study))
 
     st.header("What does dynamic cost in time?")
-    asked = (layer, f"{schemes[0].partition('/')[0]}/tensor/static")
+    asked = timed(layer, schemes)
     cost = lab.dynamic_cost(*asked)
     with st.grid(2, min_column_width=430):
         chart(figures.cost_picture(cost), key="cost_picture", alt=range_words.cost(cost).replace("*", ""))

@@ -29,11 +29,10 @@ from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
-from quantcore.measure.sensitivity import LayerCosts, texts_on
+from quantcore.measure.sensitivity import LayerCosts, require_layers, require_measurable, sizes_of, texts_on
 from quantcore.model.experts import take_apart
 from quantcore.model.linears import measured_together
 from quantcore.model.places import copy_with
-from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.numbers.qtensor import dequantize
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
@@ -60,10 +59,7 @@ def estimated_costs(
     Memory: the codes of the model under all schemes, one window's activations.
     Raises: ValueError for no scheme, one that quantizes nothing, windows of one token, no draws."""
     texts = texts_on(model, schemes)
-    if not texts:
-        raise ValueError("there is no scheme to measure; give at least one, such as w:int4/group128")
-    if tokens.shape[1] < 2:
-        raise ValueError(f"windows of {tokens.shape[1]} token predict nothing; use at least two tokens")
+    require_measurable(texts, tokens)
     if draws < 1:
         raise ValueError(f"{draws} draws of a window say nothing; use at least one")
     copies: dict[str, dict[str, QuantLinear]] = {}
@@ -87,18 +83,12 @@ def estimated_costs(
             progress(QUANTIZING + (1 - QUANTIZING) * (place + 1) / len(mine), "reading the text backward")
     everywhere = [one for some in ranks().all_said([one.cpu() for one in found]) for one in some]
     alone = torch.stack(everywhere).square().mean(0) / 2 / (tokens.shape[1] - 1)
-    numbers = {name: layer.out_features * layer.in_features for name, layer in layers.items()}
-    weights = {unit: sum(numbers[one] for one in members) for unit, members in units.items()}
-
-    def bits_of(text: str, members: Sequence[str]) -> float:
-        spent = sum(_bits(copies[text][one]) * numbers[one] for one in members)
-        return spent / sum(numbers[one] for one in members)
-
+    sizes = {text: sizes_of(units, copies[text]) for text in texts}
     return [
         LayerCosts(
             scheme=text,
-            weights=weights,
-            bits={unit: bits_of(text, members) for unit, members in units.items()},
+            weights=sizes[text][0],
+            bits=sizes[text][1],
             alone=dict(zip(units, alone[:, place].tolist(), strict=True)),
             all_but={},
             whole=float(alone[:, place].sum()),
@@ -111,16 +101,11 @@ def estimated_costs(
 def _same_layers(copies: Mapping[str, dict[str, QuantLinear]]) -> dict[str, QuantLinear]:
     """The layers under the first scheme. Raises: ValueError where there are none, or others under another one."""
     first, layers = next(iter(copies.items()))
-    if not layers:
-        raise ValueError(f"{first} quantizes nothing, so no layer can hurt; give a scheme such as w:int4/group128")
+    require_layers(first, layers)
     for text, others in copies.items():
         if set(others) != set(layers):
             raise ValueError(f"{text} leaves other layers float than {first}; give all the same skip=")
     return layers
-
-
-def _bits(layer: QuantLinear) -> float:
-    return float(FLOAT_BITS) if layer.qweight is None else layer.qweight.bits_per_weight
 
 
 def _drawn(model: nn.Module, window: Tensor, draws: int, random: torch.Generator) -> Iterator[None]:

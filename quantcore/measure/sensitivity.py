@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import next_log_p
 from quantcore.measure.scores import divergence
@@ -119,10 +120,7 @@ def sensitivity(
     progress      called with the share done and the layer
     Raises: ValueError for no scheme, a scheme that quantizes nothing, windows of one token."""
     texts = tuple(texts_on(model, schemes))
-    if not texts:
-        raise ValueError("there is no scheme to measure; give at least one, such as w:int4/group128")
-    if tokens.shape[1] < 2:
-        raise ValueError(f"windows of {tokens.shape[1]} token predict nothing; use at least two tokens")
+    require_measurable(texts, tokens)
     both = set(texts_on(model, all_but))
     costs = []
     for place, text in enumerate(texts):
@@ -133,6 +131,14 @@ def sensitivity(
 
         costs.append(layer_costs(model, text, tokens, all_but=text in both, calibration=calibration, progress=tell))
     return joined(costs)
+
+
+def require_measurable(texts: Sequence[str], tokens: Tensor) -> None:
+    """Raises: ValueError for no scheme, and windows of one token."""
+    if not texts:
+        raise ValueError("there is no scheme to measure; give at least one, such as w:int4/group128")
+    if tokens.shape[1] < 2:
+        raise ValueError(f"windows of {tokens.shape[1]} token predict nothing; use at least two tokens")
 
 
 def texts_on(model: nn.Module, schemes: Sequence[str]) -> list[str]:
@@ -260,8 +266,7 @@ def layer_costs(
     alone = quantized_linears(apart)
     base, _ = quantize_model(model, "float")  # modules of our own to swap layers in; the tensors are the model's
     layers = quantized_linears(quantized)
-    if not layers:
-        raise ValueError(f"{text} quantizes nothing, so no layer can hurt; give a scheme such as w:int4/group128")
+    require_layers(text, layers)
     units = measured_together(layers)
     sums = {kind: dict.fromkeys(units, 0.0) for kind in ("alone", "all_but")}
     shown = sums["all_but" if all_but else "alone"]
@@ -297,19 +302,33 @@ def layer_costs(
     told = ranks().all_said((sums, whole, counted))
     whole, counted = sum(one[1] for one in told), sum(one[2] for one in told)
     sums = {kind: {name: sum(one[0][kind][name] for one in told) for name in units} for kind in sums}
-    weights = {name: layer.out_features * layer.in_features for name, layer in layers.items()}
-    held = {name: layer.qweight for name, layer in layers.items()}
-    bits = {name: weights[name] * (FLOAT_BITS if q is None else q.bits_per_weight) for name, q in held.items()}
-    numbers = {name: sum(weights[one] for one in members) for name, members in units.items()}
+    weights, bits = sizes_of(units, layers)
     return LayerCosts(
         scheme=text,
-        weights=numbers,
-        bits={name: sum(bits[one] for one in members) / numbers[name] for name, members in units.items()},
+        weights=weights,
+        bits=bits,
         alone={name: total / counted for name, total in sums["alone"].items()},
         all_but={name: total / counted for name, total in sums["all_but"].items()} if all_but else {},
         whole=whole / counted,
         tokens=counted,
     )
+
+
+def require_layers(text: str, layers: Mapping[str, QuantLinear]) -> None:
+    """Raises: ValueError for a scheme that quantizes none."""
+    if not layers:
+        raise ValueError(f"{text} quantizes nothing, so no layer can hurt; give a scheme such as w:int4/group128")
+
+
+def sizes_of(
+    units: Mapping[str, Sequence[str]], layers: Mapping[str, QuantLinear]
+) -> tuple[dict[str, int], dict[str, float]]:
+    """How many weights each unit of `measured_together` has, and its bits per weight."""
+    weights = {name: layer.out_features * layer.in_features for name, layer in layers.items()}
+    held = {name: layer.qweight for name, layer in layers.items()}
+    bits = {name: weights[name] * (FLOAT_BITS if q is None else q.bits_per_weight) for name, q in held.items()}
+    numbers = {name: sum(weights[one] for one in members) for name, members in units.items()}
+    return numbers, {name: sum(bits[one] for one in members) / numbers[name] for name, members in units.items()}
 
 
 def _check_shortcut(

@@ -20,7 +20,7 @@ THEIRS: dict[tuple[str, str], str] = {
     ("color-contrast", 'class="token'): "the colours of st.code's highlighting",
     ("scrollable-region-focusable", "<pre class"): "st.code's long lines scroll, and cannot be reached by Tab",
 }
-LOOKS = 3  # a violation stands in all of them: while a page works, Streamlit pales what is about to change
+LOOKS = 3  # a violation stands in all of them: while a page works, things come and go above its text
 READY = """() => document.querySelector('[data-testid="stApp"]')?.dataset.testScriptState !== 'running'
     && document.querySelector('[data-testid="stExpander"]')
     && [...document.querySelectorAll('.lab-chart')].every((chart) => Number(chart.dataset.drawn) > 0)"""

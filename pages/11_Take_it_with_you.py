@@ -89,7 +89,7 @@ def body(choice: Choice) -> None:
         plan.require_layers(list(lab.layers()))
         calibration = learns_from(plan, choice)
     text, label = str(plan), short_label(str(plan))
-    schemes = {name: found for name in lab.layers() if (found := plan.scheme_for(name, lab.head)) is not None}
+    schemes = plan.schemes_of(lab.layers(), lab.head)
     parts, refused = lab.promise(text), take_words.refusal(schemes.values())
     places, fused = list(experts_in(lab.model)), fused_on_the_hub(lab.model)
     served = serving(lab.short_name(text), schemes, lab.loaded.context, places, lab.layers(), fused)

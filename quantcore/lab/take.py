@@ -32,8 +32,7 @@ from quantcore.text.reading import Reading
 @remembered(64)
 def promise(lab: Bench, plan: str) -> Promise:
     """What a checkpoint of the plan would take, byte by byte; nothing is quantized."""
-    asked = Plan.parse(plan)
-    schemes = {name: found for name in lab.layers() if (found := asked.scheme_for(name, lab.head)) is not None}
+    schemes = Plan.parse(plan).schemes_of(lab.layers(), lab.head)
     return promise_of(lab.model, plan, stored_type(lab.model, schemes))
 
 

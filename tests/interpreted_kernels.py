@@ -10,6 +10,7 @@ from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
 from quantcore.matmul.kernels.low_bit_matmul import expand, multiply_packed, pack_weight
 from quantcore.matmul.paths import open_paths
 from quantcore.matmul.why_not import why_no_kernels
+from quantcore.numbers.kernels.grams import add_grams
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.scheme.scheme import Scheme
 from tests import emulated_lanes
@@ -141,3 +142,17 @@ def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, shape: tuple[i
         y = multiply_few(x, pack_weight(q), bias, tile)
         assert torch.allclose(y.double(), exact + bias.double(), rtol=2**-10, atol=1e-3), tile
         assert torch.allclose(multiply_few(x, pack_weight(q), None, tile).double(), exact, rtol=2**-10, atol=1e-3)
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_sums_of_many_experts(width: int) -> None:
+    """Small whole numbers, so that every sum is exact. Five experts, of which three are asked for: one has 70 rows,
+    more than a turn takes, one has none, the last all that are left; what was there is added to."""
+    x = torch.randint(-3, 4, (100, width)).half()
+    ends, which = torch.tensor([5, 75, 75, 80, 100]), torch.tensor([1, 2, 4])
+    sums = torch.full((3, width, width), 2.0)
+    add_grams(x, ends, which, sums)
+    parts = [x[5:75].float(), x[75:75].float(), x[80:100].float()]
+    expected = torch.stack([part.T @ part for part in parts]) + 2
+    upper = torch.triu(torch.ones(width, width)).bool()
+    assert torch.equal(sums[:, upper], expected[:, upper])

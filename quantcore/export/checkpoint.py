@@ -256,12 +256,14 @@ class _Writing:
     def _require_read(self) -> float | None:
         """How far transformers' logits are from ours, where that is tried. Raises: ValueError for files that it does
         not load, or not as they are meant."""
-        from quantcore.export.opening import of_files, why_not
+        from quantcore.export.opening import forms_of, of_files, why_not
         from quantcore.export.trial import MOST_APART, logits_apart
 
         if self._reader != "transformers":
             return None
-        apart, problem = None, why_not(self._model.skeleton, self._form.config, of_files(self._folder))
+        apart, written = None, of_files(self._folder)
+        asked = forms_of(written) == self._form.opened  # of these very names and shapes, before the work
+        problem = None if asked else why_not(self._model.skeleton, self._form.config, written)
         if problem is None and self._tried is not None:
             self._form.config.save_pretrained(self._folder)
             try:
@@ -299,7 +301,7 @@ class _Writing:
                 tensors = {f"{name}.{key}".lstrip("."): one for name, own in together for key, one in own.items()}
                 self._shards.add("", named(self._model.skeleton, tensors))
             rounding = [scale_rounding(layer, self._dtype) for layer in quantized_linears(module).values()]
-        self._rounding = max([self._rounding, *rounding])
+            self._rounding = max([self._rounding, *(torch.stack(rounding).tolist() if rounding else [])])
 
 
 def _home(name: str) -> str:

@@ -20,7 +20,7 @@ from torch import nn
 
 from quantcore.export.checkpoint_format import config_entry, configuration, formats
 from quantcore.export.experts import experts_in, patterns, read_as_linears
-from quantcore.export.opening import hub_names, named, promised, why_not
+from quantcore.export.opening import forms_of, hub_names, named, promised, why_not
 from quantcore.export.words import PACKED
 from quantcore.model.linears import every_linear, flat_inputs, left_float, short_names
 from quantcore.numbers.granularity import PerTensor, PerToken
@@ -33,12 +33,14 @@ OTHERS = ("w:int8/channel,a:int8/token/dynamic", "w:fp8_e4m3/channel,a:fp8_e4m3/
 @dataclass(frozen=True)
 class Form:
     """config: what config.json will be, as transformers' object. format: of all codes; layouts: of each layer's.
-    notes: what is not as usual, for whoever reads the report."""
+    notes: what is not as usual, for whoever reads the report. opened: names, shapes and types of the tensors with which
+    transformers was asked and found nothing amiss."""
 
     config: Any
     format: str
     layouts: dict[str, str]
     notes: tuple[str, ...] = ()
+    opened: frozenset[tuple[str, tuple[int, ...], torch.dtype]] = frozenset()
 
 
 def loadable(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype, reader: str = READERS[0]) -> Form:
@@ -59,7 +61,7 @@ def loadable(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype, read
     first = ""
     for form, tensors in _forms(model, schemes, dtype):
         if (problem := why_not(model, form.config, tensors)) is None:
-            return form
+            return replace(form, opened=forms_of(tensors))
         first = first or problem
     scheme = next(iter(schemes.values()))
     out = next((one for one in OTHERS if one != str(scheme) and _loads(model, schemes, one, dtype)), None)

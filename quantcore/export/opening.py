@@ -111,10 +111,18 @@ def of_files(folder: Path) -> dict[str, Tensor]:
     """The tensors that a folder's files hold, on the meta device."""
     stored = stored_tensors(folder)
     found = {name: _empty(one.shape, TYPES[one.dtype]) for name, one in stored.items()}
+    read: dict[Path, list[str]] = {}
     for name in (name for name in found if name.endswith(".weight_shape")):  # by which others are read
-        with safe_open(stored[name].file, "np") as file:
-            found[name] = torch.from_numpy(file.get_tensor(name))
+        read.setdefault(Path(stored[name].file), []).append(name)
+    for path, names in read.items():
+        with safe_open(path, "np") as file:
+            found |= {name: torch.from_numpy(file.get_tensor(name)) for name in names}
     return found
+
+
+def forms_of(tensors: Mapping[str, Tensor]) -> frozenset[tuple[str, tuple[int, ...], torch.dtype]]:
+    """Name, shape and type of each: where they are those of tensors that transformers takes, it takes these."""
+    return frozenset((name, tuple(one.shape), one.dtype) for name, one in tensors.items())
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

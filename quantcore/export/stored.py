@@ -92,11 +92,11 @@ def checkpoint_parts(
             yield name, {key: cast_to(value.detach(), dtype) for key, value in new.items()}
 
 
-def scale_rounding(layer: QuantLinear, dtype: torch.dtype) -> float:
-    """The largest relative change of a layer's scales in `dtype`."""
+def scale_rounding(layer: QuantLinear, dtype: torch.dtype) -> Tensor:
+    """The largest relative change of a layer's scales in `dtype`: a float64 scalar on the device, not waited for."""
     static = layer.static_qparams
     scales = [one for one in (layer.scale, static and static.scale) if isinstance(one, Tensor)]
-    return max(float((one.to(dtype).double() / one.double() - 1).abs().max()) for one in scales)
+    return torch.stack([(one.to(dtype).double() / one.double() - 1).abs().max() for one in scales]).max()
 
 
 def cast_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,7 @@ a block a small sequential part is left, a Triton kernel on a GPU (`sweep`). Row
 v; gate, up), and of one weight under several specs, are swept together: `gptq_quantize_many`.
 
 On a GPU nothing waits for it before everything is launched: what is wrong with a Hessian, a factorization or a weight
-is read at the end, in that order, by `refuse`. A factorization leaves most of every multiprocessor idle, so it is
+is read at the end, in that order, by `refuse_all`. A factorization leaves most of every multiprocessor idle, so it is
 launched first, on a stream of its own, and the work that needs no factor goes on beside it.
 
 Source: Frantar et al. 2022, arXiv:2210.17323, section 3.3 and algorithm 1; order by diag(H): act-order of the
@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ def gptq_plain(
     options = options or Gptq()
     order = Order.of(hessian, options.actorder is not None)
     rows = Rows(GptqProblem(weight.double(), spec, options), order, {})
-    refuse(findings, [], [rows], name)
+    refuse_all([Findings(findings, [], [rows], name)])
     damped = hessian.double()[order.columns][:, order.columns]
     damped.diagonal().add_(options.damp * damped.diagonal().mean())
     upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
@@ -110,6 +111,30 @@ def gptq_loss(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
 
 
 def _solve(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trace | None) -> list[QTensor]:
+    launched = _launch(problems, hessian, name, trace)
+    refuse_all([launched.findings])
+    return launched.codes()
+
+
+def gptq_quantize_in_turn(sets: Sequence[tuple[Sequence[GptqProblem], Tensor, str]]) -> list[list[QTensor]]:
+    """`gptq_quantize_many` of one set after another, each (problems, Hessian, name). A GPU is waited for once, behind
+    the last. Raises: what is wrong with the first set that something is wrong with."""
+    launched = [_launch(list(problems), hessian, name, None) for problems, hessian, name in sets]
+    refuse_all([one.findings for one in launched])
+    return [one.codes() for one in launched]
+
+
+class _Launched(NamedTuple):
+    """A solution that the device may still be working on. solved: of each problem its rows and codes."""
+
+    findings: Findings
+    solved: list[tuple[Rows, Tensor]]
+
+    def codes(self) -> list[QTensor]:
+        return [part.result(codes) for part, codes in self.solved]
+
+
+def _launch(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trace | None) -> _Launched:
     for problem in problems:
         if problem.weight.ndim != 2:
             shape = tuple(problem.weight.shape)
@@ -137,8 +162,10 @@ def _solve(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trace
         pull, diagonal = factors.next()
         for members, parts in zip(sets.values(), rows, strict=True):
             solved |= zip(members, zip(parts, sweep(parts, pull, diagonal, trace), strict=True), strict=True)
-    refuse(findings, factors.without, [part for part, _ in solved.values()], name)
-    return [part.result(codes) for part, codes in (solved[index] for index in range(len(problems)))]
+    rows_of_all = [part for part, _ in solved.values()]
+    return _Launched(
+        Findings(findings, factors.without, rows_of_all, name), [solved[index] for index in range(len(problems))]
+    )
 
 
 class _Factors:
@@ -220,20 +247,41 @@ def _refuse_shape(hessian: Tensor, width: int, name: str) -> None:
 
 
 def examine(hessian: Tensor) -> Tensor:
-    """(largest entry, largest difference of a row's and a column's sum): read by `refuse`, when the GPU is done."""
+    """(largest entry, largest difference of a row's and a column's sum): read by `refuse_all`, when the GPU is done."""
     least, most = torch.aminmax(hessian)
     # H v and H^T v for one uneven v: the difference of two entries shows in a sum, at a fraction of H - H^T's cost.
     probe = 1 + torch.frac(torch.arange(len(hessian), device=hessian.device, dtype=hessian.dtype) * 0.61803)
     return torch.stack([torch.maximum(most, -least), (hessian @ probe - hessian.T @ probe).abs().max()])
 
 
-def refuse(findings: Tensor, factors: list[tuple[float, Tensor]], rows: list[Rows], name: str) -> None:
-    """Raise what was wrong with the Hessian, its factors or the weights, the first thing first. Waits for the GPU,
-    once: nothing before does."""
-    reaches = list({id(part.reach): part.reach for part in rows}.values())
-    without = [missing.double().view(1) for _, missing in factors]
-    found = torch.cat([findings.double(), *without, *(reach.double() for reach in reaches)]).tolist()
+class Findings(NamedTuple):
+    """What may be wrong with a set of problems: `examine` of its Hessian, of each factorization its damping and the
+    columns without a factor, the rows whose `reach` tells of NaN, and what an error calls the layers."""
+
+    hessian: Tensor
+    factors: list[tuple[float, Tensor]]
+    rows: list[Rows]
+    name: str
+
+    @property
+    def numbers(self) -> Tensor:
+        reaches = list({id(part.reach): part.reach for part in self.rows}.values())
+        without = [missing.double().view(1) for _, missing in self.factors]
+        return torch.cat([self.hessian.double(), *without, *(reach.double() for reach in reaches)])
+
+
+def refuse_all(sets: Sequence[Findings]) -> None:
+    """Raise what was wrong with a Hessian, its factors or the weights, the first thing first. Waits for the GPU, once:
+    nothing before does."""
+    numbers = [one.numbers for one in sets]
+    known = iter(torch.cat(numbers).tolist() if numbers else [])
+    for one, its in zip(sets, numbers, strict=True):
+        _refuse(one, [next(known) for _ in range(len(its))])
+
+
+def _refuse(one: Findings, found: list[float]) -> None:
     largest, apart = found[:2]
+    name, factors = one.name, one.factors
     if not largest < float("inf"):
         raise ValueError(f"{name}: the Hessian holds NaN or Inf; calibrate again, in float32")
     if largest == 0:

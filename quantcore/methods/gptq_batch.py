@@ -6,7 +6,7 @@ that a column costs one step for all. The codes are the same, up to the rounding
     pull (B, K, K), w (B, K, R), error (B, K, R)          R rows of all weights that read one input
 
 Memory: BATCH_NUMBERS numbers of weights and factors at a time, about 16 bytes each; more are taken in turn. On a GPU
-the sweep's Triton kernel takes one Hessian at a time, and that is what is done there.
+the sweep's Triton kernel takes one Hessian at a time: one is launched behind the other, and waited for at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quantcore.methods.gptq import GptqProblem, examine, factorize, gptq_quantize_many, refuse
+from quantcore.methods.gptq import Findings, GptqProblem, examine, factorize, gptq_quantize_in_turn, refuse_all
 from quantcore.methods.sweep import Rows, takes_kernel
 from quantcore.methods.sweep_state import Order
 from quantcore.numbers.qtensor import QTensor
@@ -38,11 +38,11 @@ def gptq_quantize_sets(sets: Sequence[GptqSet]) -> list[list[QTensor]]:
     together, others one by one. Raises: as `gptq_quantize`."""
     alike: dict[object, list[int]] = {}
     for place, one in enumerate(sets):
-        alike.setdefault(_likeness(one) or place, []).append(place)
+        alike.setdefault(_likeness(one), []).append(place)
     found: dict[int, list[QTensor]] = {}
     for likeness, places in alike.items():
-        if isinstance(likeness, int) or len(places) == 1:
-            solved = [gptq_quantize_many(list(sets[one].problems), sets[one].hessian, sets[one].name) for one in places]
+        if likeness is None or len(places) == 1:
+            solved = gptq_quantize_in_turn([sets[one] for one in places])
         else:
             solved = [codes for batch in _batches([sets[one] for one in places]) for codes in solve_together(batch)]
         found |= zip(places, solved, strict=True)
@@ -76,8 +76,12 @@ def solve_together(sets: list[GptqSet]) -> list[list[QTensor]]:
     orders = [Order.of(one, options.actorder is not None) for one in hessians]
     rows = [[Rows(each, order, {}) for each in one.problems] for one, order in zip(sets, orders, strict=True)]
     factors = [factorize(one, order, options.damp) for one, order in zip(hessians, orders, strict=True)]
-    for one, (_, _, without), parts in zip(sets, factors, rows, strict=True):
-        refuse(examine(one.hessian), [(options.damp, without)], parts, one.name)
+    refuse_all(
+        [
+            Findings(examine(one.hessian), [(options.damp, without)], parts, one.name)
+            for one, (_, _, without), parts in zip(sets, factors, rows, strict=True)
+        ]
+    )
     pull = torch.stack([factor[0] for factor in factors])
     w = torch.stack([torch.cat([part.visited(torch.float32) for part in parts], 1) for parts in rows])
     scale, zero_point = _per_row(rows, 0), None if sets[0].problems[0].spec.symmetric else _per_row(rows, 1)

@@ -20,18 +20,24 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from quantcore.matmul.grouped import grouped_product, why_not_grouped
+from quantcore.matmul.grouped import grouped_product, stacked_weights, why_not_grouped
 from quantcore.model.expert_names import expert_names
+from quantcore.model.memory import free_memory
 from quantcore.model.places import copy_with
+from quantcore.model.routes import Routes
 
 GROUPED_TOKENS = 16  # an expert, on average: from there on a GPU multiplies all experts at once
+KEPT_SHARE = 0.2  # of the free memory, for one part's weights of all experts, kept as a grouped product wants them
+SeeSorted = Callable[[tuple[str, ...], Tensor, Tensor], object]
+"""Told what enters all experts at once: the parts that read it ("gate" and "up", or "down"), the rows (P, K) sorted by
+expert, and where each expert's end (E,)."""
 
 
 class Slice(NamedTuple):
@@ -121,7 +127,9 @@ class Experts(nn.Module):
 
     kind          the name of the fused module's class; shapes: of its parameters that hold the experts
     every_token   the threads in which each expert is given every token now; see `every_token`
-    given         by thread, which of the call's tokens the expert at work was given: for those who watch it"""
+    given         by thread, which of the call's tokens the expert at work was given: for those who watch it
+    sorted_seen   by thread, who watches all experts at once where they are multiplied at once; see `watch_sorted`
+    kept          by thread, their weights as a grouped product wants them, by part; see `weights_kept`"""
 
     def __init__(self, fused: nn.Module, layout: Layout, names: Mapping[str, str]) -> None:
         """names: of an expert's Linears, by "gate", "up", "down"."""
@@ -139,6 +147,8 @@ class Experts(nn.Module):
         self.names = {part: names[part] for part in layout.own}
         self.every_token: set[int] = set()
         self.given: dict[int, Tensor] = {}
+        self.sorted_seen: dict[int, SeeSorted] = {}
+        self.kept: dict[int, dict[str, Tensor]] = {}
         for expert in range(layout.experts):
             one = nn.Module()
             for part, (weight, bias) in layout.own.items():
@@ -180,20 +190,20 @@ class Experts(nn.Module):
             return self._dense(hidden_states, everything)
         shape, x = hidden_states.shape, hidden_states.reshape(-1, hidden_states.shape[-1])
         routes = Routes.of(top_k_index, self.num_experts)
-        out = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, top_k_weights.dtype))
-        weights = top_k_weights.reshape(-1)
-        if everything:
-            for expert in range(self.num_experts):
-                y, (pairs, tokens) = self._one(expert, x, None), routes.of_expert(expert)
-                out.index_add_(0, tokens, (y[tokens] * weights[pairs, None]).to(out.dtype))
-        elif self._goes_grouped(routes, x):
+        if not everything and self._goes_grouped(routes, x):
             y = self._grouped(x[routes.tokens], routes)
-            out.index_add_(0, routes.tokens, (y * weights[routes.pairs, None]).to(out.dtype))
-        else:
-            for expert in routes.chosen:
-                pairs, tokens = routes.of_expert(expert)
+            return routes.summed(y, top_k_index, top_k_weights).to(hidden_states.dtype).view(shape)
+        out = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, top_k_weights.dtype))
+        weights, ends = top_k_weights.reshape(-1), routes.ends.tolist()
+        for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            pairs, tokens = routes.pairs[start:end], routes.tokens[start:end]
+            if everything:
+                y = self._one(expert, x, None)[tokens]
+            elif start < end:
                 y = self._one(expert, x[tokens], tokens)
-                out.index_add_(0, tokens, (y * weights[pairs, None]).to(out.dtype))
+            else:
+                continue
+            out.index_add_(0, tokens, (y * weights[pairs, None]).to(out.dtype))
         return out.to(hidden_states.dtype).view(shape)
 
     def _dense(self, hidden_states: Tensor, everything: bool) -> Tensor:
@@ -218,21 +228,44 @@ class Experts(nn.Module):
         return self._after(self.linear(expert, "down")(self._joined(gate, up(x))))
 
     def _goes_grouped(self, routes: Routes, x: Tensor) -> bool:
-        """Whether all experts are multiplied at once: on a GPU, for many tokens, where nobody watches one of them."""
-        if not x.is_cuda or len(routes.pairs) < GROUPED_TOKENS * self.num_experts:
+        """Whether all experts are multiplied at once: on a GPU, for many tokens, where nobody watches one of them; and
+        for any number of tokens where someone watches all of them."""
+        if not x.is_cuda:
             return False
         parts = [[self.linear(expert, part) for expert in range(self.num_experts)] for part in self.layout.own]
-        watched = any(one._forward_pre_hooks or one._forward_hooks for part in parts for one in part)
-        return not watched and all(why_not_grouped(x, part) is None for part in parts)
+        if threading.get_ident() not in self.sorted_seen:
+            watched = any(one._forward_pre_hooks or one._forward_hooks for part in parts for one in part)
+            if watched or len(routes.pairs) < GROUPED_TOKENS * self.num_experts:
+                return False
+        return all(why_not_grouped(x, part) is None for part in parts)
 
     def _grouped(self, x: Tensor, routes: Routes) -> Tensor:
         """Every expert's answer to its tokens; x (P, H), sorted by expert."""
+        see = self.sorted_seen.get(threading.get_ident())
+        ends = routes.all_ends
 
         def product(part: str, rows: Tensor) -> Tensor:
-            return grouped_product(rows, routes.counts, [self.linear(one, part) for one in range(self.num_experts)])
+            layers = [self.linear(one, part) for one in range(self.num_experts)]
+            return grouped_product(rows, ends, layers, self._stacked(part, layers, rows.dtype))
 
+        if see:
+            see(tuple(part for part in self.layout.own if part != "down"), x, routes.ends)
         gate = product("gate", x) if "gate" in self.layout.own else None
-        return self._after(product("down", self._joined(gate, product("up", x))))
+        inside = self._joined(gate, product("up", x))
+        if see:
+            see(("down",), inside, routes.ends)
+        return self._after(product("down", inside))
+
+    def _stacked(self, part: str, layers: Sequence[nn.Module], dtype: torch.dtype) -> Tensor:
+        """The weights of one part of all experts, (E, O, K); kept where `weights_kept` says so and memory allows."""
+        kept = self.kept.get(threading.get_ident())
+        if kept is not None and part in kept:
+            return kept[part]
+        made = stacked_weights(layers, dtype)
+        free = free_memory(made.device) if kept is not None else None
+        if kept is not None and free is not None and made.nbytes < KEPT_SHARE * free[0]:
+            kept[part] = made
+        return made
 
     def _joined(self, gate: Tensor | None, up: Tensor) -> Tensor:
         """What enters an expert's last Linear, as the fused module makes it of gate and up."""
@@ -307,31 +340,28 @@ def every_token(module: nn.Module, wanted: bool = True) -> Iterator[None]:
             one.every_token.discard(here)
 
 
-class Routes(NamedTuple):
-    """Which token goes to which expert, sorted by expert.
+@contextmanager
+def weights_kept(module: nn.Module) -> Iterator[None]:
+    """While the context lasts, in this thread, experts that are multiplied at once keep their weights in the form that
+    this takes: for many batches through a module whose weights do not change meanwhile."""
+    here = threading.get_ident()
+    found = [one for one in module.modules() if isinstance(one, Experts)]
+    for one in found:
+        one.kept[here] = {}
+    try:
+        yield
+    finally:
+        for one in found:
+            one.kept.pop(here, None)
 
-    pairs    (P,) places in the flattened (N, k) choice;   tokens   (P,) the token of each
-    ends     for each expert where its tokens end in `pairs`, read from the device"""
 
-    pairs: Tensor
-    tokens: Tensor
-    ends: list[int]
-    counts: Tensor
-
-    @staticmethod
-    def of(top_k_index: Tensor, experts: int) -> Routes:
-        flat = top_k_index.reshape(-1)
-        order = torch.argsort(flat, stable=True)
-        counts = torch.bincount(flat.clamp(0, experts), minlength=experts + 1)[:experts]
-        ends = counts.cumsum(0).tolist()
-        pairs = order[: ends[-1]]
-        return Routes(pairs, pairs // top_k_index.shape[-1], ends, counts)
-
-    def of_expert(self, expert: int) -> tuple[Tensor, Tensor]:
-        """Its pairs and tokens."""
-        here = slice(self.ends[expert - 1] if expert else 0, self.ends[expert])
-        return self.pairs[here], self.tokens[here]
-
-    @property
-    def chosen(self) -> list[int]:
-        return [one for one, end in enumerate(self.ends) if end > (self.ends[one - 1] if one else 0)]
+@contextmanager
+def watch_sorted(experts: Experts, see: SeeSorted) -> Iterator[None]:
+    """While the context lasts, in this thread, `see` is told what enters experts that are multiplied at once; hooks of
+    their Linears are not called then. Where they are multiplied one by one, the hooks are called and `see` is not."""
+    here = threading.get_ident()
+    experts.sorted_seen[here] = see
+    try:
+        yield
+    finally:
+        experts.sorted_seen.pop(here, None)

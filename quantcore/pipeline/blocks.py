@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantcore.model.experts import weights_kept
 from quantcore.model.held import Held
 from quantcore.model.linears import by_block, expert_of, linears
 from quantcore.model.places import BlockPlace, places_of
@@ -59,20 +60,22 @@ class BlockWalk:
     def run(self, module: nn.Module, tick: Callable[[float], None] | None = None) -> None:
         """Run the next block over every batch and let its outputs go: for hooks that watch what happens inside, and may
         throw `Enough`. Behind the last block, `module` is the model `around` the blocks."""
-        for index in range(len(self._batches)):
-            with suppress(Enough):
-                self._output(module, index)
-            if tick:
-                tick((index + 1) / len(self._batches))
+        with weights_kept(module):
+            for index in range(len(self._batches)):
+                with suppress(Enough):
+                    self._output(module, index)
+                if tick:
+                    tick((index + 1) / len(self._batches))
 
     def advance(self, block: nn.Module) -> None:
         """Run the next block over every batch; its outputs are what enters the one behind it."""
-        for index in range(len(self._batches)):
-            out = self._output(block, index)
-            if self._place == 0 and index == 0:
-                for place in places_of(self._held.around, self._held.blocks):
-                    place.extra = len(out) - 1 if isinstance(out, tuple) else None
-            self._states[index] = out[0] if isinstance(out, tuple) else out
+        with weights_kept(block):
+            for index in range(len(self._batches)):
+                out = self._output(block, index)
+                if self._place == 0 and index == 0:
+                    for place in places_of(self._held.around, self._held.blocks):
+                        place.extra = len(out) - 1 if isinstance(out, tuple) else None
+                self._states[index] = out[0] if isinstance(out, tuple) else out
         self._place += 1
 
     def answers(self, model: nn.Module) -> Iterator[Any]:

@@ -7,8 +7,14 @@ rest is its mirror. Source: Frantar et al. 2022, arXiv:2210.17323, section 3.2 (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from quantcore.numbers.kernels.triton_here import has_triton
+
+MIRRORED = 128  # columns at a time; the kernel's tile, or a multiple of it
 
 LEAST_GRAM = 256  # columns whose Hessian a CPU takes in one product
 GPU_PANEL = 1024  # columns: the quickest on an H200 for 4096 and for 14336 in all
@@ -47,6 +53,50 @@ class Gram:
                 end = start + GPU_PANEL
                 self._sum[end:, start:end] = self._sum[start:end, end:].T
         return self._sum
+
+
+class ExpertGrams:
+    """X^T X of what enters each of some experts, (n, K, K) float32, summed over batches (P, K) sorted by expert; and
+    over how many rows."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        """numbers: of the experts that are asked for."""
+        self.numbers = list(numbers)
+        self._which: Tensor | None = None
+        self._sums: Tensor | None = None
+        self._rows: Tensor | None = None
+
+    def add(self, x: Tensor, ends: Tensor) -> None:
+        """ends (E,): where each expert's rows end, for all experts of the module. On a GPU nothing waits for it."""
+        x = x.detach()
+        if self._sums is None:
+            width = x.shape[1]
+            self._sums = torch.zeros(len(self.numbers), width, width, device=x.device)
+            self._which = torch.tensor(self.numbers, device=x.device)
+            self._rows = torch.zeros(len(self.numbers), dtype=torch.int64, device=x.device)
+        assert self._which is not None
+        assert self._rows is not None
+        self._rows += torch.diff(ends, prepend=ends.new_zeros(1))[self._which]
+        if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and has_triton():
+            from quantcore.numbers.kernels.grams import add_grams
+
+            add_grams(x.contiguous(), ends, self._which, self._sums)
+            return
+        stops = [0, *ends.tolist()]
+        for place, number in enumerate(self.numbers):
+            self._sums[place] += gram_of(x[stops[number] : stops[number + 1]])
+
+    @torch.inference_mode()
+    def totals(self) -> dict[int, tuple[Tensor, int]]:
+        """By its number, the sum and the rows of each expert that had any. Here is waited for the GPU."""
+        if self._sums is None or self._rows is None:
+            return {}
+        for start in range(0, self._sums.shape[1], MIRRORED):
+            end = start + MIRRORED
+            self._sums[:, end:, start:end] = self._sums[:, start:end, end:].mT
+        counts = self._rows.tolist()
+        found = zip(self.numbers, self._sums.unbind(), counts, strict=True)
+        return {number: (total, count) for number, total, count in found if count}
 
 
 def gram_of(x: Tensor) -> Tensor:

@@ -5,17 +5,18 @@ hessians = hessians_of(block, "model.layers.0", names, walk)        [(H, the lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from quantcore.model.experts import every_token
+from quantcore.model.experts import Experts, SeeSorted, every_token, watch_sorted
 from quantcore.model.linears import SharedInputs, expert_of, watch_inputs
 from quantcore.model.memory import free_memory
 from quantcore.pipeline.blocks import BlockWalk, Enough
-from quantcore.pipeline.gram import Gram
+from quantcore.pipeline.gram import ExpertGrams, Gram
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
 
@@ -72,24 +73,62 @@ def hessians_of(
     calls: list[str] = []
     once = False
 
+    def called(layers: Sequence[str]) -> None:
+        calls.extend(layers)
+        if once and len(calls) >= len(local) and set(calls) == set(local):
+            raise Enough
+
     def see(name: str, x: Tensor) -> None:
-        calls.append(name)
         if shared.is_first(name, x):
             sums.setdefault(name, Gram()).add(x)
             tokens[name] = tokens.get(name, 0) + x.numel() // x.shape[-1]
-        if once and len(calls) >= len(local) and set(calls) == set(local):
-            raise Enough
+        called([name])
 
     def next_batch(_: float) -> None:
         nonlocal once
         once = once or sorted(calls) == sorted(local)
         calls.clear()
 
-    with watch_inputs(module, local, see), every_token(module, every):
+    apart = {} if every else {name: one for name, one in module.named_modules() if isinstance(one, Experts)}
+    together = [_Together(place, experts, local) for place, experts in apart.items()]
+    with watch_inputs(module, local, see), every_token(module, every), ExitStack() as stack:
+        for one in together:
+            stack.enter_context(watch_sorted(one.experts, one.seen_by(called)))
         walk.run(module, next_batch)
-    return [
-        SharedHessian(
-            gram.total, [f"{prefix}{one}" for one, its in shared.first.items() if its == first], tokens[first]
-        )
+    found = [
+        SharedHessian(gram.total, [one for one, its in shared.first.items() if its == first], tokens[first])
         for first, gram in sums.items()
     ]
+    found += [each for one in together for each in one.found()]
+    return [one._replace(layers=[f"{prefix}{name}" for name in one.layers]) for one in found]
+
+
+class _Together:
+    """The sums of one module of experts where they are multiplied at once: one for each expert and input."""
+
+    def __init__(self, place: str, experts: Experts, wanted: Collection[str]) -> None:
+        self.experts = experts
+        known = set(wanted)
+        self._names = {
+            part: {number: name for number in range(experts.num_experts) if (name := at.format(number)) in known}
+            for part, at in ((part, f"{place}.{{}}.{own}") for part, own in experts.names.items())
+        }
+        self._sums: dict[tuple[str, ...], ExpertGrams] = {}
+
+    def seen_by(self, called: Callable[[Sequence[str]], None]) -> SeeSorted:
+        """What `watch_sorted` shall call."""
+
+        def see(parts: tuple[str, ...], x: Tensor, ends: Tensor) -> None:
+            numbers = sorted({number for part in parts for number in self._names[part]})
+            if numbers:
+                self._sums.setdefault(parts, ExpertGrams(numbers)).add(x, ends)
+                called([name for part in parts for name in self._names[part].values()])
+
+        return see
+
+    def found(self) -> list[SharedHessian]:
+        return [
+            SharedHessian(total, [self._names[part][number] for part in parts if number in self._names[part]], count)
+            for parts, sums in self._sums.items()
+            for number, (total, count) in sums.totals().items()
+        ]

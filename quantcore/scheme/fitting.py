@@ -49,13 +49,14 @@ def require_fits(plan: Plan, shapes: Shapes, head: str | None = None) -> None:
     """Raises: ValueError for the first layer that a tile of the plan does not divide, with a granularity that fits; and
     as `Plan.schemes_of`, which says what `head` is."""
     for name, scheme in plan.schemes_of(shapes, head).items():
-        for spec, way_out in ((scheme.weights, _way_out(shapes)), (scheme.activations, "token")):
+        for spec in (scheme.weights, scheme.activations):
             if spec is None:
                 continue
             try:
                 spec.granularity.tile(shapes[name])
             except ValueError as error:
                 out, width = shapes[name]
+                way_out = _way_out(shapes) if spec is scheme.weights else "token"  # asked for here alone: of all layers
                 raise ValueError(
                     f"{spec.granularity} does not divide {name}, {out} x {width} (output x input); try {way_out}"
                 ) from error

@@ -97,6 +97,17 @@ def test_what_was_written_is_opened_before_it_is_done(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_files_that_hold_what_was_promised_are_not_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers was asked for these very names, shapes and types before the work."""
+    asked: list[str] = []
+    monkeypatch.setattr("quantcore.export.opening.why_not", lambda *_: asked.append("again"))
+    lm = made("Mixtral", num_key_value_heads=2, intermediate_size=32, num_local_experts=4)
+    export_checkpoint(lm, "w:int4/group16", tmp_path / "out")
+    assert asked == []
+
+
 def test_why_not_names_what_is_too_much_or_of_another_shape(tmp_path: Path) -> None:
     lm = made("Llama", intermediate_size=64)
     lm.model.save_pretrained(tmp_path)

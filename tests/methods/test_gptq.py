@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantcore import dequantize, quantize
 from quantcore.methods import gptq
@@ -13,11 +12,13 @@ from quantcore.methods.gptq import (
     gptq_loss,
     gptq_plain,
     gptq_quantize,
+    gptq_quantize_in_turn,
     gptq_quantize_many,
 )
 from quantcore.methods.options import Gptq
 from tests.gptq_laws import ORDERS, problem
 from tests.specs import weights_spec as spec
+from tests.waits import Waits
 
 
 def test_two_columns_by_hand() -> None:
@@ -210,33 +211,26 @@ def test_a_weight_with_nan_is_told_last() -> None:
         gptq_quantize(weight.nan_to_num(-torch.inf), hessian, spec("int4/channel"))
 
 
-class _Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a GPU: a number read from a tensor, a size that depends on values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if any(word in str(func) for word in ("local_scalar_dense", "nonzero", "bincount", "unique", "masked_select")):
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 def test_nothing_waits_for_a_gpu_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, hessian = problem("random")
     ways = [Gptq(), Gptq("weight"), Gptq("group", damp=0.1), Gptq(static_groups=False)]
     texts = ("int4/group32/asym", "int2/group16/mse", "fp4_e2m1/channel", "int3/block8x32")
     problems = [GptqProblem(weight, spec(text), way) for text in texts for way in ways]
     at_the_end: list[int] = []
-    refuse = gptq.refuse
+    refuse_all = gptq.refuse_all
 
     def noted(*args: object) -> None:
         at_the_end.append(len(waits.found))
-        refuse(*args)  # type: ignore[arg-type]
+        refuse_all(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gptq, "refuse", noted)
-    with _Waits() as waits:
+    monkeypatch.setattr(gptq, "refuse_all", noted)
+    with Waits() as waits:
         solved = gptq_quantize_many(problems, hessian)
     assert at_the_end == [0], waits.found
     assert len(solved) == 16
+    with Waits() as waits:
+        many = gptq_quantize_in_turn([(problems[:2], hessian, "a"), (problems[2:4], hessian, "b")])
+    assert at_the_end == [0, 0], waits.found  # for both sets once
+    assert all(torch.equal(one.q, other.q) for one, other in zip([*many[0], *many[1]], solved, strict=False))
+    with pytest.raises(CholeskyError, match="^b: "):
+        gptq_quantize_in_turn([(problems[:1], hessian, "a"), (problems[:1], -hessian, "b")])

@@ -8,11 +8,14 @@ from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.methods.gptq import gptq_quantize
 from quantcore.model.experts import Experts, taken_apart
+from quantcore.model.held import held
 from quantcore.model.linears import linears
 from quantcore.numbers.qtensor import quantize
 from quantcore.pipeline import parts
+from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.calibration import NotReached, calibrate, layer_inputs, tokens_of_layer
 from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.hessians import SharedHessian, hessians_of
 from quantcore.pipeline.layers import LayerReport
 from quantcore.scheme.scheme import Scheme
 from tests.model.test_experts import made
@@ -64,6 +67,28 @@ def test_an_experts_hessian_is_of_its_own_tokens() -> None:
         assert isinstance(layer, QuantLinear)
         assert layer.qweight is not None
         assert (layer.qweight.q != expected.q).float().mean() < 0.01  # sums in another order
+
+
+def test_hessians_of_experts_that_are_multiplied_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does: every expert and input has the sum over its tokens that the loop over experts finds."""
+    model, tokens = taken_apart(made("Mixtral")).to(torch.bfloat16), text()
+    wanted = [name for name in linears(model) if f"{PLACE}." in name and not name.startswith(f"{PLACE}.2.")]
+    inside = held(model)
+    block = inside.blocks[0]
+
+    def taken() -> dict[tuple[str, ...], SharedHessian]:
+        found = hessians_of(model.get_submodule(block), block, wanted, BlockWalk(inside, tokens))
+        return {tuple(sorted(one.layers)): one for one in found}
+
+    alone = taken()
+    monkeypatch.setattr(Experts, "_goes_grouped", lambda *_: True)
+    together = taken()
+    assert together.keys() == alone.keys()
+    assert len(together) == 3 * 2
+    for names, one in together.items():
+        assert one.tokens == alone[names].tokens
+        assert (one.hessian - alone[names].hessian).abs().max() < 0.02 * alone[names].hessian.abs().max()
+    assert model.get_submodule(PLACE).sorted_seen == {}
 
 
 def test_all_tokens_are_a_plain_hessian_over_all() -> None:

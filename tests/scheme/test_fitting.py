@@ -67,3 +67,14 @@ def test_a_bad_line_has_its_reason_and_the_others_their_texts() -> None:
     assert able == {"W4A16": "w:int4/group64"}  # the last line says the same
     assert list(refused) == ["w:int4/group128", "nonsense"]
     assert all("PerChannel" not in reason and "group_size" not in reason for reason in refused.values())
+
+
+def test_a_way_out_is_looked_for_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads all layers: asked of each of a mixture's thousands, it would take longer than their codes."""
+    plan, wrong, asked = plan_for("W4A16", SMOL), plan_for("w:int4/group96", ODD), list[str]()
+    monkeypatch.setattr("quantcore.scheme.fitting.fitting_grain", lambda _: asked.append("") or PerChannel())
+    require_fits(plan, SMOL)
+    assert asked == []
+    with pytest.raises(ValueError, match="try channel"):
+        require_fits(wrong, ODD)
+    assert asked == [""]

@@ -124,7 +124,9 @@ def measure(task: dict[str, Any]) -> None:
 
     from benchmarks.contestants import CONTESTANTS, Job
     from quantcore.cli import torchrun
+    from quantcore.lab.warm import keep_compiled
 
+    keep_compiled()  # as the command line does
     device = torchrun.device_here(task["job"]["device"])
     job, contestant = Job(**(task["job"] | {"device": device})), CONTESTANTS[task["contestant"]]
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("WORLD_SIZE", "1"))))

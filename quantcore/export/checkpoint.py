@@ -19,7 +19,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -164,8 +164,8 @@ class _Writing:
         self._reader = reader
         self._seconds = dict.fromkeys((READ, CALIBRATE, SOLVE), 0.0)
         self._rounding = self._write_s = 0.0
-        self._revision = self._hashed = ""
-        self._parts = 0
+        self._hashed: dict[str, str] = {}
+        self._is_hashed = False
         self.layers: dict[str, LayerReport] = {}
         self._tried: dict[str, QuantLinear] | None = {} if reader == "transformers" and is_tried(model) else None
 
@@ -174,7 +174,7 @@ class _Writing:
         self._stream = torch.cuda.Stream(self._model.device) if on_gpu else None  # type: ignore[no-untyped-call]
         with ExitStack() as stack:
             self._folder = stack.enter_context(all_or_nothing(self._target))
-            self._hashing = stack.enter_context(Beside(1 if on_gpu else 0))
+            self._hashing = stack.enter_context(Beside(2 if on_gpu else 0, 2))
             self._packing = stack.enter_context(Beside(1 if on_gpu else 0, WAITING_PARTS))
             writers = stack.enter_context(Beside(WRITERS if on_gpu else 0, WRITERS))
             self._shards = Shards(self._folder, self._shard_bytes, writers)
@@ -201,9 +201,8 @@ class _Writing:
     def add_part(self, part: Part) -> None:
         """A block; of what lies around the blocks its quantized layers, as the rest does not depend on them. The model
         is hashed from the first block on, beside a GPU: before, it would hold up the reading of that block."""
-        if self._stream is not None and not self._parts:
-            self._hashing.do(self._hash)
-        self._parts += 1
+        if self._stream is not None:
+            self._hash()
         self.layers |= {report.name: report for report in part.reports}
         for phase, spent in part.seconds.items():
             self._seconds[phase] += spent
@@ -216,9 +215,8 @@ class _Writing:
         save_companions(model, self._folder)
         known = {file.name: file for file in stored}
         files = [known.get(path.name) or StoredFile.of(path) for path in sorted(self._folder.iterdir())]
+        self._hash()
         self._hashing.finish()
-        if not self._hashed:
-            self._hash()
         write_s = self._write_s + time.perf_counter() - started
         quantize_s = time.perf_counter() - self._started - write_s
         report = ExportReport(
@@ -232,8 +230,8 @@ class _Writing:
             bytes=sum(file.bytes for file in files),
             layers=tuple(in_order(model.skeleton, self.layers)),
             model=model.id,
-            revision=self._revision,
-            model_hash=self._hashed,
+            revision=self._hashed["revision"],
+            model_hash=self._hashed["tensors"],
             calibration_tokens=None if calibration is None else calibration.numel(),
             calibration_hash=None if calibration is None else tokens_hash(calibration),
             serving=self._serving(str(self._target)),
@@ -286,7 +284,15 @@ class _Writing:
         return serving(folder, self._schemes, self._model.context, places, shapes, fused_on_the_hub(skeleton))
 
     def _hash(self) -> None:
-        self._revision, self._hashed = self._model.revision, model_hash(self._model)
+        """What pins the model, from its files, and what its tensors hold: seconds each, for a large one."""
+
+        def work(what: str, hashed: Callable[[], str]) -> None:
+            self._hashed[what] = hashed()
+
+        if not self._is_hashed:
+            self._is_hashed = True
+            self._hashing.do(lambda: work("revision", lambda: self._model.revision))
+            self._hashing.do(lambda: work("tensors", lambda: model_hash(self._model)))
 
     def _pack(self, module: nn.Module, leave: Collection[str], ready: torch.cuda.Event | None = None) -> None:
         from quantcore.export.opening import named

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantcore.export.beside import Beside
+from quantcore.model.staging import to_host
 from quantcore.model.weight_files import file_digest
 
 SHARDS = 16  # files of a large model: enough for several threads, and so that the last one is quickly written
@@ -50,7 +51,7 @@ class Shards:
             if self._held and self._size + tensor.nbytes > self._most:
                 self._flush()
             full = f"{name}.{key}" if name else key
-            self._held[full] = tensor.cpu().contiguous()
+            self._held[full] = to_host(tensor)
             self._placed[full] = self._count
             self._size, self._total = self._size + tensor.nbytes, self._total + tensor.nbytes
 

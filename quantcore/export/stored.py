@@ -32,7 +32,7 @@ def stored_type(source: Source, schemes: Mapping[str, Scheme] | None = None) -> 
         tensor = tensors[name]
         return not tensor.is_floating_point() or torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
 
-    able = [dtype for dtype in STORED_TYPES[:-1] if all(holds(dtype, name) for name in names)]
+    able = (dtype for dtype in STORED_TYPES[:-1] if all(holds(dtype, name) for name in names))  # one after another
     return next((dtype for dtype in able if lost_scales(model, schemes or {}, dtype) is None), STORED_TYPES[-1])
 
 

@@ -36,7 +36,7 @@ TABLE = """CREATE TABLE IF NOT EXISTS results (
 BUSY_S = 5.0
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 HASH_BYTES = 2**24
-HASHERS = max(1, (os.cpu_count() or 1) // 4)  # threads; one is the caller's own
+HASHERS = max(1, (os.cpu_count() or 1) // 2)  # threads; one is the caller's own
 
 
 class HasTensors(Protocol):

@@ -18,6 +18,7 @@ from quantcore.model.experts import taken_apart
 from quantcore.model.linears import block_names
 from quantcore.model.loading import LoadedModel
 from quantcore.model.places import with_places
+from quantcore.model.sources import Place
 
 
 class Held(Protocol):
@@ -57,9 +58,9 @@ class Held(Protocol):
 class WholeModel:
     """A model that is in memory as a whole, its experts apart; the properties are `Held`'s."""
 
-    def __init__(self, model: nn.Module, id: str = "", tokenizer: Any = None, revision: str = "") -> None:
+    def __init__(self, model: nn.Module, id: str = "", tokenizer: Any = None, place: Place | None = None) -> None:
         self.skeleton: Any = taken_apart(model)
-        self.id, self.tokenizer, self.revision = id, tokenizer, revision
+        self.id, self.tokenizer, self._place = id, tokenizer, place
         self.device = next(model.parameters()).device
         self.blocks = block_names(self.skeleton)
 
@@ -67,6 +68,10 @@ class WholeModel:
     def parameters(self) -> int:
         """How many numbers the model holds."""
         return sum(one.numel() for one in self.skeleton.parameters())
+
+    @property
+    def revision(self) -> str:
+        return self._place.revision if self._place else ""
 
     @property
     def context(self) -> int | None:
@@ -101,5 +106,5 @@ class WholeModel:
 def held(source: nn.Module | LoadedModel | Held) -> Held:
     """The source as one that can be taken block by block."""
     if isinstance(source, LoadedModel):
-        return WholeModel(source.model, source.id, source.tokenizer, source.revision)
+        return WholeModel(source.model, source.id, source.tokenizer, source.place)
     return WholeModel(source) if isinstance(source, nn.Module) else source

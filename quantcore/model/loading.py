@@ -31,6 +31,7 @@ from quantcore.model.skeleton import numbers_of
 from quantcore.model.sources import ASSETS, Place, Progress, fetch, quiet
 from quantcore.model.sources import REFERENCE as REFERENCE
 from quantcore.model.sources import source_path as source_path
+from quantcore.model.staging import move
 from quantcore.model.tokenizer import require_ids, tokenizer_of
 from quantcore.model.watch import Watch
 from quantcore.model.weight_files import Stored, read_json
@@ -46,7 +47,7 @@ REPORTED = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # a w
 class LoadedModel:
     """A model ready to run: float32 on the CPU, its own dtype on a GPU, gradients off, its experts apart (`experts`).
 
-    revision    what pins its contents: the hub's commit, or `sha256:` and a hash of the files; "" if made in memory
+    place       where its files are; None if it was made in memory
     notices     sentences that whoever reads its numbers should know, such as weights that were quantized before
     """
 
@@ -54,11 +55,16 @@ class LoadedModel:
     model: nn.Module
     tokenizer: Any
     device: torch.device
-    revision: str = ""
+    place: Place | None = None
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", taken_apart(self.model))
+
+    @property
+    def revision(self) -> str:
+        """What pins its contents: the hub's commit, or `sha256:` and a hash of the files; "" if made in memory."""
+        return self.place.revision if self.place else ""
 
     @property
     def context(self) -> int | None:
@@ -94,13 +100,14 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
         require_complete(*(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")))
     except ValueError as error:
         raise ValueError(f"could not load {named(source)}: {error}") from error
-    model = model.to(target).eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    move(model, target)
     if writes is not None:
         model.generation_config = writes
     require_ids(tokenizer, model.get_input_embeddings().num_embeddings)
     require_finite(source, beside_linears(model))
     notices = gguf_file.notices(place.folder / place.gguf) if place.gguf else ()
-    return LoadedModel(source, model, tokenizer, target, place.revision, notices)
+    return LoadedModel(source, model, tokenizer, target, place, notices)
 
 
 def generation_config(source: str, folder: Path) -> Any:

@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,10 @@ class Place:
     gguf: str | None = None
     commit: str | None = None
 
-    @property
+    @cached_property
     def revision(self) -> str:
-        """What pins the contents: the hub's commit, else `sha256:` and a hash of configuration, tokenizer, weights."""
+        """What pins the contents: the hub's commit, else `sha256:` and a hash of configuration, tokenizer, weights,
+        which takes a second or more a GB the first time."""
         if self.commit is not None:
             return self.commit
         if self.gguf is not None:

@@ -14,7 +14,7 @@ otherwise when it loads a model cannot be streamed.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -36,6 +36,7 @@ from quantcore.model.places import with_places
 from quantcore.model.sentences import named, quoted
 from quantcore.model.skeleton import build, most_parameters
 from quantcore.model.sources import Progress, fetch, quiet
+from quantcore.model.staging import to_device
 from quantcore.model.tokenizer import require_ids, tokenizer_of
 
 READERS = 4  # threads that read the next block
@@ -97,7 +98,9 @@ class StreamedModel:
     def around(self) -> Any:
         """The model with a `BlockPlace` where each block was, all else on the device; tied tensors stay tied."""
         made = with_places(self.skeleton, self.blocks)
-        self._fill(_slots(made), {})
+        slots = _slots(made)
+        with ThreadPoolExecutor(READERS, "weights") as readers:
+            self._fill(slots, self._coming(readers, slots))
         return made
 
     def in_turn(self) -> Generator[tuple[str, nn.Module], None, None]:
@@ -105,16 +108,14 @@ class StreamedModel:
         meanwhile, so that two are there."""
         with ThreadPoolExecutor(READERS, "weights") as readers:
 
-            def coming(place: int) -> dict[str, Future[Tensor]]:
-                if self.device.type == "cpu" or place == len(self.blocks):
-                    return {}
-                names = _slots(self.skeleton.get_submodule(self.blocks[place]), self.blocks[place])
-                return {name: readers.submit(self._read_beside, name) for name in names}
+            def slots(place: int) -> Iterable[str]:
+                blocks = self.blocks[place : place + 1]
+                return (slot for one in blocks for slot in _slots(self.skeleton.get_submodule(one), one))
 
-            here = coming(0)
+            here = self._coming(readers, slots(0))
             for place, name in enumerate(self.blocks):
                 with self.block(name, here) as block:
-                    here = coming(place + 1)
+                    here = self._coming(readers, slots(place + 1))
                     yield name, block
 
     @contextmanager
@@ -132,6 +133,12 @@ class StreamedModel:
                 _put(slot, empty[full])
             if self.device.type == "cpu":
                 give_back()
+
+    def _coming(self, readers: ThreadPoolExecutor, names: Iterable[str]) -> dict[str, Future[Tensor]]:
+        """Tensors that are being read; none for the CPU, which maps the files."""
+        if self.device.type == "cpu":
+            return {}
+        return {name: readers.submit(self._read_beside, name) for name in names}
 
     def _read_beside(self, name: str) -> Tensor:
         """`read` on a stream of its own, so that it does not wait for what the GPU has to do before."""
@@ -154,7 +161,7 @@ class StreamedModel:
                 if cut is None
                 else cut.of(file.get_slice(stored), self._stored[stored].shape).contiguous()
             )
-        return tensor.to(device or self.device, self._dtypes[name])
+        return to_device(tensor, device or self.device).to(self._dtypes[name])
 
     def file_dtype(self, name: str) -> torch.dtype | None:
         """The float type in which its file keeps a tensor; None for other types."""

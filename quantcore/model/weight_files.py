@@ -19,7 +19,7 @@ from typing import Any
 from quantcore.model.sentences import named, quoted, reason
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-HASHERS = max(1, (os.cpu_count() or 1) // 4)  # threads
+HASHERS = max(1, (os.cpu_count() or 1) // 2)  # threads
 HASHED = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt")
 INDEX = "model.safetensors.index.json"
 MIB = 2**20

@@ -47,7 +47,7 @@ class BlockWalk:
         """tokens   (windows, T). Nothing is run before the first block is."""
         self._held, self._device = held, held.device
         width = max(1, (tokens_a_batch or batch_tokens(held)) // tokens.shape[1])
-        self._batches = torch.split(tokens, width) if len(tokens) else ()
+        self._batches = torch.split(tokens.to(self._device), width) if len(tokens) else ()
         self._states = Waiting(held.device, len(tokens))
         self._more: list[list[_More]] = []  # of each batch, what comes with the hidden states: of all blocks, or of any
         self._place = 0
@@ -55,7 +55,7 @@ class BlockWalk:
     @property
     def batches(self) -> list[Tensor]:
         """The tokens batch by batch, on the device."""
-        return [batch.to(self._device) for batch in self._batches]
+        return list(self._batches)
 
     def run(self, module: nn.Module, tick: Callable[[float], None] | None = None) -> None:
         """Run the next block over every batch and let its outputs go: for hooks that watch what happens inside, and may
@@ -129,7 +129,7 @@ class BlockWalk:
             return run
 
         with _filled(places, at), torch.inference_mode(), suppress(_Reached):
-            self._held.around(input_ids=self._batches[index].to(self._device), use_cache=False)
+            self._held.around(input_ids=self._batches[index], use_cache=False)
         if len(calls) != count:
             raise ValueError(_NOT_IN_TURN.format(self._held.blocks[len(calls)]))
         return calls
@@ -143,13 +143,13 @@ class BlockWalk:
         return lean, {name: _kept(value, named.get(name)) for name, value in kwargs.items()}
 
     def _answer(self, model: nn.Module, index: int) -> Any:
-        batch, last = self._batches[index].to(self._device), places_of(model, self._held.blocks)[-1:]
+        last = places_of(model, self._held.blocks)[-1:]
 
         def handed_on(place: BlockPlace, _: int) -> Callable[..., Any]:
             return lambda *_, **__: place.returned(self._states[index])
 
         with _filled(last, handed_on), torch.inference_mode():
-            return model(input_ids=batch, use_cache=False)
+            return model(input_ids=self._batches[index], use_cache=False)
 
 
 _NOT_IN_TURN = (

@@ -13,7 +13,7 @@ The pages run under this server alone (`streamlit run app.py` says so); it adds
   the next tokens wait for the model. Nothing is collected meanwhile, for all that imports make stays: that saves half a
   second. It ends with gc.freeze: Streamlit runs a full garbage collection after every script run, and over the objects
   of torch and a model that takes 150-300 ms in which nobody else is served. With 30 visitors, freezing them is the
-  difference between 3.3 s and 0.05 s at the 95th percentile.
+  difference between 3.3 s and 0.05 s at the 95th percentile. What comes later is frozen as it adds up (ui/memory.py);
 - get_ready, after it: the default duel and the first rules are measured while nobody asks for anything (ui/ready.py).
 - warm_kernels, where there is a GPU: compiles its kernels in processes of their own, once a machine, and loads them.
 """
@@ -32,7 +32,9 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit import config, file_util
 
+from ui import visitors
 from ui.classroom import classroom, require_address
+from ui.memory import keep_rounds_short
 from ui.server import announce
 from ui.server.guard import Guard, own_names
 from ui.server.presence import watch_sessions
@@ -74,6 +76,7 @@ def warm_kernels(device: str) -> None:
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     os.umask(0o077)  # what the server writes is its user's alone
+    keep_rounds_short(lambda: len(visitors.sessions()))
     threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
     watching = asyncio.create_task(watch_sessions())
     announce.say()

@@ -1,15 +1,21 @@
 """Objects that stay are taken out of the garbage collector's rounds, and those that were caught with them come back.
 
-Streamlit collects after every script run. Over the objects of torch and a model that takes 150-300 ms in which nobody
-else is served; frozen ones are not walked. But a freeze takes all there is: also the sessions of visitors who are there
-at that moment, whose texts would stay for ever.
+Streamlit collects after every run of a script or of a fragment. Over the objects of torch and a model that takes 150 to
+300 ms in which nobody else is served; frozen ones are not walked. What is made later adds up again (pages, pictures,
+thirty visitors), so whenever a round has come to take long, what it left alive is frozen too. But a freeze takes all
+there is: also the sessions of visitors who are there at that moment, whose texts would stay for ever.
 """
 
 from __future__ import annotations
 
 import gc
+import time
+from collections.abc import Callable
+from typing import Any
 
-_caught: list[bool] = []  # not empty: sessions were alive at the last freeze
+LONG_S = 0.015  # of a round, CPU time
+
+_caught: list[bool] = []  # not empty: sessions were alive at a freeze
 
 
 def freeze(sessions: int, collect: bool = True) -> None:
@@ -21,12 +27,30 @@ def freeze(sessions: int, collect: bool = True) -> None:
         _caught.append(True)
 
 
-def collect() -> None:
-    """Collect what closed sessions have left, also what was caught in a freeze."""
+def collect(sessions: int) -> None:
+    """Collect what closed sessions have left, also what was caught in a freeze; `sessions` are open still."""
     if not _caught:
         gc.collect()
         return
     _caught.clear()
     gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+    freeze(sessions)
+
+
+def caught() -> bool:
+    """Whether sessions were alive at a freeze: what they let go of since may be frozen."""
+    return bool(_caught)
+
+
+def keep_rounds_short(sessions: Callable[[], int]) -> None:
+    """From now on, freeze whatever is alive after a full round that took LONG_S; `sessions()` are open then."""
+    began = 0.0
+
+    def timed(phase: str, info: dict[str, Any]) -> None:
+        nonlocal began
+        if info["generation"] == 2 and phase == "start":
+            began = time.thread_time()
+        elif info["generation"] == 2 and time.thread_time() - began > LONG_S:
+            freeze(sessions(), collect=False)
+
+    gc.callbacks.append(timed)

@@ -66,7 +66,7 @@ def thawed() -> Iterator[None]:
     """What a test freezes is not frozen for the others."""
     yield
     gc.unfreeze()
-    memory.collect()
+    memory.collect(0)
 
 
 def test_what_was_caught_in_a_freeze_is_freed(thawed: None) -> None:
@@ -75,6 +75,29 @@ def test_what_was_caught_in_a_freeze_is_freed(thawed: None) -> None:
     del caught
     gc.collect()
     assert ring() is not None  # frozen: the collector does not look at it
-    memory.collect()
+    memory.collect(0)
     assert ring() is None
     assert gc.get_freeze_count() > 0  # what stays is frozen again
+
+
+def test_a_long_round_freezes_what_it_left_alive(thawed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = list(gc.callbacks)
+    try:
+        memory.keep_rounds_short(lambda: 1)
+        monkeypatch.setattr(memory, "LONG_S", 60.0)
+        gc.collect()
+        assert gc.get_freeze_count() == 0
+        monkeypatch.setattr(memory, "LONG_S", 0.0)
+        gc.collect()
+        assert gc.get_freeze_count() > 0
+        assert memory.caught()  # somebody was there: a later collection looks at all of it again
+    finally:
+        gc.callbacks[:] = before
+
+
+def test_who_is_still_there_at_a_collection_is_caught_again(thawed: None) -> None:
+    memory.freeze(sessions=1)
+    memory.collect(sessions=1)
+    assert memory.caught()
+    memory.collect(sessions=0)
+    assert not memory.caught()

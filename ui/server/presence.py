@@ -13,10 +13,11 @@ from streamlit.runtime import Runtime, get_instance
 
 from ui import visitors
 from ui.classroom import GONE_S
-from ui.memory import collect
+from ui.memory import caught, collect
 
 LOOK_S = 1.0
 COLLECT_S = 30.0  # between two collections: one of what was frozen stops all pages for 0.3 s
+THAW_S = 600.0  # and where nobody leaves
 
 
 async def watch_sessions() -> None:
@@ -27,8 +28,9 @@ async def watch_sessions() -> None:
         await asyncio.sleep(LOOK_S)
         try:
             closed += close_left(get_instance(), away, time.monotonic())
-            if closed and time.monotonic() - collected > COLLECT_S:
-                collect()
+            since = time.monotonic() - collected
+            if (closed and since > COLLECT_S) or (caught() and since > THAW_S):
+                collect(len(visitors.sessions()))
                 collected, closed = time.monotonic(), 0
         except Exception:
             logging.getLogger(__name__).exception("Watching the sessions failed; the next look is in a second.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -11,6 +11,8 @@ from ui.components.hand import ruler, sorter
 from ui.components.palette import GREEN, SLATE
 from ui.course.guess import Guess, Number, Order, Rows
 from ui.course.stage import picture
+
+BARS = 32  # pictures of guesses that are kept
 
 
 def ask_for(guess: Guess, label: str, start: str | None, key: str, locked: bool = False) -> str | None:
@@ -56,8 +58,9 @@ def _rows(guess: Rows, label: str, start: str | None, key: str, locked: bool) ->
     return None if None in chosen else guess.of(*[one for one in chosen if one is not None])
 
 
-def bars(guess: Guess, texts: Sequence[str], truth: str, height: int) -> go.Figure:
-    """How often each answer was given; the true one is green, and named so."""
+@lru_cache(BARS)
+def bars(guess: Guess, texts: tuple[str, ...], truth: str, height: int) -> go.Figure:
+    """How often each answer was given; the true one is green, and named so. Made once for a whole class."""
     tally = guess.tally(texts, truth)
     flat = isinstance(guess, Rows)
     fig = picture("" if flat else "guess", "" if flat else "guesses", height, showlegend=False, bargap=0.15)

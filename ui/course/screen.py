@@ -105,7 +105,7 @@ def class_bars(guess: Guess, texts: list[str], truth: str, key: str) -> None:
     said = f"{len(texts)} guesses, {right} of them right"
     st.markdown(f"**{said}**; green is the truth.")
     height = min(230, 60 + 24 * len(guess.tally(texts, truth).labels)) if isinstance(guess, Rows) else 190
-    chart(bars(guess, texts, truth, height), key=f"class_{key}", alt=said, height=height)
+    chart(bars(guess, tuple(texts), truth, height), key=f"class_{key}", alt=said, height=height)
 
 
 def missing(scene: Scene, found: Missing) -> None:

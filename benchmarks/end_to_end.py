@@ -8,7 +8,8 @@
     python -m benchmarks.end_to_end --tiny --device cpu     a model of two small blocks, to see that all of it works
 
 The model is made on the spot, of random weights. A run is CONTESTANT: SCHEME, a process of its own that does the same
-work twice; the second is counted, the first is noted with the time of imports. `ours, 2 GPUs` are two processes, by
+work twice; the second is counted, the first is noted with the time of imports (--once: it is the only one, and its
+kernels had better been compiled before). `ours, 2 GPUs` are two processes, by
 torchrun; the figures are the first one's. Memory: the device's peak as torch
 counts it, and the host's peak (VmHWM, mapped files included) of the process, in the second. The floor is what the
 arithmetic takes at this GPU's own measured rate (see `floor`).
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "end_to_end.json"
 SCHEME = "W4A16,gptq"
 RUNS = (f"ours: {SCHEME}", f"ours streamed: {SCHEME}", f"llm-compressor: {SCHEME}", "duel")
+TURNS = ("first", "second")
 SECONDS = ("read_s", "quantize_s", "calibrate_s", "solve_s", "write_s")
 
 
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--peer", help="a folder with llm-compressor and its packages, before all others on its path")
     parser.add_argument("--folder", help="where models and checkpoints go; a temporary folder by default")
+    parser.add_argument("--once", action="store_true", help="each run once only, with the time of imports")
     parser.add_argument("--minutes", type=float, default=60.0, help="no run is begun after so many")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -74,6 +77,7 @@ def main() -> None:
         }
         job = {"model": str(model), "device": chosen.device, "windows": windows, "length": length}
         job["vocabulary"] = shape.vocabulary
+        turns = ("only",) if chosen.once else TURNS
         for number, run in enumerate(chosen.runs):
             contestant, _, scheme = (part.strip() for part in run.partition(":"))
             contestant, _, gpus = contestant.partition(",")
@@ -84,7 +88,8 @@ def main() -> None:
             else:
                 out = str(Path(folder) / f"out{number}")
                 task = job | {"scheme": scheme, "out": out}
-                row = {"run": run, **in_process(contestant, task, chosen.peer, int(gpus.split()[0]) if gpus else 1)}
+                ranks = int(gpus.split()[0]) if gpus else 1
+                row = {"run": run, **in_process(contestant, task, chosen.peer, ranks, turns)}
             found["runs"].append(row)
             print(line(row), flush=True)
             _write(chosen.out, found)
@@ -99,12 +104,14 @@ def why_not(contestant: str, peer: str | None) -> str | None:
     return "llm-compressor is not installed; pip install llmcompressor==0.14.0.1, or give --peer FOLDER"
 
 
-def in_process(contestant: str, job: dict[str, Any], peer: str | None, ranks: int) -> dict[str, Any]:
+def in_process(
+    contestant: str, job: dict[str, Any], peer: str | None, ranks: int, turns: Sequence[str] = TURNS
+) -> dict[str, Any]:
     """`measure` in a process of its own, or in several, one a GPU; what it said where it failed."""
     path = os.environ.get("PYTHONPATH", "")
     if contestant.startswith("llm-compressor") and peer:
         path = f"{peer}{os.pathsep}{path}"
-    task = json.dumps({"contestant": contestant, "job": job})
+    task = json.dumps({"contestant": contestant, "job": job, "turns": turns})
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     started = time.perf_counter()
     done = subprocess.run(
@@ -119,7 +126,7 @@ def in_process(contestant: str, job: dict[str, Any], peer: str | None, ranks: in
 
 
 def measure(task: dict[str, Any]) -> None:
-    """The work twice, here; one line of JSON. Under torchrun with the other processes, the first of which speaks."""
+    """The work, here; one line of JSON. Under torchrun with the other processes, the first of which speaks."""
     import torch
 
     from benchmarks.contestants import CONTESTANTS, Job
@@ -131,13 +138,13 @@ def measure(task: dict[str, Any]) -> None:
     job, contestant = Job(**(task["job"] | {"device": device})), CONTESTANTS[task["contestant"]]
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("WORLD_SIZE", "1"))))
     with torchrun.joined(device) as those:
-        found = twice(contestant, job, those.first)
+        found = timed(contestant, job, those.first, task["turns"])
     if those.first:
         print(json.dumps(found))
 
 
-def twice(contestant: Callable[[Job], dict[str, Any]], job: Job, first: bool) -> dict[str, Any]:
-    """Both turns; `first`: whether this process may clear the place of the result."""
+def timed(contestant: Callable[[Job], dict[str, Any]], job: Job, first: bool, turns: Sequence[str]) -> dict[str, Any]:
+    """All turns by name; `first`: whether this process may clear the place of the result."""
     import shutil
 
     import torch
@@ -146,7 +153,7 @@ def twice(contestant: Callable[[Job], dict[str, Any]], job: Job, first: bool) ->
 
     on_gpu = torch.device(job.device).type == "cuda"
     found: dict[str, Any] = {}
-    for turn in ("first", "second"):
+    for turn in turns:
         if first:
             shutil.rmtree(job.out, ignore_errors=True)
         if on_gpu:
@@ -174,6 +181,12 @@ def reset_host_peak() -> None:
         print(f"the host's peak is that of the whole process: {error}", file=sys.stderr)
 
 
+def counted(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The turn of a run that counts: the last; None of one that was not run, or failed."""
+    found: dict[str, Any] | None = row.get("second") or row.get("only")
+    return found
+
+
 def _add_floor(found: dict[str, Any], shape: Any, windows: int, length: int, device: str, folder: Path) -> None:
     from benchmarks.floor import floor, rates, solve_block_s
 
@@ -187,15 +200,12 @@ def _write(out: Path, found: dict[str, Any]) -> None:
 
 
 def line(row: dict[str, Any]) -> str:
-    if "second" not in row:
+    if (second := counted(row)) is None:
         return f"{row['run']:32s} {row.get('not run') or 'FAILED: ' + ' | '.join(row['failed'])}"
-    second = row["second"]
     phases = "  ".join(f"{name[:-2]} {second[name]:.2f}" for name in SECONDS if isinstance(second.get(name), float))
+    before = f" (first {row['first']['seconds']:.1f})" if "first" in row else ""
     peak = "" if second["device_peak_gb"] is None else f"  device {second['device_peak_gb']:.1f} GB"
-    return (
-        f"{row['run']:32s} {second['seconds']:7.2f} s (first {row['first']['seconds']:.1f})  {phases}{peak}"
-        f"  host {second['host_peak_gb']:.1f} GB"
-    )
+    return f"{row['run']:32s} {second['seconds']:7.2f} s{before}  {phases}{peak}  host {second['host_peak_gb']:.1f} GB"
 
 
 def summary(found: dict[str, Any]) -> list[str]:
@@ -203,7 +213,7 @@ def summary(found: dict[str, Any]) -> list[str]:
     least = found["floor"]["floor_s"]
     rate = found["rates"]["product_tflops"]
     lines = [f"floor {least:.2f} s at {rate:.0f} TFLOP/s"]
-    timed = {row["run"]: row["second"]["seconds"] for row in found["runs"] if "second" in row}
+    timed = {row["run"]: its["seconds"] for row in found["runs"] if (its := counted(row)) is not None}
     for run, seconds in timed.items():
         contestant, _, scheme = run.partition(":")
         peer, alone = timed.get(f"llm-compressor:{scheme}"), timed.get(f"{contestant.partition(',')[0]}:{scheme}")

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.end_to_end import ROOT, in_process, line, why_not
+from benchmarks.end_to_end import ROOT, TURNS, counted, in_process, line, why_not
 from benchmarks.llama_files import drawn, save_blocks
 from benchmarks.machine import describe
 
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--peer", help="a folder with llm-compressor and its packages, before all others on its path")
+    parser.add_argument("--once", action="store_true", help="each run once only, with the time of imports")
     parser.add_argument("--folder", help="where models and checkpoints go; a temporary folder by default")
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
@@ -80,11 +81,12 @@ def main() -> None:
         model = Path(folder) / "model"
         found["weights_gb"] = write_random_mixture(model, shape, chosen.device) / 1e9
         job = {"model": str(model), "device": chosen.device, "windows": windows, "length": length}
+        turns = ("only",) if chosen.once else TURNS
         for number, run in enumerate(runs):
             contestant, _, scheme = (part.strip() for part in run.partition(":"))
             task = {**job, "vocabulary": shape.vocabulary, "scheme": scheme, "out": str(Path(folder) / f"out{number}")}
             reason = why_not(contestant, chosen.peer)
-            row = {"not run": reason} if reason else in_process(contestant, task, chosen.peer, 1)
+            row = {"not run": reason} if reason else in_process(contestant, task, chosen.peer, 1, turns)
             found["runs"].append({"run": run, **row})
             print(line(found["runs"][-1]), flush=True)
             chosen.out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ def main() -> None:
 
 def beside(found: dict[str, Any]) -> list[str]:
     """Each of ours as a multiple of each of theirs that does the same work."""
-    timed = {row["run"]: row["second"]["seconds"] for row in found["runs"] if "second" in row}
+    timed = {row["run"]: its["seconds"] for row in found["runs"] if (its := counted(row)) is not None}
     lines = []
     for run, seconds in timed.items():
         if run.startswith("ours"):

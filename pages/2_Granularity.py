@@ -91,7 +91,7 @@ def body(choice: Choice) -> None:
     rows, cols = study.tile
     st.markdown(
         f"`{scheme}`: one scale for **{rows} x {cols} = {rows * cols:,}** weights, so **{chosen.scales:,}** scales of "
-        f"shape `{list(chosen.scale_shape)}` on a weight of `{list(study.weight.shape)}` (output x input)."
+        f"shape `{list(chosen.scale_shape)}` on a weight of `{list(study.shape)}` (output x input)."
     )
     frame.metrics(
         {
@@ -103,10 +103,9 @@ def body(choice: Choice) -> None:
     )
     if study.giant.rules:
         st.markdown(layer_words.giant(study.giant, choice.lab.token_texts(choice.reading)))
-    limit = figures.shared_limit(study.weight)
     with st.grid(3, min_column_width=270):
         chart(
-            figures.weight_map(study, limit),
+            figures.weight_map(study, choice.lab.weight_limit(choice.layer)),
             key="weight_map",
             alt=f"weight of {choice.layer}, tiles of {rows} x {cols}; the worst tile is {study.worst_tile}",
         )
@@ -118,7 +117,7 @@ def body(choice: Choice) -> None:
         chart(
             figures.error_map(study, choice.lab.coarsest_error(choice.layer, COARSEST)),
             key="error_map",
-            alt=f"largest error {float(study.error.abs().max()):.3g}",
+            alt=f"largest error {float(study.error.values.max()):.3g}",
         )
     with st.grid(2, min_column_width=430):
         chart(

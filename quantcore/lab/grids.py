@@ -12,7 +12,9 @@ from quantcore.lab.bench import READ, Bench, weights_of
 from quantcore.lab.memo import remembered
 from quantcore.numbers.formats import format_named
 from quantcore.numbers.granularity import PerTensor
+from quantcore.numbers.observers import MOST_COUNTED
 from quantcore.numbers.qtensor import fake_quantize
+from quantcore.numbers.selection import kth_smallest
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.granularity import GranularityRow, GranularityStudy, every_granularity, granularity_study
 from quantcore.studies.number_formats import CodeUse, Grid, Snap, code_use, fit, snap
@@ -37,9 +39,10 @@ def values_of(lab: Bench, layer: str, of: Of, reading: str) -> Tensor:
 
 @remembered(64)
 def value_counts(lab: Bench, layer: str, of: Of = "weight", reading: str = READ, bins: int = 161) -> ValueCounts:
-    values = values_of(lab, layer, of, reading)
-    reach = float(values.abs().max()) * 1.05 or 1.0
-    counts = torch.histc(values, bins, -reach, reach).tolist()
+    values = values_of(lab, layer, of, reading).flatten()
+    reach = float(torch.linalg.vector_norm(values, torch.inf)) * 1.05 or 1.0
+    parts = [torch.histc(part, bins, -reach, reach).double() for part in torch.split(values, MOST_COUNTED)]
+    counts = torch.stack(parts).sum(0).tolist()
     return ValueCounts(-reach, reach, tuple(map(int, counts)), tuple(torch.linspace(-reach, reach, bins + 1).tolist()))
 
 
@@ -47,7 +50,8 @@ def value_counts(lab: Bench, layer: str, of: Of = "weight", reading: str = READ,
 def large_value(lab: Bench, layer: str, of: Of = "weight", reading: str = READ, share: float = 0.99) -> float:
     """The value whose magnitude exceeds that of `share` of all: one that is really there, far enough from 0 to see."""
     values = values_of(lab, layer, of, reading).flatten()
-    return float(values[values.abs().kthvalue(max(1, int(share * values.numel()))).indices])
+    size = float(kth_smallest(values.abs(), max(1, int(share * values.numel()))))
+    return size if bool((values == size).any()) else -size
 
 
 @remembered(256)
@@ -86,6 +90,14 @@ def _rows(lab: Bench, layer: str, scheme: str, reading: str) -> tuple[Granularit
     """The table of all granularities, which no move of the granularity changes."""
     spec = weights_of(lab, scheme)
     return every_granularity(lab.weight(layer), lab.inputs(layer, reading), spec)
+
+
+@remembered(64)
+def weight_limit(lab: Bench, layer: str, share: float = 0.9999) -> float:
+    """A limit for the colours of a layer's weights that one outlier does not stretch: the size below which `share` of
+    them lie."""
+    magnitudes = lab.weight(layer).abs().flatten()
+    return float(kth_smallest(magnitudes, max(1, int(share * magnitudes.numel())))) or 1.0
 
 
 @remembered(64)

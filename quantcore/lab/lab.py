@@ -33,6 +33,7 @@ class Beside(Bench):
     value_counts = grids.value_counts
     fitted_grid = grids.fitted_grid
     coarsest_error = grids.coarsest_error
+    weight_limit = grids.weight_limit
     large_value = grids.large_value
     quantized_bytes = start.quantized_bytes
     loud_channels = layers.loud_channels

@@ -33,14 +33,14 @@ def tensor_error(x: Tensor, x_hat: Tensor) -> TensorError:
         error = b - a
         sums += torch.stack([a @ a, b @ b, a @ b, error @ error])
         largest.append(torch.linalg.vector_norm(error, math.inf))
-    signal, signal_hat, product, noise = sums.tolist()
+    signal, signal_hat, product, noise, most = torch.cat([sums, torch.stack(largest).amax(0, True)]).tolist()
     norms = math.sqrt(signal) * math.sqrt(signal_hat)
     return TensorError(
         sqnr_db=sqnr_db(signal, noise),
         mse=noise / x.numel(),
         relative_mse=noise / signal if signal else math.inf if noise else 0.0,
         cosine=product / norms if norms else float(not noise),
-        max_error=float(torch.stack(largest).max()),
+        max_error=most,
     )
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from quantcore.numbers.affine import qparams_of_range, round_trip
 from quantcore.numbers.histogram import merge_outward
+from quantcore.numbers.selection import kth_smallest
 from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec
 
 SHRINK = tuple(1 - 0.02 * step for step in range(41))  # 1.00, 0.98 ... 0.20
@@ -65,7 +66,7 @@ def _equal_percentiles(tiles: Tensor, percent: float) -> tuple[Tensor, Tensor]:
     cut = round(count * (1 - percent / 100), 6)
     below = min(math.floor(cut), count - 1) + 1
     above = max(math.ceil(count - cut), 1)
-    return tiles.kthvalue(below, -1, keepdim=True).values, tiles.kthvalue(above, -1, keepdim=True).values
+    return kth_smallest(tiles, below), kth_smallest(tiles, above)
 
 
 def _least_mse(tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, counts: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -119,7 +119,7 @@ def momenta_of(scheme: Scheme) -> tuple[float, ...]:
 
 
 def layer_inputs(model: nn.Module, tokens: Tensor, layer: str) -> Tensor:
-    """The inputs of one layer over the text, shape (windows, T, K), float32 on the CPU: kept, so for short texts.
+    """The inputs of one layer over the text, (windows, T, K), float32 on the layer's device: kept, so for short texts.
 
     An expert's are (1, n, K): those of the n tokens that the router gave it, which `tokens_of_layer` names.
     Raises: NotReached where no token reaches the layer."""
@@ -141,7 +141,7 @@ def _seen(model: nn.Module, tokens: Tensor, layer: str) -> list[tuple[Tensor, Te
 
     def keep(_: str, x: Tensor) -> None:
         given = holders[0].given[threading.get_ident()] if holders else torch.arange(x.numel() // x.shape[-1])
-        kept.append((x.float().cpu(), before + given.cpu()))
+        kept.append((x.float(), before + given.cpu()))
         raise _LayerReached
 
     device = next(model.parameters()).device

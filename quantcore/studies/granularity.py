@@ -13,11 +13,14 @@ from torch.nn import functional as F
 
 from quantcore.numbers.distance import Giant, giant_of, tensor_error, token_sqnr_db
 from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
+from quantcore.numbers.pooling import Pooled, pool_extreme
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.numbers.spec import QuantSpec
 
 GROUP_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 BLOCK_SIZES = (32, 64, 128)
+MOST_BORDERS = 40  # tiles along a side whose borders can be drawn
+CLOSE_UP = 24  # rows around the worst tile, where a tile is one row high: then channels and groups are told apart
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,19 @@ class GranularityRow:
 class GranularityStudy:
     """The chosen granularity in full, all others as rows.
 
-    weight, error    (O, K): W and W_hat - W
+    shape            (O, K) of the weight
+    shown            its rows that the picture of tiles shows: all, or CLOSE_UP of them
+    weight, error    W of those rows, and |W_hat - W| of all, pooled for the screen
     scale            as the QTensor holds it, (O / tile rows, K / tile columns)
     tile             rows and columns of one tile
     worst_tile       (row, column) of the tile with the largest squared error per weight
     giant            the token that holds most of the output's power
     """
 
-    weight: Tensor
-    error: Tensor
+    shape: tuple[int, int]
+    shown: range
+    weight: Pooled
+    error: Pooled
     scale: Tensor
     tile: tuple[int, int]
     worst_tile: tuple[int, int]
@@ -69,11 +76,14 @@ def granularity_study(
     tiles = (weight.shape[0] // tile_rows, tile_rows, weight.shape[1] // tile_cols, tile_cols)
     squared = error.square().reshape(tiles).mean((1, 3))
     worst = divmod(int(squared.argmax()), squared.shape[1])
+    shown = shown_rows(len(weight), tile_rows, worst[0])
     rows = every_granularity(weight, x, spec) if rows is None else rows
     known = {row.granularity: row for row in rows}
     return GranularityStudy(
-        weight=weight.cpu(),
-        error=error.cpu(),
+        shape=(weight.shape[0], weight.shape[1]),
+        shown=shown,
+        weight=pool_extreme(weight[shown.start : shown.stop]),
+        error=pool_extreme(error.abs_()),
         scale=qtensor.scale.cpu(),
         tile=(tile_rows, tile_cols),
         worst_tile=worst,
@@ -81,6 +91,14 @@ def granularity_study(
         rows=rows,
         chosen=known.get(str(spec.granularity)) or _row(weight, x, spec),
     )
+
+
+def shown_rows(out_features: int, tile_rows: int, row: int) -> range:
+    """Rows of the weight in which its tiles can be told apart: of many flat tiles a few around the tile in `row`."""
+    if tile_rows > 1 or out_features // MOST_BORDERS <= 1:
+        return range(out_features)
+    first = max(0, min(row - CLOSE_UP // 2, out_features - CLOSE_UP))
+    return range(first, first + CLOSE_UP)
 
 
 def every_granularity(weight: Tensor, x: Tensor, spec: QuantSpec) -> tuple[GranularityRow, ...]:

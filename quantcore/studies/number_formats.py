@@ -25,10 +25,10 @@ class Grid:
     scale: float
     zero_point: int | None
 
-    @property
-    def qparams(self) -> QParams:
-        zero_point = None if self.zero_point is None else torch.tensor([float(self.zero_point)])
-        return QParams(torch.tensor([self.scale]), zero_point)
+    def qparams_on(self, device: torch.device | str) -> QParams:
+        """Scale and zero point, each (1,), beside the numbers they are for."""
+        zero_point = None if self.zero_point is None else torch.tensor([float(self.zero_point)], device=device)
+        return QParams(torch.tensor([self.scale], device=device), zero_point)
 
     @property
     def label(self) -> str:
@@ -36,7 +36,7 @@ class Grid:
 
     def levels(self) -> Tensor:
         """The real value of every code, ascending. Shape (levels,)."""
-        return from_grid(self.fmt.grid(), self.qparams)
+        return from_grid(self.fmt.grid(), self.qparams_on("cpu"))
 
 
 @dataclass(frozen=True)
@@ -71,27 +71,28 @@ def fit(x: Tensor, fmt: Format, symmetric: bool) -> Grid:
 def code_use(x: Tensor, grid: Grid) -> CodeUse:
     """Count the values of x on each level of the grid. A value is clipped if it lies beyond the last level by more than
     half a step there. Source of SQNR: quantcore.measure.evaluate."""
-    flat = x.flatten().float().cpu()
-    values = to_grid(flat, grid.qparams, grid.fmt)
-    codes = grid.fmt.grid()
-    counts = torch.bincount(torch.searchsorted(codes, values), minlength=len(codes))
+    flat, qparams = x.flatten().float(), grid.qparams_on(x.device)
+    values = to_grid(flat, qparams, grid.fmt)
+    codes = grid.fmt.grid().to(x.device)
+    counts = torch.bincount(torch.searchsorted(codes, values, out_int32=True), minlength=len(codes)).tolist()
     levels = grid.levels()
     below, above = levels[0] - (levels[1] - levels[0]) / 2, levels[-1] + (levels[-1] - levels[-2]) / 2
-    clipped = ((flat < below) | (flat > above)).double().mean()
+    clipped = torch.count_nonzero(flat < float(below)) + torch.count_nonzero(flat > float(above))
     return CodeUse(
         grid=grid,
-        counts=tuple(counts.tolist()),
-        unused=int((counts == 0).sum()),
-        clipped_share=float(clipped),
-        sqnr_db=tensor_error(flat, from_grid(values, grid.qparams)).sqnr_db,
+        counts=tuple(counts),
+        unused=counts.count(0),
+        clipped_share=int(clipped) / x.numel(),
+        sqnr_db=tensor_error(flat, from_grid(values, qparams)).sqnr_db,
     )
 
 
 def snap(x: float, grid: Grid) -> Snap:
     """Quantize one number, in the engine's own arithmetic."""
     value = torch.tensor([x])
-    q = to_grid(value, grid.qparams, grid.fmt)
-    x_hat = float(from_grid(q, grid.qparams))
+    qparams = grid.qparams_on("cpu")
+    q = to_grid(value, qparams, grid.fmt)
+    x_hat = float(from_grid(q, qparams))
     levels = grid.levels()
     half_lo, half_hi = (levels[1] - levels[0]) / 2, (levels[-1] - levels[-2]) / 2
     clipped = bool((value < levels[0] - half_lo) | (value > levels[-1] + half_hi))
@@ -99,7 +100,7 @@ def snap(x: float, grid: Grid) -> Snap:
 
 
 def relative_error(x: Tensor, grid: Grid) -> Tensor:
-    """|x_hat - x| / |x| of each value; 0 for a value of 0. Shape as x, float32 on the CPU."""
-    flat = x.float().cpu()
-    error = (from_grid(to_grid(flat, grid.qparams, grid.fmt), grid.qparams) - flat).abs()
+    """|x_hat - x| / |x| of each value; 0 for a value of 0. Shape and device as x, float32."""
+    flat, qparams = x.float(), grid.qparams_on(x.device)
+    error = (from_grid(to_grid(flat, qparams, grid.fmt), qparams) - flat).abs()
     return torch.where(flat == 0, torch.zeros_like(flat), error / flat.abs())

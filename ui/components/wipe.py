@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from quantcore.numbers.pooling import pool_extreme
 from ui.components.bridge import component, encode
-from ui.figures.pooling import pool_extreme
 
 ROWS, COLUMNS, DECADES = 128, 256, 3
 

@@ -11,10 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 from torch import Tensor
 
+from quantcore.numbers.pooling import Pooled, pool_extreme
 from ui.components.palette import DIVERGING, SEQUENTIAL
-from ui.figures.pooling import pool_extreme
-
-MAP_ROWS, MAP_COLS = 128, 160
 
 
 def figure(title: str, x: str = "", y: str = "", height: int = 380, **layout: Any) -> go.Figure:
@@ -40,21 +38,19 @@ def figure(title: str, x: str = "", y: str = "", height: int = 380, **layout: An
 
 
 def heat_map(
-    matrix: Tensor,
+    matrix: Tensor | Pooled,
     value: str,
     *,
     rows: str = "output",
     cols: str = "input",
     signed: bool = True,
     limit: float | None = None,
-    max_rows: int = MAP_ROWS,
-    max_cols: int = MAP_COLS,
     **trace: Any,
 ) -> go.Heatmap:
     """A heat map trace of a matrix; larger than the screen, each cell is its block's value of largest magnitude.
 
     value    name and unit of a cell, for the hover text and the colour bar; limit: where the colours end"""
-    pooled = pool_extreme(matrix, max_rows, max_cols)
+    pooled = matrix if isinstance(matrix, Pooled) else pool_extreme(matrix)
     z = pooled.values.numpy().astype(np.float32)
     span = limit or float(np.abs(z).max()) or 1.0
     note = "" if pooled.row_step * pooled.col_step == 1 else f" (largest of {pooled.row_step} x {pooled.col_step})"

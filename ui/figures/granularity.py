@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import plotly.graph_objects as go
-import torch
 
-from quantcore.studies.granularity import GranularityStudy
+from quantcore.studies.granularity import MOST_BORDERS, GranularityStudy
 from ui.components.palette import AMBER, BLUE, GREEN, INK, SURFACE, VERMILION
 from ui.figures.base import colour_bar, figure, heat_map
 
-MOST_BORDERS = 40
-CLOSE_UP = 24  # rows around the worst tile, where a tile is one row high: then channels and groups are told apart
 ERROR_DECADES = 2
 FAMILIES = {
     "tensor": (INK, "diamond"),
@@ -20,17 +17,14 @@ FAMILIES = {
 }
 
 
-def weight_map(study: GranularityStudy, limit: float | None) -> go.Figure:
+def weight_map(study: GranularityStudy, limit: float) -> go.Figure:
     """The weight, the borders of its tiles, and the worst tile framed; of flat tiles a few rows, to see them apart."""
-    out_features, in_features = study.weight.shape
+    out_features, in_features = study.shape
     (rows, cols), (row, col) = study.tile, study.worst_tile
-    first, last = 0, out_features
-    if rows == 1 < out_features // MOST_BORDERS:
-        first = max(0, min(row - CLOSE_UP // 2, out_features - CLOSE_UP))
-        last = first + CLOSE_UP
+    first, last = study.shown.start, study.shown.stop
     title = "The weight and its tiles" if first == 0 and last == out_features else f"Rows {first} to {last - 1}, tiled"
     fig = figure(title, "input channel", "output channel", 400, uirevision=f"rows {first} to {last}")
-    trace = heat_map(study.weight[first:last], "weight", limit=limit)
+    trace = heat_map(study.weight, "weight", limit=limit)
     fig.add_trace(trace.update(y0=trace.y0 + first))
     for edges, ends, other, vertical in (
         (cols, (0, in_features), (first, last), True),
@@ -74,14 +68,14 @@ def scale_map(study: GranularityStudy) -> go.Figure:
         x0=trace.x0 * cols + (cols - 1) / 2, dx=trace.dx * cols, y0=trace.y0 * rows + (rows - 1) / 2, dy=trace.dy * rows
     )
     fig.add_trace(trace)
-    return _as_map(fig, study.weight.shape[0])
+    return _as_map(fig, study.shape[0])
 
 
 def error_map(study: GranularityStudy, limit: float) -> go.Figure:
     """log10 |W_hat - W| below `limit`, in colours that stay while format and granularity change: errors pale."""
     fig = figure("The error each weight takes", "input channel", "output channel", 400, uirevision="maps")
-    decades = (study.error.abs() / limit).clamp(10.0**-ERROR_DECADES, 1).log10() + ERROR_DECADES
-    trace = heat_map(decades, "size of the error", signed=False, limit=ERROR_DECADES)
+    decades = (study.error.values / limit).clamp(10.0**-ERROR_DECADES, 1).log10() + ERROR_DECADES
+    trace = heat_map(study.error._replace(values=decades), "size of the error", signed=False, limit=ERROR_DECADES)
     ticks = [tick / 2 for tick in range(2 * ERROR_DECADES + 1)]
     trace.update(
         colorscale=[[0, SURFACE], [1, VERMILION]],
@@ -94,7 +88,7 @@ def error_map(study: GranularityStudy, limit: float) -> go.Figure:
         },
     )
     fig.add_trace(trace)
-    return _as_map(fig, study.weight.shape[0])
+    return _as_map(fig, study.shape[0])
 
 
 def _as_map(fig: go.Figure, last: int, first: int = 0) -> go.Figure:
@@ -135,10 +129,3 @@ def cost_curve(study: GranularityStudy) -> go.Figure:
         )
     )
     return fig
-
-
-def shared_limit(values: torch.Tensor, quantile: float = 0.9999) -> float:
-    """A colour limit that one outlier does not stretch: the value below which `quantile` of the magnitudes lie."""
-    magnitudes = values.abs().flatten()
-    rank = max(1, int(quantile * magnitudes.numel()))
-    return float(magnitudes.kthvalue(rank).values) or 1.0

@@ -11,10 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 from torch import Tensor
 
+from quantcore.numbers.pooling import extreme_places, pool_extreme
 from quantcore.studies.outliers import GRAINS, ChannelStudy, OutlierMap, Payer, Remedies, Remedy
 from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
 from ui.figures.base import colour_bar, figure
-from ui.figures.pooling import extreme_places, pool_extreme
 from ui.markdown import plotted
 
 HEIGHT = 480

@@ -47,10 +47,9 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         twist = f"Of the {gain:.1f} dB the step to rows brings {better:.1f}: here groups do most of it."
 
     def draw(key: str) -> None:
-        maps = [
-            (f"{name}, {row.weight_sqnr_db:.1f} dB", lab.granularity(layer, f"w:{FORMAT}/{row.granularity}").error)
-            for name, row in named(tensor, channel, groups)
-        ]
+        rows = named(tensor, channel, groups)
+        studies = [(name, lab.granularity(layer, f"w:{FORMAT}/{row.granularity}")) for name, row in rows]
+        maps = [(f"{name}, {study.chosen.weight_sqnr_db:.1f} dB", study.error.values) for name, study in studies]
         wipe(maps, key=key, alt=why, axes="outputs down, inputs across", unit="of error, log", height=HEIGHT)
 
     answer = f"**{gain:.1f} dB**: the error shrinks to {10 ** (-gain / 20):.0%}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import plotly.graph_objects as go
 
 from quantcore.lab.lab import Lab
@@ -36,7 +38,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     layer, group = found.of
     study = lab.granularity(layer, f"w:{FORMAT}/group{group}")
     chosen, bits = study.chosen, format_named(FORMAT).bits
-    weights = study.weight.numel()
+    weights = math.prod(study.shape)
     scales = round((chosen.bits_per_weight - bits) * weights / 8)
     why = (
         f"{weights:,} codes take {weights * bits // 8:,} bytes, {chosen.scales:,} scales {scales:,} more: "

@@ -2,7 +2,7 @@
 
 import torch
 
-from ui.figures.pooling import extreme_places, pool_extreme
+from quantcore.numbers.pooling import extreme_places, pool_extreme
 
 
 def test_small_matrices_come_through_unchanged() -> None:

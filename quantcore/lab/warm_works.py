@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from quantcore.matmul.paths import open_paths
-from quantcore.methods.gptq import GptqProblem, gptq_quantize, gptq_quantize_many
+from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.options import Gptq
 from quantcore.methods.sweep import GPU_BLOCK
-from quantcore.methods.sweep_state import Trace
 from quantcore.numbers.kernels.launch import on_device
 from quantcore.numbers.qtensor import qparams_for, quantize
 from quantcore.scheme.scheme import Scheme
 
 Shape = tuple[int, int]
 TOKENS = (1, 8, 16, 24, 32, 40, 64, 100, 256, 2048)  # one alone; of each tile fewer than it holds, and as many
-SCHEMES = ("W4A16", "W4A16_ASYM", "W8A16", "W8A8", "FP8_DYNAMIC", "FP8", "FP8_BLOCK")
+PAGES = ("w:int4/channel", "w:int4/group64")  # what the first page and the page of GPTQ begin with
+SCHEMES = ("W4A16", "W4A16_ASYM", "W8A16", "W8A8", "FP8_DYNAMIC", "FP8", "FP8_BLOCK", *PAGES)
 REFERENCE = ((384, 384), (128, 384), (1024, 384), (384, 1024))
 LLAMAS = ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336), (2048, 2048), (512, 2048), (8192, 2048))
 COMMON: tuple[Shape, ...] = (*REFERENCE, *LLAMAS, (2048, 8192))
@@ -33,7 +32,7 @@ WIDE = 8192  # rows and columns beyond it are many: a tile of their own
 
 @dataclass(frozen=True)
 class Work:
-    """A small problem for the real functions. kind: `gptq`, `trace` (GPTQ watched step by step) or `product`."""
+    """A small problem for the real functions. kind: `gptq` or `product`."""
 
     kind: str
     scheme: str
@@ -53,7 +52,6 @@ def works(shapes: Iterable[Shape] = COMMON) -> list[Work]:
     sizes += [(64, GPU_BLOCK)] * any(width <= GPU_BLOCK for _, width in shapes)  # one block: no products between blocks
     found = [Work("gptq", ways[0], (64, WIDE + 128))] if any(width > WIDE for _, width in shapes) else []
     found += [Work("gptq", way, size) for size in sizes for way in ways]
-    found += [Work("trace", way, sizes[0]) for way in ways]
     cut = dict.fromkeys((out if out <= WIDE else WIDE + out % 128, width) for out, width in shapes)
     products = [Work("product", scheme, shape, count) for scheme in SCHEMES for shape in cut for count in TOKENS]
     return found + [work for work in products if _fits(work)]
@@ -85,14 +83,7 @@ def run(work: Work, device: torch.device) -> None:
             q = quantize(weight, spec)
             open_paths(x, q, acts)[0].run(x, q, acts, static)
         else:
-            _solve(weight, [GptqProblem(weight, spec, cast(Gptq, scheme.method))], work.kind == "trace")
+            hessian = torch.eye(work.shape[1], device=device)
+            gptq_quantize_many([GptqProblem(weight, spec, cast(Gptq, scheme.method))], hessian)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-
-
-def _solve(weight: Tensor, problems: list[GptqProblem], traced: bool) -> None:
-    hessian = torch.eye(weight.shape[1], device=weight.device)
-    if traced:
-        gptq_quantize(weight, hessian, problems[0].spec, problems[0].options, Trace())
-    else:
-        gptq_quantize_many(problems, hessian)

@@ -31,6 +31,7 @@ Order = Literal["weight", "group"] | None
 ORDERS: tuple[Order, ...] = (None, "weight", "group")
 FEWEST_ROWS = 48  # drawn at least, however wide they are
 MOST_NUMBERS = 6_000_000  # weights in all configurations together that a CPU solves in about a second
+MOST_ON_GPU = 200_000_000  # likewise on a GPU, where the sweep takes nine bytes for each
 
 
 @dataclass(frozen=True)
@@ -80,23 +81,26 @@ def order_map(
     Raises: ValueError as `gptq_quantize`."""
     asked = [(b, grain, order, damp) for b in bits for grain in granularities for order in ORDERS for damp in damps]
     weight, hessian = weight.detach().float(), hessian.float()
-    fits = MOST_NUMBERS // (len(asked) * weight.shape[1])
-    count = len(weight) if weight.is_cuda else max(FEWEST_ROWS, min(len(weight), fits))
+    fits = (MOST_ON_GPU if weight.is_cuda else MOST_NUMBERS) // (len(asked) * weight.shape[1])
+    count = min(len(weight), max(FEWEST_ROWS, fits))
     specs = {(b, grain): weights_spec(f"w:int{b}/{grain}") for b in bits for grain in granularities}
-    rtn = {key: row_losses(weight - fake_quantize(weight, spec), hessian) for key, spec in specs.items()}
-    drawn = {key: _drawn(losses, min(count, len(weight))) for key, losses in rtn.items()}
-    some = {key: weight[rows] for key, (rows, _) in drawn.items()}
+    errors = (weight - fake_quantize(weight, spec) for spec in specs.values())
+    *rtn_losses, powers = torch.stack([row_losses(one, hessian) for one in (*errors, weight)]).cpu()
+    rtn, power = dict(zip(specs, rtn_losses, strict=True)), float(powers.sum())
+    drawn = {key: _drawn(losses, count) for key, losses in rtn.items()}
+    some = {key: weight[rows.to(weight.device)] for key, (rows, _) in drawn.items()}
     problems = [GptqProblem(some[b, grain], specs[b, grain], Gptq(order, damp)) for b, grain, order, damp in asked]
     solved = gptq_quantize_many(problems, hessian)
-    power = float(((weight @ hessian) * weight).sum(dtype=torch.float64))
+    left = [row_losses(problem.weight - dequantize(q), hessian) for problem, q in zip(problems, solved, strict=True)]
+    losses = torch.split(torch.cat(left).cpu(), [len(one) for one in left])  # read once: a GPU is waited for no more
     cells = []
-    for (b, grain, order, damp), problem, q in zip(asked, problems, solved, strict=True):
+    for (b, grain, order, damp), q, loss in zip(asked, solved, losses, strict=True):
         known, (rows, times) = rtn[b, grain], drawn[b, grain]
-        share = _share(row_losses(problem.weight - dequantize(q), hessian), known[rows], times, float(known.sum()))
+        share = _share(loss, known[rows], times, float(known.sum()))
         whole = float(known.sum()) / power
         bits_per_weight = weight_size(specs[b, grain], tuple(weight.shape), q.g_idx is not None).bits_per_weight
         cells.append(MapCell(b, grain, order, damp, share.value * whole, whole, bits_per_weight, share))
-    return OrderMap(tuple(cells), min(count, len(weight)), len(weight))
+    return OrderMap(tuple(cells), count, len(weight))
 
 
 def weights_spec(text: str) -> QuantSpec:
@@ -113,11 +117,11 @@ def row_losses(error: Tensor, hessian: Tensor) -> Tensor:
 def _drawn(losses: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Rows and how often each was drawn: all once where `count` is all, else `count` draws in proportion to losses."""
     if count == len(losses) or float(losses.sum()) == 0:
-        return torch.arange(len(losses), device=losses.device), torch.ones(len(losses), device=losses.device)
+        return torch.arange(len(losses)), torch.ones(len(losses))
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.multinomial(losses.cpu(), count, replacement=True, generator=generator)
+    drawn = torch.multinomial(losses, count, replacement=True, generator=generator)
     rows, times = torch.unique(drawn, return_counts=True)
-    return rows.to(losses.device), times.to(losses.device)
+    return rows, times
 
 
 def _share(losses: Tensor, rtn: Tensor, times: Tensor, rtn_of_all: float) -> Interval:
@@ -128,4 +132,4 @@ def _share(losses: Tensor, rtn: Tensor, times: Tensor, rtn_of_all: float) -> Int
         value = float(losses.sum()) / rtn_of_all
         return Interval(value, value, value)
     each = (losses / rtn).repeat_interleave(times.long())
-    return mean_interval(each.cpu().numpy())
+    return mean_interval(each.numpy())

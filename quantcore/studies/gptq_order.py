@@ -21,11 +21,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quantcore.methods.gptq import Trace, gptq_quantize
+from quantcore.methods.gptq import GptqProblem, factorize, gptq_quantize_many
 from quantcore.methods.options import Gptq
+from quantcore.methods.sweep_state import Order
 from quantcore.numbers.qtensor import QTensor, dequantize, quantize
 from quantcore.numbers.spec import QuantSpec
-from quantcore.studies.gptq_steps import damped, inverse_factor
 
 POINTS = 64
 ORDERS: tuple[Literal["weight", "group"] | None, ...] = (None, "weight", "group")
@@ -95,10 +95,9 @@ def order_study(
     Raises: ValueError as `gptq_quantize`."""
     look = _Look(weight.detach().float(), hessian.float(), damp, loud, unseen)
     courses = [look.rtn(quantize(look.weight, spec))]
-    for method, actorder in zip(METHODS[1:], ORDERS, strict=True):
-        trace = Trace()
-        qtensor = gptq_quantize(look.weight, look.hessian, spec, Gptq(actorder, damp), trace)
-        courses.append(look.gptq(method, qtensor, trace.order))
+    problems = [GptqProblem(look.weight, spec, Gptq(actorder, damp)) for actorder in ORDERS]
+    for method, problem, qtensor in zip(METHODS[1:], problems, gptq_quantize_many(problems, look.hessian), strict=True):
+        courses.append(look.gptq(method, qtensor, problem.options.actorder is not None))
     return OrderStudy(
         shape=(weight.shape[0], weight.shape[1]),
         power=float(((look.weight @ look.hessian) * look.weight).sum(dtype=torch.float64)),
@@ -117,40 +116,43 @@ class _Look:
     ) -> None:
         self.weight, self.hessian, self.damp, self.loud = weight, hessian, damp, tuple(loud)
         self.unseen = None if unseen is None else unseen.to(weight)
-        self.unseen_power = 0.0 if self.unseen is None else _power(self.unseen @ weight.T)
-        self._factor: tuple[Tensor, Tensor] | None = None
+        self._factor: dict[bool, tuple[Order, Tensor, Tensor]] = {}
 
     def rtn(self, qtensor: QTensor) -> Course:
         """Column by column, none moved: the unvisited are exact."""
         error = self.weight - dequantize(qtensor)
         before = error @ self.hessian.triu(1)
-        added = (error * (2 * before + error * self.hessian.diagonal())).sum(0, dtype=torch.float64).cumsum(0)
+        added = (error * (2 * before + error * self.hessian.diagonal())).sum(0, dtype=torch.float64).cumsum(0).cpu()
         order = torch.arange(len(self.hessian))
         steps = self._steps(order)
-        return self._course(
-            METHODS[0], qtensor, order, steps, [0.0, *added.cpu()[torch.tensor(steps[1:]) - 1].tolist()]
-        )
+        return self._course(METHODS[0], qtensor, order, steps, [0.0, *added[torch.tensor(steps[1:]) - 1].tolist()])
 
-    def gptq(self, method: str, qtensor: QTensor, order: Tensor) -> Course:
-        factor = self._factor_of(order)
-        error = (self.weight - dequantize(qtensor))[:, order.to(self.weight.device)]
-        z = torch.linalg.solve_triangular(factor, error, upper=True, left=False)  # e M, as U = M^-1
-        visited = z.square().sum(0, dtype=torch.float64).cumsum(0).cpu()
-        rounded = error.square().sum(0, dtype=torch.float64).cumsum(0).cpu()
-        ridge = self.damp * float(self.hessian.diagonal().mean())
-        moved = torch.zeros_like(error)
-        steps, losses = self._steps(order), [0.0]
+    def gptq(self, method: str, qtensor: QTensor, by_diagonal: bool) -> Course:
+        order, mixing, inverse = self._factor_of(by_diagonal)
+        error = (self.weight - dequantize(qtensor)).index_select(1, order.columns)
+        z = error @ mixing.T  # e M
+        columns = order.columns.cpu()
+        steps = self._steps(columns)
+        moved, powers = torch.zeros_like(error), []
         for start, stop in zip(steps, steps[1:], strict=False):
-            moved[:, stop:].addmm_(z[:, start:stop], factor[start:stop, stop:])
-            losses.append(float(visited[stop - 1]) - ridge * (float(rounded[stop - 1]) + _power(moved[:, stop:])))
-        return self._course(method, qtensor, order, steps, losses)
+            moved[:, stop:].addmm_(z[:, start:stop], inverse[start:stop, stop:])
+            powers.append(_power(moved[:, stop:]))
+        at = torch.tensor(steps[1:], device=z.device) - 1
+        visited, rounded = (part.square().sum(0, dtype=torch.float64).cumsum(0)[at] for part in (z, error))
+        ridge = self.damp * self.hessian.diagonal().mean().double()
+        losses = visited - ridge * (rounded + torch.stack(powers))
+        return self._course(method, qtensor, columns, steps, [0.0, *losses.tolist()])
 
-    def _factor_of(self, order: Tensor) -> Tensor:
-        """U for columns in this order; kept, because two methods follow one another in the same order."""
-        if self._factor is None or not torch.equal(self._factor[0], order):
-            at = order.to(self.hessian.device)
-            self._factor = order, inverse_factor(damped(self.hessian[at][:, at], self.damp))
-        return self._factor[1]
+    def _factor_of(self, by_diagonal: bool) -> tuple[Order, Tensor, Tensor]:
+        """M^T and U = M^-1 for columns in this order; kept, because two methods visit in the same order."""
+        if by_diagonal not in self._factor:
+            order = Order.of(self.hessian, by_diagonal)
+            pull, diagonal, _ = factorize(self.hessian, order, self.damp)
+            mixing = pull.tril(-1).mul_(diagonal[:, None])
+            mixing.diagonal().copy_(diagonal)
+            eye = torch.eye(len(mixing), dtype=mixing.dtype, device=mixing.device)
+            self._factor[by_diagonal] = order, mixing, torch.linalg.solve_triangular(mixing, eye, upper=False).T
+        return self._factor[by_diagonal]
 
     def _steps(self, order: Tensor) -> list[int]:
         """After how many columns to look: POINTS even steps, and before and after each loud column."""
@@ -170,13 +172,18 @@ class _Look:
             order=order,
             steps=tuple(steps),
             losses=tuple(losses),
-            weight_error=_power(error) / _power(self.weight),
+            weight_error=float(_power(error) / _power(self.weight)),
             bits_per_weight=qtensor.bits_per_weight,
             loud_steps=tuple(self._loud_steps(order)),
             group=side_by_side if qtensor.g_idx is None else qtensor.g_idx.cpu().long(),
-            unseen=None if self.unseen is None else _power(self.unseen @ error.T) / self.unseen_power,
+            unseen=None if self.unseen is None else self._of_unseen(self.unseen, error),
         )
 
+    def _of_unseen(self, x: Tensor, error: Tensor) -> float:
+        """The error's share of the output's power on inputs x that the Hessian has not seen."""
+        return float(_power(x @ error.T) / _power(x @ self.weight.T))
 
-def _power(x: Tensor) -> float:
-    return float(x.square().sum(0, dtype=torch.float64).sum())
+
+def _power(x: Tensor) -> Tensor:
+    """The sum of squares, a float64 scalar that nobody waits for."""
+    return x.square().sum(0, dtype=torch.float64).sum()

@@ -92,8 +92,8 @@ def tile_steps(
 
     Shapes: weight (O, K), hessian (K, K). Raises: what `gptq_quantize` raises."""
     at = torch.tensor(list(columns))
-    tile = weight.detach().cpu().double()[list(rows)][:, at]
-    hessian = hessian.detach().cpu().double()[at][:, at]
+    tile = _cut(weight, torch.tensor(list(rows)), at)
+    hessian = _cut(hessian, at, at)
     trace = Trace(rows=tuple(range(len(tile))))
     qtensor = gptq_quantize(tile, hessian, spec, options, trace, name="this tile")
     order = trace.order
@@ -121,15 +121,24 @@ def tile_steps(
     )
 
 
+def _cut(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Those rows and columns, float64 on the CPU: the cut is made where the matrix lies."""
+    there = matrix.detach()
+    return there[rows.to(there.device)][:, columns.to(there.device)].cpu().double()
+
+
 def damped(hessian: Tensor, damp: float) -> Tensor:
     """H + damp mean(diag H) I."""
-    return hessian + damp * hessian.diagonal().mean() * torch.eye(len(hessian)).to(hessian)
+    result = hessian.clone()
+    result.diagonal().add_(damp * hessian.diagonal().mean())
+    return result
 
 
 def inverse_factor(matrix: Tensor) -> Tensor:
     """U, upper triangular with positive diagonal, and matrix^-1 = U^T U: the inverse of M where matrix = M M^T."""
     upper = torch.linalg.cholesky(matrix.flip(0, 1)).flip(0, 1)
-    inverse: Tensor = torch.linalg.solve_triangular(upper, torch.eye(len(matrix)).to(matrix), upper=True)
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    inverse: Tensor = torch.linalg.solve_triangular(upper, eye, upper=True)
     return inverse
 
 

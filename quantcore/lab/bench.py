@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Self
 
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, 
 from quantcore.scheme.fitting import fitting_grain, plan_for, require_fits
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import HEAD, Scheme
+from quantcore.text.decoder import Decoder
 from quantcore.text.files import LoadedText, named_text
 from quantcore.text.pieces import ids_of
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, OWN, STUDY, Reading, Texts
@@ -203,16 +203,13 @@ class Bench:
         ids = self.tokens(reading).flatten()
         if expert_of(layer) is not None:
             ids = ids[tokens_of_layer(self.model, self.tokens(reading), layer)]
-        return tuple("".join(c if c.isprintable() else repr(c)[1:-1] for c in self.decode(one)) for one in ids.tolist())
+        texts = self.decode.all(ids.tolist())
+        return tuple("".join(c if c.isprintable() else repr(c)[1:-1] for c in text) for text in texts)
 
     @property
-    def decode(self) -> Callable[[int], str]:
+    def decode(self) -> Decoder:
         """A token's id -> its text, each asked of the tokenizer once."""
-        return self.remember(("decode",), 1, self._decoder)
-
-    def _decoder(self) -> Callable[[int], str]:
-        decode = self.whole.tokenizer.decode
-        return lru_cache(maxsize=2**17)(lambda token: decode([token]))
+        return self.remember(("decode",), 1, lambda: Decoder(self.whole.tokenizer))
 
     @remembered(1)
     def layers(self) -> dict[str, tuple[int, int]]:

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import atexit
 import threading
+import time
 import weakref
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +195,14 @@ class BoundedTokenizer:
 
 def _memory(more: int) -> int:
     """Bytes that an answer may take: no more than half of what the machine has free, and than any tokenizer needs."""
-    found = free_memory(torch.device("cpu"))
+    found = _free_within(int(time.monotonic()))
     return min(MEMORY + more, MOST_MEMORY, *([found[0] // 2] if found else []))
+
+
+@lru_cache(maxsize=1)
+def _free_within(second: int) -> tuple[int, int] | None:
+    """Memory that is free, looked at once a second: it is read from four files, and a page asks hundreds of times."""
+    return free_memory(torch.device("cpu"))
 
 
 def _bytes_to_read(source: str, place: Place) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import streamlit as st
+import torch
 
 from quantcore.lab.lab import Lab
 from quantcore.lab.start import PROMPTS
@@ -26,7 +27,7 @@ def open_token(place: int, count: int | None = None) -> None:
 def token_part(found: Duel, scheme: str, lab: Lab, reading: str) -> None:
     """KL along the text, and the window of one token: who would have written what, and all of it tinted."""
     ids, kl = lab.tokens(reading), found.scores[scheme].kl
-    flat, targets = kl.flatten(), [lab.decode(one) for one in ids[:, 1:].flatten().tolist()]
+    flat, targets = kl.flatten(), lab.decode.all(ids[:, 1:].flatten().tolist())
     order = flat.argsort(descending=True)[:WORST].tolist()
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.markdown("Worst tokens, KL")
@@ -51,10 +52,12 @@ def token_part(found: Duel, scheme: str, lab: Lab, reading: str) -> None:
         f"Token {at}, `{token_view.quoted(targets[at])}`, is outlined: KL **{float(flat[at]):.3g}** nats. In its "
         "place they would have written"
     )
+    likeliest = torch.cat([one.likeliest[window].flatten() for one in (found.float_scores, found.scores[scheme])])
+    lab.decode.all(likeliest.tolist())  # in one question: the table and the tooltips ask token by token
     st.table(duel_words.guesses(lab.decode, found, scheme, window, place))
     hovers = duel_words.hovers(lab.decode, found, scheme, window)
     tints = [None, *kl[window].tolist()]
-    st.html(token_view.tinted([lab.decode(one) for one in ids[window].tolist()], tints, hovers, place + 1))
+    st.html(token_view.tinted(lab.decode.all(ids[window].tolist()), tints, hovers, place + 1))
 
 
 def generation_part(scheme: str, lab: Lab, calibration: str) -> None:

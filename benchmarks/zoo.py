@@ -8,7 +8,7 @@ Each model is random and tiny (`zoo_models`). Of each scheme one word is found:
 
     whole      all is quantized (at least 95% of the numbers in matrices that are no embedding, head, router or
                convolution), exported, and loaded by transformers with our logits
-    part       the same, but for less than 95%
+    part       the same, but for less than 95%, which was said
     refused    told before the work, in one sentence
     late       refused after work was done
     broken     anything else: another error, or other logits
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 import tempfile
 import warnings
@@ -35,9 +34,11 @@ from benchmarks.zoo_models import build, names, save
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.checkpoint_format import as_stored
 from quantcore.matmul.layers import QuantLinear
-from quantcore.model.linears import NOT_REACHED, ROUTER, head_of, left_float, linear_shapes, why_float
+from quantcore.model import wholeness
+from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.places import copy_with
+from quantcore.model.wholeness import partly, wholeness_of
 from quantcore.pipeline.parts import parts
 from quantcore.scheme.plan import Plan
 
@@ -49,7 +50,6 @@ SCHEMES = {
     "FP8_DYNAMIC": "FP8_DYNAMIC",
 }
 WHOLE, PART, REFUSED, LATE, BROKEN = "whole", "part", "refused", "late", "broken"
-WHOLE_SHARE = 0.95
 TOLERANCE = 1e-3  # of logits, by their largest
 
 
@@ -107,7 +107,9 @@ def outcome(loaded: LoadedModel, scheme: str, out: Path, tokens: torch.Tensor) -
     share = share_of(loaded.model, scheme)
     if not off < TOLERANCE:
         return BROKEN, f"logits differ by {off:.2g}"
-    return (WHOLE if share >= WHOLE_SHARE else PART), f"{share:.0%}"
+    if share < wholeness.WHOLE and partly(loaded.model) not in report.notes:
+        return BROKEN, f"{share:.0%}, and nobody said so"
+    return (WHOLE if share >= wholeness.WHOLE else PART), f"{share:.0%}"
 
 
 def opened(folder: Path) -> tuple[Any, list[str]]:
@@ -139,29 +141,11 @@ def group_of(loaded: LoadedModel) -> int:
 
 
 def share_of(model: nn.Module, scheme: str) -> float:
-    """The share that the plan quantizes, of the numbers in matrices that are no embedding, head, router, convolution,
-    nor of what no text reaches."""
+    """The share that the plan quantizes, of the numbers in the matrices that a scheme is about (`wholeness`)."""
     shapes, head = linear_shapes(model), head_of(model)
     done = Plan.parse(scheme).schemes_of(shapes, head)
-    quantized = sum(rows * columns for name, (rows, columns) in shapes.items() if name in done)
-    why = why_float(model)
-    left = sum(
-        matrix.numel() for name, matrix in left_float(model).items() if not _excused(model, head, name, why[name])
-    )
-    return quantized / max(1, quantized + left)
-
-
-NAMED = re.compile(r"vision|visual|multi_modal|projector|audio|router|\bgate\.weight|embed|wpe|wte|position|conv")
-
-
-def _excused(model: nn.Module, head: str | None, name: str, why: str) -> bool:
-    """Whether a matrix is none that a scheme is about."""
-    inside = name.rpartition(".")[0]
-    return inside == head or NAMED.search(name) is not None or why in (ROUTER, NOT_REACHED) or _convolves(model, name)
-
-
-def _convolves(model: nn.Module, name: str) -> bool:
-    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.modules.conv._ConvNd)
+    quantized = sum(rows * columns for name, (rows, columns) in shapes.items() if name in done and name != head)
+    return quantized / max(1, quantized + sum(numbers for numbers, _ in wholeness_of(model).left.values()))
 
 
 def _is_a_sentence(error: Exception) -> bool:

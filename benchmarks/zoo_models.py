@@ -78,7 +78,34 @@ MORE: dict[str, dict[str, Any]] = {  # what a type needs beside, since its confi
     "glm_moe_dsa": {"num_key_value_heads": 4},
     "deepseek_v32": {"num_key_value_heads": 4},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
-    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "mamba", "hybrid", "mamba"], "n_mamba_heads": 8},
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "mamba", "hybrid", "mamba"],
+        "n_mamba_heads": 8,
+        "attention_hidden_size": 2 * WIDTH,
+        "attention_head_dim": 32,
+    },
+    "longcat_flash": {"head_dim": 8, "num_key_value_heads": 4, "ffn_hidden_size": 32, "expert_ffn_hidden_size": 32},
+    "youtu": {"head_dim": 8, "num_key_value_heads": 4},
+    "qwen2_5_omni_thinker": SECTIONS,
+    "blt": {"encoder_hash_byte_group_vocab": 64, "encoder_hash_byte_group_size": [3, 4]},
+    "ernie4_5_vl_moe": {
+        "text_config": {
+            "moe_intermediate_size": [32, 32],
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 2, 4], "rope_theta": 1e4},
+        },
+    },
+    "glm4v": {
+        "text_config": {
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [2, 1, 1],
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.5,
+            }
+        },
+        "vision_config": {"out_hidden_size": WIDTH, "depth": 2, "hidden_size": WIDTH},
+    },
     "gemma3n_text": {
         "num_hidden_layers": 4,
         "num_kv_shared_layers": 2,

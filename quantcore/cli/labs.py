@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from quantcore.cli.outputs import progress_bar
 from quantcore.cli.texts import TextOptions
 from quantcore.lab.lab import Lab
 from quantcore.model.config_file import context_of
+from quantcore.model.held import held
 from quantcore.model.inventory import outline
 from quantcore.model.linears import head_of, linear_named, linear_shapes
 from quantcore.model.loading import REFERENCE
 from quantcore.model.memory import TooLarge
+from quantcore.model.sources import locate
+from quantcore.model.tokenizer import tokenizer_of
+from quantcore.model.wholeness import partly, require_much
+from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.fitting import plan_for, require_fits, sorted_out
 from quantcore.scheme.plan import Plan
-from quantcore.text.reading import Texts
+from quantcore.text.reading import Reading, Texts
 
 
 def checked_plan(scheme: str, model: str) -> Plan:
@@ -32,6 +38,7 @@ def checked_plan(scheme: str, model: str) -> Plan:
         return plain
     plan = plan_for(scheme, linear_shapes(known))
     require_fits(plan, linear_shapes(known), head_of(known))
+    _require_much(known)
     return plan
 
 
@@ -40,17 +47,38 @@ def sorted_lines(schemes: Sequence[str], model: str) -> tuple[dict[str, str], di
     known = _known(model)
     if known is None:
         return {one: str(Plan.parse(one)) for one in schemes}, {}
+    _require_much(known)
     return sorted_out(schemes, linear_shapes(known), head_of(known))
 
 
-def look_ahead(model: str, texts: TextOptions, layer: str | None = None) -> None:
-    """Raises: ValueError, before the model is loaded, for a window or a layer that it does not have."""
+@dataclass(frozen=True)
+class _Unloaded:
+    """What reads a text as the model will, without the model."""
+
+    tokenizer: Any
+    context: int | None
+
+
+def look_ahead(model: str, texts: TextOptions, *readings: Reading, layer: str | None = None) -> None:
+    """Raises: ValueError, before the model is loaded, for a window or a layer that it does not have, and for a window
+    that is longer than one of the texts that will be read."""
     if texts.window is None and layer is None:
         return
-    if (known := _known(model)) is not None:
-        texts.require_context(context_of(known.config))
-        if layer is not None:
-            linear_named(known, layer)
+    if (known := _known(model)) is None:
+        return
+    texts.require_context(context := context_of(known.config))
+    if layer is not None:
+        linear_named(known, layer)
+    place = locate(model)
+    if place is not None and place.gguf is None:  # a GGUF's tokenizer is made as it is loaded
+        texts.require_window(_Unloaded(tokenizer_of(model, place), context), *readings)
+
+
+def _require_much(known: nn.Module) -> None:
+    """Says on stderr what part of a model a scheme cannot reach. Raises: ValueError where that is most of it."""
+    require_much(known)
+    if ranks().first and (said := partly(known)) is not None:
+        print(f"quantcore: {said}", file=sys.stderr)
 
 
 def _known(model: str) -> nn.Module | None:
@@ -93,4 +121,5 @@ def opened_lab(model: str, device: str | None, texts: Texts, stream: bool) -> tu
 
 
 def _told(lab: Lab, why: str | None) -> tuple[Lab, dict[str, Any]]:
-    return lab, {"streamed": why is not None, "streamed_why": why, "notices": list(lab.whole.notices)}
+    said = filter(None, [partly(held(lab.whole).skeleton)])
+    return lab, {"streamed": why is not None, "streamed_why": why, "notices": [*lab.whole.notices, *said]}

@@ -95,9 +95,10 @@ def layer(
     reading, learning = texts.measured(STUDY), texts.learned()
     wanted = Lab(model, device).scheme_of(scheme)
     target = None if out is None else new_file(out, force)
-    look_ahead(model, texts, layer)
+    readings = [reading, *([learning] if wanted.needs_text else [])]
+    look_ahead(model, texts, *readings, layer=layer)
     lab = loaded_lab(model, device, texts.texts)
-    texts.require_window(lab.whole, reading, *([learning] if wanted.needs_text else []))
+    texts.require_window(lab.whole, *readings)
     started = time.perf_counter()
     lab.linear(layer)
     try:
@@ -139,9 +140,10 @@ def evaluate(
     """a quantized copy beside its model on one text: perplexity, KL, agreement, bytes; a report for each layer"""
     reading, learning = texts.measured(EVALUATE), texts.learned()
     wanted = checked_plan(scheme, model)
-    look_ahead(model, texts)
+    readings = [reading, *([learning] if wanted.needs_text else [])]
+    look_ahead(model, texts, *readings)
     lab, facts = opened_lab(model, device, texts.texts, stream)
-    texts.require_window(lab.whole, reading, *([learning] if wanted.needs_text else []))
+    texts.require_window(lab.whole, *readings)
     with progress_bar("quantizing") as tell:
         found = lab.evaluate(str(wanted), str(reading), str(learning), progress=tell)
     return {
@@ -176,9 +178,10 @@ def quantize(
     reading = texts.quantized_on()
     if ranks().first:
         require_place(out, model, force)
-    look_ahead(model, texts)
+    readings = [reading] if plan.needs_text else []
+    look_ahead(model, texts, *readings)
     lab, facts = opened_lab(model, device, texts.texts, stream)
-    texts.require_window(lab.whole, *([reading] if plan.needs_text else []))
+    texts.require_window(lab.whole, *readings)
     stored_as = None if dtype is None else getattr(torch, dtype)
     with progress_bar("quantizing") as tell:
         report = lab.export(str(plan), out, str(reading), force, stored_as, reader, progress=tell)
@@ -212,11 +215,11 @@ def compare(
     if not able:
         line, reason = next(iter(refused.items()))
         raise ValueError(f"{line}: {reason}")
-    look_ahead(model, texts)
-    lab, opened = opened_lab(model, device, texts.texts, stream)
     wanted = list(able.values())
-    needs_text = any(Plan.parse(one).needs_text for one in wanted)
-    texts.require_window(lab.whole, reading, *([learning] if needs_text else []))
+    readings = [reading, *([learning] if any(Plan.parse(one).needs_text for one in wanted) else [])]
+    look_ahead(model, texts, *readings)
+    lab, opened = opened_lab(model, device, texts.texts, stream)
+    texts.require_window(lab.whole, *readings)
     read = str(reading), str(learning)
     with progress_bar("comparing") as tell:
         found = lab.duel(wanted, *read, progress=tell)
@@ -259,11 +262,12 @@ def sensitivity(
     wanted = [asked.scheme_of(one) for one in schemes]
     if budget is not None:
         require_budget(budget, wanted, {})
-    look_ahead(model, texts)
+    readings = [reading, *([learning] if any(one.needs_text for one in wanted) else [])]
+    look_ahead(model, texts, *readings)
     lab, read = loaded_lab(model, device, texts.texts), (str(reading), str(learning))
     if budget is not None:
         require_budget(budget, wanted, linears(lab.model))
-    texts.require_window(lab.whole, reading, *([learning] if any(one.needs_text for one in wanted) else []))
+    texts.require_window(lab.whole, *readings)
     with progress_bar("measuring layers") as tell:
         found = lab.sensitivity([str(one) for one in wanted], False, *read, estimated, progress=tell)
     chosen = None if budget is None else plan_for_budget(found, budget)

@@ -47,6 +47,7 @@ from quantcore.model.held import Held, held
 from quantcore.model.linears import block_of, head_of, linear_shapes
 from quantcore.model.machine import device_name, versions
 from quantcore.model.places import holding
+from quantcore.model.wholeness import partly
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
@@ -236,7 +237,7 @@ class _Writing:
             calibration_hash=None if calibration is None else tokens_hash(calibration),
             serving=self._serving(str(self._target)),
             logits_apart=self._require_read(),
-            notes=self._form.notes,
+            notes=(*self._form.notes, *filter(None, [partly(model.skeleton)])),
             quantize_s=quantize_s,
             write_s=write_s,
             read_s=self._seconds[READ],

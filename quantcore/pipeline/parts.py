@@ -26,6 +26,7 @@ from quantcore.model.held import Held, held
 from quantcore.model.linears import by_block, every_linear, expert_of, head_of, linear_shapes, require_plan, why_float
 from quantcore.model.loading import LoadedModel
 from quantcore.model.places import copy_with, holding
+from quantcore.model.wholeness import require_much
 from quantcore.numbers.bits import Size
 from quantcore.pipeline.calibration import LayerStats, Progress
 from quantcore.pipeline.clock import Clock
@@ -140,6 +141,8 @@ def planned(model: Held, plan: Plan) -> tuple[dict[str, Scheme], Size]:
 
     Raises: ValueError for a plan that does not fit the model, and a tile that does not divide a layer."""
     require_plan(model.skeleton, plan)
+    if not plan.is_float:
+        require_much(model.skeleton)
     shapes = linear_shapes(model.skeleton)
     head = head_of(model.skeleton)
     require_fits(plan, shapes, head)

@@ -226,6 +226,22 @@ def test_a_window_or_a_layer_that_the_model_has_not_is_told_before_it_is_loaded(
     assert "no Linear layer is called 'no.such'; this model has 15" in refused(capsys, *line)
 
 
+@pytest.mark.usefixtures("no_model")
+def test_a_window_longer_than_a_text_is_told_before_the_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Of the text that is measured on, and of the one that is learned from, where the scheme learns."""
+    (tmp_path / "a.txt").write_text("The keeper lit the lamp. " * 5)
+    own, window = ("--model", tiny_model_dir), ("--window", "200")
+    for verb in (["evaluate", "--scheme"], ["sensitivity", "--schemes"], ["compare", "--schemes"]):
+        line = (*verb, "w:int4/channel", *own, "--text", tmp_path / "a.txt", *window)
+        assert f"--window 200 is longer than what is read of {tmp_path / 'a.txt'}" in refused(capsys, *line)
+        line = (*verb, "w:int4/channel,gptq", *own, "--calibrate-on", tmp_path / "a.txt", *window)
+        assert "--window 200 is longer than what is read of" in refused(capsys, *line)
+    line = ("quantize", "--scheme", "w:int4/channel,gptq", *own, "--text", tmp_path / "a.txt", *window)
+    assert "--window 200 is longer than" in refused(capsys, *line, "--out", tmp_path / "out")
+
+
 PLACES_TO_SERVE = {
     "--port=0": "--port 0 is no port; give a number of 1 to 65535",
     "--port=-1": "--port -1 is no port",

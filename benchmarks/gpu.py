@@ -34,7 +34,12 @@ PARTS: dict[str, list[str]] = {
     "matmul": ["-m", "benchmarks.matmul", "--out", "{out}/matmul.json"],
     "tune": ["-m", "benchmarks.tune_low_bit", "--out", "{out}/tune_low_bit.json"],
     "tune_sweep": ["-m", "benchmarks.tune_gptq_sweep", "--out", "{out}/tune_gptq_sweep.json"],
-    "test_cuda": [*PYTEST, "tests/pipeline/test_cuda.py", "tests/matmul/test_cuda_matmul.py"],
+    "test_cuda": [
+        *PYTEST,
+        "tests/pipeline/test_cuda.py",
+        "tests/matmul/test_cuda_matmul.py",
+        "tests/studies/test_what_comes_back.py",
+    ],
 }
 GPTQ_BARS = {"4096 x 4096": 6, "14336 x 4096": 4, "4096 x 14336": 5, "a Llama": 6, "Hessian": 12, "64 conf": 20}
 

@@ -41,9 +41,10 @@ def choose_qparams(lo: Tensor, hi: Tensor, fmt: Format, symmetric: bool) -> QPar
     Shapes: lo and hi alike, any; results the same. Units: s is real value per step. A range of zeros gets s = 1.
     Raises: ValueError if a bound is NaN or infinite, or any lo > hi. Source: Jacob et al. 2017, section 2.1 and 3."""
     lo, hi = lo.float(), hi.float()
-    if not bool((torch.isfinite(lo) & torch.isfinite(hi)).all()):
-        raise ValueError(not_finite(float(lo.min()), float(hi.max())))
-    if bool((lo > hi).any()):
+    finite = torch.isfinite(lo) & torch.isfinite(hi)
+    if not bool((finite & (lo <= hi)).all()):  # read once: a GPU is waited for
+        if not bool(finite.all()):
+            raise ValueError(not_finite(float(lo.min()), float(hi.max())))
         raise ValueError(f"a range has lo > hi (largest lo - hi is {float((lo - hi).max()):g}); swap them")
     return qparams_of_range(lo, hi, fmt, symmetric)
 

@@ -30,7 +30,7 @@ def pool_extreme(matrix: Tensor, max_rows: int = MAP_ROWS, max_cols: int = MAP_C
     padding = (0, -matrix.shape[1] % col_step, 0, -matrix.shape[0] % row_step)
     padded = F.pad(matrix.float(), padding) if any(padding) else matrix.float()
     blocks = padded.reshape(padded.shape[0] // row_step, row_step, padded.shape[1] // col_step, col_step)
-    lo, hi = blocks.amin((1, 3)), blocks.amax((1, 3))
+    lo, hi = blocks.amin(1).amin(2), blocks.amax(1).amax(2)  # rows first: in whole vectors
     return Pooled(torch.where(-lo > hi, lo, hi).cpu(), row_step, col_step)
 
 

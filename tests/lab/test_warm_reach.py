@@ -56,7 +56,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
             monkeypatch.setattr(importlib.import_module(f"{package}.{name}"), "launch", launch)
     for module in (gptq, sweep):
         monkeypatch.setattr(module, "takes_kernel", lambda pull: pull.dtype == torch.float32)
-    monkeypatch.setattr(gptq, "refuse", lambda *found: None)
+    monkeypatch.setattr(gptq, "refuse_all", lambda *found: None)
     monkeypatch.setattr("quantcore.matmul.why_not.why_no_kernels", lambda x: None)
     monkeypatch.setattr(
         sweep.SplitProducts, "product", lambda self, *block: torch.empty(block[1] - block[0], self._error.shape[3])

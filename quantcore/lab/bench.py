@@ -16,7 +16,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from quantcore.lab.house import House, Visit, default_device, require_device
-from quantcore.lab.memo import Key, Memo, T, key_of, remembered
+from quantcore.lab.memo import Key, Memo, T, key_of, remembered, room_on
 from quantcore.lab.warm import keep_compiled
 from quantcore.measure.store import Store, model_hash
 from quantcore.model.held import held
@@ -87,7 +87,7 @@ class Bench:
         self.device = str(known.device) if known else default_device() if device is None else device
         require_device(self.device)
         self._held, self.house = _Held(known), house or House()
-        self.texts, self._memo, self._store = texts or Texts(), Memo(), store or Store()
+        self.texts, self._memo, self._store = texts or Texts(), Memo(room_on(self.device)), store or Store()
         self._own_memo, self._own_store = self._memo, self._store
 
     def for_visitor(self, visit: Visit) -> Self:

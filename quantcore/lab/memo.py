@@ -16,6 +16,7 @@ from functools import lru_cache, wraps
 from inspect import Signature, signature
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from quantcore.matmul.size import quantized_linears
@@ -24,6 +25,7 @@ from quantcore.text.reading import Reading
 P = ParamSpec("P")
 T = TypeVar("T")
 MOST_BYTES = 2**30
+GPU_SHARE = 8  # of a GPU's memory an eighth
 Key = tuple[Hashable, ...]
 
 
@@ -77,6 +79,13 @@ class Memo:
             del self._answers[one]
         while len(self._answers) > 1 and sum(size for _, size in self._answers.values()) > self._most_bytes:
             self._answers.popitem(last=False)
+
+
+def room_on(device: str) -> int:
+    """How many bytes of answers are kept of a model on this device: a Hessian of 14336 columns has 0.8 GB."""
+    if torch.device(device).type != "cuda":
+        return MOST_BYTES
+    return max(MOST_BYTES, torch.cuda.get_device_properties(device).total_memory // GPU_SHARE)
 
 
 def tensor_bytes(answer: Any) -> int:

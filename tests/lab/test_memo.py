@@ -3,12 +3,13 @@
 import threading
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from quantcore.lab.memo import Memo, key_of, tensor_bytes
+from quantcore.lab.memo import Memo, key_of, room_on, tensor_bytes
 from quantcore.text.reading import STUDY
 
 
@@ -100,3 +101,12 @@ def test_the_same_question_in_other_words_is_the_same() -> None:
     assert key_of(question, ["a", "b"]) == asked
     assert key_of(question, reading=STUDY, schemes=["a", "b"]) == asked
     assert key_of(question, ["a", "b"], bits=3) != asked
+
+
+def test_a_gpu_keeps_a_share_of_its_memory_and_never_less_than_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(total: int) -> int:
+        properties = SimpleNamespace(total_memory=total)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+        return room_on("cuda:0")
+
+    assert (of(80 * 2**30), of(4 * 2**30), room_on("cpu")) == (10 * 2**30, 2**30, 2**30)

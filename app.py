@@ -22,9 +22,9 @@ LOOK_FOR = (
     "take bits away below, and see its weights and its next words change."
 )
 WAYS = (
-    ("Learn", "a lesson a page, alone or in class", "Which values exist?", "pages/1_Number_formats.py"),
+    ("Learn", "guess, then see; alone or in class", "The course", "pages/0_Course.py"),
     ("Experiment", "any scheme on your model", "Two schemes on one layer", "pages/5_Layer_lab.py"),
-    ("Decide", "what to ship on which GPU", "Schemes side by side", "pages/7_Scheme_duel.py"),
+    ("Decide", "what to ship on which GPU", "Which scheme should I ship?", "pages/14_Which_scheme_should_I_ship.py"),
 )
 TRIES: frame.Tries = [
     ("8 bits: can you see it?", {"bits": 8}),
@@ -123,6 +123,7 @@ def where_next() -> None:
             frame.link("GPTQ, column by column", "pages/6_GPTQ_step_by_step.py", {})
         with st.container():
             st.markdown("**You teach.** Four lessons; each link puts every browser in the class in the same state.")
+            frame.link("Or the course: a guess before each picture", "pages/0_Course.py", {})
             frame.link("1. Which values exist?", "pages/1_Number_formats.py", {})
             frame.link(
                 "2. One scale for all: who pays?", "pages/2_Granularity.py", {"format": "int4", "grain": "tensor"}
@@ -134,6 +135,7 @@ def where_next() -> None:
             frame.link("Schemes side by side", "pages/7_Scheme_duel.py", {})
             frame.link("Which layers deserve more bits", "pages/8_Which_layers_hurt.py", {})
             frame.link("Do the usual rules hold here?", "pages/9_Rules_tested.py", {})
+            frame.link("What to ship on your GPU", "pages/14_Which_scheme_should_I_ship.py", {})
             frame.link("A checkpoint, a recipe, a report", "pages/11_Take_it_with_you.py", {})
 
 
@@ -144,15 +146,15 @@ def body(choice: Choice) -> None:
     lab, name, scheme = choice.lab, f"int{bits}", start_scheme(bits)
     row = lab.row(choice.layer, scheme, ROW_SHARE)
     report, bytes_hat = None, None
-    pictures = st.grid(5, min_column_width=170)
-    with pictures.cell(column_span=3):
+    pictures = st.grid(2, min_column_width=400)
+    with pictures.cell():
         chart(
             figures.row_picture(row, choice.layer, name),
             key="row",
             alt=f"{name}: levels {row.step:.3g} apart, {row.used} are taken; {row.zeros:.0%} of the weights become 0",
         )
         st.markdown(row_sentence(row, lab.row(choice.layer, scheme), scheme))
-    with pictures.cell(column_span=2), frame.problems():
+    with pictures.cell(), frame.problems():
         prompt = controls.lines("Your sentence: how does it go on?", PROMPTS[0], "prompt", max_chars=4000, height=72)
         drawn = settled(
             "tokens", f"{name} for the whole model", lab, (scheme,), lambda one: [(Lab.quantized_bytes, one)]

@@ -32,7 +32,8 @@ def recorded(run: Recorded, file: str, row: DeltaGenerator) -> SpeedReport:
     """Which layer of a recorded run, and the words that say that it is one."""
     with row:
         name = controls.select("Layer that was timed", list(run.reports), next(iter(run.reports)), "recorded")
-    st.info(f"**Recorded**, not measured now: {run.about}. File `benchmarks/results/{file}`. {run.note}")
+    st.info(f"**Recorded**, not measured now: {run.about}.")
+    st.caption(f"File `benchmarks/results/{file}`. {run.note}")
     return run.reports[name]
 
 

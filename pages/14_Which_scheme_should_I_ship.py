@@ -16,6 +16,7 @@ from ui.answers import answer
 from ui.components.chart import chart
 from ui.figures import advice as figures
 from ui.sections.advice import leave_part, serve_part
+from ui.settled import Question, settled
 from ui.sidebar import Choice
 from ui.words import advice as words
 
@@ -32,28 +33,38 @@ LOOK_FOR = (
 TRIES: frame.Tries = [
     ("70B on one H100", {"shape": "meta-llama/Llama-3.3-70B-Instruct", "gpu": "H100 SXM", "limit": "whatever fits"}),
     ("8B on an RTX 4090", {"shape": "meta-llama/Meta-Llama-3.1-8B", "gpu": "RTX 4090", "limit": "whatever fits"}),
-    ("a busy server", {"shape": "Qwen/Qwen3-32B", "gpu": "H200", "at_once": 64, "limit": "whatever fits"}),
+    (
+        "a busy server",
+        {"shape": "Qwen/Qwen3-32B", "gpu": "H200", "at_once": 64, "context": 4096, "limit": "whatever fits"},
+    ),
     ("the loaded model, on a T4", {"shape": LOADED, "gpu": "T4"}),
 ]
 
 
 def asked_for(choice: Choice) -> tuple[tuple[str, int, str, str, str], str]:
     """What an advice is asked for, and of which model."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        model = controls.select("Model", [LOADED, *catalogue()], LOADED, "shape")
-        gpu = controls.select("GPU", [*GPUS, HERE], GPU, "gpu")
-        gpus = controls.pick("How many", (1, 2, 4, 8), 1, "gpus")
-        goal = controls.pick("What matters", GOALS, GOAL, "goal")
-        limit = controls.select("How much may be lost", list(TOLERANCES), TOLERANCE, "limit")
-    usual, longest = Load(), choice.lab.loaded.context if model == LOADED else None
-    with st.grid(4, min_column_width=200):
-        context = controls.steps("Context, tokens", CONTEXTS, usual.context, "context")
-        sequences = controls.steps("Sequences at once", SEQUENCES, usual.sequences, "at_once")
-        prompt = controls.steps("Prompt, tokens", PROMPTS, usual.prompt, "prompt_tokens")
-        reply = controls.steps("Answer, tokens", ANSWERS, usual.answer, "answer_tokens")
+    usual = Load()
+    with frame.controls_in_sight(stacked=True):
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+            model = controls.select("Model", [LOADED, *catalogue()], LOADED, "shape")
+            gpu = controls.select("GPU", [*GPUS, HERE], GPU, "gpu")
+            gpus = controls.pick("How many", (1, 2, 4, 8), 1, "gpus")
+            goal = controls.pick("What matters", GOALS, GOAL, "goal")
+            limit = controls.select("How much may be lost", list(TOLERANCES), TOLERANCE, "limit")
+        with st.grid(4, min_column_width=180, gap="small"):
+            context = controls.steps("Context, tokens", CONTEXTS, usual.context, "context")
+            sequences = controls.steps("Sequences at once", SEQUENCES, usual.sequences, "at_once")
+            prompt = controls.steps("Prompt, tokens", PROMPTS, usual.prompt, "prompt_tokens")
+            reply = controls.steps("Answer, tokens", ANSWERS, usual.answer, "answer_tokens")
+    longest = choice.lab.loaded.context if model == LOADED else None
     if longest is not None and context > longest:
         st.caption(f"The loaded model was made for {longest:,} tokens; a longer context is counted all the same.")
     return (gpu, gpus, str(Load(sequences, context, prompt, reply)), goal, limit), model
+
+
+def prepared(gpu: str, model: str) -> list[Question]:
+    """What an advice takes time for: the GPU, where it is this machine, and what each candidate would weigh."""
+    return [(Lab.machine_named, gpu), *([(Lab.candidate_bytes,)] if model == LOADED else [])]
 
 
 def card(found: Advice, shown: Verdict | None) -> None:
@@ -72,6 +83,10 @@ def card(found: Advice, shown: Verdict | None) -> None:
 def body(choice: Choice) -> None:
     asked, model = asked_for(choice)
     lab = choice.lab
+    drawn = settled("advice", f"The candidates on {asked[0]}", lab, (asked[0], model), prepared)
+    if drawn is None:
+        return
+    asked, model = (drawn[0], *asked[1:]), drawn[1]
     top = st.container()
     found = lab.advise(*asked, model)
     if model == LOADED and found.chosen is not None:

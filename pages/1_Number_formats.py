@@ -35,20 +35,21 @@ TRIES: frame.Tries = [
 
 
 def tries(choice: Choice) -> frame.Tries:
-    """On the loaded model: the layer whose input reaches furthest to one side, where a zero point has most to win; only
-    once the model has read anyway, for a preset is not worth a wait."""
+    """On the loaded model: the layer whose input reaches furthest to one side, where a zero point has most to win (with
+    8 bits: with 4 most values fall on 0 either way); only once the model has read anyway, for a preset is not worth a
+    wait."""
     found = choice.lab.one_sided() if choice.lab.remembers(Lab.stats, READ) else None
     if found is None:
         return TRIES
-    asked = {"formats": ["int4", "int4_asym"], "of": "inputs", "layer": found.layer}
+    asked = {"formats": ["int8", "int8_asym"], "of": "inputs", "layer": found.layer}
     return [*TRIES, ("far to one side: a zero point wins", asked)]
 
 
 def offered() -> list[str]:
-    """The formats to choose from: six, or all where the switch or a link asks for more."""
+    """The formats to choose from: six and those that a link names, or all where the switch asks for them."""
     asked = {*st.query_params.get_all("formats"), *st.session_state.get("formats", [])}
     more = st.query_params.get("all") == "true" or st.session_state.get("all", False)
-    return CHOICES if more or asked & set(CHOICES) - set(FEW) else FEW
+    return CHOICES if more else [one for one in CHOICES if one in FEW or one in asked]
 
 
 def body(choice: Choice) -> None:
@@ -97,7 +98,7 @@ def body(choice: Choice) -> None:
             chart(
                 code_bars(use, colour),
                 key=f"codes_{colour}",
-                alt=f"{use.grid.label}: {use.unused} of {len(use.counts)} codes unused, SQNR {use.sqnr_db:.1f} dB",
+                alt=f"{use.grid.label}: {use.unused} of {len(use.counts)} codes unused, SQNR {use.sqnr_db:z.1f} dB",
             )
             rows.append(
                 {

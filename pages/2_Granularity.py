@@ -96,9 +96,9 @@ def body(choice: Choice) -> None:
     frame.metrics(
         {
             "Bits per weight": f"{chosen.bits_per_weight:.3f}",
-            "SQNR of the output, median token": f"{chosen.token_sqnr_db:.2f} dB",
-            "SQNR of the whole output": f"{chosen.output_sqnr_db:.2f} dB",
-            "SQNR of the weight": f"{chosen.weight_sqnr_db:.2f} dB",
+            "SQNR of the output, median token": f"{chosen.token_sqnr_db:z.2f} dB",
+            "SQNR of the whole output": f"{chosen.output_sqnr_db:z.2f} dB",
+            "SQNR of the weight": f"{chosen.weight_sqnr_db:z.2f} dB",
         }
     )
     if study.giant.rules:
@@ -123,7 +123,7 @@ def body(choice: Choice) -> None:
         chart(
             figures.cost_curve(study),
             key="cost_curve",
-            alt=f"{chosen.granularity}: median token {chosen.token_sqnr_db:.1f} dB at {chosen.bits_per_weight:.2f} "
+            alt=f"{chosen.granularity}: median token {chosen.token_sqnr_db:z.1f} dB at {chosen.bits_per_weight:.2f} "
             "bits per weight",
         )
         st.table(table(study))

@@ -17,6 +17,7 @@ from ui.components.chart import chart
 from ui.figures import outliers as figures
 from ui.settled import Question, settled
 from ui.sidebar import Choice, open_layer
+from ui.words.digits import digits
 
 TITLE = "Outliers"
 SECTION = "Learn"
@@ -104,8 +105,8 @@ def loudest(choice: Choice, study: ChannelStudy, payers: Sequence[Payer], pictur
         {
             "Largest / median channel": figures.ratio_text(study.ratio),
             "Largest / median token": figures.ratio_text(study.token_ratio),
-            "Input, median token, shared scale": f"{float(payers[0].token_sqnr_db.median()):.1f} dB",
-            "Input, median token, own scale": f"{float(payers[1].token_sqnr_db.median()):.1f} dB",
+            "Input, median token, shared scale": f"{float(payers[0].token_sqnr_db.median()):z.1f} dB",
+            "Input, median token, own scale": f"{float(payers[1].token_sqnr_db.median()):z.1f} dB",
         }
     )
     with st.grid(2, min_column_width=430):
@@ -118,13 +119,13 @@ def loudest(choice: Choice, study: ChannelStudy, payers: Sequence[Payer], pictur
         chart(
             pictures[1],
             key="surface",
-            alt=f"the highest wall is channel {top.channel} with {top.absmax:.3g} on token {top.token}",
+            alt=f"the highest wall is channel {top.channel} with {digits(top.absmax)} on token {top.token}",
         )
     if clicked and clicked.get("customdata") not in ("", None, choice.layer):
         open_layer(clicked["customdata"])
     firsts = sum(row.token % lab.tokens(choice.reading).shape[1] == 0 for row in study.top)
     st.markdown(
-        f"In `{choice.layer}` channel **{top.channel}** reaches **{top.absmax:.3g}**, on token {top.token} "
+        f"In `{choice.layer}` channel **{top.channel}** reaches **{digits(top.absmax)}**, on token {top.token} "
         f"`` '{texts[top.token]}' ``, and is above half of that on **{round(top.share_above_half * len(texts))}** of "
         f"{len(texts)} tokens. On the first token of a window lie {firsts} of the {len(study.top)} highest peaks. "
         f"{PATTERNS[study.pattern]}"
@@ -141,19 +142,19 @@ def who_pays(study: ChannelStudy, payers: Sequence[Payer], fmt: str, pictures: t
     st.markdown(
         f"One scale for all leaves the median channel **{tensor.median_codes}** of the {tensor.codes} values of "
         f"`{fmt}`, a scale per token **{token.median_codes}**. As a whole the input keeps {tensor.input_sqnr_db:.1f} "
-        f"against {token.input_sqnr_db:.1f} dB; the median token's input pays **{cost_db:.1f} dB** for sharing a "
+        f"against {token.input_sqnr_db:z.1f} dB; the median token's input pays **{cost_db:z.1f} dB** for sharing a "
         f"scale with token {int(study.token_absmax.argmax())}."
     )
     with st.grid(2, min_column_width=430):
         chart(
             pictures[2],
             key="token_errors",
-            alt=f"sharing one scale costs the median token {cost_db:.1f} dB",
+            alt=f"sharing one scale costs the median token {cost_db:z.1f} dB",
         )
         chart(
             pictures[3],
             key="channel_errors",
-            alt=f"with one scale the median channel keeps {float(tensor.channel_sqnr_db.median()):.1f} dB",
+            alt=f"with one scale the median channel keeps {float(tensor.channel_sqnr_db.median()):z.1f} dB",
         )
 
 
@@ -163,10 +164,10 @@ def remedies(choice: Choice, fmt: str, width: int) -> None:
     before, spared, clipped = curves.at(NO_CLIP, 0), curves.at(NO_CLIP, 1), curves.kindest_clip("tensor")
     st.markdown(
         f"With one scale for all, clipping takes the median token's input from {before[0].token_sqnr_db:.1f} to at "
-        f"best **{clipped.token_sqnr_db:.1f} dB** ({clipped.clip}), and the output from "
-        f"{before[0].output_sqnr_db:.1f} to **{clipped.output_sqnr_db:.1f} dB**. One channel kept in float "
-        f"takes the median token's input to {spared[0].token_sqnr_db:.1f} dB and the "
-        f"output to **{spared[0].output_sqnr_db:.1f} dB**, for "
+        f"best **{clipped.token_sqnr_db:z.1f} dB** ({clipped.clip}), and the output from "
+        f"{before[0].output_sqnr_db:.1f} to **{clipped.output_sqnr_db:z.1f} dB**. One channel kept in float "
+        f"takes the median token's input to {spared[0].token_sqnr_db:z.1f} dB and the "
+        f"output to **{spared[0].output_sqnr_db:z.1f} dB**, for "
         f"{spared[0].bits_per_number:.2f} bits a number."
     )
     with st.grid(3, min_column_width=260):
@@ -182,7 +183,7 @@ def remedies(choice: Choice, fmt: str, width: int) -> None:
         chart(
             figures.keep_curve(curves, curves.at(NO_CLIP, keep), watch),
             key="keep_curve",
-            alt=f"output with one channel in float: {spared[0].output_sqnr_db:.1f} dB; chosen: {keep}",
+            alt=f"output with one channel in float: {spared[0].output_sqnr_db:z.1f} dB; chosen: {keep}",
         )
     both = curves.at(clip, keep) or choice.lab.remedy(choice.layer, fmt, clip, keep, choice.reading)
     looked, every = curves.outputs, curves.all_outputs

@@ -65,16 +65,19 @@ def body(choice: Choice) -> None:
     schemes: dict[str, Scheme] = {}
     sides: dict[str, LayerStudy] = {}
     menus, waiting = [], list[bool]()
-    with st.grid(2, min_column_width=500):
-        for side, default in defaults.items():
-            with st.container(border=True, gap="xsmall"), frame.problems():
-                scheme = scheme_line(
-                    NAMES[side], controls.follow_default(side.lower(), default), side.lower(), choice.lab
-                )
-                menus.append((st.container(gap="xsmall"), scheme, side.lower()))
-                if (found := study(side, choice, scheme)) is not None:
-                    sides[side], schemes[side] = found
-                waiting.append(found is None)
+    with frame.controls_in_sight(stacked=True), st.grid(2, min_column_width=400):
+        lines = [st.container(gap="xsmall") for _ in defaults]
+    with st.grid(2, min_column_width=400):
+        places = [st.container(border=True, gap="xsmall", key=f"menus_{side.lower()}") for side in defaults]
+    for (side, default), line, place in zip(defaults.items(), lines, places, strict=True):
+        with place, frame.problems():
+            with line:
+                default = controls.follow_default(side.lower(), default)
+                scheme = scheme_line(NAMES[side], default, side.lower(), choice.lab)
+            menus.append((st.container(gap="xsmall"), scheme, side.lower()))
+            if (found := study(side, choice, scheme)) is not None:
+                sides[side], schemes[side] = found
+            waiting.append(found is None)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Copy A to B", on_click=copy_scheme, args=("a", "b"), key="copy_ab")
         st.button("Swap A and B", on_click=swap_schemes, args=("a", "b"), key="swap_ab")

@@ -72,7 +72,7 @@ def body(choice: Choice) -> None:
     grains = [*sizes, ROW]
     two_weights()
     st.header("Now a real layer")
-    with st.grid(4, min_column_width=190):
+    with frame.controls_in_sight(stacked=True), st.grid(4, min_column_width=180, gap="small"):
         bits = controls.slide("Bits per weight", 2, 8, 3, "bits")
         group = ROW
         if sizes:

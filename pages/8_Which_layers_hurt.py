@@ -37,7 +37,7 @@ ALONE, ESTIMATED, ALL_BUT = "this layer alone", "alone, estimated", "everything 
 
 LOOK_FOR = (
     "Each layer is quantized alone, all others stay float, and the KL of the next-token distributions says what that "
-    "costs. A few layers pay for most of it: give those more bits, and the model loses less at the same size."
+    "costs. Some layers cost many times what others do: move bits to those, and the model loses less at the same size."
 )
 TRIES: frame.Tries = [
     ("3 bits for W3's price", {"bits": 3, "budget": 3.125}),
@@ -111,7 +111,7 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, readi
     rivals = [] if rival is None else [rival]
     beside = beside_rival(lab, text, rival)
     said = words.plan_words(chosen, beside, rival, None if rival is None else uniform[rival])
-    st.markdown(" ".join(said))
+    st.markdown(" ".join([*said, words.bits_where(chosen.choice, found)]))
     with st.grid(2, min_column_width=430):
         chart(figures.plan_map(chosen.choice, found), key="plan_map", alt=said[0].replace("*", ""))
         measured_at = {one: (uniform[one], found.whole[one]) for one in schemes}

@@ -53,19 +53,22 @@ def card(rule: Rule, choice: Choice, reading: str, run: bool) -> RuleResult | No
 
 
 def body(choice: Choice) -> None:
-    rules = {rule.key: rule for rule in best_practice()}
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    rules = {rule.key: rule.on(choice.lab.shapes()) for rule in best_practice()}
+    with frame.controls_in_sight():
         wanted = controls.select("Rule", [ALL, *rules], ALL, "rule")
         reading = str(EVALUATE.at_most(controls.pick("Tokens", RULE_TOKENS, RULE_TOKENS[0], "tokens")))
         run_all = controls.switch("Run all without asking", False, "run")
     job_view.kept_notice()
     results: dict[str, RuleResult] = {}
-    with st.grid(1 if wanted != ALL else 2, min_column_width=430, border=True):
-        for key in rules if wanted == ALL else [wanted]:
-            with st.container(key=f"card_{key}"), frame.problems():
-                run = run_all or key in RULES or wanted == key
-                if (found := card(rules[key], choice, reading, run)) is not None:
-                    results[key] = found
+    shown = list(rules) if wanted == ALL else [wanted]
+    with st.grid(min(2, len(shown)), min_column_width=430):  # two stacks: no card waits for a taller one beside it
+        stacks = [st.container() for _ in shown[:2]]
+    half = -(-len(shown) // 2)
+    for place, key in enumerate(shown):
+        with stacks[place // half], st.container(border=True, key=f"card_{key}"), frame.problems():
+            run = run_all or key in RULES or wanted == key
+            if (found := card(rules[key], choice, reading, run)) is not None:
+                results[key] = found
     if results:
         frame.numbers(words.table(results), "rules")
 

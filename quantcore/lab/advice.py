@@ -60,7 +60,7 @@ def advise(
     shape = _loaded_shape(lab)
     kept = whole.kept_schemes(lab, _texts(shape), reading, calibration)
     found = whole.kept_duel(lab, kept, reading, calibration) if kept else None
-    return choose(shape, *asked, {} if found is None else _losses(found), _promised(lab, shape))
+    return choose(shape, *asked, {} if found is None else _losses(found), candidate_bytes(lab))
 
 
 def tried(
@@ -87,7 +87,7 @@ def tried(
 
     asked = (machine_named(lab, gpu), Load.parse(load), gpus, goal, tolerance)
     shape = _loaded_shape(lab)
-    weights = _promised(lab, shape)
+    weights = candidate_bytes(lab)
     first = choose(shape, *asked, {}, weights)
     able = [one.candidate.text for one in first.verdicts if one.time and one.memory.left >= 0]
     able = [text for text in able if text != FLOAT]
@@ -118,10 +118,10 @@ def _texts(shape: ServedShape) -> list[str]:
     return [one.text for one in candidates(shape) if one.text != FLOAT]
 
 
-@remembered(2)
-def _promised(lab: Bench, shape: ServedShape) -> dict[str, int]:
-    """Bytes of the checkpoint of every candidate, as it would be written."""
-    return {text: take.promise(lab, text).bytes for text in [FLOAT, *_texts(shape)]}
+@remembered(1)
+def candidate_bytes(lab: Bench) -> dict[str, int]:
+    """Bytes of the checkpoint of every candidate for the loaded model, as it would be written."""
+    return {text: take.promise(lab, text).bytes for text in [FLOAT, *_texts(_loaded_shape(lab))]}
 
 
 def _losses(found: Duel) -> dict[str, Loss]:

@@ -49,6 +49,7 @@ class Beside(Bench):
     facts = take.facts
     shape_named = hardware.shape_named
     machine_named = advice.machine_named
+    candidate_bytes = advice.candidate_bytes
     wall = specimens.wall
     giant = specimens.giant
     one_sided = specimens.one_sided

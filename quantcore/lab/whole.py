@@ -153,7 +153,7 @@ def rule(
 
 
 def kept_rule(lab: Bench, key: str, reading: str = MEASURED, calibration: str = LEARNED) -> RuleResult | None:
-    found = _rule_named(key)
+    found = _rule_named(key).on(lab.shapes())
     able, _ = sorted_out((found.scheme, *found.challengers), lab.shapes(), lab.head)
     if len(kept_schemes(lab, tuple(able), reading, calibration)) < len(able):
         return None

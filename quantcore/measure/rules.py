@@ -14,7 +14,7 @@ group is the largest that fits the model (`fitting`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -24,9 +24,11 @@ from quantcore.measure.told_apart import Apart, apart_of
 from quantcore.model.held import held
 from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.loading import LoadedModel
+from quantcore.numbers.granularity import PerGroup
 from quantcore.pipeline.calibration import Progress
-from quantcore.scheme.fitting import plan_for, require_fits, sorted_out, why_grain
+from quantcore.scheme.fitting import GROUPS, Shapes, fitting_grain, plan_for, require_fits, sorted_out, why_grain
 
+GROUP = "{group}"  # in a challenger: the model's own group
 HOLDS, FAILS, EQUAL = "holds", "does not hold here", "no significant difference"
 UNCHALLENGED = "not challenged"
 
@@ -67,6 +69,12 @@ class Rule:
     since: str
     as_of: str
 
+    def on(self, shapes: Shapes) -> Rule:
+        """The rule as a model has it: what one would do otherwise has the model's own group."""
+        grain = fitting_grain(shapes)
+        group = str(grain) if isinstance(grain, PerGroup) else f"group{min(GROUPS)}"
+        return replace(self, challengers=tuple(one.replace(GROUP, group) for one in self.challengers))
+
     def test(
         self,
         loaded: LoadedModel,
@@ -84,7 +92,8 @@ class Rule:
         shapes, head = linear_shapes(skeleton), head_of(skeleton)
         mine = str(plan_for(self.scheme, shapes))
         require_fits(plan_for(self.scheme, shapes), shapes, head)
-        able, refused = sorted_out(self.challengers, shapes, head)
+        challengers = self.on(shapes).challengers
+        able, refused = sorted_out(challengers, shapes, head)
         for line in [line for line, text in able.items() if text == mine]:
             del able[line]
             refused[line] = f"on this model it is the rule's own scheme: it has {why_grain(shapes)}"
@@ -94,7 +103,7 @@ class Rule:
             aparts = apart_of(found, [(mine, text) for text in able.values() if text in found.reports])
             bouts = tuple(
                 Bout(line, None, why_not[line]) if line in why_not else Bout(able[line], aparts[mine, able[line]])
-                for line in self.challengers
+                for line in challengers
             )
             return RuleResult(verdict_of(bouts), bouts, found, mine)
 
@@ -188,7 +197,7 @@ RULES = (
         text="Static activations: always one scale for the tensor.",
         why="A range per token cannot be recorded: tomorrow's tokens have not been seen.",
         scheme="w:int8/channel,a:int8/tensor/static",
-        challengers=("w:int8/channel,a:int8/token/static", "w:int8/channel,a:int8/group128/static"),
+        challengers=("w:int8/channel,a:int8/token/static", f"w:int8/channel,a:int8/{GROUP}/static"),
         when_equal="",
         since="Nothing, and nothing can.",
         as_of="2026-11",

@@ -72,3 +72,10 @@ def test_what_cannot_be_built_has_its_reason_and_challenges_nothing(tiny_lm: Loa
     result = _rule(rule.scheme, *rule.challengers).test(tiny_lm, tokens, tokens, Store(tmp_path))
     assert result.verdict == UNCHALLENGED
     assert all("tomorrow's tokens have no recorded scale" in (bout.refused or "") for bout in result.bouts)
+    assert result.bouts[1].challenger.endswith("a:int8/group64/static")  # the tiny model's own group: 64 / 128 is none
+
+
+@pytest.mark.parametrize(("width", "group"), [(256, "group128"), (576, "group64"), (100, "group32")])
+def test_a_challenger_has_the_models_own_group(width: int, group: str) -> None:
+    rule = next(rule for rule in best_practice() if rule.key == "static-tensor").on({"a.b": (64, width)})
+    assert rule.challengers[1] == f"w:int8/channel,a:int8/{group}/static"

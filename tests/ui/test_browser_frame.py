@@ -9,6 +9,34 @@ from tests.browser_fixtures import wait_drawn, wait_until
 pytestmark = pytest.mark.browser
 
 
+ON_THE_AXIS = """() => [...document.querySelectorAll('.lab-chart')].filter((chart) => {
+  const [words, axis] = ['.legend', '.g-xtitle'].map((part) => chart.querySelector(part)?.getBoundingClientRect());
+  return words?.height && axis?.height && words.top < axis.bottom && axis.top < words.bottom;
+}).map((chart) => chart.dataset.key)"""
+STICKY = ("Rules_tested", "Which_scheme_should_I_ship", "Layer_lab", "GPTQ_step_by_step")
+
+
+def test_no_legend_lies_on_an_axis_when_the_window_changes(page: Any, server_url: str) -> None:
+    """Its rows become fewer in a wider picture; drawn anew, it must move down with them."""
+    page.goto(f"{server_url}/Granularity")
+    before = wait_drawn(page, "cost_curve")
+    assert page.evaluate(ON_THE_AXIS) == []
+    page.set_viewport_size({"width": 900, "height": 900})  # one picture a row: wider ones than before
+    wait_drawn(page, "cost_curve", after=before)
+    assert page.evaluate(ON_THE_AXIS) == []
+
+
+@pytest.mark.parametrize("name", STICKY)
+def test_long_pages_keep_their_controls_in_sight(page: Any, server_url: str, name: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.goto(f"{server_url}/{name}")
+    wait_until(page, "document.querySelector('[data-testid=stMain]')?.scrollHeight > 1900")
+    row = "document.querySelector('.st-key-controls').getBoundingClientRect()"
+    page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop = 1100")
+    wait_until(page, f"{row}.top === 40")
+    assert page.evaluate(f"{row}.height") < 0.25 * 720
+
+
 def test_controls_stay_in_sight_and_a_narrow_window_folds_the_menu(page: Any, server_url: str) -> None:
     page.set_viewport_size({"width": 900, "height": 900})
     page.goto(f"{server_url}/Granularity")

@@ -28,7 +28,7 @@ def test_shows_three_grids_with_the_engines_scales(at: AppTest, tiny_lm: LoadedM
     assert line["lines"][0]["scale"] == fit(weight, format_named("int4"), symmetric=True).scale
     assert sum(line["counts"]) == weight.numel()
     use = code_use(weight, fit(weight, format_named("int4"), symmetric=True))
-    title = f"int4: {use.sqnr_db:.1f} dB, {use.unused} of 16 codes unused (x)"
+    title = f"int4: {use.sqnr_db:.1f} dB, {use.unused} of 16 unused (x)"
     assert figures_of(at)[0]["figure"]["layout"]["title"]["text"] == title
 
 
@@ -39,6 +39,17 @@ def test_the_case_for_a_zero_point_is_found_on_the_model(at: AppTest, tiny_lm: L
     assert len(links) == (found is not None)
     if found is not None:
         assert f"layer={found.layer}" in links[0].query_string
+        assert "formats=int8&formats=int8_asym" in links[0].query_string
+
+
+def test_a_zero_point_wins_where_the_preset_says_so() -> None:
+    """On the reference model, and with few formats on offer."""
+    at = page(
+        "1_Number_formats", formats=["int8", "int8_asym"], of="inputs", layer="model.layers.7.mlp.gate_proj"
+    ).run()
+    plain, zero = (float(shown["alt"].split("SQNR ")[1].split()[0]) for shown in figures_of(at)[:2])
+    assert zero > plain + 4
+    assert len(at.segmented_control(key="formats").options) == 7
 
 
 def test_choosing_formats_changes_the_lines(at: AppTest) -> None:

@@ -1,10 +1,13 @@
 """Every page opens without a refusal on a model that is not ours: width 96, three blocks, other names of layers, and
 weights that lie the other way round (GPT-2). Groups of 128 and 64 do not divide it; those of 32 do."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 import torch
+from streamlit.testing.v1 import AppTest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.apptest_helpers import errors, new_server, page, said
@@ -12,9 +15,11 @@ from tests.conftest import CONTEXT, VOCAB, tiny_tokenizer
 from ui import kept
 
 PAGES = (
-    "1_Number_formats", "2_Granularity", "3_Outliers", "4_Static_or_dynamic", "5_Layer_lab", "6_GPTQ_step_by_step",
-    "7_Scheme_duel", "8_Which_layers_hurt", "9_Rules_tested", "10_Speed_and_memory", "11_Take_it_with_you",
+    "0_Course", "1_Number_formats", "2_Granularity", "3_Outliers", "4_Static_or_dynamic", "5_Layer_lab",
+    "6_GPTQ_step_by_step", "7_Scheme_duel", "8_Which_layers_hurt", "9_Rules_tested", "10_Speed_and_memory",
+    "11_Take_it_with_you", "14_Which_scheme_should_I_ship",
 )  # fmt: skip
+SHOWS_A_REFUSAL = {"what no checkpoint holds"}
 GRAIN = "groups of 32, because 96 / 64 is no whole number"
 
 
@@ -34,20 +39,43 @@ def narrow_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["", *PAGES])
-def test_a_page_opens_on_it(name: str, narrow_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server of its own, whose jobs end with the test."""
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
     new_server()
-    at = page(name, model=narrow_dir)
-    try:
-        at.run()
-        assert not at.exception
-        assert errors(at) == []
-        assert at.warning.values == [] or all("no such choice" not in one for one in at.warning.values)
-        assert "down_proj" not in said(at)  # a name of other models' layers
-        if name in ("7_Scheme_duel", "11_Take_it_with_you"):
-            assert any(GRAIN in one.value for one in at.caption)
-    finally:
-        for job in kept.jobs().unfinished():
-            job.end()
-            job.ended.wait(60)
+    yield
+    for job in kept.jobs().unfinished():
+        job.end()
+        job.ended.wait(60)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("name", ["", *PAGES])
+def test_a_page_opens_on_it(name: str, narrow_dir: Path) -> None:
+    at = page(name, model=narrow_dir).run()
+    assert not at.exception
+    assert errors(at) == []
+    assert at.warning.values == [] or all("no such choice" not in one for one in at.warning.values)
+    assert "down_proj" not in said(at)  # a name of other models' layers
+    if name in ("7_Scheme_duel", "11_Take_it_with_you"):
+        assert any(GRAIN in one.value for one in at.caption)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("name", ["", *PAGES])
+def test_every_preset_works_on_it(name: str, narrow_dir: Path) -> None:
+    found = presets(page(name, model=narrow_dir).run())
+    assert bool(found) == (name != "0_Course")
+    for label, state in found.items():
+        at = page(name, **state).run()
+        assert not at.exception, label
+        assert state["model"] == [str(narrow_dir)]  # a preset keeps the model
+        assert at.warning.values == [] or label in SHOWS_A_REFUSAL, (label, at.warning.values)
+        assert errors(at) == [] or label in SHOWS_A_REFUSAL, (label, errors(at))
+
+
+def presets(at: AppTest) -> dict[str, dict[str, list[str]]]:
+    """The links under "Try this", label to state."""
+    links = [one.proto for one in at.get("page_link")]
+    return {one.label: parse_qs(one.query_string) for one in links if "try=" in one.query_string}

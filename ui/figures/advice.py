@@ -18,7 +18,7 @@ LABEL_PIXELS = 17
 def memory(one: Verdict) -> go.Figure:
     """Where the bytes of one candidate go, GB, against what may be taken."""
     fig = figure("Memory, GB", "", "", 150, barmode="stack", showlegend=True)
-    fig.update_layout(legend={"y": -0.45, "traceorder": "normal"})
+    fig.update_layout(legend_traceorder="normal")
     for name, colour in PARTS.items():
         size = getattr(one.memory, name) / GB
         if size > 0:

@@ -14,6 +14,10 @@ from torch import Tensor
 from quantcore.numbers.pooling import Pooled, pool_extreme
 from ui.components.palette import DIVERGING, SEQUENTIAL
 
+# At the foot of the picture, whose margin then has room for it at every width. Placed by the height of the plot, it
+# would lie upon the axis where a window is made wider, and its rows become fewer.
+LEGEND = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "xanchor": "left", "x": 0}
+
 
 def figure(title: str, x: str = "", y: str = "", height: int = 380, **layout: Any) -> go.Figure:
     """An empty figure with its title and the names (with units) of its axes."""
@@ -31,7 +35,7 @@ def figure(title: str, x: str = "", y: str = "", height: int = 380, **layout: An
             "yaxis": {"title": {"text": y}, "automargin": True},
             "height": height,
             "margin": {"l": 8, "r": 8, "t": 48, "b": 8},
-            "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "xanchor": "left", "x": 0},
+            "legend": LEGEND,
             **layout,
         }
     )

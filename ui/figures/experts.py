@@ -21,7 +21,7 @@ def load_map(study: ExpertStudy) -> go.Figure:
 
 def damage_map(study: ExpertStudy) -> go.Figure:
     """The least output SQNR of each expert's layers; an expert that no token reached stays empty."""
-    return _map(study, study.damage_db, "What is left of each expert", "SQNR, dB", "{:.1f} dB", f"{SEQUENTIAL}_r")
+    return _map(study, study.damage_db, "What is left of each expert", "SQNR, dB", "{:z.1f} dB", f"{SEQUENTIAL}_r")
 
 
 def _map(

@@ -48,7 +48,6 @@ def row_picture(study: RowStudy, layer: str, name: str) -> go.Figure:
     fig.update_layout(
         xaxis={"range": [columns[0] - 1, columns[-1] + 1], "anchor": "y2", "showgrid": False, "zeroline": False},
         yaxis={"domain": [STRIP + GAP, 1], "range": [LOWEST * largest, HIGHEST * largest], "showgrid": False},
-        legend={"y": -0.2},
     )
     _add_error_strip(fig, study, columns, WORST * largest)
     return fig

@@ -24,7 +24,6 @@ MOST_DOTS = 1024
 DEAD = 10  # channels whose maximum is this many times below the median one are not in view at first
 MOST_CELL_TEXTS = 400
 LOG_DECADES = 4
-LEGEND_Y = -0.34
 WATCH = {"output": "output_sqnr_db", "input": "input_sqnr_db", "median token": "token_sqnr_db"}  # fields of a Remedy
 STYLES = {"tensor": (INK, "diamond"), "token": (GREEN, "square"), "group": (BLUE, "circle")}  # colour and marker
 
@@ -235,8 +234,8 @@ def _axis(watch: str) -> str:
 def gain_text(value_db: float, before_db: float) -> str:
     """31.5 dB (+2.7); a tensor that the codes hit exactly has no error to speak of."""
     if not math.isfinite(value_db) or not math.isfinite(before_db):
-        return "exact" if value_db == math.inf else f"{value_db:.1f} dB"
-    return f"{value_db:.1f} dB ({value_db - before_db:+.1f})"
+        return "exact" if value_db == math.inf else f"{value_db:z.1f} dB"
+    return f"{value_db:z.1f} dB ({value_db - before_db:+z.1f})"
 
 
 def ratio_text(value: float) -> str:
@@ -270,7 +269,6 @@ def _remedy_lines(fig: go.Figure, rows: Sequence[Remedy], chosen: Sequence[Remed
             hoverinfo="skip",
         )
     )
-    fig.update_layout(legend_y=LEGEND_Y)
 
 
 def _dots(payer: Payer, x: np.ndarray, sqnr_db: Tensor, **trace: Any) -> go.Scatter:
@@ -281,7 +279,7 @@ def _dots(payer: Payer, x: np.ndarray, sqnr_db: Tensor, **trace: Any) -> go.Scat
         y=np.where(np.isfinite(y), y, np.float32(np.nan)),
         mode="markers",
         marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.7},
-        name=f"{_named(payer)}: median {float(sqnr_db.median()):.1f} dB",
+        name=f"{_named(payer)}: median {float(sqnr_db.median()):z.1f} dB",
         **trace,
     )
 

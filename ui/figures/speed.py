@@ -142,14 +142,12 @@ def split(report: SpeedReport, schemes: Sequence[str], tokens: int) -> go.Figure
         fig.add_vline(x=bf16, line={"color": MUTED, "dash": "dash"}, annotation_text="bf16", annotation_position="top")
     fig.update_yaxes(autorange="reversed")
     fig.update_xaxes(rangemode="tozero")
-    return _legend_below(fig, 110)
+    return _in_order(fig)
 
 
-def _legend_below(fig: go.Figure, pixels: int) -> go.Figure:
-    """The legend that many pixels under the plot, whatever the figure's height."""
-    below = -0.5 * pixels / max(fig.layout.height - pixels, 1)
-    fig.update_layout(legend={"y": below, "traceorder": "normal"}, bargap=0.3)
-    return fig
+def _in_order(fig: go.Figure) -> go.Figure:
+    """Bars with room between them; the legend in the order of the stack."""
+    return fig.update_layout(legend_traceorder="normal", bargap=0.3)
 
 
 def roofline(machine: Machine, report: SpeedReport | None, schemes: Sequence[str], here: bool) -> go.Figure:
@@ -232,7 +230,7 @@ def memory(cards: Sequence[Footprint], budgets: Sequence[int] = BUDGETS_GB) -> g
             x=budget, line={"color": SLATE, "dash": "dot"}, annotation_text=f"{budget} GB", annotation_position="top"
         )
     fig.update_yaxes(autorange="reversed")
-    return _legend_below(fig, 110)
+    return _in_order(fig)
 
 
 def _short(text: str) -> str:
@@ -269,4 +267,4 @@ def gptq(found: GptqMemory, model_bytes: float) -> go.Figure:
     ):
         fig.add_trace(_stack(name, colour, values, names))
     fig.update_yaxes(autorange="reversed")
-    return _legend_below(fig, 120)
+    return _in_order(fig)

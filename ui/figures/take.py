@@ -41,7 +41,8 @@ def bytes_by_part(parts: Promise, label: str) -> go.Figure:
                 )
             )
     fig.update_layout(
-        margin={"t": 54}, legend={"traceorder": "normal", "yref": "container", "y": 0.99, "x": 1, "xanchor": "right"}
+        margin={"t": 54},
+        legend={"traceorder": "normal", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"},
     )
     fig.update_yaxes(autorange="reversed", type="category", ticksuffix=" ")
     return fig

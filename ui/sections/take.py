@@ -21,6 +21,7 @@ from ui.answers import answer, job_key
 from ui.classroom import classroom
 from ui.markdown import as_is
 from ui.sections.downloads import downloads
+from ui.settled import settled
 from ui.sidebar import Choice
 from ui.words import take as take_words
 
@@ -131,7 +132,10 @@ def layer_report(plan: Plan, choice: Choice) -> None:
     if scheme is None:
         st.caption(f"{layer} stays float under {short_label(str(plan))}; choose another in the sidebar.")
         return
-    study = lab.layer_study(layer, str(scheme), *asked)
-    document = layer_document(study, layer, lab.facts([str(scheme)], *asked))
+    wanted, title = (layer, str(scheme), *asked), f"{short_label(str(scheme))} on {layer}"
+    drawn = settled("layer report", title, lab, wanted, lambda *one: [(Lab.layer_study, *one)])
+    if drawn is None:
+        return
+    document = layer_document(lab.layer_study(*drawn), drawn[0], lab.facts([drawn[1]], *drawn[2:]))
     st.markdown(as_is(document.sentences[0]))
     downloads(lambda: document, "layer_report")

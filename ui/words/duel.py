@@ -215,5 +215,5 @@ def worst_layers(found: Duel) -> str:
         finite = {name: sqnr for name, sqnr in measured.items() if math.isfinite(sqnr)}
         if finite:
             worst = min(finite, key=lambda name: finite[name])
-            said.append(f"{short_label(text)}: {worst} with {finite[worst]:.1f} dB")
+            said.append(f"{short_label(text)}: {worst} with {finite[worst]:z.1f} dB")
     return "; ".join(said)

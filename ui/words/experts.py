@@ -35,8 +35,8 @@ def damage(study: ExpertStudy) -> str:
         return "No token of the text reached an expert that is quantized."
     worst, best = min(known), max(known)
     return (
-        f"Expert {worst[2]} of block {worst[1]} loses most, **{worst[0]:.1f} dB** are left; expert {best[2]} of block "
-        f"{best[1]} least, {best[0]:.1f} dB."
+        f"Expert {worst[2]} of block {worst[1]} loses most, **{worst[0]:z.1f} dB** are left; expert {best[2]} of block "
+        f"{best[1]} least, {best[0]:z.1f} dB."
     )
 
 

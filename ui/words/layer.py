@@ -10,6 +10,7 @@ import pandas as pd
 from quantcore.numbers.distance import Giant
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy
+from ui.words.digits import digits
 
 Sides = Mapping[str, LayerStudy]
 Row = tuple[str, str]
@@ -63,8 +64,9 @@ def _digits(value: float, unit: str, signed: bool) -> str:
     if value == 0:
         return "0"
     sign = "+" if signed else ""
-    digits = {"bytes": ",.0f", "dB": ".2f", "%": ".3g"}.get(unit, ".4g")
-    return f"{value:{sign}{digits}}"
+    if unit in ("bytes", "dB"):
+        return f"{value:{sign}{',.0f' if unit == 'bytes' else 'z.2f'}}"
+    return digits(value, 4 if unit == "bits" else 3, sign)
 
 
 def sentences(sides: Sides, schemes: Mapping[str, Scheme], layer: str, texts: Sequence[str]) -> list[str]:
@@ -102,13 +104,13 @@ def worst_channels(sides: Sides) -> str:
         worst = study.channel_error.topk(min(NAMED, len(study.channel_error)))
         pairs = zip(worst.indices.tolist(), worst.values.tolist(), strict=True)
         named.append(
-            f"{side}: " + (", ".join(f"{channel} ({error:.3g})" for channel, error in pairs if error) or "none")
+            f"{side}: " + (", ".join(f"{channel} ({digits(error)})" for channel, error in pairs if error) or "none")
         )
     return "Worst output channels and their RMS errors - " + "; ".join(named)
 
 
 def decibels(value: float) -> str:
-    return f"{value:.1f} dB" if math.isfinite(value) else "infinite (no error)"
+    return f"{value:z.1f} dB" if math.isfinite(value) else "infinite (no error)"
 
 
 def _verdict(sides: Sides) -> str:
@@ -147,10 +149,10 @@ def _frozen(side: str, study: LayerStudy) -> str:
     count = "none" if not beyond else f"{beyond:,} ({_percent(study.outside)})"
     one = beyond == 1
     return (
-        f"{side}'s input range, {lo:.3g} to {hi:.3g}, was recorded on the calibration text and frozen; of this text's "
-        f"{values:,} input values {count} lie{'s' * one} beyond it and {'is' if one else 'are'} clipped."
+        f"{side}'s input range, {digits(lo)} to {digits(hi)}, was recorded on the calibration text and frozen; of this "
+        f"text's {values:,} input values {count} lie{'s' * one} beyond it and {'is' if one else 'are'} clipped."
     )
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g}%"
+    return f"{digits(100 * share)}%"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from quantcore.studies.dynamic_cost import DynamicCost
 from quantcore.studies.ranges import Clip, RangeRow, RangeStudy, Trail
+from ui.words.digits import digits
 
 BUSY = 2.0  # median over fastest round
 
@@ -15,19 +16,17 @@ def finding(study: RangeStudy, focus: RangeRow, trail: Trail) -> str:
     reach, giant = float(study.reach.median()), float(study.reach.max())
     step, needed = "scale", ""
     if not trail.spec.fmt.is_float and focus.scale:
-        step, needed = "step", f", which is {reach / focus.scale:.3g} steps"
+        step, needed = "step", f", which is {digits(reach / focus.scale)} steps"
     return (
         f"Recorded over {study.tokens:,} tokens, **{focus.name}** freezes **{_end(focus, focus.lo)} to "
-        f"{_end(focus, focus.hi)}**, with a {step} of **{focus.scale:.3g}**. Half of the test text's tokens never "
-        f"reach beyond **{reach:.3g}**{needed}; one reaches **{giant:.3g}**."
+        f"{_end(focus, focus.hi)}**, with a {step} of **{digits(focus.scale)}**. Half of the test text's tokens never "
+        f"reach beyond **{digits(reach)}**{needed}; one reaches **{digits(giant)}**."
     )
 
 
 def _end(row: RangeRow, value: float | None) -> str:
     """An end of a range with the digits that it has: percentile and mse read a histogram, so two; min and max more."""
-    if value is None:
-        return "none"
-    return f"{value:.2g}" if row.name.startswith(("percentile", "least")) else f"{value:.4g}"
+    return digits(value, 2 if row.name.startswith(("percentile", "least")) else 4)
 
 
 def frozen(study: RangeStudy) -> str:
@@ -39,7 +38,7 @@ def frozen(study: RangeStudy) -> str:
 def touched(study: RangeStudy, focus: RangeRow) -> str:
     return (
         f"{focus.name} clips a value of {focus.touched:.1%} of the tokens; half of all tokens stay below "
-        f"{float(study.reach.median()):.3g}, one reaches {float(study.reach.max()):.3g}"
+        f"{digits(float(study.reach.median()))}, one reaches {digits(float(study.reach.max()))}"
     )
 
 
@@ -49,7 +48,7 @@ def worst_clip(clips: Sequence[Clip]) -> str:
 
 
 def errors(study: RangeStudy) -> str:
-    rows = (f"{row.way} {row.name} {row.token_sqnr_db:.1f} dB" for row in study.rows)
+    rows = (f"{row.way} {row.name} {row.token_sqnr_db:z.1f} dB" for row in study.rows)
     return f"SQNR of the median token's output: {', '.join(rows)}"
 
 
@@ -59,8 +58,9 @@ def cost(measured: DynamicCost) -> str:
     return (
         f"For **{many.tokens} tokens** the codes take **{many.static_ms:.2f} ms** with a frozen range, "
         f"**{many.tensor_extra_ms:+.2f} ms** with one found per tensor, **{many.token_extra_ms:+.2f} ms** per token; "
-        f"the layer's float product takes {many.product_ms:.2f} ms. For **one token** it is {one.static_ms:.3f} ms, "
-        f"{one.tensor_extra_ms:+.3f} ms, {one.token_extra_ms:+.3f} ms and {one.product_ms:.3f} ms."
+        f"the layer's float product takes {many.product_ms:.2f} ms. For **one token**: {one.static_ms:.3f} ms with a "
+        f"frozen range, {one.tensor_extra_ms:+.3f} ms per tensor, {one.token_extra_ms:+.3f} ms per token; the product "
+        f"{one.product_ms:.3f} ms."
     )
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.sensitivity import PlannedChoice, Sensitivity
 from quantcore.measure.told_apart import told_apart
+from ui.words.digits import digits
 
 EXPERTS_TOGETHER = "All experts of a block are measured as one layer, since a short text hardly reaches each of them."
 
@@ -82,6 +83,32 @@ def plan_words(chosen: PlannedChoice, found: Duel | None, rival: str | None, riv
     else:
         verdict = f"**The plan loses more** than {short_label(rival)} for all, beyond the chance of the text."
     return [verdict, predicted, measured, against]
+
+
+def bits_where(choice: Mapping[str, str], found: Sensitivity) -> str:
+    """Why another layer has more bits than the one that hurts most: by what a bit saves there. Empty where none has."""
+    worst = max(choice, key=lambda layer: found.alone[layer, choice[layer]])
+    own = choice[worst]
+    richer = [layer for layer in choice if found.bits[layer, choice[layer]] > found.bits[worst, own]]
+    if not richer:
+        return ""
+    best = max(richer, key=lambda layer: _saved(found, layer, own, choice[layer])[2])
+    more = choice[best]
+    (nats, mega, each), (worst_nats, worst_mega, worst_each) = (
+        _saved(found, layer, own, more) for layer in (best, worst)
+    )
+    return (
+        f"`{worst}` hurts most in it, yet `{best}` has the bits: {short_label(own)} to {short_label(more)} there saves "
+        f"{digits(nats, 2)} nats for {digits(mega, 2)} million bits, **{digits(each, 2)}** a million; in `{worst}` "
+        f"{digits(worst_nats, 2)} for {digits(worst_mega, 2)}, {digits(worst_each, 2)} a million."
+    )
+
+
+def _saved(found: Sensitivity, layer: str, fewer: str, more: str) -> tuple[float, float, float]:
+    """Nats that a layer saves from one scheme to another, the million bits that it takes, and nats a million bits."""
+    nats = found.alone[layer, fewer] - found.alone[layer, more]
+    mega = found.weights[layer] * (found.bits[layer, more] - found.bits[layer, fewer]) / 1e6
+    return nats, mega, nats / mega
 
 
 def plan_table(found: Sensitivity, chosen: PlannedChoice) -> pd.DataFrame:

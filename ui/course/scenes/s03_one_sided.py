@@ -12,6 +12,7 @@ from ui.components.palette import BLUE, MUTED, PURPLE
 from ui.course.guess import Pick
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
 from ui.course.stage import picture, short
+from ui.words.digits import digits
 
 WAYS = (("int4", "symmetric", BLUE), ("int4_asym", "asymmetric", PURPLE))
 SAME = "the same"
@@ -29,14 +30,14 @@ def find(lab: Lab) -> Specimen | Missing:
     grid = lab.fitted_grid(best.layer, "int4_asym", "inputs")
     lo, hi = float(grid.levels()[0]), float(grid.levels()[-1])
     said = (
-        f"What enters {short(best.layer)} reaches from **{lo:.3g}** to **{hi:.3g}**: {best.figure:.1f} times further "
-        f"to one side, the most of this model's {best.of} layers (but those that one giant token stretches). int4 "
-        "has 16 codes. Symmetric: 0 in the middle. Asymmetric: from end to end."
+        f"What enters {short(best.layer)} reaches from **{digits(lo)}** to **{digits(hi)}**: {best.figure:.1f} times "
+        f"further to one side, the most of this model's {best.of} layers (but those that one giant token stretches). "
+        "int4 has 16 codes. Symmetric: 0 in the middle. Asymmetric: from end to end."
     )
     fig = picture("value that enters the layer", "how many (log)", 330, showlegend=False)
     fig.add_trace(_histogram(counts.counts, counts.edges))
     fig.update_yaxes(type="log")
-    return Specimen(said, GUESS, (Shown(fig, f"values from {lo:.3g} to {hi:.3g}", 330),), best.layer)
+    return Specimen(said, GUESS, (Shown(fig, f"values from {digits(lo)} to {digits(hi)}", 330),), best.layer)
 
 
 def reveal(lab: Lab, found: Specimen) -> Reveal:
@@ -53,14 +54,15 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         answer = f"**{truth.capitalize()}**: {one.unused} of 16 codes lie idle, against {other.unused}."
     why = (
         f"Half of the symmetric codes are kept for the side that the values hardly use, so its steps are "
-        f"{one.grid.scale / other.grid.scale:.2f} times as wide: {one.sqnr_db:.1f} against {other.sqnr_db:.1f} dB."
+        f"{one.grid.scale / other.grid.scale:.2f} times as wide: {one.sqnr_db:.1f} against {other.sqnr_db:z.1f} dB."
     )
     twist, giant = "", lab.giant()
     if giant is not None:
         lopsided = lab.fitted_grid(giant.layer, "int4_asym", "inputs").levels()
+        first, last = digits(float(lopsided[0])), digits(float(lopsided[-1]))
         twist = (
-            f"{short(giant.layer).capitalize()} reaches from {float(lopsided[0]):.3g} to {float(lopsided[-1]):.3g}, "
-            "but for one token only: there no zero point helps, see the giant's own scene."
+            f"{short(giant.layer).capitalize()} reaches from {first} to {last}, but for one token only: there no zero "
+            "point helps, see the giant's own scene."
         )
     said = f"unused codes: symmetric {one.unused}, asymmetric {other.unused} of 16"
     return Reveal(GUESS.of(truth), answer, why, (Shown(both(uses), said, 450),), twist)

@@ -46,9 +46,9 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     best = curve.best
     cut = curve.cuts[best]
     why = (
-        f"Uncut, the steps are so wide that {curve.sqnr_db[-1]:.1f} dB are left. Cut at {cut:.0%}, "
+        f"Uncut, the steps are so wide that {curve.sqnr_db[-1]:z.1f} dB are left. Cut at {cut:.0%}, "
         f"{1e6 * curve.clipped[best]:,.0f} in a million weights are clipped, all others get steps {1 / cut:.1f} times "
-        f"finer: **{curve.sqnr_db[best]:.1f} dB**. Cut further, and the clipped ones cost more than the rest gains."
+        f"finer: **{curve.sqnr_db[best]:z.1f} dB**. Cut further, and the clipped ones cost more than the rest gains."
     )
     twist, giant = "", lab.giant()
     if giant is not None:
@@ -56,11 +56,11 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         kindest, before = curves.kindest_clip("tensor"), curves.at("p100", 0)[0]
         twist = (
             f"Not every large value may go. Cutting what enters {short(giant.layer)} where it is kindest to the median "
-            f"token ({kindest.clip}) gives that token {kindest.token_sqnr_db - before.token_sqnr_db:+.0f} dB and the "
-            f"layer's output {kindest.output_sqnr_db - before.output_sqnr_db:+.0f} dB: the giant carries the output."
+            f"token ({kindest.clip}) gives that token {kindest.token_sqnr_db - before.token_sqnr_db:+z.0f} dB and the "
+            f"layer's output {kindest.output_sqnr_db - before.output_sqnr_db:+z.0f} dB: the giant carries the output."
         )
     answer = f"At **{cut:.0%}** of the reach."
-    said = f"the least error is at a cut of {cut:.0%}, {curve.sqnr_db[best]:.1f} dB; uncut {curve.sqnr_db[-1]:.1f} dB"
+    said = f"the least error is at a cut of {cut:.0%}, {curve.sqnr_db[best]:z.1f} dB; uncut {curve.sqnr_db[-1]:z.1f} dB"
     return Reveal(f"{100 * cut:.0f}", answer, why, (Shown(error(curve), said, 420),), twist, mark="x")
 
 

@@ -11,6 +11,7 @@ from ui.components.palette import BLUE, MUTED, VERMILION, token
 from ui.course.guess import Rows
 from ui.course.scene import Reveal, Scene, Shown, Specimen
 from ui.course.stage import picture, short
+from ui.words.digits import digits
 
 FORMATS = (("int8", BLUE, "circle"), ("fp8_e4m3", VERMILION, "x"))
 SMALL, LARGE = "the small are kept by", "the giant is kept by"
@@ -32,8 +33,8 @@ def find(lab: Lab) -> Specimen:
     typical, largest = float(magnitude.median()), float(magnitude.max())
     said = (
         f"What enters {short(layer)} ({picked}): a typical |value| is **{typical:.2g}**, the largest "
-        f"**{largest:.3g}**. int8 and fp8 both have 256 codes and one scale for all, made so that the largest value "
-        "fits."
+        f"**{digits(largest)}**. int8 and fp8 both have 256 codes and one scale for all, made so that the "
+        "largest value fits."
     )
     return Specimen(said, GUESS, of=(layer, typical, largest))
 
@@ -55,7 +56,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         grid = lab.fitted_grid(layer, fmt, "inputs")
         uses[fmt], _ = lab.format_use(layer, fmt, grid.scale, grid.zero_point, typical, "inputs")
     twist = (
-        f"The tensor as a whole keeps {uses['int8'].sqnr_db:.1f} dB with int8 and {uses['fp8_e4m3'].sqnr_db:.1f} with "
+        f"The tensor as a whole keeps {uses['int8'].sqnr_db:z.1f} dB with int8 and {uses['fp8_e4m3'].sqnr_db:.1f} with "
         f"fp8, though int8 leaves {uses['int8'].unused} of its codes unused: SQNR hears the largest values."
     )
     answer = f"A typical value: **{small}**. Half the largest: **{large}**."

@@ -37,22 +37,22 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     tensor, channel, groups = (by_name[grain] for grain in grains)
     gain = groups.weight_sqnr_db - tensor.weight_sqnr_db
     why = (
-        f"One scale for all keeps {tensor.weight_sqnr_db:.1f} dB, one a row {channel.weight_sqnr_db:.1f}, one a group "
+        f"One scale for all keeps {tensor.weight_sqnr_db:z.1f} dB, one a row {channel.weight_sqnr_db:.1f}, one a group "
         f"{groups.weight_sqnr_db:.1f}. A tile is rounded on steps that its own largest weight stretches: the smaller "
         "the tile, the fewer weights pay for it. Wipe: dark is a small error."
     )
     better = channel.weight_sqnr_db - tensor.weight_sqnr_db
-    twist = f"Of the {gain:.1f} dB the step to rows brings {better:.1f}: groups are the smaller step here."
+    twist = f"Of the {gain:z.1f} dB the step to rows brings {better:.1f}: groups are the smaller step here."
     if better < gain / 2:
-        twist = f"Of the {gain:.1f} dB the step to rows brings {better:.1f}: here groups do most of it."
+        twist = f"Of the {gain:z.1f} dB the step to rows brings {better:.1f}: here groups do most of it."
 
     def draw(key: str) -> None:
         rows = named(tensor, channel, groups)
         studies = [(name, lab.granularity(layer, f"w:{FORMAT}/{row.granularity}")) for name, row in rows]
-        maps = [(f"{name}, {study.chosen.weight_sqnr_db:.1f} dB", study.error.values) for name, study in studies]
+        maps = [(f"{name}, {study.chosen.weight_sqnr_db:z.1f} dB", study.error.values) for name, study in studies]
         wipe(maps, key=key, alt=why, axes="outputs down, inputs across", unit="of error, log", height=HEIGHT)
 
-    answer = f"**{gain:.1f} dB**: the error shrinks to {10 ** (-gain / 20):.0%}."
+    answer = f"**{gain:z.1f} dB**: the error shrinks to {10 ** (-gain / 20):.0%}."
     return Reveal(f"{min(gain, 40.0):.1f}", answer, why, (Shown(draw, why, HEIGHT),), twist)
 
 

@@ -48,7 +48,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     rows = [row for row in study.rows if not row.granularity.startswith("block")]
     coarse = next(row for row in rows if row.granularity == "channel")
     twist = (
-        f"What it buys: {chosen.weight_sqnr_db - coarse.weight_sqnr_db:+.1f} dB over a scale a row. One more bit in "
+        f"What it buys: {chosen.weight_sqnr_db - coarse.weight_sqnr_db:+z.1f} dB over a scale a row. One more bit in "
         f"each code would buy about 6 dB, and cost {1 / (chosen.bits_per_weight - coarse.bits_per_weight):.1f} times "
         "as much."
     )
@@ -72,7 +72,7 @@ def counted(rows: list[GranularityRow], bits: int) -> go.Figure:
             y=over,
             name="scales",
             marker={"color": VERMILION},
-            text=[f"{row.bits_per_weight:.3g} bits<br>{row.weight_sqnr_db:.1f} dB" for row in rows],
+            text=[f"{row.bits_per_weight:.3g} bits<br>{row.weight_sqnr_db:z.1f} dB" for row in rows],
             textposition="outside",
             cliponaxis=False,
         )

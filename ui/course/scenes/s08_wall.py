@@ -12,6 +12,7 @@ from ui.course.guess import Rows
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
 from ui.course.stage import fitted, picture, short
 from ui.figures.outliers import surface
+from ui.words.digits import digits
 
 PEAKS, LAYERS = 4, 3
 CHANNEL, LAYER = "Channel", "Layer"
@@ -53,9 +54,9 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     chosen = (str(loud), short(best.layer))[: len(found.guess.rows)]  # type: ignore[union-attr]
     answer = f"Channel **{loud}**, {short(best.layer)}."
     why = (
-        f"It reaches {top.absmax:.3g}, **{best.figure:.0f} times** the median channel, and is above half of that on "
-        f"**{top.share_above_half:.0%}** of {len(texts)} tokens. A scale that a token's channels share is stretched on "
-        "every token: only a scale for the channel, or leaving it in float, helps."
+        f"It reaches {digits(top.absmax)}, **{best.figure:.0f} times** the median channel, and is above half of that "
+        f"on **{top.share_above_half:.0%}** of {len(texts)} tokens. A scale that a token's channels share is "
+        "stretched on every token: only a scale for the channel, or leaving it in float, helps."
     )
     twist, giant = "", lab.giant()
     if giant is not None:
@@ -65,7 +66,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
             f"token {token} alone, a needle."
         )
     fig = fitted(surface(lab.inputs(best.layer, READ), study, texts, log=False), 460, title=None)
-    said = f"the wall is channel {loud}, up to {top.absmax:.3g}"
+    said = f"the wall is channel {loud}, up to {digits(top.absmax)}"
     guess = found.guess
     assert isinstance(guess, Rows)
     return Reveal(guess.of(*chosen), answer, why, (Shown(fig, said, 460),), twist)

@@ -11,6 +11,7 @@ from ui.course.guess import Pick
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
 from ui.course.stage import short
 from ui.markdown import code
+from ui.words.digits import digits
 
 FORMAT = "int8"
 HEIGHT = 430
@@ -30,9 +31,9 @@ def find(lab: Lab) -> Specimen | Missing:
     token = int(study.token_absmax.argmax())
     said = (
         f"{short(best.layer).capitalize()} has the largest token of this model's {best.of} layers: "
-        f"{code(lab.token_texts(READ)[token])} (token {token}) reaches **{float(study.token_absmax[token]):.3g}**, the "
-        f"median token {float(study.token_absmax.median()):.2g}. All tokens share one int8 scale that fits the giant. "
-        "Then each gets its own. Who had paid for the giant?"
+        f"{code(lab.token_texts(READ)[token])} (token {token}) reaches **{digits(float(study.token_absmax[token]))}**, "
+        f"the median token {float(study.token_absmax.median()):.2g}. All tokens share one int8 scale that fits the "
+        "giant. Then each gets its own. Who had paid for the giant?"
     )
     return Specimen(said, GUESS, of=(best.layer, token))
 
@@ -45,15 +46,15 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     own, others = float(gains[giant]), float(gains[[i for i in range(len(gains)) if i != giant]].median())
     truth = NOBODY if max(own, others) < AUDIBLE_DB else GIANT if own > others else OTHERS
     answer = (
-        f"**{truth.capitalize()}**: a scale of its own gives the median one {others:+.0f} dB, the giant {own:+.0f}."
+        f"**{truth.capitalize()}**: a scale of its own gives the median one {others:+z.0f} dB, the giant {own:+.0f}."
     )
     why = (
         f"Under the giant's scale the median channel has {tensor.median_codes} of {tensor.codes} codes, with a scale a "
-        f"token {token.median_codes}. The median token keeps **{float(tensor.token_sqnr_db.median()):.1f} dB**, then "
+        f"token {token.median_codes}. The median token keeps **{float(tensor.token_sqnr_db.median()):z.1f} dB**, then "
         f"**{float(token.token_sqnr_db.median()):.1f}**."
     )
     twist = (
-        f"Asked as a whole, the input keeps {tensor.input_sqnr_db:.1f} dB under one scale and "
+        f"Asked as a whole, the input keeps {tensor.input_sqnr_db:z.1f} dB under one scale and "
         f"{token.input_sqnr_db:.1f} with a scale a token: the giant holds so much of its power that the whole hardly "
         "notices who is lost."
     )
@@ -61,7 +62,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     def draw(key: str) -> None:
         ways = (("one scale", "tensor", tensor), ("a scale a token", "token", token))
         maps = [
-            (f"{name}, {float(payer.token_sqnr_db.median()):.1f} dB", error_of(lab, layer, grain))
+            (f"{name}, {float(payer.token_sqnr_db.median()):z.1f} dB", error_of(lab, layer, grain))
             for name, grain, payer in ways
         ]
         wipe(maps, key=key, alt=why, axes="tokens down, channels across", unit="of error, log", height=HEIGHT)

@@ -11,6 +11,7 @@ from ui.course.guess import Number
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
 from ui.course.stage import fitted, short
 from ui.figures.ranges import steps_picture, tokens_picture
+from ui.words.digits import digits
 
 OBSERVER = next(one for one in OBSERVERS if one.endswith("p99.99"))
 RECORDED = Reading.parse(WATCHED).source.rpartition("/")[2]
@@ -29,9 +30,9 @@ def find(lab: Lab) -> Specimen | Missing:
     row = study.static[0]
     said = (
         f"While the model read {study.tokens:,} tokens of {RECORDED} text, the range of what enters {short(layer)} was "
-        f"recorded and frozen: {row.lo:.3g} to **{row.hi:.3g}**, with 1 value in 10,000 left outside at either end. "
-        f"Now it reads new text: of our {len(TEXT_KINDS)} kinds {worst.text}, which suffers most. What share of its "
-        "tokens has a value clipped?"
+        f"recorded and frozen: {digits(row.lo)} to **{digits(row.hi)}**, with 1 value in 10,000 left outside at either "
+        f"end. Now it reads new text: of our {len(TEXT_KINDS)} kinds {worst.text}, which suffers most. What share of "
+        "its tokens has a value clipped?"
     )
     guess = Number("%", 0, 100, 0.5, near=2, name="tokens of the new text with a clipped value")
     return Specimen(said, guess, of=(layer, worst.text))
@@ -47,7 +48,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     why = (
         f"The range was wide enough for what it had seen. {kind.capitalize()} goes beyond it on **{touched:.1f}%** "
         f"of its tokens, though only {1e6 * clips[kind].clipped:,.0f} in a million values are clipped. Frozen, the "
-        f"median token keeps {row.token_sqnr_db:.1f} dB; with a range of its own, taken as it comes, "
+        f"median token keeps {row.token_sqnr_db:z.1f} dB; with a range of its own, taken as it comes, "
         f"**{token.token_sqnr_db:.1f}**."
     )
     others = ", ".join(f"{name} {one.touched:.1%}" for name, one in clips.items() if name != kind)
@@ -55,13 +56,13 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     texts = lab.token_texts(reading)
     steps = fitted(steps_picture(study), 225, showlegend=False, title=None)
     tokens = fitted(tokens_picture(study, study.trails[0], texts), 225, showlegend=False, title=None)
-    for fig, words in ((steps, f"dotted: frozen at {row.hi:.3g}"), (tokens, "x: clipped")):
+    for fig, words in ((steps, f"dotted: frozen at {digits(row.hi)}"), (tokens, "x: clipped")):
         fig.add_annotation(
             text=words, x=1, y=1, xref="paper", yref="paper", xanchor="right", yanchor="bottom", showarrow=False
         )
     pictures = (
-        Shown(steps, f"frozen at {row.hi:.3g} after the last of {MOST_STEPS} steps of {RECORDED} text", 225),
-        Shown(tokens, f"{touched:.1f}% of the tokens of {kind} go beyond {row.hi:.3g}", 225),
+        Shown(steps, f"frozen at {digits(row.hi)} after the last of {MOST_STEPS} steps of {RECORDED} text", 225),
+        Shown(tokens, f"{touched:.1f}% of the tokens of {kind} go beyond {digits(row.hi)}", 225),
     )
     return Reveal(f"{touched:.6g}", f"**{touched:.1f}%** of the tokens.", why, pictures, twist)
 

@@ -62,7 +62,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         f"{pair.mean_loss[way]:.0%} of rounding's; the best points would have {pair.mean_loss['best']:.0%}."
     )
     answer = f"At **{truth}**: ({gptq.point[0]:g}, {gptq.point[1]:g})."
-    fig = named(fitted(toy_picture(pair), 450, title=None, legend={"y": -0.12}))
+    fig = named(fitted(toy_picture(pair), 450, title=None))
     return Reveal(GUESS.of(truth), answer, why, (Shown(fig, why.replace("*", ""), 450),), twist)
 
 

@@ -81,7 +81,7 @@ def order_of(lab: Lab, layer: str) -> OrderStudy:
 
 
 def losses(study: OrderStudy) -> go.Figure:
-    return fitted(courses(study), HEIGHT, title=None, legend={"orientation": "h", "y": -0.22})
+    return fitted(courses(study), HEIGHT, title=None)
 
 
 def _grain(lab: Lab, layer: str) -> str:

@@ -41,6 +41,7 @@ class LayerStudy:
     weight_before, weight_after, weight_error    histograms of W, W_hat and W_hat - W, in units of the weight
     channel_error, channel_size    (O,) root mean square over tokens of y_hat - y, and of y, in units of the output
     token_error           (N,) |y_hat - y| / |y| of each token, Euclidean norms over output channels; 1 is 100%
+    weights_token_error, activations_token_error    the median of that with x, or W, left float
     token_power           (N,) each token's share of sum y^2: one loud token can own the output's SQNR
     token_cosine          mean over tokens of the cosine between y_hat and y; the whole matrix's is the loudest token's
     static_range          (lo, hi) that the frozen codes of the input reach; None unless static per tensor
@@ -65,6 +66,8 @@ class LayerStudy:
     channel_error: Tensor
     channel_size: Tensor
     token_error: Tensor
+    weights_token_error: float
+    activations_token_error: float
     token_power: Tensor
     token_cosine: float
     static_range: tuple[float, float] | None
@@ -73,8 +76,7 @@ class LayerStudy:
     @property
     def token_sqnr_db(self) -> float:
         """SQNR of the output of the median token, of its error's norm; inf where most tokens have no error."""
-        error = float(self.token_error.median())
-        return -20 * math.log10(error) if error else math.inf
+        return decibels_of(float(self.token_error.median()))
 
     @property
     def giant(self) -> Giant:
@@ -106,11 +108,8 @@ def layer_study(
         x_hat = x if scheme.activations is None else fake_quantize(x, scheme.activations, static)
         y, y_hat = F.linear(x, weight, bias), F.linear(x_hat, weight_hat, bias)
         output = tensor_error(y, y_hat)
-        weights_alone, activations_alone = output, output
-        if scheme.activations is not None:
-            weights_alone = tensor_error(y, F.linear(x, weight_hat, bias))
-        if scheme.weights is not None:
-            activations_alone = tensor_error(y, F.linear(x_hat, weight, bias))
+        of_weights = y_hat if scheme.activations is None else F.linear(x, weight_hat, bias)
+        of_activations = y_hat if scheme.weights is None else F.linear(x_hat, weight, bias)
         error = y_hat - y
         qweight = quantized.qweight
         static_range = _static_range(scheme.activations, static)
@@ -124,19 +123,31 @@ def layer_study(
             weight=tensor_error(weight, weight_hat),
             input=tensor_error(x, x_hat),
             output=output,
-            weights_alone=weights_alone,
-            activations_alone=activations_alone,
+            weights_alone=tensor_error(y, of_weights),
+            activations_alone=tensor_error(y, of_activations),
             weight_before=histogram(weight),
             weight_after=histogram(weight_hat),
             weight_error=histogram(weight_hat - weight),
             channel_error=error.square().mean(0).sqrt().cpu(),
             channel_size=y.square().mean(0).sqrt().cpu(),
-            token_error=_share(error.norm(dim=-1), y.norm(dim=-1)).cpu(),
+            token_error=_token_error(y, y_hat).cpu(),
+            weights_token_error=float(_token_error(y, of_weights).median()),
+            activations_token_error=float(_token_error(y, of_activations).median()),
             token_power=_share(y.square().sum(-1), y.square().sum()).cpu(),
             token_cosine=float(F.cosine_similarity(y_hat, y, dim=-1).mean()),
             static_range=static_range,
             outside=None if static is None or static_range is None else _outside(x, static_range, float(static.scale)),
         )
+
+
+def decibels_of(error: float) -> float:
+    """SQNR of an error's norm relative to the signal's; inf without error."""
+    return -20 * math.log10(error) if error else math.inf
+
+
+def _token_error(y: Tensor, y_hat: Tensor) -> Tensor:
+    """(N,) |y_hat - y| / |y| of each token."""
+    return _share((y_hat - y).norm(dim=-1), y.norm(dim=-1))
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

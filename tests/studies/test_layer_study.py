@@ -115,6 +115,9 @@ def test_either_part_alone(tiny_lm: LoadedModel, x: torch.Tensor) -> None:
     activations = study(tiny_lm, x, "a:int4/token/dynamic")
     assert both.weights_alone == weights.output
     assert both.activations_alone == activations.output
+    assert both.weights_token_error == pytest.approx(float(weights.token_error.median()))
+    assert both.activations_token_error == pytest.approx(float(activations.token_error.median()))
+    assert activations.weights_token_error == weights.activations_token_error == 0
     assert weights.activations_alone.sqnr_db == activations.weights_alone.sqnr_db == math.inf
     assert both.output.relative_mse > max(weights.output.relative_mse, activations.output.relative_mse)
 

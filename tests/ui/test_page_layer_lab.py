@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from quantcore.scheme.scheme import PRESETS, Scheme
-from tests.apptest_helpers import figure_of, figures_of, said, values
+from tests.apptest_helpers import figure_of, figures_of, lab_of, said, values
 from tests.apptest_helpers import page as open_page
 from ui.words import layer as layer_words
 
@@ -47,6 +47,19 @@ def test_the_reference_model_teaches_without_a_click() -> None:
     shares = {trace["name"][0]: values(trace["y"]) for trace in figure_of(at, "shares")["figure"]["data"]}
     assert shares["B"][2] > shares["A"][2]  # dynamic ranges per token beat a frozen one
     assert all(len(at_bytes) < 400_000 for at_bytes in _sizes(at))
+
+
+def test_the_picture_shows_what_the_headline_says(page: AppTest) -> None:
+    """Of the median token both, as one token may rule the whole output."""
+    run(page)
+    lab = lab_of(page)
+    studies = {side: lab.layer_study(LOUD, str(lab.scheme_of(text_of(page, side.lower())))) for side in "AB"}
+    bars = {trace["name"][0]: values(trace["y"]) for trace in figure_of(page, "shares")["figure"]["data"]}
+    assert {side: bar[2] for side, bar in bars.items()} == {
+        side: pytest.approx(study.token_sqnr_db) for side, study in studies.items()
+    }
+    assert f"keeps {layer_words.decibels(studies['A'].token_sqnr_db)} in A" in said(page)
+    assert "of the power of the median token's output" in said(page)
 
 
 def _sizes(at: AppTest) -> list[bytes]:

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from quantcore.numbers.histogram import Histogram
-from quantcore.studies.layer import LayerStudy
+from quantcore.studies.layer import LayerStudy, decibels_of
 from ui.components.palette import BLUE, SLATE, SURFACE, VERMILION, token
 from ui.figures.base import figure
 from ui.markdown import plotted
@@ -38,20 +38,23 @@ HEIGHT = 380
 
 
 def shares(sides: Sides) -> go.Figure:
-    """SQNR of the layer's output with the weights quantized alone, the activations alone, and both."""
-    fig = figure("Which part costs the output", "", "SQNR of the output, dB", HEIGHT, barmode="group", showlegend=True)
+    """SQNR of the median token's output with the weights quantized alone, the activations alone, and both: of the whole
+    output it would be the loudest token's."""
+    y = "SQNR of the median token's output, dB"
+    fig = figure("Which part costs the output", "", y, HEIGHT, barmode="group", showlegend=True)
     for side, study in sides.items():
-        values = [study.weights_alone.sqnr_db, study.activations_alone.sqnr_db, study.output.sqnr_db]
+        alone = study.weights_token_error, study.activations_token_error
+        values = [*map(decibels_of, alone), study.token_sqnr_db]
         fig.add_trace(
             go.Bar(
                 x=["weights alone", "activations alone", "both: the scheme"],
                 y=[value if math.isfinite(value) else 0 for value in values],
-                text=[f"{value:.1f}" if math.isfinite(value) else "exact" for value in values],
+                text=[f"{value:z.1f}" if math.isfinite(value) else "exact" for value in values],
                 textposition="outside",
                 cliponaxis=False,
                 marker={"color": COLOURS[side], "pattern": {**PATTERNS[side], "fillmode": "overlay"}},
                 name=f"{side}: {study.scheme}",
-                hovertemplate=f"{side}, %{{x}}: output SQNR %{{text}} dB<extra></extra>",
+                hovertemplate=f"{side}, %{{x}}: median token %{{text}} dB<extra></extra>",
             )
         )
     if all(study.output.max_error == 0 for study in sides.values()):

@@ -127,17 +127,18 @@ def _verdict(sides: Sides) -> str:
 
 
 def _blame(side: str, study: LayerStudy) -> str:
-    """Which part costs the output; noise powers nearly add up, decibels do not."""
-    weights, activations = study.weights_alone.relative_mse, study.activations_alone.relative_mse
+    """Which part costs the median token's output; noise powers nearly add up, decibels do not."""
+    weights, activations = study.weights_token_error**2, study.activations_token_error**2
+    together = _percent(float(study.token_error.median()) ** 2)
     if weights == activations == 0:
         return f"{side} leaves the layer without error."
     if not (weights and activations):
         part = "weights" if weights else "activations"
-        return f"In {side} only the **{part}** err, by {_percent(study.output.relative_mse)} of the output's power."
+        return f"In {side} only the **{part}** err, by {together} of the power of the median token's output."
     louder = "weights" if weights >= activations else "activations"
     return (
-        f"In {side} the **{louder}** cost most: alone, the weights' error is {_percent(weights)} of the output's power "
-        f"and the activations' {_percent(activations)}; together they make {_percent(study.output.relative_mse)}."
+        f"In {side} the **{louder}** cost most: alone, the weights' error is {_percent(weights)} of the power of the "
+        f"median token's output and the activations' {_percent(activations)}; together they make {together}."
     )
 
 

@@ -30,9 +30,9 @@ def test_no_legend_lies_on_an_axis_when_the_window_changes(page: Any, server_url
 def test_long_pages_keep_their_controls_in_sight(page: Any, server_url: str, name: str) -> None:
     page.set_viewport_size({"width": 1280, "height": 720})
     page.goto(f"{server_url}/{name}")
-    wait_until(page, "document.querySelector('[data-testid=stMain]')?.scrollHeight > 1900")
+    wait_until(page, "document.querySelector('[data-testid=stMain]')?.scrollHeight > 1600")
     row = "document.querySelector('.st-key-controls').getBoundingClientRect()"
-    page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop = 1100")
+    page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop = 700")
     wait_until(page, f"{row}.top === 40")
     assert page.evaluate(f"{row}.height") < 0.25 * 720
 

@@ -44,18 +44,17 @@ TRIES: frame.Tries = [
 def asked_for(choice: Choice) -> tuple[tuple[str, int, str, str, str], str]:
     """What an advice is asked for, and of which model."""
     usual = Load()
-    with frame.controls_in_sight(stacked=True):
-        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-            model = controls.select("Model", [LOADED, *catalogue()], LOADED, "shape")
-            gpu = controls.select("GPU", [*GPUS, HERE], GPU, "gpu")
-            gpus = controls.pick("How many", (1, 2, 4, 8), 1, "gpus")
-            goal = controls.pick("What matters", GOALS, GOAL, "goal")
-            limit = controls.select("How much may be lost", list(TOLERANCES), TOLERANCE, "limit")
-        with st.grid(4, min_column_width=180, gap="small"):
-            context = controls.steps("Context, tokens", CONTEXTS, usual.context, "context")
-            sequences = controls.steps("Sequences at once", SEQUENCES, usual.sequences, "at_once")
-            prompt = controls.steps("Prompt, tokens", PROMPTS, usual.prompt, "prompt_tokens")
-            reply = controls.steps("Answer, tokens", ANSWERS, usual.answer, "answer_tokens")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        model = controls.select("Model", [LOADED, *catalogue()], LOADED, "shape")
+        gpu = controls.select("GPU", [*GPUS, HERE], GPU, "gpu")
+        gpus = controls.pick("How many", (1, 2, 4, 8), 1, "gpus")
+        goal = controls.pick("What matters", GOALS, GOAL, "goal")
+        limit = controls.select("How much may be lost", list(TOLERANCES), TOLERANCE, "limit")
+    with frame.controls_in_sight(stacked=True), st.grid(4, min_column_width=180, gap="small"):
+        context = controls.steps("Context, tokens", CONTEXTS, usual.context, "context")
+        sequences = controls.steps("Sequences at once", SEQUENCES, usual.sequences, "at_once")
+        prompt = controls.steps("Prompt, tokens", PROMPTS, usual.prompt, "prompt_tokens")
+        reply = controls.steps("Answer, tokens", ANSWERS, usual.answer, "answer_tokens")
     longest = choice.lab.loaded.context if model == LOADED else None
     if longest is not None and context > longest:
         st.caption(f"The loaded model was made for {longest:,} tokens; a longer context is counted all the same.")

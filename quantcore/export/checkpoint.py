@@ -53,6 +53,7 @@ from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import CALIBRATE, READ, SOLVE, Part, Source, parts, planned
 from quantcore.pipeline.ranks import ranks
+from quantcore.pipeline.treated import treated
 from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -85,7 +86,8 @@ def export_checkpoint(
     `parts` refuses."""
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
-    model, plan = held(source), plan_for(scheme, linear_shapes(held(source).skeleton))
+    plan = plan_for(scheme, linear_shapes(held(source).skeleton))
+    model = treated(held(source), plan, calibration)
     schemes, _ = planned(model, plan)
     require_exportable(list(dict.fromkeys(schemes.values())))
     road = parts(model, plan, calibration, progress=progress)
@@ -168,6 +170,7 @@ class _Writing:
         self._hashed: dict[str, str] = {}
         self._is_hashed = False
         self.layers: dict[str, LayerReport] = {}
+        self._floats: dict[str, Tensor] = {}
         self._tried: dict[str, QuantLinear] | None = {} if reader == "transformers" and is_tried(model) else None
 
     def __enter__(self) -> _Writing:
@@ -192,6 +195,7 @@ class _Writing:
         started = time.perf_counter()
         if self._tried is not None:
             self._tried |= quantized_linears(module)
+            self._floats |= {name: one.detach() for name, one in module.named_parameters()}
         if self._stream is None:
             self._pack(module, leave)
         else:
@@ -266,7 +270,7 @@ class _Writing:
         if problem is None and self._tried is not None:
             self._form.config.save_pretrained(self._folder)
             try:
-                apart = logits_apart(self._model, self._tried, self._folder, self._dtype)
+                apart = logits_apart(self._model, self._tried, self._floats, self._folder, self._dtype)
             except ValueError as error:
                 problem = str(error)
             (self._folder / CONFIG).unlink()  # it is the last file to be written

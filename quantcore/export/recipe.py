@@ -4,10 +4,11 @@
     plan_from_recipe(text)                                             the plan again
     script("W4A16", "owner/model")                                     the Python that runs it
 
-One modifier for each method: GPTQModifier, or QuantizationModifier for rounding to nearest; in it one config group for
-each scheme. The default's group is for every Linear. A pattern of ours, a run of whole parts of a layer's name, is a
-regular expression there. Where several exceptions fit a layer our last one decides, so an exception's expression shuts
-out, by a negative lookahead, all those after it. Layers that stay float are in `ignore`.
+Transforms come first, each a modifier of its own: SmoothQuantModifier. One modifier for each method: GPTQModifier, or
+QuantizationModifier for rounding to nearest; in it one config group for each scheme. The default's group is for every
+Linear. A pattern of ours, a run of whole parts of a layer's name, is a regular expression there. Where several
+exceptions fit a layer our last one decides, so an exception's expression shuts out, by a negative lookahead, all those
+after it. Layers that stay float are in `ignore`.
 
 What experts see while they are calibrated (experts=all) no recipe says: there it is an argument of `oneshot`, which
 `script` gives. The words themselves: `words`. Its mse searches another grid than ours, so those scales differ a little.
@@ -25,8 +26,21 @@ from typing import NamedTuple
 import yaml  # type: ignore[import-untyped]
 
 from quantcore.export.recipe_text import modifiers
-from quantcore.export.words import FORMATS, MODIFIERS, Entry, method_of, modifier, observed, spec_of
+from quantcore.export.words import (
+    FORMATS,
+    MODIFIERS,
+    TREATING,
+    Entry,
+    method_of,
+    modifier,
+    observed,
+    spec_of,
+    transform_of,
+    treating,
+    why_not_treating,
+)
 from quantcore.methods.options import Method
+from quantcore.methods.transforms.options import Transform, in_order
 from quantcore.model.sentences import quoted
 from quantcore.numbers.spec import MinMax, Percentile
 from quantcore.scheme.patterns import REGEX, expression, fits, written
@@ -53,7 +67,8 @@ def recipe(scheme: Scheme | Plan | str) -> str:
         regexes.append((one, [_regex(pattern, later) for pattern in patterns]))
     overridden = [pattern for pattern, _ in plan.overrides]
     skipped = [_skip(name, overridden) for name in plan.default.skip]
-    stage = {
+    stage = {f"treatment_{place}_modifiers": treating(one) for place, one in enumerate(plan.transforms)}
+    stage |= {
         f"group_{place}_modifiers": _modifier(method, plan.default, regexes, skipped)
         for place, method in enumerate(dict.fromkeys(one.method for one in plan.schemes if not one.is_float))
     }
@@ -103,6 +118,9 @@ def why_not(scheme: Scheme) -> str | None:
             return f"its dynamic ranges are min and max; leave {spec.observer} out"
     if scheme.weights is None and scheme.activations is not None:
         return "its formats are about weights; add w:int8/channel"
+    for transform in scheme.transforms:
+        if (reason := why_not_treating(transform)) is not None:
+            return reason
     if (method := scheme.method).name not in MODIFIERS:
         return f"it has no {method.name}; use {' or '.join(MODIFIERS)}"
     if method.keeps_g_idx:
@@ -124,7 +142,9 @@ def plan_from_recipe(text: str) -> Plan:
     default, skips, ignored = Scheme(skip=()), list[str](), list[str]()
     overrides: list[tuple[_Regex, Scheme]] = []
     theirs: dict[str, Scheme] = {}
-    said = modifiers(text)
+    every = modifiers(text)
+    transforms = [transform_of(kind, body) for kind, body in every if kind in TREATING.values()]
+    said = [(kind, body) for kind, body in every if kind not in TREATING.values()]
     for kind, body in said:
         method = method_of(kind, body)
         for one in body.get("ignore") or []:
@@ -148,7 +168,16 @@ def plan_from_recipe(text: str) -> Plan:
     ordered = sorted(kept, key=lambda one: -(one[0].later or 0))
     skip = tuple(dict.fromkeys([*skips, *_ignored_by_all(ignored, theirs, len(said))]))
     targets = [(_without(pattern, skip), theirs[pattern]) for pattern in sorted(theirs, key=_rank)]
-    return Plan(replace(default, skip=skip), (*((read.pattern, scheme) for read, scheme in ordered), *targets))
+    default = replace(default, skip=skip, transforms=_done(transforms))
+    return Plan(default, (*((read.pattern, scheme) for read, scheme in ordered), *targets))
+
+
+def _done(transforms: Sequence[Transform | None]) -> tuple[Transform, ...]:
+    """The recipe's transforms. Raises: ValueError for one that it has twice."""
+    found = in_order(tuple(one for one in transforms if one is not None))
+    if len({type(one) for one in found}) < len(found):
+        raise ValueError(f"the recipe has {' and '.join(map(str, found))}, of one kind; leave one of them out")
+    return found
 
 
 def _ignored_by_all(ignored: Sequence[str], targets: Collection[str], modifiers: int) -> list[str]:

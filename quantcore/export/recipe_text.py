@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from quantcore.export.words import method_of
+from quantcore.export.words import TREATING, method_of
+from quantcore.methods.transforms.options import Smooth
 from quantcore.model.sentences import quoted
 from quantcore.text.files import file_content
 
@@ -42,11 +43,12 @@ def modifiers(text: str) -> list[tuple[str, dict[str, Any]]]:
     groups = [group for stage in _values(stages) for group in _values(stage)]
     if not isinstance(stages, dict) or not all(isinstance(one, dict) for one in (*_values(stages), *groups)):
         raise ValueError(f"this is {NO_RECIPE}")
-    for kind in (str(kind) for group in groups for kind in group):
-        method_of(kind, {})  # a kind that is none of ours is told before its fields
-    read = _of_any_name(_fields(MODIFIER))
-    found = [one for group in groups for one in read("", group).items()]
-    if not found:
+    named = [(str(kind), body) for group in groups for kind, body in group.items() if body is not None]
+    for kind, _ in named:
+        if kind not in TREATMENTS:
+            method_of(kind, {})  # a kind that is none of ours is told before its fields
+    found = [(kind, _fields(TREATMENTS.get(kind, MODIFIER))(kind, body)) for kind, body in named]
+    if all(kind in TREATMENTS for kind, _ in found):
         raise ValueError("the recipe has no modifier, so it says no scheme; add a QuantizationModifier")
     return found
 
@@ -178,3 +180,4 @@ MODIFIER: dict[str, Read] = {
     "dampening_frac": _number,
     "block_size": _whole,
 }
+TREATMENTS: dict[str, dict[str, Read]] = {TREATING[Smooth]: {"smoothing_strength": _number, "algorithm": _text}}

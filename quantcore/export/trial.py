@@ -25,6 +25,7 @@ from quantcore.model.memory import free_memory
 from quantcore.model.places import copy_with
 from quantcore.model.probe import few_tokens
 from quantcore.model.sentences import reason
+from quantcore.model.wiring import copy_of
 
 MOST_NUMBERS = 2**29  # of a model that is tried
 BYTES = 3 * 4  # a number, while it is loaded: as read, as codes, as a float
@@ -40,15 +41,17 @@ def is_tried(model: Held) -> bool:
     return free is None or numbers * BYTES < free[0]
 
 
-def logits_apart(model: Held, layers: Mapping[str, QuantLinear], folder: Path, dtype: torch.dtype) -> float | None:
+def logits_apart(
+    model: Held, layers: Mapping[str, QuantLinear], floats: Mapping[str, Tensor], folder: Path, dtype: torch.dtype
+) -> float | None:
     """How far transformers' logits are from ours, as the median over a few tokens of |difference| / |logits - mean|;
     None where our own model does not run on tokens alone.
 
-    layers   every quantized layer by name; dtype: of the scales in the folder. Raises: ValueError where transformers
-    cannot load or run it."""
+    layers   every quantized layer by name; floats: the written parameters of all else; dtype: the folder's
+    Raises: ValueError where transformers cannot load or run it."""
     tokens = few_tokens(model.skeleton)
     try:
-        ours = _logits(_with_stored(model.skeleton, layers, dtype), tokens)
+        ours = _logits(_with_stored(model.skeleton, layers, floats, dtype), tokens)
     except Exception:  # whatever a stranger's module does
         return None
     with without_bars(), alone():
@@ -66,9 +69,14 @@ def _logits(model: Any, tokens: Tensor) -> Tensor:
     return found.nan_to_num(neginf=0.0)  # padded vocabularies
 
 
-def _with_stored(skeleton: nn.Module, layers: Mapping[str, QuantLinear], dtype: torch.dtype) -> nn.Module:
-    """The model with its layers as a reader of the checkpoint has them."""
+def _with_stored(
+    skeleton: nn.Module, layers: Mapping[str, QuantLinear], floats: Mapping[str, Tensor], dtype: torch.dtype
+) -> nn.Module:
+    """The model with its layers, and what its transforms changed beside them, as a checkpoint's reader has them."""
     stored = {name: as_stored(layer, dtype) for name, layer in layers.items()}
     for layer in stored.values():
         layer.path = "dequantize"
-    return copy_with(skeleton, stored)
+    known = dict(skeleton.named_parameters())
+    new = {name: one for name, one in floats.items() if name in known and one is not known[name]}
+    changed = {name: one.to(dtype).to(one.dtype) for name, one in new.items() if not torch.equal(one, known[name])}
+    return copy_of(copy_with(skeleton, stored), changed)

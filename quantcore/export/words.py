@@ -2,6 +2,7 @@
 
     arguments(spec)      the fields of their QuantizationArgs         spec_of(entry, weights)   the spec that they say
     modifier(method)     the modifier that quantizes by it            method_of(kind, body)     the method that it says
+    treating(transform)  the modifier that does it before             transform_of(kind, body)  the transform that it is
     LAYOUTS              how a checkpoint's formats keep codes        strategy(grain)           their word for it
 
 One table, read in both directions; what is not in it they have not. Observers: "minmax" is a moving average there, our
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from quantcore.methods.options import METHODS, Method
+from quantcore.methods.transforms.options import Smooth, Transform
 from quantcore.numbers.bits import Layout, in_bytes, in_words
 from quantcore.numbers.formats import Format, format_named
 from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
@@ -39,6 +41,7 @@ OPTIONS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {  # their wor
         "block_size": ("block_size", int),
     }
 }
+TREATING: dict[type[Transform], str] = {Smooth: "SmoothQuantModifier"}
 PACKED, UNPACKED = "pack-quantized", "int-quantized"
 LAYOUTS = {
     PACKED: Layout(in_words, in_words, shape_bits=2 * 64),  # weight_shape, two int64
@@ -143,7 +146,36 @@ def method_of(kind: str, body: Entry) -> Method:
     """The method of a modifier. Raises: ValueError for one that is none of this lab's."""
     name = next((name for name, word in MODIFIERS.items() if word == kind), None)
     if name is None:
-        raise ValueError(f"the recipe's {kind} is no method of this lab; it knows {' and '.join(MODIFIERS.values())}")
+        kinds = ", ".join([*MODIFIERS.values(), *TREATING.values()])
+        raise ValueError(f"the recipe's {kind} is no method of this lab; it knows {kinds}")
     words = {"actorder": "static"} | body  # its default
     known = OPTIONS.get(name, {})
     return METHODS[name](**{ours: read(words[word]) for word, (ours, read) in known.items() if word in words})
+
+
+def why_not_treating(transform: Transform) -> str | None:
+    """What of a transform llm-compressor has not, in a sentence; None where it has all."""
+    if isinstance(transform, Smooth) and transform.through:
+        plain = Smooth(transform.alpha)
+        return f"its SmoothQuantModifier folds into norms alone unless it is told a model's layers; write {plain}"
+    return None
+
+
+def treating(transform: Transform) -> Entry:
+    """llm-compressor's modifier that does the transform, before those that quantize."""
+    body: Entry = {}
+    if isinstance(transform, Smooth):
+        body = {"smoothing_strength": transform.alpha}
+    return {TREATING[type(transform)]: body}
+
+
+def transform_of(kind: str, body: Entry) -> Transform | None:
+    """The transform of a modifier; None of one that does nothing. Raises: ValueError."""
+    if kind == TREATING[Smooth]:
+        if (other := body.get("algorithm", "smoothquant")) != "smoothquant":
+            raise ValueError(
+                f"the recipe's {kind} has the algorithm {other!r}, which this lab has not; use smoothquant"
+            )
+        strength = float(body.get("smoothing_strength", 0.5))
+        return Smooth(strength) if strength else None
+    raise ValueError(f"the recipe's {kind} is no transform of this lab; it knows {', '.join(TREATING.values())}")

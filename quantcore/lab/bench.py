@@ -27,6 +27,7 @@ from quantcore.model.sources import Progress, quiet
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, outlier_ratio, tokens_of_layer
+from quantcore.pipeline.treated import treated, treated_model
 from quantcore.scheme.fitting import fitting_grain, plan_for, require_fits
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import HEAD, Scheme
@@ -275,6 +276,13 @@ class Bench:
             return reference_weight(layer)
         return self.linear(layer).weight.detach().float()
 
+    @remembered(2, "Transforming the model ...")
+    def transformed(self, scheme: str, calibration: str = LEARNED) -> nn.Module:
+        """The float model as a scheme's transforms leave it; they look at the calibration text."""
+        plan = self.plan_of(scheme)
+        learned = self.tokens(calibration) if plan.needs_text else None
+        return treated_model(treated(held(self.loaded), plan, learned))
+
     @remembered(16, "Running the model over the text ...")
     def inputs(self, layer: str, reading: str = READ) -> Tensor:
         """What enters a layer while the model reads, (N, K), float32."""
@@ -323,6 +331,7 @@ def activations_of(lab: Bench, scheme: str) -> QuantSpec:
     spec = lab.scheme_of(scheme).activations
     if spec is None:
         raise ValueError(f"{scheme!r} leaves the activations float; add a:..., as in a:int8/tensor/static")
+    _require_untransformed(lab.scheme_of(scheme))
     return spec
 
 
@@ -331,4 +340,11 @@ def weights_of(lab: Bench, scheme: str) -> QuantSpec:
     spec = lab.scheme_of(scheme).weights
     if spec is None:
         raise ValueError(f"{scheme!r} leaves the weights float; add w:..., as in w:int4/group128")
+    _require_untransformed(lab.scheme_of(scheme))
     return spec
+
+
+def _require_untransformed(scheme: Scheme) -> None:
+    if scheme.transforms:
+        words = ",".join(map(str, scheme.transforms))
+        raise ValueError(f"this looks at one tensor as the model has it, and {words} would change it; leave it out")

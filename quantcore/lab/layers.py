@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from torch import Tensor, nn
+
 from quantcore.lab.bench import LEARNED, READ, Bench, weights_of
 from quantcore.lab.memo import remembered
 from quantcore.lab.outliers import channels
-from quantcore.methods.options import Gptq
-from quantcore.pipeline.calibration import momenta_of
+from quantcore.methods.options import Gptq, Rtn
+from quantcore.model.linears import linear_named
+from quantcore.pipeline.calibration import LayerStats, NotReached, calibrate, layer_inputs, momenta_of
 from quantcore.pipeline.layers import static_qparams
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gptq_cost import OrderCosts, measure_order_cost
 from quantcore.studies.gptq_map import OrderMap, order_map
 from quantcore.studies.gptq_order import OrderStudy, order_study
@@ -21,17 +27,37 @@ from quantcore.studies.outliers import CHANNEL_RATIO
 def layer_study(lab: Bench, layer: str, scheme: str, reading: str = READ, calibration: str = LEARNED) -> LayerStudy:
     """One layer under a scheme: static ranges and GPTQ's Hessian come from the calibration text, the errors from the
     text that is read."""
-    chosen, static, hessian = lab.scheme_of(scheme), None, None
+    chosen = lab.scheme_of(scheme)
+    if chosen.transforms:
+        return _transformed_study(lab, layer, chosen, reading, calibration)
+    linear, seen = lab.linear(layer), None
     if chosen.needs_text:
-        seen = lab.learned(
-            layer,
-            calibration,
-            chosen.needs_hessian,
-            momenta_of(chosen) if chosen.needs_ranges else (),
-            chosen.every_token,
-        )
-        static, hessian = static_qparams(chosen.activations, seen) if chosen.needs_ranges else None, seen.hessian
-    return study_of(lab.linear(layer), lab.inputs(layer, reading), chosen, static, hessian)
+        seen = lab.learned(layer, calibration, chosen.needs_hessian, _momenta(chosen), chosen.every_token)
+    return _study(linear, lab.inputs(layer, reading), chosen, seen)
+
+
+def _transformed_study(lab: Bench, layer: str, scheme: Scheme, reading: str, calibration: str) -> LayerStudy:
+    """The layer where its model is transformed first: other weights, other inputs, the same function."""
+    lab.linear(layer)  # refuses a name that is none
+    model, seen = lab.transformed(str(replace(scheme, method=Rtn())), calibration), None
+    left = scheme.plain
+    if left.needs_text:
+        learned = lab.tokens(calibration)
+        known = calibrate(model, learned, [layer], left.needs_hessian, _momenta(left), every=left.every_token)
+        if layer not in known:
+            raise NotReached(f"no token of the calibration text reaches {layer!r}; calibrate on more")
+        seen = known[layer]
+    x = layer_inputs(model, lab.tokens(reading), layer).flatten(0, 1)
+    return replace(_study(linear_named(model, layer), x, left, seen), scheme=str(scheme))
+
+
+def _study(linear: nn.Linear, x: Tensor, scheme: Scheme, seen: LayerStats | None) -> LayerStudy:
+    static = static_qparams(scheme.activations, seen) if scheme.needs_ranges else None
+    return study_of(linear, x, scheme, static, None if seen is None else seen.hessian)
+
+
+def _momenta(scheme: Scheme) -> tuple[float, ...]:
+    return momenta_of(scheme) if scheme.needs_ranges else ()
 
 
 @remembered(64)

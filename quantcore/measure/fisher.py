@@ -29,7 +29,14 @@ from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
-from quantcore.measure.sensitivity import LayerCosts, require_layers, require_measurable, sizes_of, texts_on
+from quantcore.measure.sensitivity import (
+    LayerCosts,
+    require_layers,
+    require_measurable,
+    sizes_of,
+    texts_on,
+    transformed,
+)
 from quantcore.model.experts import take_apart
 from quantcore.model.linears import measured_together
 from quantcore.model.places import copy_with
@@ -37,6 +44,7 @@ from quantcore.numbers.qtensor import dequantize
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.ranks import ranks
+from quantcore.scheme.scheme import Scheme
 
 DRAWS = 2  # of a window; a draw is a backward pass
 QUANTIZING = 0.3  # the share of the work, for progress
@@ -62,11 +70,23 @@ def estimated_costs(
     require_measurable(texts, tokens)
     if draws < 1:
         raise ValueError(f"{draws} draws of a window say nothing; use at least one")
+    ways = dict.fromkeys(Scheme.parse(text).transforms for text in texts)
+    if len(ways) > 1:  # each on a float model of its own
+        known: dict[str, LayerCosts] = {}
+        for way in ways:
+            alike = [text for text in texts if Scheme.parse(text).transforms == way]
+            some = estimated_costs(
+                model, alike, tokens, calibration=calibration, draws=draws, seed=seed, progress=progress
+            )
+            known |= {one.scheme: one for one in some}
+        return [known[text] for text in texts]
+    model = transformed(model, Scheme.parse(texts[0]), calibration)
     copies: dict[str, dict[str, QuantLinear]] = {}
     for place, text in enumerate(texts):
         if progress:
             progress(QUANTIZING * place / len(texts), f"quantizing: {text}")
-        copy, _ = quantize_model(model, text, calibration=calibration, sequential=False)
+        plain = Scheme.parse(text).plain
+        copy, _ = quantize_model(model, plain, calibration=calibration, sequential=False)
         copies[text] = quantized_linears(copy)
     layers = _same_layers(copies)
     units = measured_together(layers)

@@ -34,11 +34,13 @@ from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import next_log_p
 from quantcore.measure.scores import divergence
 from quantcore.model.experts import taken_apart
+from quantcore.model.held import held
 from quantcore.model.linears import batches, block_names, block_of, linear_shapes, measured_together
 from quantcore.numbers.bits import FLOAT_BITS, weight_size
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.ranks import ranks
+from quantcore.pipeline.treated import treated, treated_model
 from quantcore.scheme.fitting import fitting_grain
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -237,8 +239,13 @@ def plan_of(choice: dict[str, str]) -> Plan:
         shared += 1
     kept = max(0, shared - 1)  # `layers.0.mlp.up_proj`, not `0.mlp.up_proj`: a number alone says little
     default = Scheme.parse(texts[0])
+    if any(Scheme.parse(text).transforms != default.transforms for text in texts):
+        raise ValueError(
+            f"{texts[0]} and {texts[1]} transform the whole model in different ways, so no plan has layers of both; "
+            "give all schemes the same transforms"
+        )
     overrides = tuple(
-        (".".join(name.split(".")[kept:]), Scheme.parse(text))
+        (".".join(name.split(".")[kept:]), Scheme.parse(text).plain)
         for text in texts[1:]
         for name, chosen in choice.items()
         if chosen == text
@@ -259,10 +266,12 @@ def layer_costs(
     """One scheme over the whole text, batch by batch; in each batch every layer in its turn. As `sensitivity`.
 
     so_far   called after each layer with the scheme and the costs measured by then, of `all_but` where it is asked"""
-    model = taken_apart(model)
-    quantized, _ = quantize_model(model, text, calibration=calibration)
-    behind_others = Scheme.parse(text).needs_hessian
-    apart = quantize_model(model, text, calibration=calibration, sequential=False)[0] if behind_others else quantized
+    asked = Scheme.parse(text)
+    model = transformed(taken_apart(model), asked, calibration)
+    quantized, _ = quantize_model(model, asked.plain, calibration=calibration)
+    apart = quantized
+    if asked.needs_hessian:
+        apart, _ = quantize_model(model, asked.plain, calibration=calibration, sequential=False)
     alone = quantized_linears(apart)
     base, _ = quantize_model(model, "float")  # modules of our own to swap layers in; the tensors are the model's
     layers = quantized_linears(quantized)
@@ -312,6 +321,13 @@ def layer_costs(
         whole=whole / counted,
         tokens=counted,
     )
+
+
+def transformed(model: nn.Module, scheme: Scheme, calibration: Tensor | None) -> nn.Module:
+    """The float model as the scheme's transforms leave it: what one layer's codes are put into."""
+    if not scheme.transforms:
+        return model
+    return taken_apart(treated_model(treated(held(model), Plan(scheme), calibration)))
 
 
 def require_layers(text: str, layers: Mapping[str, QuantLinear]) -> None:

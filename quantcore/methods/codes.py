@@ -16,18 +16,21 @@ from torch import Tensor
 
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.gptq_batch import GptqSet, gptq_quantize_sets
-from quantcore.methods.options import METHODS, Gptq, Method, Rtn
+from quantcore.methods.options import METHODS, Gptq, Method, Qronos, Rtn
+from quantcore.methods.qronos import qronos_quantize_many
 from quantcore.numbers.qtensor import QTensor, quantize
 from quantcore.numbers.spec import QuantSpec
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One weight, (O, K), and what is wanted of it."""
+    """One weight, (O, K), and what is wanted of it; `drift` (K, K) for a method with `needs_drift`, None where no layer
+    before is quantized."""
 
     weight: Tensor
     spec: QuantSpec
     method: Method
+    drift: Tensor | None = None
 
 
 Solver = Callable[[Sequence[Problem], Tensor | None, str], list[QTensor]]
@@ -82,6 +85,13 @@ def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> 
     return gptq_quantize_many(asked, hessian.to(asked[0].weight.device), name)
 
 
+def _by_qronos(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
+    assert hessian is not None
+    device, drift = problems[0].weight.device, problems[0].drift
+    asked = [GptqProblem(one.weight, one.spec, one.method.sweep) for one in problems if isinstance(one.method, Qronos)]
+    return qronos_quantize_many(asked, hessian.to(device), None if drift is None else drift.to(device), name)
+
+
 def _sets_by_gptq(sets: Sequence[tuple[Sequence[Problem], Tensor, str]]) -> list[list[QTensor]]:
     return gptq_quantize_sets(
         [
@@ -98,4 +108,4 @@ def _sets_by_gptq(sets: Sequence[tuple[Sequence[Problem], Tensor, str]]) -> list
 TOGETHER: dict[type[Method], Callable[[Sequence[tuple[Sequence[Problem], Tensor, str]]], list[list[QTensor]]]] = {
     Gptq: _sets_by_gptq
 }
-SOLVERS: dict[type[Method], Solver] = {Rtn: _rounded, Gptq: _by_gptq}
+SOLVERS: dict[type[Method], Solver] = {Rtn: _rounded, Gptq: _by_gptq, Qronos: _by_qronos}

@@ -19,6 +19,7 @@ class Method:
 
     name            the first word of its text
     needs_hessian   whether it weighs errors with X^T X of the layer's inputs, so that text must be read first
+    needs_drift     whether it also wants to know how far quantized layers before have moved the inputs: X~^T (X - X~)
     keeps_g_idx     whether groups are formed of columns that are no neighbours, so that each column's group is stored
     damp            share of mean(diag(H)) added to the Hessian's diagonal; None where there is none
     words           the other words of its text: a pattern, and which option its group sets, by which function
@@ -28,6 +29,7 @@ class Method:
 
     name: ClassVar[str]
     needs_hessian: ClassVar[bool] = False
+    needs_drift: ClassVar[bool] = False
     words: ClassVar[Mapping[str, tuple[str, Callable[[str], Any]]]] = {}
     usage: ClassVar[str] = ""
     damp: float | None = None
@@ -122,7 +124,42 @@ class Gptq(Method):
         return "/".join(words)
 
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Rtn, Gptq)}
+@dataclass(frozen=True)
+class Qronos(Method):
+    """GPTQ behind a first step that makes up for what quantized layers before did to the inputs (`qronos`):
+    qronos/actorder=weight/damp=0.05. In a model whose other layers are float it is GPTQ.
+
+    The options are Gptq's; groups keep their columns. Source: Zhang et al. 2025, arXiv:2505.11695."""
+
+    name = "qronos"
+    needs_hessian = True
+    needs_drift = True
+    words = {
+        r"actorder=(weight)": ("actorder", str),
+        r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)": ("damp", float),
+    }
+    usage = "/actorder=weight and /damp=0.01"
+
+    actorder: Literal["weight"] | None = None
+    damp: float = 0.01
+
+    def __post_init__(self) -> None:
+        Gptq(self.actorder, self.damp)
+
+    @property
+    def sweep(self) -> Gptq:
+        """What is done behind the first step."""
+        return Gptq(self.actorder, self.damp)
+
+    @classmethod
+    def offered(cls) -> tuple[Method, ...]:
+        return (cls(), cls("weight"))
+
+    def __str__(self) -> str:
+        return str(self.sweep).replace(Gptq.name, self.name, 1)
+
+
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Rtn, Gptq, Qronos)}
 
 
 def parse_method(text: str) -> Method:

@@ -61,11 +61,16 @@ class BlockWalk:
         """Run the next block over every batch and let its outputs go: for hooks that watch what happens inside, and may
         throw `Enough`. Behind the last block, `module` is the model `around` the blocks."""
         with weights_kept(module):
-            for index in range(len(self._batches)):
-                with suppress(Enough):
-                    self._output(module, index)
+            for index in self.running(module):
                 if tick:
                     tick((index + 1) / len(self._batches))
+
+    def running(self, module: nn.Module) -> Iterator[int]:
+        """`run`, batch by batch, as far as the caller takes them."""
+        for index in range(len(self._batches)):
+            with suppress(Enough):
+                self._output(module, index)
+            yield index
 
     def advance(self, block: nn.Module) -> None:
         """Run the next block over every batch; its outputs are what enters the one behind it."""

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
 from quantcore.model.held import held
-from quantcore.model.linears import left_float, linears
+from quantcore.model.linears import left_float, linear_shapes, linears
 from quantcore.model.places import copy_with
+from quantcore.model.wiring import copy_of
 from quantcore.pipeline.calibration import LayerStats, Progress
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import parts
+from quantcore.pipeline.treated import treated
+from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
@@ -37,11 +40,14 @@ def quantize_model(
     calibration  text for static ranges and GPTQ's Hessians, (windows, T); `tokens` where it is not given
     The other arguments and what is refused: see `parts`."""
     whole = held(model)
+    asked = plan_for(scheme, linear_shapes(whole.skeleton))
+    whole = treated(whole, asked, tokens if calibration is None else calibration)
+    floats: dict[str, Tensor] = {}
     replaced: dict[str, QuantLinear] = {}
     reports: dict[str, LayerReport] = {}
     for part in parts(
         whole,
-        scheme,
+        asked,
         tokens if calibration is None else calibration,
         measured=tokens,
         stats=stats,
@@ -49,8 +55,10 @@ def quantize_model(
         progress=progress,
     ):
         replaced |= part.layers
+        floats |= part.treated
         reports |= {report.name: report for report in part.reports}
-    return copy_with(whole.skeleton, replaced), in_order(whole.skeleton, reports)
+    made = copy_with(whole.skeleton, replaced)
+    return copy_of(made, floats) if floats else made, in_order(whole.skeleton, reports)
 
 
 def in_order(model: nn.Module, reports: Mapping[str, LayerReport]) -> list[LayerReport]:

@@ -99,6 +99,14 @@ class ExpertGrams:
         return {number: (total, count) for number, total, count in found if count}
 
 
+def drift_of(x: Tensor, wanted: Tensor) -> Tensor:
+    """X~^T (X - X~) of one batch, (K, K) float32; x the inputs as they are, X~, and `wanted` as they should be, X."""
+    rows, apart = x.detach().flatten(0, -2), (wanted.detach() - x.detach()).flatten(0, -2)
+    if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(rows.T, apart, out_dtype=torch.float32)
+    return rows.float().T @ apart.float()
+
+
 def gram_of(x: Tensor) -> Tensor:
     """X^T X of one batch of inputs, (..., K) -> (K, K) float32."""
     rows = x.detach().reshape(-1, x.shape[-1])

@@ -5,18 +5,18 @@ hessians = hessians_of(block, "model.layers.0", names, walk)        [(H, the lay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from quantcore.model.experts import Experts, SeeSorted, every_token, watch_sorted
+from quantcore.model.experts import Experts, SeeSorted, every_token, watch_sorted, weights_kept
 from quantcore.model.linears import SharedInputs, expert_of, watch_inputs
 from quantcore.model.memory import free_memory
 from quantcore.pipeline.blocks import BlockWalk, Enough
-from quantcore.pipeline.gram import ExpertGrams, Gram
+from quantcore.pipeline.gram import ExpertGrams, Gram, drift_of
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
 
@@ -24,11 +24,13 @@ HESSIAN_SHARE = 0.3  # of the memory that is free, for one part's Hessians
 
 
 class SharedHessian(NamedTuple):
-    """X^T X of inputs that several layers read: (K, K), their names, and over how many tokens it was summed."""
+    """X^T X of inputs that several layers read: (K, K), their names, and over how many tokens it was summed; `drift`
+    X^T (X_float - X) where it was asked for."""
 
     hessian: Tensor
     layers: list[str]
     tokens: int
+    drift: Tensor | None = None
 
 
 def portioned(
@@ -48,7 +50,7 @@ def portioned(
     held = 0
     for mine in experts.values():
         widths = {layers[name].in_features for name, scheme in mine.items() if scheme.needs_hessian}
-        needed = 4 * sum(width**2 for width in widths)
+        needed = 4 * sum(width**2 for width in widths) * (1 + any(one.needs_drift for one in mine.values()))
         if found[-1] and held + needed > HESSIAN_SHARE * room:
             found.append({})
             held = 0
@@ -58,11 +60,18 @@ def portioned(
 
 
 def hessians_of(
-    module: nn.Module, block: str, names: list[str], walk: BlockWalk, every: bool = False
+    module: nn.Module,
+    block: str,
+    names: list[str],
+    walk: BlockWalk,
+    every: bool = False,
+    floats: BlockWalk | None = None,
 ) -> list[SharedHessian]:
     """X^T X of the named layers of a block (or, "", of what lies around the blocks), each with the layers that it
     belongs to: those that read one tensor. `every`: experts see every token, not only those that the router gives them.
 
+    floats   the same text as it comes here in the float model; then each sum has its drift. Raises: ValueError for an
+             expert that gets other tokens there
     A layer that no token reaches has none. Once a batch has called each layer once, a later one goes no further than
     the last of them."""
     if not names:
@@ -70,8 +79,9 @@ def hessians_of(
     prefix = f"{block}." if block else ""
     local = [name.removeprefix(prefix) for name in names]
     shared, sums, tokens = SharedInputs(), dict[str, Gram](), dict[str, int]()
+    drifts, wanted = dict[str, Tensor](), dict[str, Tensor]()
     calls: list[str] = []
-    once = False
+    once = looking = False
 
     def called(layers: Sequence[str]) -> None:
         calls.extend(layers)
@@ -79,28 +89,58 @@ def hessians_of(
             raise Enough
 
     def see(name: str, x: Tensor) -> None:
+        if looking:
+            wanted[name] = x
+            return
         if shared.is_first(name, x):
             sums.setdefault(name, Gram()).add(x)
+            if floats is not None:
+                drift = drift_of(x, _same_tokens(prefix + name, x, wanted.get(name)))
+                drifts[name] = drifts[name].add_(drift) if name in drifts else drift
             tokens[name] = tokens.get(name, 0) + x.numel() // x.shape[-1]
         called([name])
 
-    def next_batch(_: float) -> None:
-        nonlocal once
-        once = once or sorted(calls) == sorted(local)
-        calls.clear()
+    def look(ahead: Iterator[int]) -> None:
+        """Let the float model's inputs pass by, one batch ahead of those that are summed."""
+        nonlocal looking
+        looking = True
+        wanted.clear()
+        next(ahead, None)
+        looking = False
 
-    apart = {} if every else {name: one for name, one in module.named_modules() if isinstance(one, Experts)}
+    apart = (
+        {}
+        if every or floats is not None
+        else {name: one for name, one in module.named_modules() if isinstance(one, Experts)}
+    )
     together = [_Together(place, experts, local) for place, experts in apart.items()]
     with watch_inputs(module, local, see), every_token(module, every), ExitStack() as stack:
         for one in together:
             stack.enter_context(watch_sorted(one.experts, one.seen_by(called)))
-        walk.run(module, next_batch)
+        stack.enter_context(weights_kept(module))
+        ahead = floats.running(module) if floats is not None else iter(())
+        look(ahead)
+        for _ in walk.running(module):
+            once = once or sorted(calls) == sorted(local)
+            calls.clear()
+            look(ahead)
     found = [
-        SharedHessian(gram.total, [one for one, its in shared.first.items() if its == first], tokens[first])
+        SharedHessian(
+            gram.total, [one for one, its in shared.first.items() if its == first], tokens[first], drifts.get(first)
+        )
         for first, gram in sums.items()
     ]
     found += [each for one in together for each in one.found()]
     return [one._replace(layers=[f"{prefix}{name}" for name in one.layers]) for one in found]
+
+
+def _same_tokens(name: str, x: Tensor, wanted: Tensor | None) -> Tensor:
+    if wanted is None or wanted.shape != x.shape:
+        raise ValueError(
+            f"the router sends other tokens to {name!r} behind quantized blocks than in the float model, so its inputs "
+            "cannot be compared; write experts=all"
+        )
+    return wanted
 
 
 class _Together:

@@ -99,26 +99,27 @@ def quantize_together(
 
 
 def quantize_sets(
-    sets: Sequence[tuple[Mapping[str, tuple[nn.Linear, Scheme]], Tensor]], ranges: Mapping[str, LayerStats]
+    sets: Sequence[tuple[Mapping[str, tuple[nn.Linear, Scheme]], Tensor, Tensor | None]],
+    ranges: Mapping[str, LayerStats],
 ) -> dict[str, Made]:
-    """`quantize_together` of several sets of layers, each with a Hessian of its own: experts, solved at once where the
-    method can."""
+    """`quantize_together` of several sets of layers, each with a Hessian of its own, and its drift where that is known:
+    experts, solved at once where the method can."""
     problems = [
         [
-            Problem(layer.weight.detach(), scheme.weights, scheme.method)
+            Problem(layer.weight.detach(), scheme.weights, scheme.method, drift if scheme.needs_drift else None)
             for layer, scheme in members.values()
             if scheme.weights
         ]
-        for members, _ in sets
+        for members, _, drift in sets
     ]
     solved = codes_of_sets(
         [
             (mine, hessian, f"{_named(members)}: the weight")
-            for mine, (members, hessian) in zip(problems, sets, strict=True)
+            for mine, (members, hessian, _) in zip(problems, sets, strict=True)
         ]
     )
     found: dict[str, Made] = {}
-    for (members, hessian), coded in zip(sets, solved, strict=True):
+    for (members, hessian, _), coded in zip(sets, solved, strict=True):
         for (name, (layer, scheme)), qweight in zip(members.items(), coded, strict=True):
             static = static_qparams(scheme.activations, ranges.get(name))
             found[name] = made_of(name, layer, scheme, static, qweight, _figures(layer, scheme, qweight, hessian))

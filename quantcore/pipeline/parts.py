@@ -45,6 +45,7 @@ from quantcore.pipeline.outputs import OutputSums
 from quantcore.pipeline.owners import Members, solve_shared
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.seen import FloatSide, Passing, Seen, has_hessians
+from quantcore.pipeline.treated import Treated, changed, treated
 from quantcore.scheme.fitting import plan_for, require_fits
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme, coded_under
@@ -58,9 +59,10 @@ Refuse = Callable[[str, ValueError], None]
 class Part:
     """A decoder block, or (name "") what lies outside of the blocks.
 
-    original   float, on the device until the next part is asked for
+    original   float, as the model has it, on the device until the next part is asked for
     module     its quantized form, which shares what stays float; `original` itself where all stays float
     root       a module that holds `module` under its full name
+    treated    float tensors that the plan's transforms changed, by full name
     layers     every QuantLinear of it by full name
     reports    of each of them, then of each matrix that stays float because it cannot be quantized
     seconds    READ: waiting for its weights, CALIBRATE: the text through it, SOLVE: its codes; on the device"""
@@ -69,6 +71,7 @@ class Part:
     original: nn.Module
     module: nn.Module
     root: nn.Module
+    treated: dict[str, Tensor]
     layers: dict[str, QuantLinear]
     reports: tuple[LayerReport, ...]
     seconds: dict[str, float]
@@ -128,12 +131,19 @@ def parts_of_plans(
     for name, plan in plans.items():
         label = (labels or {}).get(name, name)
         with _labelled(label):
-            schemes, _ = planned(model, plan)
+            _require_stats_fit(plan, stats)
+            mine = treated(model, plan, calibration)
+            schemes, _ = planned(mine, plan)
             _require_text(plan, schemes, calibration, stats, sequential)
             read = 0 if calibration is None else calibration.numel()
-            roads[name] = _Road(label, model, schemes, calibration if sequential else None, read)
-    floats = FloatSide(model, [road.schemes for road in roads.values()], calibration, measured, stats, sequential)
-    return _parts(model, roads, floats, progress, refuse)
+            roads[name] = _Road(label, mine, schemes, calibration if sequential else None, read)
+    sides: dict[int, _Side] = {}
+    for name, road in roads.items():
+        sides.setdefault(id(road.model), _Side(road.model, {})).roads[name] = road
+    for side in sides.values():
+        together = [road.schemes for road in side.roads.values()]
+        side.floats = FloatSide(side.model, together, calibration, measured, stats, sequential)
+    return _parts(model.base if isinstance(model, Treated) else model, list(sides.values()), progress, refuse)
 
 
 def planned(model: Held, plan: Plan) -> tuple[dict[str, Scheme], Size]:
@@ -150,6 +160,14 @@ def planned(model: Held, plan: Plan) -> tuple[dict[str, Scheme], Size]:
     return schemes, model_size(model.skeleton, coded_under(shapes, schemes))
 
 
+def _require_stats_fit(plan: Plan, stats: Mapping[str, LayerStats] | None) -> None:
+    if stats and plan.transforms:
+        raise ValueError(
+            f"{plan} changes what enters the layers, so ranges that were recorded before say nothing of it; give "
+            "calibration= in place of stats="
+        )
+
+
 def _require_text(
     plan: Plan,
     schemes: Mapping[str, Scheme],
@@ -157,6 +175,10 @@ def _require_text(
     stats: Mapping[str, LayerStats] | None,
     sequential: bool,
 ) -> None:
+    if any(one.needs_drift for one in schemes.values()) and not ranks().alone:
+        raise ValueError(
+            f"{plan} compares two streams of inputs, which several ranks do not yet; run one, or take gptq"
+        )
     if calibration is not None:
         return
     if not stats and any(one.needs_ranges for one in schemes.values()):
@@ -174,16 +196,19 @@ class _Road:
     ) -> None:
         """calibration: for Hessians behind the quantized blocks; None where they come from elsewhere. read: tokens of
         the calibration text."""
-        self.label, self.schemes, self.clock = label, schemes, Clock(model.device)
+        self.label, self.model, self.schemes, self.clock = label, model, schemes, Clock(model.device)
         self.names = by_block(model.blocks, schemes)
         self._why_float = why_float(model.skeleton) if schemes else {}
         self._left = by_block(model.blocks, self._why_float)
         self._sets: dict[str, list[str]] = {}  # by its first layer, what was solved together
         self._read = read
         by_hessian = [name for name, one in schemes.items() if one.needs_hessian]
-        self._text = None
+        self._text = self._float_text = None
+        by_drift = [name for name, one in schemes.items() if one.needs_drift]
         if by_hessian and calibration is not None:
             self._text = Passing(model, ranks().share(calibration), by_hessian)
+            if by_drift:
+                self._float_text = Passing(model, ranks().share(calibration), by_drift)
 
     def make(self, name: str, root: nn.Module, module: nn.Module, floats: Seen) -> dict[str, Made]:
         """The layers of a part, quantized; those that read one input together."""
@@ -213,7 +238,7 @@ class _Road:
             first = sets[0].layers[0]
             with self.clock.piece(first):
                 found |= quantize_sets(
-                    [({one: members[one] for one in each.layers}, each.hessian) for each in sets], ranges
+                    [({one: members[one] for one in each.layers}, each.hessian, each.drift) for each in sets], ranges
                 )
             self._sets[first] = [one for each in sets for one in each.layers]
         for one in (name for name in members if name not in known):
@@ -232,13 +257,12 @@ class _Road:
     ) -> list[SharedHessian]:
         """Those of a part, behind what is quantized already."""
         wanted = [one for one in text.wanted[name] if one in schemes]
-        return [
-            shared
-            for every in dict.fromkeys(schemes[one].every_token for one in wanted)
-            for shared in hessians_of(
-                module, name, [one for one in wanted if schemes[one].every_token is every], text.walk, every
-            )
-        ]
+        found: list[SharedHessian] = []
+        for every, drift in dict.fromkeys((schemes[one].every_token, schemes[one].needs_drift) for one in wanted):
+            mine = [one for one in wanted if (schemes[one].every_token, schemes[one].needs_drift) == (every, drift)]
+            floats = self._float_text.walk if drift and self._float_text is not None else None
+            found += hessians_of(module, name, mine, text.walk, every, floats)
+        return found
 
     def _tokens(
         self, mine: list[SharedHessian], ranges: Mapping[str, LayerStats], schemes: Mapping[str, Scheme]
@@ -275,7 +299,7 @@ class _Road:
     def part(
         self, name: str, original: nn.Module, root: nn.Module, made: Mapping[str, Made], windows: int, read_s: float
     ) -> Part:
-        """What `make` made, once the device is done with it."""
+        """What `make` made, once the device is done with it; `root` holds the part as the transforms left it."""
         reports = dict(zip(made, reports_of(made.values(), windows), strict=True))
         seconds = self.clock.seconds()
         calibrate = seconds.pop(CALIBRATE, 0.0)
@@ -285,15 +309,21 @@ class _Road:
                 reports[one] = replace(reports[one], seconds=spent * numbers / sum(together.values()))
         layers = {one: layer.layer for one, layer in made.items()}
         copied = copy_with(root, layers) if layers else root
+        after = {} if root.get_submodule(name) is original else changed(original, root.get_submodule(name))
+        full = {f"{name}.{key}".removeprefix("."): one for key, one in after.items()}
+        floats = {key: one for key, one in full.items() if key.rpartition(".")[0] not in layers}
         rest = [left_float_report(key, root.get_parameter(key), self._why_float[key]) for key in self._left[name]]
         return Part(
-            name, original, copied.get_submodule(name), copied, layers, (*reports.values(), *rest),
+            name, original, copied.get_submodule(name), copied, floats, layers, (*reports.values(), *rest),
             {READ: read_s, CALIBRATE: calibrate, SOLVE: sum(seconds.values())},
         )  # fmt: skip
 
-    def advance(self, block: nn.Module) -> None:
-        if self._text is not None:
-            with self.clock.piece(CALIBRATE):
+    def advance(self, floats: nn.Module, block: nn.Module) -> None:
+        """Take the texts past a block, in float and quantized."""
+        with self.clock.piece(CALIBRATE):
+            if self._float_text is not None:
+                self._float_text.advance(floats)
+            if self._text is not None:
                 self._text.advance(block)
 
 
@@ -308,10 +338,35 @@ def _alike(sets: list[SharedHessian], members: Members) -> list[list[SharedHessi
     return list(found.values())
 
 
+class _Side:
+    """Roads that start from one model: the source, or what a plan's transforms leave of it."""
+
+    floats: FloatSide
+
+    def __init__(self, model: Held, roads: dict[str, _Road]) -> None:
+        self.model, self.roads = model, roads
+        self._here: nn.Module | None = None
+
+    def enter(self, name: str, original: nn.Module) -> nn.Module:
+        """The part of this side's model; `original` as the source has it."""
+        if not isinstance(self.model, Treated):
+            self._here = original
+        else:
+            self._here = self.model.of_block(name, original) if name else self.model.around
+        return self._here
+
+    def advance(self, together: Mapping[str, Part]) -> None:
+        assert self._here is not None
+        self.floats.advance(self._here)
+        for plan, road in self.roads.items():
+            road.advance(self._here, together[plan].module)
+        self._here = None
+
+
 def _parts(
-    model: Held, roads: dict[str, _Road], floats: FloatSide, progress: Progress | None, refuse: Refuse | None
+    model: Held, sides: list[_Side], progress: Progress | None, refuse: Refuse | None
 ) -> Iterator[dict[str, Part]]:
-    count, done = sum(len(road.schemes) for road in roads.values()), 0
+    count, done = sum(len(road.schemes) for side in sides for road in side.roads.values()), 0
 
     def tell(label: str, name: str) -> None:
         nonlocal done
@@ -319,26 +374,46 @@ def _parts(
         if progress:
             progress(done / count, f"{label}: quantizing {name}" if label else name)
 
+    def refused(side: _Side, plan: str, error: ValueError) -> None:
+        if refuse is None or not ranks().alone:  # ranks answer together or not at all
+            raise error
+        refuse(plan, error)
+        del side.roads[plan]
+
+    def entered(side: _Side, name: str, original: nn.Module) -> nn.Module | None:
+        """The side's part; None where its model cannot be transformed, and so none of its roads goes on."""
+        try:
+            return side.enter(name, original)
+        except ValueError as error:
+            for plan, road in list(side.roads.items()):
+                refused(side, plan, type(error)(f"{road.label}: {error}") if road.label else error)
+            return None
+
     def made(name: str, original: nn.Module, read_s: float = 0.0) -> dict[str, Part]:
-        root, seen = holding({name: original}), floats.see(name, original)
+        found: dict[str, Part] = {}
+        for side in sides:
+            if side.roads and (part := entered(side, name, original)) is not None:
+                found |= of_side(side, name, original, part, read_s)
+        return found
+
+    def of_side(side: _Side, name: str, original: nn.Module, part: nn.Module, read_s: float) -> dict[str, Part]:
+        root, seen = holding({name: part}), side.floats.see(name, part)
         found: dict[str, dict[str, Made]] = {}
         sums: dict[str, list[OutputSums]] = {}
-        for plan, road in list(roads.items()):
+        for plan, road in list(side.roads.items()):
             try:
                 with _labelled(road.label):
-                    found[plan] = road.make(name, root, original, seen)
+                    found[plan] = road.make(name, root, part, seen)
             except ValueError as error:
-                if refuse is None or not ranks().alone:  # ranks answer together or not at all
-                    raise
-                refuse(plan, error)
-                del roads[plan]
+                refused(side, plan, error)
                 continue
             for layer, one in found[plan].items():
                 sums.setdefault(layer, []).append(one.output)
                 tell(road.label, layer)
-        floats.compare(name, original, sums)
+        side.floats.compare(name, part, sums)
+        windows = side.floats.windows
         return {
-            plan: road.part(name, original, root, found[plan], floats.windows, read_s) for plan, road in roads.items()
+            plan: road.part(name, original, root, found[plan], windows, read_s) for plan, road in side.roads.items()
         }
 
     with closing(model.in_turn()) as blocks:
@@ -346,9 +421,9 @@ def _parts(
         for name, block in blocks:
             together = made(name, block, time.perf_counter() - asked)
             yield together
-            floats.advance(block)
-            for plan, road in roads.items():
-                road.advance(together[plan].module)
+            for side in sides:
+                if side.roads:
+                    side.advance(together)
             del together, block
             asked = time.perf_counter()
     yield made("", model.around)

@@ -41,7 +41,7 @@ class Seen(NamedTuple):
         return [
             SharedHessian(hessian, mine, tokens)
             for every, known in self.hessians.items()
-            for hessian, names, tokens in known
+            for hessian, names, tokens, _ in known
             if (mine := [name for name in names if wanted.get(name) is every])
         ]
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
+from quantcore.methods.transforms.options import Transform
 from quantcore.numbers.granularity import Granularity
 from quantcore.scheme.patterns import fits, is_pattern, require_quick
 from quantcore.scheme.scheme import HEAD, PRESET_GRAIN, Scheme
@@ -39,6 +40,12 @@ class Plan:
             if not is_pattern(pattern):
                 raise ValueError(
                     f"{pattern!r} is no layer name; use letters, digits, _ and ., as in @layers.0=w:int8/channel"
+                )
+            if scheme.transforms:
+                words = ",".join(map(str, scheme.transforms))
+                raise ValueError(
+                    f"the exception for {pattern!r} says {words}, which is done to the whole model; write it once, "
+                    "before the first @"
                 )
             if scheme.skip != Scheme().skip:
                 raise ValueError(
@@ -83,6 +90,11 @@ class Plan:
     def schemes(self) -> tuple[Scheme, ...]:
         """Every scheme that the plan names, each once, the default first."""
         return tuple(dict.fromkeys([self.default, *(scheme for _, scheme in self.overrides)]))
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """What is done to the model before any layer is coded."""
+        return self.default.transforms
 
     @property
     def is_float(self) -> bool:

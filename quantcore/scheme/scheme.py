@@ -8,6 +8,7 @@
     w:int4/group128,gptq/actorder=weight             GPTQ with reordering, instead of rounding to nearest
     w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of it (`patterns`)
     w:int4/group128,gptq,experts=all                 while calibrating, every expert sees every token
+    W8A8,smooth=0.5                                  a transform before coding: see `methods.transforms.options`
     float                                            nothing is quantized
 
 `Scheme.parse(str(scheme)) == scheme`. The same text is cache key, URL value, table label and command line argument, so
@@ -23,6 +24,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from quantcore.methods.options import METHODS, Method, Rtn, parse_method
+from quantcore.methods.transforms.options import (
+    TRANSFORMS,
+    Transform,
+    in_order,
+    is_transform,
+    parse_transform,
+    why_not_together,
+)
 from quantcore.numbers.bits import Coded
 from quantcore.numbers.formats import format_named
 from quantcore.numbers.granularity import (
@@ -45,16 +54,19 @@ PRESET_GRAIN = PerGroup(128)
 
 @dataclass(frozen=True)
 class Scheme:
-    """weights and activations (None: stay float), the method for the weights, the modules left alone, and whether each
-    expert of a mixture sees every token while it is calibrated, not only those that the router gives it."""
+    """weights and activations (None: stay float), the method for the weights, the modules left alone, whether each
+    expert of a mixture sees every token while it is calibrated, not only those that the router gives it, and the
+    transforms of the model before anything is coded, in the order in which they are done."""
 
     weights: QuantSpec | None = None
     activations: QuantSpec | None = None
     method: Method = Rtn()
     skip: tuple[str, ...] = (HEAD,)
     every_token: bool = False
+    transforms: tuple[Transform, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_transforms()
         if self.weights is not None:
             _check_weights(self.weights)
         if self.activations is not None:
@@ -71,6 +83,17 @@ class Scheme:
             if not is_pattern(part):
                 raise ValueError(f"skip={part!r} is no module name; use letters, digits, _ and ., as in skip=layers.0")
 
+    def _check_transforms(self) -> None:
+        words = ",".join(map(str, self.transforms))
+        if self.transforms and self.is_float:
+            raise ValueError(
+                f"{words} makes codes easier to place, and nothing is quantized; add w:int8/channel, or leave it out"
+            )
+        if (reason := why_not_together(self.transforms)) is not None:
+            raise ValueError(reason)
+        if self.transforms != in_order(self.transforms):
+            raise ValueError(f"{words} is not the order in which transforms are done; sort them by `in_order`")
+
     def __str__(self) -> str:
         parts = []
         if self.weights is not None:
@@ -80,6 +103,7 @@ class Scheme:
             parts.append(f"a:{self.activations}/{when}{_observer_suffix(self.activations)}")
         if not parts:
             parts.append("float")
+        parts.extend(map(str, self.transforms))
         if self.method != Rtn():
             parts.append(str(self.method))
         if self.every_token:
@@ -107,6 +131,7 @@ class Scheme:
             parts = parts[1:]
         skip: list[str] = []
         method: Method | None = None
+        transforms: list[Transform] = []
         every_token = False
         seen: set[str] = set()
         for part in parts:
@@ -120,6 +145,8 @@ class Scheme:
                 scheme = replace(scheme, activations=_parse_spec(value, activation=True))
             elif key == "method":
                 method = parse_method(value)
+            elif key in TRANSFORMS:
+                transforms += [one] if (one := parse_transform(value)) is not None else []
             elif key == "skip":
                 skip.append(value)
             elif key == "experts":
@@ -128,12 +155,18 @@ class Scheme:
             scheme = replace(scheme, skip=() if skip == ["none"] else tuple(skip))
         if method is not None:
             scheme = replace(scheme, method=method)
+        if transforms:
+            scheme = replace(scheme, transforms=in_order(tuple(transforms)))
         return replace(scheme, every_token=True) if every_token else scheme
 
     @property
     def label(self) -> str:
-        """The preset's name where there is one, else the text."""
-        return next((name for name, preset in PRESETS.items() if preset == self), str(self))
+        """The preset's name where there is one, with the transforms behind it, else the text."""
+        plain = replace(self, transforms=(), every_token=False) if self.transforms else self
+        name = next((name for name, preset in PRESETS.items() if preset == plain), None)
+        if name is None or self.every_token:
+            return str(self)
+        return ",".join([name, *map(str, self.transforms)])
 
     @property
     def is_float(self) -> bool:
@@ -147,7 +180,7 @@ class Scheme:
 
     @property
     def without_text(self) -> Scheme:
-        """The same codes placed without a text: rounded to nearest."""
+        """The same codes placed without a text: rounded to nearest, in the model as it is by then."""
         return replace(self, method=Rtn(), every_token=self.every_token and self.needs_ranges)
 
     @property
@@ -156,9 +189,20 @@ class Scheme:
         return self.method.needs_hessian
 
     @property
+    def needs_drift(self) -> bool:
+        """Whether the method wants to know how far quantized layers before have moved the layers' inputs."""
+        return self.method.needs_drift
+
+    @property
     def needs_text(self) -> bool:
         """Whether quantizing needs calibration text."""
-        return self.needs_ranges or self.needs_hessian
+        return self.needs_ranges or self.needs_hessian or any(one.needs_text for one in self.transforms)
+
+    @property
+    def plain(self) -> Scheme:
+        """The same without its transforms: what is left to do in a model that is transformed."""
+        left = replace(self, transforms=(), every_token=False)
+        return replace(left, every_token=self.every_token and left.needs_text)
 
     @property
     def keeps_g_idx(self) -> bool:
@@ -219,6 +263,8 @@ def _check_activations(spec: QuantSpec) -> None:
 def _split_part(part: str) -> tuple[str, str]:
     if part.split("/")[0] in METHODS:
         return "method", part
+    if is_transform(part):
+        return re.split("[=/]", part)[0], part
     if part == EVERY_TOKEN:
         return "experts", part
     if part.startswith("experts="):
@@ -226,8 +272,9 @@ def _split_part(part: str) -> tuple[str, str]:
     for key, mark in (("w", "w:"), ("a", "a:"), ("skip", "skip=")):
         if part.startswith(mark) and len(part) > len(mark):
             return key, part[len(mark) :]
+    known = [*(one.usage.split(" ")[0] for one in TRANSFORMS.values()), *METHODS]
     raise ValueError(
-        f"cannot read {part!r}; a scheme's parts are w:..., a:..., {', '.join(METHODS)}, {EVERY_TOKEN} and skip=..., "
+        f"cannot read {part!r}; a scheme's parts are w:..., a:..., {', '.join(known)}, {EVERY_TOKEN} and skip=..., "
         f"or start with one of {', '.join(PRESETS)}"
     )
 

@@ -30,6 +30,8 @@ TEXTS = [
     "W8A8,skip=q_proj@layers.1=float@layers.1.self_attn.o_proj=W4A16",
     "float@down_proj=W8A16,gptq@1.mlp.down_proj=float",
     "W4A16@down_proj=W8A16@down_proj=float",
+    "W8A8,smooth=0.8",
+    "W4A16,smooth=0.25,gptq/actorder=weight@down_proj=W8A16",
 ]
 LAYERS = [
     *(
@@ -55,7 +57,7 @@ def test_their_matching_gives_each_layer_its_scheme(text: str) -> None:
     quantization = pytest.importorskip("compressed_tensors.quantization")
     match = pytest.importorskip("compressed_tensors.utils.match")
     plan = Plan.parse(text)
-    modifiers = [body for group in stages(text) for body in group.values()]
+    modifiers = [body for group in stages(text) for body in group.values() if "config_groups" in body]
     linear = torch.nn.Linear(1, 1)
     for name in LAYERS:
         taken = []
@@ -268,6 +270,8 @@ def test_llm_compressor_reads_it(text: str) -> None:
     assert [type(one).__name__ for one in made.modifiers] == [kind for group in stages(text) for kind in group]
     for modifier, group in zip(made.modifiers, stages(text), strict=True):
         (body,) = group.values()
+        if "config_groups" not in body:
+            continue
         config = modifier.resolved_config
         assert config.ignore == body["ignore"]
         for name, one in body["config_groups"].items():
@@ -310,3 +314,27 @@ def test_llm_compressor_makes_the_same_checkpoint(text: str, tiny_model_dir: Pat
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_smoothing_through_linears_has_no_recipe() -> None:
+    with pytest.raises(ValueError, match="folds into norms alone .* write smooth=0.8"):
+        recipe("W8A8,smooth=0.8/all")
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("smoothing_strength: 0", None),
+        ("algorithm: log_equalization", "has the algorithm 'log_equalization', which this lab has not"),
+        ("mappings: []", "has 'mappings', which this lab does not know"),
+        ("smoothing_strength: high", "not a number"),
+        ("smoothing_strength: 1.5", "smooth=1.5 is outside 0 to 1"),
+    ],
+)
+def test_a_smoothquant_modifier_is_read(field: str, message: str | None) -> None:
+    before = recipe("W8A8").replace("quantization_stage:", f"a:\n  b:\n    SmoothQuantModifier: {{{field}}}\nquant:", 1)
+    if message is None:
+        assert plan_from_recipe(before) == Plan.parse("W8A8")
+    else:
+        with pytest.raises(ValueError, match=message):
+            plan_from_recipe(before)

@@ -142,3 +142,17 @@ def test_a_text_can_be_named_by_its_file(lab: Lab, tmp_path: Path) -> None:
     assert (facts.documents, facts.read, facts.hash) == (1, (2, 32), DIARY.hash)
     assert facts.start == DIARY.joined()[:600]
     assert len(lab.token_texts(f"{source}|2x32")) == 64
+
+
+def test_a_layer_of_a_transformed_model(lab: Lab, tiny_lm: LoadedModel) -> None:
+    """Smoothing takes from the inputs what it gives to the weights: that is how it says so, in SQNR."""
+    scheme = "w:int8/channel,a:int8/tensor/dynamic"
+    layer = "model.layers.0.mlp.gate_proj"
+    plain, smooth = lab.layer_study(layer, scheme), lab.layer_study(layer, f"{scheme},smooth=0.8")
+    assert smooth.input.sqnr_db > plain.input.sqnr_db
+    assert smooth.weight.sqnr_db < plain.weight.sqnr_db
+    assert smooth.output.sqnr_db > plain.output.sqnr_db
+    assert "smooth=0.8" in smooth.scheme
+    assert lab.layer_study(layer, f"{scheme},smooth=0").output.sqnr_db == plain.output.sqnr_db
+    with pytest.raises(ValueError, match="smooth=0.8 would change it; leave it out"):
+        lab.granularity(layer, f"{scheme},smooth=0.8")

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from quantcore.measure.fisher import estimated_costs
-from quantcore.measure.sensitivity import Sensitivity, joined, sensitivity
+from quantcore.measure.sensitivity import Sensitivity, joined, plan_of, sensitivity
 from quantcore.model.loading import LoadedModel
 from quantcore.text.windows import bundled_text, token_windows
 from tests.model.test_experts import made
@@ -80,3 +80,20 @@ def test_what_cannot_be_asked(tiny_lm: LoadedModel, tokens: Tensor) -> None:
             estimated(tiny_lm.model, schemes, tokens[:1], draws=draws)
     with pytest.raises(ValueError, match="windows of 1 token predict nothing"):
         estimated(tiny_lm.model, SCHEMES, tokens[:, :1])
+
+
+def test_a_layer_alone_in_a_smoothed_model(tiny_lm: LoadedModel, tokens: Tensor) -> None:
+    """Its codes belong to the smoothed float model: in the other one they would be off by the channels' scales. Both
+    ways say about the same, and less than without smoothing where the inputs have a loud channel."""
+    plain = "w:int8/channel,a:int8/tensor/static"
+    texts = [plain, f"{plain},smooth=0.7/all"]
+    found = estimated(tiny_lm.model, texts, tokens, draws=6, calibration=tokens)
+    direct = sensitivity(tiny_lm.model, texts, tokens, calibration=tokens)
+    assert found.schemes == direct.schemes == tuple(texts)
+    for layer in direct.layers:
+        assert found.alone[layer, texts[1]] == pytest.approx(direct.alone[layer, texts[1]], rel=0.7)
+    assert direct.whole[texts[1]] < direct.whole[plain]
+    layer = "model.layers.0.mlp.gate_proj"
+    assert direct.alone[layer, texts[1]] < direct.alone[layer, plain]
+    with pytest.raises(ValueError, match="transform the whole model in different ways"):
+        plan_of(dict(zip(direct.layers, texts * 7, strict=True)))

@@ -78,7 +78,7 @@ def test_skip_matches_whole_parts_of_a_name() -> None:
     ("text", "message"),
     [
         ("", "the scheme text is empty; try w:int4/group128, or W4A16"),
-        ("W4A17", "cannot read 'W4A17'; a scheme's parts are w:..., a:..., rtn, gptq, experts=all and skip="),
+        ("W4A17", "cannot read 'W4A17'; a scheme's parts are w:..., a:..., smooth=0.5, rtn, gptq, experts=all"),
         ("w:int4", "'int4' lacks its granularity; write format/granularity"),
         ("w:int9/tensor", "no number format is called 'int9'"),
         ("w:int4/rows", "no granularity is called 'rows'"),
@@ -142,3 +142,33 @@ def test_a_scheme_says_what_it_needs(text: str, ranges: bool, hessian: bool, g_i
     assert (scheme.needs_ranges, scheme.needs_hessian, scheme.keeps_g_idx) == (ranges, hessian, g_idx)
     assert scheme.needs_text == (ranges or hessian)
     assert scheme.is_float == (text == "float")
+
+
+def test_transforms_are_said_once_for_the_model() -> None:
+    scheme = Scheme.parse("W8A8,smooth=0.8/all")
+    assert str(scheme) == "w:int8/channel,a:int8/token/dynamic,smooth=0.8/all"
+    assert scheme.label == "W8A8,smooth=0.8/all"
+    assert scheme.needs_text
+    assert scheme.plain == Scheme.parse("W8A8")
+    assert Scheme.parse("W8A8,smooth=0") == Scheme.parse("W8A8")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("float,smooth=0.5", "nothing is quantized; add w:int8/channel"),
+        ("W8A8,smooth=1.5", "outside 0 to 1; try smooth=0.5"),
+        ("W8A8,smooth", "write smooth=0.5"),
+        ("W8A8,smooth=0.5,smooth=0.6", "says 'smooth' twice"),
+    ],
+)
+def test_transforms_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scheme.parse(text)
+
+
+def test_an_exception_has_no_transform() -> None:
+    from quantcore.scheme.plan import Plan
+
+    with pytest.raises(ValueError, match="done to the whole model; write it once, before the first @"):
+        Plan.parse("W8A8@down_proj=W4A16,smooth=0.5")

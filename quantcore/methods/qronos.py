@@ -1,0 +1,59 @@
+"""Qronos: make up for what the layers before have done to the inputs first, then quantize as GPTQ does.
+
+Behind quantized layers a layer reads X~ where the float model has X. What is wanted is X w; the weights that come
+closest to it on X~ are not w, but w' = argmin |X w - X~ w'|^2. With H = X~^T X~, D = X~^T (X - X~):
+
+    w' = w + (H + damp mean(diag H) I)^-1 D w                 |X w - X~ q|^2 = const + (q - w') H (q - w')
+
+so that GPTQ's sweep on w' with H is left to do. The damping pulls towards w, not towards 0: where X~ = X, D is 0, w' is
+w, and the codes are GPTQ's. GPTQ alone only makes its own error small on X~, and leaves that of the inputs.
+
+Source: Zhang et al. 2025, arXiv:2505.11695 (Qronos), proposition 1; Li et al. 2025, arXiv:2504.02692 (GPTAQ) has the
+same aim with another path to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from quantcore.methods.gptq import CholeskyError, GptqProblem, gptq_quantize_many
+from quantcore.numbers.qtensor import QTensor
+
+
+def corrected(weights: Sequence[Tensor], hessian: Tensor, drift: Tensor, damp: float, name: str) -> list[Tensor]:
+    """w' of weights (O, K) that read the same inputs; hessian (K, K) = X~^T X~, drift (K, K) = X~^T (X - X~).
+
+    float64 weights are worked on in float64, others in float32. Raises: CholeskyError where the damping does not make H
+    positive definite, found without waiting for a GPU twice."""
+    work = torch.float64 if any(one.dtype == torch.float64 for one in weights) else torch.float32
+    damped = hessian.to(work).clone()
+    damped.diagonal().add_(damp * hessian.diagonal().mean().to(work))
+    factor, without = torch.linalg.cholesky_ex(damped)
+    if bool(without):
+        raise CholeskyError(
+            f"{name}: the Hessian is not positive definite with damp={damp:g}; use a larger damp, such as "
+            f"{10 * damp:g}, or calibrate on more tokens"
+        )
+    together = torch.cat([one.to(work) for one in weights])
+    moved = together + torch.cholesky_solve(drift.to(work) @ together.T, factor).T
+    return list(torch.split(moved, [len(one) for one in weights]))
+
+
+def qronos_quantize_many(
+    problems: Sequence[GptqProblem], hessian: Tensor, drift: Tensor | None, name: str = "this layer"
+) -> list[QTensor]:
+    """The codes of weights that read the same inputs. drift: see `corrected`; None where nothing before is quantized.
+
+    Raises: as `gptq_quantize`."""
+    problems = list(problems)
+    if drift is not None:
+        for damp in dict.fromkeys(one.options.damp for one in problems):
+            mine = [place for place, one in enumerate(problems) if one.options.damp == damp]
+            found = corrected([problems[place].weight for place in mine], hessian, drift, damp, name)
+            for place, weight in zip(mine, found, strict=True):
+                problems[place] = replace(problems[place], weight=weight)
+    return gptq_quantize_many(problems, hessian, name)

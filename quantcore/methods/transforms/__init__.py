@@ -1,0 +1,1 @@
+"""Transforms move or spread outliers before a weight is coded, and leave what the float model computes as it is."""

@@ -1,0 +1,96 @@
+"""The transforms, each with its options, its traits and its text: what is done to a model before it is coded.
+
+    smooth=0.5      SmoothQuant: what is hard in the activations becomes hard in the weights, in part
+
+A transform changes no function: the float model's logits stay as they were. It speaks of the whole model, so a plan
+says it once, with its default scheme. `scheme` reads and writes the texts, `pipeline.treated` does the folding.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class Transform:
+    """What every transform says of itself. `str` gives its text, `parse_transform` reads it.
+
+    name          the first word of its text
+    usage         its text, as a refusal lists it
+    needs_text    whether it looks at what enters the layers, so that text must be read first
+    scales        whether it divides channels by numbers of its choice: two that do would undo each other's choice"""
+
+    name: ClassVar[str]
+    usage: ClassVar[str]
+    needs_text: ClassVar[bool] = False
+    scales: ClassVar[bool] = False
+
+    @classmethod
+    def parse(cls, text: str) -> Transform | None:
+        """What a text says; None: nothing is done. Raises: ValueError."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Smooth(Transform):
+    """SmoothQuant: channel j of what enters a layer is divided by s_j = max|x_j|^alpha / max|w_j|^(1 - alpha), folded
+    into what is before it, and the layer's column j multiplied by it.
+
+    alpha      0 < alpha <= 1: how much of the activations' difficulty the weights take over; 0 in a text is no
+               smoothing
+    through    False: only norms are folded into, as in the paper; True (/all): also the Linears before o_proj and
+               down_proj, where what is between is linear in each channel
+    Source: Xiao et al. 2022, arXiv:2211.10438, eq. 4."""
+
+    name = "smooth"
+    usage = "smooth=0.5 (or smooth=0.5/all)"
+    needs_text = True
+    scales = True
+
+    alpha: float = 0.5
+    through: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"smooth={self.alpha:g} is outside 0 to 1; try smooth=0.5, or leave it out")
+
+    def __str__(self) -> str:
+        return f"smooth={self.alpha:.10g}{'/all' if self.through else ''}"
+
+    @classmethod
+    def parse(cls, text: str) -> Transform | None:
+        found = re.fullmatch(r"smooth=(\d{1,9}(?:\.\d{1,9})?)(/all)?", text)
+        if not found:
+            raise ValueError(f"cannot read {text!r}; write {cls.usage}, a number from 0 to 1")
+        return cls(float(found[1]), bool(found[2])) if float(found[1]) else None
+
+
+TRANSFORMS: dict[str, type[Transform]] = {kind.name: kind for kind in (Smooth,)}
+
+
+def is_transform(text: str) -> bool:
+    """Whether a part of a scheme's text begins as a transform's does."""
+    return re.split("[=/]", text)[0] in TRANSFORMS
+
+
+def parse_transform(text: str) -> Transform | None:
+    """`smooth=0.5`: the inverse of `str`; None for one that does nothing (smooth=0). Raises: ValueError."""
+    return TRANSFORMS[re.split("[=/]", text)[0]].parse(text)
+
+
+def in_order(transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
+    """The transforms in the order in which they are done, whatever the order in which they were said."""
+    places = list(TRANSFORMS)
+    return tuple(sorted(transforms, key=lambda one: places.index(one.name)))
+
+
+def why_not_together(transforms: tuple[Transform, ...]) -> str | None:
+    """Why these cannot be combined, in a sentence; None where they can."""
+    scaling = [str(one) for one in transforms if one.scales]
+    if len(scaling) > 1:
+        return (
+            f"{' and '.join(scaling)} both choose the scale of the same channels, and the second would undo the "
+            "first's choice; leave one out"
+        )
+    return None

@@ -1,0 +1,102 @@
+"""Qronos: GPTQ on the weights that come closest to the float layer on inputs that quantized layers have moved."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from quantcore.methods.codes import Problem, codes
+from quantcore.methods.gptq import GptqProblem, gptq_quantize
+from quantcore.methods.options import Gptq, Qronos
+from quantcore.methods.qronos import corrected, qronos_quantize_many
+from quantcore.numbers.qtensor import dequantize, quantize
+from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.gram import drift_of
+from quantcore.scheme.scheme import Scheme
+
+TINY = 1e-12
+
+
+def test_inputs_that_are_doubled_are_halved_in_the_weight() -> None:
+    """X = 1, X~ = 2: H = 4, D = 2 (1 - 2) = -2, w' = w + w (-2 / 4) = w / 2, up to the damping."""
+    hessian, drift = torch.tensor([[4.0]]).double(), torch.tensor([[-2.0]]).double()
+    (found,) = corrected([torch.tensor([[3.0]]).double()], hessian, drift, TINY, "w")
+    assert found.item() == pytest.approx(1.5)
+
+
+def test_a_channel_that_is_lost_is_made_up_for_by_its_twin() -> None:
+    """X = (1, 1) twice the same input; behind quantized layers the first is 0: w' has all in the second."""
+    x, moved = torch.ones(4, 2).double(), torch.tensor([[0.0, 1.0]] * 4).double()
+    hessian, drift = moved.T @ moved, moved.T @ (x - moved)
+    (found,) = corrected([torch.tensor([[1.0, 2.0]]).double()], hessian, drift, 1e-9, "w")
+    assert found[0].tolist() == pytest.approx([1.0, 3.0], abs=1e-6)  # the first says nothing, so it stays
+
+
+def test_damping_pulls_towards_the_weight() -> None:
+    hessian, drift = torch.tensor([[4.0]]).double(), torch.tensor([[-2.0]]).double()
+    (found,) = corrected([torch.tensor([[3.0]]).double()], hessian, drift, 1.0, "w")  # 3 - 6 / (4 + 4)
+    assert found.item() == pytest.approx(2.25)
+
+
+@pytest.mark.parametrize("order", [None, "weight"])
+def test_with_the_float_models_inputs_it_is_gptq(order: str | None) -> None:
+    x, weight = _inputs(), torch.randn(24, 64)
+    hessian = x.T @ x
+    spec = Scheme.parse("w:int3/group32").weights
+    assert spec is not None
+    ours = codes([Problem(weight, spec, Qronos(order), drift_of(x, x))], hessian)[0]  # type: ignore[arg-type]
+    theirs = gptq_quantize(weight, hessian, spec, Gptq(order))  # type: ignore[arg-type]
+    assert torch.equal(ours.q, theirs.q)
+    assert torch.equal(ours.scale, theirs.scale)
+    alone = codes([Problem(weight, spec, Qronos(order))], hessian)[0]  # type: ignore[arg-type]
+    assert torch.equal(alone.q, theirs.q)
+
+
+@pytest.mark.parametrize(("bits", "least"), [(4, 0.87), (3, 0.9)])
+def test_it_comes_closer_to_the_float_layer(bits: int, least: float) -> None:
+    """A layer behind one that is quantized: what each way loses of X w, in float64, relative. RTN > GPTQ > Qronos."""
+    torch.manual_seed(0)
+    x0, first = _inputs().double(), torch.randn(64, 64).double() / 8
+    weight = torch.randn(48, 64).double() / 8
+    spec = Scheme.parse(f"w:int{bits}/channel").weights
+    assert spec is not None
+    x, moved = torch.tanh(x0 @ first.T), torch.tanh(x0 @ dequantize(quantize(first, spec)).T.double())
+    hessian, drift = moved.T @ moved, moved.T @ (x - moved)
+
+    def lost(q: Tensor) -> float:
+        return float((moved @ q.T.double() - x @ weight.T).norm() / (x @ weight.T).norm())
+
+    rtn = lost(dequantize(quantize(weight, spec)))
+    gptq = lost(dequantize(gptq_quantize(weight, hessian, spec)))
+    (solved,) = qronos_quantize_many([GptqProblem(weight, spec)], hessian, drift)
+    qronos = lost(dequantize(solved))
+    assert gptq < rtn
+    assert qronos < least * gptq
+
+
+def test_on_the_road_it_sees_what_quantized_blocks_do(tiny_lm, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """In the first block's first layers nothing is moved yet, so they are GPTQ's; behind them they are not."""
+    tokens = torch.randint(3, 250, (6, 24), generator=torch.Generator().manual_seed(1))
+    gptq, _ = quantize_model(tiny_lm.model, "w:int3/group32,gptq", calibration=tokens)
+    qronos, reports = quantize_model(tiny_lm.model, "w:int3/group32,qronos", calibration=tokens)
+    first, later = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
+    assert torch.equal(gptq.get_submodule(first).codes, qronos.get_submodule(first).codes)
+    assert not torch.equal(gptq.get_submodule(later).codes, qronos.get_submodule(later).codes)
+    assert "qronos" in reports[0].scheme
+    apart, _ = quantize_model(tiny_lm.model, "w:int3/group32,qronos", calibration=tokens, sequential=False)
+    alone, _ = quantize_model(tiny_lm.model, "w:int3/group32,gptq", calibration=tokens, sequential=False)
+    assert torch.equal(apart.get_submodule(later).codes, alone.get_submodule(later).codes)
+
+
+def test_what_it_refuses() -> None:
+    with pytest.raises(ValueError, match="damp=0 keeps no Hessian"):
+        Scheme.parse("W4A16,qronos/damp=0")
+    with pytest.raises(ValueError, match="cannot read 'actorder=group'"):
+        Scheme.parse("W4A16,qronos/actorder=group")
+    with pytest.raises(ValueError, match="qronos/actorder=weight is another method"):
+        Gptq.of(Qronos("weight"))
+
+
+def _inputs() -> Tensor:
+    torch.manual_seed(3)
+    mix = torch.randn(64, 64) / 8 + torch.diag(torch.logspace(0, 0.7, 64))
+    return torch.randn(512, 64) @ mix

@@ -17,6 +17,7 @@ from torch import nn
 from quantcore.matmul.size import model_size
 from quantcore.model.linears import head_of, linear_shapes
 from quantcore.numbers.bits import Size
+from quantcore.pipeline.treated import skeleton_under
 from quantcore.scheme.fitting import plan_for, require_fits
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme, coded_under
@@ -59,6 +60,7 @@ def promise(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> 
 
     shapes, head, bits = linear_shapes(model), head_of(model), 8 * dtype.itemsize
     plan = plan_for(plan, shapes)
+    model = skeleton_under(model, plan)
     require_fits(plan, shapes, head)
     schemes = {name: one for name, one in plan.schemes_of(shapes, head).items() if one.weights is not None}
     used = formats(schemes) if all(why_not(scheme) is None for scheme in set(schemes.values())) else {}

@@ -15,7 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from quantcore.export.words import TREATING, method_of
-from quantcore.methods.transforms.options import Smooth
+from quantcore.methods.transforms.options import Rotate, Smooth
 from quantcore.model.sentences import quoted
 from quantcore.text.files import file_content
 
@@ -180,4 +180,7 @@ MODIFIER: dict[str, Read] = {
     "dampening_frac": _number,
     "block_size": _whole,
 }
-TREATMENTS: dict[str, dict[str, Read]] = {TREATING[Smooth]: {"smoothing_strength": _number, "algorithm": _text}}
+TREATMENTS: dict[str, dict[str, Read]] = {
+    TREATING[Smooth]: {"smoothing_strength": _number, "algorithm": _text},
+    TREATING[Rotate]: {"rotations": _texts, "transform_type": _text},
+}

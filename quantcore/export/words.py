@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from quantcore.methods.options import METHODS, Method
-from quantcore.methods.transforms.options import Smooth, Transform
+from quantcore.methods.transforms.options import Rotate, Smooth, Transform
 from quantcore.numbers.bits import Layout, in_bytes, in_words
 from quantcore.numbers.formats import Format, format_named
 from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
@@ -41,7 +41,8 @@ OPTIONS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {  # their wor
         "block_size": ("block_size", int),
     }
 }
-TREATING: dict[type[Transform], str] = {Smooth: "SmoothQuantModifier"}
+TREATING: dict[type[Transform], str] = {Rotate: "SpinQuantModifier", Smooth: "SmoothQuantModifier"}
+ROTATIONS = {"hadamard": "hadamard", "random": "random-matrix"}  # ours: their transform_type
 PACKED, UNPACKED = "pack-quantized", "int-quantized"
 LAYOUTS = {
     PACKED: Layout(in_words, in_words, shape_bits=2 * 64),  # weight_shape, two int64
@@ -166,11 +167,21 @@ def treating(transform: Transform) -> Entry:
     body: Entry = {}
     if isinstance(transform, Smooth):
         body = {"smoothing_strength": transform.alpha}
+    if isinstance(transform, Rotate):
+        body = {"rotations": ["R1", "R2"], "transform_type": ROTATIONS[transform.kind]}
     return {TREATING[type(transform)]: body}
 
 
 def transform_of(kind: str, body: Entry) -> Transform | None:
     """The transform of a modifier; None of one that does nothing. Raises: ValueError."""
+    if kind == TREATING[Rotate]:
+        rotations, said = body.get("rotations", ["R1", "R2"]), body.get("transform_type", "hadamard")
+        if sorted(one.upper() for one in rotations) != ["R1", "R2"]:
+            raise ValueError(f"the recipe's {kind} has the rotations {', '.join(rotations)}; this lab has R1 with R2")
+        ours = next((ours for ours, theirs in ROTATIONS.items() if theirs == said), None)
+        if ours is None:
+            raise ValueError(f"the recipe's {kind} has {said}, which this lab has not; use {' or '.join(ROTATIONS)}")
+        return Rotate(ours)
     if kind == TREATING[Smooth]:
         if (other := body.get("algorithm", "smoothquant")) != "smoothquant":
             raise ValueError(

@@ -31,6 +31,7 @@ from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import CALIBRATE, SOLVE, Part, Refuse, Source, parts_of_plans, planned
 from quantcore.pipeline.ranks import ranks
+from quantcore.pipeline.treated import treated
 from quantcore.scheme.plan import Plan
 
 GPU_TOKENS = 4096  # a batch on a GPU, at most
@@ -78,8 +79,10 @@ def compare_plans(
     evaluate.require_windows(tokens)
     if not plans:
         raise ValueError("there is no plan to compare; give at least one")
-    walk = _Walk(held(source), plans, tokens, labels or {name: name for name in plans}, progress, so_far)
-    walk.through_the_blocks(tokens if calibration is None else calibration, measured, refuse)
+    model, learned = held(source), tokens if calibration is None else calibration
+    starts = {name: treated(model, plan, learned) for name, plan in plans.items()}
+    walk = _Walk(model, plans, starts, tokens, labels or {name: name for name in plans}, progress, so_far)
+    walk.through_the_blocks(learned, measured, refuse)
     return Walked(walk.read_the_text(likeliest), walk.layers, walk.quantize_s)
 
 
@@ -90,17 +93,19 @@ class _Walk:
         self,
         model: Held,
         plans: Mapping[str, Plan],
+        starts: Mapping[str, Held],
         tokens: Tensor,
         labels: Mapping[str, str],
         progress: Progress | None,
         so_far: SoFar | None,
     ) -> None:
         self._model, self._plans, self._labels, self._windows = model, dict(plans), labels, len(tokens)
+        self._starts = dict(starts)  # the models under the plans' transforms
         self._progress, self._so_far = progress, so_far
         self._inside, self._clock, width = _share_inside(model), Clock(model.device), _batch_tokens(model)
         self._mine = ranks().share(tokens)
         self._floats = BlockWalk(model, self._mine, width)
-        self._walks = {name: BlockWalk(model, self._mine, width) for name in plans}
+        self._walks = {name: BlockWalk(starts[name], self._mine, width) for name in plans}
         self._found: dict[str, dict[str, LayerReport]] = {name: {} for name in plans}
         self._behind: dict[str, nn.Module] = {}  # what follows the blocks
         self.layers: Layers = {}
@@ -125,6 +130,7 @@ class _Walk:
             self._plans,
             calibration,
             measured=measured,
+            starts=self._starts,
             labels=self._labels,
             progress=on_the_way,
             refuse=None if refuse is None else leave_out,
@@ -138,7 +144,7 @@ class _Walk:
 
     def read_the_text(self, likeliest: int) -> Comparison:
         """All models' next tokens, batch by batch."""
-        sizes = {name: planned(self._model, plan)[1] for name, plan in self._plans.items()}
+        sizes = {name: planned(self._starts[name], plan)[1] for name, plan in self._plans.items()}
         kept = {name: Tally(size.bytes, size.bits_per_weight) for name, size in sizes.items()}
         reference, seen, done, told = Tally(), 0, 0, -math.inf
         answers = {name: walk.answers(self._behind[name]) for name, walk in self._walks.items()}
@@ -167,12 +173,12 @@ class _Walk:
                 self._walks[name].advance(part.module)
             return
         self._behind[name] = part.module
-        self.layers[name] = tuple(in_order(self._model.skeleton, self._found[name]))
+        self.layers[name] = tuple(in_order(self._starts[name].skeleton, self._found[name]))
         if self._so_far:
             self._so_far(None, dict(self.layers), dict(self.quantize_s))
 
     def _leave_out(self, name: str) -> None:
-        for known in (self._plans, self._walks, self._found, self.quantize_s):
+        for known in (self._plans, self._starts, self._walks, self._found, self.quantize_s):
             known.pop(name)
 
     def _tell_reading(self, name: str, share: float) -> None:

@@ -66,10 +66,10 @@ def folded(block: nn.Module, link: Link, scales: Tensor) -> dict[str, Tensor]:
         found[f"{link.source}.bias"] = source.bias.float() / s
     for name, columns in link.readers.items():
         found[f"{name}.weight"] = layers[name].weight.float() * s[columns.to(s.device)]
-    return {name: _stored(block, layers, name, tensor) for name, tensor in found.items()}
+    return {name: stored(block, layers, name, tensor) for name, tensor in found.items()}
 
 
-def _stored(block: nn.Module, layers: Mapping[str, nn.Linear], name: str, tensor: Tensor) -> Tensor:
+def stored(block: nn.Module, layers: Mapping[str, nn.Linear], name: str, tensor: Tensor) -> Tensor:
     """As the module keeps it: GPT-2's Conv1D keeps a Linear's weight transposed."""
     old = block.get_parameter(name)
     layer = layers.get(name.removesuffix(".weight"))

@@ -117,12 +117,14 @@ def parts_of_plans(
     measured: Tensor | None = None,
     stats: Mapping[str, LayerStats] | None = None,
     sequential: bool = True,
+    starts: Mapping[str, Held] | None = None,
     labels: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     refuse: Refuse | None = None,
 ) -> Iterator[dict[str, Part]]:
     """`parts` of several plans, by the names that the caller gave them: of each block one for every plan.
 
+    starts   the models that `treated` gives under the plans' transforms, where they are known already
     labels   what stands before what is said of a plan's progress and refusals; its name where none is given
     refuse   called with a plan's name and what is refused of it on the way (NaN in a weight, no Cholesky factor); the
              others go on without it. None: such an error ends the work"""
@@ -132,7 +134,7 @@ def parts_of_plans(
         label = (labels or {}).get(name, name)
         with _labelled(label):
             _require_stats_fit(plan, stats)
-            mine = treated(model, plan, calibration)
+            mine = (starts or {}).get(name) or treated(model, plan, calibration)
             schemes, _ = planned(mine, plan)
             _require_text(plan, schemes, calibration, stats, sequential)
             read = 0 if calibration is None else calibration.numel()
@@ -352,7 +354,7 @@ class _Side:
         if not isinstance(self.model, Treated):
             self._here = original
         else:
-            self._here = self.model.of_block(name, original) if name else self.model.around
+            self._here = self.model.of_block(name, original) if name else self.model.end()
         return self._here
 
     def advance(self, together: Mapping[str, Part]) -> None:

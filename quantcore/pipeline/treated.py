@@ -12,21 +12,26 @@ block reads.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantcore.methods.transforms.options import Rotate
 from quantcore.model.held import Held
 from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.probe import few_tokens
 from quantcore.model.wiring import Link, copy_of, folded, links
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.ranks import ranks
+from quantcore.pipeline.rotation import APART, Rotation, base_of_rms, by_heads, untied
 from quantcore.pipeline.scales import Chosen, Scaler, scaler_of
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
+
+LOGITS_APART = 10.0  # of what a block may, since blocks add up
 
 
 def treated(model: Held, plan: Plan, calibration: Tensor | None) -> Held:
@@ -36,6 +41,11 @@ def treated(model: Held, plan: Plan, calibration: Tensor | None) -> Held:
     if not plan.transforms or (isinstance(model, Treated) and model.transforms == plan.transforms):
         return model
     return Treated(model, plan, calibration)
+
+
+def skeleton_under(model: nn.Module, plan: Plan) -> nn.Module:
+    """The model with the parameters that it has under the plan's transforms: rotated, its head is not tied."""
+    return untied(model) if any(isinstance(one, Rotate) for one in plan.transforms) else model
 
 
 def treated_tensors(model: Held) -> dict[str, Tensor]:
@@ -69,9 +79,16 @@ class Treated:
             raise ValueError(f"{needy[0]} looks at what enters the layers, so it needs text; give calibration=")
         self._schemes = plan.schemes_of(linear_shapes(base.skeleton), head_of(base.skeleton))
         self._text = calibration
+        self._rotation: Rotation | None = None
+        self.skeleton: Any = base.skeleton
+        if (turn := next((one for one in self.transforms if isinstance(one, Rotate)), None)) is not None:
+            self._rotation = Rotation(turn, base.skeleton.get_input_embeddings().weight.shape[1], base.device)
+            self.skeleton = skeleton_under(base.skeleton, plan)
         self._scaler: Scaler | None = scaler_of(self.transforms)
         self._known: dict[str, Chosen] = {}
         self._kinds: dict[object, list[Link]] = {}
+        self._valued: dict[object, list[Link]] = {}
+        self._tried: set[object] = set()
 
     @property
     def id(self) -> str:
@@ -85,13 +102,13 @@ class Treated:
     def blocks(self) -> list[str]:
         return self.base.blocks
 
-    @property
-    def skeleton(self) -> Any:
-        return self.base.skeleton
-
-    @property
+    @cached_property
     def around(self) -> Any:
-        return self.base.around
+        """Raises: ValueError for a model that cannot be turned."""
+        if self._rotation is None:
+            return self.base.around
+        made = untied(self.base.around)
+        return copy_of(made, self._rotation.around(made, self.blocks))
 
     @property
     def revision(self) -> str:
@@ -119,51 +136,127 @@ class Treated:
         for name, block in self.base.in_turn():
             yield name, self.of_block(name, block)
 
+    def end(self) -> Any:
+        """`around`, behind the last block. Raises: ValueError where the model then says something else than before."""
+        if self._rotation is not None and len(self._known) == len(self.blocks):
+            before, after = (
+                next(iter(walk.answers(model))).logits.float()
+                for walk, model in ((self._plain, self.base.around), (self._few, self.around))
+            )
+            apart = float((after - before).abs().max() / before.abs().max())
+            if not apart <= LOGITS_APART * APART[self.around.dtype]:
+                raise ValueError(
+                    f"{self._rotation.transform} changes the model's logits by {apart:.2g} of their size, since what "
+                    "comes behind its blocks is more than a norm and a head; leave it out"
+                )
+        return self.around
+
     @property
     def tensors_around(self) -> dict[str, Tensor]:
         """What is changed outside of the blocks, by name."""
-        return {}
+        return {} if self._rotation is None else changed(self.base.around, self.around)
 
     def of_block(self, name: str, block: nn.Module) -> nn.Module:
-        """The block, whose weights are at hand, as the transforms leave it. Blocks come in order, at first."""
-        if self._scaler is None:
-            return block
+        """The block, whose weights are at hand, as the transforms leave it. Blocks come in order, at first.
+
+        Raises: ValueError for one that cannot be transformed so."""
         if name == self.blocks[0] and len(self._known) < len(self.blocks):
             self._known = {}
-            self._few = BlockWalk(self.base, few_tokens(self.base.skeleton))
-            assert self._text is not None
-            self._walk = BlockWalk(self.base, ranks().share(self._text))
+            few = few_tokens(self.base.skeleton)
+            self._few = BlockWalk(self, few)
+            self._plain = self._few if self._rotation is None else BlockWalk(self.base, few)
+            self._walk = None if self._text is None else BlockWalk(self, ranks().share(self._text))
+        original, block = block, self._turned(block)
         if name not in self._known:
-            wanted, schemes = self._wanted(name, block), self._schemes_in(name)
-            self._known[name] = self._scaler.scales(block, wanted, schemes, self._walk)
+            self._known[name] = []
+            if self._rotation is not None:
+                self._require_turned(name, original, block)
+            if self._scaler is not None and self._walk is not None:
+                wanted = [one for one in self._links(block, self._few) if self._has_scheme(name, one)]
+                self._known[name] = self._scaler.scales(block, wanted, self._schemes_in(name), self._walk)
+            if self._plain is not self._few:
+                self._plain.advance(original)
             self._few.advance(block)
         for link, scales in self._known[name]:
             block = copy_of(block, folded(block, link, scales))
         return block
 
-    def _wanted(self, name: str, block: nn.Module) -> list[Link]:
-        """The links of a block that have a layer to be quantized; blocks of one kind are looked at once."""
-        modules = tuple((inside, type(part).__qualname__) for inside, part in block.named_modules())
-        kind = modules, tuple((inside, tuple(one.shape)) for inside, one in block.named_parameters())
-        if kind not in self._kinds:
-            self._kinds[kind] = links(block, self._said)
+    def _turned(self, block: nn.Module) -> nn.Module:
+        if self._rotation is None:
+            return block
+        found = self._links(block, self._plain)
+        return copy_of(block, self._rotation.inside(block, found, self._heads(block, found), self._head_width))
+
+    def _heads(self, block: nn.Module, found: list[Link]) -> list[Link]:
+        """The links that bear R2, tried on a few tokens, once for blocks of one kind."""
+        assert self._rotation is not None
+        width, kind = self._head_width, _kind(block)
+        if kind not in self._valued:
+            said = _said(self._plain, block)
+            able = [one for one in found if not one.is_norm and by_heads(one, width)]
+            trials = [(one, copy_of(block, self._rotation.heads_alone(block, one, width))) for one in able]
+            limit = APART[next(block.parameters()).dtype] * said.abs().max()
+            self._valued[kind] = [
+                one for one, trial in trials if bool((_said(self._plain, trial) - said).abs().max() <= limit)
+            ]
+        return self._valued[kind]
+
+    @property
+    def _head_width(self) -> int:
+        """Numbers of a head, as the config says; 1, which turns nothing, where it does not."""
+        config = self.base.skeleton.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None)
+        width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 1)
+        return int(width)
+
+    def _require_turned(self, name: str, original: nn.Module, block: nn.Module) -> None:
+        """Blocks of one kind are tried once: on a GPU it takes as long as to wait for all that was launched."""
+        assert self._rotation is not None
+        if (kind := _kind(original)) in self._tried:
+            return
+        self._tried.add(kind)
+        for link in self._kinds[kind]:
+            if link.is_norm:
+                base_of_rms(original.get_submodule(link.source), self._rotation.transform)
+        wanted = _said(self._plain, original).float() @ self._rotation.matrix
+        apart = (_said(self._few, block).float() - wanted).abs().max() / wanted.abs().max()
+        dtype = next(block.parameters()).dtype
+        if not bool(apart <= APART[dtype]):
+            raise ValueError(
+                f"{self._rotation.transform} changes what {name!r} computes (by {float(apart):.2g} of its size), since "
+                "it does more with hidden states than norms and Linears do; leave it out"
+            )
+
+    def _links(self, block: nn.Module, walk: BlockWalk) -> list[Link]:
+        """The links of a block before which a walk over a few tokens stands; those of one kind are looked at once."""
+        if (kind := _kind(block)) not in self._kinds:
+            self._kinds[kind] = links(block, lambda module: _said(walk, module))
+        return self._kinds[kind]
+
+    def _has_scheme(self, name: str, link: Link) -> bool:
         mine = self._schemes_in(name)
-        return [one for one in self._kinds[kind] if any(reader in mine for reader in one.readers)]
+        return any(reader in mine for reader in link.readers)
 
     def _schemes_in(self, name: str) -> dict[str, Scheme]:
         prefix = f"{name}."
         return {one.removeprefix(prefix): scheme for one, scheme in self._schemes.items() if one.startswith(prefix)}
 
-    def _said(self, block: nn.Module) -> Tensor:
-        """The hidden states behind a block, over a few tokens."""
-        found: list[Tensor] = []
 
-        def hear(_: nn.Module, __: object, out: Any) -> None:
-            found.append(out[0] if isinstance(out, tuple) else out)
+def _kind(block: nn.Module) -> object:
+    modules = tuple((inside, type(part).__qualname__) for inside, part in block.named_modules())
+    return modules, tuple((inside, tuple(one.shape)) for inside, one in block.named_parameters())
 
-        hook = block.register_forward_hook(hear)
-        try:
-            self._few.run(block)
-        finally:
-            hook.remove()
-        return found[0]
+
+def _said(walk: BlockWalk, block: nn.Module) -> Tensor:
+    """The hidden states behind a block."""
+    found: list[Tensor] = []
+
+    def hear(_: nn.Module, __: object, out: Any) -> None:
+        found.append(out[0] if isinstance(out, tuple) else out)
+
+    hook = block.register_forward_hook(hear)
+    try:
+        walk.run(block)
+    finally:
+        hook.remove()
+    return found[0]

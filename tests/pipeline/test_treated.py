@@ -19,7 +19,7 @@ from quantcore.pipeline.treated import treated, treated_model, treated_tensors
 from quantcore.scheme.plan import Plan
 
 STATIC = "w:int8/channel,a:int8/tensor/static"
-TRANSFORMS = ["smooth=0.5", "smooth=0.8/all"]
+TRANSFORMS = ["smooth=0.5", "smooth=0.8/all", "rotate=hadamard", "rotate=random,smooth=0.5"]
 
 
 @pytest.fixture
@@ -76,14 +76,16 @@ def test_whole_and_streamed_take_the_same_codes(
 
 def test_plans_with_and_without_go_together(tiny_lm: LoadedModel, tokens: Tensor) -> None:
     """Block by block, as for a large model; the figures are those of whole copies."""
-    texts = [STATIC, f"{STATIC},smooth=0.7/all"]
+    texts = [STATIC, f"{STATIC},smooth=0.7/all", f"{STATIC},rotate=hadamard"]
     walked = compare_plans(tiny_lm, {text: Plan.parse(text) for text in texts}, tokens, tokens).comparison
     copies = {text: quantize_model(tiny_lm.model, text, calibration=tokens)[0] for text in texts}
     for text, report in compare(tiny_lm.model, copies, tokens).reports.items():
         assert walked.reports[text].kl == pytest.approx(report.kl, rel=1e-3)
 
 
-@pytest.mark.parametrize("plan", [f"{STATIC},smooth=0.5/all", "w:int4/group32,smooth=0.5,gptq"])
+@pytest.mark.parametrize(
+    "plan", [f"{STATIC},smooth=0.5/all", "w:int4/group32,smooth=0.5,gptq", "w:int4/group32,rotate=hadamard"]
+)
 def test_transformers_reads_what_is_written(tiny_lm: LoadedModel, tokens: Tensor, plan: str, tmp_path: Path) -> None:
     report = export_checkpoint(tiny_lm, plan, tmp_path / "out", tokens, dtype=torch.float32)
     assert report.logits_apart is not None
@@ -93,7 +95,9 @@ def test_transformers_reads_what_is_written(tiny_lm: LoadedModel, tokens: Tensor
     with torch.inference_mode():
         ours, theirs = quantized(tokens).logits, loaded(tokens).logits
     assert (theirs - ours).abs().max() < 1e-3 * ours.abs().max()
-    assert torch.equal(loaded.model.layers[0].input_layernorm.weight, quantized.model.layers[0].input_layernorm.weight)
+    assert torch.allclose(
+        loaded.model.layers[0].input_layernorm.weight, quantized.model.layers[0].input_layernorm.weight
+    )
 
 
 def test_a_narrow_checkpoint_loses_nothing_of_the_norms(tiny_lm: LoadedModel, tokens: Tensor) -> None:

@@ -78,7 +78,10 @@ def test_skip_matches_whole_parts_of_a_name() -> None:
     ("text", "message"),
     [
         ("", "the scheme text is empty; try w:int4/group128, or W4A16"),
-        ("W4A17", "cannot read 'W4A17'; a scheme's parts are w:..., a:..., smooth=0.5, rtn, gptq, experts=all"),
+        (
+            "W4A17",
+            "cannot read 'W4A17'; a scheme's parts are w:..., a:..., rotate=hadamard, smooth=0.5, rtn, gptq, qronos",
+        ),
         ("w:int4", "'int4' lacks its granularity; write format/granularity"),
         ("w:int9/tensor", "no number format is called 'int9'"),
         ("w:int4/rows", "no granularity is called 'rows'"),

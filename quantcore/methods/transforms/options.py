@@ -1,6 +1,7 @@
 """The transforms, each with its options, its traits and its text: what is done to a model before it is coded.
 
-    smooth=0.5      SmoothQuant: what is hard in the activations becomes hard in the weights, in part
+    rotate=hadamard   what a channel has alone is spread over all: hidden states and values in turned coordinates
+    smooth=0.5        SmoothQuant: what is hard in the activations becomes hard in the weights, in part
 
 A transform changes no function: the float model's logits stay as they were. It speaks of the whole model, so a plan
 says it once, with its default scheme. `scheme` reads and writes the texts, `pipeline.treated` does the folding.
@@ -66,7 +67,36 @@ class Smooth(Transform):
         return cls(float(found[1]), bool(found[2])) if float(found[1]) else None
 
 
-TRANSFORMS: dict[str, type[Transform]] = {kind.name: kind for kind in (Smooth,)}
+@dataclass(frozen=True)
+class Rotate(Transform):
+    """The hidden states, and what each head carries from v to o, in turned coordinates (R1 and R2): an outlier of one
+    channel is spread over all. Folded into the weights, so it costs nothing when the model runs.
+
+    kind       hadamard, for widths that have such a matrix, or random, for any
+    Sources: Ashkboos et al. 2024, arXiv:2404.00456; Liu et al. 2024, arXiv:2405.16406, without its training."""
+
+    name = "rotate"
+    usage = "rotate=hadamard (or rotate=random)"
+
+    kind: str = "hadamard"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROTATIONS:
+            raise ValueError(f"rotate={self.kind} is none of {', '.join(ROTATIONS)}; try rotate=hadamard")
+
+    def __str__(self) -> str:
+        return f"rotate={self.kind}"
+
+    @classmethod
+    def parse(cls, text: str) -> Transform | None:
+        kind = text.removeprefix("rotate=")
+        if kind == text:
+            raise ValueError(f"cannot read {text!r}; write {cls.usage}")
+        return None if kind == "none" else cls(kind)
+
+
+ROTATIONS = ("hadamard", "random")
+TRANSFORMS: dict[str, type[Transform]] = {kind.name: kind for kind in (Rotate, Smooth)}
 
 
 def is_transform(text: str) -> bool:
@@ -75,7 +105,9 @@ def is_transform(text: str) -> bool:
 
 
 def parse_transform(text: str) -> Transform | None:
-    """`smooth=0.5`: the inverse of `str`; None for one that does nothing (smooth=0). Raises: ValueError."""
+    """`smooth=0.5`: the inverse of `str`; None for one that does nothing (smooth=0, rotate=none).
+
+    Raises: ValueError."""
     return TRANSFORMS[re.split("[=/]", text)[0]].parse(text)
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from quantcore.methods.options import METHODS, Method
-from quantcore.methods.transforms.options import Rotate, Smooth, Transform
+from quantcore.methods.transforms.awq import RATIOS
+from quantcore.methods.transforms.options import Awq, Rotate, Smooth, Transform
 from quantcore.numbers.bits import Layout, in_bytes, in_words
 from quantcore.numbers.formats import Format, format_named
 from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
@@ -41,7 +42,8 @@ OPTIONS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {  # their wor
         "block_size": ("block_size", int),
     }
 }
-TREATING: dict[type[Transform], str] = {Rotate: "SpinQuantModifier", Smooth: "SmoothQuantModifier"}
+TREATING: dict[type[Transform], str] = {Rotate: "SpinQuantModifier", Smooth: "SmoothQuantModifier", Awq: "AWQModifier"}
+AWQ_GRID = 1 + RATIOS  # their n_grid
 ROTATIONS = {"hadamard": "hadamard", "random": "random-matrix"}  # ours: their transform_type
 PACKED, UNPACKED = "pack-quantized", "int-quantized"
 LAYOUTS = {
@@ -167,6 +169,8 @@ def treating(transform: Transform) -> Entry:
     body: Entry = {}
     if isinstance(transform, Smooth):
         body = {"smoothing_strength": transform.alpha}
+    if isinstance(transform, Awq):
+        body = {"n_grid": AWQ_GRID, "duo_scaling": True}
     if isinstance(transform, Rotate):
         body = {"rotations": ["R1", "R2"], "transform_type": ROTATIONS[transform.kind]}
     return {TREATING[type(transform)]: body}
@@ -182,6 +186,10 @@ def transform_of(kind: str, body: Entry) -> Transform | None:
         if ours is None:
             raise ValueError(f"the recipe's {kind} has {said}, which this lab has not; use {' or '.join(ROTATIONS)}")
         return Rotate(ours)
+    if kind == TREATING[Awq]:
+        if (body.get("n_grid", AWQ_GRID), body.get("duo_scaling", True)) != (AWQ_GRID, True):
+            raise ValueError(f"the recipe's {kind} has another grid than this lab's; leave n_grid and duo_scaling out")
+        return Awq()
     if kind == TREATING[Smooth]:
         if (other := body.get("algorithm", "smoothquant")) != "smoothquant":
             raise ValueError(

@@ -26,6 +26,7 @@ from quantcore.model.linears import every_linear, watch_inputs
 
 Run = Callable[[nn.Module], Tensor]
 APART = 1e-3  # of its size, by which a block may change where a fold rounds
+NARROW = (torch.bfloat16, torch.float16)
 POWERS = (0.5, 1.0, 2.0)
 
 
@@ -75,6 +76,20 @@ def stored(block: nn.Module, layers: Mapping[str, nn.Linear], name: str, tensor:
     layer = layers.get(name.removesuffix(".weight"))
     turned = layer is not None and layer is not block.get_submodule(name.removesuffix(".weight"))
     return (tensor.T if turned and name.endswith(".weight") else tensor).contiguous().to(old.dtype)
+
+
+def storable(block: nn.Module, link: Link, scales: Tensor) -> Tensor:
+    """The scales next to those asked for by which a norm's weight stays a number of the type that it is stored in, so
+    that a checkpoint loses nothing by them; the weights behind become codes in any case."""
+    if link.base is None:
+        return scales
+    weight = block.get_submodule(link.source).get_parameter("weight").detach()
+    narrow = weight.dtype
+    if narrow == torch.float32:
+        narrow = next((one for one in NARROW if torch.equal(weight.to(one).float(), weight)), narrow)
+    factor = weight.float() + link.base
+    stored = (factor / scales - link.base).to(narrow).float() + link.base
+    return torch.where((stored == 0) | (factor == 0), torch.ones_like(scales), factor / stored)
 
 
 def copy_of(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -8,17 +8,17 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from quantcore.methods.transforms.options import Smooth, Transform
+from quantcore.methods.transforms.options import Awq, Smooth, Transform
 from quantcore.methods.transforms.smooth import smoothing_scales
 from quantcore.model.experts import every_token
 from quantcore.model.linears import SharedInputs, every_linear, watch_inputs
-from quantcore.model.wiring import Link
+from quantcore.model.wiring import Link, storable
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.ranks import ranks
+from quantcore.pipeline.search import Searching
 from quantcore.scheme.scheme import Scheme
 
 Chosen = list[tuple[Link, Tensor]]
-NARROW = (torch.bfloat16, torch.float16)
 
 
 class Scaler(Protocol):
@@ -31,7 +31,12 @@ class Scaler(Protocol):
 
 def scaler_of(transforms: Sequence[Transform]) -> Scaler | None:
     """Who chooses scales for these transforms; None where none of them does."""
-    return next((Smoothing(one) for one in transforms if isinstance(one, Smooth)), None)
+    for one in transforms:
+        if isinstance(one, Smooth):
+            return Smoothing(one)
+        if isinstance(one, Awq):
+            return Searching(one)
+    return None
 
 
 class Smoothing:
@@ -58,20 +63,6 @@ class Smoothing:
             s = smoothing_scales(link.gathered(seen), link.gathered(weights), self._transform.alpha)
             found.append((link, storable(block, link, s)))
         return found
-
-
-def storable(block: nn.Module, link: Link, scales: Tensor) -> Tensor:
-    """The scales next to those asked for by which a norm's weight stays a number of the type that it is stored in, so
-    that a checkpoint loses nothing by them; the weights behind become codes in any case."""
-    if link.base is None:
-        return scales
-    weight = block.get_submodule(link.source).get_parameter("weight").detach()
-    narrow = weight.dtype
-    if narrow == torch.float32:
-        narrow = next((one for one in NARROW if torch.equal(weight.to(one).float(), weight)), narrow)
-    factor = weight.float() + link.base
-    stored = (factor / scales - link.base).to(narrow).float() + link.base
-    return torch.where((stored == 0) | (factor == 0), torch.ones_like(scales), factor / stored)
 
 
 def _reach(block: nn.Module, names: set[str], walk: BlockWalk, schemes: Mapping[str, Scheme]) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ TEXTS = [
     "W4A16@down_proj=W8A16@down_proj=float",
     "W8A8,smooth=0.8",
     "W4A4,rotate=hadamard",
+    "W4A16,awq,gptq",
     "W4A16,rotate=random,smooth=0.5,gptq",
     "W4A16,smooth=0.25,gptq/actorder=weight@down_proj=W8A16",
 ]

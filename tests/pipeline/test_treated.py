@@ -19,7 +19,7 @@ from quantcore.pipeline.treated import treated, treated_model, treated_tensors
 from quantcore.scheme.plan import Plan
 
 STATIC = "w:int8/channel,a:int8/tensor/static"
-TRANSFORMS = ["smooth=0.5", "smooth=0.8/all", "rotate=hadamard", "rotate=random,smooth=0.5"]
+TRANSFORMS = ["smooth=0.5", "smooth=0.8/all", "rotate=hadamard", "rotate=random,smooth=0.5", "awq"]
 
 
 @pytest.fixture

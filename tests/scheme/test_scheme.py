@@ -80,7 +80,7 @@ def test_skip_matches_whole_parts_of_a_name() -> None:
         ("", "the scheme text is empty; try w:int4/group128, or W4A16"),
         (
             "W4A17",
-            "cannot read 'W4A17'; a scheme's parts are w:..., a:..., rotate=hadamard, smooth=0.5, rtn, gptq, qronos",
+            "a scheme's parts are w:..., a:..., rotate=hadamard, smooth=0.5, awq, rtn, gptq, qronos, experts=all",
         ),
         ("w:int4", "'int4' lacks its granularity; write format/granularity"),
         ("w:int9/tensor", "no number format is called 'int9'"),
@@ -162,6 +162,9 @@ def test_transforms_are_said_once_for_the_model() -> None:
         ("float,smooth=0.5", "nothing is quantized; add w:int8/channel"),
         ("W8A8,smooth=1.5", "outside 0 to 1; try smooth=0.5"),
         ("W8A8,smooth", "write smooth=0.5"),
+        ("W4A16,smooth=0.5,awq", "smooth=0.5 and awq both choose the scale of the same channels"),
+        ("W4A16,awq/clip", "write awq, which has no options"),
+        ("W4A4,rotate=half", "rotate=half is none of hadamard, random"),
         ("W8A8,smooth=0.5,smooth=0.6", "says 'smooth' twice"),
     ],
 )

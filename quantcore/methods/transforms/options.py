@@ -2,6 +2,7 @@
 
     rotate=hadamard   what a channel has alone is spread over all: hidden states and values in turned coordinates
     smooth=0.5        SmoothQuant: what is hard in the activations becomes hard in the weights, in part
+    awq               weights that meet large inputs are multiplied before they are rounded, by scales that are tried
 
 A transform changes no function: the float model's logits stay as they were. It speaks of the whole model, so a plan
 says it once, with its default scheme. `scheme` reads and writes the texts, `pipeline.treated` does the folding.
@@ -95,8 +96,30 @@ class Rotate(Transform):
         return None if kind == "none" else cls(kind)
 
 
+@dataclass(frozen=True)
+class Awq(Transform):
+    """AWQ: each channel's scale by a grid search on the output error of what reads it, folded into what is before it: a
+    norm, v_proj before o_proj, up_proj before down_proj. The codes are then placed by any method.
+
+    Source: Lin et al. 2023, arXiv:2306.00978."""
+
+    name = "awq"
+    usage = "awq"
+    needs_text = True
+    scales = True
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def parse(cls, text: str) -> Transform | None:
+        if text != cls.name:
+            raise ValueError(f"cannot read {text!r}; write awq, which has no options")
+        return cls()
+
+
 ROTATIONS = ("hadamard", "random")
-TRANSFORMS: dict[str, type[Transform]] = {kind.name: kind for kind in (Rotate, Smooth)}
+TRANSFORMS: dict[str, type[Transform]] = {kind.name: kind for kind in (Rotate, Smooth, Awq)}
 
 
 def is_transform(text: str) -> bool:

@@ -31,6 +31,8 @@ TRIES: frame.Tries = [
     ("4 bits: who is left?", {"act": "int4"}),
     ("spare the loudest channel", {"keep": 1}),
     ("clip, for the median token", {"clip": "p99.97", "watch": "median token"}),
+    ("smooth the wall", {"treat": "smooth", "alpha": 0.7}),
+    ("turn the wall into a plain", {"treat": "rotate=hadamard"}),
 ]
 PATTERNS = {
     "channel": "A channel that is loud on many tokens stretches each token's own scale too: take it out.",
@@ -44,6 +46,8 @@ COLUMNS: dict[str, Any] = {
     "token": "on token",
     "share_above_half": st.column_config.NumberColumn("tokens above half of it", format="percent"),
 }
+TREATMENTS = ["none", "smooth", "rotate=hadamard", "rotate=random", "awq"]
+ALPHAS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 SHARED = ("one scale for all", "a scale per token")
 
 
@@ -73,6 +77,8 @@ def body(choice: Choice) -> None:
     loudest(choice, study, payers, pictures)
     st.header("Who pays")
     who_pays(study, payers, fmt, pictures)
+    st.header("Move it before rounding")
+    treatment(choice, fmt, log)
     st.header("Two remedies")
     remedies(choice, fmt, len(study.channel_absmax))
 
@@ -156,6 +162,66 @@ def who_pays(study: ChannelStudy, payers: Sequence[Payer], fmt: str, pictures: t
             key="channel_errors",
             alt=f"with one scale the median channel keeps {float(tensor.channel_sqnr_db.median()):z.1f} dB",
         )
+
+
+def treatment(choice: Choice, fmt: str, log: bool) -> None:
+    """The layer before and after a transform of the model, which computes the same."""
+    with st.grid(2, min_column_width=260):
+        kind = controls.pick("Transform", TREATMENTS, "none", "treat")
+        alpha = controls.steps("alpha: what the weights take over", ALPHAS, 0.5, "alpha") if kind == "smooth" else 0.5
+    if kind == "none":
+        st.markdown(
+            "The field's remedies move outliers before anything is rounded, and leave what the model computes: "
+            "`smooth` divides loud channels and multiplies the weights behind them, `rotate` spreads each channel over "
+            "all, `awq` tries scales for the weights. Choose one: it is done to the whole model, for real."
+        )
+        return
+    words = f"smooth={alpha:g}/all" if kind == "smooth" else kind
+    wanted = (choice.layer, words, fmt, choice.reading)
+    drawn = settled(
+        "treatment", f"{words} on {choice.layer}", choice.lab, wanted, lambda *asked: [(Lab.treatment, *asked)]
+    )
+    if drawn is None:
+        return
+    layer, words, fmt, reading = drawn
+    lab, study = choice.lab, choice.lab.treatment(layer, words, fmt, reading)
+    before, after = study.before, study.after
+    gains = {
+        "Largest / median channel": figures.ratio_text(after.channels.ratio),
+        "Largest / median weight": figures.ratio_text(after.weight_ratio),
+        "Input, median token, shared scale, after": f"{float(after.payers[0].token_sqnr_db.median()):.1f} dB",
+        f"Output, all in {fmt}": figures.gain_text(after.layer.output.sqnr_db, before.layer.output.sqnr_db),
+    }
+    frame.metrics(gains)
+    texts = lab.token_texts(reading, layer)
+    reach = float(before.channels.channel_absmax.max())
+    with st.grid(2, min_column_width=430):
+        for key, side, x, title in (
+            ("surface_before", before, lab.inputs(layer, reading), "|x| before"),
+            ("surface_after", after, lab.treated_layer(layer, words, reading)[0], f"|x| after {words}, same height"),
+        ):
+            chart(
+                figures.surface(x, side.channels, texts, log, title, reach),
+                key=key,
+                alt=f"{title}: the highest is {float(side.channels.channel_absmax.max()):.3g}",
+            )
+    chart(
+        figures.difficulty(study, words),
+        key="difficulty",
+        alt=f"largest over median channel from {before.channels.ratio:.1f} to {after.channels.ratio:.1f}, "
+        f"of the weights from {before.weight_ratio:.1f} to {after.weight_ratio:.1f}",
+    )
+    tensor, token = (
+        float(there.token_sqnr_db.median() - here.token_sqnr_db.median())
+        for here, there in zip(before.payers[:2], after.payers[:2], strict=True)
+    )
+    st.markdown(
+        f"The loudest channel goes from **{before.channels.ratio:.1f}** to **{after.channels.ratio:.1f}** times the "
+        f"median one, the weights' from {before.weight_ratio:.1f} to {after.weight_ratio:.1f}. The median token's "
+        f"input gains **{tensor:+.1f} dB** under one scale for all, {token:+.1f} dB under a scale of its own; weights: "
+        f"{before.layer.weight.sqnr_db:.1f} to {after.layer.weight.sqnr_db:.1f} dB. For the whole model write the "
+        f"word behind a scheme, as in `W8A8,{words}`: in a duel, the layer lab, a checkpoint."
+    )
 
 
 def remedies(choice: Choice, fmt: str, width: int) -> None:

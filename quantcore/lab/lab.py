@@ -79,6 +79,8 @@ class Lab(Beside):
     payers = outliers.payers
     remedies = outliers.remedies
     remedy = outliers.remedy
+    treatment = outliers.treatment
+    treated_layer = outliers.treated_layer
     ranges = frozen_ranges.ranges
     clips = frozen_ranges.clips
     cut = specimens.cut

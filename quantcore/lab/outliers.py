@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from quantcore.lab.bench import READ, Bench
+from torch import Tensor
+
+from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.memo import remembered
-from quantcore.pipeline.calibration import outlier_ratio
+from quantcore.model.linears import linear_named
+from quantcore.pipeline.calibration import layer_inputs, outlier_ratio
 from quantcore.studies.outliers import (
     ChannelStudy,
     OutlierMap,
@@ -16,6 +19,7 @@ from quantcore.studies.outliers import (
     who_pays,
 )
 from quantcore.studies.outliers import outlier_map as map_of
+from quantcore.studies.treatment import TreatmentStudy, treatment_study
 
 MOST_LOOKED_AT = 12  # layers whose channels are looked at for walls
 
@@ -58,6 +62,27 @@ def remedies(lab: Bench, layer: str, fmt: str, reading: str = READ) -> Remedies:
 def remedy(lab: Bench, layer: str, fmt: str, clip: str, keep: int, reading: str = READ) -> tuple[Remedy, ...]:
     """Both remedies at once."""
     return _trial(lab, layer, reading).remedy(fmt, clip, keep)
+
+
+@remembered(32)
+def treatment(
+    lab: Bench, layer: str, words: str, fmt: str, reading: str = READ, calibration: str = LEARNED
+) -> TreatmentStudy:
+    """A layer before and after a transform (`smooth=0.5`, `awq`, `rotate=hadamard`), which looks at the calibration
+    text. awq chooses for int4 in groups, the others for any codes."""
+    x, weight = treated_layer(lab, layer, words, reading, calibration)
+    return treatment_study((lab.inputs(layer, reading), lab.weight(layer)), (x, weight), fmt)
+
+
+@remembered(32)
+def treated_layer(
+    lab: Bench, layer: str, words: str, reading: str = READ, calibration: str = LEARNED
+) -> tuple[Tensor, Tensor]:
+    """What enters the layer, (N, K), and its weight, (O, K), in the model as the transform leaves it."""
+    lab.linear(layer)  # refuses a name that is none
+    model = lab.transformed(f"W4A16,{words}", calibration)
+    x = layer_inputs(model, lab.tokens(reading), layer).flatten(0, 1)
+    return x, linear_named(model, layer).weight.detach().float()
 
 
 @remembered(16)

@@ -159,7 +159,7 @@ def test_what_it_has_not(scheme: str, sentence: str) -> None:
         ("- a\n- b", "no llm-compressor recipe"),
         ("a: {b: [}", "no llm-compressor recipe"),
         ("a_stage: {}", "has no modifier"),
-        ("a_stage: {b_modifiers: {AWQModifier: {}}}", "AWQModifier is no method of this lab"),
+        ("a_stage: {b_modifiers: {AutoRoundModifier: {}}}", "AutoRoundModifier is no method of this lab"),
         ("a_stage: {b_modifiers: {QuantizationModifier: {}}}", "neither a scheme nor config_groups"),
         (
             "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: ['re:(a+)+$']}}}",

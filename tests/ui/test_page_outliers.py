@@ -143,3 +143,21 @@ def test_the_reference_has_a_massive_activation_that_all_others_pay_for() -> Non
     at = page("3_Outliers", layer=REFERENCE_LAYER).run()
     assert decibels(at, "Largest / median token") > 10
     assert decibels(at, "Input, median token, own scale") > decibels(at, "Input, median token, shared scale") + 10
+
+
+def test_a_wall_is_smoothed_on_the_real_layer(tiny_model_dir: Path) -> None:
+    """Both surfaces are of the real layer, in the model as it was and smoothed, and end at one height."""
+    at = page("3_Outliers", model=tiny_model_dir, layer=LAYER, treat="smooth", alpha=0.7).run()
+    assert [error.value for error in at.error] == []
+    before, after = (figure_of(at, key)["figure"] for key in ("surface_before", "surface_after"))
+    assert before["layout"]["scene"]["zaxis"]["range"] == after["layout"]["scene"]["zaxis"]["range"]
+    assert values(after["data"][0]["z"]).max() < values(before["data"][0]["z"]).max()
+    assert len(figure_of(at, "difficulty")["figure"]["data"]) == 4
+    assert any("W8A8,smooth=0.7/all" in text.value for text in at.markdown)
+
+
+def test_a_wall_is_turned_into_a_plain(tiny_model_dir: Path) -> None:
+    at = page("3_Outliers", model=tiny_model_dir, layer=LAYER, treat="rotate=hadamard").run()
+    assert [error.value for error in at.error] == []
+    ratio = float(figure_of(at, "difficulty")["alt"].split(" to ")[1].split(",")[0])
+    assert ratio < 3

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quantcore.numbers.pooling import extreme_places, pool_extreme
 from quantcore.studies.outliers import GRAINS, ChannelStudy, OutlierMap, Payer, Remedies, Remedy
+from quantcore.studies.treatment import TreatmentStudy
 from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
 from ui.figures.base import colour_bar, figure
 from ui.markdown import plotted
@@ -82,10 +83,12 @@ def _frame(row: int, col: int) -> dict[str, Any]:
     return {"type": "rect", **corners, "line": {"color": VERMILION, "width": 4}}
 
 
-def surface(x: Tensor, study: ChannelStudy, tokens: Sequence[str], log: bool) -> go.Figure:
+def surface(
+    x: Tensor, study: ChannelStudy, tokens: Sequence[str], log: bool, title: str = "", reach: float | None = None
+) -> go.Figure:
     """|x| over tokens and channels; each vertex is the largest of its block, so no outlier gets lost.
 
-    tokens    the text of each token, in order"""
+    tokens    the text of each token, in order; reach: where the height ends, of two that are compared"""
     magnitude = x.abs()
     pooled = pool_extreme(magnitude, SURFACE_TOKENS, SURFACE_CHANNELS)
     z = pooled.values.numpy().astype(np.float32)
@@ -95,11 +98,11 @@ def surface(x: Tensor, study: ChannelStudy, tokens: Sequence[str], log: bool) ->
     note = f", each point the largest of {pooled.row_step} x {pooled.col_step}" if step > 1 else ""
     top = study.top[0]
     fig = figure(
-        f"|x| of {x.shape[0]} tokens x {x.shape[1]:,} channels{note}",
+        title or f"|x| of {x.shape[0]} tokens x {x.shape[1]:,} channels{note}",
         height=HEIGHT,
         showlegend=False,
         margin={"l": 0, "r": 0, "t": 40, "b": 0},
-        scene=_scene(len(tokens), top.token, _bare(tokens[top.token]), log),
+        scene=_scene(len(tokens), top.token, _bare(tokens[top.token]), log, reach),
     )
     fig.add_trace(
         go.Surface(
@@ -139,13 +142,17 @@ def _vertex_texts(heights: Tensor, rows: Tensor, cols: Tensor, tokens: Sequence[
     return np.array(texts).reshape(heights.shape)
 
 
-def _scene(count: int, marked: int, text: str, log: bool) -> dict[str, Any]:
+def _scene(count: int, marked: int, text: str, log: bool, reach: float | None) -> dict[str, Any]:
     """Axes of the surface: about five of `count` token positions, and the marked one, with its text, in place of those
     that it would cover."""
     even = range(0, count, max(1, count // 4))
     ticks = sorted([marked, *(tick for tick in even if abs(tick - marked) > count / 12)])
     labels = [f"{token} {text}" if token == marked else str(token) for token in ticks]
-    height = {"title": {"text": "|x|, log"}, "type": "log", "dtick": "D2"} if log else {"title": {"text": "|x|"}}
+    height: dict[str, Any] = (
+        {"title": {"text": "|x|, log"}, "type": "log", "dtick": "D2"} if log else {"title": {"text": "|x|"}}
+    )
+    if reach is not None:
+        height |= {"range": [math.log10(reach) - LOG_DECADES, math.log10(reach)] if log else [0, reach]}
     return {
         "xaxis": {"title": {"text": "input channel"}},
         "yaxis": {"title": {"text": "token position"}, "tickvals": ticks, "ticktext": labels},
@@ -160,6 +167,34 @@ def _shades(z: np.ndarray, log: bool) -> np.ndarray:
     """Heights as 0..255, from the lowest (log) or from 0 (linear) to the peak."""
     heights = np.log10(z / z.min()) if log else z
     return np.rint(255 * heights / (heights.max() or 1.0)).astype(np.uint8)
+
+
+def difficulty(study: TreatmentStudy, words: str) -> go.Figure:
+    """The largest |x| and |w| of each channel before and after; channels by their |x| before, loudest first."""
+    before, after = study.before, study.after
+    order = before.channels.channel_absmax.argsort(descending=True, stable=True)
+    fig = figure(
+        "What the activations give, the weights take", "channels, the loudest first", "largest value, log", 420
+    )
+    lines = (
+        ("|x| before", before.channels.channel_absmax, VERMILION, "dot"),
+        (f"|x|, {words}", after.channels.channel_absmax, VERMILION, "solid"),
+        ("|w| before", before.weight_reach, BLUE, "dot"),
+        (f"|w|, {words}", after.weight_reach, BLUE, "solid"),
+    )
+    for name, values, colour, dash in lines:
+        fig.add_trace(
+            go.Scatter(
+                x=np.arange(len(order)),
+                y=values[order].float().numpy(),
+                mode="lines",
+                name=name,
+                line={"color": colour, "dash": dash, "width": 2},
+                hovertemplate=f"{name}: %{{y:.3g}}<extra></extra>",
+            )
+        )
+    fig.update_yaxes(type="log")
+    return fig
 
 
 def token_errors(payers: Sequence[Payer], study: ChannelStudy, tokens: Sequence[str]) -> go.Figure:

@@ -1,0 +1,56 @@
+"""One layer before and after a transform of its model: who is loud, who pays, and what the weights take over.
+
+    study = treatment_study(before, after, "int8")          before, after: (x (N, K), weight (O, K)) of the real layer
+
+Nothing is drawn from a formula: both sides are the layer's own weight and inputs, run in the model as it was and as the
+transform leaves it, where the layer's outputs are the same, or the same in turned coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quantcore.scheme.scheme import Scheme
+from quantcore.studies.layer import LayerStudy, layer_study
+from quantcore.studies.outliers import ChannelStudy, Payer, channel_study, who_pays
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """channels, payers  as the page Outliers has them, of the inputs
+    weight_reach        (K,) the largest |w| that meets each input channel
+    layer               both quantized: weights a scale a row, inputs one scale for all"""
+
+    channels: ChannelStudy
+    payers: tuple[Payer, ...]
+    weight_reach: Tensor
+    layer: LayerStudy
+
+    @property
+    def weight_ratio(self) -> float:
+        """Largest over median of `weight_reach`."""
+        median = float(self.weight_reach.median())
+        return float(self.weight_reach.max()) / median if median else float("inf")
+
+
+@dataclass(frozen=True, eq=False)
+class TreatmentStudy:
+    before: Side
+    after: Side
+
+
+def treatment_study(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], fmt: str) -> TreatmentStudy:
+    """Both sides in `fmt`. Raises: ValueError for an unknown format, NaN or Inf."""
+    return TreatmentStudy(_side(*before, fmt), _side(*after, fmt))
+
+
+def _side(x: Tensor, weight: Tensor, fmt: str) -> Side:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    scheme = Scheme.parse(f"w:{fmt}/channel,a:{fmt}/tensor/dynamic")
+    with torch.inference_mode():
+        reach = weight.abs().amax(0).float().cpu()
+    return Side(channel_study(x), who_pays(x, fmt), reach, layer_study(linear, x, scheme))

@@ -326,7 +326,7 @@ RECIPES = {
     ),
     "no modifier": ("stage: {}", "the recipe has no modifier"),
     "a modifier that is null": ("stage: {group: }", "the recipe has no modifier"),
-    "another method's": ("stage: {group: {AutoRoundModifier: {mappings: []}}}", "AutoRoundModifier is no method of this lab"),
+    "another method's": ("stage: {group: {AutoRoundModifier: {iters: []}}}", "AutoRoundModifier is no method"),
     "a modifier that is a number": ("stage: {group: {QuantizationModifier: 5}}", "is '5', not a mapping of"),
     "neither scheme nor groups": (ONE % "", "has neither a scheme nor config_groups"),
     "a word spelled wrong": (ONE % "shceme: W4A16", "QuantizationModifier has 'shceme', which this lab does not know"),

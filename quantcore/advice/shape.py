@@ -24,11 +24,11 @@ from typing import Any
 from torch import nn
 
 from quantcore.model.linears import block_names, every_linear
+from quantcore.model.routes import chosen_of, experts_of
 
 OTHER_SENSES = re.compile(r"\b(vision|visual|audio|image|video)\w*")  # parts that text does not pass
 EXPERTS = re.compile(r"\bexperts?\b")
 ATTENTION, FIXED = ("k_proj", "qkv_proj", "c_attn", "kv_b_proj", "query_key_value"), ("linear_attn", "mixer.in_proj")
-CHOSEN = ("num_experts_per_tok", "top_k_experts", "experts_per_token", "moe_top_k")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _each(model: nn.Module, config: Any) -> Iterator[tuple[str, tuple[int, int],
         if OTHER_SENSES.search(name):
             continue
         several = re.search(r"\bexperts\.\d+\.", name)
-        used = _chosen(config) / _experts(config) if several else 1.0
+        used = chosen_of(config) / experts_of(config) if several else 1.0
         yield name, (layer.out_features, layer.in_features), 1, used
     for name, one in model.named_parameters():
         if one.ndim == 3 and EXPERTS.search(name) and not OTHER_SENSES.search(name):
@@ -151,19 +151,7 @@ def _each(model: nn.Module, config: Any) -> Iterator[tuple[str, tuple[int, int],
             shape = (hidden, other) if "down" in name else (other, hidden)
             if hidden not in (first, second):  # latent experts: as they lie
                 shape = (first, second)
-            yield name, (int(shape[0]), int(shape[1])), int(experts), _chosen(config) / int(experts)
-
-
-def _chosen(config: Any) -> int:
-    found = next((getattr(config, name) for name in CHOSEN if getattr(config, name, None)), None)
-    if found is None:
-        raise ValueError(f"a {config.model_type} does not say how many experts a token passes; name another model")
-    return int(found)
-
-
-def _experts(config: Any) -> int:
-    names = ("n_routed_experts", "num_local_experts", "num_experts")
-    return int(next(getattr(config, name) for name in names if getattr(config, name, None)))
+            yield name, (int(shape[0]), int(shape[1])), int(experts), chosen_of(config) / int(experts)
 
 
 def _cache(place: int, block: str, model: nn.Module, config: Any, name: str) -> Cache:

@@ -46,7 +46,9 @@ def codes(problems: Sequence[Problem], hessian: Tensor | None, name: str = "this
         mine = {place: problem for place, problem in enumerate(problems) if type(problem.method) is kind}
         if kind.needs_hessian and hessian is None:
             method = next(iter(mine.values())).method
-            raise ValueError(f"{name}: {method} needs the Hessian of the layer's inputs; calibrate it first")
+            raise ValueError(
+                f"{name}: {method} needs the Hessian of its inputs, and there is none; give text that reaches it"
+            )
         solved = SOLVERS[kind](list(mine.values()), hessian if kind.needs_hessian else None, name)
         found |= zip(mine, solved, strict=True)
     return [found[place] for place in range(len(problems))]

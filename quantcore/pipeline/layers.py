@@ -197,7 +197,9 @@ def static_qparams(spec: QuantSpec | None, stats: LayerStats | None) -> QParams 
     if spec is None or not spec.static:
         return None
     if stats is None:
-        raise ValueError("static activations need this layer's recorded range; calibrate it first")
+        raise ValueError(
+            "static activations need the range of what enters this layer, and there is none; give text that reaches it"
+        )
     lo, hi = stats.ranges.range(spec)
     return choose_qparams(lo, hi, spec.fmt, spec.symmetric)
 

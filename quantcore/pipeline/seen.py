@@ -109,7 +109,8 @@ class FloatSide:
 
     def see(self, name: str, module: nn.Module) -> Seen:
         """What enters the layers of a part."""
-        ranges = dict.fromkeys((False, True), self._stats) if self._stats else {}
+        prefix = f"{name}." if name else ""
+        ranges = dict.fromkeys((False, True), with_borrowed(self._stats, module, prefix)) if self._stats else {}
         kept = {every: self._kept(names[name]) for every, names in self._by_hessian.items()}
         if self._text is None:
             return Seen(ranges, kept)
@@ -169,9 +170,8 @@ def pooled(ranges: Mapping[str, LayerStats]) -> Mapping[str, LayerStats]:
 
 
 def with_borrowed(ranges: Mapping[str, LayerStats], module: nn.Module, prefix: str) -> Mapping[str, LayerStats]:
-    """The ranges, where an expert that no token reached has that of all its neighbours' inputs; its `tokens` stay 0."""
-    if all(one.tokens for one in ranges.values()):
-        return ranges
+    """The ranges, where an expert that no token reached, so that its own are empty or missing, has that of all its
+    neighbours' inputs; its `tokens` stay 0."""
     found = dict(ranges)
     for place, experts in module.named_modules():
         if not isinstance(experts, Experts):
@@ -180,7 +180,7 @@ def with_borrowed(ranges: Mapping[str, LayerStats], module: nn.Module, prefix: s
             names = [f"{prefix}{place}.{number}.{part}" for number in range(experts.num_experts)]
             seen = [ranges[name].ranges for name in names if name in ranges and ranges[name].tokens]
             for name in names if seen else ():
-                if name in ranges and not ranges[name].tokens:
+                if name not in ranges or not ranges[name].tokens:
                     found[name] = LayerStats(ranges=RangeRecorder.joined(seen))
     return found
 

@@ -23,7 +23,8 @@ from typing import Any
 
 from torch import nn
 
-from quantcore.model.linears import linear_shapes, linears, place_of, shared_inputs
+from quantcore.model.linears import expert_of, linear_shapes, linears, place_of, shared_inputs
+from quantcore.model.routes import chosen_of, experts_of
 from quantcore.numbers.bits import FLOAT_BITS, Size, layer_size
 from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
@@ -38,7 +39,8 @@ AT_ONCE = 2048  # tokens that a server reads at once: a longer prompt goes throu
 class ModelShape:
     """What a model's memory depends on. `linears` maps a dotted name to (out_features, in_features), `inputs` to the
     first Linear that reads the same tensor; `others` counts the parameters outside of Linears (embeddings, norms).
-    `tied`: the Linear `lm_head` is the embedding table, which is counted once, among the others."""
+    `tied`: the Linear `lm_head` is the embedding table, which is counted once, among the others.
+    `chosen`: of a mixture's experts, how many a token passes and of how many; None without a mixture."""
 
     name: str
     layers: int
@@ -50,6 +52,7 @@ class ModelShape:
     inputs: Mapping[str, str]
     others: int
     tied: bool = False
+    chosen: tuple[int, int] | None = None
 
     @staticmethod
     def llama(
@@ -122,7 +125,18 @@ class ModelShape:
             shared_inputs(model, found),
             sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside),
             tied,
+            (chosen_of(config), experts_of(config)) if any(map(expert_of, found)) else None,
         )
+
+    def used(self, name: str) -> float:
+        """The share of a Linear's numbers that one token passes, on average over a block's experts."""
+        return self.chosen[0] / self.chosen[1] if self.chosen and expert_of(name) else 1.0
+
+    @cached_property
+    def active(self) -> int:
+        """Parameters that one token passes: all but the experts that are not chosen, and the table of embeddings."""
+        passed = sum(self.used(name) * out * width for name, (out, width) in self.linears.items())
+        return round(passed) + self.others - self.vocabulary * self.hidden
 
     @cached_property
     def parameters(self) -> int:
@@ -151,7 +165,8 @@ PRESET_SHAPES = {shape.name: shape for shape in (LLAMA_3_8B, LLAMA_3_70B)}
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of a model that runs under a scheme; bits a weight costs in its quantized Linears, None where none is."""
+    """Bytes of a model that runs under a scheme; bits a weight costs in its quantized Linears, None where none is.
+    `read_bytes`: of the weights, what a sequence reads for one token: chosen experts alone, no table of embeddings."""
 
     scheme: str
     weights_bytes: int
@@ -159,6 +174,7 @@ class Footprint:
     activation_bytes: int
     kv_bytes_per_token: int
     bits_per_weight: float | None
+    read_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -184,29 +200,38 @@ def footprint(
         raise ValueError(f"a KV cache of {kv_bits} bits is not counted here; use 16 or 8")
     if context < 1 or batch < 1:
         raise ValueError(f"context={context} and batch={batch} must be at least 1")
-    weights = _weights(shape, plan_for(scheme, shape.linears))
+    plan = plan_for(scheme, shape.linears)
+    weights = _weights(shape, plan)
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * kv_bits // 8
     tokens = min(at_once, context * batch)
     widths = sorted((out for out, _ in shape.block.values()), reverse=True)[:2]
     activations = tokens * (2 * shape.hidden + sum(widths)) * FLOAT_BYTES + batch * shape.vocabulary * 4
     bits = weights.bits_per_weight if weights.numbers else None
-    return Footprint(scheme, weights.bytes, per_token * context * batch, activations, per_token, bits)
+    idle = sum((1 - shape.used(name)) * _weights_of(shape, plan, name).bytes for name in shape.linears)
+    table = 0 if shape.tied else FLOAT_BYTES * shape.vocabulary * shape.hidden
+    read = weights.bytes - round(idle) - table
+    return Footprint(scheme, weights.bytes, per_token * context * batch, activations, per_token, bits, read)
 
 
 def _weights(shape: ModelShape, plan: Plan) -> Size:
     plan.require_layers(shape.linears)
     size = Size(floats=FLOAT_BITS * shape.others)
-    for name, (out, width) in shape.linears.items():
-        found = plan.scheme_for(name)
-        coded = None if found is None else found.coded((out, width))
-        try:
-            if coded is not None:
-                size += layer_size(coded)
-            elif not (shape.tied and name == "lm_head"):
-                size += Size(floats=FLOAT_BITS * out * width)
-        except ValueError as error:
-            raise ValueError(f"{name} of {shape.name}: {error}") from error
+    for name in shape.linears:
+        size += _weights_of(shape, plan, name)
     return size
+
+
+def _weights_of(shape: ModelShape, plan: Plan, name: str) -> Size:
+    """Of one Linear."""
+    out, width = shape.linears[name]
+    found = plan.scheme_for(name)
+    coded = None if found is None else found.coded((out, width))
+    try:
+        if coded is not None:
+            return layer_size(coded)
+    except ValueError as error:
+        raise ValueError(f"{name} of {shape.name}: {error}") from error
+    return Size(floats=0 if shape.tied and name == "lm_head" else FLOAT_BITS * out * width)
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,19 @@ def test_a_static_range_of_an_expert_that_saw_nothing_is_its_neighbours() -> Non
     assert torch.isfinite(quantized(text()).logits).all()
 
 
+def test_recorded_ranges_may_lack_an_expert_that_saw_nothing() -> None:
+    """`calibrate` names no expert without tokens; the range is its neighbours' here, too, and the report says so."""
+    model = taken_apart(made("Mixtral"))
+    stats = calibrate(model, few(), hessian=False)
+    quantized, reports = quantize_model(model, STATIC, stats=stats)
+    _, expected = quantize_model(model, STATIC, calibration=few())
+    assert {one.name: (one.tokens, one.notes) for one in reports} == {
+        one.name: (one.tokens, one.notes) for one in expected
+    }
+    assert any("its range is that of the block's other experts" in note for one in reports for note in one.notes)
+    assert torch.isfinite(quantized(text()).logits).all()
+
+
 def test_what_enters_one_expert_and_which_tokens_they_are() -> None:
     model, tokens = taken_apart(made("Mixtral")), text()
     name = f"{PLACE}.2.w1"

@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from quantcore.matmul.size import checkpoint_bytes
+from quantcore.model.experts import taken_apart
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.bits import weight_size
 from quantcore.numbers.qtensor import quantize
@@ -18,6 +19,8 @@ from quantcore.studies.footprint import (
     footprint,
     gptq_memory,
 )
+from tests.model.test_experts import made
+from ui.words.speed import fits
 
 
 def test_parameters_of_the_presets() -> None:
@@ -152,3 +155,25 @@ def test_refusals() -> None:
     assert odd.bits_per_weight == 4.5  # groups of 32
     with pytest.raises(ValueError, match="no layer fits 'down_prj'"):
         footprint(LLAMA_3_8B, "W4A16@down_prj=float", 8)
+
+
+def test_a_token_reads_the_experts_that_are_chosen() -> None:
+    """Two of four experts in each of two blocks, three matrices of 48 x 32 each: half of their numbers lie idle. The
+    table of embeddings, 128 x 32, is not read. In 16 bits a number is two bytes."""
+    shape = ModelShape.of(taken_apart(made("Mixtral")), "mixture")
+    experts, table = 2 * 4 * 3 * 48 * 32, 128 * 32
+    assert shape.chosen == (2, 4)
+    assert shape.active == shape.parameters - experts // 2 - table
+    plain = footprint(shape, "float", 64)
+    assert plain.read_bytes == plain.weights_bytes - 2 * (experts // 2 + table)
+    coded = footprint(shape, "w:int8/channel", 64)  # a byte each, and a scale of two bytes a row
+    assert plain.read_bytes - coded.read_bytes > experts // 2 - 2 * 4 * (2 * 48 + 32)
+    (_, said, *_) = fits(shape, [plain, coded])
+    assert said.startswith("A token passes 2 of 4 experts a block, **")
+
+
+def test_a_dense_model_reads_all_but_its_table() -> None:
+    assert LLAMA_3_8B.chosen is None
+    assert LLAMA_3_8B.active == LLAMA_3_8B.parameters - 128256 * 4096
+    assert footprint(LLAMA_3_8B, "float", 64).read_bytes == 2 * LLAMA_3_8B.active
+    assert not any("experts" in one for one in fits(LLAMA_3_8B, [footprint(LLAMA_3_8B, "float", 64)]))

@@ -233,6 +233,12 @@ def fits(shape: ModelShape, cards: Sequence[Footprint]) -> list[str]:
         f"{shape.name} has **{_count(shape.parameters)}** parameters; a token of KV cache takes "
         f"**{cards[0].kv_bytes_per_token / 1e3:.4g} kB**."
     ]
+    if shape.chosen:
+        read = ", ".join(f"`{card.scheme[:60]}` {card.read_bytes / GB:.3g} GB" for card in cards)
+        words.append(
+            f"A token passes {shape.chosen[0]} of {shape.chosen[1]} experts a block, **{_count(shape.active)}** "
+            f"parameters; memory must hold all experts, and a single sequence reads for each token {read}."
+        )
     homes: dict[int | None, list[str]] = {}
     for card in cards:
         homes.setdefault(card.budget_gb(), []).append(f"`{card.scheme[:60]}` ({card.total_bytes / GB:.3g} GB)")
@@ -256,6 +262,7 @@ def card_table(cards: Sequence[Footprint]) -> pd.DataFrame:
             "KV GB": round(card.kv_bytes / GB, 3),
             "activations GB": round(card.activation_bytes / GB, 3),
             "total GB": round(card.total_bytes / GB, 3),
+            "read a token GB": round(card.read_bytes / GB, 3),
             **{f"tokens, {budget} GB": card.tokens_within(budget) for budget in BUDGETS_GB},
         }
         for card in cards

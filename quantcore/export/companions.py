@@ -8,7 +8,8 @@ from pathlib import Path
 from quantcore.model.held import Held
 from quantcore.model.weight_files import read_json
 
-PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+TEMPLATE = "chat_template.json"  # of a processor; transformers takes no other form of one beside it
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", TEMPLATE)
 
 
 def save_companions(model: Held, folder: Path) -> None:
@@ -20,5 +21,6 @@ def save_companions(model: Held, folder: Path) -> None:
         return
     for name in PROCESSOR:  # which no tokenizer saves
         file = model.folder / name
-        if file.is_file() and not (folder / name).exists():
+        other = name == TEMPLATE and (folder / "chat_template.jinja").exists()
+        if file.is_file() and not (folder / name).exists() and not other:
             (folder / name).write_text(json.dumps(read_json(file), indent=2), encoding="utf-8")

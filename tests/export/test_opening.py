@@ -135,6 +135,7 @@ def test_a_model_of_pictures_and_words(scheme: str, tmp_path: Path) -> None:
     vision().save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "preprocessor_config.json").write_text('{"image_mean": [0.5]}')
+    (tmp_path / "model" / "chat_template.json").write_text('{"chat_template": "{{ messages }}"}')
     lm = load_model(str(tmp_path / "model"), "cpu")
     tokens = torch.randint(3, 290, (2, 16))
     assert lm.context == 1024
@@ -146,6 +147,8 @@ def test_a_model_of_pictures_and_words(scheme: str, tmp_path: Path) -> None:
     assert "do not reach" in left["model.vision_tower.encoder.layers.0.mlp.fc1.weight"]
     assert "model.multi_modal_projector.mm_input_projection_weight" in left
     assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text()) == {"image_mean": [0.5]}
+    template = json.loads((tmp_path / "out" / "chat_template.json").read_text())
+    assert template == {"chat_template": "{{ messages }}"}
     hub, written = of_files(tmp_path / "model"), of_files(tmp_path / "out")
     assert {name for name in hub if name.endswith(("norm.weight", "fc1.weight", "embed_tokens.weight"))} <= set(written)
     read = type(lm.model).from_pretrained(tmp_path / "out", dtype=torch.float32)

@@ -3,6 +3,7 @@
     python -m benchmarks.zoo                     every architecture that transformers knows (an hour); Markdown table
     python -m benchmarks.zoo llama mamba2        these
     python -m benchmarks.zoo --folders DIR       models that somebody else made, each a folder in DIR
+    python -m benchmarks.zoo --streamed          left in their files: the codes, scales and ranges of models in memory?
 
 Each model is random and tiny (`zoo_models`). Of each scheme one word is found:
 
@@ -38,6 +39,7 @@ from quantcore.model import wholeness
 from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.places import copy_with
+from quantcore.model.streamed import StreamedModel
 from quantcore.model.wholeness import partly, wholeness_of
 from quantcore.pipeline.parts import parts
 from quantcore.scheme.plan import Plan
@@ -50,6 +52,7 @@ SCHEMES = {
     "FP8_DYNAMIC": "FP8_DYNAMIC",
 }
 WHOLE, PART, REFUSED, LATE, BROKEN = "whole", "part", "refused", "late", "broken"
+SAME = "same"  # streamed as in memory
 TOLERANCE = 1e-3  # of logits, by their largest
 
 
@@ -123,6 +126,38 @@ def opened(folder: Path) -> tuple[Any, list[str]]:
     return read.eval(), sorted({*info["missing_keys"], *info["unexpected_keys"]})
 
 
+def streamed_outcomes(folder: Path, schemes: Sequence[str] = tuple(SCHEMES)) -> Iterator[Outcome]:
+    """Whether a model that stays in its files becomes what it becomes in memory, number by number."""
+    try:
+        loaded, streamed = load_model(str(folder), "cpu"), StreamedModel(str(folder), "cpu")
+    except Exception as error:
+        word = REFUSED if _is_a_sentence(error) else BROKEN
+        yield from (Outcome(folder.name, scheme, word, _said(error)) for scheme in schemes)
+        return
+    tokens = torch.randint(3, 400, (2, 32), generator=torch.Generator().manual_seed(0))
+    for scheme in schemes:
+        text = SCHEMES[scheme].format(group=group_of(loaded))
+        whole, apart = _numbers(loaded, text, tokens), _numbers(streamed, text, tokens)
+        if isinstance(whole, str) or isinstance(apart, str):
+            yield Outcome(folder.name, scheme, REFUSED if whole == apart else BROKEN, str(apart)[:300])
+            continue
+        off = [name for name in whole if name not in apart or not torch.equal(whole[name], apart[name])]
+        yield Outcome(folder.name, scheme, BROKEN if off or len(whole) != len(apart) else SAME, ", ".join(off[:2]))
+
+
+def _numbers(source: LoadedModel | StreamedModel, scheme: str, tokens: torch.Tensor) -> dict[str, torch.Tensor] | str:
+    """Every tensor of every quantized layer, byte by byte; or what is refused."""
+    found: dict[str, torch.Tensor] = {}
+    try:
+        for part in parts(source, scheme, tokens):
+            for name, layer in part.layers.items():
+                held = {key: one for key, one in layer.named_buffers() if key != "bias"}
+                found |= {f"{name}.{key}": one.contiguous().view(torch.uint8).clone() for key, one in held.items()}
+    except ValueError as error:
+        return _said(error)
+    return found
+
+
 def plainly(loaded: LoadedModel, scheme: str, dtype: torch.dtype, tokens: torch.Tensor) -> nn.Module:
     """Our quantized model with scales as they are stored, computed as a reader does: see `as_stored`."""
     found: dict[str, QuantLinear] = {}
@@ -161,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("models", nargs="*")
     parser.add_argument("--folders", type=Path)
     parser.add_argument("--schemes", nargs="*", default=list(SCHEMES), choices=list(SCHEMES))
+    parser.add_argument("--streamed", action="store_true")
     asked = parser.parse_args(arguments)
     _be_quiet()
     with tempfile.TemporaryDirectory() as made:
@@ -172,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 except Exception as error:
                     print(f"| {name} | not built: {_said(error)[:150]} |", flush=True)
                     continue
-            found = list(outcomes(folder, asked.schemes))
+            found = list((streamed_outcomes if asked.streamed else outcomes)(folder, asked.schemes))
             print(f"| {name} | {' | '.join(f'{one.word} {one.says}'[:250] for one in found)} |", flush=True)
             words.update(one.word for one in found)
     print(dict(words), file=sys.stderr)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.zoo import PART, REFUSED, WHOLE, outcomes
+from benchmarks.zoo import PART, REFUSED, SAME, WHOLE, outcomes, streamed_outcomes
 from benchmarks.zoo_models import build, save
 
 
@@ -22,3 +22,10 @@ from benchmarks.zoo_models import build, save
 def test_what_becomes_of_a_model(kind: str, words: list[str], tmp_path: Path) -> None:
     found = list(outcomes(save(build(kind), tmp_path / kind)))
     assert [one.word for one in found] == words, found
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss"])
+def test_a_streamed_model_becomes_what_it_becomes_in_memory(kind: str, tmp_path: Path) -> None:
+    """Experts one by one in the file, and experts in one tensor of it."""
+    found = list(streamed_outcomes(save(build(kind), tmp_path / kind), ["W4A16,gptq", "W8A8 static"]))
+    assert [(one.word, one.says) for one in found] == [(SAME, "")] * 2

@@ -22,6 +22,7 @@ from quantcore.numbers.packing import unpack
 from quantcore.numbers.qtensor import QTensor, dequantize
 
 CHUNK = 2**26  # numbers
+MULTIPLE = 8  # numbers in 16 bytes
 
 
 def why_not_grouped(x: Tensor, layers: Sequence[nn.Module]) -> str | None:
@@ -29,6 +30,9 @@ def why_not_grouped(x: Tensor, layers: Sequence[nn.Module]) -> str | None:
     if x.dtype != torch.bfloat16:
         return f"torch's grouped product takes bfloat16, and x is {x.dtype}"
     kinds = {type(layer) for layer in layers}
+    shapes = {(cast(int, one.out_features), cast(int, one.in_features)) for one in layers}
+    if len(shapes) > 1 or any(size % MULTIPLE for shape in shapes for size in shape):
+        return f"torch's grouped product takes widths that {MULTIPLE} divides, and the layers have {sorted(shapes)[:2]}"
     if len(kinds) > 1 or not kinds <= {nn.Linear, QuantLinear}:
         return "some of the layers are quantized and some are not"
     if not all(isinstance(layer, QuantLinear) for layer in layers):

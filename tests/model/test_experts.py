@@ -235,6 +235,7 @@ def test_when_one_product_is_none() -> None:
     x = torch.randn(4, 16).bfloat16()
     assert why_not_grouped(x, layers) is None
     assert "takes bfloat16" in str(why_not_grouped(x.float(), layers))
+    assert "that 8 divides, and the layers have [(8, 20)]" in str(why_not_grouped(x, [nn.Linear(20, 8)] * 2))
     four, eight = (quantize_linear(layers[0], Scheme.parse(f"w:int{bits}/channel")) for bits in (4, 8))
     assert "some of the layers" in str(why_not_grouped(x, [layers[0], four]))
     assert "different schemes" in str(why_not_grouped(x, [eight, four]))

@@ -34,11 +34,12 @@ TRIES: frame.Tries = [
 ROW_SHARE = 0.9  # the row that is louder than nine in ten: its largest weight is seen to set the scale
 
 
-def row_sentence(row: RowStudy, loudest: RowStudy, scheme: str) -> str:
+def row_sentence(row: RowStudy, loudest: RowStudy, scheme: str, layer: str) -> str:
     return (
         f"`{scheme}`: each row of each Linear (but lm_head) gets {len(row.levels)} levels, here **{row.step:.3g}** "
-        f"apart. All {row.columns:,} weights of this row take **{row.used}** of them; **{row.zeros:.1%}** become "
-        f"exactly 0. In row {loudest.row}, where one weight stands out most, **{loudest.zeros:.1%}** do."
+        f"apart. All {row.columns:,} weights of row {row.row} of `{layer}` take **{row.used}** of them; "
+        f"**{row.zeros:.1%}** become exactly 0. In row {loudest.row}, where one weight stands out most, "
+        f"**{loudest.zeros:.1%}** do."
     )
 
 
@@ -114,7 +115,7 @@ def ways_in() -> None:
 
 def where_next() -> None:
     st.header("Where to go next")
-    with st.grid(3, min_column_width=300, border=True):
+    with st.grid(3, min_column_width=270, border=True):
         with st.container():
             st.markdown("**You experiment.** Any layer, any scheme: see what it loses, and which part of it to blame.")
             frame.link("One layer under any scheme", "pages/5_Layer_lab.py", {})
@@ -123,13 +124,13 @@ def where_next() -> None:
             frame.link("GPTQ, column by column", "pages/6_GPTQ_step_by_step.py", {})
         with st.container():
             st.markdown("**You teach.** Four lessons; each link puts every browser in the class in the same state.")
-            frame.link("Or the course: a guess before each picture", "pages/0_Course.py", {})
             frame.link("1. Which values exist?", "pages/1_Number_formats.py", {})
             frame.link(
                 "2. One scale for all: who pays?", "pages/2_Granularity.py", {"format": "int4", "grain": "tensor"}
             )
             frame.link("3. Outliers at 4 bits", "pages/3_Outliers.py", {"act": "int4"})
             frame.link("4. Frozen range, one token at a time", "pages/4_Static_or_dynamic.py", {"call": 1})
+            frame.link("Or the course: a guess before each picture", "pages/0_Course.py", {})
         with st.container():
             st.markdown("**You choose a scheme.** Two to six of them on the whole model, with error bars; then leave.")
             frame.link("Schemes side by side", "pages/7_Scheme_duel.py", {})
@@ -153,7 +154,7 @@ def body(choice: Choice) -> None:
             key="row",
             alt=f"{name}: levels {row.step:.3g} apart, {row.used} are taken; {row.zeros:.0%} of the weights become 0",
         )
-        st.markdown(row_sentence(row, lab.row(choice.layer, scheme), scheme))
+        st.markdown(row_sentence(row, lab.row(choice.layer, scheme), scheme, choice.layer))
     with pictures.cell(), frame.problems():
         prompt = controls.lines("Your sentence: how does it go on?", PROMPTS[0], "prompt", max_chars=4000, height=72)
         drawn = settled(

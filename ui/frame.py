@@ -296,7 +296,7 @@ def headline(words: str, name: str = "") -> None:
 
 def metrics(values: Mapping[str, str]) -> None:
     """The page's main numbers, label to value with unit, in a row that wraps."""
-    with st.grid(len(values), min_column_width=170, gap="small"):
+    with st.grid(len(values), min_column_width=150, gap="small"):
         for label, value in values.items():
             st.metric(label, value)
 

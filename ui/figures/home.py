@@ -30,7 +30,7 @@ def row_picture(study: RowStudy, layer: str, name: str) -> go.Figure:
     columns = np.arange(study.first, study.first + len(study.weight), dtype=np.float32)
     weight, restored, levels = _array(study.weight), _array(study.restored), _array(study.levels)
     fig = figure(
-        f"Row {study.row} of {layer}: {len(columns)} of its {study.columns:,} weights",
+        f"Row {study.row}: {len(columns)} of its {study.columns:,} weights",
         "input channel",
         "weight",
         ROW_HEIGHT,

@@ -35,6 +35,10 @@ TRIES: frame.Tries = [
         "8 bits: int or float",
         {"a": "w:int8/channel,a:int8/token/dynamic", "b": "w:fp8_e4m3/channel,a:fp8_e4m3/token/dynamic"},
     ),
+    (
+        "smoothed: who gives, who takes",
+        {"a": "w:int8/channel,a:int8/tensor/dynamic", "b": "w:int8/channel,a:int8/tensor/dynamic,smooth=0.7/all"},
+    ),
     ("a better weight, a worse output?", {"a": "w:int4/channel", "b": "w:int4/channel/mse"}),
 ]
 

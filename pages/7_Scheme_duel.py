@@ -27,6 +27,7 @@ SECTION = "Lab"
 MOST = 6
 ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 
+STATIC = "w:int8/channel,a:int8/tensor/static"
 LOOK_FOR = (
     "All schemes read the same tokens as the float model. Perplexity asks how well the text is predicted, KL how far "
     "the predictions moved; KL sees differences that perplexity hides. A difference is real only beyond the chance of "
@@ -42,6 +43,9 @@ def tries(choice: Choice) -> frame.Tries:
     return [
         ("8 bits: int or float", {"duel": "W8A8\nFP8\nFP8_DYNAMIC"}),
         *([("who shares a scale, at 4 bits", {"duel": "\n".join(f"w:int4/{one}" for one in grains)})] * bool(grains)),
+        ("a wall, smoothed", {"duel": f"{STATIC}\n{STATIC},smooth=0.5\n{STATIC},smooth=0.85/all"}),
+        ("4 bits all over, turned", {"duel": "W4A4\nW4A4,rotate=hadamard\nW4A4,rotate=random"}),
+        ("3 bits: who places them best", {"duel": "W3A16\nW3A16,awq\nW3A16,gptq\nW3A16,qronos"}),
         (f"{kind} spared", {"duel": f"W3A16\nW3A16@{kind}=w:int8/channel\nW4A16"}),
     ]
 

@@ -179,6 +179,8 @@ def _rewrite(text_key: str, part: str, spec: QuantSpec | None) -> None:
     scheme = _written(text_key)
     if part == "weights" and spec is None:
         scheme = replace(scheme, method=Rtn())  # no codes are left to place
+    if spec is None and (scheme.activations if part == "weights" else scheme.weights) is None:
+        scheme = replace(scheme, transforms=(), every_token=False)  # nothing is left to make easier
     scheme = replace(scheme, weights=spec) if part == "weights" else replace(scheme, activations=spec)
     st.session_state[text_key] = str(scheme)
 

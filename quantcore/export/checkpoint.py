@@ -53,7 +53,7 @@ from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import CALIBRATE, READ, SOLVE, Part, Source, parts, planned
 from quantcore.pipeline.ranks import ranks
-from quantcore.pipeline.treated import treated
+from quantcore.pipeline.treated import skeleton_under, treated
 from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -125,6 +125,10 @@ def write_checkpoint(
 ) -> ExportReport:
     """Write the copy of a model that `quantize_model` made under `plan`; the arguments are `export_checkpoint`'s."""
     model = held(source)
+    if skeleton_under(model.skeleton, plan) is not model.skeleton:
+        raise ValueError(
+            f"{plan} gives the head a weight of its own, which this model's config does not say; export it"
+        )
     head = head_of(model.skeleton)
     chosen = {name: plan.scheme_for(name, head) for name in quantized_linears(quantized)}
     schemes = {name: scheme for name, scheme in chosen.items() if scheme is not None}

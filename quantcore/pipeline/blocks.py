@@ -75,12 +75,18 @@ class BlockWalk:
     def advance(self, block: nn.Module) -> None:
         """Run the next block over every batch; its outputs are what enters the one behind it."""
         with weights_kept(block):
-            for index in range(len(self._batches)):
-                out = self._output(block, index)
-                if self._place == 0 and index == 0:
-                    for place in places_of(self._held.around, self._held.blocks):
-                        place.extra = len(out) - 1 if isinstance(out, tuple) else None
-                self._states[index] = out[0] if isinstance(out, tuple) else out
+            for _ in self.advancing(block):
+                pass
+
+    def advancing(self, block: nn.Module) -> Iterator[int]:
+        """`advance`, batch by batch; the walk stands behind the block when there are no more."""
+        for index in range(len(self._batches)):
+            out = self._output(block, index)
+            if self._place == 0 and index == 0:
+                for place in places_of(self._held.around, self._held.blocks):
+                    place.extra = len(out) - 1 if isinstance(out, tuple) else None
+            self._states[index] = out[0] if isinstance(out, tuple) else out
+            yield index
         self._place += 1
 
     def answers(self, model: nn.Module) -> Iterator[Any]:

@@ -65,13 +65,13 @@ def hessians_of(
     names: list[str],
     walk: BlockWalk,
     every: bool = False,
-    floats: BlockWalk | None = None,
+    floats: Iterator[int] | None = None,
 ) -> list[SharedHessian]:
     """X^T X of the named layers of a block (or, "", of what lies around the blocks), each with the layers that it
     belongs to: those that read one tensor. `every`: experts see every token, not only those that the router gives them.
 
-    floats   the same text as it comes here in the float model; then each sum has its drift. Raises: ValueError for an
-             expert that gets other tokens there
+    floats   runs the module over the same text as it comes here in the float model, batch by batch; then each sum has
+             its drift. Raises: ValueError for an expert that gets other tokens there
     A layer that no token reaches has none. Once a batch has called each layer once, a later one goes no further than
     the last of them."""
     if not names:
@@ -118,7 +118,7 @@ def hessians_of(
         for one in together:
             stack.enter_context(watch_sorted(one.experts, one.seen_by(called)))
         stack.enter_context(weights_kept(module))
-        ahead = floats.running(module) if floats is not None else iter(())
+        ahead = iter(()) if floats is None else floats
         look(ahead)
         for _ in walk.running(module):
             once = once or sorted(calls) == sorted(local)

@@ -260,9 +260,13 @@ class _Road:
         """Those of a part, behind what is quantized already."""
         wanted = [one for one in text.wanted[name] if one in schemes]
         found: list[SharedHessian] = []
-        for every, drift in dict.fromkeys((schemes[one].every_token, schemes[one].needs_drift) for one in wanted):
+        ways = list(dict.fromkeys((schemes[one].every_token, schemes[one].needs_drift) for one in wanted))
+        for every, drift in ways:
+            rest = [one for one in ways if one[1] and one != (every, drift)]
             mine = [one for one in wanted if (schemes[one].every_token, schemes[one].needs_drift) == (every, drift)]
-            floats = self._float_text.walk if drift and self._float_text is not None else None
+            floats = None
+            if drift and self._float_text is not None:
+                floats = self._float_text.passing(module, last=len(schemes) == len(self.names[name]) and not rest)
             found += hessians_of(module, name, mine, text.walk, every, floats)
         return found
 

@@ -3,7 +3,7 @@ leaves them. A text goes no further than to the last layer that someone wants to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -54,6 +54,14 @@ class Passing:
         self.wanted = by_block(model.blocks, wanted)
         self._last = max(place for place, names in enumerate(self.wanted.values()) if names)
         self._place = 0
+        self._ahead = False  # the walk stands behind the part at hand already
+
+    def passing(self, module: nn.Module, last: bool) -> Iterator[int]:
+        """Run the next part over the text, batch by batch, for hooks; `last`: nobody runs it again before `advance`."""
+        if last and self._place < self._last:
+            self._ahead = True
+            return self.walk.advancing(module)
+        return self.walk.running(module)
 
     def step(self, module: nn.Module) -> None:
         """Run the next part over the text, for hooks, and stand behind it."""
@@ -65,9 +73,9 @@ class Passing:
 
     def advance(self, block: nn.Module) -> None:
         """Stand behind the next part, if anything is wanted there."""
-        if self._place < self._last:
+        if self._place < self._last and not self._ahead:
             self.walk.advance(block)
-        self._place += 1
+        self._place, self._ahead = self._place + 1, False
 
 
 class FloatSide:

@@ -11,6 +11,7 @@ from quantcore.methods.qronos import corrected, qronos_quantize_many
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.gram import drift_of
+from quantcore.pipeline.seen import Passing
 from quantcore.scheme.scheme import Scheme
 
 TINY = 1e-12
@@ -100,3 +101,13 @@ def _inputs() -> Tensor:
     torch.manual_seed(3)
     mix = torch.randn(64, 64) / 8 + torch.diag(torch.logspace(0, 0.7, 64))
     return torch.randn(512, 64) @ mix
+
+
+def test_the_float_stream_passes_each_block_once(tiny_lm, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """It is seen while it goes on to the next block; run apart from that, the codes are the same."""
+    tokens = torch.randint(3, 250, (6, 24), generator=torch.Generator().manual_seed(1))
+    once, _ = quantize_model(tiny_lm.model, "w:int3/group32,qronos", calibration=tokens)
+    monkeypatch.setattr(Passing, "passing", lambda self, module, last: self.walk.running(module))
+    twice, _ = quantize_model(tiny_lm.model, "w:int3/group32,qronos", calibration=tokens)
+    for name, one in once.state_dict().items():
+        assert torch.equal(one, twice.state_dict()[name]), name

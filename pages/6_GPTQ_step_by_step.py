@@ -98,6 +98,8 @@ def body(choice: Choice) -> None:
         study = layer_part(lab, drawn[0], *drawn[3:])
         cost_part(lab, study, *cost_of(drawn[0], drawn[3]))
         frame.numbers(gptq_words.table(study), "gptq")
+    st.header("Behind quantized layers: Qronos")
+    drift_part(lab, (layer, scheme, choice.reading, learned))
     st.header("Which setting loses least?")
     map_part(
         lab, (layer, MAP_BITS, tuple("channel" if one == ROW else f"group{one}" for one in grains), MAP_DAMPS, learned)
@@ -168,6 +170,17 @@ def cost_part(lab: Lab, study: OrderStudy, layer: str, scheme: str) -> None:
         chart(figures.cost(costs), key="cost", alt=words.replace("*", ""))
     st.caption(gptq_words.cost_source(costs))
     st.button("Measure again", on_click=lab.forget, args=(Lab.gptq_cost, layer, scheme), key="again")
+
+
+def drift_part(lab: Lab, wanted: tuple[str, str, str, str]) -> None:
+    """What moved inputs cost the layer, the first correction, and the codes behind it."""
+    drawn = settled("gptq drift", f"Qronos of {wanted[0]}", lab, wanted, lambda *asked: [(Lab.gptq_drift, *asked)])
+    if drawn is None:
+        return
+    found = lab.gptq_drift(*drawn)
+    words = gptq_words.drift(found)
+    st.markdown(words)
+    chart(figures.drift(found), key="drift", alt=words.replace("*", ""))
 
 
 def map_part(lab: Lab, wanted: tuple[str, tuple[int, ...], tuple[str, ...], tuple[float, ...], str]) -> None:

@@ -91,6 +91,7 @@ class Lab(Beside):
     gptq_tile = layers.gptq_tile
     gptq_order = layers.gptq_order
     gptq_map = layers.gptq_map
+    gptq_drift = layers.gptq_drift
     gptq_cost = layers.gptq_cost
     by_hand = specimens.by_hand
 

@@ -12,8 +12,10 @@ from quantcore.lab.outliers import channels
 from quantcore.methods.options import Gptq, Rtn
 from quantcore.model.linears import linear_named
 from quantcore.pipeline.calibration import LayerStats, NotReached, calibrate, layer_inputs, momenta_of
+from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import static_qparams
 from quantcore.scheme.scheme import Scheme
+from quantcore.studies.drift import DriftStudy, drift_study
 from quantcore.studies.gptq_cost import OrderCosts, measure_order_cost
 from quantcore.studies.gptq_map import OrderMap, order_map
 from quantcore.studies.gptq_order import OrderStudy, order_study
@@ -81,6 +83,23 @@ def gptq_order(lab: Bench, layer: str, scheme: str, reading: str = READ, calibra
         loud,
         lab.inputs(layer, reading),
     )
+
+
+@remembered(32, "Rounding the layers before ...")
+def gptq_drift(lab: Bench, layer: str, scheme: str, reading: str = READ, calibration: str = LEARNED) -> DriftStudy:
+    """The layer behind layers that are rounded to nearest under the scheme's weights: what that costs it, and who makes
+    up for it. The codes learn from the calibration text; all is measured on both texts."""
+    spec, linear = weights_of(lab, scheme), lab.linear(layer)
+    rounded, _ = quantize_model(lab.model, f"{Scheme(spec)}@{layer}=float")
+
+    def inputs(text: str) -> tuple[Tensor, Tensor]:
+        tokens = lab.tokens(text)
+        x, moved = (layer_inputs(model, tokens, layer).flatten(0, 1) for model in (lab.model, rounded))
+        if x.shape != moved.shape:
+            raise ValueError(f"the router sends other tokens to {layer!r} behind rounded layers; choose another layer")
+        return x, moved
+
+    return drift_study(linear.weight.detach(), inputs(calibration), inputs(reading), spec, gptq_of(lab, scheme).damp)
 
 
 def loud_channels(lab: Bench, layer: str, reading: str = READ) -> tuple[int, ...]:

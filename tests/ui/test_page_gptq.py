@@ -29,7 +29,7 @@ from ui.components.column_player import describe
 from ui.words import gptq as gptq_words
 
 LAYER = "model.layers.1.self_attn.q_proj"  # reads the channel whose gain was planted
-CHARTS = ["toy", "courses", "diagonal", "sorted", "groups", "cost", "map"]
+CHARTS = ["toy", "courses", "diagonal", "sorted", "groups", "cost", "drift", "map"]
 TOKENS = 160
 
 
@@ -143,8 +143,8 @@ def test_each_control_moves_what_it_should_and_nothing_else(at: AppTest) -> None
         after = state()
         return {key for key in after if after[key] != before[key]}
 
-    assert moved(at.slider(key="bits").set_value(4)) == {"player", "courses"}
-    assert moved(at.select_slider(key="damp").set_value(0.3)) == {"player", "courses"}
+    assert moved(at.slider(key="bits").set_value(4)) == {"player", "courses", "drift"}
+    assert moved(at.select_slider(key="damp").set_value(0.3)) == {"player", "courses", "drift"}
     assert moved(at.segmented_control(key="order").set_value("weight")) == {"player"}
     assert moved(at.segmented_control(key="tile").set_value("around the loudest column")) == {"player"}
     assert moved(at.slider(key="r").set_value(-0.5)) == {"toy"}
@@ -253,3 +253,19 @@ def test_presets_name_no_layer_of_one_model() -> None:
     pages = sorted((Path(__file__).parents[2] / "pages").glob("*.py"))
     assert len(pages) > 10
     assert not [page.name for page in pages if re.search(r'"layer": "', page.read_text(encoding="utf-8"))]
+
+
+def test_qronos_mends_what_layers_before_have_moved(at: AppTest) -> None:
+    """Bars of both texts: the float weight on moved inputs, corrected, and three ways to codes."""
+    run(at)
+    bars = {bar["name"]: dict(zip(bar["x"], values(bar["y"]).tolist(), strict=True)) for bar in drift_of(at)}
+    learned = bars["learned from"]
+    assert list(learned) == ["w as it is", "w' corrected, float", "RTN", "GPTQ", "Qronos"]
+    assert learned["w' corrected, float"] < learned["w as it is"]
+    assert learned["Qronos"] < learned["GPTQ"] < learned["RTN"]
+    assert gptq_words.percent(learned["Qronos"] / 100) in figure_of(at, "drift")["alt"]
+
+
+def drift_of(at: AppTest) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = figure_of(at, "drift")["figure"]["data"]
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from quantcore.studies.drift import AS_IT_IS, BY_GPTQ, BY_QRONOS, CORRECTED, DriftStudy
 from quantcore.studies.gptq_cost import OrderCost, OrderCosts
 from quantcore.studies.gptq_map import OrderMap
 from quantcore.studies.gptq_order import METHODS, OrderStudy
@@ -129,6 +130,18 @@ def _likely(found: OrderMap, bits: int) -> str:
     share, others = found.best(bits).share, found.as_good(bits)
     beside = f"; {len(others)} other settings may be as good" if others else ""
     return f" (95%: {100 * share.lo:.0f} to {100 * share.hi:.0f}%{beside})"
+
+
+def drift(found: DriftStudy) -> str:
+    """What the first correction mends, and what the codes then lose."""
+    learned, read = found.learned, found.read
+    return (
+        f"Where the layers before are rounded to nearest, this layer's inputs are off by {percent(found.moved)} of "
+        f"their power, which alone costs **{percent(learned[AS_IT_IS])}** of its output. Qronos moves the weight first "
+        f"(by {percent(found.corrected)} of its own power), so that {percent(learned[CORRECTED])} is left, and then "
+        f"rounds as GPTQ does: **{percent(learned[BY_QRONOS])}** against GPTQ's {percent(learned[BY_GPTQ])} on the "
+        f"text that it learned from, **{percent(read[BY_QRONOS])}** against {percent(read[BY_GPTQ])} on another."
+    )
 
 
 def order_map(found: OrderMap) -> str:

@@ -1,0 +1,66 @@
+"""A layer behind quantized layers: its inputs are moved, and Qronos makes up for that before it rounds.
+
+    study = drift_study(weight, learned, read, spec, 0.01)        learned, read: (X, X~), (N, K) each
+
+X is what enters the layer in the float model, X~ behind layers whose weights are rounded. All losses are |X w - X~ q|^2
+over |X w|^2: of the float weight w itself, of the corrected w' = w + (H + damp)^-1 X~^T (X - X~) w, and of codes by
+rounding to nearest, by GPTQ, which knows X~ alone, and by Qronos, which is GPTQ on w'. See `methods.qronos`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantcore.methods.gptq import GptqProblem, gptq_quantize
+from quantcore.methods.options import Gptq
+from quantcore.methods.qronos import corrected, qronos_quantize_many
+from quantcore.numbers.qtensor import dequantize, fake_quantize
+from quantcore.numbers.spec import QuantSpec
+from quantcore.pipeline.gram import drift_of, gram_of
+
+Inputs = tuple[Tensor, Tensor]
+AS_IT_IS, CORRECTED, ROUNDED, BY_GPTQ, BY_QRONOS = "w as it is", "w' corrected, float", "RTN", "GPTQ", "Qronos"
+
+
+@dataclass(frozen=True)
+class DriftStudy:
+    """learned, read     by AS_IT_IS ... BY_QRONOS: the losses on the text that the codes learned from, and on another
+    moved                |X - X~|^2 over |X|^2, of the text that is learned from
+    corrected            |w' - w|^2 over |w|^2"""
+
+    learned: dict[str, float]
+    read: dict[str, float]
+    moved: float
+    corrected: float
+
+
+def drift_study(weight: Tensor, learned: Inputs, read: Inputs, spec: QuantSpec, damp: float) -> DriftStudy:
+    """Raises: ValueError as `gptq_quantize`."""
+    with torch.inference_mode():
+        weight = weight.float()
+        x, moved = (one.float() for one in learned)
+        hessian, drift = gram_of(moved), drift_of(moved, x)
+        (mended,) = corrected([weight], hessian, drift, damp, "this layer")
+        problem = GptqProblem(weight, spec, Gptq(damp=damp))
+        found = {
+            AS_IT_IS: weight,
+            CORRECTED: mended,
+            ROUNDED: fake_quantize(weight, spec),
+            BY_GPTQ: dequantize(gptq_quantize(weight, hessian, spec, problem.options)),
+            BY_QRONOS: dequantize(qronos_quantize_many([problem], hessian, drift)[0]),
+        }
+        return DriftStudy(
+            learned={name: _lost(weight, one, learned) for name, one in found.items()},
+            read={name: _lost(weight, one, read) for name, one in found.items()},
+            moved=float((moved - x).square().sum() / x.square().sum()),
+            corrected=float((mended - weight).square().sum() / weight.square().sum()),
+        )
+
+
+def _lost(weight: Tensor, other: Tensor, inputs: Inputs) -> float:
+    x, moved = (one.float() for one in inputs)
+    wanted = x @ weight.T
+    return float((moved @ other.T - wanted).square().sum() / wanted.square().sum())

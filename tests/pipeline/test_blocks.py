@@ -79,7 +79,7 @@ class _Batches:
     def _output(self, block: nn.Module, index: int) -> Tensor:
         return block(self._batches[index])
 
-    run = BlockWalk.run
+    running = BlockWalk.running
 
 
 @pytest.mark.parametrize(("first", "passes"), [(2.0, 2), (1.0, 3)])
@@ -91,7 +91,7 @@ def test_a_pass_stops_where_all_has_been_seen_and_not_before(first: float, passe
     for batch, mark in zip(batches, (first, 2.0, 1.0, 2.0), strict=True):
         batch[0, 0] = mark
     found = hessians_of(block, "b", [f"b.{name}" for name in ("always", "rare", "late")], _Batches(batches))  # type: ignore[arg-type]
-    sums = {name: total for total, together, _ in found for name in together}
+    sums = {name: total for total, together, *_ in found for name in together}
     for times, (name, least) in enumerate((("always", -9.0), ("rare", 0.0), ("late", 1.0)), 1):
         read = torch.cat([batch for batch in batches if batch[0, 0] > least])
         assert torch.allclose(sums[f"b.{name}"], times**2 * read.T @ read, rtol=1e-5)

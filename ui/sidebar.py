@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,7 +130,11 @@ def _load(lab: Lab, progress: job_view.Progress) -> bool:
     try:
         lab.load(progress)
         progress(1.0, "hashing the weights")
-        return bool(lab.hash)  # results are kept by it: the first page that asks for one need not wait
+        with ThreadPoolExecutor(
+            1
+        ) as beside:  # results are kept by the one, reports name the other: no page waits for it
+            beside.submit(lambda: lab.whole.revision)
+            return bool(lab.hash)
     except TooLarge as error:
         if Path(lab.source).is_file():  # a GGUF
             raise

@@ -32,6 +32,7 @@ ORDERS: tuple[Order, ...] = (None, "weight", "group")
 FEWEST_ROWS = 48  # drawn at least, however wide they are
 MOST_NUMBERS = 6_000_000  # weights in all configurations together that a CPU solves in about a second
 MOST_ON_GPU = 200_000_000  # likewise on a GPU, where the sweep takes nine bytes for each
+TILE = {"cpu": 1, "cuda": 64}  # rows; for whole tiles the sweep's kernel is compiled already, else that takes 10 s
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def order_map(
     errors = (weight - fake_quantize(weight, spec) for spec in specs.values())
     *rtn_losses, powers = torch.stack([row_losses(one, hessian) for one in (*errors, weight)]).cpu()
     rtn, power = dict(zip(specs, rtn_losses, strict=True)), float(powers.sum())
-    drawn = {key: _drawn(losses, count) for key, losses in rtn.items()}
+    drawn = {key: _drawn(losses, count, TILE[weight.device.type]) for key, losses in rtn.items()}
     some = {key: weight[rows.to(weight.device)] for key, (rows, _) in drawn.items()}
     problems = [GptqProblem(some[b, grain], specs[b, grain], Gptq(order, damp)) for b, grain, order, damp in asked]
     solved = gptq_quantize_many(problems, hessian)
@@ -114,14 +115,17 @@ def row_losses(error: Tensor, hessian: Tensor) -> Tensor:
     return ((error @ hessian) * error).sum(1, dtype=torch.float64)
 
 
-def _drawn(losses: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Rows and how often each was drawn: all once where `count` is all, else `count` draws in proportion to losses."""
+def _drawn(losses: Tensor, count: int, tile: int) -> tuple[Tensor, Tensor]:
+    """Rows and how often each was drawn: all once where `count` is all, else `count` draws in proportion to losses.
+    Others that were never drawn fill them up to whole tiles."""
     if count == len(losses) or float(losses.sum()) == 0:
         return torch.arange(len(losses)), torch.ones(len(losses))
     generator = torch.Generator().manual_seed(0)
     drawn = torch.multinomial(losses, count, replacement=True, generator=generator)
-    rows, times = torch.unique(drawn, return_counts=True)
-    return rows, times
+    times = torch.bincount(drawn, minlength=len(losses))
+    ever, never = times.nonzero()[:, 0], (times == 0).nonzero()[:, 0]
+    rows = torch.cat([ever, never[: -len(ever) % tile]]).sort().values
+    return rows, times[rows]
 
 
 def _share(losses: Tensor, rtn: Tensor, times: Tensor, rtn_of_all: float) -> Interval:

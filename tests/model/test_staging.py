@@ -1,5 +1,7 @@
 """Tensors that go through pinned memory arrive as they were. On a GPU; without one they go as they are."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -20,10 +22,10 @@ def test_a_tensor_comes_back_as_it_went(
 ) -> None:
     monkeypatch.setattr(staging, "LEAST", 1024)
     monkeypatch.setattr(staging, "PIECE", 4096)  # so that most of them take several pieces
-    monkeypatch.setattr(staging, "_pinned", staging._Pinned())
     there = torch.arange(numbers).remainder(100).to(dtype)
-    here = to_device(there, torch.device(device))
-    back = to_host(here)
+    with ThreadPoolExecutor(1) as own:  # the pieces are a thread's
+        here = own.submit(to_device, there, torch.device(device)).result()
+        back = own.submit(to_host, here).result()
     assert (here.device.type, back.device.type, back.dtype, back.shape) == (device, "cpu", dtype, there.shape)
     assert torch.equal(back.float(), there.float())
     assert torch.equal(here.float().cpu(), there.float())

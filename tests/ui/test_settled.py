@@ -85,3 +85,26 @@ def test_a_refusal_stands_where_the_answer_would(tmp_path: Path, monkeypatch: py
     assert [one.value for one in at.error if "group96" in one.value]
     assert not any(button.label == "Run it again" for button in at.button)
     assert figures_of(at)
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "shown"),
+    [
+        ("11_Take_it_with_you", "W4A16 on model.layers.1.mlp.down_proj", "the median of 512 tokens' outputs"),
+        ("14_Which_scheme_should_I_ship", "The candidates on H100 SXM", "First token after"),
+    ],
+)
+def test_the_last_pages_do_not_stand_still_either(
+    name: str, title: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
+    new_server()
+    at = page(name)
+    with slow(monkeypatch):
+        at.run()
+        assert title in [job.title for job in kept.jobs().unfinished()]
+        assert cancel_button(at)
+        assert shown not in said(at)
+    finish()
+    at.run()
+    assert shown in said(at)

@@ -260,7 +260,7 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
     if goal == "memory":
         said.append(f"takes {(one.memory.total - chosen.memory.total) / GB:.3g} GB more")
     if one.loss and chosen.loss:
-        whose = "" if one.loss.own and chosen.loss.own else " (on kin)"
+        whose = "" if one.loss.own and chosen.loss.own else " (on the reference model)"
         if chosen.loss.kl == 0 < one.loss.kl:
             said.append(f"loses {one.loss.kl:.2g} nats a token{whose}, the chosen none")
         elif one.loss.kl > chosen.loss.kl > 0:

@@ -103,7 +103,7 @@ def _name(fig: go.Figure, running: list[Verdict], top: float) -> None:
 
 
 def _loss(one: Verdict) -> str:
-    return "loss unknown" if one.loss is None else f"KL {one.loss.kl:.2g}{'' if one.loss.own else ' (kin)'}"
+    return "loss unknown" if one.loss is None else f"KL {one.loss.kl:.2g}{'' if one.loss.own else ' (reference)'}"
 
 
 def _point(one: Verdict, found: Advice, worst: float) -> go.Scatter:

@@ -53,14 +53,16 @@ def card(one: Verdict) -> list[str]:
 
 def loss(found: Loss | None) -> str:
     if found is None:
-        return "Loss: **not measured on this model**, nor on its kin."
+        return "Loss: **not measured on this model**, nor on the reference model."
     if found.kl == 0:
         return "Loss: none, nothing is quantized."
     figures = (
         f"KL **{found.kl:.3g}** ({found.lo:.3g} to {found.hi:.3g}) nats a token, perplexity up by at most "
         f"{found.perplexity:.2%}, the same next token in {found.top1:.1%}; {found.on}"
     )
-    return f"Loss, measured: {figures}." if found.own else f"Loss: **not measured on this model**. Kin: {figures}."
+    return (
+        f"Loss, measured: {figures}." if found.own else f"Loss: **not measured on this model**. On another: {figures}."
+    )
 
 
 def table(found: Advice) -> pd.DataFrame:
@@ -76,7 +78,7 @@ def table(found: Advice) -> pd.DataFrame:
                 "ms a token": "" if time is None else f"{time.step_ms:.3g}",
                 "tokens/s": "" if time is None else f"{time.tokens_s:,.0f}",
                 "KL": "" if one.loss is None else f"{one.loss.kl:.2g}",
-                "KL of": "" if one.loss is None else "this model" if one.loss.own else "kin",
+                "KL of": "" if one.loss is None else "this model" if one.loss.own else "the reference model",
                 "frontier": one.frontier,
                 "scheme": one.candidate.text,
             }

@@ -25,7 +25,7 @@ from quantcore.scheme.scheme import Scheme
 from quantcore.text.windows import bundled_text, token_windows
 from tests.apptest_helpers import page
 
-FP6 = float_format("fp6_e3m2", 6, 3, 3, 28.0, torch.int8)  # OCP Microscaling Formats 1.0, table 4
+FP5 = float_format("fp5_e2m2", 5, 2, 1, 7.0, torch.int8)
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def _least(problem: Problem, hessian: Tensor) -> QTensor:
 @pytest.fixture
 def known() -> Iterator[None]:
     """Both are registered, as a program that uses them would do it; afterwards all is as it was."""
-    formats.register(FP6)
+    formats.register(FP5)
     codes.register(Shrink, shrink)
     yield
-    del formats.FORMATS[FP6.name], options.METHODS[Shrink.name], codes.SOLVERS[Shrink]
+    del formats.FORMATS[FP5.name], options.METHODS[Shrink.name], codes.SOLVERS[Shrink]
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +70,23 @@ def text(tiny_lm: LoadedModel) -> Tensor:
 
 @pytest.mark.usefixtures("known")
 def test_a_format(tiny_lm: LoadedModel, text: Tensor, tmp_path: Path) -> None:
-    scheme = Scheme.parse("w:fp6_e3m2/group32,a:fp6_e3m2/token/dynamic")
+    scheme = Scheme.parse("w:fp5_e2m2/group32,a:fp5_e2m2/token/dynamic")
     assert scheme == Scheme.parse(str(scheme))
-    # three exponent bits, two of mantissa: steps of 1/16 up to 1/4, of 4 between 16 and 28. The scale is 56 / 28 = 2.
-    row = torch.tensor([[56.0, 44.0, 41.0, 0.3]])
-    q = quantize(row, Scheme.parse("w:fp6_e3m2/channel").weights)
-    assert dequantize(q).tolist() == [[56.0, 48.0, 40.0, 0.25]]  # 22 is a tie of 20 and 24: to the even code, 24
-    assert q.bits_per_weight == 6 + 16 / 4
-    quantized, reports = quantize_model(tiny_lm.model, "w:fp6_e3m2/group32,gptq", text)
-    assert all(report.bits_per_weight == 6.5 and report.loss < report.rtn_loss for report in reports)
+    # two exponent bits, two of mantissa: steps of 1/4 up to 2, of 1 between 4 and 7. The scale is 56 / 7 = 8.
+    row = torch.tensor([[56.0, 44.0, 41.0, 1.3]])
+    q = quantize(row, Scheme.parse("w:fp5_e2m2/channel").weights)
+    assert dequantize(q).tolist() == [[56.0, 48.0, 40.0, 2.0]]  # 5.5 is a tie of 5 and 6: to the even code, 6
+    assert q.bits_per_weight == 5 + 16 / 4
+    quantized, reports = quantize_model(tiny_lm.model, "w:fp5_e2m2/group32,gptq", text)
+    assert all(report.bits_per_weight == 5.5 and report.loss < report.rtn_loss for report in reports)
     inside = sum(layer.codes.numel() for layer in quantized_linears(quantized).values())
     outside = sum(parameter.numel() for parameter in quantized.parameters())
-    assert checkpoint_bytes(quantized) == inside * 6.5 / 8 + 2 * outside
-    with pytest.raises(ValueError, match="its float codes are fp8_e4m3, and .* has fp6_e3m2; use fp8_e4m3"):
+    assert checkpoint_bytes(quantized) == inside * 5.5 / 8 + 2 * outside
+    with pytest.raises(
+        ValueError, match="it has no fp5_e2m2; use int2 to int8, fp8_e4m3, or fp4_e2m1 and fp6_e2m3 with"
+    ):
         export_checkpoint(tiny_lm, str(scheme), tmp_path / "out")
-    with pytest.raises(ValueError, match="it has no fp6_e3m2; use int2 to int8, or fp8_e4m3"):
+    with pytest.raises(ValueError, match="it has no fp5_e2m2; use int2 to int8, fp8_e4m3, or fp4_e2m1"):
         recipe(scheme)
 
 
@@ -112,11 +114,11 @@ def test_a_method(tiny_lm: LoadedModel, text: Tensor, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("known")
 def test_pages_offer_both(tiny_model_dir: Path) -> None:
     at = page("5_Layer_lab", model=str(tiny_model_dir)).run()
-    at.selectbox(key="a.weights.format").select(FP6.name).run()
+    at.selectbox(key="a.weights.format").select(FP5.name).run()
     at.selectbox(key="a.method").select("shrink/steps=4").run()
     assert not at.exception
     assert at.text_input(key="a").value.endswith(",shrink/steps=4")
-    assert at.text_input(key="a").value.startswith("w:fp6_e3m2/")
+    assert at.text_input(key="a").value.startswith("w:fp5_e2m2/")
 
 
 @pytest.mark.usefixtures("known")
@@ -145,7 +147,7 @@ def test_a_name_is_given_once() -> None:
 
 
 def test_what_is_not_registered_is_refused() -> None:
-    with pytest.raises(ValueError, match="no number format is called 'fp6_e3m2'"):
-        Scheme.parse("w:fp6_e3m2/channel")
+    with pytest.raises(ValueError, match="no number format is called 'fp5_e2m2'"):
+        Scheme.parse("w:fp5_e2m2/channel")
     with pytest.raises(ValueError, match="cannot read 'shrink'"):
         Scheme.parse("w:int4/channel,shrink")

@@ -274,7 +274,8 @@ class _Writing:
         if problem is None and self._tried is not None:
             self._form.config.save_pretrained(self._folder)
             try:
-                apart = logits_apart(self._model, self._tried, self._floats, self._folder, self._dtype)
+                runs_in = self._form.runs_in
+                apart = logits_apart(self._model, self._tried, self._floats, self._folder, self._dtype, runs_in)
             except ValueError as error:
                 problem = str(error)
             (self._folder / CONFIG).unlink()  # it is the last file to be written

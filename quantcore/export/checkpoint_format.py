@@ -5,16 +5,23 @@
     int-quantized      weight: int8, one code each                                 integer weights with activations
     float-quantized    weight: fp8 e4m3                                            fp8 weights with activations
     naive-quantized    weight: fp8 e4m3                                            fp8 weights alone
+    mxfp4-, nvfp4-     weight_packed: bytes of two codes, the first in the low     fp4 with coded scales
+    pack-quantized     bits; weight_scale: e8m0 or e4m3 bytes
+    mxfp6-             weight_packed: three bytes of four codes                 fp6 with e8m0 scales
+    pack-quantized
+    mxfp8-quantized    weight: fp8 e4m3; weight_scale: e8m0 bytes               fp8 with e8m0 scales
     mixed-precision    each group of layers its own of these                       a plan that needs several
 
 Beside them: weight_scale ((1,) per tensor, (O, 1), (O, K/g) or blocks), weight_zero_point where asymmetric (packed
-along the rows in pack-quantized), input_scale and input_zero_point where activations are static. The library's own
+along the rows in pack-quantized), input_scale and input_zero_point where activations are static; under nvfp4
+weight_global_scale, and input_global_scale where the inputs are fp4 too. The library's own
 classes say which format a scheme takes, and its packing makes the words. Codes are stored as they are; scales are
-rounded to the checkpoint's float type, since that is what every reader computes with.
+rounded to the checkpoint's float type, since that is what every reader computes with; coded ones are stored exactly.
 
 A reader computes what `as_stored` computes, to the last bit in float32. Named exceptions: packed zero points are
-dequantized in the checkpoint's float type, one more rounding a weight; asymmetric activations are round(x/s + z), not
-round(x/s) + z (see `affine`); inputs of two dimensions (OPT's fc1, fc2) get one dynamic scale instead of one a token.
+dequantized in the checkpoint's float type, one more rounding a weight, and fp4 and fp6 in bfloat16, which changes
+nvfp4's alone; asymmetric activations are round(x/s + z), not round(x/s) + z (see `affine`); inputs of two dimensions
+(OPT's fc1, fc2) get one dynamic scale instead of one a token.
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ from typing import Any
 
 import torch
 from compressed_tensors.compressors.format import infer_module_format
+from compressed_tensors.compressors.mxfp6.helpers import pack_fp6_to_uint8
 from compressed_tensors.compressors.pack_quantized import pack_to_int32
 from compressed_tensors.quantization import (
     QuantizationArgs,
@@ -35,12 +43,13 @@ from compressed_tensors.quantization import (
 )
 from torch import Tensor, nn
 
-from quantcore.export.words import FORMATS, LAYOUTS, PACKED, UNPACKED, arguments, options_of, strategy, whole
+from quantcore.export.words import LAYOUTS, PACKED, UNPACKED, arguments, options_of, strategy, whole, why_no_words
 from quantcore.matmul.layers import QuantLinear
-from quantcore.numbers.affine import QParams
 from quantcore.numbers.bits import Layout, in_bytes, in_words
 from quantcore.numbers.granularity import PerTensor
+from quantcore.numbers.packing import pack
 from quantcore.numbers.qtensor import QTensor
+from quantcore.numbers.scales import local_codes
 from quantcore.numbers.spec import MinMax, QuantSpec
 from quantcore.scheme.scheme import Scheme
 
@@ -54,11 +63,8 @@ def why_not(scheme: Scheme) -> str | None:
     if scheme.weights is None:
         return f"{scheme} leaves the weights float, and this format is about weights; add w:int8/channel"
     for spec in filter(None, (scheme.weights, scheme.activations)):
-        if whole(spec.fmt) not in FORMATS:
-            kind, known, use = (
-                ("float", "fp8_e4m3", "fp8_e4m3") if spec.fmt.is_float else ("integer", "int2 to int8", "int8")
-            )
-            return f"its {kind} codes are {known}, and {scheme} has {spec.fmt.name}; use {use}"
+        if (lacking := why_no_words(spec)) is not None:
+            return f"it has {lacking}"
     if scheme.method.keeps_g_idx:
         return (
             "actorder=group needs each column's group at run time, which compressed-tensors 0.20 no longer stores; "
@@ -116,7 +122,7 @@ def layout(scheme: Scheme, form: str) -> Layout:
 
 def packs_zero_points(spec: QuantSpec) -> bool:
     """Whether pack-quantized stores the spec's zero points as packed words."""
-    return not spec.symmetric and strategy(spec.granularity) in ("group", "channel")
+    return not spec.symmetric and strategy(spec) in ("group", "channel")
 
 
 def configuration(
@@ -169,14 +175,18 @@ def layer_tensors(layer: QuantLinear, layout: str, dtype: torch.dtype) -> dict[s
     qweight = layer.qweight
     assert qweight is not None
     packed = layout == PACKED
-    found = _packed(qweight) if packed else {"weight": qweight.q}
-    found["weight_scale"] = _shaped(rounded_scale(qweight.scale, dtype), qweight.spec)
+    found = _codes(qweight, layout)
+    found["weight_scale"] = _shaped(_stored_scale(qweight, dtype), qweight.spec)
+    if qweight.global_scale is not None:
+        found["weight_global_scale"] = qweight.global_scale
     if qweight.zero_point is not None:
         zero_point = _shaped(qweight.zero_point.to(torch.int8), qweight.spec)
         if packed and packs_zero_points(qweight.spec):
             zero_point = pack_to_int32(zero_point, qweight.spec.fmt.bits, packed_dim=0)
         found["weight_zero_point"] = zero_point
-    if (static := layer.static_qparams) is not None:
+    if (static := layer.static_qparams) is not None and static.global_scale is not None:
+        found["input_global_scale"] = static.global_scale
+    elif static is not None:
         found["input_scale"] = rounded_scale(static.scale, dtype).flatten()
         if static.zero_point is not None:
             found["input_zero_point"] = static.zero_point.to(torch.int8).flatten()
@@ -197,14 +207,21 @@ def layer_shapes(
     if layout == PACKED:
         yield "weight_packed", ((rows, in_words(spec.fmt.bits, columns) // 32), torch.int32)
         yield "weight_shape", ((2,), torch.int64)
+    elif layout.endswith(PACKED):
+        yield "weight_packed", ((rows, spec.fmt.bits * columns // 8), torch.uint8)
     else:
         yield "weight", ((rows, columns), torch.float8_e4m3fn if spec.fmt.is_float else torch.int8)
-    yield "weight_scale", (scales, dtype)
+    kinds = {"e8m0": torch.uint8, "e4m3": torch.float8_e4m3fn}
+    yield "weight_scale", (scales, kinds.get(spec.scales.name, dtype))
+    if spec.scales.has_global:
+        yield "weight_global_scale", ((1,), torch.float32)
     if not spec.symmetric:
         words = layout == PACKED and packs_zero_points(spec)
         packed = (in_words(spec.fmt.bits, tiles[0]) // 32, tiles[1])
         yield "weight_zero_point", (packed if words else scales, torch.int32 if words else torch.int8)
-    if inputs is not None and inputs.static:
+    if inputs is not None and inputs.local:
+        yield "input_global_scale", ((1,), torch.float32)
+    elif inputs is not None and inputs.static:
         yield "input_scale", ((1,), dtype)
         if not inputs.symmetric:
             yield "input_zero_point", ((1,), torch.int8)
@@ -216,11 +233,11 @@ def as_stored(layer: QuantLinear, dtype: torch.dtype) -> QuantLinear:
     """The layer that a reader of the checkpoint computes with: the same codes, scales rounded to `dtype`."""
     qweight, static = layer.qweight, layer.static_qparams
     assert qweight is not None
-    scale = rounded_scale(qweight.scale, dtype).float()
-    if static is not None:
-        static = QParams(rounded_scale(static.scale, dtype).float(), static.zero_point)
+    scale = qweight.scale if qweight.spec.scales.is_coded else rounded_scale(qweight.scale, dtype).float()
+    if static is not None and static.global_scale is None:
+        static = static._replace(scale=rounded_scale(static.scale, dtype).float())
     bias = layer.bias if isinstance(layer.bias, Tensor) else None
-    stored = QTensor(qweight.q, scale, qweight.zero_point, qweight.spec, qweight.g_idx)
+    stored = replace(qweight, scale=scale)
     return QuantLinear(stored, bias, layer.activation_spec, static)
 
 
@@ -233,6 +250,24 @@ def rounded_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
             "write --dtype bfloat16, or float32"
         )
     return stored
+
+
+def _stored_scale(qweight: QTensor, dtype: torch.dtype) -> Tensor:
+    if qweight.spec.scales.is_coded:
+        return local_codes(qweight.scale, qweight.global_scale)
+    return rounded_scale(qweight.scale, dtype)
+
+
+def _codes(qweight: QTensor, layout: str) -> dict[str, Tensor]:
+    """The codes as the format keeps them: words, bytes of several, or one a byte."""
+    if layout == PACKED:
+        return _packed(qweight)
+    if not layout.endswith(PACKED):
+        return {"weight": qweight.q}
+    if qweight.spec.fmt.bits == 4:
+        return {"weight_packed": pack(qweight.q, 4)}
+    rows = torch.split(qweight.q, max(1, PACK_CHUNK // qweight.q.shape[1]))
+    return {"weight_packed": torch.cat([pack_fp6_to_uint8(qweight.spec.fmt.decode(part)) for part in rows])}
 
 
 def _packed(qweight: QTensor) -> dict[str, Tensor]:

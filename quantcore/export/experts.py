@@ -81,7 +81,7 @@ def _why_not(scheme: Scheme, form: str) -> str | None:
     weights = scheme.weights
     assert weights is not None
     if weights.fmt.is_float:
-        if strategy(weights.granularity) not in READABLE_FP8:
+        if strategy(weights) not in READABLE_FP8:
             return f"a scale for each {weights.granularity} in fp8; write @experts=w:fp8_e4m3/channel behind the scheme"
         return None
     if not weights.symmetric:

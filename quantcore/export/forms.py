@@ -2,7 +2,9 @@
 
 Weights alone are packed words, from which transformers makes a Linear's weight when the model first runs. Some models
 want the weight before (Falcon's own initialization reads it): then config.json says that transformers makes floats of
-the codes as it loads them, or where that cannot be, the codes are stored a byte each. Which of the three a model can
+the codes as it loads them, or where that cannot be, the codes are stored a byte each. Codes with coded scales become
+bfloat16 there, so that the model runs in no other type: with weights alone they are made floats at loading too, and
+beside quantized inputs config.json names bfloat16 as the model's type. Which of the three a model can
 bear is asked of transformers itself: see `opening`.
 """
 
@@ -21,7 +23,7 @@ from torch import nn
 from quantcore.export.checkpoint_format import config_entry, configuration, formats
 from quantcore.export.experts import experts_in, patterns, read_as_linears
 from quantcore.export.opening import forms_of, hub_names, named, promised, why_not
-from quantcore.export.words import PACKED
+from quantcore.export.words import PACKED, READ_AS_BFLOAT16
 from quantcore.model.linears import every_linear, flat_inputs, left_float, short_names
 from quantcore.numbers.granularity import PerTensor, PerToken
 from quantcore.scheme.scheme import Scheme
@@ -33,13 +35,15 @@ OTHERS = ("w:int8/channel,a:int8/token/dynamic", "w:fp8_e4m3/channel,a:fp8_e4m3/
 @dataclass(frozen=True)
 class Form:
     """config: what config.json will be, as transformers' object. format: of all codes; layouts: of each layer's.
-    notes: what is not as usual, for whoever reads the report. opened: names, shapes and types of the tensors with which
+    notes: what is not as usual, for whoever reads the report. runs_in: float32, or the one type in which transformers
+    runs it. opened: names, shapes and types of the tensors with which
     transformers was asked and found nothing amiss."""
 
     config: Any
     format: str
     layouts: dict[str, str]
     notes: tuple[str, ...] = ()
+    runs_in: torch.dtype = torch.float32
     opened: frozenset[tuple[str, tuple[int, ...], torch.dtype]] = frozenset()
 
 
@@ -113,8 +117,12 @@ def _forms(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype) -> Ite
     targets_of = partial(patterns, model, hub=hub_names(model, [*schemes, *floats]))
     for packed, dequantize in ((True, False), (True, True), (False, False)):
         layouts, entry = formats(schemes, packed), configuration(schemes, floats, targets_of, packed)
-        words = PACKED in layouts.values()
-        if dequantize and not (words and len(different) == 1 and all(one.activations is None for one in different)):
+        halves = not READ_AS_BFLOAT16.isdisjoint(layouts.values())
+        words = halves or PACKED in layouts.values()
+        alone = len(different) == 1 and all(one.activations is None for one in different)
+        if halves and alone and not dequantize:
+            continue
+        if dequantize and not (words and alone):
             continue
         if not packed and PACKED not in formats(schemes).values():
             continue
@@ -122,14 +130,17 @@ def _forms(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype) -> Ite
         notes += ("codes are stored a byte each, since transformers cannot load this model's packed words",) * (
             not packed
         )
+        runs_in = torch.bfloat16 if halves and not dequantize else torch.float32
+        if runs_in != torch.float32:
+            notes += ("transformers makes bfloat16 of the codes, so it runs this in bfloat16 and in no other type",)
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__]
-        config.dtype = dtype
+        config.dtype = dtype if runs_in == torch.float32 else runs_in
         if _head_is_coded(model, schemes):
             config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
         config.quantization_config = config_entry(entry, dequantize)
         tensors = named(model, promised(model, schemes, layouts, dtype))
-        yield Form(config, str(entry.format), layouts, notes), tensors
+        yield Form(config, str(entry.format), layouts, notes, runs_in), tensors
 
 
 def staying_float(model: nn.Module, schemes: Mapping[str, Scheme]) -> list[str]:

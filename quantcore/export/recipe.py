@@ -27,7 +27,6 @@ import yaml  # type: ignore[import-untyped]
 
 from quantcore.export.recipe_text import modifiers
 from quantcore.export.words import (
-    FORMATS,
     MODIFIERS,
     TREATING,
     Entry,
@@ -37,6 +36,8 @@ from quantcore.export.words import (
     spec_of,
     transform_of,
     treating,
+    whole,
+    why_no_words,
     why_not_treating,
 )
 from quantcore.methods.options import Method
@@ -108,8 +109,10 @@ def why_not(scheme: Scheme) -> str | None:
     """What of a scheme llm-compressor has not, in a sentence; None where it has all."""
     specs = [spec for spec in (scheme.weights, scheme.activations) if spec is not None]
     for spec in specs:
-        if spec.fmt.name not in FORMATS:
-            return f"it has no {spec.fmt.name}; use int2 to int8, or fp8_e4m3"
+        if spec.fmt.name != whole(spec.fmt):
+            return f"it has no {spec.fmt.name}; use {whole(spec.fmt)}"
+        if (lacking := why_no_words(spec)) is not None:
+            return f"it has {lacking}"
         if spec.jitter:
             return f"it moves no scales; leave jitter{spec.jitter} out"
         if isinstance(spec.observer, Percentile):

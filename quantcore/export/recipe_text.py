@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from quantcore.export.words import TREATING, method_of
+from quantcore.export.words import LOCAL, TREATING, method_of
 from quantcore.methods.transforms.options import Awq, Rotate, Smooth
 from quantcore.model.sentences import quoted
 from quantcore.text.files import file_content
@@ -23,7 +23,7 @@ NO_RECIPE = "no llm-compressor recipe; one has a stage, modifiers in it, and the
 LONGEST = 100_000  # characters
 DEEPEST = 20
 NULL_SAYS = ("actorder",)  # "in no order", where nothing said is their default
-HARMLESS = ("sequential_targets", "sequential_update", "offload_hessians", "format", "scale_dtype", "zp_dtype")
+HARMLESS = ("sequential_targets", "sequential_update", "offload_hessians", "format", "zp_dtype")
 Read = Callable[[str, Any], Any]
 
 
@@ -111,6 +111,11 @@ def _flag(where: str, value: Any) -> bool:
     return value
 
 
+def _when(where: str, value: Any) -> bool | str:
+    """Whether ranges are taken at run time; or those of tiles alone."""
+    return LOCAL if value == LOCAL else _flag(where, value)
+
+
 def _whole(where: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _wrong(where, value, "a whole number")
@@ -165,7 +170,8 @@ ARGUMENTS = _fields(
         "strategy": _text,
         "group_size": _whole,
         "block_structure": _block,
-        "dynamic": _flag,
+        "dynamic": _when,
+        "scale_dtype": _text,
         "observer": _text,
         "observer_kwargs": _fields({"averaging_constant": _number}),
     }

@@ -186,9 +186,9 @@ def kernel_for(scheme: Scheme) -> Kernel | None:
     weights, inputs = scheme.weights, scheme.activations
     if weights is None or (inputs is not None and not weights.symmetric):
         return None
-    here, when = f"{whole(weights.fmt)}/{strategy(weights.granularity)}", "float"
+    here, when = f"{whole(weights.fmt)}/{strategy(weights)}", "float"
     if inputs is not None:
-        when = f"{inputs.fmt.name}/{strategy(inputs.granularity)}/{'static' if inputs.static else 'dynamic'}"
+        when = f"{inputs.fmt.name}/{strategy(inputs)}/{'static' if inputs.static else 'dynamic'}"
     return next((one for one in KERNELS if here in one.weights.split() and when in one.inputs.split()), None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ def lost_scales(source: Source, schemes: Mapping[str, Scheme], dtype: torch.dtyp
         return None
     tensors = held(source).state_dict()
     for name, scheme in schemes.items():
-        if (spec := scheme.weights) is None:
+        if (spec := scheme.weights) is None or spec.scales.is_coded:
             continue
         narrowed = 1 if spec.observer == MinMax() else 4
         scale = qparams_for(tensors[f"{name}.weight"].float(), replace(spec, observer=MinMax())).scale
@@ -94,8 +95,11 @@ def checkpoint_parts(
 
 def scale_rounding(layer: QuantLinear, dtype: torch.dtype) -> Tensor:
     """The largest relative change of a layer's scales in `dtype`: a float64 scalar on the device, not waited for."""
-    static = layer.static_qparams
-    scales = [one for one in (layer.scale, static and static.scale) if isinstance(one, Tensor)]
+    static, qweight = layer.static_qparams, layer.weight_spec
+    scales = [] if qweight is None or qweight.scales.is_coded else [cast(Tensor, layer.scale)]
+    scales += [] if static is None or static.global_scale is not None else [static.scale]
+    if not scales:
+        return torch.zeros((), dtype=torch.float64, device=cast(Tensor, layer.codes).device)
     return torch.stack([(one.to(dtype).double() / one.double() - 1).abs().max() for one in scales]).max()
 
 

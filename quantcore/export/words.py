@@ -3,7 +3,7 @@
     arguments(spec)      the fields of their QuantizationArgs         spec_of(entry, weights)   the spec that they say
     modifier(method)     the modifier that quantizes by it            method_of(kind, body)     the method that it says
     treating(transform)  the modifier that does it before             transform_of(kind, body)  the transform that it is
-    LAYOUTS              how a checkpoint's formats keep codes        strategy(grain)           their word for it
+    LAYOUTS              how a checkpoint's formats keep codes        strategy(spec)            their word for its tiles
 
 One table, read in both directions; what is not in it they have not. Observers: "minmax" is a moving average there, our
 ema; min-max is memoryless_minmax for weights and static_minmax for activations. Checked against compressed-tensors 0.20
@@ -18,17 +18,29 @@ from typing import Any
 from quantcore.methods.options import METHODS, Method
 from quantcore.methods.transforms.awq import RATIOS
 from quantcore.methods.transforms.options import Awq, Rotate, Smooth, Transform
-from quantcore.numbers.bits import Layout, in_bytes, in_words
+from quantcore.numbers.bits import Layout, close, in_bytes, in_words, sharing_bytes
 from quantcore.numbers.formats import Format, format_named
 from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
+from quantcore.numbers.scales import E4M3, E8M0, FLOAT, ScaleFormat
 from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, QuantSpec
 
 Entry = dict[str, Any]
 
-FORMATS = {"fp8_e4m3": ("float", 8), **{f"int{bits}": ("int", bits) for bits in range(2, 9)}}
+FORMATS = {
+    "fp8_e4m3": ("float", 8),
+    "fp6_e2m3": ("float", 6),
+    "fp4_e2m1": ("float", 4),
+    **{f"int{bits}": ("int", bits) for bits in range(2, 9)},
+}
 STRATEGIES: dict[type[Granularity], str] = {
     PerTensor: "tensor", PerChannel: "channel", PerToken: "token", PerGroup: "group", PerBlock: "block",
 }  # fmt: skip
+UNDER_GLOBAL, LOCAL = "tensor_group", "local"  # a strategy of groups, and how their inputs' scales are taken
+CODED = {  # which tiles of which formats have coded scales, and how a group's strategy is written
+    "e8m0": (PerGroup(32), ("fp4_e2m1", "fp6_e2m3", "fp8_e4m3")),
+    "e4m3": (PerGroup(16), ("fp4_e2m1",)),
+}
+SCALES = {"e8m0": "torch.uint8", "e4m3": "torch.float8_e4m3fn"}
 OBSERVERS: dict[type[Observer], tuple[str, str]] = {  # of weights, of activations
     Mse: ("memoryless_mse", "mse"),
     MovingAverage: ("", "minmax"),
@@ -51,7 +63,12 @@ LAYOUTS = {
     UNPACKED: Layout(in_bytes, in_bytes),
     "float-quantized": Layout(in_bytes, in_bytes),
     "naive-quantized": Layout(in_bytes, in_bytes),
+    "mxfp8-quantized": Layout(in_bytes, in_bytes),
+    "mxfp6-pack-quantized": Layout(close, close),  # four codes in three bytes
+    "mxfp4-pack-quantized": Layout(sharing_bytes, sharing_bytes),
+    "nvfp4-pack-quantized": Layout(sharing_bytes, sharing_bytes),
 }
+READ_AS_BFLOAT16 = frozenset(name for name in LAYOUTS if name.startswith(("mx", "nv")))  # whatever the model's type
 
 
 def whole(fmt: Format) -> str:
@@ -59,8 +76,27 @@ def whole(fmt: Format) -> str:
     return fmt.name.removesuffix("_narrow")
 
 
-def strategy(grain: Granularity) -> str:
-    return STRATEGIES[type(grain)]
+def strategy(spec: QuantSpec) -> str:
+    return UNDER_GLOBAL if spec.scales.has_global else STRATEGIES[type(spec.granularity)]
+
+
+def why_no_words(spec: QuantSpec) -> str | None:
+    """Why they have no word for a spec's numbers, as half a sentence about it; None where they have."""
+    if whole(spec.fmt) not in FORMATS:
+        return f"no {spec.fmt.name}; use int2 to int8, fp8_e4m3, or fp4_e2m1 and fp6_e2m3 with coded scales"
+    if not spec.scales.is_coded:
+        found = [f"{grain}/{name}" for name, (grain, formats) in CODED.items() if spec.fmt.name in formats]
+        if spec.fmt.is_float and spec.fmt.bits < 8:
+            return (
+                f"{spec.fmt.name} with coded scales alone; write {spec.fmt.name}/{f' or {spec.fmt.name}/'.join(found)}"
+            )
+        return None
+    grain, formats = CODED[spec.scales.name]
+    if spec.granularity != grain or spec.fmt.name not in formats:
+        return (
+            f"{spec.scales} scales for {grain} of {', '.join(formats)} alone; write {formats[0]}/{grain}/{spec.scales}"
+        )
+    return None
 
 
 def arguments(spec: QuantSpec) -> Entry:
@@ -70,9 +106,11 @@ def arguments(spec: QuantSpec) -> Entry:
         "num_bits": bits,
         "type": kind,
         "symmetric": spec.symmetric,
-        "strategy": strategy(spec.granularity),
-        "dynamic": spec.dynamic,
+        "strategy": strategy(spec),
+        "dynamic": LOCAL if spec.local else spec.dynamic,
     }
+    if spec.scales.is_coded:
+        found["scale_dtype"] = SCALES[spec.scales.name]
     if isinstance(spec.granularity, PerGroup):
         found["group_size"] = spec.granularity.group_size
     if isinstance(spec.granularity, PerBlock):
@@ -98,28 +136,48 @@ def spec_of(entry: Entry | None, weights: bool) -> QuantSpec | None:
     name = next((name for name, words in FORMATS.items() if words == written), None)
     if name is None:
         raise ValueError(f"the recipe's {written[0]} codes of {written[1]} bits are none that this reader knows; use 8")
-    dynamic = bool(entry.get("dynamic", False))
+    dynamic, scales = bool(entry.get("dynamic", False)), _scales(entry)
+    if (entry.get("dynamic") == LOCAL) != (dynamic and scales.has_global):
+        raise ValueError(
+            f"the recipe's dynamic: {entry.get('dynamic')} does not go with strategy {entry.get('strategy')}; {LOCAL} "
+            f"and {UNDER_GLOBAL} stand together"
+        )
     return QuantSpec(
         fmt=format_named(name),
         granularity=_granularity(entry),
+        scales=scales,
         symmetric=bool(entry.get("symmetric", True)),
         dynamic=dynamic,
-        observer=MinMax() if dynamic else _observer(entry, weights),
+        observer=MinMax() if dynamic and not scales.has_global else _observer(entry, weights),
     )
+
+
+def _scales(entry: Entry) -> ScaleFormat:
+    """How a recipe's scales are stored: e8m0 is written as bytes, e4m3 under a global scale as its strategy."""
+    stored = str(entry.get("scale_dtype") or "").removeprefix("torch.")
+    if entry.get("strategy") == UNDER_GLOBAL:
+        if stored not in ("", "float8_e4m3fn"):
+            raise ValueError(f"the recipe's scales of strategy {UNDER_GLOBAL} are {stored}; this lab has float8_e4m3fn")
+        return E4M3
+    if stored == "uint8":
+        return E8M0
+    if stored not in ("", "bfloat16", "float16", "float32"):
+        raise ValueError(f"the recipe's scales are {stored} of strategy {entry.get('strategy')}; this lab has not that")
+    return FLOAT
 
 
 def _granularity(entry: Entry) -> Granularity:
     group_size, word = entry.get("group_size"), entry.get("strategy")
     if word is None:
         word = "tensor" if group_size is None else "channel" if group_size == -1 else "group"
-    if word == STRATEGIES[PerGroup]:
+    if word in (STRATEGIES[PerGroup], UNDER_GLOBAL):
         return PerGroup(int(group_size or 0))
     if word == STRATEGIES[PerBlock]:
         if "block_structure" not in entry:
             raise ValueError("the recipe's strategy block needs its block_structure; add one such as [128, 128]")
         return PerBlock(*entry["block_structure"])
     for grain in (PerTensor(), PerChannel(), PerToken()):
-        if word == strategy(grain):
+        if word == STRATEGIES[type(grain)]:
             return grain
     raise ValueError(f"the recipe's strategy {word!r} is none of {', '.join(STRATEGIES.values())}")
 

@@ -79,7 +79,7 @@ def run(work: Work, device: torch.device) -> None:
         if work.kind == "product":
             x = torch.randn(work.tokens, work.shape[1], device=device, dtype=torch.bfloat16, generator=generator)
             acts = scheme.activations
-            static = None if acts is None or acts.dynamic else qparams_for(x, acts)
+            static = None if acts is None or not acts.static else qparams_for(x, acts)
             q = quantize(weight, spec)
             open_paths(x, q, acts)[0].run(x, q, acts, static)
         else:

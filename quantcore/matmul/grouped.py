@@ -92,8 +92,8 @@ def joined_codes(layers: Sequence[QuantLinear]) -> QTensor:
     assert codes is not None
     if codes.dtype == torch.uint8:
         codes = unpack(codes, spec.fmt.bits, layers[0].in_features)
-    scale = cast(Tensor, together("scale"))
-    return QTensor(codes, scale, None if zero_point is None else zero_point.float(), spec)
+    scale, zero_point = cast(Tensor, together("scale")), None if zero_point is None else zero_point.float()
+    return QTensor(codes, scale, zero_point, spec, global_scale=together("global_scale"))
 
 
 def _as_they_lie(weights: Sequence[Tensor]) -> Tensor | None:

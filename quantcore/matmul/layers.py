@@ -64,8 +64,10 @@ class QuantLinear(nn.Module):
         self.register_buffer("scale", None if weight is None else weight.scale)
         self.register_buffer("zero_point", _as_int8(None if weight is None else weight.zero_point))
         self.register_buffer("g_idx", None if weight is None else weight.g_idx)
+        self.register_buffer("global_scale", None if weight is None else weight.global_scale)
         self.register_buffer("input_scale", None if static is None else static.scale)
         self.register_buffer("input_zero_point", _as_int8(None if static is None else static.zero_point))
+        self.register_buffer("input_global_scale", None if static is None else static.global_scale)
         self.register_buffer("bias", bias)
         self._wanted: Path | None = None
         self._ready: _Ready | None = None
@@ -113,14 +115,16 @@ class QuantLinear(nn.Module):
         fmt, codes = self.weight_spec.fmt, cast(Tensor, self.codes)
         if codes.dtype == torch.uint8:
             codes = unpack(codes, fmt.bits, self.in_features)
-        g_idx = cast("Tensor | None", self.g_idx)
-        return QTensor(codes, cast(Tensor, self.scale), _as_float(self.zero_point), self.weight_spec, g_idx)
+        g_idx, global_scale = cast("Tensor | None", self.g_idx), cast("Tensor | None", self.global_scale)
+        scale, zero_point = cast(Tensor, self.scale), _as_float(self.zero_point)
+        return QTensor(codes, scale, zero_point, self.weight_spec, g_idx, global_scale)
 
     @property
     def static_qparams(self) -> QParams | None:
         if self.input_scale is None:
             return None
-        return QParams(cast(Tensor, self.input_scale), _as_float(self.input_zero_point))
+        global_scale = cast("Tensor | None", self.input_global_scale)
+        return QParams(cast(Tensor, self.input_scale), _as_float(self.input_zero_point), global_scale)
 
     def weight_hat(self) -> Tensor:
         """The weight that the layer computes with, (O, K): dequantized codes, or the float weight."""

@@ -65,7 +65,8 @@ def token_codes(
     """The codes of x under `spec`, or under the frozen `static`: by one fused kernel where it runs, else by `quantize`.
 
     Shapes: x (N, K), codes (N, K padded to a multiple of `multiple`). `sums` asks for each token's sum of q - z."""
-    if why_not.why_no_kernels(x) is None and spec.observer == MinMax() and (spec.symmetric or not _grouped(spec)):
+    simple = spec.observer == MinMax() and not spec.scales.is_coded and (spec.symmetric or not _grouped(spec))
+    if simple and why_not.why_no_kernels(x) is None:
         from quantcore.matmul.kernels.quantize_rows import quantize_tokens
 
         return quantize_tokens(x, spec, static, multiple, sums)

@@ -19,7 +19,7 @@ from torch import Tensor
 from quantcore.methods.sweep_state import GptqProblem, Order, SweepState, Trace
 from quantcore.numbers.affine import QParams, qparams_of_range
 from quantcore.numbers.kernels.triton_here import has_triton
-from quantcore.numbers.qtensor import QTensor, range_of_tiles
+from quantcore.numbers.qtensor import QTensor, global_scale_of, range_of_tiles
 
 GPU_BLOCK = 256  # the least number of columns between two matrix products on a GPU
 
@@ -71,24 +71,21 @@ class Rows:
     def qparams_at(self, step: int) -> QParams:
         """Scale and zero point of each row, (O,), at one step."""
         at = self.group[step : step + 1]
-        scale, zero_point = (
-            None if part is None else part.index_select(1, at).flatten().repeat_interleave(self.rows_a_scale)
-            for part in self.qparams
-        )
-        assert scale is not None
-        return QParams(scale, zero_point)
+        return self.qparams.map(lambda part: part.index_select(1, at).flatten().repeat_interleave(self.rows_a_scale))
 
     def rescale(self, start: int, columns: Tensor) -> None:
         """The scale of the group that begins at `start`, from its columns (columns_a_scale, O) as they are now."""
-        reach, fresh = self._range_and_qparams(columns.T.contiguous())
+        reach, fresh = self._range_and_qparams(columns.T.contiguous(), self.qparams.global_scale)
         self.reach = torch.stack([torch.minimum(self.reach[0], reach[0]), torch.maximum(self.reach[1], reach[1])])
-        for kept, new in zip(self.qparams, fresh, strict=True):
+        for kept, new in zip(self.qparams[:2], fresh[:2], strict=True):
             if kept is not None and new is not None:
                 kept[:, start // self.columns_a_scale] = new[:, 0]
 
-    def _range_and_qparams(self, x: Tensor) -> tuple[Tensor, QParams]:
+    def _range_and_qparams(self, x: Tensor, global_scale: Tensor | None = None) -> tuple[Tensor, QParams]:
+        if global_scale is None:
+            global_scale = global_scale_of(x, self.spec)
         lo, hi = range_of_tiles(x.float(), self.spec)
-        return torch.stack([lo.min(), hi.max()]), qparams_of_range(lo, hi, self.spec.fmt, self.spec.symmetric)
+        return torch.stack([lo.min(), hi.max()]), qparams_of_range(lo, hi, self.spec, global_scale)
 
     def codes(self, values: Tensor) -> Tensor:
         """The codes (O, K) in the columns' own order, from the codes' values (K, O) in visiting order."""
@@ -103,7 +100,8 @@ class Rows:
 
     def result(self, codes: Tensor) -> QTensor:
         g_idx = self.group.index_select(0, self.order.places) if self.by_group else None
-        return QTensor(codes, *self.qparams, self.spec, g_idx)
+        scale, zero_point, global_scale = self.qparams
+        return QTensor(codes, scale, zero_point, self.spec, g_idx, global_scale)
 
 
 def sweep(parts: Sequence[Rows], pull: Tensor, diagonal: Tensor, trace: Trace | None) -> list[Tensor]:
@@ -156,7 +154,7 @@ def _state(parts: Sequence[Rows], work: torch.dtype, adjusted: bool, error: bool
             columns[weight] = part.visited(work)
         rows = torch.arange(out, device=device, dtype=torch.int32)
         source.append(rows + begins[weight])
-        scale, zero_point = part.qparams
+        scale, zero_point = part.qparams.scale, part.qparams.zero_point
         scales.append(_flat(scale))
         zeros.append(torch.zeros_like(scales[-1]) if zero_point is None else _flat(zero_point))
         first.append(held + (rows if part.rows_a_scale == 1 else rows // part.rows_a_scale))
@@ -224,7 +222,7 @@ class SplitProducts:
 def _sweep_block(state: SweepState, part: Rows, pull: Tensor, start: int, stop: int, asks: Tensor | None) -> None:
     """Columns start..stop, one after another; `asks` is what the columns before `start` ask of them."""
     fmt, w = part.spec.fmt, state.columns(start, stop)
-    scales, zero_points = state.qparams(start, stop)
+    scales, zero_points, _ = state.qparams(start, stop)
     state.adjusted[start:stop] = w if asks is None else w + asks
     for j in range(start, stop):
         adjusted, scale = state.adjusted[j], scales[j - start]
@@ -253,7 +251,7 @@ def _take_scale(part: Rows, start: int, state: SweepState, pull: Tensor) -> None
         moved = moved + torch.linalg.solve_triangular(pull[here, here], pulled, upper=False, unitriangular=True)
     part.rescale(start, moved)
     group = start // part.columns_a_scale
-    for held, kept in zip((state.scale, state.zero_point), part.qparams, strict=True):
+    for held, kept in zip((state.scale, state.zero_point), part.qparams[:2], strict=True):
         if held is not None and kept is not None:
             held.view(kept.shape[1], -1)[group] = kept[:, group]
 

@@ -1,10 +1,11 @@
 """How many bits a quantized layer takes; nothing else counts them.
 
-    size = weight_size(spec, (4096, 4096))            codes without gaps, 16-bit scales
+    size = weight_size(spec, (4096, 4096))            codes without gaps, 16-bit scales, or coded ones
     size.bytes, size.bits_per_weight
 
     codes         of each row, as the layout keeps them: without gaps, or in whole words or bytes
-    scales        one a tile, in the checkpoint's float type
+    scales        one a tile, in the checkpoint's float type or coded (`scales`), and a global one of 32 bits where
+                  coded ones have it
     zero points   as many, where asymmetric, as the layout keeps them
     g_idx         32 bits a column, where groups are formed of columns that are no neighbours
     inputs        scale and zero point of the layer's input, where its range is frozen
@@ -104,7 +105,7 @@ def weight_size(
     bits, columns = spec.fmt.bits, math.prod(tiles[:-2]) * tiles[-1]
     return Size(
         codes=math.prod(shape[:-1]) * layout.codes(bits, shape[-1]) + layout.shape_bits,
-        scales=math.prod(tiles) * float_bits,
+        scales=math.prod(tiles) * spec.scales.stored_bits(float_bits) + spec.scales.global_bits,
         zero_points=0 if spec.symmetric else columns * layout.zero_points(bits, math.prod(tiles[-2:-1])),
         g_idx=G_IDX_BITS * shape[-1] if g_idx else 0,
         numbers=math.prod(shape),
@@ -124,6 +125,8 @@ class Coded:
 def layer_size(layer: Coded, layout: Layout = CLOSE, float_bits: int = FLOAT_BITS) -> Size:
     """The size of a Linear's weight, and of its input's range where that is frozen. Raises: as `weight_size`."""
     size = weight_size(layer.weights, layer.shape, layer.g_idx, layout, float_bits)
-    if (inputs := layer.activations) is None or inputs.dynamic:
+    if (inputs := layer.activations) is None or not inputs.static:
         return size
+    if inputs.local:
+        return size + Size(inputs=inputs.scales.global_bits)
     return size + Size(inputs=float_bits + (0 if inputs.symmetric else layout.zero_points(inputs.fmt.bits, 1)))

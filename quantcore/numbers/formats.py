@@ -5,6 +5,7 @@ powers of two their values lie 2^(e - mantissa_bits) apart, so the step grows wi
 
     int4        -8 -7 ... 7                  16 codes, one step everywhere
     fp4_e2m1    0 .5 1 1.5 2 3 4 6 and -     15 values, finer near zero
+    fp6_e2m3    0 .125 ... 7.5 and -         63 values                     fp6_e3m2    0 .0625 ... 28 and -
     fp8_e4m3    0 ... 448                    no infinity, one NaN          fp8_e5m2    0 ... 57344
 
 `round_to_grid` is half-to-even for both kinds and expects values that were clamped to the range first: int8 wraps, e5m2
@@ -12,8 +13,8 @@ overflows to infinity, and torch builds differ on e4m3 out of range. Both ends o
 before rounding gives what clamping after it would.
 
 A new format is one line below, or `register` from outside. Sources: OCP Open Compute Project 8-bit Floating Point
-Specification 1.0 (e4m3, e5m2) and Microscaling Formats 1.0 (e2m1); integer ranges as two's complement, `narrow_range`
-as in Jacob et al. 2017, arXiv:1712.05877, section 3.1.
+Specification 1.0 (e4m3, e5m2) and Microscaling Formats 1.0 (e2m1, e2m3, e3m2); integer ranges as two's complement,
+`narrow_range` as in Jacob et al. 2017, arXiv:1712.05877, section 3.1.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Format:
         assert self.mantissa_bits is not None
         _, exponent = torch.frexp(x)  # |x| = f * 2^exponent, f in [0.5, 1)
         step_exponent = (exponent - 1).clamp(min=self.min_exponent) - self.mantissa_bits
-        return torch.round(x * _power_of_two(-step_exponent)) * _power_of_two(step_exponent)
+        return torch.round(x * power_of_two(-step_exponent)) * power_of_two(step_exponent)
 
     def encode(self, values: Tensor) -> Tensor:
         """Values on the grid, within [qmin, qmax], as codes of dtype `storage`.
@@ -103,12 +104,12 @@ class Format:
         fraction = torch.arange(2**self.mantissa_bits, dtype=torch.float32) / 2**self.mantissa_bits
         exponents = torch.arange(2**self.exponent_bits - 1, dtype=torch.int32) + self.min_exponent
         subnormal = fraction * 2.0**self.min_exponent
-        normal = _power_of_two(exponents)[:, None] * (1 + fraction)
+        normal = power_of_two(exponents)[:, None] * (1 + fraction)
         values = torch.cat([subnormal, normal.flatten()])
         return values[values <= self.qmax]
 
 
-def _power_of_two(exponent: Tensor) -> Tensor:
+def power_of_two(exponent: Tensor) -> Tensor:
     """2^exponent as float32, exact on every device (its bits are written, no library's pow); exponents -126..127."""
     return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
 
@@ -127,6 +128,8 @@ def float_format(name: str, bits: int, exponent_bits: int, bias: int, qmax: floa
 
 FP8_E4M3 = float_format("fp8_e4m3", 8, 4, 7, 448.0, torch.float8_e4m3fn)
 FP8_E5M2 = float_format("fp8_e5m2", 8, 5, 15, 57344.0, torch.float8_e5m2)
+FP6_E2M3 = float_format("fp6_e2m3", 6, 2, 1, 7.5, torch.int8)
+FP6_E3M2 = float_format("fp6_e3m2", 6, 3, 3, 28.0, torch.int8)
 FP4_E2M1 = float_format("fp4_e2m1", 4, 2, 1, 6.0, torch.int8)
 
 FORMATS: dict[str, Format] = {
@@ -136,6 +139,8 @@ FORMATS: dict[str, Format] = {
         *(int_format(bits, narrow_range=True) for bits in range(2, 9)),
         FP8_E4M3,
         FP8_E5M2,
+        FP6_E2M3,
+        FP6_E3M2,
         FP4_E2M1,
     ]
 }

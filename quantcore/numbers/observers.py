@@ -71,10 +71,11 @@ def _equal_percentiles(tiles: Tensor, percent: float) -> tuple[Tensor, Tensor]:
 
 def _least_mse(tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, counts: Tensor | None) -> tuple[Tensor, Tensor]:
     """The range shrink * [lo, hi] whose round trip has the least (weighted) squared error, tile by tile."""
+    global_scale = qparams_of_range(lo, hi, spec).global_scale
     best_error = torch.full_like(lo, math.inf)
     best_shrink = torch.ones_like(lo)
     for shrink in SHRINK:
-        qparams = qparams_of_range(lo * shrink, hi * shrink, spec.fmt, spec.symmetric)
+        qparams = qparams_of_range(lo * shrink, hi * shrink, spec, global_scale)
         squared = (round_trip(tiles, qparams, spec.fmt) - tiles).square()
         error = (squared if counts is None else squared * counts.to(squared)).sum(-1, keepdim=True)
         better = error < best_error

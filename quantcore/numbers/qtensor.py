@@ -12,6 +12,7 @@ view is replaced by a gather.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class QTensor:
     q            codes, dtype spec.fmt.storage, one element a code
     scale        float32, the rank of q; q.shape / scale.shape is the tile
     zero_point   like scale, whole numbers of [qmin, qmax]; None exactly when spec.symmetric
+    global_scale (1,) float32 under which the scales are codes, where their format has one (`scales`); of tensors that
+                 were put together one each
     g_idx        (K,), int32: the column of `scale` that serves each column of a matrix q; None where groups are
                  neighbours, g_idx[k] = k // tile
     """
@@ -41,6 +44,7 @@ class QTensor:
     zero_point: Tensor | None
     spec: QuantSpec
     g_idx: Tensor | None = None
+    global_scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.q.dtype != self.spec.fmt.storage:
@@ -58,6 +62,8 @@ class QTensor:
             raise ValueError(
                 f"zero points of shape {tuple(self.zero_point.shape)} do not match scales {tuple(self.scale.shape)}"
             )
+        if (self.global_scale is not None) != self.spec.scales.has_global:
+            raise ValueError(f"a tensor has a global scale exactly where its scales, {self.spec.scales}, are under one")
         if self.g_idx is not None:
             sizes = torch.bincount(self.g_idx.long(), minlength=expected[-1])
             if self.g_idx.shape != self.q.shape[-1:] or sizes.tolist() != [tile[-1]] * expected[-1]:
@@ -68,7 +74,7 @@ class QTensor:
 
     @property
     def qparams(self) -> QParams:
-        return QParams(self.scale, self.zero_point)
+        return QParams(self.scale, self.zero_point, self.global_scale)
 
     @property
     def held_bytes(self) -> int:
@@ -83,14 +89,15 @@ class QTensor:
 
 
 def quantize(x: Tensor, spec: QuantSpec, qparams: QParams | None = None) -> QTensor:
-    """Codes of x under `spec`; `qparams` uses a frozen scale (static) instead of the range of x.
+    """Codes of x under `spec`; `qparams` uses a frozen scale (static) instead of the range of x, or of a local spec the
+    frozen global scale alone.
 
     Shapes: x any rank of at least one; qparams' trailing dimensions as `range_shape` says, missing leading ones are 1.
     Raises: ValueError for NaN or Inf, an empty tensor, or a tile that does not divide the shape."""
     tile = _tile_of(x, spec)
-    qparams = _leading_ones(qparams, x.ndim) if qparams is not None else qparams_for(x, spec)
+    qparams = _known_or_own(x, spec, qparams)
     values = to_grid(_split(x, tile), _over_tiles(qparams), spec.fmt).reshape(x.shape)
-    return QTensor(spec.fmt.encode(values), qparams.scale, qparams.zero_point, spec)
+    return QTensor(spec.fmt.encode(values), qparams.scale, qparams.zero_point, spec, global_scale=qparams.global_scale)
 
 
 def dequantize(qtensor: QTensor) -> Tensor:
@@ -103,21 +110,30 @@ def dequantize(qtensor: QTensor) -> Tensor:
         def each(part: Tensor) -> Tensor:
             return part.repeat_interleave(tile[0], 0)[:, columns]
 
-        zero_point = None if qtensor.zero_point is None else each(qtensor.zero_point)
-        return from_grid(values, QParams(each(qtensor.scale), zero_point))
+        return from_grid(values, qtensor.qparams.map(each))
     return from_grid(_split(values, tile), _over_tiles(qtensor.qparams)).reshape(values.shape)
 
 
 def fake_quantize(x: Tensor, spec: QuantSpec, qparams: QParams | None = None) -> Tensor:
     """`dequantize(quantize(x, spec, qparams))` without storing the codes; shape and dtype of x."""
     tile = _tile_of(x, spec)
-    qparams = _leading_ones(qparams, x.ndim) if qparams is not None else qparams_for(x, spec)
+    qparams = _known_or_own(x, spec, qparams)
     return round_trip(_split(x, tile), _over_tiles(qparams), spec.fmt).reshape(x.shape).to(x.dtype)
 
 
-def qparams_for(x: Tensor, spec: QuantSpec) -> QParams:
-    """Scale and zero point of every tile of x, from the range that `spec.observer` sees. Shape: x.shape / tile."""
-    return choose_qparams(*range_of_tiles(x, spec), spec.fmt, spec.symmetric)
+def qparams_for(x: Tensor, spec: QuantSpec, global_scale: Tensor | None = None) -> QParams:
+    """Scale and zero point of every tile of x, from the range that `spec.observer` sees; x's own global scale where the
+    format of scales has one and none is given. Shape: x.shape / tile."""
+    if global_scale is None:
+        global_scale = global_scale_of(x, spec)
+    return choose_qparams(*range_of_tiles(x, spec), spec, global_scale)
+
+
+def global_scale_of(x: Tensor, spec: QuantSpec) -> Tensor | None:
+    """The global scale of x, (1,) float32, from its largest |value|; None where scales have none."""
+    if spec.scales.global_of is None:
+        return None
+    return spec.scales.global_of(torch.linalg.vector_norm(x.detach().float(), math.inf), spec.fmt)
 
 
 def range_of_tiles(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -153,14 +169,11 @@ def _split(x: Tensor, tile: Sequence[int]) -> Tensor:
 def _over_tiles(qparams: QParams) -> QParams:
     """Qparams of shape (a, b, ...) viewed as (a, 1, b, 1, ...), to broadcast over a `_split` tensor."""
 
-    def widen(t: Tensor) -> Tensor:
-        return t.reshape([part for size in t.shape for part in (size, 1)])
-
-    return QParams(widen(qparams.scale), None if qparams.zero_point is None else widen(qparams.zero_point))
+    return qparams.map(lambda t: t.reshape([part for size in t.shape for part in (size, 1)]))
 
 
-def _leading_ones(qparams: QParams, ndim: int) -> QParams:
-    def pad(t: Tensor) -> Tensor:
-        return t.reshape((1,) * (ndim - t.ndim) + tuple(t.shape))
-
-    return QParams(pad(qparams.scale), None if qparams.zero_point is None else pad(qparams.zero_point))
+def _known_or_own(x: Tensor, spec: QuantSpec, known: QParams | None) -> QParams:
+    """Frozen qparams with as many dimensions as x; x's own where nothing is frozen, or a global scale alone."""
+    if known is None or spec.local:
+        return qparams_for(x, spec, None if known is None else known.global_scale)
+    return known.map(lambda t: t.reshape((1,) * (x.ndim - t.ndim) + tuple(t.shape)))

@@ -1,4 +1,4 @@
-"""How one tensor becomes codes: its format, granularity, symmetry, and which range is covered."""
+"""How one tensor becomes codes: format, granularity, symmetry, how scales are stored, which range is covered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from quantcore.numbers.formats import Format
 from quantcore.numbers.granularity import Granularity
+from quantcore.numbers.scales import FLOAT, SCALES, ScaleFormat
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ Observer = MinMax | MovingAverage | Percentile | Mse
 @dataclass(frozen=True)
 class QuantSpec:
     """How one tensor becomes codes. `dynamic` speaks of activations: True takes the range from the tensor at hand.
+    `scales`: how a scale is stored. Where dynamic ones stand under a global scale, that one is recorded beforehand.
     `jitter` speaks of weights: not 0, it moves each scale within half a 16-bit grain (`jitter.moved`), so that the same
     scheme has other rounding luck."""
 
@@ -71,6 +73,7 @@ class QuantSpec:
     dynamic: bool = False
     observer: Observer = MinMax()
     jitter: int = 0
+    scales: ScaleFormat = FLOAT
 
     def __post_init__(self) -> None:
         if self.jitter and self.dynamic:
@@ -79,21 +82,40 @@ class QuantSpec:
             raise ValueError(
                 f"{self.fmt.name} has a sign and no zero point, so it cannot be asymmetric; leave out asym, or use int8"
             )
+        if self.scales.is_coded and not self.symmetric:
+            raise ValueError(f"{self.scales} codes scales of symmetric codes alone; leave out asym, or {self.scales}")
+        if self.scales.is_coded and self.jitter:
+            raise ValueError(f"scales in {self.scales} have no 16-bit grain to move in; leave out jitter")
         if not self.symmetric and self.fmt.name.endswith("_narrow"):
             raise ValueError(
                 f"{self.fmt.name} drops a code to be symmetric, so it cannot be asymmetric; "
                 f"use {self.fmt.name.removesuffix('_narrow')}"
             )
-        if isinstance(self.observer, MovingAverage) and self.dynamic:
+        if self.local and isinstance(self.observer, Mse):
+            raise ValueError("mse weighs one scale for all that was seen, and local ones are many; leave mse out")
+        if isinstance(self.observer, MovingAverage) and not self.static:
             raise ValueError("a moving average needs earlier steps, so it cannot be dynamic; try static, or minmax")
 
     @property
     def static(self) -> bool:
-        """Of activations: whether the range is recorded beforehand and frozen."""
-        return not self.dynamic
+        """Of activations: whether a range is recorded beforehand and frozen."""
+        return not self.dynamic or self.local
+
+    @property
+    def local(self) -> bool:
+        """Of activations: whether what is frozen is the global scale alone, and the tiles have their own."""
+        return self.dynamic and self.scales.has_global
 
     def __str__(self) -> str:
-        return "/".join([self.fmt.name, str(self.granularity), *([] if self.symmetric else ["asym"])])
+        words = [self.fmt.name, str(self.granularity)]
+        words += [str(self.scales)] if self.scales.is_coded else []
+        return "/".join(words + ([] if self.symmetric else ["asym"]))
+
+
+def scales_named(text: str) -> ScaleFormat | None:
+    """`e8m0`, `e4m3`: how scales are stored; None for any other word. Floats are not named."""
+    found = SCALES.get(text)
+    return found if found and found.is_coded else None
 
 
 def parse_observer(text: str) -> Observer:
@@ -110,5 +132,6 @@ def parse_observer(text: str) -> Observer:
         if match := re.fullmatch(pattern, text):
             return make(match[match.re.groups])
     raise ValueError(
-        f"cannot read {text!r}; after the granularity come asym, static, dynamic, minmax, ema, p99.9 or mse"
+        f"cannot read {text!r}; after the granularity come e8m0, e4m3, asym, static, dynamic, local, minmax, ema, "
+        "p99.9 or mse"
     )

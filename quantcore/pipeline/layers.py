@@ -201,7 +201,7 @@ def static_qparams(spec: QuantSpec | None, stats: LayerStats | None) -> QParams 
             "static activations need the range of what enters this layer, and there is none; give text that reaches it"
         )
     lo, hi = stats.ranges.range(spec)
-    return choose_qparams(lo, hi, spec.fmt, spec.symmetric)
+    return choose_qparams(lo, hi, spec)
 
 
 def _coded(members: list[tuple[nn.Linear, Scheme]], hessian: Tensor | None, name: str) -> list[QTensor | None]:
@@ -219,8 +219,7 @@ def _assembled(layer: nn.Linear, scheme: Scheme, static: QParams | None, qweight
     weight = layer.weight.detach()
     bias = None if layer.bias is None else layer.bias.detach()
     if static is not None:
-        scale, zero_point = static
-        static = QParams(scale.to(weight.device), None if zero_point is None else zero_point.to(weight.device))
+        static = static.to(weight.device)
     return QuantLinear(qweight, bias, scheme.activations, static, float_weight=weight if qweight is None else None)
 
 

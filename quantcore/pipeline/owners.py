@@ -22,7 +22,7 @@ from quantcore.scheme.scheme import Scheme
 
 Members = Mapping[str, tuple[nn.Linear, Scheme]]
 Solve = Callable[[Members, Tensor], dict[str, Made]]
-CODES = ("codes", "scale", "zero_point", "g_idx")  # of a QuantLinear: its weight
+CODES = ("codes", "scale", "zero_point", "g_idx", "global_scale")  # of a QuantLinear: its weight
 
 
 class _Form(NamedTuple):
@@ -149,5 +149,5 @@ def _received(
     if codes.dtype == torch.uint8:
         codes = unpack(codes, scheme.weights.fmt.bits, layer.in_features)
     zero_point = None if zero_point is None else zero_point.float()
-    qweight = QTensor(codes, held["scale"], zero_point, scheme.weights, held.get("g_idx"))
+    qweight = QTensor(codes, held["scale"], zero_point, scheme.weights, held.get("g_idx"), held.get("global_scale"))
     return made_of(name, layer, scheme, static, qweight, figures)

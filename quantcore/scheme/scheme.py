@@ -4,6 +4,7 @@
     w:int4/group128/asym                             with a zero point
     w:int8/channel,a:int8/token/dynamic              W8A8: activations' ranges are taken at run time
     w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static/p99.9 static: range frozen beforehand, here at the 99.9th percentile
+    w:fp4_e2m1/group16/e4m3,a:fp4_e2m1/group16/e4m3/local   scales in fp8 under a global one, that of inputs frozen
     w:int4/group128/jitter3                          the same with other rounding luck: scales moved within half a grain
     w:int4/group128,gptq/actorder=weight             GPTQ with reordering, instead of rounding to nearest
     w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of it (`patterns`)
@@ -43,7 +44,8 @@ from quantcore.numbers.granularity import (
     PerToken,
     parse_granularity,
 )
-from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
+from quantcore.numbers.scales import FLOAT
+from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer, scales_named
 from quantcore.scheme.patterns import fits, is_pattern, require_quick
 
 LONGEST_TEXT = 400
@@ -99,7 +101,7 @@ class Scheme:
         if self.weights is not None:
             parts.append(f"w:{self.weights}{_observer_suffix(self.weights)}")
         if self.activations is not None:
-            when = "static" if self.activations.static else "dynamic"
+            when = "local" if self.activations.local else "static" if self.activations.static else "dynamic"
             parts.append(f"a:{self.activations}/{when}{_observer_suffix(self.activations)}")
         if not parts:
             parts.append("float")
@@ -253,7 +255,12 @@ def _check_activations(spec: QuantSpec) -> None:
             f"activations cannot be quantized per {spec.granularity}: their scale must leave the sum over in_features; "
             "try token, tensor or group128"
         )
-    if spec.static and not isinstance(spec.granularity, PerTensor):
+    if spec.scales.has_global and not spec.local:
+        raise ValueError(
+            f"activations with scales in {spec.scales} have their global scale frozen and the others taken at run "
+            "time; write /local"
+        )
+    if spec.static and not spec.local and not isinstance(spec.granularity, PerTensor):
         raise ValueError(
             f"static per-{spec.granularity} activations cannot be: tomorrow's tokens have no recorded scale; "
             "try tensor/static, or token/dynamic"
@@ -284,21 +291,35 @@ def _parse_spec(text: str, activation: bool) -> QuantSpec:
     if len(words) < 2:
         raise ValueError(f"{text!r} lacks its granularity; write format/granularity, as in int4/group128")
     spec = QuantSpec(format_named(words[0]), parse_granularity(words[1]))
-    symmetric, dynamic, observer, jitter = True, None, None, 0
+    symmetric, when, observer, jitter, scales = True, None, None, 0, FLOAT
     for word in words[2:]:
         if word == "asym":
             symmetric = False
-        elif word in ("static", "dynamic") and activation and dynamic is None:
-            dynamic = word == "dynamic"
+        elif (found := scales_named(word)) and scales == FLOAT:
+            scales = found
+        elif word in ("static", "dynamic", "local") and activation and when is None:
+            when = word
         elif (moved := re.fullmatch(r"jitter([1-9]\d{0,5})", word)) and not jitter:
             jitter = int(moved[1])
         elif observer is None:
             observer = parse_observer(word)
         else:
             raise ValueError(f"{word!r} is one observer too many in {text!r}; name one")
-    if activation and dynamic is None:
+    if activation and when is None:
         raise ValueError(f"activations {text!r} must say when their range is known; add /dynamic or /static")
-    return replace(spec, symmetric=symmetric, dynamic=bool(dynamic), observer=observer or MinMax(), jitter=jitter)
+    if (when == "local") != (when is not None and when != "static" and scales.has_global):
+        raise ValueError(
+            f"{text!r}: local is the word of dynamic scales under a global one, which e4m3 has; write "
+            f"{'local' if scales.has_global else 'dynamic'}"
+        )
+    return replace(
+        spec,
+        symmetric=symmetric,
+        dynamic=when in ("dynamic", "local"),
+        observer=observer or MinMax(),
+        jitter=jitter,
+        scales=scales,
+    )
 
 
 def _int_presets() -> dict[str, str]:
@@ -318,5 +339,14 @@ for _name, _text in {
     "FP8": "w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/static",
     "FP8_DYNAMIC": "w:fp8_e4m3/channel,a:fp8_e4m3/token/dynamic",
     "FP8_BLOCK": "w:fp8_e4m3/block128x128,a:fp8_e4m3/group128/dynamic",
+    "NVFP4A16": "w:fp4_e2m1/group16/e4m3",
+    "NVFP4": "w:fp4_e2m1/group16/e4m3,a:fp4_e2m1/group16/e4m3/local",
+    "MXFP4A16": "w:fp4_e2m1/group32/e8m0",
+    "MXFP4": "w:fp4_e2m1/group32/e8m0,a:fp4_e2m1/group32/e8m0/dynamic",
+    "MXFP4XFP8": "w:fp4_e2m1/group32/e8m0,a:fp8_e4m3/group128/dynamic",
+    "MXFP6A16": "w:fp6_e2m3/group32/e8m0",
+    "MXFP6A8": "w:fp6_e2m3/group32/e8m0,a:fp8_e4m3/group32/e8m0/dynamic",
+    "MXFP8A16": "w:fp8_e4m3/group32/e8m0",
+    "MXFP8": "w:fp8_e4m3/group32/e8m0,a:fp8_e4m3/group32/e8m0/dynamic",
 }.items():
     PRESETS[_name] = Scheme.parse(_text)

@@ -41,7 +41,7 @@ def cut_curve(x: Tensor, spec: QuantSpec) -> CutCurve:
         raise ValueError(f"all {x.numel():,} values are 0, so there is no range to cut")
     errors, clipped = [], []
     for cut in CUTS:
-        qparams = choose_qparams(lo * cut, hi * cut, spec.fmt, spec.symmetric)
+        qparams = choose_qparams(lo * cut, hi * cut, spec)
         errors.append(tensor_error(x, round_trip(x, qparams, spec.fmt)).sqnr_db)
         clipped.append(float((x.abs() > cut * reach).double().mean()))
     return CutCurve(CUTS, tuple(errors), tuple(clipped), reach)

@@ -15,6 +15,8 @@ from torch import Tensor
 from quantcore.numbers.affine import QParams, choose_qparams, from_grid, to_grid
 from quantcore.numbers.distance import tensor_error
 from quantcore.numbers.formats import Format
+from quantcore.numbers.granularity import PerTensor
+from quantcore.numbers.spec import QuantSpec
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Snap:
 
 def fit(x: Tensor, fmt: Format, symmetric: bool) -> Grid:
     """The grid whose ends reach the tensor's smallest and largest value (min-max, per tensor)."""
-    scale, zero_point = choose_qparams(x.min(), x.max(), fmt, symmetric)
+    scale, zero_point, _ = choose_qparams(x.min(), x.max(), QuantSpec(fmt, PerTensor(), symmetric))
     return Grid(fmt, float(scale), None if zero_point is None else int(zero_point))
 
 

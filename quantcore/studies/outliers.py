@@ -285,7 +285,7 @@ class Trial:
         rest[:, self.loudest[:keep]] = 0
         known = self.ranges.get((grain, clip)) if keep == 0 else None
         lo, hi = known or _clipped_range(rest, grain, clip)
-        error = fake_quantize(rest, spec, choose_qparams(lo, hi, spec.fmt, spec.symmetric)).sub_(rest)
+        error = fake_quantize(rest, spec, choose_qparams(lo, hi, spec)).sub_(rest)
         token_noise = _power(error, 1)
         kept = keep / self.x.shape[1]
         return Remedy(

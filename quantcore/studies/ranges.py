@@ -278,7 +278,7 @@ def _static_row(
 ) -> RangeRow:
     lo, hi = covered(*bounds, spec.symmetric)
     least, most = (torch.tensor([[end]], device=x.device) for end in bounds)
-    qparams = choose_qparams(least, most, spec.fmt, spec.symmetric)
+    qparams = choose_qparams(least, most, spec)
     clipped, touched = _outside(x, lo, hi)
     row = _row(name, spec, x, fake_quantize(x, spec, qparams), weight, y)
     return replace(row, lo=lo, hi=hi, scale=float(qparams.scale), clipped=clipped, touched=touched)

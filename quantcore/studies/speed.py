@@ -164,7 +164,7 @@ class _Subject:
         if text.endswith(REORDERED):
             qweight = _reordered(qweight)
         activations = scheme.activations
-        static = None if activations is None or activations.dynamic else qparams_for(x, activations)
+        static = None if activations is None or not activations.static else qparams_for(x, activations)
         chosen = open_paths(x, qweight, activations)[0] if path is None else path_named(path)
         if (reason := chosen.why_not(x, qweight, activations)) is not None:
             raise ValueError(reason)

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from quantcore import dequantize
 from quantcore.export import checkpoint as export
 from quantcore.export.checkpoint import export_checkpoint, write_checkpoint
-from quantcore.export.checkpoint_format import as_stored, why_not
+from quantcore.export.checkpoint_format import as_stored, group, why_not
 from quantcore.export.export_report import ExportReport
 from quantcore.export.serving import KERNELS, serving
 from quantcore.export.shards import write_shards
@@ -139,6 +140,45 @@ def test_a_reader_computes_the_same_to_the_last_bit(kind: str, scheme: str, tmp_
     expected = logits(plainly(quantized, torch.float32), tokens)
     assert torch.equal(logits(reader(tmp_path / "out"), tokens), expected)
     assert not torch.equal(expected, logits(random_lm.model, tokens))
+
+
+MICRO = ["NVFP4A16", "NVFP4", "MXFP4A16", "MXFP4", "MXFP6A16", "MXFP6A8", "MXFP8A16", "MXFP8"]
+
+
+@pytest.mark.parametrize("scheme", MICRO)
+def test_coded_scales_lie_as_theirs_and_are_read_alike(scheme: str, tmp_path: Path) -> None:
+    from compressed_tensors.compressors import BaseCompressor
+
+    random_lm = LoadedModel("random", tiny("Llama"), tiny_tokenizer(), torch.device("cpu"))
+    quantized, report = exported(random_lm, scheme, tmp_path / "out", torch.randint(3, 128, (4, 24)))
+    assert report.logits_apart == 0
+    assert report.scale_rounding == 0
+    compressor, args = BaseCompressor.get_value_from_registry(report.format), group(Scheme.parse(scheme), ["Linear"])
+    stored = {key: value for file in (tmp_path / "out").glob("*.safetensors") for key, value in load_file(file).items()}
+    for name, layer in quantized_linears(quantized).items():
+        q = layer.qweight
+        scale = q.scale if q.global_scale is None else q.scale * q.global_scale
+        given = {"weight": random_lm.model.get_submodule(name).weight.detach(), "weight_scale": scale}
+        if q.global_scale is not None:
+            given["weight_global_scale"] = q.global_scale
+        for key, value in compressor.compress(given, args).items():
+            found = stored[f"{name}.{key}"]
+            assert (found.dtype, found.shape) == (value.dtype, value.shape), key
+            if key in ("weight", "weight_packed"):  # there a zero has the sign of what it was
+                continue
+            assert torch.equal(found.view(torch.uint8), value.contiguous().view(torch.uint8)), key
+        own = {key: stored[f"{name}.{key}"] for key in compressor.compression_param_names(args) if "input" not in key}
+        assert torch.equal(compressor.decompress(own, args)["weight"].float(), dequantize(q).bfloat16().float())
+        assert (f"{name}.input_global_scale" in stored) == (scheme == "NVFP4")
+
+
+def test_coded_scales_beside_other_schemes(tmp_path: Path) -> None:
+    random_lm = LoadedModel("random", tiny("Llama"), tiny_tokenizer(), torch.device("cpu"))
+    scheme = "NVFP4A16,gptq@down_proj=w:int8/channel,a:int8/token/dynamic@up_proj=MXFP8"
+    _, report = exported(random_lm, scheme, tmp_path / "out", torch.randint(3, 128, (4, 24)))
+    assert report.format == "mixed-precision"
+    assert report.logits_apart < 0.01  # the int8 layers' scales go through bfloat16 as well
+    assert any("in bfloat16 and in no other type" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("scheme", WHOLE)
@@ -282,12 +322,14 @@ def test_a_type_that_holds_the_weights_and_not_their_scales_is_not_taken() -> No
     [
         ("float", "nothing would be quantized"),
         ("a:int8/token/dynamic", "leaves the weights float"),
-        ("w:fp8_e5m2/channel", "its float codes are fp8_e4m3"),
-        ("w:fp4_e2m1/group16", "its float codes are fp8_e4m3"),
+        ("w:fp8_e5m2/channel", "it has no fp8_e5m2; use int2 to int8, fp8_e4m3, or fp4_e2m1 and fp6_e2m3 with"),
+        ("w:fp4_e2m1/group16", "fp4_e2m1 with coded scales alone; write fp4_e2m1/group32/e8m0 or .*group16/e4m3"),
+        ("w:int8/group32/e8m0", "e8m0 scales for group32 of fp4_e2m1, fp6_e2m3, fp8_e4m3 alone; write fp4_e2m1/group"),
+        ("MXFP4A16,a:fp4_e2m1/token/dynamic", "it has fp4_e2m1 with coded scales alone"),
         ("w:int4/group16,gptq/actorder=group", "use actorder=weight"),
         ("w:int8/channel,a:int8_narrow/token/dynamic", "use a:int8/"),
         ("w:int8/channel,a:int8/token/dynamic/mse", "leave mse out"),
-        ("w:int8/channel@down_proj=w:fp8_e5m2/channel", "its float codes are fp8_e4m3"),
+        ("w:int8/channel@down_proj=w:fp8_e5m2/channel", "it has no fp8_e5m2"),
         ("w:int8/channel@nope=w:int4/channel", "no layer fits 'nope'"),
     ],
 )

@@ -77,7 +77,7 @@ def test_their_matching_gives_each_layer_its_scheme(text: str) -> None:
             assert (weights.num_bits, weights.symmetric) == (ours.weights.fmt.bits, ours.weights.symmetric)
             assert (inputs is None) == (ours.activations is None)
             assert inputs is None or (inputs.num_bits, inputs.dynamic) == (
-                ours.activations.fmt.bits, ours.activations.dynamic,
+                ours.activations.fmt.bits, "local" if ours.activations.local else ours.activations.dynamic,
             )  # fmt: skip
 
 
@@ -143,6 +143,8 @@ def test_other_peoples_recipes() -> None:
         ("w:int4/group128,gptq/moving", "leave /moving out"),
         ("w:int8_narrow/channel", "it has no int8_narrow"),
         ("w:fp8_e5m2/channel", "it has no fp8_e5m2"),
+        ("w:fp4_e2m1/channel", "it has fp4_e2m1 with coded scales alone; write fp4_e2m1/group32/e8m0 or fp4_e2m1/gr"),
+        ("w:fp8_e4m3/group16/e8m0", "it has e8m0 scales for group32 of"),
         ("w:int8/channel/p99.9", "no percentile observer"),
         ("W4A16@down_proj=w:int8/channel/p99.9", "no percentile observer"),
     ],

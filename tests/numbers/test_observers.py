@@ -22,7 +22,7 @@ def batches_with_outliers(count: int = 20, size: int = 500) -> list[Tensor]:
 
 
 def squared_error(x: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec) -> float:
-    return float((round_trip(x, choose_qparams(lo, hi, spec.fmt, spec.symmetric), spec.fmt) - x).square().sum())
+    return float((round_trip(x, choose_qparams(lo, hi, spec), spec.fmt) - x).square().sum())
 
 
 class TestPercentileByHand:

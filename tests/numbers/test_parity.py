@@ -3,6 +3,7 @@
 Named differences:
 - an exact tie with an odd zero point: it takes round(x / s + z), we round(x / s) + z (`test_tie_with_odd_zero_point`);
 - the scale of a tile of zeros: it takes the dtype's epsilon, we 1; the codes and the reals are the same zeros;
+- of a tile of zeros in e8m0: it takes 2^-127, we 1, and our least scale is 2^-126;
 - a block that does not divide the weight: it pads, we refuse (tests/numbers/test_granularity.py).
 """
 
@@ -23,7 +24,8 @@ from quantcore.scheme.scheme import PRESETS
 pytestmark = pytest.mark.parity
 ct = pytest.importorskip("compressed_tensors.quantization", reason="compressed-tensors is not installed")
 
-FORMATS = [*(f"int{bits}" for bits in range(2, 9)), "fp8_e4m3", "fp4_e2m1"]
+FORMATS = [*(f"int{bits}" for bits in range(2, 9)), "fp8_e4m3", "fp6_e2m3", "fp4_e2m1"]
+CODED = ["NVFP4A16", "MXFP4A16", "MXFP6A16", "MXFP8A16"]
 GRAINS = {"tensor": PerTensor(), "channel": PerChannel(), "group": PerGroup(32), "block": PerBlock(16, 32)}
 
 
@@ -33,12 +35,15 @@ def theirs(spec: QuantSpec, **more):
     grain = spec.granularity
     extra = {"group_size": grain.group_size} if isinstance(grain, PerGroup) else {}
     extra |= {"block_structure": [grain.rows, grain.cols]} if isinstance(grain, PerBlock) else {}
+    extra |= {"float": {}, "e8m0": {"scale_dtype": torch.uint8}, "e4m3": {"scale_dtype": torch.float8_e4m3fn}}[
+        spec.scales.name
+    ]
     return ct.QuantizationArgs(
         num_bits=spec.fmt.bits,
         type="float" if spec.fmt.is_float else "int",
-        strategy=strategy[type(grain)],
+        strategy="tensor_group" if spec.scales.has_global else strategy[type(grain)],
         symmetric=spec.symmetric,
-        dynamic=spec.dynamic,
+        dynamic="local" if spec.local else spec.dynamic,
         **extra,
         **more,
     )
@@ -96,12 +101,62 @@ def test_dynamic_activations(name: str, grain, symmetric: bool) -> None:
     assert torch.equal(fake_quantize(x, spec), their_fake_quantize(x, scale, zero_point, theirs(spec)))
 
 
+@pytest.mark.parametrize("shape", [(1, 32), (3, 96), (7, 160), (64, 576)], ids=str)
+@pytest.mark.parametrize("name", CODED)
+def test_coded_scales_of_weights(name: str, shape: tuple[int, int]) -> None:
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize as their_fake_quantize
+    from compressed_tensors.quantization.quant_scheme import preset_name_to_scheme
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+
+    spec, args = PRESETS[name].weights, preset_name_to_scheme(name, ["Linear"]).weights
+    for weight in loud_weights(shape):
+        lo, hi = tile_bounds(weight, spec)
+        whole = generate_gparam(weight.amin(), weight.amax()) if spec.scales.has_global else None
+        scale, zero_point = calculate_qparams(lo, hi, args, global_scale=whole)
+        expected = their_fake_quantize(weight, scale, zero_point, args, global_scale=whole)
+        ours = qparams_for(weight, spec)
+        zeros = (lo == hi) & (lo == 0) & (not spec.scales.has_global)
+        assert torch.equal(ours.scale[~zeros], (scale if whole is None else scale / whole)[~zeros])
+        assert (ours.global_scale is None) if whole is None else torch.equal(ours.global_scale, whole)
+        assert torch.equal(fake_quantize(weight, spec), expected)
+        assert torch.equal(dequantize(quantize(weight, spec)), expected)
+
+
+def loud_weights(shape: tuple[int, int]) -> list[Tensor]:
+    """Normal; with an outlier, zeros, a tile too quiet for any e4m3, ties; all tiny; all huge; no sign; zeros."""
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    loud = weight.clone()
+    loud[0, 5], loud[-1, :16] = 300.0, 0.0
+    loud[-1, 16:32] = 1e-6 * weight[-1, 16:32]
+    if shape[0] > 1:
+        loud[1, :32] = torch.arange(32) / 8 - 2
+    return [weight, loud, 1e-5 * loud, 1e5 * loud, weight.abs(), torch.zeros(shape)]
+
+
+@pytest.mark.parametrize("name", ["NVFP4", "MXFP4", "MXFP6A8", "MXFP8", "MXFP4XFP8"])
+def test_coded_scales_of_activations(name: str) -> None:
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize as their_fake_quantize
+    from compressed_tensors.quantization.quant_scheme import preset_name_to_scheme
+    from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp, generate_gparam
+
+    spec, args = PRESETS[name].activations, preset_name_to_scheme(name, ["Linear"]).input_activations
+    seen, x = torch.randn(2, 9, 256), torch.randn(2, 9, 256)
+    x[0, 3, 7], x[1, 2] = 400.0, 0.0  # far beyond what was seen
+    frozen = choose_qparams(seen.amin().view(1, 1), seen.amax().view(1, 1), spec) if spec.local else None
+    whole = generate_gparam(seen.amin(), seen.amax()) if spec.local else None
+    scale, zero_point = compute_dynamic_scales_and_zp(x, args, torch.nn.Identity(), global_scale=whole)
+    expected = their_fake_quantize(x, scale, zero_point, args, global_scale=whole)
+    assert torch.equal(fake_quantize(x, spec, frozen), expected)
+    assert torch.equal(dequantize(quantize(x, spec, frozen)), expected)
+
+
 def test_tie_with_odd_zero_point() -> None:
     from compressed_tensors.quantization.lifecycle.forward import fake_quantize as their_fake_quantize
 
     x = torch.tensor([[-1.0, 0.5, 1, 2]])  # int2: scale 1, zero point -1; 0.5 is a tie
     spec = QuantSpec(format_named("int2"), PerTensor(), symmetric=False)
-    scale, zero_point = choose_qparams(x.amin(), x.amax(), spec.fmt, symmetric=False)
+    scale, zero_point, _ = choose_qparams(x.amin(), x.amax(), spec)
     assert (scale.item(), zero_point.item()) == (1.0, -1.0)
     assert fake_quantize(x, spec).tolist() == [[-1, 0, 1, 2]]
     assert their_fake_quantize(x, scale, zero_point, theirs(spec)).tolist() == [[-1, 1, 1, 2]]
@@ -128,5 +183,5 @@ def test_presets_mean_what_theirs_mean(name: str) -> None:
             assert args is None
             continue
         spec = dataclasses.replace(spec, observer=MinMax())
-        ignored = {"observer", "observer_kwargs", "scale_dtype", "zp_dtype"}
+        ignored = {"observer", "observer_kwargs", "zp_dtype"}
         assert args.model_dump(exclude=ignored) == theirs(spec).model_dump(exclude=ignored)

@@ -200,7 +200,7 @@ class TestRefusals:
 
     def test_swapped_range(self) -> None:
         with pytest.raises(ValueError, match=r"a range has lo > hi \(largest lo - hi is 2\); swap them"):
-            choose_qparams(torch.tensor([1.0]), torch.tensor([-1.0]), int_format(8), True)
+            choose_qparams(torch.tensor([1.0]), torch.tensor([-1.0]), weights_spec("int8/tensor"))
 
     def test_nothing_to_quantize(self) -> None:
         with pytest.raises(ValueError, match=r"a tensor of shape \(0, 4\) has nothing to quantize"):

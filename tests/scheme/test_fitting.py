@@ -10,6 +10,7 @@ SMOL = {"layers.0.q_proj": (576, 576), "layers.0.down_proj": (576, 1536), "lm_he
 WIDE = {"layers.0.q_proj": (384, 384), "layers.0.down_proj": (384, 1024)}
 NARROW = {"h.0.c_fc": (384, 96), "h.0.c_proj": (96, 384)}
 ODD = {"layers.0.q_proj": (100, 100)}
+OF_FIXED_SIZE = ("FP8_BLOCK", *(name for name in PRESETS if name.startswith(("NV", "MX"))))
 
 
 @pytest.mark.parametrize(
@@ -31,9 +32,18 @@ def test_what_stays_float_by_default_has_no_say() -> None:
 
 
 @pytest.mark.parametrize("shapes", [WIDE, SMOL, NARROW, ODD])
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "FP8_BLOCK"])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in OF_FIXED_SIZE])
 def test_every_preset_fits_every_model(name: str, shapes) -> None:
     require_fits(plan_for(name, shapes), shapes)
+
+
+@pytest.mark.parametrize("shapes", [WIDE, SMOL, NARROW])
+def test_formats_with_coded_scales_keep_their_groups(shapes) -> None:
+    for name in ("NVFP4", "MXFP4", "MXFP6A8", "MXFP8"):
+        require_fits(plan_for(name, shapes), shapes)
+        assert plan_for(name, shapes).default == PRESETS[name]
+    with pytest.raises(ValueError, match="group16 does not divide layers.0.q_proj, 100 x 100"):
+        require_fits(plan_for("NVFP4", ODD), ODD)
 
 
 def test_presets_have_the_models_own_group_wherever_their_names_stand() -> None:

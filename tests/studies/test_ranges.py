@@ -233,7 +233,7 @@ class TestRangeStudy:
         for row, observer in zip(study.static, OBSERVERS, strict=True):
             chosen = static(observer, fmt)
             lo, hi = observe(watched, chosen).frozen
-            qparams = choose_qparams(torch.tensor([[lo]]), torch.tensor([[hi]]), chosen.fmt, chosen.symmetric)
+            qparams = choose_qparams(torch.tensor([[lo]]), torch.tensor([[hi]]), chosen)
             layer = QuantLinear(None, None, chosen, qparams, float_weight=weight)
             expected = tensor_error(F.linear(x, weight), layer(x))
             assert row.output_sqnr_db == pytest.approx(expected.sqnr_db, abs=1e-3)

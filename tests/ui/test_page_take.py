@@ -92,8 +92,8 @@ def test_codes_that_are_not_packed_are_told(tiny_model_dir: Path) -> None:
 def test_what_the_format_cannot_hold_leaves_the_rest_alive(tiny_model_dir: Path) -> None:
     at = take(tiny_model_dir, scheme="w:fp4_e2m1/group32")
     assert [one.value for one in at.warning] == [
-        "a compressed-tensors checkpoint cannot hold this: its float codes are fp8_e4m3, and w:fp4_e2m1/group32 has "
-        "fp4_e2m1; use fp8_e4m3"
+        "a compressed-tensors checkpoint cannot hold this: it has fp4_e2m1 with coded scales alone; write fp4_e2m1/"
+        "group32/e8m0 or fp4_e2m1/group16/e4m3"
     ]
     assert ["llm-compressor has no recipe" in one.value for one in at.error] == [True]
     assert [one["key"] for one in figures_of(at)] == ["bytes"]

@@ -19,6 +19,8 @@ TEXTS = [
     "fp8_e4m3/block8x32",
     "fp8_e5m2/channel",
     "fp4_e2m1/group16",
+    "fp4_e2m1/group16/e4m3",
+    "fp8_e4m3/group32/e8m0",
 ]
 
 

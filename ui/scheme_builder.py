@@ -27,7 +27,8 @@ from quantcore.numbers.granularity import (
     largest_divisor,
     parse_granularity,
 )
-from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer
+from quantcore.numbers.scales import SCALES
+from quantcore.numbers.spec import MinMax, MovingAverage, Mse, QuantSpec, parse_observer
 from quantcore.scheme.fitting import fitting_grain, why_grain
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
@@ -119,13 +120,17 @@ def _builder(
 
         menu("format", list(FORMATS), spec.fmt.name, _with_format, 118)
         if part == "activations":
-            menu("range", ["dynamic", "static"], "dynamic" if spec.dynamic else "static", _with_range, 108)
+            when = "local" if spec.local else "dynamic" if spec.dynamic else "static"
+            menu("range", ["local"] if spec.local else ["dynamic", "static"], when, _with_range, 108)
         menu("granularity", _kinds(part, spec), _kind(spec.granularity), _with_kind(shape), 108)
         if sizes := _sizes(spec.granularity, shape):
             menu("size", sizes, str(spec.granularity), _with_size, 125)
+        if isinstance(spec.granularity, PerGroup) or spec.scales.is_coded:
+            menu("scales", list(SCALES), str(spec.scales), _with_scales(part), 98)
         averages = AVERAGES if part == "activations" and not spec.dynamic else ()
-        menu("observer", [*OBSERVERS, *averages], str(spec.observer), _with_observer, 112)
-        if not spec.fmt.is_float and not spec.fmt.name.endswith("_narrow"):
+        observers = [text for text in OBSERVERS if not (spec.local and text == str(Mse()))]
+        menu("observer", [*observers, *averages], str(spec.observer), _with_observer, 112)
+        if not (spec.fmt.is_float or spec.fmt.name.endswith("_narrow") or spec.scales.is_coded):
             menu(
                 "zero point",
                 [SYMMETRIC, ASYMMETRIC],
@@ -196,6 +201,21 @@ def _with_range(spec: QuantSpec, when: str) -> QuantSpec:
         return replace(spec, dynamic=False, granularity=PerTensor())
     observer = MinMax() if isinstance(spec.observer, MovingAverage) else spec.observer
     return replace(spec, dynamic=True, observer=observer)
+
+
+def _with_scales(part: str) -> Change:
+    """Other scales; coded ones are of symmetric codes, and e4m3's of inputs are taken at run time."""
+
+    def change(spec: QuantSpec, name: str) -> QuantSpec:
+        scales, observer = SCALES[name], spec.observer
+        local = part == "activations" and scales.has_global
+        dynamic = spec.dynamic or local
+        if (local and observer == Mse()) or (dynamic and not local and isinstance(observer, MovingAverage)):
+            observer = MinMax()
+        symmetric, jitter = (True, 0) if scales.is_coded else (spec.symmetric, spec.jitter)
+        return replace(spec, scales=scales, observer=observer, dynamic=dynamic, symmetric=symmetric, jitter=jitter)
+
+    return change
 
 
 def _with_observer(spec: QuantSpec, text: str) -> QuantSpec:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from quantcore.export.words import strategy, whole
 from quantcore.numbers.granularity import PerGroup
+from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
 
 CHECKED = "vLLM documentation and loader, November 2026"
@@ -28,8 +29,9 @@ Place = tuple[int, int] | str
 
 class Kernel(NamedTuple):
     """Which weights, format/strategy, vLLM multiplies by which inputs, format/strategy/range, and on which GPUs: in
-    words, with the source and its date, from which compute capability to which, and where else. Below `codes_from` the
-    codes are only stored: the inputs stay 16-bit. `marlin`: whether groups and shapes must be Marlin's."""
+    words, with the source and its date, from which compute capability to which, and where else. Coded scales stand
+    behind the strategy. Below `codes_from` the codes are only stored: the inputs stay 16-bit. `marlin`: whether groups
+    and shapes must be Marlin's."""
 
     weights: str
     inputs: str
@@ -50,6 +52,11 @@ MARLIN_INPUTS, MARLIN_OUTPUTS = 128, 64  # in_features and out_features are mult
 INTS = tuple(range(2, 9))
 ODD_INTS = " ".join(f"int{bits}/{grain}" for bits in INTS if bits not in (4, 8) for grain in ("group", "channel"))
 LOW_INTS = " ".join(f"int{bits}/{grain}" for bits in INTS if bits < 8 for grain in ("group", "channel"))
+LOADER = "vLLM's compressed-tensors loader, 2026, and llm-compressor 0.11's table of schemes"
+FROM_BLACKWELL = (
+    "NVIDIA 10.0 and above (Blackwell); on 7.5 to 9.0, Hopper among them, no tensor core takes these codes and the "
+    "activations stay 16-bit"
+)
 KERNELS = (
     Kernel(
         "int4/group int4/channel int8/group int8/channel",
@@ -107,6 +114,37 @@ KERNELS = (
         codes_from=(8, 9),
         elsewhere=(AMD,),
     ),
+    Kernel(
+        "fp4_e2m1/tensor_group/e4m3",
+        "float",
+        "NVFP4 weights alone: NVIDIA 7.5 and above (Marlin)",
+        LOADER,
+        (7, 5),
+    ),
+    Kernel(
+        "fp4_e2m1/tensor_group/e4m3",
+        "fp4_e2m1/tensor_group/e4m3/local",
+        f"NVFP4 on both sides: {FROM_BLACKWELL}",
+        LOADER,
+        (7, 5),
+        codes_from=(10, 0),
+    ),
+    Kernel(
+        "fp4_e2m1/group/e8m0",
+        "float fp4_e2m1/group/e8m0/dynamic",
+        f"MXFP4, for vLLM with rounded inputs even where the checkpoint says float: {FROM_BLACKWELL}",
+        LOADER,
+        (7, 5),
+        codes_from=(10, 0),
+    ),
+    Kernel(
+        "fp8_e4m3/group/e8m0",
+        "float fp8_e4m3/group/e8m0/dynamic",
+        f"MXFP8, for vLLM with rounded inputs even where the checkpoint says float: {FROM_BLACKWELL}",
+        LOADER,
+        (7, 5),
+        codes_from=(10, 0),
+    ),
 )
 
 
@@ -153,7 +191,7 @@ def serving(
     return Serving(
         command=f"vllm serve {shlex.quote(folder)}{'' if context is None else f' --max-model-len {context}'}",
         gpus=tuple(dict.fromkeys(f"{one.gpus} [{one.source}]" for one in found.values() if one is not None)),
-        problems=(*problems, *_torn(schemes), *_of_experts(schemes, experts, fused)),
+        problems=(*problems, *_torn(schemes), *_own_globals(schemes), *_of_experts(schemes, experts, fused)),
     )
 
 
@@ -186,10 +224,15 @@ def kernel_for(scheme: Scheme) -> Kernel | None:
     weights, inputs = scheme.weights, scheme.activations
     if weights is None or (inputs is not None and not weights.symmetric):
         return None
-    here, when = f"{whole(weights.fmt)}/{strategy(weights)}", "float"
+    here, when = _kind(weights), "float"
     if inputs is not None:
-        when = f"{inputs.fmt.name}/{strategy(inputs)}/{'static' if inputs.static else 'dynamic'}"
+        when = f"{_kind(inputs)}/{'local' if inputs.local else 'static' if inputs.static else 'dynamic'}"
     return next((one for one in KERNELS if here in one.weights.split() and when in one.inputs.split()), None)
+
+
+def _kind(spec: QuantSpec) -> str:
+    """Format, strategy, and how scales are coded where they are."""
+    return "/".join([whole(spec.fmt), strategy(spec), *([spec.scales.name] if spec.scales.is_coded else [])])
 
 
 def why_not_on(scheme: Scheme, place: Place) -> str | None:
@@ -224,6 +267,19 @@ def _unfit(kernel: Kernel, scheme: Scheme, name: str = "", shape: tuple[int, int
             f"{name} is {shape[0]} x {shape[1]} (output x input), so a slower one must serve"
         )
     return None
+
+
+def _own_globals(schemes: Mapping[str, Scheme]) -> list[str]:
+    """Where vLLM joins layers and takes one global scale for all, and each has its own. Those that GPTQ solves together
+    share it."""
+    for together in FUSED:
+        mine = [one for name, one in schemes.items() if name.rpartition(".")[2] in together]
+        if any(one.weights and one.weights.scales.has_global and not one.needs_hessian for one in mine):
+            return [
+                f"vLLM takes the largest global scale of {', '.join(together)} for all of them, and rounded to nearest "
+                "each has its own, so it would read some wrongly; add gptq, under which they share it"
+            ]
+    return []
 
 
 def _int_beside_activations(scheme: Scheme) -> bool:

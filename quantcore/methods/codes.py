@@ -10,27 +10,29 @@ register(Down, lambda problems, hessian, name: [...])      then w:int4/group128,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.gptq_batch import GptqSet, gptq_quantize_sets
 from quantcore.methods.options import METHODS, Gptq, Method, Qronos, Rtn
 from quantcore.methods.qronos import qronos_quantize_many
-from quantcore.numbers.qtensor import QTensor, quantize
+from quantcore.numbers.qtensor import QTensor, global_scale_of, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
 
 
 @dataclass(frozen=True)
 class Problem:
     """One weight, (O, K), and what is wanted of it; `drift` (K, K) for a method with `needs_drift`, None where no layer
-    before is quantized."""
+    before is quantized; `global_scale` under which its scales are coded, None: its own."""
 
     weight: Tensor
     spec: QuantSpec
     method: Method
     drift: Tensor | None = None
+    global_scale: Tensor | None = None
 
 
 Solver = Callable[[Sequence[Problem], Tensor | None, str], list[QTensor]]
@@ -42,6 +44,7 @@ def codes(problems: Sequence[Problem], hessian: Tensor | None, name: str = "this
     """Codes of weights that read the same inputs, (O, K) each, by each one's method; `hessian` (K, K) = X^T X of these
     inputs. Raises: ValueError for a method that needs a Hessian where there is none, and what the methods refuse."""
     found: dict[int, QTensor] = {}
+    problems = sharing_global(problems)
     for kind in dict.fromkeys(type(problem.method) for problem in problems):
         mine = {place: problem for place, problem in enumerate(problems) if type(problem.method) is kind}
         if kind.needs_hessian and hessian is None:
@@ -66,8 +69,20 @@ def codes_of_sets(sets: Sequence[tuple[Sequence[Problem], Tensor, str]]) -> list
         else:
             found[place] = codes(problems, hessian, name)
     for kind, places in by_kind.items():
-        found |= zip(places, TOGETHER[kind]([sets[place] for place in places]), strict=True)
+        mine = [(sharing_global(sets[place][0]), *sets[place][1:]) for place in places]
+        found |= zip(places, TOGETHER[kind](mine), strict=True)
     return [found[place] for place in range(len(sets))]
+
+
+def sharing_global(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems of one input, those whose scales stand under a global one under the same: that of the loudest. vLLM
+    joins such layers (q, k, v; gate, up) and has one number for all."""
+    own = [global_scale_of(one.weight, one.spec) for one in problems]
+    known = [one for one in own if one is not None]
+    if not known:
+        return list(problems)
+    shared = torch.stack(known).amin(0)
+    return [one if mine is None else replace(one, global_scale=shared) for one, mine in zip(problems, own, strict=True)]
 
 
 def register(kind: type[Method], solver: Solver) -> None:
@@ -78,12 +93,12 @@ def register(kind: type[Method], solver: Solver) -> None:
 
 
 def _rounded(problems: Sequence[Problem], _: Tensor | None, __: str) -> list[QTensor]:
-    return [quantize(problem.weight, problem.spec) for problem in problems]
+    return [quantize(one.weight, one.spec, qparams_for(one.weight, one.spec, one.global_scale)) for one in problems]
 
 
 def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
     assert hessian is not None
-    asked = [GptqProblem(one.weight, one.spec, Gptq.of(one.method)) for one in problems]
+    asked = [GptqProblem(one.weight, one.spec, Gptq.of(one.method), one.global_scale) for one in problems]
     return gptq_quantize_many(asked, hessian.to(asked[0].weight.device), name)
 
 
@@ -98,7 +113,7 @@ def _sets_by_gptq(sets: Sequence[tuple[Sequence[Problem], Tensor, str]]) -> list
     return gptq_quantize_sets(
         [
             GptqSet(
-                [GptqProblem(one.weight, one.spec, Gptq.of(one.method)) for one in problems],
+                [GptqProblem(one.weight, one.spec, Gptq.of(one.method), one.global_scale) for one in problems],
                 hessian.to(problems[0].weight.device),
                 name,
             )

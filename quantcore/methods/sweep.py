@@ -40,10 +40,11 @@ class Rows:
         self.block_size, self.waits = options.block_size, not options.static_groups
         self.rows_a_scale, self.columns_a_scale = self.spec.granularity.tile(weight.shape)
         self.by_group = options.keeps_g_idx and self.spec.granularity.groups_columns
-        key = (id(problem.weight), self.spec, self.by_group)
+        key = (id(problem.weight), self.spec, self.by_group, id(problem.global_scale))
         found = None if self.waits else known.get(key)
         if found is None:
-            found = self._range_and_qparams(weight[:, order.columns] if self.by_group else weight)
+            visited = weight[:, order.columns] if self.by_group else weight
+            found = self._range_and_qparams(visited, problem.global_scale)
         if not self.waits:  # else they change on the way
             known[key] = found
         self.reach, self.qparams = found

@@ -14,11 +14,12 @@ from quantcore.numbers.spec import QuantSpec
 
 @dataclass(frozen=True)
 class GptqProblem:
-    """One weight, (O, K), and what is wanted of it."""
+    """One weight, (O, K), and what is wanted of it; `global_scale` under which its scales are coded, None: its own."""
 
     weight: Tensor
     spec: QuantSpec
     options: Gptq = Gptq()
+    global_scale: Tensor | None = None
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantcore.export.serving import AMD, CPU, KERNELS, Place, kernel_for, stays_16_bit, why_not_on
+from quantcore.export.serving import AMD, CPU, KERNELS, Place, kernel_for, serving, stays_16_bit, why_not_on
 from quantcore.scheme.scheme import Scheme
 
 TURING, AMPERE, ADA, HOPPER, BLACKWELL, GEFORCE_50 = (7, 5), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)
@@ -22,6 +22,12 @@ EVERY: tuple[Place, ...] = (TURING, AMPERE, ADA, HOPPER, BLACKWELL, GEFORCE_50, 
         ("W4AFP8", (HOPPER,)),
         ("W4A8", EVERY[:6]),
         ("W3A16", EVERY[:6]),
+        ("NVFP4A16", EVERY[:6]),
+        ("NVFP4", EVERY[:6]),
+        ("MXFP4", EVERY[:6]),
+        ("MXFP8", EVERY[:6]),
+        ("MXFP6A16", ()),
+        ("MXFP4XFP8", ()),
         ("w:fp4_e2m1/group32", ()),
         ("w:int4/group96", ()),
     ],
@@ -46,6 +52,34 @@ def test_fp8_is_only_stored_before_ada() -> None:
         False,
     ]
     assert not stays_16_bit(Scheme.parse("W4A16"), AMPERE)
+
+
+@pytest.mark.parametrize("name", ["NVFP4", "MXFP4", "MXFP8"])
+def test_hopper_has_no_tensor_core_for_coded_scales(name: str) -> None:
+    scheme = Scheme.parse(name)
+    places = (TURING, AMPERE, ADA, HOPPER, BLACKWELL, GEFORCE_50)
+    assert [stays_16_bit(scheme, place) for place in places] == [True] * 4 + [False] * 2
+    assert "Hopper among them, no tensor core takes these codes" in kernel_for(scheme).gpus
+
+
+def test_global_scales_of_joined_layers() -> None:
+    names = [f"layers.0.self_attn.{part}_proj" for part in "qkvo"]
+    for scheme, said in (("NVFP4", True), ("NVFP4A16,gptq", False), ("MXFP4", False)):
+        problems = serving("out", dict.fromkeys(names, Scheme.parse(scheme)), 64).problems
+        assert any("takes the largest global scale of q_proj, k_proj, v_proj" in one for one in problems) == said
+    assert serving("out", {names[3]: Scheme.parse("NVFP4")}, 64).problems == ()
+
+
+LLM_COMPRESSOR = {  # its guide "Choosing the right compression scheme", 0.11: from where codes are multiplied
+    "W4A16": (7, 5), "W8A16": (7, 5), "W8A8": (7, 5), "FP8_DYNAMIC": (8, 9), "NVFP4": (10, 0), "MXFP4": (10, 0),
+    "MXFP8": (10, 0), "W4AFP8": (9, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "least"), LLM_COMPRESSOR.items())
+def test_each_row_of_llm_compressors_table(name: str, least: tuple[int, int]) -> None:
+    kernel = kernel_for(Scheme.parse(name))
+    assert max(kernel.least, kernel.codes_from) == least
 
 
 def test_words_and_numbers_say_the_same() -> None:

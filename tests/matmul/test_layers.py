@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from quantcore.matmul.layers import QuantLinear
-from quantcore.numbers.affine import QParams
+from quantcore.numbers.affine import QParams, choose_qparams
 from quantcore.numbers.formats import FORMATS
 from quantcore.numbers.qtensor import dequantize, fake_quantize, quantize
 from quantcore.scheme.scheme import PRESETS, Scheme
@@ -24,6 +24,8 @@ def test_forward_is_the_dequantized_product(name: str, case) -> None:
     weight, bias, x = case
     scheme = PRESETS[name]
     frozen = QParams(torch.tensor([[0.7]]), None) if name == "FP8" else None
+    if scheme.activations is not None and scheme.activations.local:
+        frozen = choose_qparams(torch.tensor([[-3.0]]), torch.tensor([[3.0]]), scheme.activations)
     layer = QuantLinear(quantize(weight, scheme.weights), bias, scheme.activations, frozen)
     x_hat = x if scheme.activations is None else fake_quantize(x, scheme.activations, frozen)
     weight_hat = dequantize(quantize(weight, scheme.weights))

@@ -39,7 +39,15 @@ def test_two_columns_by_hand() -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ["random", "ill-conditioned", "dead", "outlier"])
 @pytest.mark.parametrize(
-    "text", ["int4/group32", "int3/channel/asym", "int4/tensor", "fp8_e4m3/block8x32", "fp4_e2m1/group16"]
+    "text",
+    [
+        "int4/group32",
+        "int3/channel/asym",
+        "int4/tensor",
+        "fp8_e4m3/block8x32",
+        "fp4_e2m1/group16/e4m3",
+        "fp6_e2m3/group32/e8m0/mse",
+    ],
 )
 def test_fast_form_gives_the_codes_of_the_plain_one(text: str, kind: str, order: str) -> None:
     weight, hessian = problem(kind)
@@ -55,7 +63,9 @@ def test_fast_form_gives_the_codes_of_the_plain_one(text: str, kind: str, order:
 
 
 @pytest.mark.parametrize("order", [None, "group"])
-@pytest.mark.parametrize("text", ["int4/group32", "int4/group32/asym", "int3/block8x16"])
+@pytest.mark.parametrize(
+    "text", ["int4/group32", "int4/group32/asym", "int3/block8x16", "fp4_e2m1/group16/e4m3", "fp4_e2m1/group32/e8m0"]
+)
 def test_scales_taken_during_the_sweep(text: str, order: str) -> None:
     weight, hessian = problem("random")
     options = Gptq(actorder=order, static_groups=False, block_size=20)
@@ -159,6 +169,7 @@ def test_many_problems_at_once_give_the_codes_of_each_alone() -> None:
         "int4/group16/asym",
         "int8/channel",
         "fp4_e2m1/group32",
+        "fp4_e2m1/group16/e4m3",
         "int3/block8x32",
         "fp8_e4m3/tensor",
     ]

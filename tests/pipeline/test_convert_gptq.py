@@ -121,3 +121,16 @@ def test_cancel_changes_nothing(tiny_lm: LoadedModel, text: torch.Tensor) -> Non
         quantize_model(tiny_lm.model, "w:int4/group32,gptq", text, progress=stop)
     assert len(linears(tiny_lm.model)) == 15
     assert not any(module._forward_pre_hooks for module in tiny_lm.model.modules())
+
+
+def test_layers_of_one_input_share_the_global_scale(tiny_lm: LoadedModel, text: torch.Tensor) -> None:
+    """As vLLM needs it, which joins q, k and v, and gate and up: that of the loudest weight."""
+    quantized, _ = quantize_model(tiny_lm.model, "NVFP4A16,gptq", text)
+    layers = quantized_linears(quantized)
+    for together in (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")):
+        names = [f"model.layers.1.{part}" for part in together]
+        loudest = max(float(tiny_lm.model.get_submodule(name).weight.abs().max()) for name in names)
+        found = {float(layers[name].global_scale) for name in names}
+        assert len(found) == 1
+        assert found.pop() == pytest.approx(448 * 6 / loudest, rel=1e-6)
+        assert len({float(layers[name].scale.max()) for name in names}) > 1

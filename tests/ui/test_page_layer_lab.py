@@ -78,6 +78,7 @@ def _sizes(at: AppTest) -> list[bytes]:
         ("a.weights.zero point", "asymmetric", "w:int4/channel/asym"),
         ("a.method", "gptq/actorder=weight", "w:int4/channel,gptq/actorder=weight"),
         ("a.preset", "W8A8", str(PRESETS["W8A8"])),
+        ("a.preset", "NVFP4", str(PRESETS["NVFP4"])),
     ],
 )
 def test_a_menu_rewrites_the_text(page: AppTest, menu: str, choice: str, expected: str) -> None:
@@ -97,6 +98,9 @@ def test_a_menu_rewrites_the_text(page: AppTest, menu: str, choice: str, expecte
         ("a:int8/tensor/static", "observer", "ema0.5", "a:int8/tensor/static/ema0.5"),
         ("a:int8/token/dynamic", "granularity", "group", "a:int8/group128/dynamic"),
         ("a:int8/group128/dynamic", "size", "group32", "a:int8/group32/dynamic"),
+        ("a:fp4_e2m1/group16/dynamic/mse", "scales", "e4m3", "a:fp4_e2m1/group16/e4m3/local"),
+        ("a:fp4_e2m1/group16/e4m3/local/ema0.1", "scales", "float", "a:fp4_e2m1/group16/dynamic"),
+        ("a:int8/group32/asym/dynamic", "scales", "e8m0", "a:int8/group32/e8m0/dynamic"),
         ("a:int8/token/asym/dynamic", "format", "fp8_e5m2", "a:fp8_e5m2/token/dynamic"),
     ],
 )

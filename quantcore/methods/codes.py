@@ -105,7 +105,11 @@ def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> 
 def _by_qronos(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
     assert hessian is not None
     device, drift = problems[0].weight.device, problems[0].drift
-    asked = [GptqProblem(one.weight, one.spec, one.method.sweep) for one in problems if isinstance(one.method, Qronos)]
+    asked = [
+        GptqProblem(one.weight, one.spec, one.method.sweep, one.global_scale)
+        for one in problems
+        if isinstance(one.method, Qronos)
+    ]
     return qronos_quantize_many(asked, hessian.to(device), None if drift is None else drift.to(device), name)
 
 

@@ -178,14 +178,14 @@ def layer_tensors(layer: QuantLinear, layout: str, dtype: torch.dtype) -> dict[s
     found = _codes(qweight, layout)
     found["weight_scale"] = _shaped(_stored_scale(qweight, dtype), qweight.spec)
     if qweight.global_scale is not None:
-        found["weight_global_scale"] = qweight.global_scale
+        found["weight_global_scale"] = qweight.global_scale.clone()  # layers of one input share it
     if qweight.zero_point is not None:
         zero_point = _shaped(qweight.zero_point.to(torch.int8), qweight.spec)
         if packed and packs_zero_points(qweight.spec):
             zero_point = pack_to_int32(zero_point, qweight.spec.fmt.bits, packed_dim=0)
         found["weight_zero_point"] = zero_point
     if (static := layer.static_qparams) is not None and static.global_scale is not None:
-        found["input_global_scale"] = static.global_scale
+        found["input_global_scale"] = static.global_scale.clone()
     elif static is not None:
         found["input_scale"] = rounded_scale(static.scale, dtype).flatten()
         if static.zero_point is not None:

@@ -11,6 +11,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.components.number_line import Line, number_line
+from ui.figures.coded_scales import three_lines
 from ui.figures.number_formats import code_bars
 from ui.sidebar import Choice
 
@@ -117,6 +118,24 @@ def body(choice: Choice) -> None:
                 }
             )
     frame.numbers(pd.DataFrame(rows), "number_formats")
+    coded_scales(choice)
+
+
+def coded_scales(choice: Choice) -> None:
+    """A scale that is a number of few bits itself: three lines under one hand."""
+    st.subheader("And the scale is a number, too")
+    if choice.lab.shapes()[choice.layer][1] % 32:
+        st.caption("Blocks of 32 do not divide this layer's rows; open another one.")
+        return
+    times = controls.slide("A block's numbers, times", 1.0, 2.0, 1.0, "times", 0.05)
+    blocks = {name: choice.lab.coded_block(choice.layer, name, times) for name in ("MXFP4A16", "NVFP4A16")}
+    shown = dict(zip(("MXFP4", "NVFP4"), blocks.values(), strict=True))
+    told = "; ".join(f"{name} reaches **{min(one.used, 1):.0%}** of its grid" for name, one in shown.items())
+    st.markdown(
+        f"{told}. MXFP4 stores powers of two: its scale waits, then doubles. NVFP4 stores fp8 numbers and follows."
+    )
+    said = [f"{name}: scale {one.scale:.4g} for {one.exact:.4g}, {one.sqnr_db:.1f} dB" for name, one in shown.items()]
+    chart(three_lines(shown), key="coded_scales", alt="; ".join(said))
 
 
 frame.show(__file__, "Which values exist, and what happens to one number?", LOOK_FOR, tries, body)

@@ -28,7 +28,7 @@ from quantcore.numbers.granularity import (
     parse_granularity,
 )
 from quantcore.numbers.scales import SCALES
-from quantcore.numbers.spec import MinMax, MovingAverage, Mse, QuantSpec, parse_observer
+from quantcore.numbers.spec import MinMax, MovingAverage, Mse, QuantSpec, Search, parse_observer
 from quantcore.scheme.fitting import fitting_grain, why_grain
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
@@ -129,6 +129,7 @@ def _builder(
             menu("scales", list(SCALES), str(spec.scales), _with_scales(part), 98)
         averages = AVERAGES if part == "activations" and not spec.dynamic else ()
         observers = [text for text in OBSERVERS if not (spec.local and text == str(Mse()))]
+        observers += [str(Search())] * (part == "weights" and spec.scales.is_coded)
         menu("observer", [*observers, *averages], str(spec.observer), _with_observer, 112)
         if not (spec.fmt.is_float or spec.fmt.name.endswith("_narrow") or spec.scales.is_coded):
             menu(
@@ -210,7 +211,11 @@ def _with_scales(part: str) -> Change:
         scales, observer = SCALES[name], spec.observer
         local = part == "activations" and scales.has_global
         dynamic = spec.dynamic or local
-        if (local and observer == Mse()) or (dynamic and not local and isinstance(observer, MovingAverage)):
+        if (
+            (observer == Search() and not scales.is_coded)
+            or (local and observer == Mse())
+            or (dynamic and not local and isinstance(observer, MovingAverage))
+        ):
             observer = MinMax()
         symmetric, jitter = (True, 0) if scales.is_coded else (spec.symmetric, spec.jitter)
         return replace(spec, scales=scales, observer=observer, dynamic=dynamic, symmetric=symmetric, jitter=jitter)

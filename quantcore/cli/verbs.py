@@ -51,6 +51,7 @@ OBSERVERS = {
     "minmax": "the range is [min, max]; the default, never written",
     "p99.9": "leaves 0.1% of the values out at each end; any percentage above 50",
     "mse": "the min-max range shrunk to the least squared error",
+    "search": "of scales in e8m0 or e4m3, that around min-max's with the least squared error; weights",
     "ema0.01": "moving average of each window's min and max, momentum 0.01 (or another); static activations",
 }
 

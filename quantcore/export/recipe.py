@@ -43,7 +43,7 @@ from quantcore.export.words import (
 from quantcore.methods.options import Method
 from quantcore.methods.transforms.options import Transform, in_order
 from quantcore.model.sentences import quoted
-from quantcore.numbers.spec import MinMax, Percentile
+from quantcore.numbers.spec import MinMax, Percentile, Search
 from quantcore.scheme.patterns import REGEX, expression, fits, written
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import HEAD, Scheme
@@ -115,6 +115,8 @@ def why_not(scheme: Scheme) -> str | None:
             return f"it has {lacking}"
         if spec.jitter:
             return f"it moves no scales; leave jitter{spec.jitter} out"
+        if isinstance(spec.observer, Search):
+            return "its observers do not search over codes of scales as this one does; use minmax or mse"
         if isinstance(spec.observer, Percentile):
             return f"it has no percentile observer such as {spec.observer}; use minmax, mse or ema"
         if spec.dynamic and spec.observer != MinMax():

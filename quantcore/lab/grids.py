@@ -16,6 +16,8 @@ from quantcore.numbers.observers import MOST_COUNTED
 from quantcore.numbers.qtensor import fake_quantize
 from quantcore.numbers.selection import kth_smallest
 from quantcore.scheme.scheme import Scheme
+from quantcore.studies import coded_scales
+from quantcore.studies.coded_scales import CodedBlock
 from quantcore.studies.granularity import GranularityRow, GranularityStudy, every_granularity, granularity_study
 from quantcore.studies.number_formats import CodeUse, Grid, Snap, code_use, fit, snap
 
@@ -75,6 +77,12 @@ def format_use(
     """How the tensor's values fall on a format's codes at this scale and zero point, and what becomes of x."""
     grid = Grid(format_named(name.removesuffix("_asym")), scale, zero_point)
     return code_use(values_of(lab, layer, of, reading), grid), snap(x, grid)
+
+
+@remembered(256)
+def coded_block(lab: Bench, layer: str, scheme: str, times: float = 1.0) -> CodedBlock:
+    """A real block of a layer's weight under a scheme with coded scales, its numbers `times` as large."""
+    return coded_scales.coded_block(lab.weight(layer), weights_of(lab, scheme), times)
 
 
 @remembered(64)

@@ -72,6 +72,7 @@ class Lab(Beside):
     # one weight, or what enters a layer
     row = start.row
     format_use = grids.format_use
+    coded_block = grids.coded_block
     granularity = grids.granularity
     outlier_map = outliers.outlier_map
     layer_with_walls = outliers.layer_with_walls

@@ -85,7 +85,7 @@ class Rows:
     def _range_and_qparams(self, x: Tensor, global_scale: Tensor | None = None) -> tuple[Tensor, QParams]:
         if global_scale is None:
             global_scale = global_scale_of(x, self.spec)
-        lo, hi = range_of_tiles(x.float(), self.spec)
+        lo, hi = range_of_tiles(x.float(), self.spec, global_scale)
         return torch.stack([lo.min(), hi.max()]), qparams_of_range(lo, hi, self.spec, global_scale)
 
     def codes(self, values: Tensor) -> Tensor:

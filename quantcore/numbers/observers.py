@@ -7,6 +7,7 @@ only min, max, two moving averages and a histogram of fixed size, so its memory 
     minmax      [min, max]: nothing is clipped, one outlier stretches every step
     ema         moving average of each window's min and max: late windows weigh more, rare peaks are clipped
     p99.9       0.1% beyond each end is clipped
+    search      of coded scales, that with the least squared error around the one of min-max
     mse         min-max shrunk by the factor of SHRINK with the least squared error: clipping against rounding
 
 Source of mse as a search over shrink factors: Nagel et al. 2021, arXiv:2106.08295, section 3.1.1 (range setting).
@@ -24,14 +25,16 @@ from torch import Tensor
 from quantcore.numbers.affine import qparams_of_range, round_trip
 from quantcore.numbers.histogram import merge_outward
 from quantcore.numbers.selection import kth_smallest
-from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec
+from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, Percentile, QuantSpec, Search
 
 SHRINK = tuple(1 - 0.02 * step for step in range(41))  # 1.00, 0.98 ... 0.20
 HALF_BINS = 16384
 MOST_COUNTED = 2**24  # histc counts in float32, which is exact up to here
 
 
-def tile_range(tiles: Tensor, spec: QuantSpec, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def tile_range(
+    tiles: Tensor, spec: QuantSpec, counts: Tensor | None = None, global_scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The range of each tile as `spec.observer` sees it.
 
     Shapes: tiles (T, n); counts (n,), how often each column's value occurred (None: once); lo and hi (T, 1), float32.
@@ -42,8 +45,28 @@ def tile_range(tiles: Tensor, spec: QuantSpec, counts: Tensor | None = None) -> 
         below, above = _percentiles(tiles, spec.observer.percent, counts)
         return torch.maximum(lo, below), torch.minimum(hi, above)
     if isinstance(spec.observer, Mse):
-        return _least_mse(tiles, lo, hi, spec, counts)
+        return _least_mse(tiles, lo, hi, spec, counts, global_scale)
+    if isinstance(spec.observer, Search):
+        return _searched(tiles, lo, hi, spec, global_scale)
     return lo, hi
+
+
+def _searched(
+    tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, global_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The range of that coded scale around min-max's whose round trip has the least squared error, tile by tile; of
+    equals min-max's own."""
+    start = qparams_of_range(lo, hi, spec, global_scale)
+
+    def error_of(scale: Tensor) -> Tensor:
+        return (round_trip(tiles, start._replace(scale=scale), spec.fmt) - tiles).square().sum(-1, keepdim=True)
+
+    best, least = start.scale, error_of(start.scale)
+    for scale in spec.scales.neighbours(start.scale, start.global_scale):
+        error = error_of(scale)
+        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+    reach = torch.where(best == start.scale, torch.maximum(-lo, hi), spec.scales.reach_of(best, spec.fmt))
+    return -reach, reach
 
 
 def _percentiles(tiles: Tensor, percent: float, counts: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -69,9 +92,11 @@ def _equal_percentiles(tiles: Tensor, percent: float) -> tuple[Tensor, Tensor]:
     return kth_smallest(tiles, below), kth_smallest(tiles, above)
 
 
-def _least_mse(tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+def _least_mse(
+    tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, counts: Tensor | None, global_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The range shrink * [lo, hi] whose round trip has the least (weighted) squared error, tile by tile."""
-    global_scale = qparams_of_range(lo, hi, spec).global_scale
+    global_scale = qparams_of_range(lo, hi, spec, global_scale).global_scale
     best_error = torch.full_like(lo, math.inf)
     best_shrink = torch.ones_like(lo)
     for shrink in SHRINK:

@@ -126,7 +126,7 @@ def qparams_for(x: Tensor, spec: QuantSpec, global_scale: Tensor | None = None) 
     format of scales has one and none is given. Shape: x.shape / tile."""
     if global_scale is None:
         global_scale = global_scale_of(x, spec)
-    return choose_qparams(*range_of_tiles(x, spec), spec, global_scale)
+    return choose_qparams(*range_of_tiles(x, spec, global_scale), spec, global_scale)
 
 
 def global_scale_of(x: Tensor, spec: QuantSpec) -> Tensor | None:
@@ -136,14 +136,14 @@ def global_scale_of(x: Tensor, spec: QuantSpec) -> Tensor | None:
     return spec.scales.global_of(torch.linalg.vector_norm(x.detach().float(), math.inf), spec.fmt)
 
 
-def range_of_tiles(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+def range_of_tiles(x: Tensor, spec: QuantSpec, global_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The range lo..hi of every tile of x as `spec.observer` sees it, moved where the spec has a jitter; NaN where a
-    tile holds one. Shape: x.shape / tile."""
-    lo, hi = _range_of_tiles(x, spec)
+    tile holds one. `global_scale`: that of coded scales. Shape: x.shape / tile."""
+    lo, hi = _range_of_tiles(x, spec, global_scale)
     return moved(lo, hi, spec.jitter) if spec.jitter else (lo, hi)
 
 
-def _range_of_tiles(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+def _range_of_tiles(x: Tensor, spec: QuantSpec, global_scale: Tensor | None) -> tuple[Tensor, Tensor]:
     tiled = _split(x, _tile_of(x, spec))
     within = tuple(range(1, tiled.ndim, 2))
     if isinstance(spec.observer, MinMax):
@@ -151,7 +151,7 @@ def _range_of_tiles(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     across = tuple(range(0, tiled.ndim, 2))
     tiles = tiled.permute(*across, *within).flatten(len(across)).flatten(0, -2)
     scale_shape = [tiled.shape[dim] for dim in across]
-    lo, hi = (bound.reshape(scale_shape) for bound in tile_range(tiles, spec))
+    lo, hi = (bound.reshape(scale_shape) for bound in tile_range(tiles, spec, None, global_scale))
     return lo, hi
 
 

@@ -25,7 +25,7 @@ quantization/utils; NVIDIA, "Introducing NVFP4", June 2025.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,12 +47,14 @@ class ScaleFormat:
     bits          of one; None: the checkpoint's float type
     code          the scale of a tile, on this format's grid
     global_of     one float32 a tensor, from its reach; None where there is none
+    near          how many codes below and above that of max(|x|) a search tries: e4m3's reach past max(|x|) / 4
     """
 
     name: str
     bits: int | None
     code: Code
     global_of: Callable[[Tensor, Format], Tensor] | None = None
+    near: tuple[int, int] = (0, 0)
 
     @property
     def is_coded(self) -> bool:
@@ -70,6 +72,21 @@ class ScaleFormat:
     def global_bits(self) -> int:
         """What a tensor has once."""
         return 32 if self.has_global else 0
+
+    def neighbours(
+        self, qscale: Tensor, global_scale: Tensor | None, near: tuple[int, int] | None = None
+    ) -> Iterator[Tensor]:
+        """The scales whose codes lie around those of `qscale`, one step after another; `near`: how many steps down and
+        up, those of a search where it is not said."""
+        down, up = self.near if near is None else near
+        codes = local_codes(qscale, global_scale).view(torch.uint8).int()
+        least, most = (1, 126) if self.has_global else (127 + LEAST_EXPONENT, 254)
+        for step in range(-down, up + 1):
+            yield from_codes((codes + step).clamp(least, most).to(torch.uint8), global_scale)
+
+    def reach_of(self, scale: Tensor, fmt: Format) -> Tensor:
+        """A reach whose tile gets this very scale: of e8m0 the least one, of others where the largest code lies."""
+        return scale * (2.0 ** top_exponent(fmt) if self.is_coded and not self.has_global else fmt.half_range)
 
     def __str__(self) -> str:
         return self.name
@@ -114,8 +131,8 @@ def top_exponent(fmt: Format) -> int:
 
 
 FLOAT = ScaleFormat("float", None, _as_it_is)
-E8M0 = ScaleFormat("e8m0", 8, _power_of_two)
-E4M3 = ScaleFormat("e4m3", 8, _under_global, _to_448)
+E8M0 = ScaleFormat("e8m0", 8, _power_of_two, near=(1, 1))
+E4M3 = ScaleFormat("e4m3", 8, _under_global, _to_448, near=(2, 7))
 
 SCALES: dict[str, ScaleFormat] = {one.name: one for one in (FLOAT, E8M0, E4M3)}
 
@@ -126,3 +143,10 @@ def local_codes(scale: Tensor, global_scale: Tensor | None) -> Tensor:
     if global_scale is not None:
         return (scale * global_scale).to(FP8_E4M3.storage)
     return (scale.contiguous().view(torch.int32) >> 23).to(torch.uint8)
+
+
+def from_codes(codes: Tensor, global_scale: Tensor | None) -> Tensor:
+    """The inverse of `local_codes`; bytes (uint8) of either."""
+    if global_scale is not None:
+        return codes.view(FP8_E4M3.storage).float() / global_scale
+    return power_of_two(codes.int() - 127)

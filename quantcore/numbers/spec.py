@@ -57,7 +57,17 @@ class Mse:
         return "mse"
 
 
-Observer = MinMax | MovingAverage | Percentile | Mse
+@dataclass(frozen=True)
+class Search:
+    """Of coded scales: that around max(|x|)'s whose round trip has the least squared error (`ScaleFormat.near`).
+
+    Source: Cook et al. 2025, arXiv:2512.02010 (Four Over Six), which tries two of them."""
+
+    def __str__(self) -> str:
+        return "search"
+
+
+Observer = MinMax | MovingAverage | Percentile | Mse | Search
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,12 @@ class QuantSpec:
             raise ValueError(
                 f"{self.fmt.name} drops a code to be symmetric, so it cannot be asymmetric; "
                 f"use {self.fmt.name.removesuffix('_narrow')}"
+            )
+        if isinstance(self.observer, Search) and not self.scales.is_coded:
+            raise ValueError(f"search goes from code to code of scales, and {self.scales} has none; use mse, or e8m0")
+        if isinstance(self.observer, Search) and self.dynamic:
+            raise ValueError(
+                "search takes too long for tensors at run time; it is for weights, so leave it out of a:..."
             )
         if self.local and isinstance(self.observer, Mse):
             raise ValueError("mse weighs one scale for all that was seen, and local ones are many; leave mse out")
@@ -124,6 +140,7 @@ def parse_observer(text: str) -> Observer:
     makers: dict[str, Callable[[str], Observer]] = {
         r"minmax": lambda _: MinMax(),
         r"mse": lambda _: Mse(),
+        r"search": lambda _: Search(),
         r"ema": lambda _: MovingAverage(),
         rf"ema{number}": lambda value: MovingAverage(float(value)),
         rf"p{number}": lambda value: Percentile(float(value)),
@@ -133,5 +150,5 @@ def parse_observer(text: str) -> Observer:
             return make(match[match.re.groups])
     raise ValueError(
         f"cannot read {text!r}; after the granularity come e8m0, e4m3, asym, static, dynamic, local, minmax, ema, "
-        "p99.9 or mse"
+        "p99.9, mse or search"
     )

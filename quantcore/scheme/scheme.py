@@ -45,7 +45,7 @@ from quantcore.numbers.granularity import (
     parse_granularity,
 )
 from quantcore.numbers.scales import FLOAT
-from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, parse_observer, scales_named
+from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, Search, parse_observer, scales_named
 from quantcore.scheme.patterns import fits, is_pattern, require_quick
 
 LONGEST_TEXT = 400
@@ -250,6 +250,8 @@ def _check_weights(spec: QuantSpec) -> None:
 def _check_activations(spec: QuantSpec) -> None:
     if spec.jitter:
         raise ValueError("jitter moves the scales of weights; leave it out of a:...")
+    if isinstance(spec.observer, Search):
+        raise ValueError("search is for weights, which are coded once; leave it out of a:...")
     if isinstance(spec.granularity, PerChannel | PerBlock):
         raise ValueError(
             f"activations cannot be quantized per {spec.granularity}: their scale must leave the sum over in_features; "

@@ -10,7 +10,7 @@ from quantcore.numbers.affine import choose_qparams
 from quantcore.numbers.bits import layer_size, weight_size
 from quantcore.numbers.formats import format_named
 from quantcore.numbers.qtensor import QTensor, qparams_for
-from quantcore.numbers.scales import E8M0, local_codes
+from quantcore.numbers.scales import E8M0, from_codes, local_codes
 from quantcore.scheme.scheme import PRESETS
 from tests.specs import activations_spec, weights_spec
 
@@ -109,6 +109,36 @@ def test_observers_stay_on_the_grid_of_scales(text: str, observer: str) -> None:
         assert errors[0] <= errors[1]
 
 
+@pytest.mark.parametrize("text", CODED)
+def test_search_is_never_worse_tile_by_tile(text: str) -> None:
+    torch.manual_seed(2)
+    x = torch.randn(32, 128) * torch.logspace(-4, 1, 32)[:, None]
+    x[3, 4], x[5] = 90.0, 0.0
+    plain, found = (quantize(x, weights_spec(f"{text}{observer}")) for observer in ("", "/search"))
+    width = x.shape[1] // plain.scale.shape[1]
+    lost = [(dequantize(q) - x).square().view(len(x), -1, width).double().sum(-1) for q in (plain, found)]
+    assert bool((lost[1] <= lost[0] * (1 + 1e-6)).all())
+    # to double the scale of floats changes nothing but both ends of their range, so powers of two have little to win
+    assert float((lost[1] < 0.99 * lost[0]).double().mean()) > 0.1 or "e8m0" in text
+    assert found.global_scale is None or torch.equal(found.global_scale, plain.global_scale)
+    stored = local_codes(found.scale, found.global_scale)
+    assert torch.equal(from_codes(stored.view(torch.uint8), found.global_scale), found.scale)
+
+
+def test_search_by_hand() -> None:
+    # min-max's scale is 1 (448 / 448): 5 lies between 4 and 6, off by 1 each; max / 4 = 1.5 has 1.5 * (4, 3 or 1) and
+    # so 6, 4.5, 1.5: of 6 and fifteen times 4.5 it loses nothing
+    x = torch.full((1, 16), 4.5)
+    x[0, 0] = 6.0
+    assert quantize(x, weights_spec("fp4_e2m1/group16/e4m3")).scale.item() == 1
+    # 448 is e4m3's largest code, so that the loudest tile cannot go up: the tensor has a louder one
+    x = torch.cat([x, torch.full((1, 16), 12.0)], 1)
+    plain, found = (quantize(x, weights_spec(f"fp4_e2m1/group16/e4m3{text}")) for text in ("", "/search"))
+    assert plain.scale[0, 0].item() == 1
+    assert found.scale[0, 0].item() == pytest.approx(1.5, abs=0.1)
+    assert (dequantize(found) - x).abs().max() < (dequantize(plain) - x).abs().max()
+
+
 @pytest.mark.parametrize(
     ("preset", "bits"), [("MXFP4A16", 4.25), ("MXFP6A16", 6.25), ("MXFP8A16", 8.25), ("W4A16", 4.125)]
 )
@@ -156,6 +186,9 @@ def test_presets_come_back_from_their_text(name: str) -> None:
             "activations with scales in e4m3 have their global scale frozen.*write /local",
         ),
         ("a:fp4_e2m1/group16/e4m3/local/mse", "mse weighs one scale for all that was seen, and local ones are many"),
+        ("w:fp4_e2m1/group32/search", "search goes from code to code of scales, and float has none; use mse, or e8m0"),
+        ("a:fp4_e2m1/group32/e8m0/dynamic/search", "search takes too long for tensors at run time"),
+        ("a:fp8_e4m3/tensor/e8m0/static/search", "search is for weights, which are coded once"),
         ("a:fp4_e2m1/group32/e8m0/static", "static per-group32 activations cannot be"),
     ],
 )

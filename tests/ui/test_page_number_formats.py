@@ -78,10 +78,24 @@ def test_bad_link_gets_a_sentence(at: AppTest, key: str, value: str) -> None:
     at.run()
     assert len(at.warning) == 1
     assert value in at.warning[0].value
-    assert len(figures_of(at)) == 3
+    assert len(figures_of(at)) == 4
 
 
 def test_too_many_formats_is_one_sentence(at: AppTest) -> None:
     at.query_params["formats"] = ["int2", "int3", "int4", "int8"]
     at.run()
     assert [error.value for error in at.error] == ["Formats on the axis (up to three): 4 are chosen; choose one to 3"]
+
+
+def test_a_power_of_two_waits_and_doubles(at: AppTest) -> None:
+    at.query_params["times"] = "1.0"
+    at.run()
+    assert not at.exception
+    alts = []
+    for times in (1.0, 2.0):
+        at.slider(key="times").set_value(times).run()
+        assert not at.exception
+        alts.append(next(one["alt"] for one in figures_of(at) if one["alt"].startswith("MXFP4")))
+    first, second = (float(alt.split("scale ")[1].split()[0]) for alt in alts)
+    assert second == pytest.approx(2 * first, rel=1e-3)
+    assert any("of its grid" in one.value for one in at.markdown)

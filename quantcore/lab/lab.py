@@ -16,6 +16,7 @@ from quantcore.lab import (
     frozen_ranges,
     grids,
     hardware,
+    history,
     layers,
     mixture,
     outliers,
@@ -42,6 +43,7 @@ class Beside(Bench):
     kept_luck = whole.kept_luck
     kept_rule = whole.kept_rule
     kept_sensitivity = whole.kept_sensitivity
+    kept_queue = history.kept_queue
     kept_checkpoint = take.kept_checkpoint
     plan_trail = whole.plan_trail
     short_name = take.short_name
@@ -103,6 +105,8 @@ class Lab(Beside):
     rule = whole.rule
     sensitivity = whole.sensitivity
     plan = whole.plan
+    measured = history.measured
+    queue = history.queue
     experts = mixture.experts
 
     # leaving with it

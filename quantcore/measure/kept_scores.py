@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from quantcore.pipeline.ranks import ranks
 
 FLOAT = "float"
 INTERVALS = ("log_perplexity", "log_perplexity_change")
+KIND = f"scores {shape_of(Scores, ModelReport, Interval, LayerReport)}"  # of the store's questions
 
 
 class SchemeScores(NamedTuple):
@@ -90,8 +91,13 @@ def questions(
     hashed = hashed or model_hash(model)
     device, used = ranks().named(device_name(model.device)), versions()
     read = tokens_hash(tokens), tokens_hash(tokens, calibration)
-    kind = f"scores {shape_of(Scores, ModelReport, Interval, LayerReport)}"
-    return {text: Question(kind, text, model.id, hashed, read[text != FLOAT], device, used) for text in texts}
+    return {text: Question(KIND, text, model.id, hashed, read[text != FLOAT], device, used) for text in texts}
+
+
+def report_of(figures: Mapping[str, Any]) -> ModelReport:
+    """A scheme's report of the figures that are kept. Raises whatever figures of another shape make it raise."""
+    report = dict(figures["report"])
+    return ModelReport(**{**report, **{name: Interval(**report[name]) for name in INTERVALS}})
 
 
 def _scores(answer: Answer) -> Scores:
@@ -101,9 +107,11 @@ def _scores(answer: Answer) -> Scores:
 def _figures(answer: Answer) -> tuple[ModelReport, tuple[LayerReport, ...], float]:
     """Raises whatever an answer of another shape makes it raise; the store then takes it for none."""
     _scores(answer)
-    figures = dict(answer.figures["report"])
-    report = ModelReport(**{**figures, **{name: Interval(**figures[name]) for name in INTERVALS}})
-    return report, tuple(_layer(row) for row in answer.figures["layers"]), float(answer.figures["quantize_s"])
+    return (
+        report_of(answer.figures),
+        tuple(_layer(row) for row in answer.figures["layers"]),
+        float(answer.figures["quantize_s"]),
+    )
 
 
 def _layer(row: dict[str, Any]) -> LayerReport:

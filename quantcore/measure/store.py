@@ -22,7 +22,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -71,6 +71,20 @@ class Answer:
     figures: dict[str, Any]
     arrays: dict[str, np.ndarray]
     made: str
+
+
+class Row(NamedTuple):
+    """One kept answer as the file has it; `versions` and `figures` are JSON."""
+
+    key: str
+    made: str
+    scheme: str
+    model: str
+    model_hash: str
+    text_hash: str
+    device: str
+    versions: str
+    figures: str
 
 
 class Store:
@@ -131,6 +145,23 @@ class Store:
             connection.execute(f"INSERT OR REPLACE INTO results VALUES ({marks})", values)
 
         self._do(write)
+
+    def rows(self, kind: str) -> list[Row]:
+        """All answers of one kind without their arrays, newest first."""
+        sql = f"SELECT {', '.join(Row._fields)} FROM results WHERE kind = ? ORDER BY made DESC, key"
+        found = self._do(lambda connection: connection.execute(sql, (kind,)).fetchall()) or []
+        return [Row(*row) for row in found]
+
+    def arrays(self, key: str) -> dict[str, np.ndarray] | None:
+        """The arrays of one answer; None where it is gone."""
+        sql = "SELECT arrays FROM results WHERE key = ?"
+        row = self._do(lambda connection: connection.execute(sql, (key,)).fetchone())
+        return None if row is None else _unpacked(row[0])
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Let go of these answers."""
+        each = [(key,) for key in keys]
+        self._do(lambda connection: connection.executemany("DELETE FROM results WHERE key = ?", each))
 
     def clear(self) -> None:
         """Let go of every answer."""

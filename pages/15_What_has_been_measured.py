@@ -1,0 +1,117 @@
+"""What has been measured of this model? All that browser, shell or notebook have tried; and a queue for more."""
+
+from itertools import combinations
+
+import streamlit as st
+
+from quantcore.lab.lab import Lab
+from quantcore.measure.measured import Measured, kl_difference
+from quantcore.scheme.fitting import GROUPS, sorted_out
+from quantcore.scheme.products import MOST, expanded
+from quantcore.text.reading import EVALUATE
+from ui import frame, visitors
+from ui import widgets as controls
+from ui.answers import answer
+from ui.components.chart import chart
+from ui.figures.measured import bytes_and_kl
+from ui.ready import DUEL_TOKENS
+from ui.sidebar import Choice
+from ui.words import measured as words
+
+TITLE = "What has been measured"
+SECTION = "Decide"
+PRODUCT = "w:int{3|4}/{group32|group64|channel}"
+MOST_PAIRS = 6  # rows that are compared at once
+MOST_IN_DUEL = 6
+FORMATS = {"KL": "%.3g", "same token, %": "%.1f", "perplexity": "%.2f", "float": "%.2f", "MB": "%.1f"}
+FORMATS |= {"bits a weight": "%.2f", "quantize, s": "%.1f"}
+COLUMNS = {name: st.column_config.NumberColumn(format=digits, width=90) for name, digits in FORMATS.items()}
+
+LOOK_FOR = (
+    "Every whole-model measurement of this model is kept: duels, rules, advice, from pages, shell and notebooks alike. "
+    "Schemes that read the same windows stand in one table, and any two of them can be compared in pairs."
+)
+
+
+def tries(choice: Choice) -> frame.Tries:
+    """On the loaded model: the groups that divide its layers."""
+    every = choice.lab.shapes().values()
+    grains = [f"group{size}" for size in GROUPS if all(width % size == 0 for _, width in every)]
+    return [
+        ("bits by who shares a scale", {"more": f"w:int{{3|4}}/{{{'|'.join(['channel', *grains])}}}"}),
+        ("rounding or GPTQ", {"more": "{W3A16|W4A16}{|,gptq}"}),
+        ("inputs in 8 bits, too", {"more": "{W8A16|W8A8|FP8|FP8_DYNAMIC}"}),
+    ]
+
+
+def more(choice: Choice) -> None:
+    """A list of schemes, or products of them, one a line, measured one after another."""
+    lab = choice.lab
+    asked = controls.lines("Schemes, one a line; {a|b} are choices", "", "more", height=100)
+    reading = str(EVALUATE.at_most(controls.pick("Tokens", DUEL_TOKENS, DUEL_TOKENS[0], "tokens")))
+    lines = [one for line in asked.splitlines() if line.strip() for one in expanded(line.strip())]
+    if not lines:
+        st.caption(f"For example `{PRODUCT}`: six schemes. At most {MOST} from one line.")
+        return
+    able, refused = sorted_out(list(dict.fromkeys(lines)), lab.shapes(), lab.head)
+    for text, reason in refused.items():
+        frame.sentence(f"{text}: {reason}")
+    if not able:
+        return
+    asked_for = (tuple(able.values()), reading, choice.calibration)
+    found = answer(f"{len(able)} schemes, one after another", lab, Lab.queue, *asked_for, start=False, button="Measure")
+    if found.whole is not None:
+        st.caption(f"All {len(able)} are measured: they stand in the table.")
+
+
+def table(rows: list[Measured]) -> list[Measured]:
+    """All rows; those that are chosen in it."""
+    shown = st.dataframe(
+        words.table(rows), hide_index=True, width="stretch", column_config=COLUMNS, key="rows",
+        on_select="rerun", selection_mode="multi-row",
+    )  # fmt: skip
+    places = shown.get("selection", {}).get("rows", [])
+    return [rows[place] for place in places if place < len(rows)]
+
+
+def with_chosen(lab: Lab, chosen: list[Measured]) -> None:
+    """What can be done with the rows that are chosen: compared in pairs, opened in a duel, thrown away."""
+    if not chosen:
+        st.caption("Choose rows to compare them in pairs, to open them in a duel, or to throw them away.")
+        return
+    for one, other in combinations(chosen[:MOST_PAIRS], 2):
+        if (apart := kl_difference(lab.store(), one, other)) is not None:
+            st.markdown(f"- {words.difference(one, other, apart)}")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if 2 <= len(chosen) <= MOST_IN_DUEL:
+            schemes = "\n".join(row.scheme for row in chosen)
+            frame.link("Open them in a duel", "pages/7_Scheme_duel.py", {"duel": schemes})
+        if visitors.may_present():
+            keys = [row.key for row in chosen]
+            st.button(f"Throw {len(chosen)} away", on_click=lab.store().drop, args=(keys,), key="drop")
+
+
+def body(choice: Choice) -> None:
+    lab = choice.lab
+    with st.expander("Measure more", expanded=not lab.measured() or "more" in st.query_params), frame.problems():
+        more(choice)
+    texts: dict[str, list[Measured]] = {}
+    for row in lab.measured():
+        texts.setdefault(row.text_hash, []).append(row)
+    if not texts:
+        st.info("Nothing has been measured of this model yet. Ask for schemes above, or open a duel.")
+        frame.link("A first duel", "pages/7_Scheme_duel.py", {})
+        return
+    names = {words.text_name(rows): rows for rows in sorted(texts.values(), key=len, reverse=True)}
+    rows = names[controls.select("Read", list(names), next(iter(names)), "read")]
+    said = words.headline(rows)
+    frame.headline(said)
+    place = st.container()
+    chosen = table(rows)
+    with place:
+        chart(bytes_and_kl(rows, {row.key for row in chosen}), key="measured", alt=said.replace("*", ""))
+    with_chosen(lab, chosen)
+    frame.numbers(words.table([row for rows in texts.values() for row in rows]), "measured")
+
+
+frame.show(__file__, "What has been measured?", LOOK_FOR, tries, body)

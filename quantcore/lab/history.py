@@ -1,0 +1,52 @@
+"""What was measured of this model, and the queue that measures more: a list of schemes, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from quantcore.lab.bench import LEARNED, MEASURED, Bench
+from quantcore.lab.whole import duel, kept_schemes
+from quantcore.measure.measured import Measured
+from quantcore.measure.measured import measured as read_measured
+from quantcore.pipeline.calibration import Progress
+from quantcore.scheme.fitting import sorted_out
+
+
+def measured(lab: Bench, reading: str = MEASURED) -> list[Measured]:
+    """Every scheme that was measured on this model, newest first, on whatever text; of a visitor's own text, where
+    `reading` is one, those alone."""
+    return read_measured(lab.store(reading), lab.hash)
+
+
+def queue(
+    lab: Bench,
+    schemes: Sequence[str],
+    reading: str = MEASURED,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+    so_far: Callable[[Any], None] | None = None,
+) -> list[str]:
+    """Measure schemes one after another, each kept as soon as it is there: what is asked for again goes on where it
+    stood. `so_far` is told each one's text. The texts in full of those that the model can take."""
+    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
+    todo = list(able.values())
+    for place, text in enumerate(todo):
+
+        def tell(share: float, doing: str, place: int = place) -> None:
+            if progress:
+                progress((place + share) / len(todo), doing)
+
+        duel(lab, [text], reading, calibration, tell)
+        if so_far:
+            so_far(text)
+    return todo
+
+
+def kept_queue(
+    lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED
+) -> list[str] | None:
+    """The same where all of them are kept."""
+    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
+    todo = list(able.values())
+    return todo if len(kept_schemes(lab, todo, reading, calibration)) == len(todo) else None

@@ -1,0 +1,73 @@
+"""All that was ever measured of schemes on whole models, by browser, shell or notebook: the store, read as a table.
+
+rows = measured(store)                       newest first
+kl_difference(store, rows[0], rows[1])       paired, where both read the same windows
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from quantcore.measure.kept_scores import FLOAT, KIND, report_of
+from quantcore.measure.scores import ModelReport
+from quantcore.measure.statistics import Interval, paired_interval
+from quantcore.measure.store import Row, Store
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One scheme on one model and text. `text_hash` is of the text that was read and of the calibration text: rows that
+    have it in common were measured on the same windows. `made`: UTC."""
+
+    key: str
+    scheme: str
+    model: str
+    model_hash: str
+    text_hash: str
+    made: str
+    report: ModelReport
+    quantize_s: float
+
+
+def measured(store: Store, model_hash: str | None = None) -> list[Measured]:
+    """Every scheme that the store knows of, newest first; of one model alone where its hash is given. A row that this
+    version cannot read is passed over."""
+    read = (_measured(row) for row in store.rows(KIND) if row.scheme != FLOAT)
+    return [one for one in read if one is not None and model_hash in (None, one.model_hash)]
+
+
+def _measured(row: Row) -> Measured | None:
+    try:
+        figures = json.loads(row.figures)
+        report, quantize_s = report_of(figures), float(figures["quantize_s"])
+    except (ValueError, TypeError, KeyError):  # written by hand, or cut off
+        return None
+    return Measured(row.key, row.scheme, row.model, row.model_hash, row.text_hash, row.made, report, quantize_s)
+
+
+def kl_difference(store: Store, one: Measured, other: Measured) -> Interval | None:
+    """Mean KL of `one` minus that of `other`, paired over windows; None where one of them is gone.
+
+    Raises: ValueError for two rows that did not read the same windows of one model."""
+    if (one.model_hash, one.text_hash) != (other.model_hash, other.text_hash):
+        raise ValueError(
+            f"{one.scheme} and {other.scheme} were measured on other windows or another model, so they cannot be "
+            "compared in pairs; measure both in one duel"
+        )
+    arrays = [store.arrays(row.key) for row in (one, other)]
+    if arrays[0] is None or arrays[1] is None:
+        return None
+    return paired_interval(torch.from_numpy(arrays[0]["kl"]), torch.from_numpy(arrays[1]["kl"]))
+
+
+def frontier(rows: Iterable[Measured]) -> list[Measured]:
+    """Those of which no other is smaller and no worse, by size."""
+    found: list[Measured] = []
+    for row in sorted(rows, key=lambda one: (one.report.bytes, one.report.kl)):
+        if not found or row.report.kl < found[-1].report.kl:
+            found.append(row)
+    return found

@@ -1,0 +1,69 @@
+"""What has been measured: the table of the store, a queue that fills it, and what can be done with its rows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.apptest_helpers import errors, figure_of, new_server, page, said
+from ui import kept
+
+PAGE = "15_What_has_been_measured"
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
+    new_server()
+    yield
+    for job in kept.jobs().unfinished():
+        job.end()
+        job.ended.wait(60)
+
+
+def opened(**state: Any) -> AppTest:
+    """The page, once no job is under way."""
+    return settled(page(PAGE, **state))
+
+
+def settled(at: AppTest) -> AppTest:
+    """One job may lead to another; a run that began before a job's end may have drawn its progress."""
+    at.run()
+    for _ in range(3):
+        assert all(job.ended.wait(120) for job in kept.jobs().unfinished())
+        at.run()
+    return at
+
+
+def test_with_nothing_measured_the_page_says_where_to_begin(tiny_model_dir: Path) -> None:
+    at = opened(model=tiny_model_dir)
+    assert errors(at) == []
+    assert any("Nothing has been measured of this model yet" in one for one in at.info.values)
+
+
+def test_a_queue_fills_the_table_and_asking_again_finds_it(tiny_model_dir: Path) -> None:
+    at = opened(model=tiny_model_dir, more="w:int{4|8}/channel")
+    assert any("Nothing has been measured" in one for one in at.info.values)  # nothing begins without a press
+    next(one for one in at.button if one.label == "Measure").click()
+    settled(at)
+    assert errors(at) == []
+    assert any("All 2 are measured" in one for one in at.caption.values)
+    assert "**2 schemes** on these windows" in said(at)
+    table = at.dataframe[0].value
+    assert set(table["scheme"]) == {"w:int4/channel", "w:int8/channel"}
+    assert float(table["KL"].min()) > 0
+    drawn = figure_of(at, "measured")
+    assert len(drawn["figure"]["data"][1]["text"]) == 2
+    again = page(PAGE, model=tiny_model_dir, more="w:int{4|8}/channel").run()
+    assert kept.jobs().unfinished() == []
+    assert any("All 2 are measured" in one for one in again.caption.values)
+
+
+def test_a_line_that_cannot_be_is_refused_and_the_others_stay(tiny_model_dir: Path) -> None:
+    at = opened(model=tiny_model_dir, more="{0|1|2|3|4|5|6|7|8|9}{0|1|2|3|4|5|6|7|8|9}")
+    assert any("100 schemes and 64" in one for one in errors(at))
+    at = opened(model=tiny_model_dir, more="w:int4/group{48|64}")
+    assert any("group48" in one for one in errors(at))
+    assert any(one.label == "Measure" for one in at.button)

@@ -1,0 +1,55 @@
+"""Words of the page What has been measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from quantcore.measure.duel import short_label
+from quantcore.measure.measured import Measured, frontier
+from quantcore.measure.statistics import Interval
+
+
+def text_name(rows: Sequence[Measured]) -> str:
+    """A text has no name in the store: how much was read of it, how many schemes, and its hash."""
+    return f"{rows[0].report.tokens:,} tokens, {len(rows)} schemes, text {rows[0].text_hash[:6]}"
+
+
+def headline(rows: Sequence[Measured]) -> str:
+    best = frontier(rows)
+    least = min(rows, key=lambda one: one.report.kl)
+    return (
+        f"**{len(rows)} schemes** on these windows; of **{len(best)}** no other is smaller and no worse. The smallest "
+        f"KL: `{short_label(least.scheme)}`, {least.report.kl:.3g} nats a token in {least.report.bytes / 1e6:,.1f} MB."
+    )
+
+
+def table(rows: Sequence[Measured]) -> pd.DataFrame:
+    """A row a scheme."""
+    return pd.DataFrame(
+        [
+            {
+                "scheme": row.scheme,
+                "KL": row.report.kl,
+                "same token, %": 100 * row.report.top1_agreement,
+                "perplexity": row.report.perplexity,
+                "float": row.report.float_perplexity,
+                "MB": row.report.bytes / 1e6,
+                "bits a weight": row.report.bits_per_weight,
+                "quantize, s": row.quantize_s,
+                "tokens": row.report.tokens,
+                "measured (UTC)": row.made.replace("T", " ")[:16],
+                "on": row.report.device,
+                "text": row.text_hash[:6],
+            }
+            for row in rows
+        ]
+    )
+
+
+def difference(one: Measured, other: Measured, apart: Interval) -> str:
+    """One pair, over the windows that both have read."""
+    names = f"`{short_label(one.scheme)}` − `{short_label(other.scheme)}`"
+    said = "beyond the chance of the text" if apart.significant else "within the chance of the text"
+    return f"{names}: KL {apart.value:+.3g} nats a token ({apart.lo:+.3g} to {apart.hi:+.3g}), {said}"

@@ -13,8 +13,8 @@ from ui.words.glossary import ALIKE, MOST_CHARACTERS, WORDS, defined
 
 WORD = re.compile(r"[A-Za-z_][\w()]*(?:-[a-z]+)*")
 PLAIN = set(
-    """a about above acc across after again all alone an and another answer are as at available away axis bar be beat been
-    best better between bits blocks both break breaks budget buy by bytes can certain choose class column columns
+    """a about above acc across after again all alone an and another answer are as at available away axis bar be beat
+    been best better between bits blocks both break breaks budget buy by bytes can certain choose class column columns
     come cost costs could count counted course cut do does done each eight end engine error errors every everything
     exist exists family few fewest first fit fits float for format formats found from get gets giant given go hand
     happens hardware has have here hold how hurt hurts i if in input inputs int into is it its jobs join keep keeps

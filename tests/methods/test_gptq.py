@@ -72,7 +72,12 @@ def test_scales_taken_during_the_sweep(text: str, order: str) -> None:
     fast, plain = gptq_quantize(weight, hessian, spec(text), options), gptq_plain(weight, hessian, spec(text), options)
     assert torch.equal(fast.q, plain.q)
     assert torch.allclose(fast.scale, plain.scale, rtol=1e-6)
-    assert not torch.equal(fast.scale, gptq_quantize(weight, hessian, spec(text), Gptq(actorder=order)).scale)
+    static = gptq_quantize(weight, hessian, spec(text), Gptq(actorder=order))
+    assert not torch.equal(fast.scale, static.scale)
+    if fast.global_scale is not None:  # of the whole, and no group's own
+        assert torch.equal(fast.global_scale, static.global_scale)
+        codes = local_codes(fast.scale, fast.global_scale).view(torch.uint8)
+        assert torch.equal(from_codes(codes, fast.global_scale), fast.scale)
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -9,6 +9,7 @@ from quantcore import Scheme, dequantize, fake_quantize, quantize
 from quantcore.numbers.affine import choose_qparams
 from quantcore.numbers.bits import layer_size, weight_size
 from quantcore.numbers.formats import format_named
+from quantcore.numbers.observers import SHRINK
 from quantcore.numbers.qtensor import QTensor, qparams_for
 from quantcore.numbers.scales import E8M0, from_codes, local_codes
 from quantcore.scheme.scheme import PRESETS
@@ -109,6 +110,35 @@ def test_observers_stay_on_the_grid_of_scales(text: str, observer: str) -> None:
         assert errors[0] <= errors[1]
 
 
+@pytest.mark.parametrize("text", [*CODED, "int8/group32/e8m0", "fp6_e3m2/group32/e8m0"])
+def test_a_scales_reach_gives_it_back(text: str) -> None:
+    torch.manual_seed(3)
+    spec, x = weights_spec(text), torch.randn(64, 64)
+    own = qparams_for(x, spec)
+    for scale in spec.scales.neighbours(own.scale, own.global_scale):
+        reach = spec.scales.reach_of(scale, spec.fmt)
+        assert torch.equal(spec.scales.code(reach, spec.fmt, own.global_scale), scale)
+
+
+def test_mse_keeps_the_global_scale_of_the_whole() -> None:
+    """Each tile's is the best of its shrunk ranges under that one, also where the loudest tile is shrunk itself."""
+    torch.manual_seed(4)
+    x = torch.randn(64, 64)
+    x[::2, ::16] *= 9
+    plain, found = (quantize(x, weights_spec(f"fp4_e2m1/group16/e4m3{observer}")) for observer in ("", "/mse"))
+    lost = [(dequantize(q) - x).square().view(64, 4, 16).sum(-1) for q in (plain, found)]
+    assert bool((lost[1] <= lost[0] * (1 + 1e-6)).all())
+    least = torch.full_like(lost[0], torch.inf)
+    spec = plain.spec
+    tiles = x.view(64, 4, 16)
+    for shrink in SHRINK:
+        reach = tiles.abs().amax(-1) * shrink
+        scale = spec.scales.code(reach, spec.fmt, plain.global_scale)
+        q = quantize(x, spec, plain.qparams._replace(scale=scale))
+        least = torch.minimum(least, (dequantize(q) - x).square().view(64, 4, 16).sum(-1))
+    assert torch.allclose(lost[1], least)
+
+
 @pytest.mark.parametrize("text", CODED)
 def test_search_is_never_worse_tile_by_tile(text: str) -> None:
     torch.manual_seed(2)
@@ -160,9 +190,11 @@ def test_local_takes_the_frozen_global_scale_and_its_own_tiles() -> None:
     assert spec.static
     frozen = choose_qparams(torch.tensor([[-6.0]]), torch.tensor([[3.0]]), spec)
     x = torch.zeros(1, 32)
-    x[0, 0], x[0, 16] = 12.0, 3.0  # twice what was seen: the code stays 448, and 12 is clipped to 6
-    assert fake_quantize(x, spec, frozen)[0, [0, 16]].tolist() == [6, 3]
-    assert fake_quantize(x, spec)[0, [0, 16]].tolist() == [12, 3]
+    x[0, 0], x[0, 16] = 12.0, 0.3  # twice what was seen: the code stays 448, and 12 is clipped to 6
+    # 0.3 in its own tile: 448 * 0.3 / 6 = 22.4, and e4m3 has 22 and 24, so 0.3 is clipped to 6 * 22 / 448
+    assert fake_quantize(x, spec, frozen)[0, [0, 16]].tolist() == pytest.approx([6, 6 * 22 / 448])
+    # its own global scale is 224: 224 * 0.3 / 6 = 11.2, and e4m3 has 11
+    assert fake_quantize(x, spec)[0, [0, 16]].tolist() == pytest.approx([12, 6 * 11 / 224])
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith(("NV", "MX"))])

@@ -16,6 +16,7 @@ from quantcore.methods.gptq import (
     gptq_quantize_many,
 )
 from quantcore.methods.options import Gptq
+from quantcore.numbers.scales import from_codes, local_codes
 from tests.gptq_laws import ORDERS, problem
 from tests.specs import weights_spec as spec
 from tests.waits import Waits

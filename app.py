@@ -137,7 +137,7 @@ def where_next() -> None:
             frame.link("Which layers deserve more bits", "pages/8_Which_layers_hurt.py", {})
             frame.link("Do the usual rules hold here?", "pages/9_Rules_tested.py", {})
             frame.link("What to ship on your GPU", "pages/14_Which_scheme_should_I_ship.py", {})
-            frame.link("A checkpoint, a recipe, a report", "pages/11_Take_it_with_you.py", {})
+            frame.link("A checkpoint, a recipe, a report", "pages/16_Take_it_with_you.py", {})
 
 
 def body(choice: Choice) -> None:

@@ -68,7 +68,7 @@ PAGES: dict[str, Page] = {
     "8_Which_layers_hurt": Page({"budget": [4.5, 5.0]}),
     "9_Rules_tested": Page({}),
     "10_Speed_and_memory": Page({"batch": [1, 16], "context": [4096], "kv": [8]}),
-    "11_Take_it_with_you": Page({"scheme": ["W8A8", "w:int4/group64"]}),
+    "16_Take_it_with_you": Page({"scheme": ["W8A8", "w:int4/group64"]}),
     "14_Which_scheme_should_I_ship": Page({"at_once": [1, 64], "context": [4096]}),
     "15_What_has_been_measured": Page({}),
 }

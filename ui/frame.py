@@ -69,7 +69,7 @@ STYLE = """<style>
 [data-stale="true"] { opacity: 1 !important; }  /* text stays legible while the next answer is on its way */
 @media (max-width: 960px) { [data-testid="stMainBlockContainer"] { padding: 2.25rem 1.25rem 3rem; } }
 </style>"""
-TAKE = "pages/11_Take_it_with_you.py"
+TAKE = "pages/16_Take_it_with_you.py"
 FOLLOWED = "try"  # marks a preset's link; taking the mark off is what brings the link's state to the address bar
 Tries = Sequence[tuple[str, Mapping[str, Any]]]
 TriesOn = Callable[[Choice], Tries]  # presets that look for their example on the loaded model

@@ -87,7 +87,7 @@ def test_no_page_shows_a_path_of_the_server(
 
 def test_a_checkpoint_of_a_class(model: str, tiny_model_dir: Path) -> None:
     """It is downloaded, not looked for on the server's disk; nothing in it tells where it or its model lay."""
-    at = settle(page("11_Take_it_with_you", model=model, scheme=SCHEME))
+    at = settle(page("16_Take_it_with_you", model=model, scheme=SCHEME))
     next(one for one in at.button if one.label == "Write the checkpoint").click().run()
     settle(at)
     assert errors(at) == []

@@ -34,7 +34,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def take(folder: Path, **state: object) -> AppTest:
-    return settle(open_page("11_Take_it_with_you", model=folder, **{"scheme": SCHEME, **state}))
+    return settle(open_page("16_Take_it_with_you", model=folder, **{"scheme": SCHEME, **state}))
 
 
 def codes(at: AppTest) -> list[str]:

@@ -17,7 +17,7 @@ from ui import kept
 PAGES = (
     "0_Course", "1_Number_formats", "2_Granularity", "3_Outliers", "4_Static_or_dynamic", "5_Layer_lab",
     "6_GPTQ_step_by_step", "7_Scheme_duel", "8_Which_layers_hurt", "9_Rules_tested", "10_Speed_and_memory",
-    "11_Take_it_with_you", "14_Which_scheme_should_I_ship", "15_What_has_been_measured",
+    "16_Take_it_with_you", "14_Which_scheme_should_I_ship", "15_What_has_been_measured",
 )  # fmt: skip
 SHOWS_A_REFUSAL = {"what no checkpoint holds"}
 GRAIN = "groups of 32, because 96 / 64 is no whole number"
@@ -58,7 +58,7 @@ def test_a_page_opens_on_it(name: str, narrow_dir: Path) -> None:
     assert errors(at) == []
     assert at.warning.values == [] or all("no such choice" not in one for one in at.warning.values)
     assert "down_proj" not in said(at)  # a name of other models' layers
-    if name in ("7_Scheme_duel", "11_Take_it_with_you"):
+    if name in ("7_Scheme_duel", "16_Take_it_with_you"):
         assert any(GRAIN in one.value for one in at.caption)
 
 

@@ -90,7 +90,7 @@ def test_a_refusal_stands_where_the_answer_would(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("name", "title", "shown"),
     [
-        ("11_Take_it_with_you", "W4A16 on model.layers.1.mlp.down_proj", "the median of 512 tokens' outputs"),
+        ("16_Take_it_with_you", "W4A16 on model.layers.1.mlp.down_proj", "the median of 512 tokens' outputs"),
         ("14_Which_scheme_should_I_ship", "The candidates on H100 SXM", "First token after"),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_calibration_text_of_your_own_reaches_what_learns(
     cut = Reading.tokens
     monkeypatch.setattr(Reading, "tokens", lambda *asked: read.append(cut(*asked)) or read[-1])
     link = {"learn_from": OWN, "learn_own": KEEPER, "learn_length": 64, "learn_sequences": 4}
-    at = page("11_Take_it_with_you", model=tiny_model_dir, layer=LAYER, scheme="w:int4/group32,gptq", **link).run()
+    at = page("16_Take_it_with_you", model=tiny_model_dir, layer=LAYER, scheme="w:int4/group32,gptq", **link).run()
     assert errors(at) == []
     text = LoadedText("your text", (KEEPER,))
     expected = token_windows(tiny_lm.tokenizer, KEEPER, 64, 256)

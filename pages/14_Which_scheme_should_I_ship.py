@@ -8,6 +8,7 @@ from quantcore.advice.load import Load
 from quantcore.lab.advice import GOAL, GPU, HERE, TOLERANCE
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
+from quantcore.model.loading import REFERENCE
 from quantcore.scheme.plan import Plan
 from quantcore.studies.gpus import GPUS
 from ui import frame
@@ -24,6 +25,8 @@ TITLE = "Which scheme to ship"
 SECTION = "Decide"
 CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+LARGE = "meta-llama/Llama-3.3-70B-Instruct"  # instead of the model that comes along, which fits everywhere as it is
+FREE = "whatever fits"
 PROMPTS, ANSWERS = (32, 128, 256, 512, 1024, 2048, 4096, 8192), (16, 64, 128, 256, 512, 1024)
 
 LOOK_FOR = (
@@ -31,25 +34,26 @@ LOOK_FOR = (
     "Right of the wall nothing fits; a larger point loses more; bars hold eight in ten of the true times."
 )
 TRIES: frame.Tries = [
-    ("70B on one H100", {"shape": "meta-llama/Llama-3.3-70B-Instruct", "gpu": "H100 SXM", "limit": "whatever fits"}),
-    ("8B on an RTX 4090", {"shape": "meta-llama/Meta-Llama-3.1-8B", "gpu": "RTX 4090", "limit": "whatever fits"}),
-    (
-        "a busy server",
-        {"shape": "Qwen/Qwen3-32B", "gpu": "H200", "at_once": 64, "context": 4096, "limit": "whatever fits"},
-    ),
+    ("70B on two H100, losing least", {"shape": LARGE, "gpu": "H100 SXM", "gpus": 2, "goal": "quality"}),
+    ("8B on an RTX 4090", {"shape": "meta-llama/Meta-Llama-3.1-8B", "gpu": "RTX 4090"}),
+    ("a busy server", {"shape": "Qwen/Qwen3-32B", "gpu": "H200", "at_once": 64, "context": 4096}),
     ("the loaded model, on a T4", {"shape": LOADED, "gpu": "T4"}),
 ]
 
 
 def asked_for(choice: Choice) -> tuple[tuple[str, int, str, str, str], str]:
-    """What an advice is asked for, and of which model."""
+    """What an advice is asked for, and of which model. Only the loaded one's loss can be held to a limit: it alone can
+    be measured."""
     usual = Load()
+    first = controls.follow_default("shape", LARGE if choice.lab.source == REFERENCE else LOADED)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        model = controls.select("Model", [LOADED, *catalogue()], LOADED, "shape")
+        model = controls.select("Model", [LOADED, *catalogue()], first, "shape")
         gpu = controls.select("GPU", [*GPUS, HERE], GPU, "gpu")
         gpus = controls.pick("How many", (1, 2, 4, 8), 1, "gpus")
         goal = controls.pick("What matters", GOALS, GOAL, "goal")
-        limit = controls.select("How much may be lost", list(TOLERANCES), TOLERANCE, "limit")
+        limit = FREE
+        if model == LOADED:
+            limit = controls.select("How much may be lost", list(TOLERANCES), TOLERANCE, "limit")
     with frame.controls_in_sight(stacked=True), st.grid(4, min_column_width=180, gap="small"):
         context = controls.steps("Context, tokens", CONTEXTS, usual.context, "context")
         sequences = controls.steps("Sequences at once", SEQUENCES, usual.sequences, "at_once")

@@ -42,9 +42,21 @@ def test_alive_without_a_click_on_the_loaded_model(tiny_model_dir: Path) -> None
     assert any(button.label == "Measure the candidates on this model" for button in at.button)
 
 
+def test_beside_the_model_that_comes_along_it_opens_where_there_is_a_choice() -> None:
+    """A model that fits everywhere as it is teaches nothing; and no limit is asked for that nothing can be held to."""
+    at = open_page(PAGE).run()
+    assert not at.error
+    assert at.selectbox(key="shape").value.endswith("70B-Instruct")
+    assert "Ship **W4A16 GPTQ**" in said(at)
+    assert "does not fit by" in "\n".join(at.table[0].value["why not"])
+    assert "limit" not in {box.key for box in at.selectbox}
+    at.selectbox(key="shape").set_value("loaded").run()
+    assert at.selectbox(key="limit").value == "perplexity + 1%"
+
+
 def test_what_is_written_is_what_was_advised(tiny_model_dir: Path) -> None:
     """Recipe and command hold the very scheme, for a model that is known by its shape alone."""
-    at = open_page(PAGE, model=tiny_model_dir, shape=SMALL, limit=FREE, gpu="L4", goal="memory", gpus=2).run()
+    at = open_page(PAGE, model=tiny_model_dir, shape=SMALL, gpu="L4", goal="memory", gpus=2).run()
     assert not at.error
     found = advise(shape_of(SMALL), GPUS["L4"], Load(), 2, "memory", FREE)
     assert found.chosen is not None
@@ -58,7 +70,7 @@ def test_what_is_written_is_what_was_advised(tiny_model_dir: Path) -> None:
 
 
 def test_the_load_moves_the_points_and_a_click_shows_a_card(tiny_model_dir: Path) -> None:
-    at = open_page(PAGE, model=tiny_model_dir, shape=SMALL, limit=FREE, gpu="T4").run()
+    at = open_page(PAGE, model=tiny_model_dir, shape=SMALL, gpu="T4").run()
     before = values(figure_of(at, "canvas")["figure"]["data"][0]["x"])[0]
     at.select_slider(key="context").set_value(65536).run()
     after = values(figure_of(at, "canvas")["figure"]["data"][0]["x"])[0]

@@ -12,7 +12,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import layer as figures
-from ui.scheme_builder import copy_scheme, scheme_line, scheme_menus, swap_schemes
+from ui.scheme_builder import MENUS, copy_scheme, scheme_line, scheme_menus, swap_schemes
 from ui.settled import settled
 from ui.sidebar import Choice
 from ui.words import layer as layer_words
@@ -72,13 +72,17 @@ def body(choice: Choice) -> None:
     with frame.controls_in_sight(stacked=True), st.grid(2, min_column_width=400):
         lines = [st.container(gap="xsmall") for _ in defaults]
     with st.grid(2, min_column_width=400):
-        places = [st.container(border=True, gap="xsmall", key=f"menus_{side.lower()}") for side in defaults]
-    for (side, default), line, place in zip(defaults.items(), lines, places, strict=True):
+        places = [st.container(gap="xsmall") for _ in defaults]  # what is on its way, and what cannot be
+    with st.expander("Build A and B from menus"):
+        st.caption(MENUS)
+        with st.grid(2, min_column_width=400):
+            boxes = [st.container(border=True, gap="xsmall", key=f"menus_{side.lower()}") for side in defaults]
+    for (side, default), line, place, box in zip(defaults.items(), lines, places, boxes, strict=True):
         with place, frame.problems():
             with line:
                 default = controls.follow_default(side.lower(), default)
                 scheme = scheme_line(NAMES[side], default, side.lower(), choice.lab)
-            menus.append((st.container(gap="xsmall"), scheme, side.lower()))
+            menus.append((box, scheme, side.lower()))
             if (found := study(side, choice, scheme)) is not None:
                 sides[side], schemes[side] = found
             waiting.append(found is None)

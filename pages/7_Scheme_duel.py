@@ -16,7 +16,7 @@ from ui.answers import answer
 from ui.components.chart import chart
 from ui.figures import duel as figures
 from ui.ready import DEFAULT_DUEL, DUEL_TOKENS
-from ui.scheme_builder import grain_words, scheme_editor
+from ui.scheme_builder import MENUS, grain_words, scheme_editor
 from ui.sections.downloads import downloads
 from ui.sections.duel_text import generation_part, token_part
 from ui.sidebar import Choice
@@ -70,6 +70,7 @@ def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
                 where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
             builder = st.expander("Build a line with menus, or take a preset")
         with builder, frame.problems():
+            st.caption(MENUS)
             scheme = scheme_editor("**New line**", "W4A16_ASYM", "new", lab)
             st.button("Add it to the list", on_click=add_line, args=(str(scheme),), key="add")
             plan = f"W4A16@{place_of(choice.layer)[1]}=W8A16@{choice.layer}=float"

@@ -38,6 +38,11 @@ FIRST_WEIGHTS = QuantSpec(FORMATS["int4"], PerChannel())
 FIRST_ACTIVATIONS = QuantSpec(FORMATS["int8"], PerToken(), dynamic=True)
 OBSERVERS = ("minmax", "mse", "p99", "p99.9", "p99.99")
 AVERAGES = ("ema0.01", "ema0.1", "ema0.5")
+MENUS = (
+    "In their order: the format of the numbers; of activations, when their range is found; who shares a scale, and how "
+    "large a group is; how the scale itself is stored; from what the range is found; symmetric, or with a zero point; "
+    "of weights, the method that picks the codes (`rtn`: the nearest)."
+)
 CUSTOM = "no preset"
 SYMMETRIC, ASYMMETRIC = "symmetric", "asymmetric"
 Change = Callable[[QuantSpec, str], QuantSpec]

@@ -127,7 +127,7 @@ def coded_scales(choice: Choice) -> None:
     if choice.lab.shapes()[choice.layer][1] % 32:
         st.caption("Blocks of 32 do not divide this layer's rows; open another one.")
         return
-    times = controls.slide("A block's numbers, times", 1.0, 2.0, 1.0, "times", 0.05)
+    times = controls.slide("Multiply the block's numbers by", 1.0, 2.0, 1.0, "times", 0.05)
     blocks = {name: choice.lab.coded_block(choice.layer, name, times) for name in ("MXFP4A16", "NVFP4A16")}
     shown = dict(zip(("MXFP4", "NVFP4"), blocks.values(), strict=True))
     told = "; ".join(f"{name} reaches **{min(one.used, 1):.0%}** of its grid" for name, one in shown.items())

@@ -111,8 +111,8 @@ def loudest(choice: Choice, study: ChannelStudy, payers: Sequence[Payer], pictur
         {
             "Largest / median channel": figures.ratio_text(study.ratio),
             "Largest / median token": figures.ratio_text(study.token_ratio),
-            "Input, median token, shared scale": f"{float(payers[0].token_sqnr_db.median()):z.1f} dB",
-            "Input, median token, own scale": f"{float(payers[1].token_sqnr_db.median()):z.1f} dB",
+            "Input SQNR, median, shared scale": f"{float(payers[0].token_sqnr_db.median()):z.1f} dB",
+            "Input SQNR, median, own scale": f"{float(payers[1].token_sqnr_db.median()):z.1f} dB",
         }
     )
     with st.grid(2, min_column_width=430):
@@ -189,7 +189,7 @@ def treatment(choice: Choice, fmt: str, log: bool) -> None:
     gains = {
         "Largest / median channel": figures.ratio_text(after.channels.ratio),
         "Largest / median weight": figures.ratio_text(after.weight_ratio),
-        "Input, median token, shared scale, after": f"{float(after.payers[0].token_sqnr_db.median()):.1f} dB",
+        "Input SQNR, median, shared scale, after": f"{float(after.payers[0].token_sqnr_db.median()):.1f} dB",
         f"Output, all in {fmt}": figures.gain_text(after.layer.output.sqnr_db, before.layer.output.sqnr_db),
     }
     frame.metrics(gains)

@@ -98,7 +98,7 @@ def body(choice: Choice) -> None:
     frame.metrics(
         {
             f"Values clipped, {focus.name}": f"{focus.clipped * 1e6:,.0f} ppm",
-            "Tokens that hold one": f"{focus.touched:.1%}",
+            "Tokens with a clipped value": f"{focus.touched:.1%}",
             f"Median token, {focus.name}": f"{focus.token_sqnr_db:z.1f} dB",
             "Median token, dynamic per token": f"{study.others.token.token_sqnr_db:z.1f} dB",
         }

@@ -1,4 +1,4 @@
-"""Which scheme would you ship? Two to six of them on the whole model, on the same text, with error bars."""
+"""Which of these schemes loses least? Two to six of them on the whole model, on the same text, with error bars."""
 
 import pandas as pd
 import streamlit as st
@@ -149,4 +149,4 @@ def body(choice: Choice) -> None:
         show(known, duel_words.so_far(known, tokens))
 
 
-frame.show(__file__, "Which scheme would you ship?", LOOK_FOR, tries, body)
+frame.show(__file__, "Which of these schemes loses least?", LOOK_FOR, tries, body)

@@ -22,7 +22,7 @@ class Candidate:
 NOT_HERE = {
     "W3A16": "vLLM runs 3-bit weights through Humming, whose speed was not measured here",
     "W4AFP8": "the files store one code a byte, which vLLM's kernel for packed codes (Hopper alone) may not read",
-    "NVFP4, MXFP4": "llm-compressor's guide has them for Blackwell (10.0); this lab writes no such checkpoint",
+    "NVFP4, MXFP4": "llm-compressor's guide has them for Blackwell (10.0); this lab writes them, but predicts no speed",
 }
 
 

@@ -243,6 +243,15 @@ def frontier(open_ones: Sequence[Verdict]) -> list[Verdict]:
     return [one for one in open_ones if not beaten(one)]
 
 
+def _pace(speed: float) -> str:
+    """How fast one is beside the advice, `speed` times as slow."""
+    if speed > SAME:
+        return f"{speed:.2g} times as slow"
+    share = f"{abs(1 / speed - 1):.0%}"
+    way = "faster" if speed < 1 else "slower"
+    return "as fast" if share == "0%" else f"{share} {way}, inside the prediction's error"
+
+
 def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
     """Why a candidate is not the chosen one, in a line."""
     if one.closed or chosen is None or one.candidate == chosen.candidate:
@@ -252,11 +261,7 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
     said = []
     speed = _speed(chosen, goal) / _speed(one, goal) if goal in ("latency", "throughput") else 0.0
     if goal in ("latency", "throughput"):
-        said.append(
-            f"{speed:.2g} times as slow"
-            if speed > SAME
-            else f"{abs(1 / speed - 1):.0%} {'faster' if speed < 1 else 'slower'}, inside the prediction's error"
-        )
+        said.append(_pace(speed))
     if goal == "memory":
         said.append(f"takes {(one.memory.total - chosen.memory.total) / GB:.3g} GB more")
     if one.loss and chosen.loss:

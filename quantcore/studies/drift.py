@@ -22,7 +22,7 @@ from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.gram import drift_of, gram_of
 
 Inputs = tuple[Tensor, Tensor]
-AS_IT_IS, CORRECTED, ROUNDED, BY_GPTQ, BY_QRONOS = "w as it is", "w' corrected, float", "RTN", "GPTQ", "Qronos"
+AS_IT_IS, CORRECTED, ROUNDED, BY_GPTQ, BY_QRONOS = "float weight", "corrected, in float", "RTN", "GPTQ", "Qronos"
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def test_every_page_of_the_menu_opens(page: Any, server_url: str) -> None:
 def test_the_slow_pages_open_with_their_question_and_what_they_do(page: Any, tmp_path: Path) -> None:
     with serving(ROOT / "serve.py", tmp_path) as url:  # its own: the jobs that these pages start end with it
         for name, question in [
-            ("Scheme_duel", "Which scheme would you ship?"),
+            ("Scheme_duel", "Which of these schemes loses least?"),
             ("Which_layers_hurt", "Which layers hurt?"),
             ("Rules_tested", "Do the rules of best practice hold here?"),
         ]:

@@ -260,8 +260,8 @@ def test_qronos_mends_what_layers_before_have_moved(at: AppTest) -> None:
     run(at)
     bars = {bar["name"]: dict(zip(bar["x"], values(bar["y"]).tolist(), strict=True)) for bar in drift_of(at)}
     learned = bars["learned from"]
-    assert list(learned) == ["w as it is", "w' corrected, float", "RTN", "GPTQ", "Qronos"]
-    assert learned["w' corrected, float"] < learned["w as it is"]
+    assert list(learned) == ["float weight", "corrected, in float", "RTN", "GPTQ", "Qronos"]
+    assert learned["corrected, in float"] < learned["float weight"]
     assert learned["Qronos"] < learned["GPTQ"] < learned["RTN"]
     assert gptq_words.percent(learned["Qronos"] / 100) in figure_of(at, "drift")["alt"]
 

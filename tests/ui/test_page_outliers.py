@@ -38,7 +38,7 @@ def test_shows_the_engines_numbers(at: AppTest, tiny_lm: LoadedModel) -> None:
     study, (tensor, *_) = channel_study(x), who_pays(x, "int8")
     assert study.top[0].channel == LOUD_CHANNEL
     assert metrics(at)["Largest / median channel"] == f"{study.ratio:.1f}"
-    assert metrics(at)["Input, median token, shared scale"] == f"{float(tensor.token_sqnr_db.median()):.1f} dB"
+    assert metrics(at)["Input SQNR, median, shared scale"] == f"{float(tensor.token_sqnr_db.median()):.1f} dB"
     assert decibels(at, "Input, one scale for all") == pytest.approx(tensor.input_sqnr_db, abs=0.051)
     assert any(f"channel **{LOUD_CHANNEL}** reaches" in text.value for text in at.markdown)
 
@@ -66,7 +66,7 @@ def test_the_surface_keeps_the_loudest_value_and_names_it(at: AppTest) -> None:
 
 def test_the_format_moves_the_errors_and_leaves_map_and_surface(at: AppTest) -> None:
     at.run()
-    label = "Input, median token, shared scale"
+    label = "Input SQNR, median, shared scale"
     before, still = decibels(at, label), (payload(at, "layer_map"), payload(at, "surface"))
     at.segmented_control(key="act").set_value("int4").run()
     assert decibels(at, label) < before - 15  # four bits are 24 dB
@@ -142,7 +142,7 @@ def test_it_opens_on_a_wall() -> None:
 def test_the_reference_has_a_massive_activation_that_all_others_pay_for() -> None:
     at = page("3_Outliers", layer=REFERENCE_LAYER).run()
     assert decibels(at, "Largest / median token") > 10
-    assert decibels(at, "Input, median token, own scale") > decibels(at, "Input, median token, shared scale") + 10
+    assert decibels(at, "Input SQNR, median, own scale") > decibels(at, "Input SQNR, median, shared scale") + 10
 
 
 def test_a_wall_is_smoothed_on_the_real_layer(tiny_model_dir: Path) -> None:

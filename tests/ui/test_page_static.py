@@ -41,7 +41,7 @@ def test_shows_the_engines_numbers(at: AppTest, tiny_lm: LoadedModel) -> None:
     x = layer_inputs(tiny_lm.model, tokens, LAYER).flatten(0, 1)
     outside = x.abs() > reach
     assert metrics(at)["Values clipped, percentile 99.99"] == f"{float(outside.double().mean()) * 1e6:,.0f} ppm"
-    assert metrics(at)["Tokens that hold one"] == f"{float(outside.any(1).double().mean()):.1%}"
+    assert metrics(at)["Tokens with a clipped value"] == f"{float(outside.any(1).double().mean()):.1%}"
     crosses = traces(at, "tokens_picture")["clipped by percentile 99.99"]
     assert values(crosses["customdata"]) == pytest.approx(x.abs().amax(1)[outside.any(1)].numpy())
 
@@ -67,9 +67,9 @@ def test_the_map_of_clips_has_the_tokens_touched_where_they_belong(at: AppTest) 
     at.run()
     cells = figure_of(at, "clip_map")["figure"]["data"][0]
     row, column = list(cells["y"]).index("code"), list(cells["x"]).index("percentile<br>99.99")
-    assert f"{values(cells['z'])[row, column] / 100:.1%}" == metrics(at)["Tokens that hold one"]
+    assert f"{values(cells['z'])[row, column] / 100:.1%}" == metrics(at)["Tokens with a clipped value"]
     clipped = metrics(at)["Values clipped, percentile 99.99"]
-    assert cells["text"][row][column] == f"{clipped}<br>{metrics(at)['Tokens that hold one']}"
+    assert cells["text"][row][column] == f"{clipped}<br>{metrics(at)['Tokens with a clipped value']}"
 
 
 def test_a_mix_reads_a_step_of_each_kind_in_turn(at: AppTest) -> None:
@@ -131,7 +131,7 @@ def test_the_default_state_teaches() -> None:
     median = traces(at, "error_picture")["layer's output, median token"]
     by_way = dict(zip(median["y"], values(median["x"]), strict=True))
     assert by_way["static: min-max"] < by_way["dynamic: per tensor of 64"] - 6 < by_way["dynamic: per token"] - 12
-    assert float(metrics(at)["Tokens that hold one"].rstrip("%")) > 5
+    assert float(metrics(at)["Tokens with a clipped value"].rstrip("%")) > 5
 
 
 def test_dots_stand_where_the_ticks_of_the_stretched_axis_say() -> None:

@@ -92,7 +92,7 @@ def test_outliers(tiny_model_dir: Path) -> None:
     at = open_page("3_Outliers", model=tiny_model_dir, act="int4", clip="p99", keep=2, text="own text", own=OWN)
     printed = run(at)
     payers, both = (one for one in printed if isinstance(one, tuple))
-    assert metrics(at)["Input, median token, shared scale"] == f"{float(payers[0].token_sqnr_db.median()):.1f} dB"
+    assert metrics(at)["Input SQNR, median, shared scale"] == f"{float(payers[0].token_sqnr_db.median()):.1f} dB"
     assert isinstance(both[0], Remedy)
     assert metrics(at)["Output, one scale for all"].startswith(f"{both[0].output_sqnr_db:.1f} dB")
 

@@ -42,7 +42,7 @@ def canvas(found: Advice) -> go.Figure:
     running = [one for one in found.verdicts if one.time is not None]
     fig = figure("Memory, speed, loss: click a point", "memory, GB", "tokens/s, all sequences", HEIGHT)
     worst = max((one.loss.kl for one in running if one.loss), default=0.0) or 1.0
-    for one in running:
+    for one in sorted(running, key=lambda one: one == found.chosen):  # the advice lies on top
         fig.add_trace(_point(one, found, worst))
     front = sorted((one for one in running if one.frontier), key=lambda one: one.memory.total)
     fig.add_trace(

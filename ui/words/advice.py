@@ -9,6 +9,7 @@ import pandas as pd
 from quantcore.advice.choice import GB, Advice, Loss, Verdict
 from quantcore.advice.load import SHARE
 from quantcore.advice.pace import MEASURED_ON, fitted
+from ui.markdown import as_is
 
 GUIDE = (
     "llm-compressor's own guide (0.11, Choosing the right compression scheme) goes by the GPU's age: W4A16 or W8A16 to "
@@ -20,6 +21,7 @@ GUIDE = (
 
 def title(found: Advice) -> str:
     """The advice in a sentence."""
+    model = as_is(found.model.rpartition("/")[2])
     gpus = found.gpu if found.gpus == 1 else f"{found.gpus} x {found.gpu}"
     if found.chosen is None:
         least = min(found.verdicts, key=lambda one: one.memory.total)
@@ -29,8 +31,8 @@ def title(found: Advice) -> str:
             if short > 0
             else "what fits is not tolerated or not run"
         )
-        return f"**Nothing** can be shipped on {gpus} under this load: {out}."
-    return f"Ship **{found.chosen.candidate.name}** on {gpus}: `{found.chosen.candidate.text}`"
+        return f"**Nothing** of {model} can be shipped on {gpus} under this load: {out}."
+    return f"Ship **{found.chosen.candidate.name}** of {model} on {gpus}: `{found.chosen.candidate.text}`"
 
 
 def card(one: Verdict) -> list[str]:

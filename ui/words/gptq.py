@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from quantcore.studies.drift import AS_IT_IS, BY_GPTQ, BY_QRONOS, CORRECTED, DriftStudy
+from quantcore.studies.drift import AS_IT_IS, BY_GPTQ, BY_QRONOS, CORRECTED, ROUNDED, DriftStudy
 from quantcore.studies.gptq_cost import OrderCost, OrderCosts
 from quantcore.studies.gptq_map import OrderMap
 from quantcore.studies.gptq_order import METHODS, OrderStudy
@@ -140,7 +140,8 @@ def drift(found: DriftStudy) -> str:
         f"their power, which alone costs **{percent(learned[AS_IT_IS])}** of its output. Qronos moves the weight first "
         f"(by {percent(found.corrected)} of its own power), so that {percent(learned[CORRECTED])} is left, and then "
         f"rounds as GPTQ does: **{percent(learned[BY_QRONOS])}** against GPTQ's {percent(learned[BY_GPTQ])} on the "
-        f"text that it learned from, **{percent(read[BY_QRONOS])}** against {percent(read[BY_GPTQ])} on another."
+        f"text that it learned from, **{percent(read[BY_QRONOS])}** against {percent(read[BY_GPTQ])} on another. RTN, "
+        f"which learns from no text, loses {percent(learned[ROUNDED])} and {percent(read[ROUNDED])}."
     )
 
 

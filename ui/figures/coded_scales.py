@@ -20,7 +20,15 @@ def three_lines(blocks: Mapping[str, CodedBlock]) -> go.Figure:
     fig.update_layout(
         xaxis={"domain": [0, 1], "anchor": "y", "title": {"text": "element: what a code says, in scales"}},
         yaxis={"domain": [0.8, 1], "showticklabels": True},
-        xaxis2={"domain": [0, 1], "anchor": "y2", "type": "log", "title": {"text": "scale: what can be stored (log)"}},
+        xaxis2={
+            "domain": [0, 1],
+            "anchor": "y2",
+            "type": "log",
+            "title": {"text": "scale: what can be stored (log)"},
+            "dtick": "D2",
+            "exponentformat": "none",
+            "tickfont": {"size": 16},  # 2 and 5 stand at 3/4 of it
+        },
         yaxis2={"domain": [0.43, 0.63]},
         xaxis3={
             "domain": [0, 1],

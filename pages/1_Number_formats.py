@@ -123,7 +123,7 @@ def body(choice: Choice) -> None:
 
 def coded_scales(choice: Choice) -> None:
     """A scale that is a number of few bits itself: three lines under one hand."""
-    st.subheader("And the scale is a number, too")
+    st.header("And the scale is a number, too")
     if choice.lab.shapes()[choice.layer][1] % 32:
         st.caption("Blocks of 32 do not divide this layer's rows; open another one.")
         return

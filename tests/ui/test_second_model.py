@@ -75,6 +75,15 @@ def test_every_preset_works_on_it(name: str, narrow_dir: Path) -> None:
         assert errors(at) == [] or label in SHOWS_A_REFUSAL, (label, errors(at))
 
 
+@pytest.mark.usefixtures("fresh")
+def test_every_scene_of_the_course_finds_its_example_on_it(narrow_dir: Path) -> None:
+    """Or says that there is none; the last number, 15, is the game."""
+    for number in range(1, 16):
+        at = page("0_Course", model=narrow_dir, scene=number, shown="true").run()
+        assert not at.exception, number
+        assert errors(at) == [], (number, errors(at))
+
+
 def presets(at: AppTest) -> dict[str, dict[str, list[str]]]:
     """The links under "Try this", label to state."""
     links = [one.proto for one in at.get("page_link")]

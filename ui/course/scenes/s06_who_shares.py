@@ -32,9 +32,8 @@ def find(lab: Lab) -> Specimen | Missing:
 
 def reveal(lab: Lab, found: Specimen) -> Reveal:
     layer, group = found.of
-    by_name = {row.granularity: row for row in lab.granularity(layer, f"w:{FORMAT}/channel").rows}
-    grains = ("tensor", "channel", f"group{group}")
-    tensor, channel, groups = (by_name[grain] for grain in grains)
+    grains = ("tensor", "channel", f"group{group}")  # the table of the usual groups may not hold this one
+    tensor, channel, groups = (lab.granularity(layer, f"w:{FORMAT}/{grain}").chosen for grain in grains)
     gain = groups.weight_sqnr_db - tensor.weight_sqnr_db
     why = (
         f"One scale for all keeps {tensor.weight_sqnr_db:z.1f} dB, one a row {channel.weight_sqnr_db:.1f}, one a group "

@@ -30,9 +30,14 @@ def ranking_words(costs: Mapping[str, float], whole: float | None, all_but: bool
         if whole is None
         else f"the whole model's KL {whole:.3g}: {adds_up(total, whole)}"
     )
+    hold = (
+        f"The worst of {len(worst)} layers holds"
+        if len(few) == 1
+        else f"The worst {len(few)} of {len(worst)} layers hold"
+    )
     return (
         f"`{worst[0]}` hurts most, **{costs[worst[0]]:.3g}** nats alone; `{worst[-1]}` least, {costs[worst[-1]]:.2g}. "
-        f"The worst {len(few)} of {len(worst)} layers hold **{share:.0%}** of the sum"
+        f"{hold} **{share:.0%}** of the sum"
         f"{', far more than their number' if share > 3 * len(few) / len(worst) else ''}. The sum over all layers is "
         f"{total:.3g} nats, {known}."
     )

@@ -96,7 +96,7 @@ def test_a_bad_deep_link_gets_a_sentence_and_a_page(page: Any, server_url: str) 
     alerts = page.get_by_role("alert").all_inner_texts()
     assert any("grain='rows'" in text for text in alerts)
     assert any("layer='model.layers.99.mlp.up_proj'" in text for text in alerts)
-    assert page.locator(BITS).count() == 1
+    page.locator(BITS).wait_for(timeout=60_000)  # one; the page may be drawing itself anew
     assert page.locator(".stException").count() == 0
 
 

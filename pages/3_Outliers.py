@@ -27,13 +27,6 @@ LOOK_FOR = (
     "A scale must reach the largest value that shares it, so one loud channel or token costs all others precision. "
     "Open a layer in the map, find its walls in the surface, see who loses, then clip them or leave them in float."
 )
-TRIES: frame.Tries = [
-    ("4 bits: who is left?", {"act": "int4"}),
-    ("spare the loudest channel", {"keep": 1}),
-    ("clip, for the median token", {"clip": "p99.97", "watch": "median token"}),
-    ("smooth the wall", {"treat": "smooth", "alpha": 0.7}),
-    ("turn the wall into a plain", {"treat": "rotate=hadamard"}),
-]
 PATTERNS = {
     "channel": "A channel that is loud on many tokens stretches each token's own scale too: take it out.",
     "token": "A token that is loud alone spoils a scale that it shares: give each token its own.",
@@ -49,6 +42,17 @@ COLUMNS: dict[str, Any] = {
 TREATMENTS = ["none", "smooth", "rotate=hadamard", "rotate=random", "awq"]
 ALPHAS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 SHARED = ("one scale for all", "a scale per token")
+
+
+def tries(choice: Choice) -> frame.Tries:
+    """On the loaded model: no rotation where its norms do not let it pass."""
+    return [
+        ("4 bits: who is left?", {"act": "int4"}),
+        ("spare the loudest channel", {"keep": 1}),
+        ("clip, for the median token", {"clip": "p99.97", "watch": "median token"}),
+        ("smooth the wall", {"treat": "smooth", "alpha": 0.7}),
+        *([("turn the wall into a plain", {"treat": "rotate=hadamard"})] * choice.lab.can_turn),
+    ]
 
 
 def asked_of(layer: str, fmt: str, reading: str) -> list[Question]:
@@ -265,4 +269,4 @@ def remedies(choice: Choice, fmt: str, width: int) -> None:
     frame.numbers(pd.DataFrame([{"curve": name, **asdict(row)} for name in rows for row in rows[name]]), "outliers")
 
 
-frame.show(__file__, "Where are the outliers, and who pays?", LOOK_FOR, TRIES, body, first=Lab.layer_with_walls)
+frame.show(__file__, "Where are the outliers, and who pays?", LOOK_FOR, tries, body, first=Lab.layer_with_walls)

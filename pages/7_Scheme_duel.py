@@ -37,14 +37,15 @@ LOOK_FOR = (
 
 def tries(choice: Choice) -> frame.Tries:
     """On the loaded model: the groups that divide its layers, and the kind of layer whose input has the outliers."""
-    every, kind = choice.lab.shapes().values(), place_of(choice.lab.default_layer())[1]
+    lab = choice.lab
+    every, kind = lab.shapes().values(), place_of(lab.default_layer())[1]
     fine = [size for size in GROUPS if all(width % size == 0 for _, width in every)]
     grains = ["tensor", "channel", *(f"group{size}" for size in {max(fine), min(fine)} if fine)] if fine else []
     return [
         ("8 bits: int or float", {"duel": "W8A8\nFP8\nFP8_DYNAMIC"}),
         *([("who shares a scale, at 4 bits", {"duel": "\n".join(f"w:int4/{one}" for one in grains)})] * bool(grains)),
         ("a wall, smoothed", {"duel": f"{STATIC}\n{STATIC},smooth=0.5\n{STATIC},smooth=0.85/all"}),
-        ("4 bits all over, turned", {"duel": "W4A4\nW4A4,rotate=hadamard\nW4A4,rotate=random"}),
+        *([("4 bits all over, turned", {"duel": "W4A4\nW4A4,rotate=hadamard\nW4A4,rotate=random"})] * lab.can_turn),
         ("3 bits: who places them best", {"duel": "W3A16\nW3A16,awq\nW3A16,gptq\nW3A16,qronos"}),
         (f"{kind} spared", {"duel": f"W3A16\nW3A16@{kind}=w:int8/channel\nW4A16"}),
     ]

@@ -232,6 +232,11 @@ class Bench:
         """What the model calls its output head."""
         return HEAD if self.source == REFERENCE else head_of(self._outline())
 
+    @property
+    def can_turn(self) -> bool:
+        """Whether hidden states may be turned (rotate=): a norm that takes a mean away sees other coordinates."""
+        return self.source == REFERENCE or not any(isinstance(one, nn.LayerNorm) for one in self._outline().modules())
+
     @remembered(1)
     def _outline(self) -> nn.Module:
         """The model without its weights."""

@@ -18,7 +18,7 @@ PLAIN = set(
     come cost costs could count counted course cut do does done each eight end engine error errors every everything
     exist exists family few fewest first fit fits float for format formats found from get gets giant given go hand
     happens hardware has have here hold how hurt hurts i if in input inputs int into is it its jobs join keep keeps
-    kinds know lab land largest last leave left less line loaded long look loses loud machine many match matter mb
+    kinds know lab land largest last least leave left less line loaded long look loses loud machine many match matter mb
     me measured median memory model more most much my need new next no not nothing now number numbers of off on one
     ones only open or order other out output outputs over own page pages parameters pay pays peak per picture play
     practice predictions push pushing question real recorded report reports rests right round rounding row rows rule

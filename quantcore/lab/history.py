@@ -9,7 +9,7 @@ from quantcore.lab.bench import LEARNED, MEASURED, Bench
 from quantcore.lab.whole import duel, kept_schemes
 from quantcore.measure.measured import Measured
 from quantcore.measure.measured import measured as read_measured
-from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.scheme.fitting import sorted_out
 
 
@@ -32,12 +32,7 @@ def queue(
     able, _ = sorted_out(schemes, lab.shapes(), lab.head)
     todo = list(able.values())
     for place, text in enumerate(todo):
-
-        def tell(share: float, doing: str, place: int = place) -> None:
-            if progress:
-                progress((place + share) / len(todo), doing)
-
-        duel(lab, [text], reading, calibration, tell)
+        duel(lab, [text], reading, calibration, part_of(progress, place, len(todo)))
         if so_far:
             so_far(text)
     return todo

@@ -20,7 +20,7 @@ from quantcore.measure.rules import Rule, RuleResult, best_practice
 from quantcore.measure.scores import ModelReport
 from quantcore.measure.sensitivity import PlannedChoice, Sensitivity, joined, plan_for_budget, texts_on
 from quantcore.measure.side_by_side import compare_plans
-from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import LayerReport
 from quantcore.scheme.fitting import sorted_out
@@ -83,12 +83,7 @@ def luck(
     able, _ = sorted_out(schemes, lab.shapes(), lab.head)
     found: dict[str, Spread] = {}
     for place, text in enumerate(able.values()):
-
-        def tell(share: float, doing: str, place: int = place) -> None:
-            if progress:
-                progress((place + share) / len(able), doing)
-
-        measured = duel(lab, [text, *jittered(text)], reading, calibration, tell)
+        measured = duel(lab, [text, *jittered(text)], reading, calibration, part_of(progress, place, len(able)))
         if text in measured.reports:
             found[text] = spread_of(measured)
     return found
@@ -248,16 +243,9 @@ def write_on(
     so_far: SoFar | None = None,
 ) -> Written:
     """The model and its quantized copy write on from one prompt; without a seed the likeliest token each time."""
-
-    def tell(share: float, doing: str, before: float) -> None:
-        if progress:
-            progress(before + share / 2, doing)
-
     learned = lab.tokens(calibration) if lab.plan_of(scheme).needs_text else None
-    copy, _ = quantize_model(
-        lab.model, scheme, calibration=learned, progress=lambda share, doing: tell(share, doing, 0)
-    )
-    return write(lab.loaded, copy, prompt, count, seed, lambda share, doing: tell(share, doing, 0.5))
+    copy, _ = quantize_model(lab.model, scheme, calibration=learned, progress=part_of(progress, 0, 2))
+    return write(lab.loaded, copy, prompt, count, seed, part_of(progress, 1, 2))
 
 
 def _rule_named(key: str) -> Rule:

@@ -37,7 +37,7 @@ from quantcore.model.experts import taken_apart
 from quantcore.model.held import held
 from quantcore.model.linears import batches, block_names, block_of, linear_shapes, measured_together
 from quantcore.numbers.bits import FLOAT_BITS, weight_size
-from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.treated import treated, treated_model
@@ -126,11 +126,7 @@ def sensitivity(
     both = set(texts_on(model, all_but))
     costs = []
     for place, text in enumerate(texts):
-
-        def tell(share: float, layer: str, place: int = place) -> None:
-            if progress:
-                progress((place + share) / len(texts), layer)
-
+        tell = part_of(progress, place, len(texts))
         costs.append(layer_costs(model, text, tokens, all_but=text in both, calibration=calibration, progress=tell))
     return joined(costs)
 

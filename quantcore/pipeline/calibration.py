@@ -27,6 +27,16 @@ from quantcore.scheme.scheme import Scheme
 Progress = Callable[[float, str], None]
 
 
+def part_of(progress: Progress | None, place: int, count: int, label: str = "") -> Progress:
+    """What the part at `place` of `count` equal ones tells of its share, for the whole; `label` before its words."""
+
+    def tell(share: float, doing: str) -> None:
+        if progress:
+            progress((place + share) / count, f"{label}: {doing}" if label else doing)
+
+    return tell
+
+
 @dataclass
 class LayerStats:
     """What entered one layer, in float32.

@@ -12,7 +12,7 @@ from quantcore.measure.sensitivity import LayerCosts, Sensitivity, SoFar, joined
 from quantcore.measure.store import Answer, Question, Store, model_hash, shape_of, tokens_hash
 from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
-from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
 
@@ -55,11 +55,7 @@ def kept_sensitivity(
             keep(costs)
         missing = []
     for place, text in enumerate(missing):
-
-        def tell(share: float, layer: str, place: int = place, text: str = text) -> None:
-            if progress:
-                progress((place + share) / len(missing), f"{Scheme.parse(text).label}: {layer}")
-
+        tell = part_of(progress, place, len(missing), Scheme.parse(text).label)
         keep(
             layer_costs(
                 loaded.model, text, tokens, all_but=all_but, calibration=calibration, progress=tell, so_far=so_far

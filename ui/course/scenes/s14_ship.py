@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from quantcore.lab.lab import Lab
 from quantcore.measure.rules import Rule, RuleResult, best_practice
-from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE
 from ui.components.palette import BLUE, GREEN, INK
@@ -76,11 +76,7 @@ def measure(lab: Lab, found: Specimen, tell: Progress) -> None:
     """All rules, one after another."""
     keys: tuple[str, ...] = found.of
     for place, key in enumerate(keys):
-
-        def told(share: float, doing: str, place: int = place, key: str = key) -> None:
-            tell((place + share) / len(keys), f"{ASKED[key]}: {doing}")
-
-        lab.rule(key, READING, progress=told)
+        lab.rule(key, READING, progress=part_of(tell, place, len(keys), ASKED[key]))
 
 
 def nearest(lab: Lab, rule: Rule, result: RuleResult) -> str:

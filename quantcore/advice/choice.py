@@ -24,6 +24,7 @@ from quantcore.advice.load import Load, Memory, ServeTime, memory_of, serve_time
 from quantcore.advice.pace import band, kind_of
 from quantcore.advice.shape import ServedShape
 from quantcore.export.serving import AMD, CPU, Place, why_not_on
+from quantcore.measure.frontier import unbeaten
 from quantcore.model.sources import ASSETS
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -231,16 +232,7 @@ def frontier(open_ones: Sequence[Verdict]) -> list[Verdict]:
     def figures(one: Verdict) -> tuple[float, float, float]:
         return one.memory.total, one.time.step_ms if one.time else float("inf"), _kl(one)
 
-    def beaten(one: Verdict) -> bool:
-        mine = figures(one)
-        return any(
-            other is not one
-            and all(a <= b for a, b in zip(figures(other), mine, strict=True))
-            and figures(other) != mine
-            for other in open_ones
-        )
-
-    return [one for one in open_ones if not beaten(one)]
+    return unbeaten(open_ones, figures)
 
 
 def _pace(speed: float) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from quantcore.measure.frontier import unbeaten
 from quantcore.measure.kept_scores import FLOAT, KIND, report_of
 from quantcore.measure.scores import ModelReport
 from quantcore.measure.statistics import Interval, paired_interval
@@ -65,9 +66,12 @@ def kl_difference(store: Store, one: Measured, other: Measured) -> Interval | No
 
 
 def frontier(rows: Iterable[Measured]) -> list[Measured]:
-    """Those of which no other is smaller and no worse, by size."""
-    found: list[Measured] = []
-    for row in sorted(rows, key=lambda one: (one.report.bytes, one.report.kl)):
-        if not found or row.report.kl < found[-1].report.kl:
-            found.append(row)
-    return found
+    """Those of which no other is smaller and no worse, by size; of equal ones the first."""
+    found: dict[tuple[float, ...], Measured] = {}
+    for row in unbeaten(rows, _figures):
+        found.setdefault(_figures(row), row)
+    return [found[figures] for figures in sorted(found)]
+
+
+def _figures(row: Measured) -> tuple[float, ...]:
+    return (row.report.bytes, row.report.kl)

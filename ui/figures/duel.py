@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.frontier import unbeaten
 from quantcore.measure.statistics import window_interval
 from quantcore.model.linears import place_of
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
@@ -84,16 +85,7 @@ def log_ticks(shown: Sequence[float]) -> dict[str, list[Any]]:
 
 def front(duel: Duel) -> list[str]:
     """The schemes that no other beats in bytes and KL at once."""
-    reports = duel.reports
-
-    def beaten(text: str) -> bool:
-        mine = reports[text]
-        return any(
-            other.bytes <= mine.bytes and other.kl <= mine.kl and (other.bytes, other.kl) != (mine.bytes, mine.kl)
-            for other in reports.values()
-        )
-
-    return [text for text in reports if not beaten(text)]
+    return unbeaten(duel.reports, lambda text: (duel.reports[text].bytes, duel.reports[text].kl))
 
 
 def layer_errors(duel: Duel) -> go.Figure:

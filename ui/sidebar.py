@@ -130,9 +130,8 @@ def _load(lab: Lab, progress: job_view.Progress) -> bool:
     try:
         lab.load(progress)
         progress(1.0, "hashing the weights")
-        with ThreadPoolExecutor(
-            1
-        ) as beside:  # results are kept by the one, reports name the other: no page waits for it
+        # Results are kept by the one, reports name the other: no page need wait for it.
+        with ThreadPoolExecutor(1) as beside:
             beside.submit(lambda: lab.whole.revision)
             return bool(lab.hash)
     except TooLarge as error:

@@ -28,6 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantcore.model.weight_files import HASHERS
+
 T = TypeVar("T")
 FILE = "results.sqlite"
 TABLE = """CREATE TABLE IF NOT EXISTS results (
@@ -36,7 +38,6 @@ TABLE = """CREATE TABLE IF NOT EXISTS results (
 BUSY_S = 5.0
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 HASH_BYTES = 2**24
-HASHERS = max(1, (os.cpu_count() or 1) // 2)  # threads; one is the caller's own
 
 
 class HasTensors(Protocol):

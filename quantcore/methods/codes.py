@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -105,11 +106,7 @@ def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> 
 def _by_qronos(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
     assert hessian is not None
     device, drift = problems[0].weight.device, problems[0].drift
-    asked = [
-        GptqProblem(one.weight, one.spec, one.method.sweep, one.global_scale)
-        for one in problems
-        if isinstance(one.method, Qronos)
-    ]
+    asked = [GptqProblem(one.weight, one.spec, cast(Qronos, one.method).sweep, one.global_scale) for one in problems]
     return qronos_quantize_many(asked, hessian.to(device), None if drift is None else drift.to(device), name)
 
 

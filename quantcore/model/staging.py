@@ -8,6 +8,7 @@ on its way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from threading import local
@@ -79,6 +80,15 @@ def to_host(tensor: Tensor) -> Tensor:
     return made
 
 
+def made_on(stream: torch.cuda.Stream, make: Callable[[], Tensor]) -> Tensor:
+    """A tensor that is made on the stream and used on the default one, whole when this returns."""
+    with torch.cuda.stream(stream):
+        made = make()
+    stream.synchronize()
+    made.record_stream(torch.cuda.default_stream(made.device))
+    return made
+
+
 def move(model: nn.Module, device: torch.device) -> None:
     """All of a model's parameters and buffers to the device; tied ones stay tied."""
     if device.type != "cuda":
@@ -88,14 +98,10 @@ def move(model: nn.Module, device: torch.device) -> None:
     aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def moved(tensor: Tensor) -> Tensor:
-        with torch.cuda.stream(aside):
-            made = to_device(tensor, device)
-        made.record_stream(torch.cuda.default_stream(device))
-        return made
+        return made_on(aside, lambda: to_device(tensor, device))
 
     with ThreadPoolExecutor(MOVERS) as threads:
         there = dict(zip(tensors, threads.map(moved, tensors.values()), strict=True))
-    aside.synchronize()
     model._apply(lambda tensor: there.get(id(tensor), tensor))  # type: ignore[no-untyped-call]
 
 

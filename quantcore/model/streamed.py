@@ -36,7 +36,7 @@ from quantcore.model.places import with_places
 from quantcore.model.sentences import named, quoted
 from quantcore.model.skeleton import build, most_parameters
 from quantcore.model.sources import Progress, fetch, quiet
-from quantcore.model.staging import to_device
+from quantcore.model.staging import made_on, to_device
 from quantcore.model.tokenizer import require_ids, tokenizer_of
 
 READERS = 4  # threads that read the next block
@@ -90,7 +90,7 @@ class StreamedModel:
     def folder(self) -> Path | None:
         return self.path
 
-    @cached_property
+    @property
     def revision(self) -> str:
         return self._place.revision
 
@@ -142,11 +142,7 @@ class StreamedModel:
 
     def _read_beside(self, name: str) -> Tensor:
         """`read` on a stream of its own, so that it does not wait for what the GPU has to do before."""
-        with torch.cuda.stream(self._beside):
-            tensor = self.read(name)
-        self._beside.synchronize()
-        tensor.record_stream(torch.cuda.default_stream(self.device))
-        return tensor
+        return made_on(self._beside, lambda: self.read(name))
 
     @cached_property
     def _beside(self) -> torch.cuda.Stream:

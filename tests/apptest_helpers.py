@@ -3,6 +3,7 @@
 import base64
 import functools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ def page(name: str, **state: Any) -> AppTest:
     for key, value in state.items():
         at.query_params[key] = value if isinstance(value, list) else str(value)
     return at
+
+
+def settle(at: AppTest) -> AppTest:
+    """Run until no job is under way; the limit is for a machine that does much else."""
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        at.run()
+        assert not at.exception
+        if not any(str(button.key).startswith("cancel_") for button in at.button):
+            return at
+        time.sleep(0.05)
+    raise AssertionError("the page's job did not end")
 
 
 def figures_of(at: AppTest) -> list[dict[str, Any]]:

@@ -11,8 +11,7 @@ from quantcore import Lab
 from quantcore.cli.command import main
 from quantcore.measure.duel import Duel
 from quantcore.text.reading import CALIBRATE, EVALUATE
-from tests.apptest_helpers import errors, new_server, page
-from tests.ui.test_page_duel import settle
+from tests.apptest_helpers import errors, new_server, page, settle
 from ui import kept
 
 SCHEMES = ["w:int8/channel", "w:int3/channel,gptq", "w:int8/channel,a:int8/tensor/static"]

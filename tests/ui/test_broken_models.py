@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.apptest_helpers import errors, figures_of, new_server, page
+from tests.apptest_helpers import errors, figures_of, new_server, page, settle
 from tests.model.broken_folders import BROKEN
 from tests.model.test_gguf_file import HOSTILE
 from tests.model.test_tokenizer import REFUSED_AT_LOAD, REFUSED_ON_A_TEXT, REFUSED_TEMPLATES
-from tests.ui.test_page_duel import settle
 from ui import kept
 
 FOLDERS = (

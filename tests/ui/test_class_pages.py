@@ -8,8 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from quantcore.measure.store import home
-from tests.apptest_helpers import errors, new_server, page
-from tests.ui.test_page_duel import settle
+from tests.apptest_helpers import errors, new_server, page, settle
 from ui import kept, visitors
 from ui.classroom import classroom, teachers_word
 from ui.job import Asker, Teller

@@ -7,9 +7,8 @@ from streamlit.testing.v1 import AppTest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from quantcore.lab.lab import Lab
-from tests.apptest_helpers import ROOT, errors, new_server, page, said
+from tests.apptest_helpers import ROOT, errors, new_server, page, said, settle
 from tests.conftest import VOCAB, tiny_tokenizer
-from tests.ui.test_page_duel import settle
 from ui import kept
 from ui.course import answers
 from ui.course.guess import Number, Order, Rows

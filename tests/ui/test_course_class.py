@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.apptest_helpers import errors, new_server, page, said
-from tests.ui.test_page_duel import settle
+from tests.apptest_helpers import errors, new_server, page, said, settle
 from ui import kept, visitors
 from ui.classroom import teachers_word
 from ui.course import answers

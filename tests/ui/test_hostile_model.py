@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.apptest_helpers import ROOT, errors, figures_of, new_server, page
-from tests.ui.test_page_duel import settle
+from tests.apptest_helpers import ROOT, errors, figures_of, new_server, page, settle
 
 PAGES = ["", *sorted(path.stem for path in (ROOT / "pages").glob("*.py"))]
 MARKUP = (

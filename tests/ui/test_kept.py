@@ -11,8 +11,7 @@ from streamlit.runtime.caching import cache_resource_api, clear_session_resource
 from quantcore.lab.lab import Lab
 from quantcore.measure.store import Store
 from quantcore.text.files import LoadedText
-from tests.apptest_helpers import new_server, page
-from tests.ui.test_page_duel import settle
+from tests.apptest_helpers import new_server, page, settle
 from ui import kept
 
 OWN_TEXT = "The key of the lighthouse keeper lies under the third stone. " * 30

@@ -21,7 +21,7 @@ from quantcore.measure.scores import Scores
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.layers import LayerReport
 from quantcore.text.reading import EVALUATE, Texts
-from tests.apptest_helpers import click, figure_of, figures_of, lab_of, new_server, values
+from tests.apptest_helpers import click, figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
 from ui import job_view, kept
 from ui.figures import duel as figures
@@ -36,18 +36,6 @@ def page(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
     new_server()
     return open_page("7_Scheme_duel", model=tiny_model_dir, duel=LIST, prompt="The lighthouse")
-
-
-def settle(at: AppTest) -> AppTest:
-    """Run until no job is under way; the limit is for a machine that does much else."""
-    end = time.monotonic() + 240
-    while time.monotonic() < end:
-        at.run()
-        assert not at.exception
-        if not any(str(button.key).startswith("cancel_") for button in at.button):
-            return at
-        time.sleep(0.05)
-    raise AssertionError("the page's job did not end")
 
 
 def test_alive_without_a_click_and_true(page: AppTest, tiny_lm: LoadedModel) -> None:

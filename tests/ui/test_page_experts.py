@@ -6,11 +6,10 @@ import pytest
 import transformers
 from streamlit.testing.v1 import AppTest
 
-from tests.apptest_helpers import figure_of, figures_of, new_server
+from tests.apptest_helpers import figure_of, figures_of, new_server, settle
 from tests.apptest_helpers import page as open_page
 from tests.conftest import VOCAB, tiny_tokenizer
 from tests.model.test_experts import KINDS
-from tests.ui.test_page_duel import settle
 
 UP = "model.layers.0.mlp.experts.{}.w3"
 

@@ -1,40 +1,23 @@
 """What has been measured: the table of the store, a queue that fills it, and what can be done with its rows."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.apptest_helpers import errors, figure_of, new_server, page, said
+from tests.apptest_helpers import errors, figure_of, page, said, settle
 from ui import kept
 
 PAGE = "15_What_has_been_measured"
 
 
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
-    new_server()
-    yield
-    for job in kept.jobs().unfinished():
-        job.end()
-        job.ended.wait(60)
+pytestmark = pytest.mark.usefixtures("fresh")
 
 
 def opened(**state: Any) -> AppTest:
     """The page, once no job is under way."""
-    return settled(page(PAGE, **state))
-
-
-def settled(at: AppTest) -> AppTest:
-    """One job may lead to another; a run that began before a job's end may have drawn its progress."""
-    at.run()
-    for _ in range(3):
-        assert all(job.ended.wait(120) for job in kept.jobs().unfinished())
-        at.run()
-    return at
+    return settle(page(PAGE, **state))
 
 
 def test_with_nothing_measured_the_page_says_where_to_begin(tiny_model_dir: Path) -> None:
@@ -47,7 +30,7 @@ def test_a_queue_fills_the_table_and_asking_again_finds_it(tiny_model_dir: Path)
     at = opened(model=tiny_model_dir, more="w:int{4|8}/channel")
     assert any("Nothing has been measured" in one for one in at.info.values)  # nothing begins without a press
     next(one for one in at.button if one.label == "Measure").click()
-    settled(at)
+    settle(at)
     assert errors(at) == []
     assert any("All 2 are measured" in one for one in at.caption.values)
     assert "**2 schemes** on these windows" in said(at)

@@ -8,9 +8,8 @@ from streamlit.testing.v1 import AppTest
 from quantcore.measure.rules import best_practice
 from quantcore.model.loading import LoadedModel
 from quantcore.text.reading import CALIBRATE, EVALUATE, Texts
-from tests.apptest_helpers import figures_of, new_server
+from tests.apptest_helpers import figures_of, new_server, settle
 from tests.apptest_helpers import page as open_page
-from tests.ui.test_page_duel import settle
 from ui import kept
 
 

@@ -11,9 +11,8 @@ from quantcore.measure.sensitivity import Sensitivity, sensitivity
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.plan import Plan
 from quantcore.text.reading import EVALUATE, Texts
-from tests.apptest_helpers import figure_of, figures_of, new_server, values
+from tests.apptest_helpers import figure_of, figures_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
-from tests.ui.test_page_duel import settle
 from ui.words import sensitivity as words
 
 

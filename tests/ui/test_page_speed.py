@@ -14,9 +14,8 @@ from quantcore.studies.footprint import LLAMA_3_8B, ModelShape, footprint
 from quantcore.studies.gpus import GPUS
 from quantcore.studies.hardware import gain_bound
 from quantcore.studies.speed import SpeedReport, SpeedRow
-from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, values
+from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
-from tests.ui.test_page_duel import settle
 from ui import kept
 from ui.answers import job_key
 from ui.figures import speed as figures

@@ -19,9 +19,8 @@ from quantcore.lab.take import slug
 from quantcore.measure.store import home
 from quantcore.model.loading import LoadedModel
 from quantcore.studies.written import Written
-from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, values
+from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
-from tests.ui.test_page_duel import settle
 from ui import job_view
 
 SCHEME = "w:int4/group16"

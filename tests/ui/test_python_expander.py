@@ -24,9 +24,8 @@ from quantcore.studies.outliers import Remedy
 from quantcore.studies.ranges import RangeStudy
 from quantcore.studies.row import RowStudy
 from quantcore.text.files import LoadedText
-from tests.apptest_helpers import figure_of, metrics, new_server, values
+from tests.apptest_helpers import figure_of, metrics, new_server, settle, values
 from tests.apptest_helpers import page as open_page
-from tests.ui.test_page_duel import settle
 from ui.python_code import LONGEST_QUOTE, noting, program
 from ui.sidebar import OWN as OWN_TEXT
 from ui.words import gptq as gptq_words

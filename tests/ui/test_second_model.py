@@ -1,7 +1,6 @@
 """Every page opens without a refusal on a model that is not ours: width 96, three blocks, other names of layers, and
 weights that lie the other way round (GPT-2). Groups of 128 and 64 do not divide it; those of 32 do."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -10,9 +9,8 @@ import torch
 from streamlit.testing.v1 import AppTest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.apptest_helpers import errors, new_server, page, said
+from tests.apptest_helpers import errors, page, said
 from tests.conftest import CONTEXT, VOCAB, tiny_tokenizer
-from ui import kept
 
 PAGES = (
     "0_Course", "1_Number_formats", "2_Granularity", "3_Outliers", "4_Static_or_dynamic", "5_Layer_lab",
@@ -37,17 +35,6 @@ def narrow_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server of its own, whose jobs end with the test."""
-    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
-    new_server()
-    yield
-    for job in kept.jobs().unfinished():
-        job.end()
-        job.ended.wait(60)
 
 
 @pytest.mark.usefixtures("fresh")

@@ -7,10 +7,10 @@ import signal
 import sys
 
 from quantcore.cli.command import main
-from quantcore.pipeline import parts
+from quantcore.pipeline import road
 
 if os.environ["RANK"] == "1":
-    whole = parts.quantize_together
+    whole = road.quantize_together
 
     def troubled(members, ranges, hessian):  # type: ignore[no-untyped-def]
         if any(".layers.1." in name for name in members):
@@ -19,6 +19,6 @@ if os.environ["RANK"] == "1":
             raise ValueError(f"{next(iter(members))} cannot be solved here; try another machine")
         return whole(members, ranges, hessian)
 
-    parts.quantize_together = troubled  # type: ignore[assignment]
+    road.quantize_together = troubled  # type: ignore[assignment]
 
 sys.exit(main(sys.argv[2:]))

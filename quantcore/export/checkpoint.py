@@ -51,8 +51,9 @@ from quantcore.model.wholeness import partly
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
-from quantcore.pipeline.parts import CALIBRATE, READ, SOLVE, Part, Source, parts, planned
+from quantcore.pipeline.parts import Source, parts, planned
 from quantcore.pipeline.ranks import ranks
+from quantcore.pipeline.road import CALIBRATE, READ, SOLVE, Part
 from quantcore.pipeline.treated import skeleton_under, treated
 from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan

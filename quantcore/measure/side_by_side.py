@@ -29,8 +29,9 @@ from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.clock import Clock
 from quantcore.pipeline.convert import in_order
 from quantcore.pipeline.layers import LayerReport
-from quantcore.pipeline.parts import CALIBRATE, SOLVE, Part, Refuse, Source, parts_of_plans, planned
+from quantcore.pipeline.parts import Refuse, Source, parts_of_plans, planned
 from quantcore.pipeline.ranks import ranks
+from quantcore.pipeline.road import CALIBRATE, SOLVE, Part
 from quantcore.pipeline.treated import treated
 from quantcore.scheme.plan import Plan
 

@@ -107,7 +107,7 @@ def test_names_and_patterns(tmp_path: Path) -> None:
 def test_what_transformers_does_not_read_is_refused_before_the_work(
     kind: str, scheme: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantcore.pipeline.parts.quantize_together", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("quantcore.pipeline.road.quantize_together", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(ValueError, match=sentence) as refused:
         export_checkpoint(mixture(kind), scheme, tmp_path / "out", TOKENS)
     assert len(str(refused.value)) < 400

@@ -11,7 +11,7 @@ from quantcore.model.experts import Experts, taken_apart
 from quantcore.model.held import held
 from quantcore.model.linears import linears
 from quantcore.numbers.qtensor import quantize
-from quantcore.pipeline import parts
+from quantcore.pipeline import road
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.calibration import NotReached, calibrate, layer_inputs, tokens_of_layer
 from quantcore.pipeline.convert import quantize_model
@@ -232,8 +232,8 @@ def test_hessians_that_do_not_fit_at_once_are_taken_in_turn(monkeypatch: pytest.
     model, tokens = taken_apart(made("Mixtral")), text()
     whole, expected = quantize_model(model, GPTQ, calibration=tokens)
     passes: list[int] = []
-    taken = parts.hessians_of
-    monkeypatch.setattr(parts, "hessians_of", lambda *asked: (passes.append(len(asked[2])), taken(*asked))[1])
+    taken = road.hessians_of
+    monkeypatch.setattr(road, "hessians_of", lambda *asked: (passes.append(len(asked[2])), taken(*asked))[1])
     monkeypatch.setattr("quantcore.pipeline.hessians.HESSIAN_SHARE", 0.0)
     found, reports = quantize_model(model, GPTQ, calibration=tokens)
     assert passes == [4, 3, 3, 3, 3, 4, 3, 3, 3, 3]

@@ -29,7 +29,7 @@ class Gram:
 
     def add(self, x: Tensor) -> None:
         rows = x.detach().reshape(-1, x.shape[-1])
-        self._stairs = rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16)
+        self._stairs = _on_tensor_cores(rows)
         if not self._stairs:
             gram = gram_of(rows)
             self._sum = gram if self._sum is None else self._sum.add_(gram)
@@ -77,7 +77,7 @@ class ExpertGrams:
         assert self._which is not None
         assert self._rows is not None
         self._rows += torch.diff(ends, prepend=ends.new_zeros(1))[self._which]
-        if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and has_triton():
+        if _on_tensor_cores(x) and has_triton():
             from quantcore.numbers.kernels.grams import add_grams
 
             add_grams(x.contiguous(), ends, self._which, self._sums)
@@ -99,10 +99,15 @@ class ExpertGrams:
         return {number: (total, count) for number, total, count in found if count}
 
 
+def _on_tensor_cores(rows: Tensor) -> bool:
+    """Whether a GPU multiplies the numbers as they are: products of 16-bit ones are exact, and only sums round."""
+    return rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16)
+
+
 def drift_of(x: Tensor, wanted: Tensor) -> Tensor:
     """X~^T (X - X~) of one batch, (K, K) float32; x the inputs as they are, X~, and `wanted` as they should be, X."""
     rows, apart = x.detach().flatten(0, -2), (wanted.detach() - x.detach()).flatten(0, -2)
-    if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
+    if _on_tensor_cores(rows):
         return torch.mm(rows.T, apart, out_dtype=torch.float32)
     return rows.float().T @ apart.float()
 
@@ -110,7 +115,7 @@ def drift_of(x: Tensor, wanted: Tensor) -> Tensor:
 def gram_of(x: Tensor) -> Tensor:
     """X^T X of one batch of inputs, (..., K) -> (K, K) float32."""
     rows = x.detach().reshape(-1, x.shape[-1])
-    if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
+    if _on_tensor_cores(rows):
         return torch.mm(rows.T, rows, out_dtype=torch.float32)
     gram = torch.empty(rows.shape[1], rows.shape[1], device=rows.device)
     _fill_gram(gram, rows.float())

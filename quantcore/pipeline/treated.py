@@ -27,7 +27,7 @@ from quantcore.model.wiring import Link, copy_of, folded, links
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.rotation import APART, Rotation, base_of_rms, by_heads, untied
-from quantcore.pipeline.scales import Chosen, Scaler, scaler_of
+from quantcore.pipeline.scaling import Chosen, Scaler, scaler_of
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 

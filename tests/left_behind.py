@@ -39,7 +39,8 @@ def until(what: Any) -> None:
 
 
 def of_the_visit() -> list[weakref.ref[Any]]:
-    """The visit, and the texts that hold the mark."""
+    """The visit, and the texts that hold the mark. What the server has frozen by itself is not listed: thawed first."""
+    gc.unfreeze()
     return [
         weakref.ref(one)
         for one in gc.get_objects()

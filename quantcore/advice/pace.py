@@ -1,13 +1,16 @@
 """How long a product takes on a GPU: a formula whose constants were fitted to measured products, not a bare roofline.
 
-    ms = fixed + encode * e + ((memory * m)^q + (arithmetic * (1 + u / N) * a)^q)^(1/q)
+    ms = fixed + encode * e + ((memory * m)^q + (arithmetic * (a + u * o))^q)^(1/q)
 
 e, m      milliseconds that the encoding's and the product's bytes take at the datasheet's bandwidth
-a         milliseconds that the operations take at the datasheet's dense rate; N the tokens
-encode, memory, arithmetic     how many times as long it takes in truth; u tokens' worth of work goes into unpacking
+a         milliseconds that the operations take at the datasheet's dense rate
+o         milliseconds that one token's operations take where codes are unpacked: on the int32 units for codes that are
+          only stored (tensor cores do not unpack), else at the rate of a
+encode, memory, arithmetic     how many times as long it takes in truth, memory at least once; u: how much work of that
+                               kind comes on top, whatever the tokens
 q         how sharply the larger of the two takes over
 
-Seven constants for each kind of scheme (assets/pace.json), fitted by `python -m benchmarks.fit_pace` to the products of
+Six constants for each kind of scheme (assets/pace.json), fitted by `python -m benchmarks.fit_pace` to the products of
 our kernels that `benchmarks.matmul` recorded on an H100 and an H200. The errors beside them are held out: of shapes,
 numbers of tokens and of a GPU that the fit had not seen. On other GPUs the same efficiency is assumed, unmeasured.
 """
@@ -41,10 +44,10 @@ class Pace:
     sharp: float
     unpack: float
 
-    def ms(self, encode_ms: Any, memory_ms: Any, arithmetic_ms: Any, tokens: Any) -> Any:
+    def ms(self, encode_ms: Any, memory_ms: Any, arithmetic_ms: Any, unpack_ms: Any) -> Any:
         """Of numbers, or of arrays of them."""
         moved = (self.memory * memory_ms) ** self.sharp
-        multiplied = (self.arithmetic * (1 + self.unpack / tokens) * arithmetic_ms) ** self.sharp
+        multiplied = (self.arithmetic * (arithmetic_ms + self.unpack * unpack_ms)) ** self.sharp
         return self.fixed + self.encode * encode_ms + (moved + multiplied) ** (1 / self.sharp)
 
 
@@ -105,18 +108,28 @@ def product_ms(scheme: Scheme, shape: tuple[int, int], tokens: float, machine: M
     """What N tokens through a layer (O, K) take, encoding counted.
 
     Raises: ValueError for a tile that does not divide the shape."""
-    encode, memory, arithmetic = bounds_ms(str(scheme), shape, tokens, machine)
-    return float(fitted().kinds[kind_of(scheme, machine)].ms(encode, memory, arithmetic, tokens))
+    bounds = bounds_ms(str(scheme), shape, tokens, machine)
+    return float(fitted().kinds[kind_of(scheme, machine)].ms(*bounds))
 
 
-def bounds_ms(scheme: str, shape: tuple[int, int], tokens: float, machine: Machine) -> tuple[float, float, float]:
-    """Milliseconds of encoding, memory and arithmetic at the datasheet's figures."""
+def bounds_ms(
+    scheme: str, shape: tuple[int, int], tokens: float, machine: Machine
+) -> tuple[float, float, float, float]:
+    """Milliseconds of encoding, memory and arithmetic at the datasheet's figures, and those of one token's operations on
+    the units that unpack; where their rate is not known, at the arithmetic's."""
     run = how_it_runs(Scheme.parse(scheme), machine)
     parsed = Scheme.parse(scheme)
     kept = Scheme(parsed.weights, None) if run.weights_only else parsed
-    work = work_of(str(kept), shape, max(1, round(tokens)))
-    per_ms = 1e6 * machine.bandwidth_gb_s
-    return work.encode_bytes / per_ms, work.product_bytes / per_ms, work.flops / (1e9 * machine.rates[run.arithmetic])
+    count = max(1, round(tokens))
+    work = work_of(str(kept), shape, count)
+    per_ms, rate = 1e6 * machine.bandwidth_gb_s, machine.rates[run.arithmetic]
+    unpacks = machine.int32 if run.weights_only and parsed.weights is not None and machine.int32 else rate
+    return (
+        work.encode_bytes / per_ms,
+        work.product_bytes / per_ms,
+        work.flops / (1e9 * rate),
+        work.flops / count / (1e9 * unpacks),
+    )
 
 
 def band(ms: float, machine: Machine) -> tuple[float, float]:

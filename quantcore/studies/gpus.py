@@ -6,6 +6,10 @@
 The rows stand in assets/gpus.json, a line each: who finds a wrong figure mends that line and its source. Rates are the
 vendor's, dense: a datasheet's figure "with sparsity" is halved; GeForce cards are given at float32 accumulation. A row
 whose figures were derived says from what.
+
+`int32`, the plain units that unpack codes, is derived for all: of the vendor's float32 rate outside tensor cores all
+where a multiprocessor has as many int32 as float32 units (7.5, 8.0, 12.0; CDNA 3 without dual issue), else half (8.6,
+8.9, 9.0; assumed of 10). Source: NVIDIA's Ampere, Ada and Hopper whitepapers, which list both for their own GPUs.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ ARITHMETICS = (FLOAT, "fp8", "int8", "int4", "fp4")
 @dataclass(frozen=True)
 class Machine:
     """Bandwidth in GB/s and dense rates in TFLOP/s (TOP/s for integers), 2 operations a multiply-add; `rates` lacks
-    what it does not multiply. `family` ends with NVIDIA's compute capability; `measured` here, or read in `source` on
+    what it does not multiply; `int32`: TOP/s outside of tensor cores, None where that is not known. `family` ends with NVIDIA's compute capability; `measured` here, or read in `source` on
     the day `looked_up`. `device`: a pattern of what the driver calls it; `note`: what else is to be known."""
 
     name: str
@@ -35,6 +39,7 @@ class Machine:
     bandwidth_gb_s: float
     rates: Mapping[str, float]
     source: str
+    int32: float | None = None
     measured: bool = False
     device: str = ""
     looked_up: str = ""

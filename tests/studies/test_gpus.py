@@ -29,6 +29,8 @@ def test_every_row_has_a_source_and_a_date(gpu: Machine) -> None:
     assert gpu.memory_gb is not None
     assert not gpu.measured
     assert set(gpu.rates) <= {"bf16", "fp8", "int8", "int4", "fp4"}
+    assert gpu.int32
+    assert 0 < gpu.int32 < gpu.rates["bf16"]  # tensor cores are what is fast
 
 
 def test_a_row_is_a_line() -> None:

@@ -3,8 +3,8 @@
     python -m benchmarks.fit_pace
 
 Robust least squares on log times, a kind of scheme at a time, drawn a little towards START so that a constant which
-the data do not tell stays near it; no product moves its bytes faster than the datasheet's bandwidth. Held out in turn: each shape (where a kind has several), each number of tokens,
-each GPU; of the whole decode steps each scheme.
+the data do not tell stays near it; no product moves its bytes faster than the datasheet's bandwidth. Held out in turn:
+each shape (where a kind has several), each number of tokens, each GPU; of the whole decode steps each scheme.
 """
 
 from __future__ import annotations

@@ -115,8 +115,8 @@ def product_ms(scheme: Scheme, shape: tuple[int, int], tokens: float, machine: M
 def bounds_ms(
     scheme: str, shape: tuple[int, int], tokens: float, machine: Machine
 ) -> tuple[float, float, float, float]:
-    """Milliseconds of encoding, memory and arithmetic at the datasheet's figures, and those of one token's operations on
-    the units that unpack; where their rate is not known, at the arithmetic's."""
+    """Milliseconds of encoding, memory and arithmetic at the datasheet's figures, and those of one token's operations
+    on the units that unpack; where their rate is not known, at the arithmetic's."""
     run = how_it_runs(Scheme.parse(scheme), machine)
     parsed = Scheme.parse(scheme)
     kept = Scheme(parsed.weights, None) if run.weights_only else parsed

@@ -30,8 +30,9 @@ ARITHMETICS = (FLOAT, "fp8", "int8", "int4", "fp4")
 @dataclass(frozen=True)
 class Machine:
     """Bandwidth in GB/s and dense rates in TFLOP/s (TOP/s for integers), 2 operations a multiply-add; `rates` lacks
-    what it does not multiply; `int32`: TOP/s outside of tensor cores, None where that is not known. `family` ends with NVIDIA's compute capability; `measured` here, or read in `source` on
-    the day `looked_up`. `device`: a pattern of what the driver calls it; `note`: what else is to be known."""
+    what it does not multiply; `int32`: TOP/s outside of tensor cores, None where that is not known. `family` ends with
+    NVIDIA's compute capability; `measured` here, or read in `source` on the day `looked_up`. `device`: a pattern of
+    what the driver calls it; `note`: what else is to be known."""
 
     name: str
     family: str

@@ -11,9 +11,9 @@ The pages run under this server alone (`streamlit run app.py` says so); it adds
 - warm_up, in a thread beside the server: imports torch and transformers and loads the reference model (3-4 s). The
   first picture needs torch and one weight's file only, so a visitor who comes meanwhile sees it before that is done;
   the next tokens wait for the model. Nothing is collected meanwhile, for all that imports make stays: that saves half a
-  second. It ends with gc.freeze: Streamlit runs a full garbage collection after every script run, and over the objects
-  of torch and a model that takes 150-300 ms in which nobody else is served. With 30 visitors, freezing them is the
-  difference between 3.3 s and 0.05 s at the 95th percentile. What comes later is frozen as it adds up (ui/memory.py);
+  second. It ends with gc.freeze: a full garbage collection over the objects of torch and a model takes 150-300 ms in
+  which nobody else is served. With 30 visitors, freezing them is the difference between 3.3 s and 0.05 s at the 95th
+  percentile. What comes later is frozen as it adds up (ui/memory.py);
 - get_ready, after it: the default duel and the first rules are measured while nobody asks for anything (ui/ready.py).
 - warm_kernels, where there is a GPU: compiles its kernels in processes of their own, once a machine, and loads them.
 """

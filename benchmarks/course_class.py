@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import machine
 from tests.browser_fixtures import ROOT, serving
-from tests.visits import visit
+from tests.visits import Visitor, visit
 
 RESULTS = Path(__file__).parent / "results" / "course_class.json"
 WORD = "the-teachers-word"
@@ -46,6 +46,7 @@ async def lesson(url: str, count: int) -> dict[str, list[float]]:
         for number, title in TITLES.items():
             await teacher.press(f"{number}. {title}")
             await asyncio.gather(*(one.follow(4.0) for one in students), teacher.follow(4.0))
+            await asyncio.gather(*(guess(one, place) for place, one in enumerate(students)))
             watching = [asyncio.create_task(one.follow(60.0, MARK)) for one in students]
             started = time.perf_counter()
             times = [asyncio.create_task(_timed(one, started)) for one in watching]
@@ -53,6 +54,27 @@ async def lesson(url: str, count: int) -> dict[str, list[float]]:
             await asyncio.gather(*times)
             seen[str(number)] = [one.result() for one in times]
     return seen
+
+
+async def guess(student: Visitor, place: int) -> None:
+    """Some number or other on a ruler, some option or other of a row."""
+
+    def choose(state: Any, element: Any) -> None:
+        if hasattr(element, "options"):
+            state.string_array_value.data.append(element.options[place % len(element.options)].content)
+            return
+        ruler = json.loads(element.bytes)
+        text = f"{ruler['lo'] + place % 10 * ruler['step']:g}"
+        state.json_value = json.dumps({"value": {"text": text, "start_id": ruler["start_id"]}})
+
+    await student.move(_is_control, choose)
+    if not any("You may change it" in one for one in student.words[-20:]):
+        raise RuntimeError(f"a guess was not taken; the page says {student.words[-12:]}")
+
+
+def _is_control(element: Any) -> bool:
+    rules = element.HasField("bidi_component") and element.bidi_component.component_name.endswith("lab_ruler")
+    return bool(rules or element.HasField("button_group"))
 
 
 async def _timed(watching: asyncio.Task[bool], started: float) -> float:

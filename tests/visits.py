@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -66,6 +66,15 @@ class Visitor:
         message = self._message(fragment)
         state = message.rerun_script.widget_states.widgets.add(id=button.id)
         state.trigger_value = True
+        return await self.send(message)
+
+    async def move(self, shows: Callable[[Any], bool], set_value: Callable[[Any, Any], None]) -> float:
+        """Move the control whose element `shows` holds of, the one that was shown last; `set_value(state, element)`
+        says where to, in Streamlit's own words."""
+        found, fragment = next((one, where) for one, where in reversed(self.elements) if shows(one))
+        element = getattr(found, found.WhichOneof("type"))
+        message = self._message(fragment)
+        set_value(message.rerun_script.widget_states.widgets.add(id=element.id), element)
         return await self.send(message)
 
     async def follow(self, seconds: float, until: str = "") -> bool:

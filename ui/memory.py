@@ -1,9 +1,12 @@
 """Objects that stay are taken out of the garbage collector's rounds, and those that were caught with them come back.
 
-Streamlit collects after every run of a script or of a fragment. Over the objects of torch and a model that takes 150 to
-300 ms in which nobody else is served; frozen ones are not walked. What is made later adds up again (pages, pictures,
-thirty visitors), so whenever a round has come to take long, what it left alive is frozen too. But a freeze takes all
-there is: also the sessions of visitors who are there at that moment, whose texts would stay for ever.
+A full collection over the objects of torch and a model takes 150 to 300 ms in which nobody is served; frozen ones are
+not walked. What is made later adds up again (pages, pictures, thirty visitors), so whenever a round has come to take
+long, what it left alive is frozen too. But a freeze takes all there is: also the sessions of visitors who are there at
+that moment, whose texts would stay for ever.
+
+Streamlit would collect after every run of a script or of a fragment, and a class of thirty looks at its teacher's page
+60 times a second: our settings turn that off, and `tidy` collects once a second for all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +28,14 @@ def freeze(sessions: int, collect: bool = True) -> None:
     gc.freeze()
     if sessions:
         _caught.append(True)
+
+
+def tidy(seen: int) -> int:
+    """One full round, if anything was made since `seen`, the young rounds that this returned before."""
+    rounds: int = gc.get_stats()[0]["collections"]
+    if rounds != seen and gc.isenabled():  # disabled while the server imports: what is made then stays
+        gc.collect()
+    return rounds
 
 
 def collect(sessions: int) -> None:

@@ -1,11 +1,13 @@
 """Tabs that are closed: their sessions end after a while, with what they brought; open ones stay."""
 
 import gc
+import tomllib
 import weakref
 from collections.abc import Iterator
 
 import pytest
 
+from tests.apptest_helpers import ROOT
 from ui import memory, visitors
 from ui.classroom import GONE_S
 from ui.server.presence import close_left
@@ -78,6 +80,27 @@ def test_what_was_caught_in_a_freeze_is_freed(thawed: None) -> None:
     memory.collect(0)
     assert ring() is None
     assert gc.get_freeze_count() > 0  # what stays is frozen again
+
+
+def test_one_round_collects_for_all_scripts_since_the_last() -> None:
+    rounds = memory.tidy(seen=-1)
+    ring = weakref.ref(Ring())
+    assert memory.tidy(rounds) == rounds
+    assert ring() is not None  # nothing was made that could have brought a young round: no full one either
+    rounds = gc.get_stats()[0]["collections"]
+    gc.disable()
+    try:
+        memory.tidy(rounds - 1)
+        assert ring() is not None  # the server imports
+    finally:
+        gc.enable()
+    memory.tidy(rounds - 1)
+    assert ring() is None
+
+
+def test_streamlit_itself_does_not_collect_after_each_script() -> None:
+    settings = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
+    assert settings["runner"]["postScriptGC"] is False
 
 
 def test_a_long_round_freezes_what_it_left_alive(thawed: None, monkeypatch: pytest.MonkeyPatch) -> None:

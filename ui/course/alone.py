@@ -81,7 +81,7 @@ def body(lab: Lab, at: Place, room: Room | None, beside: Callable[[], None], gam
     with st.container(key="scene"), frame.problems():
         stage(lab, scene, at, room)
     with frame.problems():
-        answers.ahead(lab, scene)
+        answers.ahead(lab, scene, quick=not at.shown)
         if at.scene + 1 < len(scenes()):
             answers.ahead(lab, scenes()[at.scene + 1])
     page_keys(KEYS, key="course_keys")

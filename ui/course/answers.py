@@ -2,7 +2,8 @@
 
 found = find(lab, scene)            the specimen; None while the job's progress stands on the page
 shown = reveal(lab, scene, found)   likewise
-ahead(lab, scene)                   begin what will be asked for next, and wait for nothing
+ahead(lab, scene)                   begin what will be asked for next, and wait for nothing: this answer,
+                                    and of the next scene what takes long
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ def reveal(lab: Lab, scene: Scene) -> Reveal | None:
     return cast(Reveal | None, _wait(lab, scene, "reveal"))
 
 
-def ahead(lab: Lab, scene: Scene) -> None:
-    """Begin the jobs of a scene that is about to be looked at."""
-    for what, slow in (("find", scene.slow_find), ("reveal", bool(scene.slow))):
+def ahead(lab: Lab, scene: Scene, quick: bool = False) -> None:
+    """Begin the jobs of a scene that is about to be looked at; `quick`: also those that take a second, of a scene whose
+    answer may be wanted any moment."""
+    for what, slow in (("find", scene.slow_find), ("reveal", bool(scene.slow) or quick)):
         if slow and (what == "find" or not isinstance(_of_job(lab, scene, "find"), Missing)):
             key, title, work = _job(lab, scene, what)
             kept.jobs().submit(lab.device, key, title, work, visitors.asker())
@@ -81,4 +83,4 @@ def _job(lab: Lab, scene: Scene, what: str) -> tuple[str, str, job_view.Work]:
             scene.measure(lab, specimen, tell)
         return revealed(lab, scene)
 
-    return key, scene.slow, work
+    return key, scene.slow or scene.title, work

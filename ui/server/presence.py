@@ -1,6 +1,7 @@
 """Which tabs are open: a session ends a minute after its tab was closed, and what its visitor brought goes with it.
 
-Streamlit itself lets go of a closed session when another one opens, which after the lesson may be tomorrow.
+Streamlit itself lets go of a closed session when another one opens, which after the lesson may be tomorrow. The same
+look collects the garbage of all scripts that ran since the last one (ui/memory.py says why).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from streamlit.runtime import Runtime, get_instance
 
 from ui import visitors
 from ui.classroom import GONE_S
-from ui.memory import caught, collect
+from ui.memory import caught, collect, tidy
 
 LOOK_S = 1.0
 COLLECT_S = 30.0  # between two collections: one of what was frozen stops all pages for 0.3 s
@@ -23,10 +24,11 @@ THAW_S = 600.0  # and where nobody leaves
 async def watch_sessions() -> None:
     """Look after the sessions for as long as the server runs, in the server's own thread."""
     away: dict[str, float] = {}
-    collected, closed = time.monotonic(), 0
+    collected, closed, rounds = time.monotonic(), 0, 0
     while True:
         await asyncio.sleep(LOOK_S)
         try:
+            rounds = tidy(rounds)
             closed += close_left(get_instance(), away, time.monotonic())
             since = time.monotonic() - collected
             if (closed and since > COLLECT_S) or (caught() and since > THAW_S):

@@ -4,9 +4,9 @@ import { css, readTheme } from "./theme.js";
 
 const WAIT_MS = 600; // after the page has changed, before it is read again
 const HOVER_MS = 250;
-const AREAS = '[data-testid="stMain"], [data-testid="stSidebar"]';
-const NOT = "input, textarea, select, script, style, svg, canvas, code, pre, .lab-words, .lab-word-tip";
-const PLAIN = "button, a, h1, h2, h3, label, [role='progressbar']"; // there a line under a word would mean something else
+const AREAS = ["Main", "Sidebar", "PopoverBody", "Dialog"].map((name) => `[data-testid="st${name}"]`).join();
+const NOT = "input, textarea, select, script, style, title, desc, canvas, pre, .lab-words, .lab-word-tip";
+const PLAIN = "button, a, h1, h2, h3, label, svg, [role='progressbar']"; // there a line under a word would mean something else
 let reader; // one for the whole app: pages come and go
 
 export default function show(component, { palette }) {
@@ -131,22 +131,40 @@ class Reader {
     const range = caret ? undefined : document.caretRangeFromPoint?.(clientX, clientY);
     const [node, offset] = caret ? [caret.offsetNode, caret.offset] : [range?.startContainer, range?.startOffset];
     const place = this.places.get(node)?.find(([start, end]) => offset >= start && offset <= end);
-    if (!place) return this.hide();
-    const around = new Range();
-    around.setStart(node, place[0]);
-    around.setEnd(node, place[1]);
-    const box = around.getBoundingClientRect();
-    if (clientX < box.left - 2 || clientX > box.right + 2 || clientY < box.top - 2 || clientY > box.bottom + 2) return this.hide();
-    this.tip.replaceChildren(element("b", { textContent: place[2] }), this.words[place[2]]);
+    const here = (box) => clientX >= box.left - 2 && clientX <= box.right + 2 && clientY >= box.top - 2 && clientY <= box.bottom + 2;
+    const beside = place && boxOf(node, place);
+    const [word, box] = beside && here(beside) ? [place[2], beside] : this.drawn(here);
+    if (!word) return this.hide();
+    this.tip.replaceChildren(element("b", { textContent: word }), this.words[word]);
     this.tip.hidden = false;
     const { width, height } = this.tip.getBoundingClientRect();
     this.tip.style.left = `${Math.min(Math.max(8, box.left), innerWidth - width - 8)}px`;
     this.tip.style.top = `${box.bottom + height + 10 > innerHeight ? box.top - height - 6 : box.bottom + 6}px`;
   }
 
+  /** The word of a picture's own text whose box is `here`: what takes a picture's pointer lies above its text. */
+  drawn(here) {
+    for (const [node, places] of this.places) {
+      if (!node.parentElement?.closest("svg") || !here(node.parentElement.getBoundingClientRect())) continue;
+      for (const place of places) {
+        const box = boxOf(node, place);
+        if (here(box)) return [place[2], box];
+      }
+    }
+    return [];
+  }
+
   hide() {
     this.tip.hidden = true;
   }
+}
+
+/** Where the letters from `start` to `end` of a text node stand. */
+function boxOf(node, [start, end]) {
+  const range = new Range();
+  range.setStart(node, start);
+  range.setEnd(node, end);
+  return range.getBoundingClientRect();
 }
 
 function element(tag, properties = {}) {

@@ -64,6 +64,11 @@ def more(choice: Choice) -> None:
         st.caption(f"All {len(able)} are measured: they stand in the table.")
 
 
+def called(lab: Lab, rows: list[Measured]) -> str | None:
+    """The name of the text that rows were measured on, where it is one of ours."""
+    return lab.text_called(rows[0].text_hash, rows[0].report.tokens)
+
+
 def table(rows: list[Measured]) -> list[Measured]:
     """All rows; those that are chosen in it."""
     shown = st.dataframe(
@@ -102,7 +107,8 @@ def body(choice: Choice) -> None:
         st.info("Nothing has been measured of this model yet. Ask for schemes above, or open a duel.")
         frame.link("A first duel", "pages/7_Scheme_duel.py", {})
         return
-    names = {words.text_name(rows): rows for rows in sorted(texts.values(), key=len, reverse=True)}
+    largest_first = sorted(texts.values(), key=len, reverse=True)
+    names = {words.text_name(rows, called(lab, rows)): rows for rows in largest_first}
     rows = names[controls.select("Read", list(names), next(iter(names)), "read")]
     said = words.headline(rows)
     frame.headline(said)

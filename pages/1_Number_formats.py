@@ -134,7 +134,9 @@ def coded_scales(choice: Choice) -> None:
     st.markdown(
         f"{told}. MXFP4 stores powers of two: its scale waits, then doubles. NVFP4 stores fp8 numbers and follows."
     )
-    said = [f"{name}: scale {one.scale:.4g} for {one.exact:.4g}, {one.sqnr_db:.1f} dB" for name, one in shown.items()]
+    said = [
+        f"{name}: scale {one.scale:.4g} for {one.exact:.4g}, SQNR {one.sqnr_db:.1f} dB" for name, one in shown.items()
+    ]
     chart(three_lines(shown), key="coded_scales", alt="; ".join(said))
 
 

@@ -16,6 +16,7 @@ from ui.components.chart import chart
 from ui.figures import granularity as figures
 from ui.settled import settled
 from ui.sidebar import Choice
+from ui.words import granularity as words
 from ui.words import layer as layer_words
 
 TITLE = "Granularity"
@@ -89,6 +90,7 @@ def body(choice: Choice) -> None:
 
     chosen = study.chosen
     rows, cols = study.tile
+    frame.headline(words.headline(study))
     st.markdown(
         f"`{scheme}`: one scale for **{rows} x {cols} = {rows * cols:,}** weights, so **{chosen.scales:,}** scales of "
         f"shape `{list(chosen.scale_shape)}` on a weight of `{list(study.shape)}` (output x input)."

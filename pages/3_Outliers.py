@@ -17,6 +17,7 @@ from ui.components.chart import chart
 from ui.figures import outliers as figures
 from ui.settled import Question, settled
 from ui.sidebar import Choice, open_layer
+from ui.words import outliers as outlier_words
 from ui.words.digits import digits
 
 TITLE = "Outliers"
@@ -77,6 +78,7 @@ def body(choice: Choice) -> None:
     choice = replace(choice, layer=layer, reading=reading)
     study = choice.lab.channels(choice.layer, choice.reading)
     payers = choice.lab.payers(choice.layer, fmt, choice.reading)
+    frame.headline(outlier_words.headline(study, payers, fmt))
     pictures = still_pictures(choice, fmt, log)
     loudest(choice, study, payers, pictures)
     st.header("Who pays")

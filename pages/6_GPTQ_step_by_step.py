@@ -70,6 +70,7 @@ def body(choice: Choice) -> None:
     shape = lab.layers()[layer]
     sizes = [str(size) for size in GROUPS if shape[1] % size == 0 and size < shape[1]]
     grains = [*sizes, ROW]
+    top = st.container()
     two_weights()
     st.header("Now a real layer")
     with frame.controls_in_sight(stacked=True), st.grid(4, min_column_width=180, gap="small"):
@@ -96,6 +97,8 @@ def body(choice: Choice) -> None:
     if drawn is not None:
         tile_part(lab, drawn[0], *drawn[1:3], drawn[5])
         study = layer_part(lab, drawn[0], *drawn[3:])
+        with top:
+            frame.headline(gptq_words.headline(study, drawn[0]))
         cost_part(lab, study, *cost_of(drawn[0], drawn[3]))
         frame.numbers(gptq_words.table(study), "gptq")
     st.header("Behind quantized layers: Qronos")

@@ -1,5 +1,6 @@
 """Which layers hurt? Each layer quantized alone; then a budget of bits, spent where it helps most, and measured."""
 
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -39,11 +40,24 @@ LOOK_FOR = (
     "Each layer is quantized alone, all others stay float, and the KL of the next-token distributions says what that "
     "costs. Some layers cost many times what others do: move bits to those, and the model loses less at the same size."
 )
-TRIES: frame.Tries = [
-    ("3 bits for W3's price", {"bits": 3, "budget": 3.125}),
-    ("2 bits: who breaks?", {"bits": 2, "budget": 2.5}),
-    ("everything but it", {"bits": 3, "way": ALL_BUT}),
-]
+STEP = 0.005  # of the budget, bits a weight
+LONG_PLAN, PLAN_PIXELS = 600, 160  # letters, from which on a plan's text scrolls, and its height then
+
+
+def price(lab: Lab, bits: int, grain: str) -> float:
+    """The least budget that pays for so many bits on all layers, scales counted."""
+    whole = lab.bits_of_all(f"w:int{bits}/{grain}")
+    return round(math.ceil(round(whole / STEP, 6)) * STEP, 3)
+
+
+def tries(choice: Choice) -> frame.Tries:
+    """At this model's own prices. Of a large one no run a layer is offered: with 200 layers it takes half an hour."""
+    lab = choice.lab
+    return [
+        ("3 bits for W3's price", {"bits": 3, "budget": price(lab, 3, lab.grain)}),
+        ("2 bits: who breaks?", {"bits": 2, "budget": 2.5}),
+        *([("everything but it", {"bits": 3, "way": ALL_BUT})] if usual_way(lab) == ALONE else []),
+    ]
 
 
 def grains_on(lab: Lab) -> list[str]:
@@ -125,7 +139,7 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, readi
         budgets = figures.budgets(measured_at, trail, elsewhere, "estimated" if estimated else "measured")
         chart(budgets, key="budgets", alt=" ".join(said).replace("*", ""))
     st.markdown("The plan as text, for the duel, the command line, a recipe:")
-    st.code(text, language=None, wrap_lines=True)
+    st.code(text, language=None, wrap_lines=True, height=PLAN_PIXELS if len(text) > LONG_PLAN else "content")
     frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": "\n".join([text, *rivals])})
     frame.take_links({"the plan": text})
     frame.numbers(words.plan_table(found, chosen), "layers")
@@ -143,7 +157,8 @@ def body(choice: Choice) -> None:
     scheme = f"w:int{bits}/{grain}"
     ranked = st.container()
     st.header("Spend a budget")
-    budget = controls.slide("Bits per weight, scales counted", 2.125, 8.5, 4.125, "budget", 0.005, format="%.3f")
+    usual_budget = controls.follow_default("budget", price(lab, 4, grain))
+    budget = controls.slide("Bits per weight, scales counted", 2.125, 8.5, usual_budget, "budget", STEP, format="%.3f")
     with ranked:
         job_view.kept_notice()
         with st.container():
@@ -160,4 +175,4 @@ def body(choice: Choice) -> None:
         plan_part(lab, schemes, budget, ALONE if way == ALL_BUT else way, reading)
 
 
-frame.show(__file__, "Which layers hurt?", LOOK_FOR, TRIES, body)
+frame.show(__file__, "Which layers hurt?", LOOK_FOR, tries, body)

@@ -58,6 +58,7 @@ def body(choice: Choice) -> None:
         wanted = controls.select("Rule", [ALL, *rules], ALL, "rule")
         reading = str(EVALUATE.at_most(controls.pick("Tokens", RULE_TOKENS, RULE_TOKENS[0], "tokens")))
         run_all = controls.switch("Run all without asking", False, "run")
+    top = st.container()
     job_view.kept_notice()
     results: dict[str, RuleResult] = {}
     shown = list(rules) if wanted == ALL else [wanted]
@@ -70,6 +71,8 @@ def body(choice: Choice) -> None:
             if (found := card(rules[key], choice, reading, run)) is not None:
                 results[key] = found
     if results:
+        with top:
+            frame.headline(words.headline(results, len(shown)))
         frame.numbers(words.table(results), "rules")
 
 

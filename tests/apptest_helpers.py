@@ -24,7 +24,7 @@ manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.sca
 
 def new_server() -> None:
     """As after a start: no lab, no job, and the store where QUANT_HOME is by now."""
-    for one in (kept.store, kept.jobs, kept.shared_lab):
+    for one in (kept.store, kept.jobs, kept.shelf):
         one.clear()
 
 

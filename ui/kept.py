@@ -28,6 +28,7 @@ from ui import exports, memory, visitors
 from ui.classroom import model_source
 from ui.job import doing
 from ui.jobs import Jobs
+from ui.shelf import Shelf
 
 FIRST_VISIT_S = 8.0  # a visitor who waits for the start gets both cores before the first page's other bits are made
 LOAD_AT_ONCE_BYTES = 100_000_000
@@ -39,9 +40,18 @@ def lab(model_id: str, device: str) -> Lab:
     return shared_lab(model_id, device).for_visitor(_visit())
 
 
-@st.cache_resource(max_entries=3, show_spinner=False)
 def shared_lab(model_id: str, device: str) -> Lab:
     """One for all visitors."""
+    return shelf().get(model_id, device, _made)
+
+
+@st.cache_resource
+def shelf() -> Shelf:
+    """The labs of this server."""
+    return Shelf()
+
+
+def _made(model_id: str, device: str) -> Lab:
     house = House(_spinner, _step, lambda: memory.freeze(len(visitors.sessions())), exports.root, exports.room_for)
     return Lab(model_source(model_id), device, store(), name=model_id, house=house)
 

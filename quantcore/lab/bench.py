@@ -102,6 +102,13 @@ class Bench:
     def is_loaded(self) -> bool:
         return self._held.model is not None
 
+    @property
+    def held_bytes(self) -> int:
+        """What the model holds in memory and what is remembered of it; nothing of weights that stay in their files."""
+        found = self._held.model
+        weights: dict[str, Tensor] = found.model.state_dict() if isinstance(found, LoadedModel) else {}
+        return self._memo.bytes + sum({one.data_ptr(): one.nbytes for one in weights.values()}.values())
+
     def load(self, progress: Progress = quiet) -> AnyModel:
         """The model, loaded if it was not yet. Raises: ValueError as `load_model`."""
         with self._held.lock:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from quantcore.lab.bench import LEARNED, MEASURED, Bench
+from quantcore.lab.memo import remembered
 from quantcore.lab.whole import duel, kept_schemes
 from quantcore.measure.measured import Measured
 from quantcore.measure.measured import measured as read_measured
+from quantcore.measure.store import tokens_hash
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.scheme.fitting import sorted_out
+from quantcore.text.reading import ALL, EVALUATE, STUDY
+from quantcore.text.windows import TEXT_KINDS
 
 
 def measured(lab: Bench, reading: str = MEASURED) -> list[Measured]:
     """Every scheme that was measured on this model, newest first, on whatever text; of a visitor's own text, where
     `reading` is one, those alone."""
     return read_measured(lab.store(reading), lab.hash)
+
+
+@remembered(64)
+def text_called(lab: Bench, text_hash: str, tokens: int) -> str | None:
+    """Which of our texts rows of so many tokens were measured on; None for somebody's own, and for another cut."""
+    for source in (MEASURED.partition("|")[0], *(f"evaluation/{kind}" for kind in TEXT_KINDS)):
+        for usual in (EVALUATE, STUDY):
+            read = lab.tokens(str(replace(usual, source=source).at_most(tokens)))
+            if read.numel() == tokens and tokens_hash(read, lab.tokens(LEARNED)) == text_hash:
+                return "our evaluation text" if source.endswith(ALL) else f"our {source.partition('/')[2]} text"
+    return None
 
 
 def queue(

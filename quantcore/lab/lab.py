@@ -46,6 +46,8 @@ class Beside(Bench):
     kept_queue = history.kept_queue
     kept_checkpoint = take.kept_checkpoint
     plan_trail = whole.plan_trail
+    bits_of_all = whole.bits_of_all
+    text_called = history.text_called
     short_name = take.short_name
     checkpoint_folder = take.checkpoint_folder
     facts = take.facts

@@ -66,6 +66,12 @@ class Memo:
         with self._changed:
             self._answers.clear()
 
+    @property
+    def bytes(self) -> int:
+        """What all answers hold together."""
+        with self._changed:
+            return sum(size for _, size in self._answers.values())
+
     def __contains__(self, key: Key) -> bool:
         return key in self._answers
 
@@ -77,7 +83,7 @@ class Memo:
         alike = [one for one in self._answers if one[0] == key[0]]
         for one in alike[: max(0, len(alike) - most)]:
             del self._answers[one]
-        while len(self._answers) > 1 and sum(size for _, size in self._answers.values()) > self._most_bytes:
+        while len(self._answers) > 1 and self.bytes > self._most_bytes:
             self._answers.popitem(last=False)
 
 

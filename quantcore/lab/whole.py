@@ -20,6 +20,7 @@ from quantcore.measure.rules import Rule, RuleResult, best_practice
 from quantcore.measure.scores import ModelReport
 from quantcore.measure.sensitivity import PlannedChoice, Sensitivity, joined, plan_for_budget, texts_on
 from quantcore.measure.side_by_side import compare_plans
+from quantcore.numbers.bits import Size, layer_size
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import LayerReport
@@ -218,6 +219,14 @@ def plan(
 def uniform_bits(found: Sensitivity) -> dict[str, float]:
     """Bits a weight of each scheme on all layers."""
     return {text: found.mean_bits(dict.fromkeys(found.layers, text)) for text in found.schemes}
+
+
+@remembered(64)
+def bits_of_all(lab: Bench, scheme: str) -> float:
+    """Bits a weight, scales counted, where one scheme is on all layers that it quantizes."""
+    known = lab.scheme_of(scheme)
+    coded = (known.coded(shape) for name, shape in lab.shapes().items() if not known.skips(name))
+    return sum((layer_size(one) for one in coded if one is not None), Size()).bits_per_weight
 
 
 @remembered(16)

@@ -24,6 +24,7 @@ from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
 JITTERS = 4
+USUAL = 0.08  # of the KL luck alone may move a difference: 2.3 * 2^0.5 times the 2.3% of results/told_apart.json
 NORMAL = statistics.NormalDist()
 
 

@@ -86,7 +86,7 @@ def test_a_model_that_the_server_let_go_is_not_held_by_a_visitor(open_lab: Calla
     mark = weakref.ref(lab.loaded)
     lab.read(LoadedText("ann.txt", (OWN_TEXT,)))
     del lab
-    kept.shared_lab.clear()
+    kept.shelf.clear()
     gc.collect()
     assert mark() is None
 

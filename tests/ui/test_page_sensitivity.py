@@ -84,3 +84,11 @@ def test_why_another_layer_has_the_bits() -> None:
     assert said.startswith("`big` hurts most in it, yet `small` has the bits")
     assert "saves 0.1 nats for 0.4 million bits, **0.25** a million; in `big` 0.4 for 4, 0.1 a million" in said
     assert words.bits_where({"big": four, "small": four}, found) == ""
+
+
+def test_the_budget_begins_at_what_four_bits_cost_on_this_model(page: AppTest) -> None:
+    """64 and 128 inputs a row, one float16 scale for each: 4 + 16/32 bits in groups of 32, dearer than in groups of 64.
+    A budget below would have the plan beside a scheme for all of fewer bits."""
+    del page.query_params["budget"]
+    settle(page)
+    assert next(one for one in page.slider if one.key == "budget").value == 4.5

@@ -12,6 +12,7 @@ PARTS = {"weights": BLUE, "cache": VERMILION, "activations": AMBER, "left": toke
 HEIGHT = 430
 INSIDE = 320  # pixels of that between the axes' ends
 FAR = 4.0  # times the largest candidate: a wall beyond that is told, not drawn
+NAMES_BESIDE = 1.8  # times where points and wall end: there is room for names
 LABEL_PIXELS = 17
 
 
@@ -56,16 +57,18 @@ def canvas(found: Advice) -> go.Figure:
         )
     )
     wall, most = found.verdicts[0].memory.budget / GB, max((one.memory.total / GB for one in running), default=0.0)
-    far = 0 < FAR * most < wall
+    far, near = 0 < FAR * most < wall, wall < NAMES_BESIDE * most
     words = f"{found.gpu}: {wall:.4g} GB"
+    above = {"y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
     if far:
-        place = {"x": 1, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
-        fig.add_annotation(text=f"{words}, far to the right →", showarrow=False, **place)
+        fig.add_annotation(text=f"{words}, far to the right →", x=1, xref="paper", xanchor="right", **above)
     else:
-        fig.add_vline(x=wall, line={"color": VERMILION, "width": 2, "dash": "dash"}, annotation={"text": words})
+        fig.add_vline(x=wall, line={"color": VERMILION, "width": 2, "dash": "dash"})
+        fig.add_annotation(text=words, x=wall, **above)
     top = 1.08 * max((_fastest(one) for one in running), default=1.0)
-    _name(fig, running, top)
-    fig.update_xaxes(range=[0, max(1.8 * most, 0.0 if far else 1.15 * wall)])
+    end = max(most, wall) if near else most
+    _name(fig, running, top, 1.05 * end)
+    fig.update_xaxes(range=[0, max(NAMES_BESIDE * end, 0.0 if far else 1.15 * wall)])
     fig.update_yaxes(range=[0, top])
     return fig
 
@@ -77,8 +80,9 @@ def _fastest(one: Verdict) -> float:
     return one.time.tokens_s * one.time.step_ms / min(one.step_band)
 
 
-def _name(fig: go.Figure, running: list[Verdict], top: float) -> None:
-    """Each point's name and loss beside it, moved up or down where another one's would lie on it."""
+def _name(fig: go.Figure, running: list[Verdict], top: float, column: float) -> None:
+    """Each point's name and loss in a column that begins at so many GB, right of all points and of a wall that would
+    cut them; moved up or down where another one's would lie on it."""
     gap = top * LABEL_PIXELS / INSIDE
     speeds = {id(one): one.time.tokens_s for one in running if one.time is not None}
     order = sorted(running, key=lambda one: speeds[id(one)])
@@ -90,8 +94,10 @@ def _name(fig: go.Figure, running: list[Verdict], top: float) -> None:
         fig.add_annotation(
             x=one.memory.total / GB,
             y=speeds[id(one)],
-            ax=34,
-            ay=(speeds[id(one)] - place + over) * INSIDE / top,
+            axref="x",
+            ax=column,
+            ayref="y",
+            ay=place - over,
             text=f"{one.candidate.name}, {_loss(one)}",
             xanchor="left",
             font={"size": 12},

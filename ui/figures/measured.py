@@ -25,7 +25,8 @@ def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure
     fig.add_trace(
         go.Scatter(x=[one.report.bytes / 1e6 for one in best], y=[max(one.report.kl, floor) for one in best], **line)
     )
-    named = set(chosen) | {one.key for one in best[:NAMED]}
+    line_first = [*best, *(row for row in rows if row not in best)]
+    named = set(chosen) | {one.key for one in line_first[:NAMED]}
     sizes = sorted(row.report.bytes / 1e6 for row in rows)
     place = {row.key: number for number, row in enumerate(sorted(rows, key=lambda one: one.report.bytes))}
     labels = [plotted(short_label(row.scheme)) for row in rows]

@@ -56,6 +56,18 @@ def tile(steps: TileSteps, shape: tuple[int, int], together: bool) -> str:
     )
 
 
+def headline(study: OrderStudy, layer: str) -> str:
+    """What pushing the error to the right saves on the real layer, and what an order adds."""
+    rtn, plain, weight, _ = study.courses
+    saved, with_order = ratio(plain.loss, rtn.loss), ratio(weight.loss, rtn.loss)
+    adds = (
+        f"with the loud columns first **{with_order}**"
+        if weight.loss < plain.loss
+        else f"with the loud columns first no less ({with_order})"
+    )
+    return f"On `{layer}` GPTQ is left with **{saved}** of the loss of rounding to nearest, {adds}."
+
+
 def order(study: OrderStudy) -> str:
     """What the order saves, and where the loudest outlier lands."""
     rtn, plain, weight, _ = study.courses

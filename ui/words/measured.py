@@ -11,9 +11,11 @@ from quantcore.measure.measured import Measured, frontier
 from quantcore.measure.statistics import Interval
 
 
-def text_name(rows: Sequence[Measured]) -> str:
-    """A text has no name in the store: how much was read of it, how many schemes, and its hash."""
-    return f"{rows[0].report.tokens:,} tokens, {len(rows)} schemes, text {rows[0].text_hash[:6]}"
+def text_name(rows: Sequence[Measured], called: str | None) -> str:
+    """A text has no name in the store: what it is `called` where it is one of ours, else its hash; how much of it was
+    read, and how many schemes."""
+    name = called or f"another text or cut, {rows[0].text_hash[:6]}"
+    return f"{name}: {rows[0].report.tokens:,} tokens, {len(rows)} scheme{'s' * (len(rows) > 1)}"
 
 
 def headline(rows: Sequence[Measured]) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import short_label
+from quantcore.measure.luck import USUAL
 from quantcore.measure.rules import EQUAL, FAILS, HOLDS, UNCHALLENGED, Bout, Rule, RuleResult
 
 MARKS = {
@@ -16,6 +17,19 @@ MARKS = {
     EQUAL: ":gray[**≈ no significant difference**]",
     UNCHALLENGED: ":gray[**not challenged: what one would do otherwise cannot be built here**]",
 }
+
+
+CLEAN = {HOLDS: "held", FAILS: "did not hold here", EQUAL: "made no difference beyond chance"}
+
+
+def headline(results: Mapping[str, RuleResult], count: int) -> str:
+    """How the rules that were run came out."""
+    verdicts = [one.verdict for one in results.values()]
+    ran = [f"**{verdicts.count(verdict)}** {said}" for verdict, said in CLEAN.items() if verdict in verdicts]
+    if UNCHALLENGED in verdicts:
+        ran.append(f"**{verdicts.count(UNCHALLENGED)}** had no rival that can be built")
+    rest = f"; {count - len(verdicts)} wait below" if count > len(verdicts) else ""
+    return f"Of {len(verdicts)} rule{'s' * (len(verdicts) > 1)} run on this model {', '.join(ran)}{rest}."
 
 
 def spelled(text: str, lab: Lab) -> str:
@@ -35,6 +49,8 @@ def bout_words(bout: Bout) -> str:
         return f"`{bout.challenger}` cannot be built: {bout.refused}"
     difference, share = bout.apart.difference, bout.apart.share
     how = "beyond the chance of the text" if bout.apart.real else "within chance"
+    if bout.apart.real and share is not None and abs(share) < USUAL:
+        how += f", yet below {USUAL:.0%}, which rounding luck alone may make (a duel measures it)"
     size = "" if share is None else f", **{100 * share:+.3g}%** of its KL"
     return (
         f"KL {difference.value:+.3g} nats against `{short_label(bout.challenger, 60)}`{size}: {how} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -66,9 +66,23 @@ def runs(serving: Serving, schemes: Mapping[str, Scheme]) -> list[str]:
             run = how_it_runs(scheme, gpu)
             ways.setdefault((how_words(run), run.why), []).append(gpu.name)
         for (how, why), names in ways.items():
-            said.append(f"{scheme.label} runs **{how}** on {', '.join(names)}: {why}.")
+            said.append(f"{scheme.label} runs **{how}** on {kinds(names)}: {why}.")
     said += [f"vLLM has a kernel for {gpus}." for gpus in serving.gpus]
     return said + [f"**vLLM may refuse it:** {problem}." for problem in serving.problems]
+
+
+def kinds(names: Collection[str]) -> str:
+    """GPUs of the table in few words: a generation where all of its rows are among them, else the names."""
+    every: dict[str, list[str]] = {}
+    for gpu in GPUS.values():
+        every.setdefault(gpu.family.split()[0], []).append(gpu.name)
+    if set(names) == set(GPUS):
+        return f"all {len(GPUS)} GPUs of the table"
+    parts = []
+    for family, members in every.items():
+        mine = [one for one in members if one in names]
+        parts += [family] if len(mine) == len(members) > 1 else mine
+    return ", ".join(parts)
 
 
 def quantize_command(

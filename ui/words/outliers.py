@@ -1,0 +1,16 @@
+"""What the page Outliers says first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quantcore.studies.outliers import ChannelStudy, Payer
+from ui.figures.outliers import ratio_text
+
+
+def headline(study: ChannelStudy, payers: Sequence[Payer], fmt: str) -> str:
+    """How loud the loudest channel is, and what one scale for all costs beside a scale a token."""
+    shared, own = (float(one.token_sqnr_db.median()) for one in payers[:2])
+    who = f"Channel **{study.top[0].channel}** is **{ratio_text(study.ratio)} times** as loud as the median one"
+    paid = f"the median token's input keeps **{shared:z.1f} dB** in {fmt} under one scale for all"
+    return f"{who}: {paid}, **{own:z.1f} dB** under a scale of its own."

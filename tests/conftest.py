@@ -70,9 +70,11 @@ def tiny_lm(tiny_model_dir: Path) -> LoadedModel:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the results that this machine's user keeps, nor does a server that a test starts."""
+    """No test reads or writes the results that this machine's user keeps, nor does a server that a test starts; which
+    measures nothing ahead either, for that is minutes of work and no test looks at it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QUANT_HOME", str(tmp_path_factory.mktemp("results")))
+        patch.setenv("QUANT_AHEAD", "off")
         yield
 
 

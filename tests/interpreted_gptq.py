@@ -78,8 +78,8 @@ def test_the_whole_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch, order: str | No
         monkeypatch.setattr(module, "takes_kernel", lambda pull: pull.dtype == torch.float32)
     monkeypatch.setattr(sweep, "GPU_BLOCK", 32)
     monkeypatch.setattr(sweep.SplitProducts, "product", product)
-    weight, hessian = (t.float() for t in laws.problem("random", 40, 104))
-    specs = [weights_spec(text) for text in ("int4/group8/asym", "int3/channel", "int2/block8x26", "fp8_e4m3/channel")]
+    weight, hessian = (t.float() for t in laws.problem("random", 40, 56))
+    specs = [weights_spec(text) for text in ("int4/group8/asym", "int3/channel", "int2/block8x28", "fp8_e4m3/channel")]
     options = gptq.Gptq(order, block_size=8)
     together = gptq_quantize_many([GptqProblem(weight, spec, options) for spec in specs], hessian)
     for spec, q in zip(specs, together, strict=True):
@@ -110,12 +110,12 @@ def test_halves_of_pull(width: int, size: int) -> None:
         assert torch.allclose(high + low, exact, rtol=2**-14, atol=0)
 
 
-@pytest.mark.parametrize(("width", "large"), [(1, 8192), (64, 8192), (70, 8192), (200, 8192), (100, 64), (300, 64)])
-@pytest.mark.parametrize("order", ["as they come", "sorted"])
-def test_the_factorization(monkeypatch: pytest.MonkeyPatch, width: int, large: int, order: str) -> None:
-    """One tile and several, of both sizes, whole and not. Two programs share the tiles (here the first does all)."""
+@pytest.mark.parametrize(("width", "large"), [(1, 8192), (64, 8192), (140, 8192), (100, 64), (260, 64)])
+def test_the_factorization(monkeypatch: pytest.MonkeyPatch, width: int, large: int) -> None:
+    """One tile and several, of both sizes, whole and not, the channels as they come and, where the width is no multiple
+    of a tile's, sorted. Two programs share the tiles (here the first does all)."""
     monkeypatch.setattr(cholesky, "LARGE", large)
-    laws.check_factorization(width, order == "sorted", "cpu")
+    laws.check_factorization(width, width in (100, 140), "cpu")
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")

@@ -4,11 +4,13 @@ get_ready(lab)      in a thread beside the server, once the model is warm
 
 It is done at the lowest priority, and let go at its next layer when a visitor asks for a job; it begins again when
 nobody waits. The store keeps each scheme as soon as it is measured, so nothing whole is done twice, and the next start
-of the server finds all of it. Measured here rather than shipped: the numbers are this machine's and this model's.
+of the server finds all of it. Measured here rather than shipped: the numbers are this machine's and this model's. With
+QUANT_AHEAD=off nothing is measured before somebody asks.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +22,7 @@ from quantcore.text.reading import EVALUATE
 from ui import kept
 from ui.line import step_back
 
+VARIABLE = "QUANT_AHEAD"
 DEFAULT_DUEL = "W8A8\nW4A16\nw:int4/channel\nW3A16"
 DUEL_TOKENS = (2560, 5120, 16384)
 RULES = ("int4-groups", "int8-tokens")  # run without a click: rounding to nearest, a few seconds
@@ -44,6 +47,8 @@ def questions(lab: Lab) -> Iterator[Question]:
 
 def get_ready(lab: Lab) -> None:
     """Measure what is not kept yet."""
+    if os.environ.get(VARIABLE) == "off":
+        return
     step_back(LEAST_PRIORITY)
     for question, asked in questions(lab):
         name = question.__name__

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from quantcore.cli import torchrun
+from quantcore.cli.command import main
 from quantcore.numbers.packing import unpack
 from tests.browser_fixtures import ROOT
 
@@ -33,6 +34,13 @@ def two(
     return run(sys.executable, *launcher, *script, *arguments, store=store)
 
 
+def alone(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """What this process answers by itself; its results are kept where no other finds them."""
+    assert main(list(arguments)) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
@@ -48,9 +56,11 @@ def codes(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_checkpoint_of_two_processes_is_that_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_two_processes_is_that_of_one(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = ("quantize", "--model", str(tiny_model_dir), "--scheme", SCHEME, "--device", "cpu", *TEXT)
-    one = answer(run(sys.executable, "-m", "quantcore", *asked, "--out", str(tmp_path / "one"), store=tmp_path))
+    one = alone(capsys, *asked, "--out", str(tmp_path / "one"))
     both = answer(two(*asked, "--out", str(tmp_path / "both"), store=tmp_path))
     assert both["device"] == f"2 x {one['device']}"
     assert [layer["name"] for layer in both["layers"]] == [layer["name"] for layer in one["layers"]]
@@ -65,27 +75,31 @@ def test_a_checkpoint_of_two_processes_is_that_of_one(tiny_model_dir: Path, tmp_
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_figures_of_two_processes_are_those_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_figures_of_two_processes_are_those_of_one(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     schemes = (SCHEME, "w:int8/channel,a:int8/tensor/static/ema0.1")
     asked = ("compare", "--model", str(tiny_model_dir), "--device", "cpu", *TEXT, "--schemes", *schemes)
-    one = figures(run(sys.executable, "-m", "quantcore", *asked, store=tmp_path / "one"))
-    both = figures(two(*asked, store=tmp_path / "both"))
+    one = figures(alone(capsys, *asked))
+    both = figures(answer(two(*asked, store=tmp_path)))
     assert list(both) == list(one)
     for scheme, row in one.items():
         for figure in ("KL", "perplexity"):
             assert both[scheme][figure] == pytest.approx(row[figure], rel=WHOLE)
 
 
-def figures(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+def figures(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The first table of a comparison, by scheme."""
-    table = answer(done)["tables"][0]
+    table = found["tables"][0]
     return {row[1]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
 
 
-def test_the_layers_costs_of_two_processes_are_those_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_the_layers_costs_of_two_processes_are_those_of_one(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = ("sensitivity", "--model", str(tiny_model_dir), "--device", "cpu", *TEXT, "--schemes", "w:int3/group32")
-    one = answer(run(sys.executable, "-m", "quantcore", *asked, store=tmp_path / "one"))
-    both = answer(two(*asked, store=tmp_path / "both"))
+    one = alone(capsys, *asked)
+    both = answer(two(*asked, store=tmp_path))
     assert both["ranked"] == one["ranked"]
     for layer, costs in one["layers"].items():
         for scheme, cost in costs["schemes"].items():

@@ -13,6 +13,7 @@ from ui import kept, ready
 @pytest.fixture
 def lab(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
+    monkeypatch.delenv(ready.VARIABLE)
     monkeypatch.setattr(ready, "step_back", lambda _: None)  # else the rest of the suite runs at it
     monkeypatch.setattr(ready, "LOOK_S", 0.01)
     monkeypatch.setattr(ready, "RULES", ("int4-groups", "int8-tokens"))
@@ -52,3 +53,10 @@ def test_it_makes_room_for_a_visitor_and_comes_back(lab: Lab, monkeypatch: pytes
     assert len(started) == 2
     (_, asked), *_ = ready.questions(lab)
     assert lab.kept_duel(*asked) is not None
+
+
+def test_who_wants_none_of_it_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ready.VARIABLE, "off")
+    ready.get_ready(lab)
+    (_, asked), *_ = ready.questions(lab)
+    assert lab.kept_duel(*asked) is None

@@ -14,6 +14,7 @@ from ui.figures.duel import log_ticks
 from ui.markdown import plotted
 
 NAMED = 14  # points with their names beside them, at most
+LONGEST = 34  # letters of a name
 
 
 def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure:
@@ -29,14 +30,14 @@ def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure
     named = set(chosen) | {one.key for one in line_first[:NAMED]}
     sizes = sorted(row.report.bytes / 1e6 for row in rows)
     place = {row.key: number for number, row in enumerate(sorted(rows, key=lambda one: one.report.bytes))}
-    labels = [plotted(short_label(row.scheme)) for row in rows]
+    labels = [plotted(short_label(row.scheme, LONGEST)) for row in rows]
     fig.add_trace(
         go.Scatter(
             x=[row.report.bytes / 1e6 for row in rows],
             y=[max(row.report.kl, floor) for row in rows],
             mode="markers+text",
             text=[label if row.key in named else "" for row, label in zip(rows, labels, strict=True)],
-            textposition=["middle left" if place[row.key] % 2 else "middle right" for row in rows],
+            textposition=[_beside(place[row.key], row.report.bytes / 1e6, sizes) for row in rows],
             customdata=labels,
             marker={"size": 11, "color": [VERMILION if row.key in chosen else BLUE for row in rows]},
             hovertemplate="%{customdata}: %{x:.2f} MB, KL %{y:.4g}<extra></extra>",
@@ -46,3 +47,10 @@ def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure
     fig.update_xaxes(range=[sizes[0] - margin, sizes[-1] + margin])
     fig.update_yaxes(type="log", **log_ticks([max(row.report.kl, floor) for row in rows]))
     return fig
+
+
+def _beside(place: int, size: float, sizes: Sequence[float]) -> str:
+    """Where the name of a point stands, the `place`-th by size: toward the picture's middle, in turn above and below,
+    so that those of two points in one spot are both read."""
+    side = "left" if size > (sizes[0] + sizes[-1]) / 2 else "right"
+    return f"{'top' if place % 2 else 'bottom'} {side}"

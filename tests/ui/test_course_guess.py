@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 import pytest
 
 from ui.course.guess import Number, Order, Pick, Rows
-from ui.course.stage import marks
+from ui.course.stage import ROW, marks
 
 DB = Number("dB", 0, 30, 0.5, near=2)
 TWO = Rows((("small", ("int8", "fp8")), ("large", ("int8", "fp8"))))
@@ -89,8 +89,9 @@ def test_marks_lie_over_a_picture_and_leave_it_as_it_is() -> None:
         assert over["shapes"] == own["layout"]["shapes"]
         mine = {name: value for name, value in over["annotations"][0].items() if name != "font"}
         assert mine == {**own["layout"]["annotations"][0], axis: 1.0 if axis == "x" else 10.0}
-    guessed = marks(fig, "x", 50.0, 10.0)
+    guessed = marks(fig, "x", 90.0, 10.0)
     assert [one["text"] for one in guessed["annotations"]] == ["measured", "your guess"]
-    assert [one["xanchor"] for one in guessed["annotations"]] == ["right", "left"]  # away from each other
+    assert [one["xanchor"] for one in guessed["annotations"]] == ["left", "right"]  # into the picture, not out of it
+    assert [one.get("yshift", 0) for one in guessed["annotations"]] == [0, -ROW]  # nor over each other
     assert len(marks(fig, "x", 10.0, 10.0)["shapes"]) == 1
     assert not fig.layout.shapes

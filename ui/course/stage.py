@@ -12,6 +12,7 @@ from ui.components.palette import GREEN, VERMILION
 from ui.figures.base import figure
 
 SIZE = 15  # pixels: read from the back of a room
+ROW = 22  # pixels from one mark's name down to the other's
 
 
 def picture(x: str, y: str, height: int, **layout: Any) -> go.Figure:
@@ -28,17 +29,19 @@ def fitted(fig: go.Figure, height: int, **layout: Any) -> go.Figure:
 
 
 def marks(fig: go.Figure, axis: str, guess: float | None, truth: float | None) -> Over:
-    """The guess as a dashed line across an axis, and the truth as a solid one; their names do not meet.
+    """The guess as a dashed line across an axis, and the truth as a solid one; their names stand in
+    two rows, each on the side where the picture goes on.
 
     Of each visitor of a class another: so they are laid over the picture where it is sent, not drawn into a copy."""
     apart = guess is not None and (truth is None or abs(guess - truth) > 1e-9)
-    first = truth is not None and apart and guess is not None and truth < guess  # whose name stands on the left
-    lines = [(truth, "measured", GREEN, "solid", "left" if first else "right")]
-    lines += [(guess, "your guess", VERMILION, "dash", "right" if first else "left")] if apart else []
+    lines = [(truth, "measured", GREEN, "solid", 0)]
+    lines += [(guess, "your guess", VERMILION, "dash", -ROW)] if apart else []
+    middle = _middle(fig, axis)
     over: Over = {"shapes": [], "annotations": []}
-    for value, name, colour, dash, side in lines:
+    for value, name, colour, dash, lower in lines:
         if value is None:
             continue
+        side = "right" if value < middle else "left"  # of the line, into the picture
         across = "y" if axis == "x" else "x"
         over["shapes"].append(
             {
@@ -49,7 +52,6 @@ def marks(fig: go.Figure, axis: str, guess: float | None, truth: float | None) -
             }
         )
         at = log10(value) if fig.layout[f"{axis}axis"].type == "log" else value  # as plotly.js wants it of annotations
-        end = 1 if axis == "x" or side == "right" else 0
         over["annotations"].append(
             {
                 "text": name,
@@ -57,13 +59,20 @@ def marks(fig: go.Figure, axis: str, guess: float | None, truth: float | None) -
                 "showarrow": False,
                 axis: at,
                 f"{axis}ref": axis,
-                across: end,
+                across: 1,
                 f"{across}ref": f"{across} domain",
-                "xanchor": {"left": "right", "right": "left"}[side] if axis == "x" else side,
+                "xanchor": {"left": "right", "right": "left"}[side] if axis == "x" else "right",
                 "yanchor": "top" if axis == "x" else "bottom",
+                **({"yshift" if axis == "x" else "xshift": lower * (1 if axis == "x" else 5)} if lower else {}),
             }
         )
     return over
+
+
+def _middle(fig: go.Figure, axis: str) -> float:
+    """Halfway along what the picture shows on an axis."""
+    values = [float(one) for trace in fig.data for one in trace[axis]]
+    return (min(values) + max(values)) / 2
 
 
 def _span(axis: str, start: float, stop: float, of: str = "") -> dict[str, Any]:

@@ -48,7 +48,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     ints, floats = errors["int8"], errors["fp8_e4m3"]
     why = (
         f"int8's steps are all {largest / 127.5:.2g} wide: a typical value is off by **{ints[typical]:.0%}**, half the "
-        f"largest by {ints[largest / 2]:.2g}. fp8's steps grow with the value: **{floats[typical]:.1%}** and "
+        f"largest by {ints[largest / 2]:.1%}. fp8's steps grow with the value: **{floats[typical]:.1%}** and "
         f"{floats[largest / 2]:.1%} off."
     )
     uses = {}

@@ -99,7 +99,8 @@ def corners(pair: Toy) -> go.Figure:
 
 def named(fig: go.Figure) -> go.Figure:
     for (x, y), name in zip(CORNERS, NAMES, strict=True):
-        fig.add_annotation(x=x, y=y, text=f"<b>{name}</b>", showarrow=False, yshift=18, font={"size": 20})
+        outward = {"xshift": 40 * x - 20, "yshift": 40 * y - 20}  # off the square, in whose midst the weights stand
+        fig.add_annotation(x=x, y=y, text=f"<b>{name}</b>", showarrow=False, font={"size": 20}, **outward)
     return fig
 
 

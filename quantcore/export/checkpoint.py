@@ -40,6 +40,7 @@ from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
 from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
 from quantcore.export.stored import checkpoint_parts, require_scales, scale_rounding, stored_type
+from quantcore.export.words import require_float_cache
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
@@ -88,6 +89,7 @@ def export_checkpoint(
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
     plan = plan_for(scheme, linear_shapes(held(source).skeleton))
+    require_float_cache(plan)
     model = treated(held(source), plan, calibration)
     schemes, _ = planned(model, plan)
     require_exportable(list(dict.fromkeys(schemes.values())))
@@ -126,6 +128,7 @@ def write_checkpoint(
 ) -> ExportReport:
     """Write the copy of a model that `quantize_model` made under `plan`; the arguments are `export_checkpoint`'s."""
     model = held(source)
+    require_float_cache(plan)
     if skeleton_under(model.skeleton, plan) is not model.skeleton:
         raise ValueError(
             f"{plan} gives the head a weight of its own, which this model's config does not say; export it"

@@ -33,6 +33,7 @@ from quantcore.export.words import (
     method_of,
     modifier,
     observed,
+    require_float_cache,
     spec_of,
     transform_of,
     treating,
@@ -56,6 +57,7 @@ WHOLE = "$"  # ends an expression that says a whole name
 def recipe(scheme: Scheme | Plan | str) -> str:
     """The llm-compressor recipe of a scheme or plan, YAML. Raises: ValueError for what llm-compressor has not."""
     plan = Plan.of(scheme)
+    require_float_cache(plan)
     if plan.is_float:
         raise ValueError("nothing is quantized, so there is no recipe; give a scheme such as W4A16")
     for one in plan.schemes:

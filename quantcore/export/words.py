@@ -23,6 +23,7 @@ from quantcore.numbers.formats import Format, format_named
 from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
 from quantcore.numbers.scales import E4M3, E8M0, FLOAT, ScaleFormat
 from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, QuantSpec
+from quantcore.scheme.plan import Plan
 
 Entry = dict[str, Any]
 
@@ -78,6 +79,15 @@ def whole(fmt: Format) -> str:
 
 def strategy(spec: QuantSpec) -> str:
     return UNDER_GLOBAL if spec.scales.has_global else STRATEGIES[type(spec.granularity)]
+
+
+def require_float_cache(plan: Plan) -> None:
+    """Raises: ValueError for a plan with kv:, since neither checkpoints nor recipes are written with it here."""
+    if plan.kv is not None:
+        raise ValueError(
+            f"checkpoints and recipes are written here without the cache's codes, so {plan.kv} would be lost; leave it "
+            "out, and for fp8 tell vLLM --kv-cache-dtype fp8"
+        )
 
 
 def why_no_words(spec: QuantSpec) -> str | None:

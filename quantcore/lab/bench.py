@@ -360,3 +360,10 @@ def _require_untransformed(scheme: Scheme) -> None:
     if scheme.transforms:
         words = ",".join(map(str, scheme.transforms))
         raise ValueError(f"this looks at one tensor as the model has it, and {words} would change it; leave it out")
+    require_of_layers(scheme)
+
+
+def require_of_layers(scheme: Scheme) -> None:
+    """Raises: ValueError where a question about layers is asked of a scheme that speaks of the cache."""
+    if scheme.kv is not None:
+        raise ValueError(f"this looks at layers, and {scheme.kv} speaks of the whole model's cache; leave it out")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from quantcore.lab.bench import LEARNED, READ, Bench, weights_of
+from quantcore.lab.bench import LEARNED, READ, Bench, require_of_layers, weights_of
 from quantcore.lab.memo import remembered
 from quantcore.lab.outliers import channels
 from quantcore.methods.options import Gptq, Rtn
@@ -30,6 +30,7 @@ def layer_study(lab: Bench, layer: str, scheme: str, reading: str = READ, calibr
     """One layer under a scheme: static ranges and GPTQ's Hessian come from the calibration text, the errors from the
     text that is read."""
     chosen = lab.scheme_of(scheme)
+    require_of_layers(chosen)
     if chosen.transforms:
         return _transformed_study(lab, layer, chosen, reading, calibration)
     linear, seen = lab.linear(layer), None

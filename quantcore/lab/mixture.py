@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from quantcore.lab.bench import LEARNED, READ, Bench
+from quantcore.lab.bench import LEARNED, READ, Bench, require_of_layers
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.plan import Plan
@@ -26,6 +26,7 @@ def experts(
     if not has_experts(lab.layers()):
         raise ValueError(f"{lab.id!r} has no experts; this question is one of mixtures, such as Mixtral or Qwen3-MoE")
     plan = Plan.parse(scheme)
+    require_of_layers(plan.default)
     if not has_experts(plan.schemes_of(lab.layers())):
         raise ValueError(f"{scheme} leaves all experts float; take skip=experts out of it")
     tokens = lab.tokens(reading)

@@ -142,7 +142,10 @@ def require_measurable(texts: Sequence[str], tokens: Tensor) -> None:
 def texts_on(model: nn.Module, schemes: Sequence[str]) -> list[str]:
     """The schemes' texts in full, each once; presets have the model's own grain."""
     grain = fitting_grain(linear_shapes(model))
-    return list(dict.fromkeys(str(Scheme.parse(text, grain)) for text in schemes))
+    asked = [Scheme.parse(text, grain) for text in schemes]
+    if (kv := next((one.kv for one in asked if one.kv is not None), None)) is not None:
+        raise ValueError(f"what each layer costs is asked of Linears, and {kv} speaks of the whole cache; leave it out")
+    return list(dict.fromkeys(map(str, asked)))
 
 
 def joined(costs: Sequence[LayerCosts]) -> Sensitivity:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +82,20 @@ def compare_plans(
         raise ValueError("there is no plan to compare; give at least one")
     model, learned = held(source), tokens if calibration is None else calibration
     starts = {name: treated(model, plan, learned) for name, plan in plans.items()}
-    walk = _Walk(model, plans, starts, tokens, labels or {name: name for name in plans}, progress, so_far)
+    caches = {name: _caches(starts[name], plan, learned) for name, plan in plans.items() if plan.kv is not None}
+    walk = _Walk(model, plans, starts, tokens, labels or {name: name for name in plans}, progress, so_far, caches)
     walk.through_the_blocks(learned, measured, refuse)
     return Walked(walk.read_the_text(likeliest), walk.layers, walk.quantize_s)
+
+
+def _caches(model: Held, plan: Plan, calibration: Tensor) -> Callable[[], Any]:
+    """Makes the empty caches through which a plan's blocks read, their static scales taken on the calibration text."""
+    from quantcore.pipeline.cache import coded_cache  # transformers takes long to import
+    from quantcore.pipeline.cache_ranges import calibrate_cache
+
+    assert plan.kv is not None
+    scales, kv = calibrate_cache(model, plan.kv, calibration), plan.kv
+    return lambda: coded_cache(model.skeleton.config, kv, scales)
 
 
 class _Walk:
@@ -99,6 +110,7 @@ class _Walk:
         labels: Mapping[str, str],
         progress: Progress | None,
         so_far: SoFar | None,
+        caches: Mapping[str, Callable[[], Any]],
     ) -> None:
         self._model, self._plans, self._labels, self._windows = model, dict(plans), labels, len(tokens)
         self._starts = dict(starts)  # the models under the plans' transforms
@@ -106,7 +118,9 @@ class _Walk:
         self._inside, self._clock, width = _share_inside(model), Clock(model.device), _batch_tokens(model)
         self._mine = ranks().share(tokens)
         self._floats = BlockWalk(model, self._mine, width)
-        self._walks = {name: BlockWalk(starts[name], self._mine, width) for name in plans}
+        self._walks = {
+            name: BlockWalk(starts[name], self._mine, width, caches[name] if name in caches else None) for name in plans
+        }
         self._found: dict[str, dict[str, LayerReport]] = {name: {} for name in plans}
         self._behind: dict[str, nn.Module] = {}  # what follows the blocks
         self.layers: Layers = {}

@@ -9,6 +9,7 @@
     zero points   as many, where asymmetric, as the layout keeps them
     g_idx         32 bits a column, where groups are formed of columns that are no neighbours
     inputs        scale and zero point of the layer's input, where its range is frozen
+    cache         of keys or values, codes as they lie in memory, scales of 32 bits where they are not coded
     floats        all that is no layer's of codes: `matmul.size` adds it up over a model
 
 A layout says how codes lie in a file or in memory; those of checkpoints are in `export.words`.
@@ -25,6 +26,7 @@ from quantcore.numbers.spec import QuantSpec
 
 FLOAT_BITS = 16  # of a number that is no code, in a checkpoint
 G_IDX_BITS = 32
+CACHE_SCALE_BITS = 32  # of a float scale in a KV cache: it is never written to a file
 
 Line = Callable[[int, int], int]
 """Bits of a line of n codes of b bits each, (b, n) -> bits."""
@@ -110,6 +112,16 @@ def weight_size(
         g_idx=G_IDX_BITS * shape[-1] if g_idx else 0,
         numbers=math.prod(shape),
     )
+
+
+def cache_size(spec: QuantSpec | None, heads: int, tokens: int, head_dim: int, float_bits: int = FLOAT_BITS) -> Size:
+    """What a layer's keys, or its values, take for a sequence in a KV cache; `spec` None: `float_bits` each.
+
+    Codes share bytes as they do in memory, scales that are floats have 32 bits; those that are frozen are counted once.
+    Raises: ValueError for a group that does not divide head_dim."""
+    if spec is None:
+        return Size(floats=heads * tokens * head_dim * float_bits)
+    return weight_size(spec, (heads, tokens, head_dim), layout=HELD, float_bits=CACHE_SCALE_BITS)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ activations [..., tokens, in]; a group never crosses rows.
     PerChannel     one output row                       weight scale [out, 1]
     PerToken       one token                            activation scale [..., tokens, 1]
     PerGroup(g)    g neighbours along in_features       weight scale [out, in/g]
+    PerHead        one head of a KV cache               scale [..., heads, 1, 1]
     PerBlock(r,c)  an r x c rectangle of the weight     weight scale [out/r, in/c]
 
 Source of the terms: compressed-tensors' QuantizationStrategy; groups: Frantar et al. 2022, arXiv:2210.17323, section 4.
@@ -51,6 +52,21 @@ class PerToken:
 
     def __str__(self) -> str:
         return "token"
+
+
+@dataclass(frozen=True)
+class PerHead:
+    """Of tensors (..., heads, tokens, head_dim), as a KV cache holds them."""
+
+    groups_columns = False
+
+    def tile(self, shape: Sequence[int]) -> tuple[int, ...]:
+        if len(shape) < 3:
+            raise ValueError(f"a head needs heads, tokens and head_dim, got shape {tuple(shape)}; try tensor")
+        return (*shape[:-3], 1, *shape[-2:])
+
+    def __str__(self) -> str:
+        return "head"
 
 
 @dataclass(frozen=True)
@@ -98,13 +114,18 @@ class PerBlock:
         return f"block{self.rows}x{self.cols}"
 
 
-Granularity = PerTensor | PerChannel | PerToken | PerGroup | PerBlock
+Granularity = PerTensor | PerChannel | PerToken | PerHead | PerGroup | PerBlock
 
-_NAMED: dict[str, Granularity] = {"tensor": PerTensor(), "channel": PerChannel(), "token": PerToken()}
+_NAMED: dict[str, Granularity] = {
+    "tensor": PerTensor(),
+    "channel": PerChannel(),
+    "token": PerToken(),
+    "head": PerHead(),
+}
 
 
 def parse_granularity(text: str) -> Granularity:
-    """`tensor`, `channel`, `token`, `group128`, `block128x128`: the inverse of `str`. Raises: ValueError."""
+    """`tensor`, `channel`, `token`, `head`, `group128`, `block128x128`: the inverse of `str`. Raises: ValueError."""
     if text in _NAMED:
         return _NAMED[text]
     if match := re.fullmatch(r"group(\d{1,9})", text):

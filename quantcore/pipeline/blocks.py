@@ -43,9 +43,16 @@ class BlockWalk:
     Memory: tokens x hidden numbers in the model's type, on its device or beside it (`Waiting`).
     Raises: ValueError where the walk comes to a block for a model that does not call its blocks one after another."""
 
-    def __init__(self, held: Held, tokens: Tensor, tokens_a_batch: int | None = None) -> None:
-        """tokens   (windows, T). Nothing is run before the first block is."""
-        self._held, self._device = held, held.device
+    def __init__(
+        self,
+        held: Held,
+        tokens: Tensor,
+        tokens_a_batch: int | None = None,
+        cache: Callable[[], Any] | None = None,
+    ) -> None:
+        """tokens   (windows, T). Nothing is run before the first block is.
+        cache    makes an empty KV cache through which a block reads a batch; None: blocks read without one"""
+        self._held, self._device, self._cache = held, held.device, cache
         width = max(1, (tokens_a_batch or batch_tokens(held)) // tokens.shape[1])
         self._batches = torch.split(tokens.to(self._device), width) if len(tokens) else ()
         self._states = Waiting(held.device, len(tokens))
@@ -102,6 +109,8 @@ class BlockWalk:
         elif self._place == 1 and len(self._more[0]) == 1:
             self._look_ahead()
         args, kwargs = self._more[index][min(self._place, len(self._more[index]) - 1)]
+        if self._cache is not None:
+            kwargs = {**kwargs, "cache": self._cache()}
         with torch.inference_mode():
             return module(self._states[index], *args, **kwargs)
 
@@ -140,7 +149,12 @@ class BlockWalk:
             return run
 
         with _filled(places, at), torch.inference_mode(), suppress(_Reached):
-            self._held.around(input_ids=self._batches[index], use_cache=False)
+            if self._cache is None:
+                self._held.around(input_ids=self._batches[index], use_cache=False)
+            else:
+                self._held.around(input_ids=self._batches[index], cache=self._cache(), use_cache=True)
+        if self._cache is not None and "cache" not in calls[0][1][1]:
+            raise ValueError(_NO_CACHE.format(self._held.blocks[0]))
         if len(calls) != count:
             raise ValueError(_NOT_IN_TURN.format(self._held.blocks[len(calls)]))
         return calls
@@ -166,6 +180,12 @@ class BlockWalk:
 _NOT_IN_TURN = (
     "this model does not hand the output of each block to the next one (see {!r}), so it cannot be run block by block; "
     "use a scheme that needs no text, such as W4A16"
+)
+
+
+_NO_CACHE = (
+    "this model does not hand its cache to its blocks (see {!r}), so what the cache holds cannot be quantized; leave "
+    "kv: out"
 )
 
 

@@ -1,6 +1,7 @@
 """Turn a model into its quantized copy, and report what each layer lost.
 
 The original is never touched: the copy shares every tensor that stays float and holds a QuantLinear where a Linear was.
+Under a plan with kv: each of its runs goes through a cache of codes (`pipeline.cache`).
 """
 
 from __future__ import annotations
@@ -58,7 +59,15 @@ def quantize_model(
         floats |= part.treated
         reports |= {report.name: report for report in part.reports}
     made = copy_with(whole.skeleton, replaced)
-    return copy_of(made, floats) if floats else made, in_order(whole.skeleton, reports)
+    made = copy_of(made, floats) if floats else made
+    if asked.kv is not None:
+        from quantcore.pipeline.cache import with_cache  # transformers takes long to import
+        from quantcore.pipeline.cache_ranges import calibrate_cache
+
+        made = with_cache(
+            made, asked.kv, calibrate_cache(whole, asked.kv, tokens if calibration is None else calibration)
+        )
+    return made, in_order(whole.skeleton, reports)
 
 
 def in_order(model: nn.Module, reports: Mapping[str, LayerReport]) -> list[LayerReport]:

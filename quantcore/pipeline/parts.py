@@ -118,6 +118,10 @@ def planned(model: Held, plan: Plan) -> tuple[dict[str, Scheme], Size]:
     require_plan(model.skeleton, plan)
     if not plan.is_float:
         require_much(model.skeleton)
+    if plan.kv is not None:
+        from quantcore.pipeline.cache import require_cache  # transformers takes long to import
+
+        require_cache(model.skeleton.config, plan.kv)
     shapes = linear_shapes(model.skeleton)
     head = head_of(model.skeleton)
     require_fits(plan, shapes, head)
@@ -146,6 +150,8 @@ def _require_text(
         )
     if calibration is not None:
         return
+    if plan.kv is not None and plan.kv.needs_ranges:
+        raise ValueError(f"{plan} freezes ranges of the cache, so it needs calibration tokens; give calibration=")
     if not stats and any(one.needs_ranges for one in schemes.values()):
         raise ValueError(f"{plan} freezes activation ranges, so it needs calibration tokens; give tokens=")
     by_hessian = [name for name, one in schemes.items() if one.needs_hessian]

@@ -18,6 +18,7 @@ from itertools import groupby
 
 from quantcore.methods.transforms.options import Transform
 from quantcore.numbers.granularity import Granularity
+from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.patterns import fits, is_pattern, require_quick
 from quantcore.scheme.scheme import HEAD, PRESET_GRAIN, Scheme
 
@@ -46,6 +47,11 @@ class Plan:
                 raise ValueError(
                     f"the exception for {pattern!r} says {words}, which is done to the whole model; write it once, "
                     "before the first @"
+                )
+            if scheme.kv is not None:
+                raise ValueError(
+                    f"the exception for {pattern!r} says {scheme.kv}, and the cache is the whole model's; write it "
+                    "once, before the first @"
                 )
             if scheme.skip != Scheme().skip:
                 raise ValueError(
@@ -97,8 +103,13 @@ class Plan:
         return self.default.transforms
 
     @property
+    def kv(self) -> CacheSpec | None:
+        """What the model's KV cache holds; None: floats."""
+        return self.default.kv
+
+    @property
     def is_float(self) -> bool:
-        """Whether no scheme of the plan quantizes anything."""
+        """Whether no scheme of the plan quantizes a Linear; the cache may be quantized all the same."""
         return all(one.is_float for one in self.schemes)
 
     @property
@@ -124,7 +135,7 @@ class Plan:
         if not fitting and any(map(self.default.skips, known)):
             return None
         scheme = fitting[-1] if fitting else self.default
-        return None if scheme.is_float else scheme
+        return None if scheme.is_float else scheme.of_layers
 
     def schemes_of(self, names: Iterable[str], head: str | None = None) -> dict[str, Scheme]:
         """The scheme of every layer of `names`, a model's Linears, that does not stay float; `head` as in `scheme_for`.

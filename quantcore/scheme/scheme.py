@@ -7,6 +7,7 @@
     w:fp4_e2m1/group16/e4m3,a:fp4_e2m1/group16/e4m3/local   scales in fp8 under a global one, that of inputs frozen
     w:int4/group128/jitter3                          the same with other rounding luck: scales moved within half a grain
     w:int4/group128,gptq/actorder=weight             GPTQ with reordering, instead of rounding to nearest
+    w:int4/group128,kv:fp8_e4m3/tensor/static        the KV cache too; k:... and v:... apart: see `cache`
     w:int4/group128,skip=lm_head,skip=down_proj      modules that stay float, by name or part of it (`patterns`)
     w:int4/group128,gptq,experts=all                 while calibrating, every expert sees every token
     W8A8,smooth=0.5                                  a transform before coding: see `methods.transforms.options`
@@ -34,19 +35,19 @@ from quantcore.methods.transforms.options import (
     why_not_together,
 )
 from quantcore.numbers.bits import Coded
-from quantcore.numbers.formats import format_named
 from quantcore.numbers.granularity import (
     Granularity,
     PerBlock,
     PerChannel,
     PerGroup,
+    PerHead,
     PerTensor,
     PerToken,
-    parse_granularity,
 )
-from quantcore.numbers.scales import FLOAT
-from quantcore.numbers.spec import MinMax, MovingAverage, QuantSpec, Search, parse_observer, scales_named
+from quantcore.numbers.spec import MovingAverage, QuantSpec, Search
+from quantcore.scheme.cache import CACHED, CacheSpec, parse_cache
 from quantcore.scheme.patterns import fits, is_pattern, require_quick
+from quantcore.scheme.spec_text import observer_suffix, parse_spec, when_of
 
 LONGEST_TEXT = 400
 EVERY_TOKEN = "experts=all"
@@ -57,8 +58,9 @@ PRESET_GRAIN = PerGroup(128)
 @dataclass(frozen=True)
 class Scheme:
     """weights and activations (None: stay float), the method for the weights, the modules left alone, whether each
-    expert of a mixture sees every token while it is calibrated, not only those that the router gives it, and the
-    transforms of the model before anything is coded, in the order in which they are done."""
+    expert of a mixture sees every token while it is calibrated, not only those that the router gives it, the
+    transforms of the model before anything is coded, in the order in which they are done, and what the whole model's
+    KV cache holds (None: floats)."""
 
     weights: QuantSpec | None = None
     activations: QuantSpec | None = None
@@ -66,6 +68,7 @@ class Scheme:
     skip: tuple[str, ...] = (HEAD,)
     every_token: bool = False
     transforms: tuple[Transform, ...] = ()
+    kv: CacheSpec | None = None
 
     def __post_init__(self) -> None:
         self._check_transforms()
@@ -75,7 +78,7 @@ class Scheme:
             _check_activations(self.activations)
         if self.method != Rtn() and self.weights is None:
             raise ValueError(f"{self.method} places the codes of weights, and these stay float; add w:int4/group128")
-        if self.every_token and not self.needs_text:
+        if self.every_token and not self.of_layers.needs_text:
             raise ValueError(
                 f"{EVERY_TOKEN} says what experts see while they are calibrated, and "
                 f"{replace(self, every_token=False)} reads no text; leave it out, or add gptq"
@@ -99,10 +102,11 @@ class Scheme:
     def __str__(self) -> str:
         parts = []
         if self.weights is not None:
-            parts.append(f"w:{self.weights}{_observer_suffix(self.weights)}")
+            parts.append(f"w:{self.weights}{observer_suffix(self.weights)}")
         if self.activations is not None:
-            when = "local" if self.activations.local else "static" if self.activations.static else "dynamic"
-            parts.append(f"a:{self.activations}/{when}{_observer_suffix(self.activations)}")
+            parts.append(f"a:{self.activations}/{when_of(self.activations)}{observer_suffix(self.activations)}")
+        if self.kv is not None:
+            parts.append(str(self.kv))
         if not parts:
             parts.append("float")
         parts.extend(map(str, self.transforms))
@@ -136,15 +140,18 @@ class Scheme:
         transforms: list[Transform] = []
         every_token = False
         seen: set[str] = set()
+        cached: dict[str, str] = {}
         for part in parts:
             key, value = _split_part(part)
             if key != "skip" and key in seen:
                 raise ValueError(f"{text!r} says {key!r} twice; say it once")
             seen.add(key)
             if key == "w":
-                scheme = replace(scheme, weights=_parse_spec(value, activation=False))
+                scheme = replace(scheme, weights=parse_spec(value, activation=False))
             elif key == "a":
-                scheme = replace(scheme, activations=_parse_spec(value, activation=True))
+                scheme = replace(scheme, activations=parse_spec(value, activation=True))
+            elif key in CACHED:
+                cached[key] = value
             elif key == "method":
                 method = parse_method(value)
             elif key in TRANSFORMS:
@@ -153,6 +160,8 @@ class Scheme:
                 skip.append(value)
             elif key == "experts":
                 every_token = True
+        if cached:
+            scheme = replace(scheme, kv=parse_cache(cached))
         if skip:
             scheme = replace(scheme, skip=() if skip == ["none"] else tuple(skip))
         if method is not None:
@@ -164,16 +173,21 @@ class Scheme:
     @property
     def label(self) -> str:
         """The preset's name where there is one, with the transforms behind it, else the text."""
-        plain = replace(self, transforms=(), every_token=False) if self.transforms else self
+        plain = replace(self, transforms=(), kv=None, every_token=False) if self.transforms or self.kv else self
         name = next((name for name, preset in PRESETS.items() if preset == plain), None)
         if name is None or self.every_token:
             return str(self)
-        return ",".join([name, *map(str, self.transforms)])
+        return ",".join([name, *([str(self.kv)] if self.kv else []), *map(str, self.transforms)])
 
     @property
     def is_float(self) -> bool:
-        """Whether nothing is quantized."""
+        """Whether no Linear is quantized; the cache may be all the same."""
         return self.weights is None and self.activations is None
+
+    @property
+    def of_layers(self) -> Scheme:
+        """What the scheme says of Linears: the cache is the whole model's."""
+        return self if self.kv is None else replace(self, kv=None)
 
     @property
     def needs_ranges(self) -> bool:
@@ -198,13 +212,18 @@ class Scheme:
     @property
     def needs_text(self) -> bool:
         """Whether quantizing needs calibration text."""
-        return self.needs_ranges or self.needs_hessian or any(one.needs_text for one in self.transforms)
+        return (
+            self.needs_ranges
+            or self.needs_hessian
+            or (self.kv is not None and self.kv.needs_ranges)
+            or any(one.needs_text for one in self.transforms)
+        )
 
     @property
     def plain(self) -> Scheme:
         """The same without its transforms: what is left to do in a model that is transformed."""
         left = replace(self, transforms=(), every_token=False)
-        return replace(left, every_token=self.every_token and left.needs_text)
+        return replace(left, every_token=self.every_token and left.of_layers.needs_text)
 
     @property
     def keeps_g_idx(self) -> bool:
@@ -233,12 +252,11 @@ def _with_grain(preset: Scheme, grain: Granularity) -> Scheme:
     return replace(preset, weights=replace(preset.weights, granularity=grain))
 
 
-def _observer_suffix(spec: QuantSpec) -> str:
-    observer = "" if spec.observer == MinMax() else f"/{spec.observer}"
-    return observer + (f"/jitter{spec.jitter}" if spec.jitter else "")
-
-
 def _check_weights(spec: QuantSpec) -> None:
+    if isinstance(spec.granularity, PerHead):
+        raise ValueError(
+            "weights have no heads of a cache, so they cannot be quantized per head; try channel or group128"
+        )
     if isinstance(spec.granularity, PerToken):
         raise ValueError("weights have no tokens, so they cannot be quantized per token; try channel or group128")
     if spec.dynamic:
@@ -252,6 +270,8 @@ def _check_activations(spec: QuantSpec) -> None:
         raise ValueError("jitter moves the scales of weights; leave it out of a:...")
     if isinstance(spec.observer, Search):
         raise ValueError("search is for weights, which are coded once; leave it out of a:...")
+    if isinstance(spec.granularity, PerHead):
+        raise ValueError("what enters a Linear has no heads, so it cannot be quantized per head; try token or tensor")
     if isinstance(spec.granularity, PerChannel | PerBlock):
         raise ValueError(
             f"activations cannot be quantized per {spec.granularity}: their scale must leave the sum over in_features; "
@@ -278,49 +298,14 @@ def _split_part(part: str) -> tuple[str, str]:
         return "experts", part
     if part.startswith("experts="):
         raise ValueError(f"cannot read {part!r}; write {EVERY_TOKEN}, or leave it out: the router chooses then")
-    for key, mark in (("w", "w:"), ("a", "a:"), ("skip", "skip=")):
+    for key, mark in (("w", "w:"), ("a", "a:"), *((one, f"{one}:") for one in CACHED), ("skip", "skip=")):
         if part.startswith(mark) and len(part) > len(mark):
             return key, part[len(mark) :]
     known = [*(one.usage.split(" ")[0] for one in TRANSFORMS.values()), *METHODS]
     raise ValueError(
-        f"cannot read {part!r}; a scheme's parts are w:..., a:..., {', '.join(known)}, {EVERY_TOKEN} and skip=..., "
+        f"cannot read {part!r}; a scheme's parts are w:..., a:..., {', '.join(known)}, {EVERY_TOKEN}, kv:... and "
+        f"skip=..., "
         f"or start with one of {', '.join(PRESETS)}"
-    )
-
-
-def _parse_spec(text: str, activation: bool) -> QuantSpec:
-    words = text.split("/")
-    if len(words) < 2:
-        raise ValueError(f"{text!r} lacks its granularity; write format/granularity, as in int4/group128")
-    spec = QuantSpec(format_named(words[0]), parse_granularity(words[1]))
-    symmetric, when, observer, jitter, scales = True, None, None, 0, FLOAT
-    for word in words[2:]:
-        if word == "asym":
-            symmetric = False
-        elif (found := scales_named(word)) and scales == FLOAT:
-            scales = found
-        elif word in ("static", "dynamic", "local") and activation and when is None:
-            when = word
-        elif (moved := re.fullmatch(r"jitter([1-9]\d{0,5})", word)) and not jitter:
-            jitter = int(moved[1])
-        elif observer is None:
-            observer = parse_observer(word)
-        else:
-            raise ValueError(f"{word!r} is one observer too many in {text!r}; name one")
-    if activation and when is None:
-        raise ValueError(f"activations {text!r} must say when their range is known; add /dynamic or /static")
-    if (when == "local") != (when is not None and when != "static" and scales.has_global):
-        raise ValueError(
-            f"{text!r}: local is the word of dynamic scales under a global one, which e4m3 has; write "
-            f"{'local' if scales.has_global else 'dynamic'}"
-        )
-    return replace(
-        spec,
-        symmetric=symmetric,
-        dynamic=when in ("dynamic", "local"),
-        observer=observer or MinMax(),
-        jitter=jitter,
-        scales=scales,
     )
 
 

@@ -5,7 +5,7 @@
 
     weights       codes, 16-bit scales, zero points of every quantized Linear; 16 bits for every other parameter
     KV cache      2 * layers * kv_heads * head_dim * context * batch * kv_bits / 8
-                  (at 8 bits with one scale a tensor, which takes no room)
+                  (at 8 bits with one scale a tensor, which takes no room); under a plan with kv: its codes and scales
     activations   at_once tokens * (2 hidden + the widest pair of outputs inside a block) * 2
                   + batch * vocabulary * 4 for the logits
     GPTQ          one block in 16 bits, the Hessians of its inputs in float32, the calibration text's hidden states, and
@@ -25,7 +25,8 @@ from torch import nn
 
 from quantcore.model.linears import expert_of, linear_shapes, linears, place_of, shared_inputs
 from quantcore.model.routes import chosen_of, experts_of
-from quantcore.numbers.bits import FLOAT_BITS, Size, layer_size
+from quantcore.numbers.bits import FLOAT_BITS, Size, cache_size, layer_size
+from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
 
@@ -195,14 +196,22 @@ def footprint(
 ) -> Footprint:
     """What a model takes under `scheme` (a plan's text) with `batch` sequences of `context` tokens in its cache.
 
-    Raises: ValueError for a tile that does not divide a layer, kv_bits other than 16 or 8, context or batch below 1."""
+    Raises: ValueError for a tile that does not divide a layer, kv_bits other than 16 or 8 or beside
+    kv:, context or batch below 1."""
     if kv_bits not in (8, 16):
         raise ValueError(f"a KV cache of {kv_bits} bits is not counted here; use 16 or 8")
     if context < 1 or batch < 1:
         raise ValueError(f"context={context} and batch={batch} must be at least 1")
     plan = plan_for(scheme, shape.linears)
     weights = _weights(shape, plan)
+    if plan.kv is not None and kv_bits != FLOAT_BITS:
+        raise ValueError(
+            f"{plan.kv} says what the cache holds, and kv_bits={kv_bits} says it again; leave one of them out"
+        )
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * kv_bits // 8
+    cache_bytes = per_token * context * batch
+    if plan.kv is not None:
+        cache_bytes, per_token = batch * _cache_bytes(shape, plan.kv, context), _cache_bytes(shape, plan.kv, 1)
     tokens = min(at_once, context * batch)
     widths = sorted((out for out, _ in shape.block.values()), reverse=True)[:2]
     activations = tokens * (2 * shape.hidden + sum(widths)) * FLOAT_BYTES + batch * shape.vocabulary * 4
@@ -210,7 +219,12 @@ def footprint(
     idle = sum((1 - shape.used(name)) * _weights_of(shape, plan, name).bytes for name in shape.linears)
     table = 0 if shape.tied else FLOAT_BYTES * shape.vocabulary * shape.hidden
     read = weights.bytes - round(idle) - table
-    return Footprint(scheme, weights.bytes, per_token * context * batch, activations, per_token, bits, read)
+    return Footprint(scheme, weights.bytes, cache_bytes, activations, per_token, bits, read)
+
+
+def _cache_bytes(shape: ModelShape, kv: CacheSpec, tokens: int) -> int:
+    """Of one sequence, codes and scales (`bits.cache_size`)."""
+    return shape.layers * sum(cache_size(side, shape.kv_heads, tokens, shape.head_dim).bytes for side in kv.sides)
 
 
 def _weights(shape: ModelShape, plan: Plan) -> Size:

@@ -177,3 +177,16 @@ def test_a_dense_model_reads_all_but_its_table() -> None:
     assert LLAMA_3_8B.active == LLAMA_3_8B.parameters - 128256 * 4096
     assert footprint(LLAMA_3_8B, "float", 64).read_bytes == 2 * LLAMA_3_8B.active
     assert not any("experts" in one for one in fits(LLAMA_3_8B, [footprint(LLAMA_3_8B, "float", 64)]))
+
+
+def test_a_cache_of_codes_is_counted_with_its_scales() -> None:
+    """Llama-3-8B: 32 layers of 8 heads of 128 numbers, keys and values; a row has one 32-bit scale."""
+    card = footprint(LLAMA_3_8B, "W4A16,kv:int8/token", 1000, 3)
+    assert card.kv_bytes_per_token == 2 * 32 * 8 * (128 + 4)
+    assert card.kv_bytes == 3000 * card.kv_bytes_per_token
+    halves = footprint(LLAMA_3_8B, "kv:int4/group64", 1000)
+    assert halves.kv_bytes == 1000 * 2 * 32 * 8 * (64 + 2 * 4)
+    frozen = footprint(LLAMA_3_8B, "v:fp8_e4m3/tensor", 1000)
+    assert frozen.kv_bytes == 1000 * 32 * 8 * (2 * 128 + 128) + 32 * 4
+    with pytest.raises(ValueError, match="says what the cache holds, and kv_bits=8 says it again"):
+        footprint(LLAMA_3_8B, "kv:int8/token", 1000, kv_bits=8)

@@ -110,7 +110,9 @@ class BlockWalk:
             self._look_ahead()
         args, kwargs = self._more[index][min(self._place, len(self._more[index]) - 1)]
         if self._cache is not None:
-            kwargs = {**kwargs, "cache": self._cache()}
+            new = self._cache()
+            args = tuple(new if isinstance(one, type(new)) else one for one in args)
+            kwargs = {name: new if isinstance(one, type(new)) else one for name, one in kwargs.items()}
         with torch.inference_mode():
             return module(self._states[index], *args, **kwargs)
 
@@ -148,12 +150,13 @@ class BlockWalk:
 
             return run
 
+        empty = None if self._cache is None else self._cache()
         with _filled(places, at), torch.inference_mode(), suppress(_Reached):
             if self._cache is None:
                 self._held.around(input_ids=self._batches[index], use_cache=False)
             else:
-                self._held.around(input_ids=self._batches[index], cache=self._cache(), use_cache=True)
-        if self._cache is not None and "cache" not in calls[0][1][1]:
+                self._held.around(input_ids=self._batches[index], cache=empty, use_cache=True)
+        if self._cache is not None and not any(one is empty for one in (*calls[0][1][0], *calls[0][1][1].values())):
             raise ValueError(_NO_CACHE.format(self._held.blocks[0]))
         if len(calls) != count:
             raise ValueError(_NOT_IN_TURN.format(self._held.blocks[len(calls)]))

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, MistralConfig, MistralForCausalLM, StaticCache
+from transformers import (
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    StaticCache,
+)
 
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.recipe import recipe
@@ -279,3 +287,12 @@ def test_a_block_may_be_run_before_the_walk_goes_on(tiny_lm: LoadedModel) -> Non
         walk.run(block)
         walk.advance(block)
     assert {layer.get_seq_length() for cache in made for layer in cache.layers} == {0, TOKENS.shape[1]}
+
+
+def test_blocks_that_get_their_cache_by_place() -> None:
+    config = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    copy, _ = quantize_model(model, "kv:int2/head", TOKENS)
+    walked = compare_plans(model, {"it": Plan.parse("kv:int2/head")}, TOKENS, TOKENS).comparison.reports["it"]
+    assert walked.kl > 0
+    assert walked.kl == pytest.approx(compare(model, copy, TOKENS).kl, rel=1e-3)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from streamlit import config
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
@@ -17,9 +16,6 @@ from ui import kept, settled
 
 ROOT = Path(__file__).parents[1]
 settled.SOON_S = 120.0  # a page draws what it is asked in the run that asks, however busy the machine is
-
-# A full round of the garbage collector after every run takes longer than most of the runs.
-config.set_option("runner.postScriptGC", False)
 
 # A server looks through the installed packages for components once, AppTest each time that it is made: a tenth of a
 # second, some 700 times in the suite.

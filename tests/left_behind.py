@@ -52,12 +52,13 @@ def alive(marks: list[weakref.ref[Any]]) -> list[str]:
     return sorted(type(one).__name__ for mark in marks if (one := mark()) is not None)
 
 
-async def bring_a_text(url: str) -> list[weakref.ref[Any]]:
+async def bring_a_text(url: str) -> tuple[list[weakref.ref[Any]], list[str]]:
+    """What a visit keeps, and which of it is alive while it lasts."""
     async with visit(url) as tab:
         await tab.open("Outliers", f"text={quote('own text')}&own={quote(MARK * 60)}")
         found = of_the_visit()
         memory.freeze(sessions=1)
-        return found
+        return found, alive(found)
 
 
 def main() -> None:
@@ -72,8 +73,7 @@ def main() -> None:
     threading.Thread(target=server.run, daemon=True).start()
     until(lambda: server.started)
     until(lambda: not any(thread.name == "warm-up" for thread in threading.enumerate()))
-    marks = asyncio.run(bring_a_text(f"http://127.0.0.1:{port}"))
-    before = alive(marks)
+    marks, before = asyncio.run(bring_a_text(f"http://127.0.0.1:{port}"))
     until(lambda: not visitors.sessions())
     until(lambda: not alive(marks))
     print(json.dumps({"before": before, "after": alive(marks)}), flush=True)

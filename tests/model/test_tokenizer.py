@@ -30,6 +30,12 @@ TALK = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
 
 
+def shorten(monkeypatch: pytest.MonkeyPatch, tried: str) -> None:
+    """What never ends takes as long as it may: a second in place of five. What takes memory may need its time."""
+    if tried in ("never ends", "searches without end"):
+        monkeypatch.setattr(house, "ANSWER_S", 1.0)
+
+
 @pytest.fixture
 def altered(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Path]:
     """altered(tokenizer=change, config=change, template=text) -> a copy of the tiny model's folder."""
@@ -218,14 +224,15 @@ def test_a_tokenizer_tried_at_load_is_refused(altered: Callable[..., Path], trie
 
 REFUSED_ON_A_TEXT: dict[str, tuple[str, str, str]] = {
     "panics": ("(?:z|zz|zzz)+y", "z" * 400, "PanicException: Onig"),
-    "searches without end": ("(?:z|zz|zzz)+y", ("z" * 22 + " ") * 4000, "it needed more than 6 s of processor time"),
+    "searches without end": ("(?:z|zz|zzz)+y", ("z" * 22 + " ") * 4000, "it needed more than 2 s of processor time"),
 }
 
 
 @pytest.mark.parametrize("tried", REFUSED_ON_A_TEXT)
 def test_a_tokenizer_that_fails_on_a_text_is_refused_there_and_lives_on(
-    altered: Callable[..., Path], tried: str
+    altered: Callable[..., Path], tried: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shorten(monkeypatch, tried)
     pattern, text, refusal = REFUSED_ON_A_TEXT[tried]
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     lm = load_model(str(altered(tokenizer=lambda c: c.update(pre_tokenizer=split))), "cpu")
@@ -245,7 +252,7 @@ def test_a_decoder_that_swells_is_refused(altered: Callable[..., Path]) -> None:
 REFUSED_TEMPLATES = {
     "never ends": (
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "it needed more than 5 s of processor time and was stopped",
+        "it needed more than 1 s of processor time and was stopped",
     ),
     "takes memory": ("{{ ('x' * 3000000000)|length }}", "it needed more than .* MB of memory and was stopped"),
     "doubles and doubles": (
@@ -261,7 +268,10 @@ REFUSED_TEMPLATES = {
 
 
 @pytest.mark.parametrize("tried", REFUSED_TEMPLATES)
-def test_a_template_is_refused_and_the_tokenizer_lives_on(altered: Callable[..., Path], tried: str) -> None:
+def test_a_template_is_refused_and_the_tokenizer_lives_on(
+    altered: Callable[..., Path], tried: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch, tried)
     template, refusal = REFUSED_TEMPLATES[tried]
     tokenizer = opened(altered(template=template))
     with pytest.raises(ValueError, match=f"^the chat template refuses 'mine': .*{refusal}") as caught:

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from tests.apptest_helpers import errors, figures_of, new_server, page, settle
 from tests.model.broken_folders import BROKEN
 from tests.model.test_gguf_file import HOSTILE
-from tests.model.test_tokenizer import REFUSED_AT_LOAD, REFUSED_ON_A_TEXT, REFUSED_TEMPLATES
+from tests.model.test_tokenizer import REFUSED_AT_LOAD, REFUSED_ON_A_TEXT, REFUSED_TEMPLATES, shorten
 from ui import kept
 
 FOLDERS = (
@@ -108,7 +108,10 @@ def test_a_tokenizer_that_panics_on_a_text_is_refused_there(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("tried", ["never ends", "takes memory"])
-def test_a_chat_template_is_refused(tried: str, way: str, folder: Path, tiny_model_dir: Path) -> None:
+def test_a_chat_template_is_refused(
+    tried: str, way: str, folder: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch, tried)
     template, sentence = REFUSED_TEMPLATES[tried]
     (folder / "chat_template.jinja").write_text(template)
     name = "3_Outliers" if way == "page" else "7_Scheme_duel"

@@ -7,12 +7,14 @@ from streamlit.testing.v1 import AppTest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from quantcore.lab.lab import Lab
+from quantcore.text.reading import EVALUATE
 from tests.apptest_helpers import ROOT, errors, new_server, page, said, settle
 from tests.conftest import VOCAB, tiny_tokenizer
 from ui import kept
 from ui.course import answers
 from ui.course.guess import Number, Order, Rows
 from ui.course.scene import Missing, Scene, Specimen, scenes
+from ui.course.scenes import s14_ship
 from ui.course.screen import RIGHT_WORDS
 
 SCENES = [pytest.param(number, scene, id=scene.key) for number, scene in enumerate(scenes(), 1)]
@@ -21,9 +23,10 @@ NEEDS_OUTLIERS = {"one_sided", "wall", "token"}  # which random weights may lack
 
 @pytest.fixture(scope="module", autouse=True)
 def one_server(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What one scene has measured is there for the next, as in a lesson."""
+    """What one scene has measured is there for the next, as in a lesson; whole models are measured on fewer tokens."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QUANT_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setattr(s14_ship, "READING", str(EVALUATE.at_most(640)))
         new_server()
         yield
         new_server()

@@ -99,13 +99,15 @@ class Line:
 @dataclass(frozen=True)
 class Place:
     """A page, the control to move there, the chart that must follow, and the slider for the classroom (with its range
-    of positions), None where the control is no slider of Streamlit's."""
+    of positions), None where the control is no slider of Streamlit's; the part of the page that must be opened to reach
+    the control."""
 
     name: str
     path: str
     control: Callable[[], Slider | Buttons | Line]
     chart: str
     classroom: tuple[str, float, float] | None = None
+    fold: str | None = None
 
 
 LAB_SCHEMES = [f"w:int{bits}/group{size},a:int8/token/dynamic" for size in (32, 64, 128) for bits in range(2, 9)]
@@ -133,6 +135,7 @@ PLACES = [
         "Static_or_dynamic",
         lambda: Slider("Calibration steps"),
         "steps_picture",
+        fold="Finer controls",
     ),
     Place("Layer lab", "Layer_lab", lambda: Line("scheme B", LAB_SCHEMES), "shares"),
     Place("GPTQ step by step", "GPTQ_step_by_step", lambda: Slider("Weight 1, steps"), "toy"),
@@ -177,7 +180,10 @@ def visit(page: Page, url: str, place: Place) -> dict[str, float]:
     page.wait_for_selector("h1", timeout=60_000)
     text = time.perf_counter() - started
     wait_chart(page, place.chart)
-    return {"text_s": text, "chart_s": time.perf_counter() - started}
+    chart = time.perf_counter() - started
+    if place.fold is not None:
+        page.get_by_text(place.fold, exact=True).click()
+    return {"text_s": text, "chart_s": chart}
 
 
 def sweep(page: Page, place: Place, moves: int) -> tuple[list[float], list[float]]:

@@ -90,7 +90,7 @@ def body(choice: Choice) -> None:
         calibration = learns_from(plan, choice)
     text, label = str(plan), short_label(str(plan))
     schemes = plan.schemes_of(lab.layers(), lab.head)
-    parts, refused = lab.promise(text), take_words.refusal(schemes.values())
+    parts, refused = lab.promise(text), take_words.refusal(schemes.values(), plan.kv)
     places, fused = list(experts_in(lab.model)), fused_on_the_hub(lab.model)
     served = serving(lab.short_name(text), schemes, lab.loaded.context, places, lab.layers(), fused)
     with first, st.grid(2, min_column_width=480):

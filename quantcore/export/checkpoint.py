@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.export.beside import Beside
+from quantcore.export.cache_words import require_words
 from quantcore.export.companions import save_companions
 from quantcore.export.experts import experts_in, fused_on_the_hub, require_readable
 from quantcore.export.export_report import REPORT_FILE, ExportReport
@@ -40,7 +41,6 @@ from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
 from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
 from quantcore.export.stored import checkpoint_parts, require_scales, scale_rounding, stored_type
-from quantcore.export.words import require_float_cache
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
@@ -89,10 +89,10 @@ def export_checkpoint(
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
     plan = plan_for(scheme, linear_shapes(held(source).skeleton))
-    require_float_cache(plan)
+    require_words(plan.kv)
     model = treated(held(source), plan, calibration)
     schemes, _ = planned(model, plan)
-    require_exportable(list(dict.fromkeys(schemes.values())))
+    require_exportable(list(dict.fromkeys(schemes.values())), plan.kv)
     road = parts(model, plan, calibration, progress=progress)
     if not ranks().first:
         return _without_writing(road, plan)
@@ -100,6 +100,7 @@ def export_checkpoint(
         writing.add(model.around, leave=schemes)
         for part in road:
             writing.add_part(part)
+        writing.add_cache(model, calibration)
         report = writing.finish(calibration)
     return ranks().all_said(report)[0]
 
@@ -128,7 +129,7 @@ def write_checkpoint(
 ) -> ExportReport:
     """Write the copy of a model that `quantize_model` made under `plan`; the arguments are `export_checkpoint`'s."""
     model = held(source)
-    require_float_cache(plan)
+    require_words(plan.kv)
     if skeleton_under(model.skeleton, plan) is not model.skeleton:
         raise ValueError(
             f"{plan} gives the head a weight of its own, which this model's config does not say; export it"
@@ -138,6 +139,7 @@ def write_checkpoint(
     schemes = {name: scheme for name, scheme in chosen.items() if scheme is not None}
     with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes, reader) as writing:
         writing.add(quantized)
+        writing.add_cache(treated(model, plan, calibration), calibration)
         writing.layers = {report.name: report for report in layers}
         return writing.finish(calibration)
 
@@ -171,7 +173,7 @@ class _Writing:
         promised = promise(model.skeleton, plan, self._dtype).bytes
         require_space(self._target, promised)
         self._shard_bytes = shard_bytes or shard_bytes_of(promised)
-        self._form = loadable(model.skeleton, schemes, self._dtype, reader)
+        self._form = loadable(model.skeleton, schemes, self._dtype, reader, plan.kv)
         self._reader = reader
         self._seconds = dict.fromkeys((READ, CALIBRATE, SOLVE), 0.0)
         self._rounding = self._write_s = 0.0
@@ -220,6 +222,21 @@ class _Writing:
         for phase, spent in part.seconds.items():
             self._seconds[phase] += spent
         self.add(part.root if part.name else holding(part.layers))
+
+    def add_cache(self, model: Held, calibration: Tensor | None) -> None:
+        """The frozen scales of what `model` hands to its cache, where the plan has any."""
+        from quantcore.export.cached import rounding, scale_tensors
+        from quantcore.export.opening import named
+        from quantcore.pipeline.cache_ranges import calibrate_cache
+
+        if (kv := self._plan.kv) is None:
+            return
+        started = time.perf_counter()
+        scales = calibrate_cache(model, kv, calibration)
+        self._seconds[CALIBRATE] += time.perf_counter() - started
+        tensors = scale_tensors(model.skeleton, kv, scales, self._dtype)
+        self._rounding = max(self._rounding, rounding(tensors, scales))
+        self._packing.do(lambda: self._shards.add("", named(self._model.skeleton, tensors)))
 
     def finish(self, calibration: Tensor | None) -> ExportReport:
         started, model = time.perf_counter(), self._model

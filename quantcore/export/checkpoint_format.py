@@ -43,6 +43,7 @@ from compressed_tensors.quantization import (
 )
 from torch import Tensor, nn
 
+from quantcore.export.cache_words import require_words, scheme_entry
 from quantcore.export.words import LAYOUTS, PACKED, UNPACKED, arguments, options_of, strategy, whole, why_no_words
 from quantcore.matmul.layers import QuantLinear
 from quantcore.numbers.bits import Layout, in_bytes, in_words
@@ -51,6 +52,7 @@ from quantcore.numbers.packing import pack
 from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.scales import local_codes
 from quantcore.numbers.spec import MinMax, QuantSpec
+from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.scheme import Scheme
 
 PACK_CHUNK = 2**18  # codes that a CPU packs at once
@@ -79,8 +81,13 @@ def why_not(scheme: Scheme) -> str | None:
     return None
 
 
-def require_exportable(schemes: Sequence[Scheme]) -> None:
-    """Raises: ValueError for the first scheme that the format cannot hold, and for none at all."""
+def require_exportable(schemes: Sequence[Scheme], kv: CacheSpec | None = None) -> None:
+    """Raises: ValueError for the first scheme, or a cache, that the format cannot hold, and for no scheme at all."""
+    require_words(kv)
+    if not schemes and kv is not None:
+        raise ValueError(
+            f"no layer would be quantized, and {kv} alone makes no checkpoint here; give a scheme such as W8A16,{kv}"
+        )
     if not schemes:
         raise ValueError("nothing would be quantized, so the model is its own checkpoint; give a scheme such as W4A16")
     for scheme in schemes:
@@ -130,11 +137,12 @@ def configuration(
     floats: Sequence[str],
     targets_of: Callable[[Sequence[str]], list[str]] = list,
     packed: bool = True,
+    kv: CacheSpec | None = None,
 ) -> Any:
     """The library's QuantizationConfig for layers by name: the most used scheme is for every Linear, the others name
     their layers, `floats` (modules that stay as they are) are ignored. `targets_of` writes names as targets; where
     there are several schemes, patterns among those of the most used one stand beside its "Linear", since transformers
-    finds the scheme of experts by them.
+    finds the scheme of experts by them. `kv`: what a cache holds (`cached`).
 
     Raises: ValueError for a scheme that the format cannot hold."""
     layers: dict[Scheme, list[str]] = {}
@@ -153,6 +161,7 @@ def configuration(
         quantization_status=QuantizationStatus.COMPRESSED,
         format=MIXED if len(formats) > 1 else formats.pop(),
         ignore=targets_of(floats),
+        kv_cache_scheme=None if kv is None else QuantizationArgs(**scheme_entry(kv)),
     )
 
 

@@ -20,12 +20,14 @@ import torch
 import transformers
 from torch import nn
 
+from quantcore.export.cached import UNREAD, scale_shapes
 from quantcore.export.checkpoint_format import config_entry, configuration, formats
 from quantcore.export.experts import experts_in, patterns, read_as_linears
 from quantcore.export.opening import forms_of, hub_names, named, promised, why_not
 from quantcore.export.words import PACKED, READ_AS_BFLOAT16
 from quantcore.model.linears import every_linear, flat_inputs, left_float, short_names
 from quantcore.numbers.granularity import PerTensor, PerToken
+from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.scheme import Scheme
 
 READERS = ("transformers", "vllm")
@@ -47,23 +49,29 @@ class Form:
     opened: frozenset[tuple[str, tuple[int, ...], torch.dtype]] = frozenset()
 
 
-def loadable(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype, reader: str = READERS[0]) -> Form:
+def loadable(
+    model: Any,
+    schemes: Mapping[str, Scheme],
+    dtype: torch.dtype,
+    reader: str = READERS[0],
+    kv: CacheSpec | None = None,
+) -> Form:
     """The form of a checkpoint of the model that transformers can load and compute with as we do; for another reader
-    the usual form, and what transformers would make of it is noted.
+    the usual form, and what transformers would make of it is noted. `kv`: what its cache holds.
 
     Raises: ValueError where transformers can load none, with what it can, and where it would compute otherwise."""
     if reader not in READERS:
         raise ValueError(f"{reader!r} is no reader of checkpoints that is known here; take {' or '.join(READERS)}")
     other = _computed_otherwise(model, schemes)
     if reader != READERS[0]:
-        form, tensors = next(_forms(model, schemes, dtype))
+        form, tensors = next(_forms(model, schemes, dtype, kv))
         problem = why_not(model, form.config, tensors)
         noted = [(other or "").partition("; ")[0], f"transformers cannot load it ({problem})" if problem else ""]
         return replace(form, notes=(*form.notes, *filter(None, noted)))
     if other is not None:
         raise ValueError(other)
     first = ""
-    for form, tensors in _forms(model, schemes, dtype):
+    for form, tensors in _forms(model, schemes, dtype, kv):
         if (problem := why_not(model, form.config, tensors)) is None:
             return replace(form, opened=forms_of(tensors))
         first = first or problem
@@ -110,13 +118,15 @@ def _loads(model: Any, schemes: Mapping[str, Scheme], instead: str, dtype: torch
     return any(why_not(model, form.config, tensors) is None for form, tensors in _forms(model, others, dtype))
 
 
-def _forms(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype) -> Iterator[tuple[Form, dict[str, Any]]]:
+def _forms(
+    model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype, kv: CacheSpec | None = None
+) -> Iterator[tuple[Form, dict[str, Any]]]:
     """The forms that a checkpoint can have, the usual one first, each with its tensors."""
     floats = staying_float(model, schemes)
     different = set(schemes.values())
     targets_of = partial(patterns, model, hub=hub_names(model, [*schemes, *floats]))
     for packed, dequantize in ((True, False), (True, True), (False, False)):
-        layouts, entry = formats(schemes, packed), configuration(schemes, floats, targets_of, packed)
+        layouts, entry = formats(schemes, packed), configuration(schemes, floats, targets_of, packed, kv)
         halves = not READ_AS_BFLOAT16.isdisjoint(layouts.values())
         words = halves or PACKED in layouts.values()
         alone = len(different) == 1 and all(one.activations is None for one in different)
@@ -130,6 +140,7 @@ def _forms(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype) -> Ite
         notes += ("codes are stored a byte each, since transformers cannot load this model's packed words",) * (
             not packed
         )
+        notes += (UNREAD,) * (kv is not None)
         runs_in = torch.bfloat16 if halves and not dequantize else torch.float32
         if runs_in != torch.float32:
             notes += ("transformers makes bfloat16 of the codes, so it runs this in bfloat16 and in no other type",)
@@ -139,7 +150,7 @@ def _forms(model: Any, schemes: Mapping[str, Scheme], dtype: torch.dtype) -> Ite
         if _head_is_coded(model, schemes):
             config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
         config.quantization_config = config_entry(entry, dequantize)
-        tensors = named(model, promised(model, schemes, layouts, dtype))
+        tensors = named(model, promised(model, schemes, layouts, dtype) | scale_shapes(model, kv, dtype))
         yield Form(config, str(entry.format), layouts, notes, runs_in), tensors
 
 

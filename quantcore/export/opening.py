@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from quantcore.export.cached import ENDS
 from quantcore.export.checkpoint_format import layer_shapes
 from quantcore.export.experts import experts_in, read_as_linears
 from quantcore.model.experts import Experts
@@ -131,7 +132,7 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def why_not(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> str | None:
     """What hinders transformers to load these tensors into a model of that configuration, in half a sentence; None
-    where nothing does."""
+    where nothing does. Scales of a cache that the configuration says are for others: see `cached`."""
     how: dict[str, Any] = {"device_map": {"": "meta"}, "dtype": torch.float32, "output_loading_info": True}
     with without_bars(), alone():
         try:
@@ -142,7 +143,9 @@ def why_not(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> str | Non
             return reason(error)
     if missing := sorted(found["missing_keys"]):
         return f"it would find no {and_more(missing)}"
-    if over := _unknown(found["unexpected_keys"], model):
+    says_cache = (getattr(config, "quantization_config", None) or {}).get("kv_cache_scheme") is not None
+    unexpected = [name for name in found["unexpected_keys"] if not (says_cache and name.endswith(ENDS))]
+    if over := _unknown(unexpected, model):
         return f"it would have no place for {and_more(over)}"
     if wrong := sorted(one for one in found["mismatched_keys"] if not _nearly(one[1], one[2])):
         return f"it wants {wrong[0][0]!r} in shape {tuple(wrong[0][2])}, not {tuple(wrong[0][1])}"

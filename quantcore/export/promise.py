@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from quantcore.export.cache_words import why_not as why_no_cache
 from quantcore.matmul.size import model_size
 from quantcore.model.linears import head_of, linear_shapes
 from quantcore.numbers.bits import Size
@@ -47,6 +48,7 @@ class Promise:
             "zero points": size.zero_points,
             "groups of columns": size.g_idx,
             "input ranges": size.inputs,
+            "cache ranges": size.cache_scales,
             "float rest": size.floats,
         }
         return {part: -(-count // 8) for part, count in bits.items()}
@@ -56,6 +58,7 @@ def promise(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> 
     """The bytes of the tensors that `export_checkpoint(..., dtype=dtype)` would write.
 
     Raises: ValueError for a pattern that fits no layer, and a tile that does not divide one, with the layer's name."""
+    from quantcore.export.cached import scale_shapes
     from quantcore.export.checkpoint_format import formats, layout, why_not  # compressed-tensors takes 2 s to import
 
     shapes, head, bits = linear_shapes(model), head_of(model), 8 * dtype.itemsize
@@ -63,10 +66,13 @@ def promise(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> 
     model = skeleton_under(model, plan)
     require_fits(plan, shapes, head)
     schemes = {name: one for name, one in plan.schemes_of(shapes, head).items() if one.weights is not None}
-    used = formats(schemes) if all(why_not(scheme) is None for scheme in set(schemes.values())) else {}
+    sayable = why_no_cache(plan.kv) is None and all(why_not(scheme) is None for scheme in set(schemes.values()))
+    used = formats(schemes) if sayable else {}
+    frozen = scale_shapes(model, plan.kv, dtype).values() if sayable else ()
     layouts = {name: layout(schemes[name], form) for name, form in used.items()}
     return Promise(
-        size=model_size(model, coded_under(shapes, schemes), layouts, bits),
+        size=model_size(model, coded_under(shapes, schemes), layouts, bits)
+        + Size(cache_scales=8 * sum(one.nbytes for one in frozen)),
         float_bytes=model_size(model, {}, float_bits=bits).bytes,
         dtype=str(dtype).removeprefix("torch."),
         layouts=tuple(dict.fromkeys(used.values())),

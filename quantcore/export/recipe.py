@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
+from quantcore.export.cache_words import require_words
 from quantcore.export.recipe_text import modifiers
 from quantcore.export.words import (
     MODIFIERS,
@@ -33,7 +34,6 @@ from quantcore.export.words import (
     method_of,
     modifier,
     observed,
-    require_float_cache,
     spec_of,
     transform_of,
     treating,
@@ -57,7 +57,7 @@ WHOLE = "$"  # ends an expression that says a whole name
 def recipe(scheme: Scheme | Plan | str) -> str:
     """The llm-compressor recipe of a scheme or plan, YAML. Raises: ValueError for what llm-compressor has not."""
     plan = Plan.of(scheme)
-    require_float_cache(plan)
+    require_words(plan.kv)
     if plan.is_float:
         raise ValueError("nothing is quantized, so there is no recipe; give a scheme such as W4A16")
     for one in plan.schemes:

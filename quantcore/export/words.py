@@ -20,10 +20,9 @@ from quantcore.methods.transforms.awq import RATIOS
 from quantcore.methods.transforms.options import Awq, Rotate, Smooth, Transform
 from quantcore.numbers.bits import Layout, close, in_bytes, in_words, sharing_bytes
 from quantcore.numbers.formats import Format, format_named
-from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
+from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerHead, PerTensor, PerToken
 from quantcore.numbers.scales import E4M3, E8M0, FLOAT, ScaleFormat
 from quantcore.numbers.spec import MinMax, MovingAverage, Mse, Observer, QuantSpec
-from quantcore.scheme.plan import Plan
 
 Entry = dict[str, Any]
 
@@ -35,6 +34,7 @@ FORMATS = {
 }
 STRATEGIES: dict[type[Granularity], str] = {
     PerTensor: "tensor", PerChannel: "channel", PerToken: "token", PerGroup: "group", PerBlock: "block",
+    PerHead: "attn_head",
 }  # fmt: skip
 UNDER_GLOBAL, LOCAL = "tensor_group", "local"  # a strategy of groups, and how their inputs' scales are taken
 CODED = {  # which tiles of which formats have coded scales, and how a group's strategy is written
@@ -79,15 +79,6 @@ def whole(fmt: Format) -> str:
 
 def strategy(spec: QuantSpec) -> str:
     return UNDER_GLOBAL if spec.scales.has_global else STRATEGIES[type(spec.granularity)]
-
-
-def require_float_cache(plan: Plan) -> None:
-    """Raises: ValueError for a plan with kv:, since neither checkpoints nor recipes are written with it here."""
-    if plan.kv is not None:
-        raise ValueError(
-            f"checkpoints and recipes are written here without the cache's codes, so {plan.kv} would be lost; leave it "
-            "out, and for fp8 tell vLLM --kv-cache-dtype fp8"
-        )
 
 
 def why_no_words(spec: QuantSpec) -> str | None:
@@ -186,7 +177,7 @@ def _granularity(entry: Entry) -> Granularity:
         if "block_structure" not in entry:
             raise ValueError("the recipe's strategy block needs its block_structure; add one such as [128, 128]")
         return PerBlock(*entry["block_structure"])
-    for grain in (PerTensor(), PerChannel(), PerToken()):
+    for grain in (PerTensor(), PerChannel(), PerToken(), PerHead()):
         if word == STRATEGIES[type(grain)]:
             return grain
     raise ValueError(f"the recipe's strategy {word!r} is none of {', '.join(STRATEGIES.values())}")

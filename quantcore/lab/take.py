@@ -112,7 +112,8 @@ def read_back(
     progress: Progress | None = None,
     so_far: SoFar | None = None,
 ) -> ReadBack:
-    """The kept checkpoint, loaded by transformers, beside the quantized model that it was written from.
+    """The kept checkpoint, loaded by transformers, beside the quantized model that it was written from,
+    both with a cache of floats, which is what transformers reads with.
 
     Raises: ValueError where there is none."""
     kept = kept_checkpoint(lab, plan, calibration)
@@ -124,7 +125,7 @@ def read_back(
             progress(0.8 * share, doing)
 
     learned = lab.tokens(calibration) if lab.plan_of(plan).needs_text else None
-    copy, _ = quantize_model(lab.model, plan, calibration=learned, progress=tell)
+    copy, _ = quantize_model(lab.model, lab.plan_of(plan).of_layers, calibration=learned, progress=tell)
     tell(1, "loading the checkpoint")
     return read_again(kept.folder, copy, lab.tokens(reading))
 

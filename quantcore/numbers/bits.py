@@ -10,6 +10,7 @@
     g_idx         32 bits a column, where groups are formed of columns that are no neighbours
     inputs        scale and zero point of the layer's input, where its range is frozen
     cache         of keys or values, codes as they lie in memory, scales of 32 bits where they are not coded
+    cache_scales  of a KV cache, where they are frozen and a checkpoint holds them
     floats        all that is no layer's of codes: `matmul.size` adds it up over a model
 
 A layout says how codes lie in a file or in memory; those of checkpoints are in `export.words`.
@@ -76,13 +77,14 @@ class Size:
     inputs: int = 0
     floats: int = 0
     numbers: int = 0
+    cache_scales: int = 0
 
     def __add__(self, other: Size) -> Size:
         return Size(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(Size)))
 
     @property
     def bits(self) -> int:
-        return self.codes + self.scales + self.zero_points + self.g_idx + self.inputs + self.floats
+        return self.codes + self.scales + self.zero_points + self.g_idx + self.inputs + self.floats + self.cache_scales
 
     @property
     def bytes(self) -> int:
@@ -91,7 +93,8 @@ class Size:
     @property
     def bits_per_weight(self) -> float:
         """What a number costs: its code, its share of scales, zero points, group numbers; FLOAT_BITS without codes."""
-        return (self.bits - self.inputs - self.floats) / self.numbers if self.numbers else float(FLOAT_BITS)
+        rest = self.inputs + self.floats + self.cache_scales
+        return (self.bits - rest) / self.numbers if self.numbers else float(FLOAT_BITS)
 
 
 def weight_size(

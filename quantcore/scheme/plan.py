@@ -13,7 +13,7 @@ meaning (`;` ends a shell's command, `+` is a space in a query). `Plan.parse(str
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from quantcore.methods.transforms.options import Transform
@@ -106,6 +106,11 @@ class Plan:
     def kv(self) -> CacheSpec | None:
         """What the model's KV cache holds; None: floats."""
         return self.default.kv
+
+    @property
+    def of_layers(self) -> Plan:
+        """The plan without what it says of the cache."""
+        return self if self.kv is None else replace(self, default=self.default.of_layers)
 
     @property
     def is_float(self) -> bool:

@@ -15,6 +15,7 @@ PARTS = {
     "zero points": AMBER,
     "groups of columns": PURPLE,
     "input ranges": GREEN,
+    "cache ranges": token("green", 0.5),
     "float rest": SLATE,
 }
 

@@ -11,6 +11,7 @@ import pandas as pd
 from quantcore.export.promise import Promise
 from quantcore.export.serving import Serving
 from quantcore.measure.scores import ModelReport
+from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gpus import GPUS
@@ -27,12 +28,12 @@ CAPABILITIES = (
 )
 
 
-def refusal(schemes: Iterable[Scheme]) -> str | None:
+def refusal(schemes: Iterable[Scheme], kv: CacheSpec | None = None) -> str | None:
     """Why no checkpoint can be written, in the exporter's own words."""
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
     try:
-        require_exportable(list(dict.fromkeys(schemes)))
+        require_exportable(list(dict.fromkeys(schemes)), kv)
     except ValueError as error:
         return str(error)
     return None

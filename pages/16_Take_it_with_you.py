@@ -92,7 +92,7 @@ def body(choice: Choice) -> None:
     schemes = plan.schemes_of(lab.layers(), lab.head)
     parts, refused = lab.promise(text), take_words.refusal(schemes.values(), plan.kv)
     places, fused = list(experts_in(lab.model)), fused_on_the_hub(lab.model)
-    served = serving(lab.short_name(text), schemes, lab.loaded.context, places, lab.layers(), fused)
+    served = serving(lab.short_name(text), schemes, lab.loaded.context, places, lab.layers(), fused, plan.kv)
     with first, st.grid(2, min_column_width=480):
         with st.container():
             said = take_words.price(parts, label, schemes.values())

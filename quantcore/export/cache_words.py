@@ -9,7 +9,8 @@ vLLM wants one frozen scale a layer or a head, and no zero points (its compresse
 
 from __future__ import annotations
 
-from quantcore.export.words import Entry, arguments
+from quantcore.export import words
+from quantcore.export.words import Entry, arguments, observed
 from quantcore.numbers.granularity import PerHead, PerTensor, PerToken
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.cache import CacheSpec
@@ -49,6 +50,25 @@ def require_words(kv: CacheSpec | None) -> None:
 def scheme_entry(kv: CacheSpec) -> Entry:
     """kv_cache_scheme's fields. Raises: as `require_words`."""
     return arguments(spec_of(kv))
+
+
+def recipe_entry(kv: CacheSpec) -> Entry:
+    """kv_cache_scheme in a recipe, with the observer of its range. Raises: as `require_words`."""
+    return observed(spec_of(kv), False)
+
+
+def cache_of(entry: Entry) -> CacheSpec:
+    """The cache that a recipe's kv_cache_scheme says. Raises: ValueError for what this lab has not."""
+    if entry.get("strategy") == "token":
+        raise ValueError(
+            "the recipe's kv_cache_scheme has the strategy token, there one scale for all the tokens of a head, which "
+            "this lab has not; use tensor or attn_head, dynamic: false"
+        )
+    spec = words.spec_of(entry, False)
+    try:
+        return CacheSpec(spec, spec)
+    except ValueError as error:
+        raise ValueError(f"the recipe's kv_cache_scheme: {error}") from error
 
 
 def spec_of(kv: CacheSpec) -> QuantSpec:

@@ -312,7 +312,9 @@ class _Writing:
     def _serving(self, folder: str) -> Serving:
         skeleton = self._model.skeleton
         places, shapes = list(experts_in(skeleton)), linear_shapes(skeleton)
-        return serving(folder, self._schemes, self._model.context, places, shapes, fused_on_the_hub(skeleton))
+        return serving(
+            folder, self._schemes, self._model.context, places, shapes, fused_on_the_hub(skeleton), self._plan.kv
+        )
 
     def _hash(self) -> None:
         """What pins the model, from its files, and what its tensors hold: seconds each, for a large one."""

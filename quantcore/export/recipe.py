@@ -8,7 +8,8 @@ Transforms come first, each a modifier of its own: SmoothQuantModifier. One modi
 QuantizationModifier for rounding to nearest; in it one config group for each scheme. The default's group is for every
 Linear. A pattern of ours, a run of whole parts of a layer's name, is a regular expression there. Where several
 exceptions fit a layer our last one decides, so an exception's expression shuts out, by a negative lookahead, all those
-after it. Layers that stay float are in `ignore`.
+after it. Layers that stay float are in `ignore`. What a cache
+holds is the first modifier's kv_cache_scheme.
 
 What experts see while they are calibrated (experts=all) no recipe says: there it is an argument of `oneshot`, which
 `script` gives. The words themselves: `words`. Its mse searches another grid than ours, so those scales differ a little.
@@ -25,7 +26,7 @@ from typing import NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
-from quantcore.export.cache_words import require_words
+from quantcore.export.cache_words import cache_of, recipe_entry, require_words
 from quantcore.export.recipe_text import modifiers
 from quantcore.export.words import (
     MODIFIERS,
@@ -45,6 +46,7 @@ from quantcore.methods.options import Method
 from quantcore.methods.transforms.options import Transform, in_order
 from quantcore.model.sentences import quoted
 from quantcore.numbers.spec import MinMax, Percentile, Search
+from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.patterns import REGEX, expression, fits, written
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import HEAD, Scheme
@@ -58,6 +60,8 @@ def recipe(scheme: Scheme | Plan | str) -> str:
     """The llm-compressor recipe of a scheme or plan, YAML. Raises: ValueError for what llm-compressor has not."""
     plan = Plan.of(scheme)
     require_words(plan.kv)
+    if plan.is_float and plan.kv is not None:
+        raise ValueError(f"no layer is quantized, and {plan.kv} alone makes no recipe here; give W8A16,{plan.kv}")
     if plan.is_float:
         raise ValueError("nothing is quantized, so there is no recipe; give a scheme such as W4A16")
     for one in plan.schemes:
@@ -75,6 +79,9 @@ def recipe(scheme: Scheme | Plan | str) -> str:
         f"group_{place}_modifiers": _modifier(method, plan.default, regexes, skipped)
         for place, method in enumerate(dict.fromkeys(one.method for one in plan.schemes if not one.is_float))
     }
+    if plan.kv is not None:
+        first = next(iter(stage["group_0_modifiers"].values()))
+        first["kv_cache_scheme"] = recipe_entry(plan.kv)  # one modifier says it for the model
     return str(yaml.safe_dump({"quantization_stage": stage}, sort_keys=False, width=120))
 
 
@@ -109,7 +116,8 @@ def script(scheme: Scheme | Plan | str, model: str, recipe_file: str = "recipe.y
 
 def why_not(scheme: Scheme) -> str | None:
     """What of a scheme llm-compressor has not, in a sentence; None where it has all."""
-    specs = [spec for spec in (scheme.weights, scheme.activations) if spec is not None]
+    cached = () if scheme.kv is None else scheme.kv.sides
+    specs = [spec for spec in (scheme.weights, scheme.activations, *cached) if spec is not None]
     for spec in specs:
         if spec.fmt.name != whole(spec.fmt):
             return f"it has no {spec.fmt.name}; use {whole(spec.fmt)}"
@@ -175,8 +183,16 @@ def plan_from_recipe(text: str) -> Plan:
     ordered = sorted(kept, key=lambda one: -(one[0].later or 0))
     skip = tuple(dict.fromkeys([*skips, *_ignored_by_all(ignored, theirs, len(said))]))
     targets = [(_without(pattern, skip), theirs[pattern]) for pattern in sorted(theirs, key=_rank)]
-    default = replace(default, skip=skip, transforms=_done(transforms))
+    default = replace(default, skip=skip, transforms=_done(transforms), kv=_cache([body for _, body in said]))
     return Plan(default, (*((read.pattern, scheme) for read, scheme in ordered), *targets))
+
+
+def _cache(bodies: Sequence[Entry]) -> CacheSpec | None:
+    """The cache that the modifiers say. Raises: ValueError for two that differ."""
+    found = list(dict.fromkeys(cache_of(body["kv_cache_scheme"]) for body in bodies if "kv_cache_scheme" in body))
+    if len(found) > 1:
+        raise ValueError(f"the recipe's modifiers say {found[0]} and {found[1]} of one cache; leave one of them out")
+    return found[0] if found else None
 
 
 def _done(transforms: Sequence[Transform | None]) -> tuple[Transform, ...]:
@@ -298,6 +314,8 @@ def _groups(body: Entry) -> list[Entry]:
     if "scheme" in body:
         preset = Scheme.parse(body["scheme"])
         return [{"targets": body.get("targets", [EVERY_LINEAR]), **_arguments(preset)}]
+    if "config_groups" not in body and "kv_cache_scheme" in body:
+        return []  # the cache alone
     if "config_groups" not in body:
         raise ValueError("the recipe's modifier has neither a scheme nor config_groups; add one of them")
     return list(body["config_groups"].values())

@@ -182,6 +182,7 @@ MODIFIER: dict[str, Read] = {
     "ignore": _texts,
     "scheme": _text,
     "config_groups": _of_any_name(GROUP),
+    "kv_cache_scheme": ARGUMENTS,
     "actorder": _order,
     "dampening_frac": _number,
     "block_size": _whole,

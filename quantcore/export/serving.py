@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from quantcore.export.serving_cache import cache_flag, cache_problems, cache_row
 from quantcore.export.words import strategy, whole
 from quantcore.numbers.granularity import PerGroup
 from quantcore.numbers.spec import QuantSpec
+from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.scheme import Scheme
 
 CHECKED = "vLLM documentation and loader, November 2026"
@@ -166,12 +168,14 @@ def serving(
     experts: Sequence[str] = (),
     shapes: Mapping[str, tuple[int, int]] | None = None,
     fused: Sequence[str] = (),
+    kv: CacheSpec | None = None,
 ) -> Serving:
     """How vLLM serves a checkpoint in `folder` whose quantized layers have these schemes, by name.
 
     experts   the names of those modules that hold a mixture's experts
     shapes    (out, in) of the layers, on which some kernels depend
-    fused     those of `experts` that the hub's files keep in one tensor"""
+    fused     those of `experts` that the hub's files keep in one tensor
+    kv        what the cache holds; None: floats"""
     kernels = {scheme: kernel_for(scheme) for scheme in schemes.values()}
     problems = [f"vLLM lists no kernel for {scheme}" for scheme, kernel in kernels.items() if kernel is None]
     unfit = {
@@ -188,10 +192,18 @@ def serving(
             "vLLM reads integer weights of fewer bits beside quantized activations as packed words, "
             "compressed-tensors 0.20 stores one code a byte; try it before you count on it"
         )
+    length = "" if context is None else f" --max-model-len {context}"
+    rows = [*found.values(), cache_row(kv) if kv is not None else None]
     return Serving(
-        command=f"vllm serve {shlex.quote(folder)}{'' if context is None else f' --max-model-len {context}'}",
-        gpus=tuple(dict.fromkeys(f"{one.gpus} [{one.source}]" for one in found.values() if one is not None)),
-        problems=(*problems, *_torn(schemes), *_own_globals(schemes), *_of_experts(schemes, experts, fused)),
+        command=f"vllm serve {shlex.quote(folder)}{length}{cache_flag(kv)}",
+        gpus=tuple(dict.fromkeys(f"{one.gpus} [{one.source}]" for one in rows if one is not None)),
+        problems=(
+            *problems,
+            *_torn(schemes),
+            *_own_globals(schemes),
+            *_of_experts(schemes, experts, fused),
+            *cache_problems(kv),
+        ),
     )
 
 

@@ -330,7 +330,7 @@ RECIPES = {
     "a modifier that is a number": ("stage: {group: {QuantizationModifier: 5}}", "is '5', not a mapping of"),
     "neither scheme nor groups": (ONE % "", "has neither a scheme nor config_groups"),
     "a word spelled wrong": (ONE % "shceme: W4A16", "QuantizationModifier has 'shceme', which this lab does not know"),
-    "a cache that we have not": (ONE % "scheme: W4A16, kv_cache_scheme: {}", "has 'kv_cache_scheme'"),
+    "a cache that we have not": (ONE % "scheme: W4A16, kv_cache_scheme: {strategy: token}", "has the strategy token"),
     "bits in letters": (GROUP % "num_bits: four", "QuantizationModifier.config_groups.g.weights.num_bits is 'four'"),
     "bits in a list": (GROUP % "num_bits: [4]", "num_bits is '[4]', not a whole number; mend it"),
     "bits beyond": (GROUP % "num_bits: 1000000000", "int codes of 1000000000 bits are none that this reader knows"),

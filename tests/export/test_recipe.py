@@ -31,6 +31,9 @@ TEXTS = [
     "float@down_proj=W8A16,gptq@1.mlp.down_proj=float",
     "W4A16@down_proj=W8A16@down_proj=float",
     "W8A8,smooth=0.8",
+    "W8A8,kv:fp8_e4m3/tensor/static",
+    "W4A16,kv:fp8_e4m3/head/static/ema0.05,gptq@down_proj=W8A16",
+    "W8A8,kv:int8/tensor/static/mse,awq",
     "W4A4,rotate=hadamard",
     "W4A16,awq,gptq",
     "W4A16,rotate=random,smooth=0.5,gptq",
@@ -132,12 +135,17 @@ def test_other_peoples_recipes() -> None:
               input_activations: {num_bits: 8, type: int, symmetric: true, strategy: tensor}
     """
     assert str(scheme_from_recipe(text)) == "w:int8/channel,a:int8/tensor/static/ema0.01"  # its minmax moves
+    text = "s: {m: {QuantizationModifier: {kv_cache_scheme: {num_bits: 8, type: float, strategy: attn_head}}}}"
+    assert str(scheme_from_recipe(text)) == "kv:fp8_e4m3/head/static/ema0.01,skip=none"
 
 
 @pytest.mark.parametrize(
     ("scheme", "sentence"),
     [
         ("float", "nothing is quantized"),
+        ("kv:int8/tensor", "give W8A16,kv:int8/tensor/static"),
+        ("W8A8,kv:int8/tensor/static/p99", "no percentile observer"),
+        ("W8A8,kv:int4/group64", "one frozen scale a layer or a head"),
         ("a:int8/token/dynamic", "its formats are about weights"),
         ("w:int4/group128,gptq/actorder=group", "use actorder=weight"),
         ("w:int4/group128,gptq/moving", "leave /moving out"),
@@ -177,8 +185,25 @@ def test_what_it_has_not(scheme: str, sentence: str) -> None:
             "is a whole name or a class there, and no Linear is called so; write an expression, as in re:",
         ),
         (
-            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, kv_cache_scheme: {num_bits: 8}}}}",
-            "has 'kv_cache_scheme', which this lab does not know; leave it out",
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, kv_cache_scheme: {dynamic: true}}}}",
+            "kv_cache_scheme: a cache per tensor cannot be dynamic",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {kv_cache_scheme: {strategy: token, dynamic: true}}}}",
+            "kv_cache_scheme has the strategy token, there one scale for all the tokens of a head",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {kv_cache_scheme: {strategy: channel}}}}",
+            "a cache cannot be quantized per channel",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {kv_cache_scheme: {block: 3}}}}",
+            "kv_cache_scheme has 'block', which this lab does not know",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {kv_cache_scheme: {num_bits: 8}}, "
+            "GPTQModifier: {scheme: W8A16, kv_cache_scheme: {type: float}}}}",
+            "say kv:int8/tensor/static/ema0.01 and kv:fp8_e4m3/tensor/static/ema0.01 of one cache",
         ),
         (
             "a_stage: {b_modifiers: {QuantizationModifier: {config_groups: {one: {targets: [Linear], weights: "

@@ -91,3 +91,36 @@ def test_words_and_numbers_say_the_same() -> None:
         else:
             assert not any(kernel.runs_on(place) for place in EVERY)
     assert kernel_for(Scheme.parse("W8A8")) is not None
+
+
+@pytest.mark.parametrize(
+    ("kv", "flag", "said"),
+    [
+        ("kv:fp8_e4m3/tensor", "fp8", "a scale a layer: NVIDIA from CUDA 11.8 on, AMD"),
+        ("kv:fp8_e4m3/head", "fp8", "with the Flash Attention backend alone"),
+        ("kv:int8/token", "int8_per_token_head", "with the Triton attention backend alone"),
+        ("kv:fp8_e4m3/token", "fp8_per_token_head", "with the Triton attention backend alone"),
+    ],
+)
+def test_vllms_flag_for_a_cache(kv: str, flag: str, said: str) -> None:
+    found = serving("out", {"m.layers.0.o_proj": Scheme.parse("W8A8")}, 64, kv=Scheme.parse(kv).kv)
+    assert found.command == f"vllm serve out --max-model-len 64 --kv-cache-dtype {flag}"
+    assert said in found.gpus[1]
+    assert "202" in found.gpus[1]  # its date
+    assert found.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("kv", "problem"),
+    [
+        ("kv:int8/head", "would put fp8 codes under the scales of kv:int8/head/static"),
+        ("kv:int4/token", "lists no cache such as kv:int4/token/dynamic"),
+        ("kv:int8/token/asym", "lists no cache such as"),
+        ("k:int8/token", "lists no cache such as"),
+    ],
+)
+def test_caches_that_vllm_has_not(kv: str, problem: str) -> None:
+    found = serving("out", {"m.layers.0.o_proj": Scheme.parse("W8A8")}, 64, kv=Scheme.parse(kv).kv)
+    assert found.command == "vllm serve out --max-model-len 64"
+    assert len(found.problems) == 1
+    assert problem in found.problems[0]

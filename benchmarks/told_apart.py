@@ -64,7 +64,7 @@ def claims(found: Duel, count: int) -> dict[str, float]:
         duel = Comparison(found.float_scores, scores, reports)
         pairs = told_apart(duel)
         alone += any(one.difference.significant for one in pairs.values())
-        corrected += any(one.real for one in pairs.values())
+        corrected += any(one.beyond for one in pairs.values())
         both += any(one.real for one in told_apart(duel, spreads).values())
     return {"text alone": alone / DUELS, "text, all pairs": corrected / DUELS, "text and luck": both / DUELS}
 

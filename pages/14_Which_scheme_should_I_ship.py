@@ -6,8 +6,10 @@ from quantcore.advice.catalog import catalogue
 from quantcore.advice.choice import GOALS, TOLERANCES, Advice, Verdict
 from quantcore.advice.load import Load
 from quantcore.lab.advice import GOAL, GPU, HERE, TOLERANCE
+from quantcore.lab.bench import LEARNED, MEASURED
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
+from quantcore.measure.luck import JITTERS
 from quantcore.model.loading import REFERENCE
 from quantcore.scheme.plan import Plan
 from quantcore.studies.gpus import GPUS
@@ -27,6 +29,7 @@ CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LARGE = "meta-llama/Llama-3.3-70B-Instruct"  # instead of the model that comes along, which fits everywhere as it is
 FREE = "whatever fits"
+FINALISTS_LUCK = f"Measure the finalists' rounding luck too: each {JITTERS} times more"
 PROMPTS, ANSWERS = (32, 128, 256, 512, 1024, 2048, 4096, 8192), (16, 64, 128, 256, 512, 1024)
 
 LOOK_FOR = (
@@ -96,6 +99,9 @@ def body(choice: Choice) -> None:
         title, button = f"candidates of {lab.id}", "Measure the candidates on this model"
         got = answer(title, lab, Lab.tried, *asked, start=False, button=button)
         found = got.whole or got.so_far or found
+        if got.whole is not None and got.whole.chosen is not None:
+            with_luck = (*asked, MEASURED, LEARNED, True)
+            found = answer(title, lab, Lab.tried, *with_luck, start=False, button=FINALISTS_LUCK).whole or found
     with top, st.grid(2, min_column_width=430):
         place = st.container()
         clicked = chart(figures.canvas(found), key="canvas", alt=words.title(found).replace("*", ""), on_click=True)

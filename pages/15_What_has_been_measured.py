@@ -1,11 +1,12 @@
 """What has been measured of this model? All that browser, shell or notebook have tried; and a queue for more."""
 
-from itertools import combinations
+from collections.abc import Mapping
 
 import streamlit as st
 
 from quantcore.lab.lab import Lab
-from quantcore.measure.measured import Measured, kl_difference
+from quantcore.measure.luck import Spread
+from quantcore.measure.measured import Measured, aparts, with_jitters, with_luck
 from quantcore.scheme.fitting import GROUPS, sorted_out
 from quantcore.scheme.products import MOST, expanded
 from quantcore.text.reading import EVALUATE
@@ -23,7 +24,7 @@ SECTION = "Decide"
 PRODUCT = "w:int{3|4}/{group32|group64|channel}"
 MOST_PAIRS = 6  # rows that are compared at once
 MOST_IN_DUEL = 6
-FORMATS = {"KL": "%.3g", "same token, %": "%.1f", "perplexity": "%.2f", "float": "%.2f", "MB": "%.1f"}
+FORMATS = {"KL": "%.3g", "luck ±": "%.2g", "same token, %": "%.1f", "perplexity": "%.2f", "float": "%.2f", "MB": "%.1f"}
 FORMATS |= {"bits a weight": "%.2f", "quantize, s": "%.1f"}
 COLUMNS = {name: st.column_config.NumberColumn(format=digits, width=90) for name, digits in FORMATS.items()}
 
@@ -69,30 +70,30 @@ def called(lab: Lab, rows: list[Measured]) -> str | None:
     return lab.text_called(rows[0].text_hash, rows[0].report.tokens)
 
 
-def table(rows: list[Measured]) -> list[Measured]:
+def table(rows: list[Measured], spreads: Mapping[str, Spread]) -> list[Measured]:
     """All rows; those that are chosen in it."""
     shown = st.dataframe(
-        words.table(rows), hide_index=True, width="stretch", column_config=COLUMNS, key="rows",
+        words.table(rows, spreads), hide_index=True, width="stretch", column_config=COLUMNS, key="rows",
         on_select="rerun", selection_mode="multi-row",
     )  # fmt: skip
     places = shown.get("selection", {}).get("rows", [])
     return [rows[place] for place in places if place < len(rows)]
 
 
-def with_chosen(lab: Lab, chosen: list[Measured]) -> None:
+def with_chosen(lab: Lab, chosen: list[Measured], spreads: Mapping[str, Spread]) -> None:
     """What can be done with the rows that are chosen: compared in pairs, opened in a duel, thrown away."""
     if not chosen:
         st.caption("Choose rows to compare them in pairs, to open them in a duel, or to throw them away.")
         return
-    for one, other in combinations(chosen[:MOST_PAIRS], 2):
-        if (apart := kl_difference(lab.store(), one, other)) is not None:
-            st.markdown(f"- {words.difference(one, other, apart)}")
+    named = {row.key: row for row in chosen}
+    for (one, other), apart in aparts(lab.store(), chosen[:MOST_PAIRS], spreads).items():
+        st.markdown(f"- {words.difference(named[one], named[other], apart)}")
     with st.container(horizontal=True, vertical_alignment="center"):
         if 2 <= len(chosen) <= MOST_IN_DUEL:
             schemes = "\n".join(row.scheme for row in chosen)
             frame.link("Open them in a duel", "pages/7_Scheme_duel.py", {"duel": schemes})
         if visitors.may_present():
-            keys = [row.key for row in chosen]
+            keys = with_jitters(lab.measured(), chosen)
             st.button(f"Throw {len(chosen)} away", on_click=lab.store().drop, args=(keys,), key="drop")
 
 
@@ -101,7 +102,8 @@ def body(choice: Choice) -> None:
     with st.expander("Measure more", expanded=not lab.measured() or "more" in st.query_params), frame.problems():
         more(choice)
     texts: dict[str, list[Measured]] = {}
-    for row in lab.measured():
+    own, spreads = with_luck(lab.measured())
+    for row in own:
         texts.setdefault(row.text_hash, []).append(row)
     if not texts:
         st.info("Nothing has been measured of this model yet. Ask for schemes above, or open a duel.")
@@ -113,11 +115,11 @@ def body(choice: Choice) -> None:
     said = words.headline(rows)
     frame.headline(said)
     place = st.container()
-    chosen = table(rows)
+    chosen = table(rows, spreads)
     with place:
         chart(bytes_and_kl(rows, {row.key for row in chosen}), key="measured", alt=said.replace("*", ""))
-    with_chosen(lab, chosen)
-    frame.numbers(words.table([row for rows in texts.values() for row in rows]), "measured")
+    with_chosen(lab, chosen, spreads)
+    frame.numbers(words.table([row for rows in texts.values() for row in rows], spreads), "measured")
 
 
 frame.show(__file__, "What has been measured?", LOOK_FOR, tries, body)

@@ -6,7 +6,7 @@ import streamlit as st
 from quantcore.lab.lab import Lab
 from quantcore.lab.report import duel_document, duel_table
 from quantcore.measure.duel import Duel, short_label
-from quantcore.measure.luck import JITTERS, Spread
+from quantcore.measure.luck import Spread
 from quantcore.model.linears import place_of
 from quantcore.scheme.fitting import GROUPS, sorted_out
 from quantcore.text.reading import EVALUATE, Reading
@@ -19,6 +19,7 @@ from ui.ready import DEFAULT_DUEL, DUEL_TOKENS
 from ui.scheme_builder import MENUS, grain_words, scheme_editor
 from ui.sections.downloads import downloads
 from ui.sections.duel_text import generation_part, token_part
+from ui.sections.luck import luck_part
 from ui.sidebar import Choice
 from ui.words import duel as duel_words
 
@@ -88,14 +89,6 @@ def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
     return tuple(able.values()), str(read.at_most(limit))
 
 
-def luck_part(lab: Lab, schemes: tuple[str, ...], asked: tuple[str, str]) -> dict[str, Spread] | None:
-    """How far rounding luck alone moves each scheme; on request, for each is quantized and read JITTERS times more."""
-    button = f"Measure rounding luck too: each scheme {JITTERS} times more"
-    with st.container():
-        title = f"Rounding luck of {len(schemes)} schemes"
-        return answer(title, lab, Lab.luck, schemes, *asked, start=False, button=button).whole
-
-
 def show(found: Duel, so_far: str, spreads: dict[str, Spread] | None = None) -> None:
     """The pictures; of a duel under way (`so_far` says how far) those for which there are figures."""
     for text, reason in found.refused.items():
@@ -117,7 +110,7 @@ def show(found: Duel, so_far: str, spreads: dict[str, Spread] | None = None) -> 
         st.caption(notes)
 
 
-def show_text(found: Duel, choice: Choice, reading: str) -> None:
+def show_text(found: Duel, choice: Choice, reading: str, spreads: dict[str, Spread] | None) -> None:
     """What reads the text itself, of a duel that is whole; and the ways to leave with it."""
     lab, texts = choice.lab, list(found.reports)
     frame.take_links({short_label(text): text for text in texts})
@@ -127,7 +120,7 @@ def show_text(found: Duel, choice: Choice, reading: str) -> None:
     token_part(found, scheme, lab, reading)
     st.header("Writing on, side by side")
     generation_part(scheme, lab, choice.calibration)
-    downloads(lambda: duel_document(found, lab.facts(texts, reading, choice.calibration)), "duel")
+    downloads(lambda: duel_document(found, lab.facts(texts, reading, choice.calibration), spreads), "duel")
 
 
 def body(choice: Choice) -> None:
@@ -139,10 +132,10 @@ def body(choice: Choice) -> None:
     job_view.kept_notice()
     if found.whole is not None:
         place = st.container()
-        spreads = luck_part(lab, tuple(found.whole.reports), asked)
+        spreads = luck_part(lab, tuple(found.whole.reports), *asked)
         with place:
             show(found.whole, "", spreads)
-        show_text(found.whole, choice, reading)
+        show_text(found.whole, choice, reading, spreads)
         return
     kept = lab.kept_schemes(schemes, *asked)
     known = lab.kept_duel(kept, *asked) if len(kept) > 1 else found.so_far

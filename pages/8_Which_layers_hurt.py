@@ -24,6 +24,7 @@ from ui.answers import Answer, answer
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
 from ui.sections.experts import experts_part
+from ui.sections.luck import luck_part
 from ui.sidebar import Choice
 from ui.words import sensitivity as words
 
@@ -97,18 +98,20 @@ def ranking_part(found: Answer[Sensitivity], scheme: str, way: str, layers: list
     frame.numbers(pd.DataFrame([{"layer": one, "scheme": scheme, what: kl} for one, kl in costs.items()]), "layers")
 
 
-def beside_rival(lab: Lab, text: str, rival: str | None) -> Duel | None:
-    """The plan beside the scheme for all, on as much of the other text as decides: more where a little does not."""
+def beside_rival(lab: Lab, text: str, rival: str | None) -> tuple[Duel | None, str]:
+    """The plan beside the scheme for all, on as much of the other text as decides: more where a little does not; and
+    the reading of it."""
     both, found = tuple(dict.fromkeys([text, *([] if rival is None else [rival])])), None
+    read = ""
     for tokens in DECIDING:
         with st.container():
             title = f"The plan on another text, {tokens:,} tokens"
             asked = str(EVALUATE.at_most(tokens))
             more = answer(title, lab, Lab.duel, both, asked, place=f"plan{tokens}", patience_s=0).whole
-        found = found if more is None else more
+        found, read = (found, read) if more is None else (more, asked)
         if more is None or rival is None or len(more.reports) < 2 or told_apart(more)[text, rival].p < CLEAR:
             break
-    return found
+    return found, read
 
 
 def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, reading: str) -> None:
@@ -123,9 +126,12 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, readi
     text = str(chosen.plan)
     rival = max((one for one in uniform if uniform[one] <= budget + 1e-6), key=lambda one: uniform[one], default=None)
     rivals = [] if rival is None else [rival]
-    beside = beside_rival(lab, text, rival)
-    said = words.plan_words(chosen, beside, rival, None if rival is None else uniform[rival])
-    st.markdown(" ".join([*said, words.bits_where(chosen.choice, found)]))
+    beside, read = beside_rival(lab, text, rival)
+    place, spreads = st.container(), None
+    if beside is not None and len(beside.reports) > 1:
+        spreads = luck_part(lab, tuple(beside.reports), read, LEARNED)
+    said = words.plan_words(chosen, beside, rival, None if rival is None else uniform[rival], spreads)
+    place.markdown(" ".join([*said, words.bits_where(chosen.choice, found)]))
     with st.grid(2, min_column_width=430):
         chart(figures.plan_map(chosen.choice, found), key="plan_map", alt=said[0].replace("*", ""))
         measured_at = {one: (uniform[one], found.whole[one]) for one in schemes}

@@ -11,6 +11,7 @@ from ui.answers import answer
 from ui.components.chart import chart
 from ui.figures import rules as figures
 from ui.ready import RULE_TOKENS, RULES
+from ui.sections.luck import luck_part
 from ui.sidebar import Choice
 from ui.words import duel as duel_words
 from ui.words import rules as words
@@ -21,7 +22,8 @@ ALL = "all eight"
 
 LOOK_FOR = (
     "A rule is a starting point that somebody found on other models. Here each one runs on the loaded model, and the "
-    "verdict is the paired difference of KL over windows of one text: beyond chance, or not told apart."
+    "verdict is the paired difference of KL over windows of one text: real only beyond the chance of the text and of "
+    "rounding luck, which a button measures."
 )
 TRIES: frame.Tries = [
     ("fp8 weights: has it changed?", {"rule": "fp8-weights"}),
@@ -42,8 +44,12 @@ def card(rule: Rule, choice: Choice, reading: str, run: bool) -> RuleResult | No
     )
     result, so_far = found.whole, found.so_far
     if result is not None:
-        st.markdown(words.verdict(rule, result))
-        st.markdown("\n".join(f"- {words.bout_words(bout)}" for bout in result.bouts))
+        said = st.container()
+        if any(bout.apart for bout in result.bouts):
+            spreads = luck_part(choice.lab, tuple(result.duel.reports), reading, choice.calibration)
+            result = result if spreads is None else result.with_luck(spreads)
+        said.markdown(words.verdict(rule, result))
+        said.markdown("\n".join(f"- {words.bout_words(bout)}" for bout in result.bouts))
     elif so_far is not None:
         st.markdown(duel_words.so_far(so_far.duel, choice.lab.tokens(reading).numel()))
     if (drawn := result or so_far) is not None:

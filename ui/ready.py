@@ -1,4 +1,4 @@
-"""What most visitors ask first, measured ahead: the default duel, and the rules that run without a click.
+"""What most visitors ask first, measured ahead: the default duel, the rules that run without a click, their luck.
 
 get_ready(lab)      in a thread beside the server, once the model is warm
 
@@ -40,9 +40,14 @@ class VisitorFirst(Exception):
 def questions(lab: Lab) -> Iterator[Question]:
     """What the pages ask without a click, as they ask it."""
     schemes, _ = sorted_out(DEFAULT_DUEL.split(), lab.shapes(), lab.head)
-    yield Lab.duel, (tuple(schemes.values()), str(EVALUATE.at_most(DUEL_TOKENS[0])), LEARNED)
+    reading = str(EVALUATE.at_most(DUEL_TOKENS[0]))
+    yield Lab.duel, (tuple(schemes.values()), reading, LEARNED)
+    reading = str(EVALUATE.at_most(RULE_TOKENS[0]))
     for rule in RULES:
-        yield Lab.rule, (rule, str(EVALUATE.at_most(RULE_TOKENS[0])), LEARNED)
+        yield Lab.rule, (rule, reading, LEARNED)
+    for rule in RULES:
+        if (found := lab.kept_rule(rule, reading, LEARNED)) is not None:
+            yield Lab.luck, (tuple(found.duel.reports), reading, LEARNED)
 
 
 def get_ready(lab: Lab) -> None:

@@ -9,7 +9,9 @@ tolerated. Of those that stay, by what matters:
     quality      the least loss                     latency, throughput     the fastest; of those within SAME of it the
     memory       the fewest bytes                                           least loss: the prediction tells no less
 
-A loss is measured on this model, or it is `kin`'s: recorded on another model, fit for an order and not for a limit.
+A loss is measured on this model, or it is `kin`'s: recorded on another model, fit for an order and not for a limit. Of
+losses that were measured on the same windows the line says whether they are told apart, as a duel does (`told_apart`);
+the order goes by the figures.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from quantcore.advice.pace import band, kind_of
 from quantcore.advice.shape import ServedShape
 from quantcore.export.serving import AMD, CPU, Place, why_not_on
 from quantcore.measure.frontier import unbeaten
+from quantcore.measure.told_apart import BY_TEXT, Apart, Pair
 from quantcore.model.sources import ASSETS
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -83,7 +86,8 @@ class Loss:
 @dataclass(frozen=True)
 class Verdict:
     """A candidate on this GPU under this load; `why` it is not the one, None for the chosen. `time` is None where it
-    cannot run; `kind` names the measured products that its time rests on."""
+    cannot run; `kind` names the measured products that its time rests on; `apart`: its KL beside the chosen's,
+    where both were measured on the same windows."""
 
     candidate: Candidate
     memory: Memory
@@ -94,6 +98,7 @@ class Verdict:
     closed: bool
     why: str | None = None
     frontier: bool = False
+    apart: Apart | None = None
 
 
 @dataclass(frozen=True)
@@ -135,10 +140,12 @@ def advise(
     tolerance: str = "perplexity + 1%",
     measured: Mapping[str, Loss] | None = None,
     weights: Mapping[str, int] | None = None,
+    aparts: Mapping[Pair, Apart] | None = None,
 ) -> Advice:
     """What to ship.
 
     measured   losses on this very model, by scheme text
+    aparts     which of them are told apart, by pairs of scheme texts
     weights    bytes of a checkpoint by scheme text, where they are known; else counted from the shapes
     Raises: ValueError for an unknown goal or tolerance, and for GPUs that are none or more than MOST_GPUS."""
     if goal not in GOALS or tolerance not in TOLERANCES or not 1 <= gpus <= MOST_GPUS:
@@ -153,6 +160,8 @@ def advise(
     ranked = _ranked(open_ones, goal)
     chosen = ranked[0] if ranked else None
     front = {one.candidate.name for one in frontier(open_ones)}
+    if chosen is not None and aparts:
+        found = [replace(one, apart=aparts.get((one.candidate.text, chosen.candidate.text))) for one in found]
     told = tuple(replace(one, frontier=one.candidate.name in front, why=_why(one, chosen, goal)) for one in found)
     by_name = {one.candidate.name: one for one in told}
     names = [one.candidate.name for one in ranked]
@@ -258,10 +267,14 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
         said.append(f"takes {(one.memory.total - chosen.memory.total) / GB:.3g} GB more")
     if one.loss and chosen.loss:
         whose = "" if one.loss.own and chosen.loss.own else " (on the reference model)"
-        if chosen.loss.kl == 0 < one.loss.kl:
+        sure = f" ({BY_TEXT})" if one.apart and one.apart.verdict == BY_TEXT else ""
+        if one.apart and not one.apart.beyond:
+            size = "" if one.apart.share is None else f" ({100 * one.apart.share:+.2g}%)"
+            said.append(f"its KL is not told from the chosen's{size}")
+        elif chosen.loss.kl == 0 < one.loss.kl:
             said.append(f"loses {one.loss.kl:.2g} nats a token{whose}, the chosen none")
         elif one.loss.kl > chosen.loss.kl > 0:
-            said.append(f"loses {one.loss.kl / chosen.loss.kl:.2g} times as much KL{whose}")
+            said.append(f"loses {one.loss.kl / chosen.loss.kl:.2g} times as much KL{whose}{sure}")
         elif one.loss.kl < chosen.loss.kl:
-            said.append(f"would lose less{whose}")
+            said.append(f"would lose less{whose}{sure}")
     return ", ".join(said)

@@ -29,15 +29,18 @@ def advise(
     goal: str = GOAL,
     tolerance: str = TOLERANCE,
     measure: bool = False,
+    luck: bool = False,
     device: str | None = None,
 ) -> dict[str, Any]:
     """which scheme to ship: this model, this GPU, this load, and why not the others; --measure tries them first"""
     load = str(Load(sequences, context, prompt, answer))
+    if luck and not measure:
+        raise ValueError("--luck is rounding luck that is measured on the model; give --measure with it")
     if not measure:
         return asdict(Lab(device=device).advise(gpu, gpus, load, goal, tolerance, model))
     lab = loaded_lab(model, device, Texts())
     with progress_bar("trying") as tell:
-        return asdict(lab.tried(gpu, gpus, load, goal, tolerance, progress=tell))
+        return asdict(lab.tried(gpu, gpus, load, goal, tolerance, luck=luck, progress=tell))
 
 
 def add_options(made: argparse.ArgumentParser) -> None:
@@ -51,4 +54,5 @@ def add_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--goal", default=GOAL, choices=GOALS, help="what matters")
     made.add_argument("--tolerance", default=TOLERANCE, choices=tuple(TOLERANCES), help="how much may be lost")
     made.add_argument("--measure", action="store_true", help="load the model and measure the candidates first")
+    made.add_argument("--luck", action="store_true", help="with --measure: the finalists' rounding luck too")
     made.add_argument("--device", help="cpu, cuda, cuda:1 ... to measure on (default: cuda where there is one)")

@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     kept.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="of all that is no code; see --help")
     for made in (layer, many):
         made.add_argument("--out", metavar="FILE.html", help="write the report as one HTML file")
+    many.add_argument("--luck", action="store_true", help="measure rounding luck too: each scheme four times more")
     each.add_argument("--budget", type=float, metavar="BITS", help="a plan of at most so many bits a weight")
     each.add_argument("--estimated", action="store_true", help="from a few backward passes, not a run a layer")
     which = paper.add_mutually_exclusive_group(required=True)

@@ -202,8 +202,10 @@ def compare(
     stream: bool = False,
     out: str | None = None,
     force: bool = False,
+    luck: bool = False,
 ) -> dict[str, Any]:
-    """several schemes or plans on one text, paired, with intervals; --out writes it as one HTML file. One that the
+    """several schemes or plans on one text, paired, with intervals; --luck measures their rounding luck too, without
+    which no difference is called real; --out writes it as one HTML file. One that the
     model cannot take is left out, with its reason"""
     from quantcore.lab.report import duel_document, to_html
 
@@ -224,6 +226,10 @@ def compare(
     read = str(reading), str(learning)
     with progress_bar("comparing") as tell:
         found = lab.duel(wanted, *read, progress=tell)
+    if luck:
+        with progress_bar("rounding luck") as tell:
+            lab.luck(list(found.reports), *read, progress=tell)
+    spreads = lab.known_luck(list(found.reports), *read)
     facts = {
         "model": model,
         "model hash": lab.hash,
@@ -235,9 +241,10 @@ def compare(
         "command": shlex.join(
             ["python", "-m", "quantcore", "compare", "--model", model, "--schemes", *wanted, *texts.line()]
             + ["--stream"] * stream
+            + ["--luck"] * luck
         ),
     }
-    document = duel_document(found, facts)
+    document = duel_document(found, facts, spreads)
     if target is not None:
         write_whole(target, to_html(document))
     return {

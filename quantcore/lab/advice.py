@@ -26,6 +26,7 @@ from quantcore.lab.whole import SoFar
 from quantcore.measure.duel import Duel
 from quantcore.measure.kept_scores import FLOAT
 from quantcore.measure.statistics import window_interval
+from quantcore.measure.told_apart import told_apart
 from quantcore.model.memory import free_memory
 from quantcore.pipeline.calibration import Progress
 from quantcore.studies.gpus import GPUS, Machine, gpu_named
@@ -60,7 +61,10 @@ def advise(
     shape = _loaded_shape(lab)
     kept = whole.kept_schemes(lab, _texts(shape), reading, calibration)
     found = whole.kept_duel(lab, kept, reading, calibration) if kept else None
-    return choose(shape, *asked, {} if found is None else _losses(found), candidate_bytes(lab))
+    if found is None:
+        return choose(shape, *asked, {}, candidate_bytes(lab))
+    aparts = told_apart(found, whole.known_luck(lab, kept, reading, calibration))
+    return choose(shape, *asked, _losses(found), candidate_bytes(lab), aparts)
 
 
 def tried(
@@ -72,16 +76,18 @@ def tried(
     tolerance: str = TOLERANCE,
     reading: str = MEASURED,
     calibration: str = LEARNED,
+    luck: bool = False,
     progress: Progress | None = None,
     so_far: SoFar | None = None,
 ) -> Advice:
-    """The advice for the loaded model, measured: all open candidates on a short text, the best few on the whole one.
-    `so_far` hears the advice as it stands after the first."""
+    """The advice for the loaded model, measured: all open candidates on a short text, the best few on the whole one,
+    with `luck` their rounding luck too. `so_far` hears the advice as it stands after the first."""
+    stages = 3 if luck else 2
 
-    def tell(begin: float, stage: str) -> Progress:
+    def tell(place: int, stage: str) -> Progress:
         def told(done: float, doing: str) -> None:
             if progress:
-                progress(begin + done / 2, f"{stage}: {doing}")
+                progress((place + done) / stages, f"{stage}: {doing}")
 
         return told
 
@@ -93,12 +99,16 @@ def tried(
     able = [text for text in able if text != FLOAT]
     if not able:
         return first
-    rough = whole.duel(lab, able, EACH, FEW, tell(0.0, "a short text"))
-    between = choose(shape, *asked, _losses(rough), weights)
+    rough = whole.duel(lab, able, EACH, FEW, tell(0, "a short text"))
+    between = choose(shape, *asked, _losses(rough), weights, told_apart(rough))
     if so_far:
         so_far(between)
-    final = whole.duel(lab, _finalists(between, able), reading, calibration, tell(0.5, "the finalists"))
-    return choose(shape, *asked, {**_losses(rough), **_losses(final)}, weights)
+    final = whole.duel(lab, _finalists(between, able), reading, calibration, tell(1, "the finalists"))
+    if luck:
+        whole.luck(lab, tuple(final.reports), reading, calibration, tell(2, "their rounding luck"))
+    spreads = whole.known_luck(lab, tuple(final.reports), reading, calibration)
+    aparts = told_apart(rough) | told_apart(final, spreads)
+    return choose(shape, *asked, {**_losses(rough), **_losses(final)}, weights, aparts)
 
 
 def _finalists(found: Advice, able: Sequence[str]) -> list[str]:

@@ -41,6 +41,7 @@ class Beside(Bench):
     kept_duel = whole.kept_duel
     kept_schemes = whole.kept_schemes
     kept_luck = whole.kept_luck
+    known_luck = whole.known_luck
     kept_rule = whole.kept_rule
     kept_sensitivity = whole.kept_sensitivity
     kept_queue = history.kept_queue

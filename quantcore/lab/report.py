@@ -94,18 +94,18 @@ class Document:
     made: str
 
 
-def duel_document(found: Duel, facts: Mapping[str, Any]) -> Document:
-    """Several schemes beside the float model on one text."""
+def duel_document(found: Duel, facts: Mapping[str, Any], spreads: Mapping[str, Spread] | None = None) -> Document:
+    """Several schemes beside the float model on one text; with their rounding luck where it was measured."""
     kl = {text: window_interval(found.scores[text].kl) for text in found.reports}
     changes = {text: report.log_perplexity_change for text, report in found.reports.items()}
     return _document(
         f"{len(found.reports)} schemes on {facts.get('model', 'a model')}",
-        _duel_sentences(found, kl),
+        _duel_sentences(found, kl, spreads),
         (
             _intervals("KL from the float model", "KL, nats per token", kl),
             _intervals("Change of log perplexity against float, paired", "nats per token", changes),
         ),
-        (duel_table(found), _pair_table(found), *_layer_tables(found)),
+        (duel_table(found, spreads), _pair_table(found, spreads), *_layer_tables(found)),
         facts,
     )
 
@@ -163,17 +163,14 @@ def _document(
     return Document(title, sentences, pictures, tables, dict(facts), CONVENTIONS, versions(), made)
 
 
-def _duel_sentences(found: Duel, kl: Mapping[str, Interval]) -> tuple[str, ...]:
-    ranked, aparts = sorted(kl, key=lambda text: kl[text].value), told_apart(found)
+def _duel_sentences(found: Duel, kl: Mapping[str, Interval], spreads: Mapping[str, Spread] | None) -> tuple[str, ...]:
+    ranked, aparts = sorted(kl, key=lambda text: kl[text].value), told_apart(found, spreads)
     best = ranked[0]
     said = [f"Nearest to the float model: {short_label(best)}, KL {kl[best].value:.4g} nats a token."]
     for text in ranked[1:]:
         apart = aparts[text, best]
-        how = "beyond" if apart.real else "not beyond"
         size = "" if apart.share is None else f" ({100 * apart.share:+.2g}%)"
-        said.append(
-            f"{short_label(text)}: {apart.difference.value:+.3g} nats{size} against it, {how} chance of the text."
-        )
+        said.append(f"{short_label(text)}: {apart.difference.value:+.3g} nats{size} against it, {apart.verdict}.")
     said += [f"Left out: {text}: {reason}" for text, reason in found.refused.items()]
     return tuple(said)
 
@@ -221,16 +218,16 @@ def exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
 
 
-def _pair_table(found: Duel) -> Table:
-    rows, aparts = [], told_apart(found)
+def _pair_table(found: Duel, spreads: Mapping[str, Spread] | None) -> Table:
+    rows, aparts = [], told_apart(found, spreads)
     for one, other in combinations(found.reports, 2):
         apart, nll = aparts[one, other], found.log_perplexity_difference(one, other)
         kl = apart.difference
-        rows.append((short_label(one), short_label(other), kl.value, kl.lo, kl.hi, apart.share, apart.p, apart.real,
-                     nll.value, nll.lo, nll.hi))  # fmt: skip
+        rows.append((short_label(one), short_label(other), kl.value, kl.lo, kl.hi, apart.share, apart.luck,
+                     apart.p, apart.verdict,                     nll.value, nll.lo, nll.hi))  # fmt: skip
     columns = (
-        "scheme", "minus", "KL", "KL from", "KL to", "of the other's KL", "p, all pairs together",
-        "beyond chance of the text", "log perplexity", "log perplexity from", "log perplexity to",
+        "scheme", "minus", "KL", "KL from", "KL to", "of the other's KL", "luck alone, +-",
+        "p, all pairs together", "verdict", "log perplexity", "log perplexity from", "log perplexity to",
     )  # fmt: skip
     return Table("Pairs, paired window by window", columns, tuple(rows))
 

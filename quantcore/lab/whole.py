@@ -94,9 +94,17 @@ def kept_luck(
     lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED
 ) -> dict[str, Spread] | None:
     able, _ = sorted_out(schemes, lab.shapes(), lab.head)
+    found = known_luck(lab, schemes, reading, calibration)
+    return found if len(found) == len(able) else None
+
+
+def known_luck(
+    lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED
+) -> dict[str, Spread]:
+    """Of those schemes whose luck was measured on these texts."""
+    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
     kept = {text: kept_duel(lab, (text, *jittered(text)), reading, calibration) for text in able.values()}
-    found = {text: spread_of(one) for text, one in kept.items() if one is not None}
-    return found if len(found) == len(kept) else None
+    return {text: spread_of(one) for text, one in kept.items() if one is not None}
 
 
 def spread_of(measured: Duel) -> Spread:
@@ -143,9 +151,11 @@ def rule(
     progress: Progress | None = None,
     so_far: SoFar | None = None,
 ) -> RuleResult:
-    """Whether a rule of best practice holds on this model, by its key in `best_practice`."""
+    """Whether a rule of best practice holds on this model, by its key in `best_practice`; with the rounding luck of its
+    schemes where `luck` has measured that."""
     read, kept_in = (lab.tokens(reading), lab.tokens(calibration)), lab.store(reading, calibration)
-    return _rule_named(key).test(lab.loaded, *read, kept_in, lab.hash, progress, so_far)
+    found = _rule_named(key).test(lab.loaded, *read, kept_in, lab.hash, progress, so_far)
+    return found.with_luck(known_luck(lab, tuple(found.duel.reports), reading, calibration))
 
 
 def kept_rule(lab: Bench, key: str, reading: str = MEASURED, calibration: str = LEARNED) -> RuleResult | None:
@@ -153,7 +163,8 @@ def kept_rule(lab: Bench, key: str, reading: str = MEASURED, calibration: str = 
     able, _ = sorted_out((found.scheme, *found.challengers), lab.shapes(), lab.head)
     if len(kept_schemes(lab, tuple(able), reading, calibration)) < len(able):
         return None
-    return _read_rule(lab, key, reading, calibration)
+    result = _read_rule(lab, key, reading, calibration)
+    return result.with_luck(known_luck(lab, tuple(result.duel.reports), reading, calibration))
 
 
 @remembered(64)

@@ -45,11 +45,16 @@ class Spread:
 
 
 def jittered(text: str, count: int = JITTERS) -> list[str]:
-    """The plan's text with other luck, `count` times; none where no weight is quantized."""
+    """The plan's text with other luck, `count` times; none where no scale of a weight has a 16-bit grain to move in."""
     plan = Plan.parse(text)
-    if all(one.weights is None for one in plan.schemes):
+    if not any(_has_grain(one) for one in plan.schemes):
         return []
     return [str(_with_jitter(plan, seed)) for seed in range(1, count + 1)]
+
+
+def without_jitter(text: str) -> str:
+    """The plan's text with the scales where the formula puts them: a plan without jitters as it is."""
+    return str(_with_jitter(Plan.parse(text), 0)) if "/jitter" in text else text
 
 
 def luck_p(difference: float, one: Spread, other: Spread) -> float:
@@ -80,9 +85,16 @@ def both(p_text: float, p_luck: float) -> float:
 
 def _with_jitter(plan: Plan, seed: int) -> Plan:
     def moved(scheme: Scheme) -> Scheme:
-        return scheme if scheme.weights is None else replace(scheme, weights=replace(scheme.weights, jitter=seed))
+        if scheme.weights is None or not _has_grain(scheme):
+            return scheme
+        return replace(scheme, weights=replace(scheme.weights, jitter=seed))
 
     return Plan(moved(plan.default), tuple((pattern, moved(scheme)) for pattern, scheme in plan.overrides))
+
+
+def _has_grain(scheme: Scheme) -> bool:
+    """Whether the weights' scales are stored in 16 bits, and not in a coarser code of their own."""
+    return scheme.weights is not None and not scheme.weights.scales.is_coded
 
 
 def _scale_and_freedom(one: Spread, other: Spread) -> tuple[float, float]:

@@ -6,21 +6,23 @@
 
 The verdict is about the loaded model and the text at hand, by the paired difference of the mean KL over windows, its
 p corrected for as many challengers (`told_apart`). A rule holds if its scheme is better than every challenger beyond
-chance; it does not hold here if one challenger is better beyond chance; else there is no significant difference. A
-challenger that cannot be built is answered with the engine's reason; where none can, the rule was not challenged. A
-group is the largest that fits the model (`fitting`).
+the chance of the text and of rounding luck; it does not hold here if one challenger is better beyond both; where luck
+was not measured it leads or trails by the text alone; else there is no significant difference. A challenger that cannot
+be built is answered with the engine's reason; where none can, the rule was not challenged. A group is the largest that
+fits the model (`fitting`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from quantcore.measure.duel import Duel, duel
+from quantcore.measure.luck import Spread
 from quantcore.measure.store import Store
-from quantcore.measure.told_apart import Apart, apart_of
+from quantcore.measure.told_apart import BY_TEXT, Apart, apart_of
 from quantcore.model.held import held
 from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.loading import LoadedModel
@@ -30,6 +32,7 @@ from quantcore.scheme.fitting import GROUPS, Shapes, fitting_grain, plan_for, re
 
 GROUP = "{group}"  # in a challenger: the model's own group
 HOLDS, FAILS, EQUAL = "holds", "does not hold here", "no significant difference"
+LEADS, TRAILS = f"leads {BY_TEXT}", f"trails {BY_TEXT}"
 UNCHALLENGED = "not challenged"
 
 
@@ -51,6 +54,14 @@ class RuleResult:
     bouts: tuple[Bout, ...]
     duel: Duel
     scheme: str
+
+    def with_luck(self, spreads: Mapping[str, Spread]) -> RuleResult:
+        """The same duel judged anew with what is known of its schemes' rounding luck."""
+        aparts = apart_of(self.duel, [(self.scheme, one.challenger) for one in self.bouts if one.apart], spreads)
+        bouts = tuple(
+            replace(one, apart=aparts[self.scheme, one.challenger]) if one.apart else one for one in self.bouts
+        )
+        return replace(self, verdict=verdict_of(bouts), bouts=bouts)
 
 
 @dataclass(frozen=True)
@@ -119,9 +130,12 @@ def verdict_of(bouts: tuple[Bout, ...]) -> str:
     aparts = [bout.apart for bout in bouts if bout.apart is not None]
     if not aparts:
         return UNCHALLENGED
-    if any(one.real and one.difference.value > 0 for one in aparts):
-        return FAILS
-    return HOLDS if all(one.real and one.difference.value < 0 for one in aparts) else EQUAL
+    worse = [one for one in aparts if one.beyond and one.difference.value > 0]
+    if worse:
+        return FAILS if any(one.real for one in worse) else TRAILS
+    if not all(one.beyond and one.difference.value < 0 for one in aparts):
+        return EQUAL
+    return HOLDS if all(one.real for one in aparts) else LEADS
 
 
 def best_practice() -> tuple[Rule, ...]:

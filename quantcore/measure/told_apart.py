@@ -1,11 +1,12 @@
-"""Which schemes of a duel differ, beyond the chance of the text, of rounding luck and of many comparisons.
+"""Which schemes differ, beyond the chance of the text, of rounding luck and of many comparisons: the one judge of all
+pages and verbs.
 
     found = told_apart(duel, spreads)[("w:int4/group64", "W8A8")]
-    found.real, found.share, found.luck
+    found.verdict, found.share, found.luck
 
-A difference is real where its p, of text and luck together (`luck.both`), is below 0.05 after Holm's correction over
-all pairs. Where luck was not measured the text alone decides, and `luck` is None: then the same scheme with other
-rounding luck may pass for a different one, and whoever shows it must say so.
+A difference is beyond chance where its p, of text and luck together (`luck.both`), is below 0.05 after Holm's
+correction over all pairs that are asked at once. It is real only where luck was weighed. Where it was not measured the
+text alone decides, and the same scheme with other rounding luck may pass for a different one; so the verdict says it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from quantcore.measure.scores import Comparison
 from quantcore.measure.statistics import LEVEL, Interval, holm
 
 Pair = tuple[str, str]
+REAL = "beyond the chance of the text and of rounding luck"
+BY_TEXT = "beyond the text's interval; rounding luck not measured"
+CHANCE = "within chance"
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,18 @@ class Apart:
     p: float
 
     @property
-    def real(self) -> bool:
+    def beyond(self) -> bool:
+        """Beyond the chance of all that was weighed: of the text, and of luck where it was measured."""
         return self.p < 1 - LEVEL
+
+    @property
+    def real(self) -> bool:
+        return self.beyond and self.luck is not None
+
+    @property
+    def verdict(self) -> str:
+        """REAL, BY_TEXT or CHANCE: the words that all pages and files use."""
+        return CHANCE if not self.beyond else REAL if self.real else BY_TEXT
 
 
 def told_apart(found: Comparison, spreads: Mapping[str, Spread] | None = None) -> dict[Pair, Apart]:
@@ -52,7 +66,14 @@ def apart_of(
     found: Comparison, pairs: Iterable[Pair], spreads: Mapping[str, Spread] | None = None
 ) -> dict[Pair, Apart]:
     """These pairs alone, corrected for as many."""
-    differences = {pair: found.kl_difference(*pair) for pair in pairs}
+    kl = {text: report.kl for text, report in found.reports.items()}
+    return judged({pair: found.kl_difference(*pair) for pair in pairs}, kl, spreads)
+
+
+def judged(
+    differences: Mapping[Pair, Interval], kl: Mapping[str, float], spreads: Mapping[str, Spread] | None = None
+) -> dict[Pair, Apart]:
+    """Paired differences of mean KL, corrected for as many as there are. kl, spreads: by the names that make pairs."""
     known = {
         (one, other): (spreads[one], spreads[other])
         for one, other in differences
@@ -66,7 +87,7 @@ def apart_of(
     return {
         (one, other): Apart(
             difference=each,
-            share=_share(each.value, found.reports[other].kl),
+            share=_share(each.value, kl[other]),
             luck=luck_bar(*known[one, other]) if (one, other) in known else None,
             p=corrected[one, other],
         )

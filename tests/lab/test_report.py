@@ -14,8 +14,10 @@ from quantcore.export.plain import plain
 from quantcore.lab import svg
 from quantcore.lab.report import duel_document, layer_document, to_html
 from quantcore.measure.duel import Duel, duel
+from quantcore.measure.luck import Spread
 from quantcore.measure.statistics import window_interval
 from quantcore.measure.store import Store
+from quantcore.measure.told_apart import BY_TEXT, REAL
 from quantcore.model.linears import linear_named
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.calibration import layer_inputs
@@ -81,7 +83,17 @@ def test_a_duel(found: Duel) -> None:
     assert (kl["KL"], kl["KL from"], kl["KL to"]) == (own.value, own.lo, own.hi)
     pairs = next(table for table in document.tables if table.title.startswith("Pairs"))
     assert len(pairs.rows) == 3
-    assert pairs.rows[0][7] is True  # int8 is nearer than int2, beyond chance
+    row = dict(zip(pairs.columns, pairs.rows[0], strict=True))
+    assert (row["luck alone, +-"], row["verdict"]) == (
+        None,
+        BY_TEXT,
+    )  # luck was not looked at
+    kls = {text: report.kl for text, report in found.reports.items()}
+    document = duel_document(found, FACTS, {text: Spread((kl, 1.001 * kl, 0.999 * kl)) for text, kl in kls.items()})
+    pairs = next(table for table in document.tables if table.title.startswith("Pairs"))
+    row = dict(zip(pairs.columns, pairs.rows[0], strict=True))
+    assert row["luck alone, +-"] > 0
+    assert row["verdict"] == REAL
     assert [table.title for table in document.tables if table.folded] == [
         "Layers of w:int8/channel", "Layers of w:int2/channel",
     ]  # fmt: skip

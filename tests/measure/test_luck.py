@@ -9,7 +9,7 @@ import torch
 from quantcore.measure.luck import Spread, both, jittered, luck_bar, luck_p
 from quantcore.measure.scores import Comparison, Scores
 from quantcore.measure.statistics import holm
-from quantcore.measure.told_apart import told_apart
+from quantcore.measure.told_apart import BY_TEXT, REAL, told_apart
 
 
 def test_jitters_are_plans_of_their_own() -> None:
@@ -65,7 +65,7 @@ def test_equal_schemes_are_seldom_told_apart(count: int, of_luck: float, of_text
         found = comparison({name: 0.5 + own[name][0] + noise[name] for name in names})
         spreads = {name: Spread(tuple(own[name] + float(noise[name].mean()))) for name in names}
         claims += any(one.real for one in told_apart(found, spreads).values())
-        by_text += any(one.real for one in told_apart(found).values())
+        by_text += any(one.beyond for one in told_apart(found).values())
     assert claims <= 7
     if of_luck > of_text:
         assert by_text > 30
@@ -79,4 +79,8 @@ def test_a_difference_beyond_both_is_real_and_has_its_size() -> None:
     assert apart.real
     assert apart.share == pytest.approx(0.2 / 0.3, rel=0.1)
     assert told_apart(found, spreads)["b", "a"].difference.hi == -apart.difference.lo
-    assert told_apart(found)["a", "b"].luck is None
+    by_text = told_apart(found)["a", "b"]
+    assert by_text.luck is None
+    assert by_text.beyond
+    assert not by_text.real  # whoever has not looked at luck does not know
+    assert (apart.verdict, by_text.verdict) == (REAL, BY_TEXT)

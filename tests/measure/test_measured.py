@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from quantcore.measure.duel import duel
-from quantcore.measure.measured import frontier, kl_difference, measured
+from quantcore.measure.luck import jittered
+from quantcore.measure.measured import frontier, kl_difference, measured, with_jitters, with_luck
 from quantcore.measure.store import Store
 from quantcore.model.loading import LoadedModel
 
@@ -48,6 +49,21 @@ def test_a_row_that_is_thrown_away_is_gone(tiny_lm: LoadedModel, tokens: torch.T
     store.drop([first.key])
     assert measured(store) == [second, third]
     assert kl_difference(store, first, second) is None
+
+
+def test_draws_of_luck_are_no_schemes_of_their_own(tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    drawn = jittered(SCHEMES[0], 2)
+    found = duel(tiny_lm, [SCHEMES[0], *drawn, SCHEMES[1], jittered(SCHEMES[2], 1)[0]], tokens, tokens, store)
+    rows = measured(store)
+    own, spreads = with_luck(rows)
+    assert {row.scheme for row in own} == {*SCHEMES[:2], jittered(SCHEMES[2], 1)[0]}  # the last's scheme is not there
+    first = next(row for row in own if row.scheme == SCHEMES[0])
+    assert list(spreads) == [first.key]
+    assert sorted(spreads[first.key].values) == sorted(found.reports[text].kl for text in (SCHEMES[0], *drawn))
+    assert spreads[first.key].values[0] == first.report.kl
+    store.drop(with_jitters(rows, [first]))
+    assert {row.scheme for row in measured(store)} == {SCHEMES[1], jittered(SCHEMES[2], 1)[0]}
 
 
 def test_rows_of_another_version_are_passed_over(tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:

@@ -5,7 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantcore.measure.rules import EQUAL, FAILS, HOLDS, UNCHALLENGED, Bout, Rule, best_practice, verdict_of
+from quantcore.measure.luck import Spread
+from quantcore.measure.rules import (
+    EQUAL,
+    FAILS,
+    HOLDS,
+    LEADS,
+    TRAILS,
+    UNCHALLENGED,
+    Bout,
+    Rule,
+    best_practice,
+    verdict_of,
+)  # fmt: skip
 from quantcore.measure.statistics import Interval
 from quantcore.measure.store import Store
 from quantcore.measure.told_apart import Apart
@@ -41,8 +53,10 @@ def test_there_are_eight_and_each_says_all() -> None:
     ],
 )
 def test_the_verdict(differences: list[Interval | None], verdict: str) -> None:
-    aparts = [None if one is None else Apart(one, None, None, one.p) for one in differences]
-    assert verdict_of(tuple(Bout("x", one, None if one else "why") for one in aparts)) == verdict
+    by_text = {HOLDS: LEADS, FAILS: TRAILS}
+    for luck, said in ((0.5, verdict), (None, by_text.get(verdict, verdict))):
+        aparts = [None if one is None else Apart(one, None, luck, one.p) for one in differences]
+        assert verdict_of(tuple(Bout("x", one, None if one else "why") for one in aparts)) == said
 
 
 def _rule(scheme: str, *challengers: str) -> Rule:
@@ -53,12 +67,15 @@ def test_a_rule_runs_on_a_model(tiny_lm: LoadedModel, tmp_path: Path) -> None:
     tokens, store = torch.randint(3, 200, (12, 40)), Store(tmp_path)
     good, bad = "w:int8/channel", "w:int2/tensor"
     holds = _rule(good, bad).test(tiny_lm, tokens, tokens, store)
-    assert holds.verdict == HOLDS
+    assert holds.verdict == LEADS
+    kl = {text: report.kl for text, report in holds.duel.reports.items()}
+    assert holds.with_luck({text: Spread((one, 1.01 * one, 0.99 * one)) for text, one in kl.items()}).verdict == HOLDS
+    assert holds.with_luck({text: Spread((one, 3 * one, one / 3)) for text, one in kl.items()}).verdict == EQUAL
     apart = holds.bouts[0].apart
     assert apart is not None
     assert apart.share == pytest.approx(holds.duel.reports[good].kl / holds.duel.reports[bad].kl - 1)
     assert apart.difference.value == pytest.approx(holds.duel.reports[good].kl - holds.duel.reports[bad].kl)
-    assert _rule(bad, good).test(tiny_lm, tokens, tokens, store).verdict == FAILS
+    assert _rule(bad, good).test(tiny_lm, tokens, tokens, store).verdict == TRAILS
     itself = _rule("W4A16", "w:int4/group64").test(tiny_lm, tokens, tokens, store)
     assert itself.verdict == UNCHALLENGED
     assert itself.bouts[0].refused == (

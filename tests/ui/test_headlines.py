@@ -40,10 +40,16 @@ def test_rules_count_verdicts_and_what_waits() -> None:
     assert "**1** had no rival" in rules.headline(results(UNCHALLENGED), 1)
 
 
-@pytest.mark.parametrize(("share", "may"), [(0.9 * USUAL, True), (-0.9 * USUAL, True), (1.1 * USUAL, False)])
-def test_a_rules_difference_that_luck_may_make_says_so(share: float, may: bool) -> None:
-    apart = Apart(Interval(0.1, 0.05, 0.15, 0.001), share, None, 0.001)
-    assert ("rounding luck alone may make" in rules.bout_words(Bout("w:int4/channel", apart))) == may
+@pytest.mark.parametrize(
+    ("share", "luck", "may"),
+    [(0.9 * USUAL, None, True), (-0.9 * USUAL, None, True), (1.1 * USUAL, None, False), (0.9 * USUAL, 0.01, False)],
+)
+def test_a_rules_difference_that_luck_may_make_says_so(share: float, luck: float | None, may: bool) -> None:
+    apart = Apart(Interval(0.1, 0.05, 0.15, 0.001), share, luck, 0.001)
+    said = rules.bout_words(Bout("w:int4/channel", apart))
+    assert ("which luck alone may make" in said) == may
+    assert ("rounding luck not measured" in said) == (luck is None)
+    assert f"**{100 * share:+.3g}%** of its KL" in said
 
 
 def test_gptq_says_what_is_left_of_rtns_loss() -> None:

@@ -11,6 +11,7 @@ from quantcore.text.reading import CALIBRATE, EVALUATE, Texts
 from tests.apptest_helpers import figures_of, new_server, settle
 from tests.apptest_helpers import page as open_page
 from ui import kept
+from ui.words import rules as words
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_cards_and_what_runs_by_itself(page: AppTest, tiny_lm: LoadedModel) -> N
     )
     rule = next(rule for rule in best_practice() if rule.key == "int8-tokens")
     result = rule.test(tiny_lm, tokens, calibration, kept.store())
-    assert any(result.verdict in one for one in said)
+    assert words.verdict(rule, result) in said
 
 
 def test_one_rule_runs_at_once(page: AppTest) -> None:
@@ -51,7 +52,7 @@ def test_one_rule_runs_at_once(page: AppTest) -> None:
 def test_what_is_kept_is_shown_without_a_click(page: AppTest, tiny_model_dir: Path) -> None:
     page.query_params["rule"] = "int8-channels"
     settle(page)
-    verdict = next(one.value for one in page.markdown if "holds" in one.value or "significant" in one.value)
+    verdict = next(one.value for one in page.markdown if "leads" in one.value or "significant" in one.value)
     kept.jobs.clear()
     again = open_page("9_Rules_tested", model=tiny_model_dir)
     settle(again)

@@ -13,6 +13,7 @@ from quantcore.lab.bench import EACH
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import Duel
+from quantcore.measure.told_apart import told_apart
 from quantcore.model.linears import place_of
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -84,10 +85,9 @@ def verdict(duel: Duel, engine: str, mine: list[str]) -> str:
     if not mine:
         return f"The bar to beat: the engine's plan loses **{bar:.4g}** nats."
     last = mine[-1]
-    difference = duel.kl_difference(last, engine)
-    how = "beyond chance" if difference.significant else "within chance"
-    beaten = "You **beat** the engine" if difference.value < 0 else "The engine keeps the lead"
-    return f"{beaten}: your plan {duel.reports[last].kl:.4g}, the engine's {bar:.4g} nats ({how})."
+    apart = told_apart(duel)[last, engine]
+    beaten = "You **beat** the engine" if apart.difference.value < 0 else "The engine keeps the lead"
+    return f"{beaten}: your plan {duel.reports[last].kl:.4g}, the engine's {bar:.4g} nats ({apart.verdict})."
 
 
 def standings(lab: Lab, duel: Duel, engine: str, mine: list[str]) -> go.Figure:

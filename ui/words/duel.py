@@ -14,22 +14,23 @@ from quantcore.measure.kept_scores import FLOAT
 from quantcore.measure.luck import JITTERS, Spread
 from quantcore.measure.scores import Scores
 from quantcore.measure.statistics import Interval
-from quantcore.measure.told_apart import Apart, told_apart
+from quantcore.measure.told_apart import BY_TEXT, Apart, told_apart
 from quantcore.scheme.plan import Plan
 from ui.figures.duel import LETTERS
 from ui.markdown import as_is
 from ui.words.tokens import FAINT, FULL, quoted
 
 MARKS = (
-    "**▼** lower, which is better, **▲** higher, beyond the chance of the text: the 95% interval of the paired "
-    "difference over windows leaves 0 out; **≈** not told apart. Percentages are the change of perplexity against the "
-    "float model. Of schemes that quantize activations, KL has two digits: another order of sums moves the third."
+    "**▼** lower, which is better, **▲** higher, beyond the chance of the text (rounding luck not weighed): the "
+    "95% interval of the paired difference over windows leaves 0 out; **≈** not told apart. Percentages are the change "
+    "of perplexity against the float model. Of schemes that quantize activations, KL has two digits: another order of "
+    "sums moves the third."
 )
 TAIL = ("p50", "p95", "p99", "largest")
 TOLD_APART = (
     "**Told apart?** Mean KL of the row's scheme minus the column's, nats, and as a share of the column's KL. **▼** "
-    "lower, **▲** higher: beyond the chance of the text, and of rounding luck once it is measured, corrected for the "
-    "number of pairs (Holm, 5% for all together)."
+    "lower, **▲** higher: beyond the chance of the text and of rounding luck; **▽**, **△** beyond the text's interval, "
+    "rounding luck not measured; **≈** within chance. Corrected for the number of pairs (Holm, 5% for all together)."
 )
 
 
@@ -111,7 +112,8 @@ def verdict(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> str:
     """The winner, and who cannot be told from it."""
     reports, aparts = duel.reports, told_apart(duel, spreads)
     best = min(reports, key=lambda text: reports[text].kl)
-    same = [text for text in reports if text != best and not aparts[text, best].real]
+    same = [text for text in reports if text != best and not aparts[text, best].beyond]
+    unsure = [text for text in reports if text != best and aparts[text, best].verdict == BY_TEXT]
     cheap = min(reports, key=lambda text: reports[text].bytes)
     floats = next(iter(reports.values())).float_perplexity
     said = (
@@ -122,6 +124,8 @@ def verdict(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> str:
     if same:
         sizes = (f"{short_label(text)} ({_percent(aparts[text, best].share)})" for text in same)
         said += f"Not to be told from it on this text: {', '.join(sizes)}. "
+    if unsure:
+        said += f"Worse {BY_TEXT}: {', '.join(map(short_label, unsure))}. "
     if cheap != best:
         ratio = reports[cheap].kl / reports[best].kl if reports[best].kl else math.inf
         times = f"{ratio:.1f} times the KL" if math.isfinite(ratio) else "more KL"
@@ -189,7 +193,8 @@ def _change(row: Mapping[str, Any]) -> str:
 
 
 def _bout(apart: Apart) -> str:
-    mark = "≈" if not apart.real else "▼" if apart.difference.value < 0 else "▲"
+    lower, higher = "▼▲" if apart.real else "▽△"
+    mark = "≈" if not apart.beyond else lower if apart.difference.value < 0 else higher
     luck = "" if apart.luck is None else f"; luck alone ± {apart.luck:.2g}"
     return f"{mark} {apart.difference.value:+.2g} ({_percent(apart.share)}{luck})"
 

@@ -24,8 +24,8 @@ WORDS: Final[dict[str, str]] = {
     "another model.",
     "perplexity": "Among how many equally likely tokens the model seems to choose: the exponential of the mean "
     "surprise over a text. Lower is better; compare on one text only.",
-    "beyond chance": "The 95% interval of the paired difference does not hold 0. Within chance: these texts "
-    "cannot tell the two apart.",
+    "beyond chance": "The 95% interval of the paired difference does not hold 0, nor does that of rounding luck "
+    "where it is measured. Within chance: the two are not told apart.",
     "ppm": "Parts per million: 1,000 ppm are 0.1%.",
     "percentile": "p99.9 is the value with 0.1% of all values beyond it. A range cut there clips those, and gives "
     "all others finer steps.",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from quantcore.measure.duel import short_label
+from quantcore.measure.luck import Spread
 from quantcore.measure.measured import Measured, frontier
-from quantcore.measure.statistics import Interval
+from quantcore.measure.told_apart import Apart
 
 
 def text_name(rows: Sequence[Measured], called: str | None) -> str:
@@ -27,13 +28,14 @@ def headline(rows: Sequence[Measured]) -> str:
     )
 
 
-def table(rows: Sequence[Measured]) -> pd.DataFrame:
-    """A row a scheme."""
+def table(rows: Sequence[Measured], spreads: Mapping[str, Spread]) -> pd.DataFrame:
+    """A row a scheme; spreads: of rounding luck, by a row's key."""
     return pd.DataFrame(
         [
             {
                 "scheme": row.scheme,
                 "KL": row.report.kl,
+                "luck ±": spreads[row.key].deviation if row.key in spreads else None,
                 "same token, %": 100 * row.report.top1_agreement,
                 "perplexity": row.report.perplexity,
                 "float": row.report.float_perplexity,
@@ -50,8 +52,10 @@ def table(rows: Sequence[Measured]) -> pd.DataFrame:
     )
 
 
-def difference(one: Measured, other: Measured, apart: Interval) -> str:
+def difference(one: Measured, other: Measured, apart: Apart) -> str:
     """One pair, over the windows that both have read."""
     names = f"`{short_label(one.scheme)}` − `{short_label(other.scheme)}`"
-    said = "beyond the chance of the text" if apart.significant else "within the chance of the text"
-    return f"{names}: KL {apart.value:+.3g} nats a token ({apart.lo:+.3g} to {apart.hi:+.3g}), {said}"
+    size = "" if apart.share is None else f", **{100 * apart.share:+.3g}%**"
+    luck = "" if apart.luck is None else f"; luck alone ± {apart.luck:.2g}"
+    ends = f"{apart.difference.lo:+.3g} to {apart.difference.hi:+.3g}{luck}"
+    return f"{names}: KL {apart.difference.value:+.3g} nats a token{size} ({ends}): {apart.verdict}"

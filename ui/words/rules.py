@@ -9,17 +9,26 @@ import pandas as pd
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import short_label
 from quantcore.measure.luck import USUAL
-from quantcore.measure.rules import EQUAL, FAILS, HOLDS, UNCHALLENGED, Bout, Rule, RuleResult
+from quantcore.measure.rules import EQUAL, FAILS, HOLDS, LEADS, TRAILS, UNCHALLENGED, Bout, Rule, RuleResult
+from quantcore.measure.told_apart import BY_TEXT
 
 MARKS = {
     HOLDS: ":green[**✓ holds**]",
     FAILS: ":red[**✗ does not hold here**]",
+    LEADS: f":gray[**leads**], {BY_TEXT}",
+    TRAILS: f":gray[**trails**], {BY_TEXT}",
     EQUAL: ":gray[**≈ no significant difference**]",
     UNCHALLENGED: ":gray[**not challenged: what one would do otherwise cannot be built here**]",
 }
 
 
-CLEAN = {HOLDS: "held", FAILS: "did not hold here", EQUAL: "made no difference beyond chance"}
+CLEAN = {
+    HOLDS: "held",
+    FAILS: "did not hold here",
+    LEADS: f"led {BY_TEXT}",
+    TRAILS: f"trailed {BY_TEXT}",
+    EQUAL: "made no difference beyond chance",
+}
 
 
 def headline(results: Mapping[str, RuleResult], count: int) -> str:
@@ -48,13 +57,14 @@ def bout_words(bout: Bout) -> str:
     if bout.apart is None:
         return f"`{bout.challenger}` cannot be built: {bout.refused}"
     difference, share = bout.apart.difference, bout.apart.share
-    how = "beyond the chance of the text" if bout.apart.real else "within chance"
-    if bout.apart.real and share is not None and abs(share) < USUAL:
-        how += f", yet below {USUAL:.0%}, which rounding luck alone may make (a duel measures it)"
+    how = bout.apart.verdict
+    if how == BY_TEXT and share is not None and abs(share) < USUAL:
+        how += f", and below {USUAL:.0%}, which luck alone may make"
+    luck = "" if bout.apart.luck is None else f"; luck alone ± {bout.apart.luck:.2g}"
     size = "" if share is None else f", **{100 * share:+.3g}%** of its KL"
     return (
         f"KL {difference.value:+.3g} nats against `{short_label(bout.challenger, 60)}`{size}: {how} "
-        f"(95%: {difference.lo:+.3g} to {difference.hi:+.3g})"
+        f"(95%: {difference.lo:+.3g} to {difference.hi:+.3g}{luck})"
     )
 
 
@@ -73,6 +83,8 @@ def table(results: Mapping[str, RuleResult]) -> pd.DataFrame:
             "of the challenger's KL": None if bout.apart is None else bout.apart.share,
             "lo": None if bout.apart is None else bout.apart.difference.lo,
             "hi": None if bout.apart is None else bout.apart.difference.hi,
+            "luck alone, ±": None if bout.apart is None else bout.apart.luck,
+            "told apart": None if bout.apart is None else bout.apart.verdict,
             "p, all challengers": None if bout.apart is None else bout.apart.p,
             "refused": bout.refused,
         }

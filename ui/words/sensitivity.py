@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.luck import Spread
 from quantcore.measure.sensitivity import PlannedChoice, Sensitivity
 from quantcore.measure.told_apart import told_apart
 from ui.words.digits import digits
@@ -61,7 +62,13 @@ def so_far_words(costs: Mapping[str, float], count: int, all_but: bool) -> str:
     return f"**So far**, {len(costs)} of {count} layers: `{most}` hurts most, {costs[most]:.3g} nats alone."
 
 
-def plan_words(chosen: PlannedChoice, found: Duel | None, rival: str | None, rival_bits: float | None) -> list[str]:
+def plan_words(
+    chosen: PlannedChoice,
+    found: Duel | None,
+    rival: str | None,
+    rival_bits: float | None,
+    spreads: Mapping[str, Spread] | None = None,
+) -> list[str]:
     """The plan's bits, its KL as predicted and as measured, and the scheme for all next to it."""
     text = str(chosen.plan)
     predicted = (
@@ -74,19 +81,20 @@ def plan_words(chosen: PlannedChoice, found: Duel | None, rival: str | None, riv
     measured = f"On another text, {tokens:,} tokens, it has KL **{found.reports[text].kl:.3g}**."
     if rival is None or rival == text:
         return [predicted, measured]
-    apart = told_apart(found)[text, rival]
+    apart = told_apart(found, spreads)[text, rival]
     difference = apart.difference
-    size = "" if apart.share is None else f" (**{100 * apart.share:+.2g}%**)"
+    size = "" if apart.share is None else f" ({100 * apart.share:+.2g}%)"
+    luck = "" if apart.luck is None else f"; luck alone ± {apart.luck:.2g}"
     against = (
         f"{short_label(rival)} for all takes {rival_bits:.3f} bits and has KL {found.reports[rival].kl:.3g} there: the "
-        f"plan's is {difference.value:+.3g}{size}, 95%: {difference.lo:+.2g} to {difference.hi:+.2g}."
+        f"plan's is {difference.value:+.3g}{size}, 95%: {difference.lo:+.2g} to {difference.hi:+.2g}{luck}."
     )
-    if not apart.real:
+    if not apart.beyond:
         verdict = f"**Within chance**: on this text the plan is not told from {short_label(rival)} for all."
-    elif difference.value < 0:
-        verdict = f"**The plan loses less** than {short_label(rival)} for all, beyond the chance of the text."
     else:
-        verdict = f"**The plan loses more** than {short_label(rival)} for all, beyond the chance of the text."
+        way = "less" if difference.value < 0 else "more"
+        claim = f"The plan loses {way}{size}"
+        verdict = f"{f'**{claim}**' if apart.real else claim} than {short_label(rival)} for all, {apart.verdict}."
     return [verdict, predicted, measured, against]
 
 

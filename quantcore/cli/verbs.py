@@ -226,10 +226,12 @@ def compare(
     read = str(reading), str(learning)
     with progress_bar("comparing") as tell:
         found = lab.duel(wanted, *read, progress=tell)
+    spreads = {}
     if luck:
         with progress_bar("rounding luck") as tell:
-            lab.luck(list(found.reports), *read, progress=tell)
-    spreads = lab.known_luck(list(found.reports), *read)
+            spreads = lab.luck(list(found.reports), *read, progress=tell)
+    elif ranks().alone:  # several processes read no store by themselves
+        spreads = lab.known_luck(list(found.reports), *read)
     facts = {
         "model": model,
         "model hash": lab.hash,

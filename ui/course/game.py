@@ -1,7 +1,7 @@
 """The last game: the smallest KL within a budget of bits, against the engine's own plan.
 
-The player gives each kind of layer a number of bits; the engine has measured every layer alone, chosen a plan for the
-same budget, and both are run on the whole model, on the same text.
+The player gives each kind of layer a number of bits. The engine has estimated what each layer alone costs (Fisher,
+from a few backward passes), and chosen a plan for the same budget; both are run on the whole model, on the same text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import streamlit as st
 
-from quantcore.lab.bench import EACH
+from quantcore.lab.bench import EACH, LEARNED
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import Duel
@@ -26,6 +26,7 @@ from ui.course.stage import picture
 BITS = (2, 3, 4, 8)
 START = 3
 MOST_KINDS = 12
+ESTIMATED = True  # of the costs: to measure them takes a run a layer and scheme, minutes on two cores
 PLAYED = 6  # plans that are kept on the screen
 HEIGHT = 330
 
@@ -66,24 +67,29 @@ def play(lab: Lab) -> None:
 def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
     """The engine's plan and the player's, as far as they are measured."""
     with st.container():
-        found = answer("Each layer alone, for the engine's plan", lab, Lab.sensitivity, schemes, False, EACH).whole
+        asked = schemes, False, EACH, LEARNED, ESTIMATED
+        found = answer("What each layer costs, estimated, for the engine's plan", lab, Lab.sensitivity, *asked).whole
     if found is None:
-        st.caption("Choose your bits meanwhile; the engine measures what each layer costs.")
+        st.caption("Choose your bits meanwhile; the engine estimates what each layer costs.")
         return
-    engine = str(lab.plan(schemes, budget, EACH).plan)
+    engine = str(lab.plan(schemes, budget, EACH, LEARNED, ESTIMATED).plan)
     mine = [one for one in plans_of(lab.id) if one != engine]
-    asked = (engine, *(mine or [schemes[1]]))
+    plans = engine, *(mine or [schemes[1]])
     with st.container():
-        duel = answer("The plans, measured on the whole model", lab, Lab.duel, asked, EACH, place="game").whole
+        duel = answer("The plans, measured on the whole model", lab, Lab.duel, plans, EACH, place="game").whole
     if duel is not None:
-        chart(standings(lab, duel, engine, mine), key="game", alt=verdict(duel, engine, mine), height=HEIGHT)
-        st.markdown(verdict(duel, engine, mine))
+        said = verdict(duel, engine, mine)
+        chart(standings(lab, duel, engine, mine), key="game", alt=said.replace("*", ""), height=HEIGHT)
+        st.markdown(said)
 
 
 def verdict(duel: Duel, engine: str, mine: list[str]) -> str:
     bar = duel.reports[engine].kl
     if not mine:
-        return f"The bar to beat: the engine's plan loses **{bar:.4g}** nats."
+        return (
+            f"The bar to beat: the engine's plan loses **{bar:.4g}** nats. It gives each layer its own bits, by what "
+            "an estimate says that each layer costs alone; your sliders set a kind of layer at once."
+        )
     last = mine[-1]
     apart = told_apart(duel)[last, engine]
     beaten = "You **beat** the engine" if apart.difference.value < 0 else "The engine keeps the lead"

@@ -144,7 +144,11 @@ def test_a_links_guess_that_is_none_is_told(guess: str) -> None:
     at = page("0_Course", scene=4, guess=guess.replace("99", "999"))
     settle(at)
     assert errors(at) == []
-    assert [one.value for one in at.warning] == ["The link's guess is none that this scene takes."]
+    told = ["The link's guess is none that this scene takes: it takes a number from 4% to 100%."]
+    assert [one.value for one in at.warning] == told
+    at = page("0_Course", scene=4, guess=guess.replace("99", "999"), shown="true")
+    settle(at)
+    assert [one.value for one in at.warning] == told  # with the answer, too
 
 
 def test_a_scene_is_one_file() -> None:

@@ -143,6 +143,8 @@ def _answer(lab: Lab, scene: Scene, at: Place, room: Room | None, left: DeltaGen
         room.show()
     text = None if at.guess is None else found.guess.read(at.guess)
     with left:
+        if at.guess is not None and text is None:
+            _not_taken(found)
         if room is not None:
             screen.class_bars(found.guess, room.guesses, shown.truth, scene.key)
         screen.answer_part(lab, scene, found, text, shown)
@@ -159,11 +161,15 @@ def _guess(scene: Scene, found: Specimen, at: Place) -> None:
         starts.clear()
         starts[key] = None if at.guess is None else found.guess.read(at.guess)
         if at.guess is not None and starts[key] is None:
-            st.warning("The link's guess is none that this scene takes.")
+            _not_taken(found)
             st.query_params.pop("guess", None)
     text = screen.guess_part(scene, found, starts[key], key)
     if text is not None and st.query_params.get("guess") != text:
         st.query_params["guess"] = text
+
+
+def _not_taken(found: Specimen) -> None:
+    st.warning(f"The link's guess is none that this scene takes: it takes {found.guess.takes}.")
 
 
 def hide(room: Room | None) -> None:

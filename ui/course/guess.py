@@ -55,6 +55,11 @@ class Number:
             return None
         return f"{round(round((value - self.lo) / self.step) * self.step + self.lo, 6):.10g}"
 
+    @property
+    def takes(self) -> str:
+        """What a link may say, in words."""
+        return f"a number from {self.words(str(self.lo))} to {self.words(str(self.hi))}"
+
     def words(self, text: str) -> str:
         value = float(text)
         digits = len(f"{self.step:.10g}".partition(".")[2])
@@ -99,6 +104,12 @@ class Rows:
             if not (part.isascii() and part.isdigit() and 1 <= int(part) <= len(options)):
                 return None
         return ",".join(str(int(part)) for part in parts)
+
+    @property
+    def takes(self) -> str:
+        """What a link may say, in words."""
+        counts = [len(options) for _, options in self.rows]
+        return ", then ".join(f"a number from 1 to {count}" for count in counts)
 
     def chosen(self, text: str) -> list[str]:
         return [options[int(part) - 1] for part, (_, options) in zip(text.split(","), self.rows, strict=True)]
@@ -160,6 +171,11 @@ class Order:
         if sorted(places) != list(range(1, len(self.cards) + 1)):
             return None
         return ",".join(map(str, places))
+
+    @property
+    def takes(self) -> str:
+        """What a link may say, in words."""
+        return f"the numbers 1 to {len(self.cards)}, each once, with commas between them"
 
     def places(self, text: str) -> list[int]:
         """Which card stands first, second ..., counted from 0."""

@@ -31,8 +31,8 @@ def find(lab: Lab) -> Specimen | Missing:
     said = (
         f"While the model read {study.tokens:,} tokens of {RECORDED} text, the range of what enters {short(layer)} was "
         f"recorded and frozen: {digits(row.lo)} to **{digits(row.hi)}**, with 1 value in 10,000 left outside at either "
-        f"end. Now it reads new text: of our {len(TEXT_KINDS)} kinds {worst.text}, which suffers most. What share of "
-        "its tokens has a value clipped?"
+        f"end. Now it reads new text: {worst.text} text, which of our {len(TEXT_KINDS)} kinds suffers most. What share "
+        "of its tokens has a value clipped?"
     )
     guess = Number("%", 0, 100, 0.5, near=2, name="tokens of the new text with a clipped value")
     return Specimen(said, guess, of=(layer, worst.text))
@@ -46,10 +46,10 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     row, token = study.static[0], study.others.token
     touched = 100 * clips[kind].touched
     why = (
-        f"The range was wide enough for what it had seen. {kind.capitalize()} goes beyond it on **{touched:.1f}%** "
-        f"of its tokens, though only {1e6 * clips[kind].clipped:,.0f} in a million values are clipped. Frozen, the "
-        f"median token keeps {row.token_sqnr_db:z.1f} dB; with a range of its own, taken as it comes, "
-        f"**{token.token_sqnr_db:.1f}**."
+        f"The range was wide enough for what it had seen. {kind.capitalize()} text goes beyond it on "
+        f"**{touched:.1f}%** of its tokens, though only {1e6 * clips[kind].clipped:,.0f} in a million values are "
+        f"clipped. Frozen, the median token keeps {row.token_sqnr_db:z.1f} dB; with a range of its own, taken as it "
+        f"comes, **{token.token_sqnr_db:.1f}**."
     )
     others = ", ".join(f"{name} {one.touched:.1%}" for name, one in clips.items() if name != kind)
     twist = f"It depends on the text: {others}. What a range was frozen on decides what it does to yours."

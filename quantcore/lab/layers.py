@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from quantcore.lab.bench import LEARNED, READ, Bench, require_of_layers, weights_of
 from quantcore.lab.memo import remembered
 from quantcore.lab.outliers import channels
-from quantcore.methods.options import Gptq, Rtn
+from quantcore.methods.options import Gptq, Qronos, Rtn
 from quantcore.model.linears import linear_named
 from quantcore.pipeline.calibration import LayerStats, NotReached, calibrate, layer_inputs, momenta_of
 from quantcore.pipeline.convert import quantize_model
@@ -100,7 +100,8 @@ def gptq_drift(lab: Bench, layer: str, scheme: str, reading: str = READ, calibra
             raise ValueError(f"the router sends other tokens to {layer!r} behind rounded layers; choose another layer")
         return x, moved
 
-    return drift_study(linear.weight.detach(), inputs(calibration), inputs(reading), spec, gptq_of(lab, scheme).damp)
+    damp = gptq_of(lab, scheme).damp
+    return drift_study(linear.weight.detach(), inputs(calibration), inputs(reading), spec, damp, Qronos.share)
 
 
 def loud_channels(lab: Bench, layer: str, reading: str = READ) -> tuple[int, ...]:

@@ -106,8 +106,13 @@ def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> 
 def _by_qronos(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
     assert hessian is not None
     device, drift = problems[0].weight.device, problems[0].drift
-    asked = [GptqProblem(one.weight, one.spec, cast(Qronos, one.method).sweep, one.global_scale) for one in problems]
-    return qronos_quantize_many(asked, hessian.to(device), None if drift is None else drift.to(device), name)
+    methods = [cast(Qronos, one.method) for one in problems]
+    asked = [
+        GptqProblem(one.weight, one.spec, method.sweep, one.global_scale)
+        for one, method in zip(problems, methods, strict=True)
+    ]
+    shares = [method.share for method in methods]
+    return qronos_quantize_many(asked, hessian.to(device), None if drift is None else drift.to(device), shares, name)
 
 
 def _sets_by_gptq(sets: Sequence[tuple[Sequence[Problem], Tensor, str]]) -> list[list[QTensor]]:

@@ -5,8 +5,10 @@ closest to it on X~ are not w, but w' = argmin |X w - X~ w'|^2. With H = X~^T X~
 
     w' = w + (H + damp mean(diag H) I)^-1 D w                 |X w - X~ q|^2 = const + (q - w') H (q - w')
 
-so that GPTQ's sweep on w' with H is left to do. The damping pulls towards w, not towards 0: where X~ = X, D is 0, w' is
-w, and the codes are GPTQ's. GPTQ alone only makes its own error small on X~, and leaves that of the inputs.
+so that GPTQ's sweep on w' with H is left to do. Only a share of the step from w to w' is taken, for it is fitted to the
+calibration text and overfits where that is short (`options.Qronos`). The damping pulls towards w, not towards 0: where
+X~ = X, D is 0, w' is w, and the codes are GPTQ's. GPTQ alone only makes its own error small on X~, and leaves that of
+the inputs.
 
 Source: Zhang et al. 2025, arXiv:2505.11695 (Qronos), proposition 1; Li et al. 2025, arXiv:2504.02692 (GPTAQ) has the
 same aim with another path to it.
@@ -24,8 +26,11 @@ from quantcore.methods.gptq import CholeskyError, GptqProblem, gptq_quantize_man
 from quantcore.numbers.qtensor import QTensor
 
 
-def corrected(weights: Sequence[Tensor], hessian: Tensor, drift: Tensor, damp: float, name: str) -> list[Tensor]:
-    """w' of weights (O, K) that read the same inputs; hessian (K, K) = X~^T X~, drift (K, K) = X~^T (X - X~).
+def corrected(
+    weights: Sequence[Tensor], hessian: Tensor, drift: Tensor, damp: float, name: str, share: float = 1.0
+) -> list[Tensor]:
+    """w' of weights (O, K) that read the same inputs, or what a share of the step gives; hessian (K, K) = X~^T X~,
+    drift (K, K) = X~^T (X - X~).
 
     float64 weights are worked on in float64, others in float32. Raises: CholeskyError where the damping does not make H
     positive definite; on a GPU the sweep says so, which factorizes the same H, so that nobody waits here."""
@@ -39,21 +44,27 @@ def corrected(weights: Sequence[Tensor], hessian: Tensor, drift: Tensor, damp: f
             f"{10 * damp:g}, or calibrate on more tokens"
         )
     together = torch.cat([one.to(work) for one in weights])
-    moved = together + torch.cholesky_solve(drift.to(work) @ together.T, factor).T
+    moved = together + share * torch.cholesky_solve(drift.to(work) @ together.T, factor).T
     return list(torch.split(moved, [len(one) for one in weights]))
 
 
 def qronos_quantize_many(
-    problems: Sequence[GptqProblem], hessian: Tensor, drift: Tensor | None, name: str = "this layer"
+    problems: Sequence[GptqProblem],
+    hessian: Tensor,
+    drift: Tensor | None,
+    shares: Sequence[float],
+    name: str = "this layer",
 ) -> list[QTensor]:
-    """The codes of weights that read the same inputs. drift: see `corrected`; None where nothing before is quantized.
+    """The codes of weights that read the same inputs, each with its share of the correction. drift: see `corrected`;
+    None where nothing before is quantized.
 
     Raises: as `gptq_quantize`."""
     problems = list(problems)
     if drift is not None:
-        for damp in dict.fromkeys(one.options.damp for one in problems):
-            mine = [place for place, one in enumerate(problems) if one.options.damp == damp]
-            found = corrected([problems[place].weight for place in mine], hessian, drift, damp, name)
+        steps = [(one.options.damp, share) for one, share in zip(problems, shares, strict=True)]
+        for damp, share in dict.fromkeys(steps):
+            mine = [place for place, one in enumerate(steps) if one == (damp, share)]
+            found = corrected([problems[place].weight for place in mine], hessian, drift, damp, name, share)
             for place, weight in zip(mine, found, strict=True):
                 problems[place] = replace(problems[place], weight=weight)
     return gptq_quantize_many(problems, hessian, name)

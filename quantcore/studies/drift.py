@@ -37,20 +37,22 @@ class DriftStudy:
     corrected: float
 
 
-def drift_study(weight: Tensor, learned: Inputs, read: Inputs, spec: QuantSpec, damp: float) -> DriftStudy:
-    """Raises: ValueError as `gptq_quantize`."""
+def drift_study(
+    weight: Tensor, learned: Inputs, read: Inputs, spec: QuantSpec, damp: float, share: float = 1.0
+) -> DriftStudy:
+    """share: of the correction, see `options.Qronos`. Raises: ValueError as `gptq_quantize`."""
     with torch.inference_mode():
         weight = weight.float()
         x, moved = (one.float() for one in learned)
         hessian, drift = gram_of(moved), drift_of(moved, x)
-        (mended,) = corrected([weight], hessian, drift, damp, "this layer")
+        (mended,) = corrected([weight], hessian, drift, damp, "this layer", share)
         problem = GptqProblem(weight, spec, Gptq(damp=damp))
         found = {
             AS_IT_IS: weight,
             CORRECTED: mended,
             ROUNDED: fake_quantize(weight, spec),
             BY_GPTQ: dequantize(gptq_quantize(weight, hessian, spec, problem.options)),
-            BY_QRONOS: dequantize(qronos_quantize_many([problem], hessian, drift)[0]),
+            BY_QRONOS: dequantize(qronos_quantize_many([problem], hessian, drift, [share])[0]),
         }
         return DriftStudy(
             learned={name: _lost(weight, one, learned) for name, one in found.items()},

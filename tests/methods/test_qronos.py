@@ -68,7 +68,7 @@ def test_it_comes_closer_to_the_float_layer(bits: int, least: float) -> None:
 
     rtn = lost(dequantize(quantize(weight, spec)))
     gptq = lost(dequantize(gptq_quantize(weight, hessian, spec)))
-    (solved,) = qronos_quantize_many([GptqProblem(weight, spec)], hessian, drift)
+    (solved,) = qronos_quantize_many([GptqProblem(weight, spec)], hessian, drift, [1.0])
     qronos = lost(dequantize(solved))
     assert gptq < rtn
     assert qronos < least * gptq
@@ -88,7 +88,29 @@ def test_on_the_road_it_sees_what_quantized_blocks_do(tiny_lm, monkeypatch) -> N
     assert torch.equal(apart.get_submodule(later).codes, alone.get_submodule(later).codes)
 
 
+def test_a_share_of_the_first_step() -> None:
+    """X = 1, X~ = 2: the whole step halves the weight of 3, half of it gives 2.25; the text keeps what is not usual."""
+    hessian, drift = torch.tensor([[4.0]]).double(), torch.tensor([[-2.0]]).double()
+    (found,) = corrected([torch.tensor([[3.0]]).double()], hessian, drift, TINY, "w", 0.5)
+    assert found.item() == pytest.approx(2.25)
+    assert [str(Scheme.parse(f"W3A16,qronos{word}").method) for word in ("", "/share=0.5", "/share=1")] == [
+        "qronos", "qronos", "qronos/share=1",
+    ]  # fmt: skip
+    spec = Scheme.parse("w:int3/group32").weights
+    x, weight = _inputs(), torch.randn(24, 64)
+    moved = x + 0.3 * torch.randn(512, 64)
+    whole, half, none = (
+        codes([Problem(weight, spec, Qronos(share=share), given)], moved.T @ moved)[0].q  # type: ignore[arg-type]
+        for share, given in ((1.0, drift_of(moved, x)), (0.5, drift_of(moved, x)), (0.5, None))
+    )
+    assert not torch.equal(whole, half)
+    assert not torch.equal(half, none)
+
+
 def test_what_it_refuses() -> None:
+    for share in ("0", "1.5"):
+        with pytest.raises(ValueError, match=f"share={share} is no part of Qronos' first step"):
+            Scheme.parse(f"W4A16,qronos/share={share}")
     with pytest.raises(ValueError, match="damp=0 keeps no Hessian"):
         Scheme.parse("W4A16,qronos/damp=0")
     with pytest.raises(ValueError, match="cannot read 'actorder=group'"):

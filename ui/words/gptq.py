@@ -149,11 +149,12 @@ def drift(found: DriftStudy) -> str:
     learned, read = found.learned, found.read
     return (
         f"Where the layers before are rounded to nearest, this layer's inputs are off by {percent(found.moved)} of "
-        f"their power, which alone costs **{percent(learned[AS_IT_IS])}** of its output. Qronos moves the weight first "
-        f"(by {percent(found.corrected)} of its own power), so that {percent(learned[CORRECTED])} is left, and then "
-        f"rounds as GPTQ does: **{percent(learned[BY_QRONOS])}** against GPTQ's {percent(learned[BY_GPTQ])} on the "
-        f"text that it learned from, **{percent(read[BY_QRONOS])}** against {percent(read[BY_GPTQ])} on another. RTN, "
-        f"which learns from no text, loses {percent(learned[ROUNDED])} and {percent(read[ROUNDED])}."
+        f"their power, which alone costs **{percent(learned[AS_IT_IS])}** of its output. Qronos moves the weight "
+        f"first, half of the way that this text asks for (by {percent(found.corrected)} of its own power), so that "
+        f"{percent(learned[CORRECTED])} is left, and then rounds as GPTQ does: **{percent(learned[BY_QRONOS])}** "
+        f"against GPTQ's {percent(learned[BY_GPTQ])} on the text that it learned from, **{percent(read[BY_QRONOS])}** "
+        f"against {percent(read[BY_GPTQ])} on another. RTN, which learns from no text, loses "
+        f"{percent(learned[ROUNDED])} and {percent(read[ROUNDED])}."
     )
 
 

@@ -64,6 +64,8 @@ STYLE = """<style>
 /* Streamlit's captions and filled buttons are paler than 4.5:1 */
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { opacity: 1 !important; }
 [data-testid="stCaptionContainer"] p { color: color-mix(in srgb, currentColor 85%, transparent); }
+/* beside small words code would be 10.5 px */
+[data-testid="stMarkdownContainer"] :not(pre) > code { font-size: max(0.75em, 0.8rem) !important; }
 [data-testid="stBaseButton-primary"] { background: #147a92 !important; border-color: #147a92 !important; }
 [data-testid="stBaseButton-primary"] p { color: #ffffff; }
 [data-stale="true"] { opacity: 1 !important; }  /* text stays legible while the next answer is on its way */

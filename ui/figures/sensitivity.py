@@ -17,6 +17,7 @@ from ui.figures.duel import log_ticks
 
 STEPS = (VERMILION, AMBER, GREEN, BLUE, PURPLE, SLATE)  # fewest bits first
 RANKED = 16
+LEGIBLE = 48  # columns, up to which a digit of 13 px fits its cell; beyond, colours and legend say it
 
 
 def grid_of(layers: Sequence[str]) -> tuple[list[str], list[str], dict[str, tuple[int, int]]]:
@@ -92,7 +93,8 @@ def ranking(costs: Mapping[str, float], title: str, what: str) -> go.Figure:
 
 
 def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
-    """Which scheme each layer gets: colours from the fewest bits to the most, the bits written in the cell."""
+    """Which scheme each layer gets: colours from the fewest bits to the most, the whole bits written in the cell (its
+    scales' part of a bit stands in the hover text: two digits would not fit 30 blocks)."""
     modules, columns, cells = grid_of(list(choice))
     texts = sorted(found.schemes, key=lambda text: np.mean([found.bits[layer, text] for layer in found.layers]))
     z = np.full((len(modules), len(columns)), np.nan, np.float32)
@@ -105,11 +107,11 @@ def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
         hovers[row, column] = (
             f"{layer}<br>{short_label(text)}, {bits:.3g} bits, KL alone {found.alone[layer, text]:.3g} nats"
         )
-        written[row, column] = f"{bits:.2g}"
+        written[row, column] = f"{math.floor(bits)}" if len(columns) <= LEGIBLE else ""
     n = len(texts)
     colours = [STEPS[place % len(STEPS)] for place in range(n)]
     scale = [[edge, colour] for place, colour in enumerate(colours) for edge in (place / n, (place + 1) / n)]
-    fig = figure("The plan: bits per weight of each layer", "block", "", 380)
+    fig = figure("The plan: whole bits of each layer", "block", "", 380)
     fig.add_trace(
         go.Heatmap(
             z=z,
@@ -118,6 +120,7 @@ def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
             text=written.tolist(),
             customdata=hovers.tolist(),
             texttemplate="%{text}",
+            textfont={"size": 13},
             hovertemplate="%{customdata}<extra></extra>",
             colorscale=scale,
             zmin=-0.5,

@@ -67,6 +67,8 @@ def test_the_words_of_a_page_are_listed_and_explained(page: Any, server_url: str
     page.mouse.move(*place)
     page.mouse.move(place[0] + 1, place[1])
     wait_until(page, "document.querySelector('.lab-word-tip:not([hidden])')?.innerText.startsWith('SQNR')")
+    page.keyboard.press("Shift")  # who goes on by key leaves the word behind
+    wait_until(page, "document.querySelector('.lab-word-tip').hidden")
 
 
 @pytest.fixture

@@ -29,10 +29,14 @@ class Reader {
     this.tip = element("div", { className: "lab-word-tip", hidden: true });
     this.tip.setAttribute("role", "tooltip");
     document.body.append(this.box, this.tip);
-    new MutationObserver((changes) => changes.some((one) => !this.own(one.target)) && this.later())
+    new MutationObserver((changes) => {
+      if (!this.tip.hidden && !this.shown.isConnected) this.hide(); // its word has gone with the page's change
+      if (changes.some((one) => !this.own(one.target))) this.later();
+    })
       .observe(document.body, { childList: true, subtree: true, characterData: true });
     document.addEventListener("pointermove", (event) => this.hover(event), { passive: true });
     document.addEventListener("pointerdown", (event) => this.touch(event), { passive: true });
+    document.addEventListener("keydown", () => this.hide(), { capture: true, passive: true });
     document.addEventListener("scroll", () => this.hide(), { capture: true, passive: true });
     this.box.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || this.list.hidden) return;
@@ -133,8 +137,9 @@ class Reader {
     const place = this.places.get(node)?.find(([start, end]) => offset >= start && offset <= end);
     const here = (box) => clientX >= box.left - 2 && clientX <= box.right + 2 && clientY >= box.top - 2 && clientY <= box.bottom + 2;
     const beside = place && boxOf(node, place);
-    const [word, box] = beside && here(beside) ? [place[2], beside] : this.drawn(here);
+    const [word, box, shown] = beside && here(beside) ? [place[2], beside, node] : this.drawn(here);
     if (!word) return this.hide();
+    this.shown = shown;
     this.tip.replaceChildren(element("b", { textContent: word }), this.words[word]);
     this.tip.hidden = false;
     const { width, height } = this.tip.getBoundingClientRect();
@@ -148,13 +153,14 @@ class Reader {
       if (!node.parentElement?.closest("svg") || !here(node.parentElement.getBoundingClientRect())) continue;
       for (const place of places) {
         const box = boxOf(node, place);
-        if (here(box)) return [place[2], box];
+        if (here(box)) return [place[2], box, node];
       }
     }
     return [];
   }
 
   hide() {
+    clearTimeout(this.hovering);
     this.tip.hidden = true;
   }
 }

@@ -38,7 +38,7 @@ from quantcore.measure.sensitivity import (
     transformed,
 )
 from quantcore.model.experts import take_apart
-from quantcore.model.linears import measured_together
+from quantcore.model.linears import linears, measured_together
 from quantcore.model.places import copy_with
 from quantcore.numbers.qtensor import dequantize
 from quantcore.pipeline.calibration import Progress
@@ -148,12 +148,13 @@ def _drawn(model: nn.Module, window: Tensor, draws: int, random: torch.Generator
 def _scoring(
     model: nn.Module, units: Mapping[str, Sequence[str]], copies: Mapping[str, Mapping[str, QuantLinear]]
 ) -> Iterator[Tensor]:
-    """While the context lasts, a backward pass adds each layer's scores to what is yielded, (units, schemes)."""
+    """While the context lasts, a backward pass adds each layer's scores to what is yielded, (units, schemes). Weights
+    are taken as a Linear keeps them: a Conv1D's lies the other way round."""
     device = next(model.parameters()).device
+    weights = {name: layer.weight.detach() for name, layer in linears(model).items()}
     scores = torch.zeros(len(units), len(copies), dtype=torch.float64, device=device)
 
     def score(unit: int, name: str, x: Tensor, y: Tensor, g: Tensor) -> None:
-        weight = model.get_submodule(name).get_parameter("weight").detach()
         gradient = g.flatten(0, -2).float().T @ x.flatten(0, -2).float()
         for scheme, layers in enumerate(copies.values()):
             layer = layers[name]
@@ -161,7 +162,7 @@ def _scoring(
                 if layer.activation_spec is not None:
                     moved = (g.double() * (layer(x) - y).double()).sum()
                 elif layer.qweight is not None:
-                    moved = (gradient * (dequantize(layer.qweight) - weight).float()).sum(dtype=torch.float64)
+                    moved = (gradient * (dequantize(layer.qweight) - weights[name]).float()).sum(dtype=torch.float64)
                 else:
                     continue
             scores[unit, scheme] += moved

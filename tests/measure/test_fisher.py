@@ -11,6 +11,7 @@ from quantcore.measure.fisher import estimated_costs
 from quantcore.measure.sensitivity import Sensitivity, joined, plan_of, sensitivity
 from quantcore.model.loading import LoadedModel
 from quantcore.text.windows import bundled_text, token_windows
+from tests.model.test_architectures import fused
 from tests.model.test_experts import made
 
 SCHEMES = ["w:int4/group32", "w:int8/channel,a:int8/token/dynamic"]
@@ -47,6 +48,16 @@ def test_it_is_the_kl_that_is_measured(tiny_lm: LoadedModel, tokens: Tensor) -> 
             assert found.alone[layer, scheme] == pytest.approx(direct.alone[layer, scheme], rel=0.6)
     assert shares == sorted(shares)
     assert shares[-1] == 1
+
+
+def test_a_weight_that_is_stored_the_other_way_round() -> None:
+    """GPT-2's Conv1D, square ones too, whose shape says nothing."""
+    model, tokens = fused("GPT2"), torch.randint(3, 60, (6, 24))
+    found = estimated(model, ["w:int3/group16"], tokens, draws=24)
+    direct = sensitivity(model, ["w:int3/group16"], tokens)
+    assert any(found.weights[one] == 32 * 32 for one in found.layers)
+    for layer in found.layers:
+        assert found.alone[layer, "w:int3/group16"] == pytest.approx(direct.alone[layer, "w:int3/group16"], rel=0.6)
 
 
 def test_the_experts_of_a_block_are_one_layer() -> None:

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DummyLayer, DynamicCache
+from transformers.cache_utils import DummyLayer
 
 from quantcore.export.cache_words import spec_of
 from quantcore.export.checkpoint_format import rounded_scale
 from quantcore.model.held import held
 from quantcore.model.linears import block_of
 from quantcore.numbers.granularity import PerHead, PerTensor
-from quantcore.pipeline.cache import Scales
+from quantcore.pipeline.cache import Scales, plain_layers
 from quantcore.scheme.cache import CacheSpec
 
 PROJECTIONS = ("k_proj", "v_proj", "qkv_proj", "kv_b_proj")  # by one of which the library knows an attention
@@ -40,7 +40,7 @@ def scale_shapes(model: nn.Module, kv: CacheSpec | None, dtype: torch.dtype) -> 
     decoder = config.get_text_config(decoder=True)
     heads = int(getattr(decoder, "num_key_value_heads", None) or decoder.num_attention_heads)
     shape = (heads, 1, 1) if isinstance(spec.granularity, PerHead) else (1,)
-    kept = [place for place, one in enumerate(DynamicCache(config=config).layers) if not isinstance(one, DummyLayer)]
+    kept = [place for place, one in enumerate(plain_layers(config)) if not isinstance(one, DummyLayer)]
     names = _attentions(model, kept)
     return {f"{names[place]}{end}": torch.empty(shape, dtype=dtype, device="meta") for place in kept for end in ENDS}
 

@@ -121,8 +121,7 @@ class CodedLayer(DynamicLayer):  # type: ignore[misc]
             side.append(came)
         keys, values = (side.read() for side in self.sides)
         if (window := self.window) is not None:
-            for side in self.sides:
-                side.keep(lambda one: one[..., max(0, one.shape[-2] - window + 1) :, :])
+            self._choose(lambda one: one[..., max(0, one.shape[-2] - window + 1) :, :])
         return keys, values
 
     def get_seq_length(self) -> int:
@@ -137,8 +136,7 @@ class CodedLayer(DynamicLayer):  # type: ignore[misc]
         return -1 if self.window is None else self.window
 
     def reset(self) -> None:
-        for side in self.sides:
-            side.keep(lambda one: one[..., :0, :])
+        self._choose(lambda one: one[..., :0, :])
         self._seen = 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -185,7 +183,7 @@ def coded_cache(config: Any, kv: CacheSpec | None, scales: Scales | None = None)
         mine = frozen.get(place, (None, None))
         return CodedLayer(Coded(keys, mine[0]), Coded(values, mine[1]), getattr(plain, "sliding_window", None))
 
-    return CodedCache(layers=[layer(place, plain) for place, plain in enumerate(_plain_layers(config))])
+    return CodedCache(layers=[layer(place, plain) for place, plain in enumerate(plain_layers(config))])
 
 
 def why_no_cache(config: Any) -> str | None:
@@ -197,7 +195,7 @@ def why_no_cache(config: Any) -> str | None:
             "made, and kv: speaks of keys and values; leave kv: out"
         )
     try:
-        plain = _plain_layers(config)
+        plain = plain_layers(config)
     except (KeyError, AttributeError, TypeError) as error:
         return f"transformers has no cache of layers for it ({type(error).__name__}: {error}); leave kv: out"
     known = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
@@ -255,5 +253,6 @@ def with_cache(model: nn.Module, kv: CacheSpec, scales: Scales | None) -> nn.Mod
     return model
 
 
-def _plain_layers(config: Any) -> list[Any]:
+def plain_layers(config: Any) -> list[Any]:
+    """The layers of transformers' own cache for a model of this config, empty; a DummyLayer keeps nothing."""
     return list(DynamicCache(config=config).layers)

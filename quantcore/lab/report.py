@@ -224,7 +224,7 @@ def _pair_table(found: Duel, spreads: Mapping[str, Spread] | None) -> Table:
         apart, nll = aparts[one, other], found.log_perplexity_difference(one, other)
         kl = apart.difference
         rows.append((short_label(one), short_label(other), kl.value, kl.lo, kl.hi, apart.share, apart.luck,
-                     apart.p, apart.verdict,                     nll.value, nll.lo, nll.hi))  # fmt: skip
+                     apart.p, apart.verdict, nll.value, nll.lo, nll.hi))  # fmt: skip
     columns = (
         "scheme", "minus", "KL", "KL from", "KL to", "of the other's KL", "luck alone, +-",
         "p, all pairs together", "verdict", "log perplexity", "log perplexity from", "log perplexity to",

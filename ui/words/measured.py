@@ -10,6 +10,7 @@ from quantcore.measure.duel import short_label
 from quantcore.measure.luck import Spread
 from quantcore.measure.measured import Measured, frontier
 from quantcore.measure.told_apart import Apart
+from ui.words.luck import luck_alone
 
 
 def text_name(rows: Sequence[Measured], called: str | None) -> str:
@@ -56,6 +57,5 @@ def difference(one: Measured, other: Measured, apart: Apart) -> str:
     """One pair, over the windows that both have read."""
     names = f"`{short_label(one.scheme)}` − `{short_label(other.scheme)}`"
     size = "" if apart.share is None else f", **{100 * apart.share:+.3g}%**"
-    luck = "" if apart.luck is None else f"; luck alone ± {apart.luck:.2g}"
-    ends = f"{apart.difference.lo:+.3g} to {apart.difference.hi:+.3g}{luck}"
+    ends = f"{apart.difference.lo:+.3g} to {apart.difference.hi:+.3g}{luck_alone(apart)}"
     return f"{names}: KL {apart.difference.value:+.3g} nats a token{size} ({ends}): {apart.verdict}"

@@ -11,6 +11,7 @@ from quantcore.measure.duel import short_label
 from quantcore.measure.luck import USUAL
 from quantcore.measure.rules import EQUAL, FAILS, HOLDS, LEADS, TRAILS, UNCHALLENGED, Bout, Rule, RuleResult
 from quantcore.measure.told_apart import BY_TEXT
+from ui.words.luck import luck_alone
 
 MARKS = {
     HOLDS: ":green[**✓ holds**]",
@@ -60,11 +61,10 @@ def bout_words(bout: Bout) -> str:
     how = bout.apart.verdict
     if how == BY_TEXT and share is not None and abs(share) < USUAL:
         how += f", and below {USUAL:.0%}, which luck alone may make"
-    luck = "" if bout.apart.luck is None else f"; luck alone ± {bout.apart.luck:.2g}"
     size = "" if share is None else f", **{100 * share:+.3g}%** of its KL"
     return (
         f"KL {difference.value:+.3g} nats against `{short_label(bout.challenger, 60)}`{size}: {how} "
-        f"(95%: {difference.lo:+.3g} to {difference.hi:+.3g}{luck})"
+        f"(95%: {difference.lo:+.3g} to {difference.hi:+.3g}{luck_alone(bout.apart)})"
     )
 
 

@@ -11,6 +11,7 @@ from quantcore.measure.luck import Spread
 from quantcore.measure.sensitivity import PlannedChoice, Sensitivity
 from quantcore.measure.told_apart import told_apart
 from ui.words.digits import digits
+from ui.words.luck import luck_alone
 
 EXPERTS_TOGETHER = "All experts of a block are measured as one layer, since a short text hardly reaches each of them."
 
@@ -84,10 +85,10 @@ def plan_words(
     apart = told_apart(found, spreads)[text, rival]
     difference = apart.difference
     size = "" if apart.share is None else f" ({100 * apart.share:+.2g}%)"
-    luck = "" if apart.luck is None else f"; luck alone ± {apart.luck:.2g}"
     against = (
         f"{short_label(rival)} for all takes {rival_bits:.3f} bits and has KL {found.reports[rival].kl:.3g} there: the "
-        f"plan's is {difference.value:+.3g}{size}, 95%: {difference.lo:+.2g} to {difference.hi:+.2g}{luck}."
+        f"plan's is {difference.value:+.3g}{size}, 95%: {difference.lo:+.2g} to {difference.hi:+.2g}"
+        f"{luck_alone(apart)}."
     )
     if not apart.beyond:
         verdict = f"**Within chance**: on this text the plan is not told from {short_label(rival)} for all."

@@ -14,6 +14,7 @@ from ui.components.chart import chart
 from ui.figures import home as figures
 from ui.settled import settled
 from ui.sidebar import Choice
+from ui.words import start as words
 
 TITLE = "Start here"
 QUESTION = "What happens when a layer keeps only {} values?"
@@ -34,31 +35,13 @@ TRIES: frame.Tries = [
 ROW_SHARE = 0.9  # the row that is louder than nine in ten: its largest weight is seen to set the scale
 
 
-def row_sentence(row: RowStudy, loudest: RowStudy, scheme: str, layer: str) -> str:
-    return (
-        f"`{scheme}`: each row of each Linear (but lm_head) gets {len(row.levels)} levels, here **{row.step:.3g}** "
-        f"apart. All {row.columns:,} weights of row {row.row} of `{layer}` take **{row.used}** of them; "
-        f"**{row.zeros:.1%}** become exactly 0. In row {loudest.row}, where one weight stands out most, "
-        f"**{loudest.zeros:.1%}** do."
-    )
-
-
-def tokens_sentence(report: NextTokens, name: str) -> str:
-    verdict = "Both models write the **same** next token" if report.same_first else "The next token is **another one**"
-    cut = f" The context holds {report.tokens:,} tokens, so the first {report.dropped:,} were cut."
-    return (
-        f"{verdict}; **{report.shared} of {len(report.likeliest)}** likeliest tokens are on both lists. "
-        f"KL(float || {name}) = **{report.kl:.3g}** nats (0: nothing changed).{cut if report.dropped else ''}"
-    )
-
-
 def tokens_picture(report: NextTokens, name: str) -> None:
     chart(
         figures.next_token_picture(report, name),
         key="tokens",
         alt=f"float: {report.likeliest[0].text}; {name}: {report.likeliest_hat[0].text}; KL {report.kl:.3g} nats",
     )
-    st.markdown(tokens_sentence(report, name))
+    st.markdown(words.tokens_words(report, name))
 
 
 def table(row: RowStudy, report: NextTokens | None) -> pd.DataFrame:
@@ -146,7 +129,8 @@ def body(choice: Choice) -> None:
     frame.ask(QUESTION.format(2**bits), __file__)
     lab, name, scheme = choice.lab, f"int{bits}", start_scheme(bits)
     row = lab.row(choice.layer, scheme, ROW_SHARE)
-    report, bytes_hat = None, None
+    report, bytes_hat, fresh = None, None, False
+    said = st.container()
     pictures = st.grid(2, min_column_width=400)
     with pictures.cell():
         chart(
@@ -154,16 +138,18 @@ def body(choice: Choice) -> None:
             key="row",
             alt=f"{name}: levels {row.step:.3g} apart, {row.used} are taken; {row.zeros:.0%} of the weights become 0",
         )
-        st.markdown(row_sentence(row, lab.row(choice.layer, scheme), scheme, choice.layer))
+        st.markdown(words.row_words(row, lab.row(choice.layer, scheme), scheme, choice.layer))
     with pictures.cell(), frame.problems():
         prompt = controls.lines("Your sentence: how does it go on?", PROMPTS[0], "prompt", max_chars=4000, height=72)
         drawn = settled(
             "tokens", f"{name} for the whole model", lab, (scheme,), lambda one: [(Lab.quantized_bytes, one)]
         )
         if drawn is not None:
-            scheme = drawn[0]
+            fresh, scheme = drawn[0] == scheme, drawn[0]
             bytes_hat, report = lab.quantized_bytes(scheme), lab.likeliest(scheme, prompt)
             tokens_picture(report, scheme.removeprefix("w:").partition("/")[0])
+    with said:
+        frame.headline(words.headline(bits, row, report if fresh else None))
     loaded_model(lab.contents(), scheme, bytes_hat)
     where_next()
     frame.numbers(table(row, report), "start")

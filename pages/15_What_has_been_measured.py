@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from quantcore.lab.bench import LEARNED
 from quantcore.lab.lab import Lab
-from quantcore.measure.luck import Spread
+from quantcore.measure.luck import JITTERS, Spread, jittered
 from quantcore.measure.measured import Measured, aparts, with_jitters, with_luck
 from quantcore.scheme.fitting import GROUPS, sorted_out
 from quantcore.scheme.products import MOST, expanded
@@ -16,6 +17,7 @@ from ui.answers import answer
 from ui.components.chart import chart
 from ui.figures.measured import bytes_and_kl
 from ui.ready import DUEL_TOKENS
+from ui.sections.luck import luck_part
 from ui.sidebar import Choice
 from ui.words import measured as words
 
@@ -24,8 +26,8 @@ SECTION = "Decide"
 PRODUCT = "w:int{3|4}/{group32|group64|channel}"
 MOST_PAIRS = 6  # rows that are compared at once
 MOST_IN_DUEL = 6
-FORMATS = {"KL": "%.3g", "luck ±": "%.2g", "same token, %": "%.1f", "perplexity": "%.2f", "float": "%.2f", "MB": "%.1f"}
-FORMATS |= {"bits a weight": "%.2f", "quantize, s": "%.1f"}
+FORMATS = {"KL": "%.3g", "luck ±": "%.2g", "same token, %": "%.1f", "perplexity": "%.2f", "MB": "%.1f"}
+FORMATS |= {"bits a weight": "%.2f"}
 COLUMNS = {name: st.column_config.NumberColumn(format=digits, width=90) for name, digits in FORMATS.items()}
 
 LOOK_FOR = (
@@ -65,19 +67,33 @@ def more(choice: Choice) -> None:
         st.caption(f"All {len(able)} are measured: they stand in the table.")
 
 
-def called(lab: Lab, rows: list[Measured]) -> str | None:
-    """The name of the text that rows were measured on, where it is one of ours."""
-    return lab.text_called(rows[0].text_hash, rows[0].report.tokens)
+def reading_of(lab: Lab, rows: list[Measured]) -> str | None:
+    """What rows were measured on, where it is one of our texts."""
+    return lab.reading_of(rows[0].text_hash, rows[0].report.tokens)
 
 
 def table(rows: list[Measured], spreads: Mapping[str, Spread]) -> list[Measured]:
     """All rows; those that are chosen in it."""
     shown = st.dataframe(
-        words.table(rows, spreads), hide_index=True, width="stretch", column_config=COLUMNS, key="rows",
-        on_select="rerun", selection_mode="multi-row",
+        words.short_table(rows, spreads), hide_index=True, width="stretch", column_config=COLUMNS, key="rows",
+        on_select="rerun", selection_mode="multi-row", placeholder="",
     )  # fmt: skip
     places = shown.get("selection", {}).get("rows", [])
     return [rows[place] for place in places if place < len(rows)]
+
+
+def luck_of(lab: Lab, chosen: list[Measured], spreads: Mapping[str, Spread]) -> None:
+    """A button that measures the chosen rows' rounding luck, where any waits for it and this lab can measure them
+    again; what it finds are rows of the store, as all others."""
+    able = [row for row in chosen if jittered(row.scheme)]
+    if len(chosen) < 2 or all(row.key in spreads and spreads[row.key].freedom >= JITTERS for row in able):
+        return
+    reading = reading_of(lab, chosen)
+    again = tuple(sorted(row.scheme for row in able if reading and lab.kept_duel((row.scheme,), reading)))
+    if reading and again:  # all of them, those too that have some luck by now: so a job under way stays the same job
+        luck_part(lab, again, reading, LEARNED)
+    else:
+        st.caption("Their rounding luck can be measured only on the device and the text that they were measured on.")
 
 
 def with_chosen(lab: Lab, chosen: list[Measured], spreads: Mapping[str, Spread]) -> None:
@@ -88,6 +104,7 @@ def with_chosen(lab: Lab, chosen: list[Measured], spreads: Mapping[str, Spread])
     named = {row.key: row for row in chosen}
     for (one, other), apart in aparts(lab.store(), chosen[:MOST_PAIRS], spreads).items():
         st.markdown(f"- {words.difference(named[one], named[other], apart)}")
+    luck_of(lab, chosen[:MOST_PAIRS], spreads)
     with st.container(horizontal=True, vertical_alignment="center"):
         if 2 <= len(chosen) <= MOST_IN_DUEL:
             schemes = "\n".join(row.scheme for row in chosen)
@@ -110,7 +127,7 @@ def body(choice: Choice) -> None:
         frame.link("A first duel", "pages/7_Scheme_duel.py", {})
         return
     largest_first = sorted(texts.values(), key=len, reverse=True)
-    names = {words.text_name(rows, called(lab, rows)): rows for rows in largest_first}
+    names = {words.text_name(rows, reading_of(lab, rows)): rows for rows in largest_first}
     rows = names[controls.select("Read", list(names), next(iter(names)), "read")]
     said = words.headline(rows)
     frame.headline(said)
@@ -118,6 +135,7 @@ def body(choice: Choice) -> None:
     chosen = table(rows, spreads)
     with place:
         chart(bytes_and_kl(rows, {row.key for row in chosen}), key="measured", alt=said.replace("*", ""))
+        st.caption(words.alike(rows))
     with_chosen(lab, chosen, spreads)
     frame.numbers(words.table([row for rows in texts.values() for row in rows], spreads), "measured")
 

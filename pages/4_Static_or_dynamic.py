@@ -95,6 +95,7 @@ def body(choice: Choice) -> None:
     study = lab.ranges(*drawn)
     focus, trail = study.static[OBSERVERS.index(freeze)], study.trails[OBSERVERS.index(freeze)]
 
+    frame.headline(range_words.headline(study))
     frame.metrics(
         {
             f"Values clipped, {focus.name}": f"{focus.clipped * 1e6:,.0f} ppm",

@@ -101,9 +101,11 @@ def body(choice: Choice) -> None:
     words = layer_words.sentences(sides, schemes, choice.layer, texts)
     table = layer_words.table(sides)
     channels = layer_words.worst_channels(sides)
+    said = layer_words.headline(sides)
+    frame.headline(said)
     st.markdown("\n".join(f"- {sentence}" for sentence in words))
     with st.grid(2, min_column_width=420):
-        chart(figures.shares(sides), key="shares", alt=" ".join(words).replace("*", ""))
+        chart(figures.shares(sides), key="shares", alt=" ".join([said, *words]).replace("*", ""))
         st.table(layer_words.written(table))
         chart(
             figures.weight_histogram(sides),

@@ -55,6 +55,8 @@ STYLE = """<style>
 [class*="st-key-way_"] { padding: 0.4rem 0.8rem; }
 .st-key-menu p { line-height: 1.5; }
 [class*="st-key-steady"] { min-height: 4.75rem; }  /* with a control in it or without: what follows does not jump */
+[data-testid="stMetricValue"] { font-size: 1.75rem; }
+[data-testid="stMetricValue"] *, [data-testid="stMetricLabel"] * { white-space: normal; overflow: visible; }
 [class*="st-key-headline"] p { font-size: 1.2rem; line-height: 1.45; }
 [data-testid="stLayoutWrapper"]:has(> .st-key-working) { position: absolute; }  /* so that it takes no place */
 .st-key-working { position: fixed; bottom: 0.6rem; left: 50%; width: auto; z-index: 99; pointer-events: none; }
@@ -65,7 +67,8 @@ STYLE = """<style>
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { opacity: 1 !important; }
 [data-testid="stCaptionContainer"] p { color: color-mix(in srgb, currentColor 85%, transparent); }
 /* beside small words code would be 10.5 px */
-[data-testid="stMarkdownContainer"] :not(pre) > code { font-size: max(0.75em, 0.8rem) !important; }
+:is([data-testid="stMarkdownContainer"], [data-testid="stCaptionContainer"]) :not(pre) > code {
+  font-size: max(0.75em, 0.8rem) !important; }
 [data-testid="stBaseButton-primary"] { background: #147a92 !important; border-color: #147a92 !important; }
 [data-testid="stBaseButton-primary"] p { color: #ffffff; }
 [data-stale="true"] { opacity: 1 !important; }  /* text stays legible while the next answer is on its way */

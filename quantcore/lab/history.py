@@ -14,7 +14,7 @@ from quantcore.measure.measured import measured as read_measured
 from quantcore.measure.store import tokens_hash
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.scheme.fitting import sorted_out
-from quantcore.text.reading import ALL, EVALUATE, STUDY
+from quantcore.text.reading import EVALUATE, STUDY
 from quantcore.text.windows import TEXT_KINDS
 
 
@@ -25,13 +25,15 @@ def measured(lab: Bench, reading: str = MEASURED) -> list[Measured]:
 
 
 @remembered(64)
-def text_called(lab: Bench, text_hash: str, tokens: int) -> str | None:
-    """Which of our texts rows of so many tokens were measured on; None for somebody's own, and for another cut."""
+def reading_of(lab: Bench, text_hash: str, tokens: int) -> str | None:
+    """The reading of one of our texts that rows of so many tokens were measured on; None for somebody's own text, and
+    for another cut."""
     for source in (MEASURED.partition("|")[0], *(f"evaluation/{kind}" for kind in TEXT_KINDS)):
         for usual in (EVALUATE, STUDY):
-            read = lab.tokens(str(replace(usual, source=source).at_most(tokens)))
+            reading = str(replace(usual, source=source).at_most(tokens))
+            read = lab.tokens(reading)
             if read.numel() == tokens and tokens_hash(read, lab.tokens(LEARNED)) == text_hash:
-                return "our evaluation text" if source.endswith(ALL) else f"our {source.partition('/')[2]} text"
+                return reading
     return None
 
 

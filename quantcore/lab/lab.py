@@ -48,7 +48,7 @@ class Beside(Bench):
     kept_checkpoint = take.kept_checkpoint
     plan_trail = whole.plan_trail
     bits_of_all = whole.bits_of_all
-    text_called = history.text_called
+    reading_of = history.reading_of
     short_name = take.short_name
     checkpoint_folder = take.checkpoint_folder
     facts = take.facts

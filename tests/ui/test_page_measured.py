@@ -38,7 +38,16 @@ def test_a_queue_fills_the_table_and_asking_again_finds_it(tiny_model_dir: Path)
     assert set(table["scheme"]) == {"w:int4/channel", "w:int8/channel"}
     assert float(table["KL"].min()) > 0
     drawn = figure_of(at, "measured")
-    assert len(drawn["figure"]["data"][1]["text"]) == 2
+    assert sorted(drawn["figure"]["data"][1]["text"]) == ["w:int4/channel", "w:int8/channel"]
+    at.session_state["rows"] = {"selection": {"rows": [0, 1]}}
+    at.run()
+    assert "rounding luck not measured" in said(at)
+    next(one for one in at.button if one.label.startswith("Measure rounding luck")).click()
+    settle(at)
+    at.run()  # with what the job has put into the store
+    assert errors(at) == []
+    assert "luck alone ±" in said(at)
+    assert not [one for one in at.button if one.label.startswith("Measure rounding luck")]
     again = page(PAGE, model=tiny_model_dir, more="w:int{4|8}/channel").run()
     assert kept.jobs().unfinished() == []
     assert any("All 2 are measured" in one for one in again.caption.values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 
 import plotly.graph_objects as go
 
@@ -11,46 +12,51 @@ from quantcore.measure.measured import Measured, frontier
 from ui.components.palette import BLUE, SLATE, VERMILION
 from ui.figures.base import figure
 from ui.figures.duel import log_ticks
+from ui.figures.names import positions
 from ui.markdown import plotted
 
-NAMED = 14  # points with their names beside them, at most
-LONGEST = 34  # letters of a name
+LONGEST = 40  # letters of a name
+PLOT = (700.0, 280.0)  # pixels of the plot in a window of 900
 
 
 def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure:
-    """A point a scheme; the line goes through those of which no other is smaller and no worse. `chosen` are keys."""
+    """A point a scheme; the line goes through those of which no other is smaller and no worse. `chosen` are
+    keys. Names stand where there is room: those of chosen points first, then of those on the line."""
     fig = figure("What each byte buys", "checkpoint, MB", "KL to float, nats a token, log", 420, showlegend=False)
-    best = frontier(rows)
     floor = min((row.report.kl for row in rows if row.report.kl > 0), default=1e-4) / 3
+    xs = {row.key: row.report.bytes / 1e6 for row in rows}
+    ys = {row.key: max(row.report.kl, floor) for row in rows}
+    best = frontier(rows)
     line = {"mode": "lines", "line": {"color": SLATE, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
-    fig.add_trace(
-        go.Scatter(x=[one.report.bytes / 1e6 for one in best], y=[max(one.report.kl, floor) for one in best], **line)
-    )
-    line_first = [*best, *(row for row in rows if row not in best)]
-    named = set(chosen) | {one.key for one in line_first[:NAMED]}
-    sizes = sorted(row.report.bytes / 1e6 for row in rows)
-    place = {row.key: number for number, row in enumerate(sorted(rows, key=lambda one: one.report.bytes))}
-    labels = [plotted(short_label(row.scheme, LONGEST)) for row in rows]
+    fig.add_trace(go.Scatter(x=[xs[one.key] for one in best], y=[ys[one.key] for one in best], **line))
+    ordered = sorted(rows, key=lambda row: (row.key not in chosen, row not in best))
+    names = [plotted(short_label(row.scheme, LONGEST)) for row in ordered]
+    across, up = _range(xs.values(), 0.18), _range(map(math.log10, ys.values()), 0.1)
+    points = {row.key: (_share(xs[row.key], across), _share(math.log10(ys[row.key]), up)) for row in ordered}
+    places = positions(list(points.values()), names, PLOT, [points[one.key] for one in best])
     fig.add_trace(
         go.Scatter(
-            x=[row.report.bytes / 1e6 for row in rows],
-            y=[max(row.report.kl, floor) for row in rows],
+            x=[xs[row.key] for row in ordered],
+            y=[ys[row.key] for row in ordered],
             mode="markers+text",
-            text=[label if row.key in named else "" for row, label in zip(rows, labels, strict=True)],
-            textposition=[_beside(place[row.key], row.report.bytes / 1e6, sizes) for row in rows],
-            customdata=labels,
-            marker={"size": 11, "color": [VERMILION if row.key in chosen else BLUE for row in rows]},
+            text=[name if place else "" for name, place in zip(names, places, strict=True)],
+            textposition=[place or "middle right" for place in places],
+            customdata=names,
+            marker={"size": 11, "color": [VERMILION if row.key in chosen else BLUE for row in ordered]},
             hovertemplate="%{customdata}: %{x:.2f} MB, KL %{y:.4g}<extra></extra>",
         )
     )
-    margin = 0.18 * (sizes[-1] - sizes[0]) or 1.0
-    fig.update_xaxes(range=[sizes[0] - margin, sizes[-1] + margin])
-    fig.update_yaxes(type="log", **log_ticks([max(row.report.kl, floor) for row in rows]))
+    fig.update_xaxes(range=across)
+    fig.update_yaxes(type="log", range=up, **log_ticks(list(ys.values())))
     return fig
 
 
-def _beside(place: int, size: float, sizes: Sequence[float]) -> str:
-    """Where the name of a point stands, the `place`-th by size: toward the picture's middle, in turn above and below,
-    so that those of two points in one spot are both read."""
-    side = "left" if size > (sizes[0] + sizes[-1]) / 2 else "right"
-    return f"{'top' if place % 2 else 'bottom'} {side}"
+def _range(values: Iterable[float], margin: float) -> tuple[float, float]:
+    """The ends of an axis over these values, with a margin of its length at either end."""
+    values = list(values)
+    more = margin * (max(values) - min(values)) or 1.0
+    return min(values) - more, max(values) + more
+
+
+def _share(value: float, ends: tuple[float, float]) -> float:
+    return (value - ends[0]) / (ends[1] - ends[0])

@@ -11,6 +11,8 @@ import plotly.graph_objects as go
 from quantcore.measure.duel import short_label
 from quantcore.measure.sensitivity import Sensitivity
 from quantcore.model.linears import place_of
+from quantcore.numbers.bits import FLOAT_BITS
+from quantcore.scheme.plan import Plan
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SEQUENTIAL, SLATE, VERMILION
 from ui.figures.base import colour_bar, figure
 from ui.figures.duel import log_ticks
@@ -93,8 +95,8 @@ def ranking(costs: Mapping[str, float], title: str, what: str) -> go.Figure:
 
 
 def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
-    """Which scheme each layer gets: colours from the fewest bits to the most, the whole bits written in the cell (its
-    scales' part of a bit stands in the hover text: two digits would not fit 30 blocks)."""
+    """Which scheme each layer gets: colours from the fewest bits to the most, the bits of its codes in the cell (with
+    their scales in the hover text: two digits would not fit 30 blocks)."""
     modules, columns, cells = grid_of(list(choice))
     texts = sorted(found.schemes, key=lambda text: np.mean([found.bits[layer, text] for layer in found.layers]))
     z = np.full((len(modules), len(columns)), np.nan, np.float32)
@@ -103,15 +105,13 @@ def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
     for layer, (row, column) in cells.items():
         text = choice[layer]
         z[row, column] = texts.index(text)
-        bits = found.bits[layer, text]
-        hovers[row, column] = (
-            f"{layer}<br>{short_label(text)}, {bits:.3g} bits, KL alone {found.alone[layer, text]:.3g} nats"
-        )
-        written[row, column] = f"{math.floor(bits)}" if len(columns) <= LEGIBLE else ""
+        alone = f"KL alone {found.alone[layer, text]:.3g} nats"
+        hovers[row, column] = f"{layer}<br>{short_label(text)}, {found.bits[layer, text]:.3g} bits with scales, {alone}"
+        written[row, column] = f"{code_bits(text)}" if len(columns) <= LEGIBLE else ""
     n = len(texts)
     colours = [STEPS[place % len(STEPS)] for place in range(n)]
     scale = [[edge, colour] for place, colour in enumerate(colours) for edge in (place / n, (place + 1) / n)]
-    fig = figure("The plan: whole bits of each layer", "block", "", 380)
+    fig = figure("The plan: bits of each layer's codes", "block", "", 380)
     fig.add_trace(
         go.Heatmap(
             z=z,
@@ -137,6 +137,12 @@ def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
     fig.update_xaxes(type="category")
     fig.update_layout(showlegend=True)
     return fig
+
+
+def code_bits(text: str) -> int:
+    """Of one weight's code, its scale not counted: 16 for one that stays float."""
+    weights = Plan.parse(text).default.weights
+    return FLOAT_BITS if weights is None else weights.fmt.bits
 
 
 def budgets(

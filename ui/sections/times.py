@@ -14,7 +14,7 @@ from quantcore.studies.gpus import GPUS, Machine, gpu_named
 from quantcore.studies.hardware import best_machine
 from quantcore.studies.speed import REORDERED, SpeedReport
 from quantcore.studies.speed_curves import best_of
-from ui import kept
+from ui import frame, kept
 from ui import widgets as controls
 from ui.answers import answer, job_key
 from ui.components.chart import chart
@@ -100,6 +100,7 @@ def shown_schemes(report: SpeedReport) -> list[str]:
 
 def times_part(report: SpeedReport, schemes: Sequence[str], closed: Sequence[str]) -> None:
     words, extras = speed_words.measured(report, schemes), speed_words.extras(report, schemes)
+    frame.headline(speed_words.headline(report, schemes))
     st.markdown("\n".join(f"- {sentence}" for sentence in words))
     counts = sorted({row.tokens for row in report.rows})
     with st.grid(2, min_column_width=430):

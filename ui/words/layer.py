@@ -69,11 +69,27 @@ def _digits(value: float, unit: str, signed: bool) -> str:
     return digits(value, 4 if unit == "bits" else 3, sign)
 
 
+def headline(sides: Sides) -> str:
+    """Who keeps more of the median token's output, and for how many bits; the whole output's SQNR beside it."""
+    kept = {side: decibels(study.token_sqnr_db) for side, study in sides.items()}
+    whole = {side: decibels(study.output.sqnr_db) for side, study in sides.items()}
+    bits = {side: f"{study.bits_per_weight:.2f}" for side, study in sides.items()}
+    if len(sides) == 1:
+        (side,) = sides
+        of_it = f"**{kept[side]}** of the median token's output (the whole: {whole[side]})"
+        return f"{side} keeps {of_it}, for {bits[side]} bits a weight."
+    one, other = ("A", "B") if sides["A"].token_sqnr_db >= sides["B"].token_sqnr_db else ("B", "A")
+    beside = f"(the whole output: {whole[one]} and {whole[other]}), for {bits[one]} and {bits[other]} bits a weight."
+    if kept[one] == kept[other]:
+        return f"{one} and {other} keep the same of the median token's output, **{kept[one]}** {beside}"
+    more = f"**{one} keeps more than {other}** of the median token's output"
+    return f"{more}: **{kept[one]}** against **{kept[other]}** {beside}"
+
+
 def sentences(sides: Sides, schemes: Mapping[str, Scheme], layer: str, texts: Sequence[str]) -> list[str]:
     """What to see in the pictures, with these numbers."""
     found = next(iter(sides.values())).giant
     said = [giant(found, texts)] if found.rules else []
-    said += [_verdict(sides)] if len(sides) == 2 else []
     said += [_blame(side, study) for side, study in sides.items()]
     said += [_frozen(side, study) for side, study in sides.items() if study.static_range]
     skipping = [side for side, scheme in schemes.items() if scheme.skips(layer) and str(scheme) != "float"]
@@ -111,19 +127,6 @@ def worst_channels(sides: Sides) -> str:
 
 def decibels(value: float) -> str:
     return f"{value:z.1f} dB" if math.isfinite(value) else "infinite (no error)"
-
-
-def _verdict(sides: Sides) -> str:
-    a, b = sides["A"], sides["B"]
-    outputs = (
-        f"the median token's output keeps {decibels(a.token_sqnr_db)} in A, {decibels(b.token_sqnr_db)} in B (the "
-        f"whole output {decibels(a.output.sqnr_db)} and {decibels(b.output.sqnr_db)})"
-    )
-    bits = f"{a.bits_per_weight:.2f} and {b.bits_per_weight:.2f} bits per weight"
-    if a.output == b.output:
-        return f"A and B do the same to the output: {outputs}; {bits}."
-    better, worse = ("A", "B") if a.token_sqnr_db > b.token_sqnr_db else ("B", "A")
-    return f"**{better} keeps more of the output than {worse}**: {outputs}, for {bits}."
 
 
 def _blame(side: str, study: LayerStudy) -> str:

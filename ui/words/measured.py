@@ -10,13 +10,16 @@ from quantcore.measure.duel import short_label
 from quantcore.measure.luck import Spread
 from quantcore.measure.measured import Measured, frontier
 from quantcore.measure.told_apart import Apart
+from quantcore.text.reading import ALL, Reading
 from ui.words.luck import luck_alone
 
 
-def text_name(rows: Sequence[Measured], called: str | None) -> str:
-    """A text has no name in the store: what it is `called` where it is one of ours, else its hash; how much of it was
-    read, and how many schemes."""
-    name = called or f"another text or cut, {rows[0].text_hash[:6]}"
+def text_name(rows: Sequence[Measured], reading: str | None) -> str:
+    """A text has no name in the store: what its `reading` is called where it is one of ours, else its hash; how much of
+    it was read, and how many schemes."""
+    kind = Reading.parse(reading).source.partition("/")[2] if reading else ""
+    called = "our evaluation text" if kind == ALL else f"our {kind} text"
+    name = called if reading else f"another text or cut, {rows[0].text_hash[:6]}"
     return f"{name}: {rows[0].report.tokens:,} tokens, {len(rows)} scheme{'s' * (len(rows) > 1)}"
 
 
@@ -26,6 +29,21 @@ def headline(rows: Sequence[Measured]) -> str:
     return (
         f"**{len(rows)} schemes** on these windows; of **{len(best)}** no other is smaller and no worse. The smallest "
         f"KL: `{short_label(least.scheme)}`, {least.report.kl:.3g} nats a token in {least.report.bytes / 1e6:,.1f} MB."
+    )
+
+
+def short_table(rows: Sequence[Measured], spreads: Mapping[str, Spread]) -> pd.DataFrame:
+    """What schemes on one text are chosen by: as many columns as a narrow window holds."""
+    luck = ["luck ±"] * any(row.key in spreads for row in rows)
+    return table(rows, spreads)[["scheme", "KL", *luck, "same token, %", "perplexity", "MB", "bits a weight"]]
+
+
+def alike(rows: Sequence[Measured]) -> str:
+    """What schemes on one text have in common, and where the rest is said."""
+    unnamed = "A point without a name has it on hover."
+    return (
+        f"Float's perplexity: {rows[0].report.float_perplexity:.2f}. {unnamed} When and where each was measured, and "
+        "how long quantizing took, stands in The numbers below."
     )
 
 

@@ -11,6 +11,15 @@ from ui.words.digits import digits
 BUSY = 2.0  # median over fastest round
 
 
+def headline(study: RangeStudy) -> str:
+    """The best that a frozen range keeps, beside a range for each token."""
+    best, token = max(study.static, key=lambda row: row.token_sqnr_db), study.others.token
+    return (
+        f"Of the median token's output the best frozen range, {best.name}, keeps **{best.token_sqnr_db:z.1f} dB**; a "
+        f"range for each token, found at run time, keeps **{token.token_sqnr_db:z.1f} dB**."
+    )
+
+
 def finding(study: RangeStudy, focus: RangeRow, trail: Trail) -> str:
     """What was frozen, and how much of it the tokens need."""
     reach, giant = float(study.reach.median()), float(study.reach.max())

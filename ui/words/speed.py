@@ -29,6 +29,22 @@ TABLE_SCHEMES = {
 }
 
 
+def headline(report: SpeedReport, schemes: Sequence[str]) -> str:
+    """The fastest scheme with the fewest tokens, and with the most."""
+    counts = sorted({row.tokens for row in report.rows})
+    best = [
+        max((row for row in report.rows if row.tokens == count and row.scheme in schemes), key=lambda row: row.gain)
+        for count in dict.fromkeys((counts[0], counts[-1]))
+    ]
+    said = "; ".join(
+        f"**{label(row.scheme)}** at {_tokens(row.tokens)}, **{row.gain:.2f}x** bf16"
+        if row.gain > FASTER
+        else f"**bf16** itself at {_tokens(row.tokens)}, where nothing gains {FASTER - 1:.0%}"
+        for row in best
+    )
+    return f"Fastest on {report.device}: {said}."
+
+
 def measured(report: SpeedReport, schemes: Sequence[str]) -> list[str]:
     """Who beats bf16 with few tokens and with many, who never does, and whether the clock was steady."""
     counts = sorted({row.tokens for row in report.rows})

@@ -119,12 +119,16 @@ class Reader {
   }
 
   hover(event) {
+    const place = `${event.screenX} ${event.screenY}`;
+    if (place === this.pointer) return; // the page has moved under a pointer that rests
+    this.pointer = place;
     clearTimeout(this.hovering);
     if (event.pointerType === "touch" || event.buttons) return;
     this.hovering = setTimeout(() => this.at(event), HOVER_MS);
   }
 
   touch(event) {
+    this.pointer = `${event.screenX} ${event.screenY}`;
     if (event.pointerType === "touch") setTimeout(() => this.at(event), 50);
     else this.hide();
   }

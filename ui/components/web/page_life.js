@@ -2,9 +2,11 @@
 
 const NARROW = 960; // pixels; below them the menu would take a third of the picture
 const LIVE = '[class*="st-key-headline"], [data-testid="stProgress"], [class*="st-key-notices"]';
-const MARKED_MS = 2600, PATIENCE_MS = 3000;
+const MARKED_MS = 6000, WATCHED_MS = 8000, SCROLL_MS = 1000;
+const HEADER = 40; // pixels; what sticks does so below it
 let shown = 0; // the last preset that was shown
 let folded = false;
+let marks; // those of that preset
 
 export default function pageLife(component) {
   const { moved, follow } = JSON.parse(new TextDecoder().decode(component.data));
@@ -13,7 +15,8 @@ export default function pageLife(component) {
   live();
   if (follow > shown) {
     shown = follow;
-    mark(moved);
+    marks?.fade();
+    marks = new Marks(moved, getComputedStyle(component.parentElement).getPropertyValue("--st-primary-color"));
   }
 }
 
@@ -46,23 +49,57 @@ function live() {
   live.watching.observe(document.body, { childList: true, subtree: true });
 }
 
-/** Bring the first control that a preset set into sight, and light up all of them for a moment. */
-function mark(keys, since = Date.now()) {
-  const found = keys.flatMap((key) => [...document.querySelectorAll(`.st-key-${CSS.escape(key)}`)]);
-  if (!found.length) {
-    if (Date.now() - since < PATIENCE_MS) setTimeout(() => mark(keys, since), 100);
-    return;
+/** Bring the first control that a preset set into sight, and light up all of them. A page that is still at work moves
+ * them, or puts others in their place: so for a while it is looked after, until the visitor scrolls or clicks. */
+class Marks {
+  constructor(keys, accent) {
+    this.places = keys.map((key) => `.st-key-${CSS.escape(key)}`).join();
+    this.accent = accent;
+    this.lit = new Set();
+    this.left = new AbortController();
+    for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) {
+      window.addEventListener(kind, () => this.leave(), { signal: this.left.signal, capture: true, passive: true });
+    }
+    this.end = Date.now() + WATCHED_MS;
+    this.look();
   }
-  const quiet = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const first = found.reduce((a, b) => (a.getBoundingClientRect().top < b.getBoundingClientRect().top ? a : b));
-  const { top, bottom } = first.getBoundingClientRect();
-  if (top < 60 || bottom > window.innerHeight - 200) {
-    first.scrollIntoView({ block: "center", behavior: quiet ? "auto" : "smooth" });
+
+  fade() {
+    this.leave();
+    for (const one of this.lit) for (const shining of one.getAnimations()) shining.cancel();
   }
-  const accent = getComputedStyle(document.querySelector("a, button")).color;
-  for (const one of found) {
-    one.animate([{ boxShadow: `0 0 0 3px ${accent}` }, { boxShadow: `0 0 0 3px ${accent}`, offset: 0.8 },
-      { boxShadow: "0 0 0 3px transparent" }], { duration: MARKED_MS });
+
+  leave() {
+    clearTimeout(this.next);
+    this.left.abort();
+  }
+
+  look() {
+    const found = this.places ? [...document.querySelectorAll(this.places)] : [];
+    for (const one of found) one.closest("details:not([open])")?.querySelector("summary")?.click();
+    for (const one of found) this.light(one);
+    const drawn = found.filter((one) => one.getClientRects().length);
+    const top = (one) => one.getBoundingClientRect().top;
+    if (drawn.length) this.bring(drawn.reduce((one, other) => (top(one) <= top(other) ? one : other)));
+    if (Date.now() < this.end) this.next = setTimeout(() => this.look(), 200);
+    else this.leave();
+  }
+
+  light(one) {
+    if (this.lit.has(one)) return;
+    this.lit.add(one);
+    const lit = { outline: `3px solid ${this.accent}`, outlineOffset: "4px", borderRadius: "4px",
+      backgroundColor: `color-mix(in srgb, ${this.accent} 22%, transparent)` };
+    one.animate([lit, { ...lit, offset: 0.85 }, { outlineColor: "transparent", backgroundColor: "transparent" }], MARKED_MS);
     one.dataset.marked = String(shown);
+  }
+
+  bring(first) {
+    if (Date.now() < (this.scrolled ?? 0) + SCROLL_MS) return;
+    const { top, bottom } = first.getBoundingClientRect();
+    if (top >= HEADER && bottom <= window.innerHeight - 200) return;
+    this.scrolled = Date.now();
+    const quiet = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    first.scrollIntoView({ block: "center", behavior: quiet ? "auto" : "smooth" });
   }
 }

@@ -1,0 +1,72 @@
+"""Names beside the points of a scatter: none across another name or a point. Where there is no room, none: the hover
+text has it.
+
+    where = positions([(0.1, 0.8), (0.12, 0.8)], ["W4A16", "W8A8"], (700, 280))     ["top right", "bottom right"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+LETTER, LINE = 7.6, 17.0  # pixels of the template's text; a font's widest letters are rare
+STEPS = 200  # points of a line that are looked at between two of its corners
+MARKER, GAP = 6.0, 8.0  # half a marker; from its middle to where plotly begins the text
+SIDES = tuple(f"{v} {h}" for h in ("right", "left", "center") for v in ("top", "bottom", "middle"))[:-1]
+
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def positions(
+    points: Sequence[Point], names: Sequence[str], plot: tuple[float, float], line: Sequence[Point] = ()
+) -> list[str | None]:
+    """Where each name stands, as plotly calls it; None where it would cross another or leave the plot, and for "".
+
+    points   shares of the plot's width and height, from its lower left corner
+    names    the most important first: it finds room before the others
+    line     through these points of the plot goes a line: names stand beside it where they can
+    plot     pixels of the smallest plot that must be legible; in a larger one points and names only move apart"""
+    width, height = plot
+    middles, corners = ([(x * width, (1 - y) * height) for x, y in some] for some in (points, line))
+    taken = [marker_box(*middle) for middle in middles]
+    found: list[str | None] = []
+    for place, (middle, name) in enumerate(zip(middles, names, strict=True)):
+        others = taken[:place] + taken[place + 1 :]
+        boxes = {side: name_box(middle, side, LETTER * len(name)) for side in SIDES if name}
+        inside = {side: box for side, box in boxes.items() if _inside(box, width, height)}
+        free = [side for side, box in inside.items() if not any(cross(box, other) for other in others)]
+        free.sort(key=lambda side: _on_line(boxes[side], corners))
+        found.append(free[0] if free else None)
+        taken += [boxes[side] for side in free[:1]]
+    return found
+
+
+def marker_box(x: float, y: float) -> Box:
+    return x - MARKER, y - MARKER, x + MARKER, y + MARKER
+
+
+def name_box(middle: Point, side: str, wide: float) -> Box:
+    """What the text covers at this side of its point."""
+    (x, y), (vertical, horizontal) = middle, side.split()
+    left = {"right": x + GAP, "left": x - GAP - wide, "center": x - wide / 2}[horizontal]
+    top = {"top": y - GAP - LINE, "bottom": y + GAP, "middle": y - LINE / 2}[vertical]
+    return left, top, left + wide, top + LINE
+
+
+def _inside(box: Box, width: float, height: float) -> bool:
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height
+
+
+def cross(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _on_line(box: Box, corners: Sequence[Point]) -> bool:
+    """Whether a line through these corners passes through the box; looked at from step to step."""
+    steps = [step / STEPS for step in range(STEPS + 1)]
+    return any(
+        box[0] < x0 + part * (x1 - x0) < box[2] and box[1] < y0 + part * (y1 - y0) < box[3]
+        for (x0, y0), (x1, y1) in pairwise(corners)
+        for part in steps
+    )

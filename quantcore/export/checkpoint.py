@@ -41,7 +41,6 @@ from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
 from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
 from quantcore.export.stored import checkpoint_parts, require_scales, scale_rounding, stored_type
-from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
 from quantcore.model.held import Held, held
@@ -138,6 +137,7 @@ def write_checkpoint(
     chosen = {name: plan.scheme_for(name, head) for name in quantized_linears(quantized)}
     schemes = {name: scheme for name, scheme in chosen.items() if scheme is not None}
     with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes, reader) as writing:
+        writing.try_out("", quantized)
         writing.add(quantized)
         writing.add_cache(treated(model, plan, calibration), calibration)
         writing.layers = {report.name: report for report in layers}
@@ -161,7 +161,7 @@ class _Writing:
         """Raises: ValueError for a place or layers that cannot be, and a disk without room."""
         from quantcore.export.checkpoint_format import formats
         from quantcore.export.forms import loadable
-        from quantcore.export.trial import is_tried
+        from quantcore.export.trial import Ours, why_not_tried
 
         self._model, self._plan, self._schemes = model, plan, schemes
         _require_plain_linears(model.skeleton, schemes)
@@ -180,8 +180,8 @@ class _Writing:
         self._hashed: dict[str, str] = {}
         self._is_hashed = False
         self.layers: dict[str, LayerReport] = {}
-        self._floats: dict[str, Tensor] = {}
-        self._tried: dict[str, QuantLinear] | None = {} if reader == "transformers" and is_tried(model) else None
+        self._why_not_tried = why_not_tried(model)
+        self._ours = None if self._why_not_tried or reader != "transformers" else Ours(model, self._dtype)
 
     def __enter__(self) -> _Writing:
         on_gpu = self._model.device.type == "cuda"
@@ -203,9 +203,6 @@ class _Writing:
         """What a module stores, without the layers to `leave`. On a GPU it is packed on a stream of its own, behind all
         that was launched by now."""
         started = time.perf_counter()
-        if self._tried is not None:
-            self._tried |= quantized_linears(module)
-            self._floats |= {name: one.detach() for name, one in module.named_parameters()}
         if self._stream is None:
             self._pack(module, leave)
         else:
@@ -221,7 +218,13 @@ class _Writing:
         self.layers |= {report.name: report for report in part.reports}
         for phase, spent in part.seconds.items():
             self._seconds[phase] += spent
+        self.try_out(part.name, part.module)
         self.add(part.root if part.name else holding(part.layers))
+
+    def try_out(self, name: str, module: nn.Module) -> None:
+        """Keep a part for the run by transformers, where there is one."""
+        if self._ours is not None:
+            self._ours.see(name, module)
 
     def add_cache(self, model: Held, calibration: Tensor | None) -> None:
         """The frozen scales of what `model` hands to its cache, where the plan has any."""
@@ -249,6 +252,7 @@ class _Writing:
         self._hashing.finish()
         write_s = self._write_s + time.perf_counter() - started
         quantize_s = time.perf_counter() - self._started - write_s
+        apart, untried = self._require_read()
         report = ExportReport(
             folder=str(self._target),
             scheme=str(self._plan),
@@ -265,8 +269,8 @@ class _Writing:
             calibration_tokens=None if calibration is None else calibration.numel(),
             calibration_hash=None if calibration is None else tokens_hash(calibration),
             serving=self._serving(str(self._target)),
-            logits_apart=self._require_read(),
-            notes=(*self._form.notes, *filter(None, [partly(model.skeleton)])),
+            logits_apart=apart,
+            notes=(*self._form.notes, *filter(None, [partly(model.skeleton), untried])),
             quantize_s=quantize_s,
             write_s=write_s,
             read_s=self._seconds[READ],
@@ -281,33 +285,35 @@ class _Writing:
         self._form.config.save_pretrained(self._folder)
         return report
 
-    def _require_read(self) -> float | None:
-        """How far transformers' logits are from ours, where that is tried. Raises: ValueError for files that it does
-        not load, or not as they are meant."""
+    def _require_read(self) -> tuple[float | None, str | None]:
+        """How far transformers' logits are from ours, or why that was not tried. Raises: ValueError for files that it
+        does not load, or not as they are meant."""
         from quantcore.export.opening import forms_of, of_files, why_not
         from quantcore.export.trial import MOST_APART, logits_apart
 
         if self._reader != "transformers":
-            return None
-        apart, written = None, of_files(self._folder)
+            return None, None
+        written = of_files(self._folder)
+        apart: float | str = self._why_not_tried or ""
         asked = forms_of(written) == self._form.opened  # of these very names and shapes, before the work
         problem = None if asked else why_not(self._model.skeleton, self._form.config, written)
-        if problem is None and self._tried is not None:
+        if problem is None and self._ours is not None:
             self._form.config.save_pretrained(self._folder)
             try:
-                runs_in = self._form.runs_in
-                apart = logits_apart(self._model, self._tried, self._floats, self._folder, self._dtype, runs_in)
+                apart = logits_apart(self._model, self._ours, self._folder, self._form.runs_in)
             except ValueError as error:
                 problem = str(error)
             (self._folder / CONFIG).unlink()  # it is the last file to be written
-            if apart is not None and not apart <= MOST_APART:
+            if not isinstance(apart, str) and not apart <= MOST_APART:
                 problem = f"its logits are {apart:.2g} of their size away from ours"
         if problem is not None:
             raise ValueError(
                 f"what was written is not what transformers loads: {problem}; nothing is left of it, and the fault is "
                 "this lab's: report it with the model's config.json"
             )
-        return apart
+        if isinstance(apart, str):
+            return None, f"transformers was not asked for its logits: {apart}"
+        return apart, None
 
     def _serving(self, folder: str) -> Serving:
         skeleton = self._model.skeleton

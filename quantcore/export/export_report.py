@@ -20,7 +20,7 @@ class ExportReport:
                           at most this share of itself
     scale_rounding_limit  what rounding to that dtype may cost: half a unit in the last place
     logits_apart          how far transformers' logits are from ours when it runs what was written (`trial`); None: the
-                          model is too large to be tried, lies in its files or on a GPU, or is for vLLM
+                          model is too large to be tried, which a note says, or is for vLLM
     notes                 what is not as usual in how transformers loads it
     quantize_s, write_s   seconds, one after the other: until all codes were there, and what was left to write then
     read_s, calibrate_s, solve_s   of quantize_s: waiting for weights, the text through the blocks, placing codes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-MEMINFO = Path("/proc/meminfo")
+MEMINFO, STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
 CGROUP = Path("/sys/fs/cgroup")
 GIB = 2**30
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate")
@@ -24,7 +24,8 @@ class TooLarge(ValueError):
 def free_memory(device: torch.device) -> tuple[int, int] | None:
     """Bytes free and in all, of a GPU or of this machine; None where the system does not say.
 
-    A container's own limit counts where it is the narrower one; pages that only cache files count as free."""
+    A container's own limit, or one that this process was given (ulimit), counts where it is the narrower one; pages
+    that only cache files count as free."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return free, total
@@ -33,8 +34,7 @@ def free_memory(device: torch.device) -> tuple[int, int] | None:
         free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
     except (OSError, KeyError, ValueError):
         return None
-    limited = _container()
-    return min((free, total), limited) if limited else (free, total)
+    return min([(free, total), *filter(None, (_container(), *_process()))])
 
 
 def _container() -> tuple[int, int] | None:
@@ -45,6 +45,20 @@ def _container() -> tuple[int, int] | None:
     except (OSError, KeyError, ValueError):  # no container, or no limit ("max")
         return None
     return max(0, limit - used + int(cached)), limit
+
+
+def _process() -> list[tuple[int, int]]:
+    """What this process may still take, and may take in all, under each limit of its own."""
+    try:
+        import resource  # of Unix
+
+        lines = dict(line.split(":", 1) for line in STATUS.read_text(encoding="ascii", errors="replace").splitlines())
+        limits = {"VmData": resource.RLIMIT_DATA, "VmSize": resource.RLIMIT_AS}
+        known = {name: resource.getrlimit(kind)[0] for name, kind in limits.items()}
+        used = {name: int(lines[name].split()[0]) * 1024 for name in known}
+    except (ImportError, OSError, KeyError, ValueError):
+        return []
+    return [(max(0, most - used[name]), most) for name, most in known.items() if most != resource.RLIM_INFINITY]
 
 
 def require_memory(what: str, needed: int, device: torch.device) -> None:

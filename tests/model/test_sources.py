@@ -232,5 +232,24 @@ def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert free_memory(CPU) is None
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are Unix's")
+def test_a_limit_of_this_process_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of 5,000 bytes of data 3 kB are taken: 1,928 are free. Where the limit lies below what is taken, none."""
+    import resource
+
+    limits = dict.fromkeys((resource.RLIMIT_DATA, resource.RLIMIT_AS), resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits[kind], resource.RLIM_INFINITY))
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    (tmp_path / "meminfo").write_text("MemTotal: 16 kB\nMemAvailable: 8 kB\n")
+    (tmp_path / "status").write_text("Name: python\nVmSize: 6 kB\nVmData: 3 kB\n")
+    assert free_memory(CPU) == (8 * 1024, 16 * 1024)
+    limits[resource.RLIMIT_DATA] = 5000
+    assert free_memory(CPU) == (1928, 5000)
+    limits[resource.RLIMIT_AS] = 4096
+    assert free_memory(CPU) == (0, 4096)
+
+
 def test_sizes_in_words() -> None:
     assert (size(2**29), size(1.5 * 2**30)) == ("512.0 MiB", "1.50 GiB")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -251,4 +252,4 @@ def test_exports_a_model_twice_as_large_as_the_memory_it_may_take(tmp_path: Path
     assert int(done.stdout.splitlines()[-1]) < written
     whole = run("load")
     assert whole.returncode != 0
-    assert "can't allocate memory" in whole.stderr or "MemoryError" in whole.stderr or "Cannot allocate" in whole.stderr
+    assert re.search(r"needs .* of memory and this machine has .* of .* free", whole.stderr)

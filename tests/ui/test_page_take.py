@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from quantcore.cli import verbs
 from quantcore.cli.texts import TextOptions
+from quantcore.export import trial
 from quantcore.export.promise import promise
 from quantcore.export.recipe import plan_from_recipe, recipe, script
 from quantcore.export.stored import stored_type
@@ -133,6 +134,12 @@ def test_the_checkpoint_is_the_command_lines(scheme: str, tiny_model_dir: Path, 
     assert "Loaded by transformers, the checkpoint has perplexity **" in said(at)
     again = take(tiny_model_dir, scheme=scheme)  # a later visitor finds it there
     assert not [one for one in again.button if one.label == "Write the checkpoint"]
+
+
+def test_what_is_not_as_usual_in_a_checkpoint_is_said(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "MOST_NUMBERS", 1)
+    at = press(take(tiny_model_dir, scheme="w:int8/channel"), "Write the checkpoint")
+    assert any("Transformers was not asked for its logits: " in one.value for one in at.caption)
 
 
 def test_a_cancelled_checkpoint_leaves_nothing(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

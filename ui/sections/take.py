@@ -64,6 +64,8 @@ def checkpoint_part(plan: str, choice: Choice, calibration: str) -> None:
     if found is None:
         return
     st.markdown(take_words.landed(found))
+    if notes := take_words.noted(found):
+        st.caption(notes)
     where(folder)
     st.dataframe(take_words.files_table(found), width="stretch")
     if found.bytes <= ZIP_BYTES:

@@ -18,6 +18,7 @@ from quantcore.studies.gpus import GPUS
 from quantcore.studies.hardware import how_it_runs
 from quantcore.studies.written import ReadBack, Written
 from quantcore.text.reading import CALIBRATE, Reading
+from ui.markdown import as_is
 from ui.words.duel import shown_kl
 from ui.words.speed import how_words
 
@@ -139,6 +140,11 @@ def _tried(facts: Mapping[str, Any]) -> str:
     """What transformers made of it, where it ran it."""
     apart = facts.get("logits_apart")
     return "" if apart is None else f" transformers ran it: its logits are ours, within {apart:.1g} of their size."
+
+
+def noted(found: Written) -> str:
+    """What is not as usual in the checkpoint, or in how transformers loads it; empty where all is."""
+    return " ".join(as_is(f"{one[0].upper()}{one[1:]}.") for one in found.facts.get("notes", ()))
 
 
 def files_table(found: Written) -> pd.DataFrame:

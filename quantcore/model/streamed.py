@@ -239,9 +239,17 @@ def _put(slot: _Slot, tensor: Tensor) -> None:
 
 def _complete(model: Any, device: torch.device) -> None:
     """Give the model the buffers that no file holds."""
-    for part in model.modules():
-        _compute_buffers(model, part, device)
+    _complete_part(model, model, device)
     model.eval().requires_grad_(False)
+
+
+def _complete_part(part: nn.Module, maker: Any, device: torch.device) -> None:
+    """maker: the nearest model of transformers' around a part, or itself: a tower for pictures is one of its own, and
+    it alone knows its buffers."""
+    maker = part if hasattr(part, "_init_weights") else maker
+    _compute_buffers(maker, part, device)
+    for inner in part.children():
+        _complete_part(inner, maker, device)
 
 
 def _compute_buffers(model: Any, part: nn.Module, device: torch.device) -> None:

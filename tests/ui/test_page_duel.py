@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,9 @@ def test_what_stays_float_is_named() -> None:
     nothing = Scores(*[torch.empty(0, 0)] * 2, *[torch.empty(0, 0, 1)] * 2)
     assert duel_words.left_float(Duel(nothing, {}, {}, {"w": (left,)}, {}, {})) == "`m.experts.up` not quantized: why"
     assert duel_words.left_float(Duel(nothing, {}, {}, {"w": ()}, {}, {})) == ""
+    tower = [replace(left, name=f"tower.{place}", notes=("not quantized: no text",)) for place in range(32)]
+    said = duel_words.left_float(Duel(nothing, {}, {}, {"w": (left, *tower)}, {}, {}))
+    assert said == "`m.experts.up` not quantized: why; `tower.0` and 31 more not quantized: no text"
 
 
 def test_the_default_list_fits_the_model(page: AppTest) -> None:

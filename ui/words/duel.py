@@ -17,7 +17,7 @@ from quantcore.measure.statistics import Interval
 from quantcore.measure.told_apart import BY_TEXT, Apart, told_apart
 from quantcore.scheme.plan import Plan
 from ui.figures.duel import LETTERS
-from ui.markdown import as_is
+from ui.markdown import as_is, code
 from ui.words.tokens import FAINT, FULL, quoted
 
 MARKS = (
@@ -102,10 +102,15 @@ def so_far(duel: Duel, tokens: int) -> str:
 
 
 def left_float(duel: Duel) -> str:
-    """The matrices that no scheme can quantize here, by name, with the reason; empty where there are none."""
+    """The matrices that no scheme can quantize here, with the reason: the first of each reason by name, and how many
+    more (a tower for pictures has hundreds); empty where there are none."""
     rows = next(iter(duel.layers.values()), ())
-    left = {row.name: row.notes[0] for row in rows if row.scheme == FLOAT and row.notes}
-    return "; ".join(f"`{name}` {note}" for name, note in left.items())
+    left: dict[str, list[str]] = {}
+    for row in rows:
+        if row.scheme == FLOAT and row.notes:
+            left.setdefault(row.notes[0], []).append(row.name)
+    rest = {note: f" and {len(names) - 1} more" if len(names) > 1 else "" for note, names in left.items()}
+    return "; ".join(f"{code(names[0])}{rest[note]} {note}" for note, names in left.items())
 
 
 def verdict(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> str:

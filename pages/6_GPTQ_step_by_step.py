@@ -101,8 +101,9 @@ def body(choice: Choice) -> None:
             frame.headline(gptq_words.headline(study, drawn[0]))
         cost_part(lab, study, *cost_of(drawn[0], drawn[3]))
         frame.numbers(gptq_words.table(study), "gptq")
-    st.header("Behind quantized layers: Qronos")
-    drift_part(lab, (layer, scheme, choice.reading, learned))
+    with frame.opened("Behind quantized layers: Qronos", "qronos") as is_open:
+        if is_open:
+            drift_part(lab, (layer, scheme, choice.reading, learned))
     st.header("Which setting loses least?")
     map_part(
         lab, (layer, MAP_BITS, tuple("channel" if one == ROW else f"group{one}" for one in grains), MAP_DAMPS, learned)

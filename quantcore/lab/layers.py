@@ -18,7 +18,7 @@ from quantcore.scheme.scheme import Scheme
 from quantcore.studies.drift import DriftStudy, drift_study
 from quantcore.studies.gptq_cost import OrderCosts, measure_order_cost
 from quantcore.studies.gptq_map import OrderMap, order_map
-from quantcore.studies.gptq_order import OrderStudy, order_study
+from quantcore.studies.gptq_order import Factor, OrderStudy, order_study
 from quantcore.studies.gptq_steps import TileSteps, companions, neighbours, tile_rows, tile_steps
 from quantcore.studies.layer import LayerStudy
 from quantcore.studies.layer import layer_study as study_of
@@ -83,7 +83,14 @@ def gptq_order(lab: Bench, layer: str, scheme: str, reading: str = READ, calibra
         seen.tokens,
         loud,
         lab.inputs(layer, reading),
+        lambda by_diagonal: gptq_factor(lab, layer, gptq_of(lab, scheme).damp, by_diagonal, calibration),
     )
+
+
+@remembered(4)
+def gptq_factor(lab: Bench, layer: str, damp: float, by_diagonal: bool, calibration: str = LEARNED) -> Factor:
+    """What every scheme of one damping shares: a slider of bits or groups pays for it once."""
+    return Factor.of(lab.hessian(layer, calibration), damp, by_diagonal)
 
 
 @remembered(32, "Rounding the layers before ...")
@@ -94,8 +101,7 @@ def gptq_drift(lab: Bench, layer: str, scheme: str, reading: str = READ, calibra
     rounded, _ = quantize_model(lab.model, f"{Scheme(spec)}@{layer}=float")
 
     def inputs(text: str) -> tuple[Tensor, Tensor]:
-        tokens = lab.tokens(text)
-        x, moved = (layer_inputs(model, tokens, layer).flatten(0, 1) for model in (lab.model, rounded))
+        x, moved = lab.inputs(layer, text), layer_inputs(rounded, lab.tokens(text), layer).flatten(0, 1)
         if x.shape != moved.shape:
             raise ValueError(f"the router sends other tokens to {layer!r} behind rounded layers; choose another layer")
         return x, moved

@@ -1,14 +1,15 @@
 """What a layer's outputs lose by its codes: sum over rows of e H e^T = |X e^T|^2, e = weight - quantized, H = X^T X.
 
-On a GPU a float32 product of this size takes as long as the whole of GPTQ. There each factor is the sum of two bf16
-numbers, a = a1 + a2, exact to 16 bits, and a b = a1 b1 + a1 b2 + a2 b1 on the tensor cores, summed in float32; H is
-symmetric, so each pair of columns is multiplied once and counts twice. The relative error is about 1e-5.
+On a GPU a float32 product of this size takes as long as the whole of GPTQ, so it is made of bf16 halves (see
+`numbers.products`); H is symmetric, so each pair of columns is multiplied once and counts twice.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from quantcore.numbers.products import Halves, product_of_halves
 
 PANEL = 2048  # columns of H that are multiplied at once on a GPU
 
@@ -19,18 +20,10 @@ def output_loss(weight: Tensor, quantized: Tensor, hessian: Tensor) -> Tensor:
     if not error.is_cuda:
         return ((error @ hessian) * error).sum(dtype=torch.float64)
     total = torch.zeros((), dtype=torch.float64, device=error.device)
-    high, low = _halves(error)
+    halves = Halves.of(error)
     for start in range(0, len(hessian), PANEL):
         columns = hessian[start:, start : start + PANEL].clone()
         columns[PANEL:] *= 2
-        columns_high, columns_low = _halves(columns)
-        product = torch.mm(high[:, start:], columns_high, out_dtype=torch.float32)
-        for a, b in ((high, columns_low), (low, columns_high)):
-            product = torch.addmm(product, a[:, start:], b, out_dtype=torch.float32)
+        product = product_of_halves(halves.columns(start), Halves.of(columns))
         total += (product * error[:, start : start + PANEL]).sum(dtype=torch.float64)
     return total
-
-
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    high = x.bfloat16()
-    return high, (x - high.float()).bfloat16()

@@ -9,14 +9,16 @@ rounding to nearest, by GPTQ, which knows X~ alone, and by Qronos, which is GPTQ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from quantcore.methods.gptq import GptqProblem, gptq_quantize
+from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.options import Gptq
-from quantcore.methods.qronos import corrected, qronos_quantize_many
+from quantcore.methods.qronos import corrected
+from quantcore.numbers.products import product
 from quantcore.numbers.qtensor import dequantize, fake_quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.gram import drift_of, gram_of
@@ -46,23 +48,25 @@ def drift_study(
         x, moved = (one.float() for one in learned)
         hessian, drift = gram_of(moved), drift_of(moved, x)
         (mended,) = corrected([weight], hessian, drift, damp, "this layer", share)
-        problem = GptqProblem(weight, spec, Gptq(damp=damp))
+        problems = [GptqProblem(one, spec, Gptq(damp=damp)) for one in (weight, mended)]
+        by_gptq, by_qronos = map(dequantize, gptq_quantize_many(problems, hessian))
         found = {
             AS_IT_IS: weight,
             CORRECTED: mended,
             ROUNDED: fake_quantize(weight, spec),
-            BY_GPTQ: dequantize(gptq_quantize(weight, hessian, spec, problem.options)),
-            BY_QRONOS: dequantize(qronos_quantize_many([problem], hessian, drift, [share])[0]),
+            BY_GPTQ: by_gptq,
+            BY_QRONOS: by_qronos,
         }
         return DriftStudy(
-            learned={name: _lost(weight, one, learned) for name, one in found.items()},
-            read={name: _lost(weight, one, read) for name, one in found.items()},
+            learned=_lost(weight, found, learned),
+            read=_lost(weight, found, read),
             moved=float((moved - x).square().sum() / x.square().sum()),
             corrected=float((mended - weight).square().sum() / weight.square().sum()),
         )
 
 
-def _lost(weight: Tensor, other: Tensor, inputs: Inputs) -> float:
+def _lost(weight: Tensor, others: Mapping[str, Tensor], inputs: Inputs) -> dict[str, float]:
     x, moved = (one.float() for one in inputs)
-    wanted = x @ weight.T
-    return float((moved @ other.T - wanted).square().sum() / wanted.square().sum())
+    wanted = product(x, weight.T)
+    power = wanted.square().sum()
+    return {name: float((product(moved, one.T) - wanted).square().sum() / power) for name, one in others.items()}

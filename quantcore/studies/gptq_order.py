@@ -14,8 +14,10 @@ A column visited late has few columns left to make up for it: a loud one should 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor
 from quantcore.methods.gptq import GptqProblem, factorize, gptq_quantize_many
 from quantcore.methods.options import Gptq
 from quantcore.methods.sweep_state import Order
+from quantcore.numbers.products import product
 from quantcore.numbers.qtensor import QTensor, dequantize, quantize
 from quantcore.numbers.spec import QuantSpec
 
@@ -81,6 +84,24 @@ class OrderStudy:
         return self.course(method).loss / rtn if rtn else 1.0
 
 
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """Of the damped H' = M M^T in visiting order: `mixing` is M^T, `inverse` U = M^-1, both (K, K)."""
+
+    order: Order
+    mixing: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, hessian: Tensor, damp: float, by_diagonal: bool) -> Factor:
+        order = Order.of(hessian, by_diagonal)
+        pull, diagonal, _ = factorize(hessian, order, damp)
+        mixing = pull.tril(-1).mul_(diagonal[:, None])
+        mixing.diagonal().copy_(diagonal)
+        eye = torch.eye(len(mixing), dtype=mixing.dtype, device=mixing.device)
+        return cls(order, mixing, torch.linalg.solve_triangular(mixing, eye, upper=False).T)
+
+
 def order_study(
     weight: Tensor,
     hessian: Tensor,
@@ -89,18 +110,22 @@ def order_study(
     tokens: int,
     loud: Sequence[int] = (),
     unseen: Tensor | None = None,
+    factor_of: Callable[[bool], Factor] | None = None,
 ) -> OrderStudy:
     """RTN and GPTQ in three orders. Shapes: weight (O, K), hessian (K, K) over `tokens`, unseen (N, K) or None.
 
+    factor_of    `Factor.of` this hessian and damping, remembered by whoever asks again under another spec; it is asked
+                 once the codes are there, so that a Hessian without a factor is refused as GPTQ does
     Raises: ValueError as `gptq_quantize`."""
-    look = _Look(weight.detach().float(), hessian.float(), damp, loud, unseen)
+    factors = factor_of or cache(lambda by_diagonal: Factor.of(hessian.float(), damp, by_diagonal))
+    look = _Look(weight.detach().float(), hessian.float(), damp, loud, unseen, factors)
     courses = [look.rtn(quantize(look.weight, spec))]
     problems = [GptqProblem(look.weight, spec, Gptq(actorder, damp)) for actorder in ORDERS]
     for method, problem, qtensor in zip(METHODS[1:], problems, gptq_quantize_many(problems, look.hessian), strict=True):
         courses.append(look.gptq(method, qtensor, problem.options.actorder is not None))
     return OrderStudy(
         shape=(weight.shape[0], weight.shape[1]),
-        power=float(((look.weight @ look.hessian) * look.weight).sum(dtype=torch.float64)),
+        power=float((product(look.weight, look.hessian) * look.weight).sum(dtype=torch.float64)),
         diagonal=look.hessian.diagonal().cpu(),
         tokens=tokens,
         loud=look.loud,
@@ -112,47 +137,41 @@ class _Look:
     """One layer, ready to follow the loss of any quantized weight along its order."""
 
     def __init__(
-        self, weight: Tensor, hessian: Tensor, damp: float, loud: Sequence[int], unseen: Tensor | None
+        self,
+        weight: Tensor,
+        hessian: Tensor,
+        damp: float,
+        loud: Sequence[int],
+        unseen: Tensor | None,
+        factor_of: Callable[[bool], Factor],
     ) -> None:
         self.weight, self.hessian, self.damp, self.loud = weight, hessian, damp, tuple(loud)
         self.unseen = None if unseen is None else unseen.to(weight)
-        self._factor: dict[bool, tuple[Order, Tensor, Tensor]] = {}
+        self._factor_of = factor_of
+        self._output: Tensor | None = None
 
     def rtn(self, qtensor: QTensor) -> Course:
         """Column by column, none moved: the unvisited are exact."""
         error = self.weight - dequantize(qtensor)
-        before = error @ self.hessian.triu(1)
+        before = product(error, self.hessian.triu(1))
         added = (error * (2 * before + error * self.hessian.diagonal())).sum(0, dtype=torch.float64).cumsum(0).cpu()
         order = torch.arange(len(self.hessian))
         steps = self._steps(order)
         return self._course(METHODS[0], qtensor, order, steps, [0.0, *added[torch.tensor(steps[1:]) - 1].tolist()])
 
     def gptq(self, method: str, qtensor: QTensor, by_diagonal: bool) -> Course:
-        order, mixing, inverse = self._factor_of(by_diagonal)
+        factor = self._factor_of(by_diagonal)
+        order = factor.order
         error = (self.weight - dequantize(qtensor)).index_select(1, order.columns)
-        z = error @ mixing.T  # e M
+        z = product(error, factor.mixing.T)  # e M
         columns = order.columns.cpu()
         steps = self._steps(columns)
-        moved, powers = torch.zeros_like(error), []
-        for start, stop in zip(steps, steps[1:], strict=False):
-            moved[:, stop:].addmm_(z[:, start:stop], inverse[start:stop, stop:])
-            powers.append(_power(moved[:, stop:]))
+        powers = _powers_of_moved(z, factor.inverse, steps)
         at = torch.tensor(steps[1:], device=z.device) - 1
         visited, rounded = (part.square().sum(0, dtype=torch.float64).cumsum(0)[at] for part in (z, error))
         ridge = self.damp * self.hessian.diagonal().mean().double()
         losses = visited - ridge * (rounded + torch.stack(powers))
         return self._course(method, qtensor, columns, steps, [0.0, *losses.tolist()])
-
-    def _factor_of(self, by_diagonal: bool) -> tuple[Order, Tensor, Tensor]:
-        """M^T and U = M^-1 for columns in this order; kept, because two methods visit in the same order."""
-        if by_diagonal not in self._factor:
-            order = Order.of(self.hessian, by_diagonal)
-            pull, diagonal, _ = factorize(self.hessian, order, self.damp)
-            mixing = pull.tril(-1).mul_(diagonal[:, None])
-            mixing.diagonal().copy_(diagonal)
-            eye = torch.eye(len(mixing), dtype=mixing.dtype, device=mixing.device)
-            self._factor[by_diagonal] = order, mixing, torch.linalg.solve_triangular(mixing, eye, upper=False).T
-        return self._factor[by_diagonal]
 
     def _steps(self, order: Tensor) -> list[int]:
         """After how many columns to look: POINTS even steps, and before and after each loud column."""
@@ -181,7 +200,19 @@ class _Look:
 
     def _of_unseen(self, x: Tensor, error: Tensor) -> float:
         """The error's share of the output's power on inputs x that the Hessian has not seen."""
-        return float(_power(x @ error.T) / _power(x @ self.weight.T))
+        if self._output is None:
+            self._output = _power(product(x, self.weight.T))
+        return float(_power(product(x, error.T)) / self._output)
+
+
+def _powers_of_moved(z: Tensor, inverse: Tensor, steps: Sequence[int]) -> list[Tensor]:
+    """|E|^2 of the columns still to be visited, behind each of the steps but the first."""
+    moved, powers = torch.zeros_like(z), []
+    for start, stop in pairwise(steps):
+        if stop < z.shape[1]:
+            moved[:, stop:] += product(z[:, start:stop], inverse[start:stop, stop:])
+        powers.append(_power(moved[:, stop:]))
+    return powers
 
 
 def _power(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 
 from quantcore import calibrate, compare, dequantize, fake_quantize, load_model, quantize, quantize_model
 from quantcore.numbers.formats import FORMATS
+from quantcore.numbers.products import product
 from quantcore.pipeline.calibration import outlier_ratio
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.windows import bundled_text, token_windows
@@ -47,3 +48,10 @@ def test_reference_model_on_the_gpu() -> None:
         assert expected * 0.99 < report.perplexity < expected * 4
         assert len(reports) == 56
         assert next(quantized.parameters()).is_cuda
+
+
+def test_products_of_halves_agree_with_float64() -> None:
+    a, b = torch.randn(70, 513, device="cuda"), torch.randn(513, 31, device="cuda")
+    b[7] *= 1e3
+    apart = product(a, b).double() - a.double() @ b.double()
+    assert (apart.abs() / (a.abs().double() @ b.abs().double())).max() < 2e-5

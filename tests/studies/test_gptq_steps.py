@@ -11,7 +11,7 @@ from quantcore.methods.gptq import gptq_loss, gptq_plain, gptq_quantize
 from quantcore.methods.options import Gptq
 from quantcore.studies.gptq_cost import measure_order_cost, median_interval
 from quantcore.studies.gptq_map import order_map
-from quantcore.studies.gptq_order import METHODS, ORDERS, order_study
+from quantcore.studies.gptq_order import METHODS, ORDERS, Factor, order_study
 from quantcore.studies.gptq_steps import companions, damped, inverse_factor, neighbours, tile_rows, tile_steps
 from quantcore.studies.gptq_toy import REACH, WAYS, toy, toy_hessian
 from tests.gptq_laws import problem
@@ -164,6 +164,24 @@ def test_unseen_inputs_are_measured_as_they_are() -> None:
     expected = (x @ (weight.float() - hat).T).square().sum() / (x @ weight.float().T).square().sum()
     assert study.course("RTN").unseen == pytest.approx(float(expected), rel=1e-5)
     assert study.course("GPTQ").unseen != study.course("RTN").unseen
+
+
+def test_a_factor_is_asked_for_once_an_order_and_may_be_remembered() -> None:
+    weight, hessian = problem("random")
+    asked: list[bool] = []
+
+    def factor_of(by_diagonal: bool) -> Factor:
+        asked.append(by_diagonal)
+        return Factor.of(hessian.float(), 0.05, by_diagonal)
+
+    study = order_study(weight, hessian, spec("int3/group32"), 0.05, 384, factor_of=factor_of)
+    assert asked == [False, True, True]
+    alone = order_study(weight, hessian, spec("int3/group32"), 0.05, 384)
+    assert [course.losses for course in study.courses] == [course.losses for course in alone.courses]
+    factor = Factor.of(hessian.float(), 0.05, True)
+    in_order = damped(hessian.double(), 0.05)[factor.order.columns][:, factor.order.columns]
+    assert torch.allclose((factor.mixing.T @ factor.mixing).double(), in_order, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(factor.mixing.T @ factor.inverse, torch.eye(96), atol=1e-3)
 
 
 # ---------------------------------------------------------------- the map, the cost

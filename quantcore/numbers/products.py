@@ -1,0 +1,44 @@
+"""Products of float32 matrices on a GPU's tensor cores.
+
+Each factor is the sum of two bf16 numbers, a = a1 + a2, exact to 16 bits, and a b = a1 b1 + a1 b2 + a2 b1, summed in
+float32: three products at the rate of bf16 where one of float32 takes ten times as long. The relative error is about
+1e-5 of |a| |b|.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Halves(NamedTuple):
+    """A float32 matrix as the sum of two of bf16."""
+
+    high: Tensor
+    low: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Halves:
+        high = x.bfloat16()
+        return cls(high, (x - high.float()).bfloat16())
+
+    @property
+    def T(self) -> Halves:
+        return Halves(self.high.T, self.low.T)
+
+    def columns(self, start: int, stop: int | None = None) -> Halves:
+        return Halves(self.high[:, start:stop], self.low[:, start:stop])
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of float32 matrices, in float32. Shapes: (M, K), (K, N). On a CPU the plain product."""
+    return product_of_halves(Halves.of(a), Halves.of(b)) if a.is_cuda else a @ b
+
+
+def product_of_halves(a: Halves, b: Halves) -> Tensor:
+    """a @ b on a GPU, for a factor that is used more than once."""
+    found = torch.mm(a.high, b.high, out_dtype=torch.float32)
+    found = torch.addmm(found, a.high, b.low, out_dtype=torch.float32)
+    return torch.addmm(found, a.low, b.high, out_dtype=torch.float32)

@@ -14,7 +14,8 @@ The pages run under this server alone (`streamlit run app.py` says so); it adds
   second. It ends with gc.freeze: a full garbage collection over the objects of torch and a model takes 150-300 ms in
   which nobody else is served. With 30 visitors, freezing them is the difference between 3.3 s and 0.05 s at the 95th
   percentile. What comes later is frozen as it adds up (ui/memory.py);
-- get_ready, after it: the default duel and the first rules are measured while nobody asks for anything (ui/ready.py).
+- get_ready, after it: the course's scenes are found, the default duel and the first rules measured, while nobody asks
+  for anything (ui/ready.py).
 - warm_kernels, where there is a GPU: compiles its kernels in processes of their own, once a machine, and loads them.
 """
 
@@ -50,13 +51,14 @@ def warm_up() -> None:
         from quantcore.lab.house import default_device
         from quantcore.model.loading import REFERENCE
         from ui import kept  # torch and transformers: not before the server is up
-        from ui.ready import get_ready
 
         device = default_device()
         if device != "cpu":
             threading.Thread(target=warm_kernels, args=(device,), name="kernels", daemon=True).start()
         kept.warm_up()
         scripts.pack_all()
+        from ui.ready import get_ready  # the course's pages too: not before the model is there
+
         get_ready(kept.shared_lab(REFERENCE, device))
     except Exception:
         logging.getLogger(__name__).exception("Warming up failed; the first visitor will wait for the model instead.")

@@ -19,7 +19,8 @@ teacher = visitors.is_teacher()
 def body(lab: Lab) -> None:
     at = alone.place()
     room = present.mine()
-    alone.body(lab, at, room, lambda: present.top(lab, at.scene, teacher), game.body)
+    with frame.working():
+        alone.body(lab, at, room, lambda: present.top(lab, at.scene, teacher), game.body)
 
 
 if code is not None:

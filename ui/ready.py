@@ -1,11 +1,12 @@
-"""What most visitors ask first, measured ahead: the default duel, the rules that run without a click, their luck.
+"""What most visitors ask first, found ahead: the course, the default duel, rules that run without a click, their luck.
 
 get_ready(lab)      in a thread beside the server, once the model is warm
 
 It is done at the lowest priority, and let go at its next layer when a visitor asks for a job; it begins again when
 nobody waits. The store keeps each scheme as soon as it is measured, so nothing whole is done twice, and the next start
-of the server finds all of it. Measured here rather than shipped: the numbers are this machine's and this model's. With
-QUANT_AHEAD=off nothing is measured before somebody asks.
+of the server finds all of it; the course's scenes, a few seconds, are found anew at each start. Measured here rather
+than shipped: the numbers are this machine's and this model's. With QUANT_AHEAD=off nothing is measured before somebody
+asks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from quantcore.lab.bench import LEARNED
@@ -20,6 +22,9 @@ from quantcore.lab.lab import Lab
 from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE
 from ui import kept
+from ui.course import answers, game
+from ui.course.scene import Missing, scenes
+from ui.course.scenes import s14_ship
 from ui.line import step_back
 
 VARIABLE = "QUANT_AHEAD"
@@ -45,9 +50,19 @@ def questions(lab: Lab) -> Iterator[Question]:
     reading = str(EVALUATE.at_most(RULE_TOKENS[0]))
     for rule in RULES:
         yield Lab.rule, (rule, reading, LEARNED)
+    yield from of_the_course(lab)
     for rule in RULES:
         if (found := lab.kept_rule(rule, reading, LEARNED)) is not None:
             yield Lab.luck, (tuple(found.duel.reports), reading, LEARNED)
+
+
+def of_the_course(lab: Lab) -> Iterator[Question]:
+    """What its last scenes measure on whole models."""
+    able = s14_ship.find(lab)
+    if not isinstance(able, Missing):
+        for rule in able.of:
+            yield Lab.rule, (rule, s14_ship.READING, LEARNED)
+    yield from game.questions(lab)
 
 
 def get_ready(lab: Lab) -> None:
@@ -55,6 +70,7 @@ def get_ready(lab: Lab) -> None:
     if os.environ.get(VARIABLE) == "off":
         return
     step_back(LEAST_PRIORITY)
+    find_scenes(lab, measured=False)
     for question, asked in questions(lab):
         name = question.__name__
         while getattr(lab, f"kept_{name}")(*asked) is None:
@@ -66,6 +82,20 @@ def get_ready(lab: Lab) -> None:
                 continue
             except ValueError:  # the model's own reason: the page says it where the question stands
                 break
+    find_scenes(lab, measured=True)
+
+
+def find_scenes(lab: Lab, measured: bool) -> None:
+    """What the course asks and reveals; `measured`: of the scenes for which whole models are measured, else of the
+    others."""
+    for scene in scenes():
+        if (scene.measure is not None) is not measured:
+            continue
+        while kept.jobs().unfinished():
+            time.sleep(LOOK_S)
+        with suppress(ValueError):  # the model's own reason: the scene says it
+            if not isinstance(answers.found(lab, scene), Missing):
+                answers.revealed(lab, scene)
 
 
 def _make_room(*_: Any) -> None:

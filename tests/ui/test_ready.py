@@ -6,8 +6,14 @@ from typing import Any
 import pytest
 
 from quantcore.lab.lab import Lab
+from quantcore.text.reading import EVALUATE
 from tests.apptest_helpers import errors, new_server, page
 from ui import kept, ready
+from ui.course import answers, game
+from ui.course.scene import Missing, scenes
+from ui.course.scenes import s14_ship
+
+OF_THE_COURSE = ready.of_the_course
 
 
 @pytest.fixture
@@ -18,6 +24,8 @@ def lab(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ready, "LOOK_S", 0.01)
     monkeypatch.setattr(ready, "RULES", ("int4-groups", "int8-tokens"))
     monkeypatch.setattr(ready, "DEFAULT_DUEL", "W8A8\nw:int4/channel")
+    monkeypatch.setattr(ready, "of_the_course", lambda _: iter(()))
+    monkeypatch.setattr(ready, "scenes", tuple)
     new_server()
     return kept.shared_lab(str(tiny_model_dir), "cpu")
 
@@ -29,6 +37,26 @@ def test_the_pages_find_what_was_measured_ahead(lab: Lab, tiny_model_dir: Path) 
         assert [one for one in errors(at) if "group_size=128" not in one] == []
         assert [job for job in kept.jobs().unfinished() if not job.passing] == []
         assert not at.get("progress")
+
+
+def test_the_course_is_found_ahead(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last scenes from the store, all others from memory: no page of it begins a job."""
+    monkeypatch.setattr(s14_ship, "READING", str(EVALUATE.at_most(640)))
+    monkeypatch.setattr(game, "JUDGED_ON", str(EVALUATE.at_most(640)))
+    monkeypatch.setattr(ready, "questions", OF_THE_COURSE)
+    monkeypatch.setattr(ready, "scenes", scenes)
+    ready.get_ready(lab)
+    found = {scene.key: answers.found(lab, scene) for scene in scenes() if lab.remembers(answers.found, scene)}
+    assert list(found) == [scene.key for scene in scenes()]
+    for scene in scenes():
+        assert isinstance(found[scene.key], Missing) or lab.remembers(answers.revealed, scene)
+    asked = list(OF_THE_COURSE(lab))
+    assert [question.__name__ for question, _ in asked] == ["rule", "rule", "rule", "sensitivity", "duel"]
+    assert all(getattr(lab, f"kept_{question.__name__}")(*known) is not None for question, known in asked)
+    monkeypatch.setattr(kept.jobs(), "submit", None)  # whoever begins a job now fails
+    for scene in scenes():
+        answers.ahead(lab, scene, quick=True)
+        assert answers.find(lab, scene) is found[scene.key]
 
 
 def test_it_makes_room_for_a_visitor_and_comes_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

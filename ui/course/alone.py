@@ -71,10 +71,10 @@ def show(shown: bool) -> None:
 def body(lab: Lab, at: Place, room: Room | None, beside: Callable[[], None], game: Callable[[Lab], None]) -> None:
     """The screen. In a class `room` is the presenter's: its moves are the class's. `beside`: what else stands in the
     top line. `game`: what the last screen is."""
+    page_keys(KEYS, key="course_keys")  # first: it listens by the time there is something to press
     top(at, room, beside)
     if at.scene == len(scenes()):
         game(lab)
-        page_keys(KEYS, key="course_keys")
         return
     scene = scenes()[at.scene]
     screen.question(scene)
@@ -84,7 +84,6 @@ def body(lab: Lab, at: Place, room: Room | None, beside: Callable[[], None], gam
         answers.ahead(lab, scene, quick=not at.shown)
         if at.scene + 1 < len(scenes()):
             answers.ahead(lab, scenes()[at.scene + 1])
-    page_keys(KEYS, key="course_keys")
 
 
 def top(at: Place, room: Room | None, beside: Callable[[], None]) -> None:

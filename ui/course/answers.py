@@ -4,6 +4,8 @@ found = find(lab, scene)            the specimen; None while the job's progress 
 shown = reveal(lab, scene, found)   likewise
 ahead(lab, scene)                   begin what will be asked for next, and wait for nothing: this answer,
                                     and of the next scene what takes long
+
+What is remembered comes at once, whatever waits in the line of jobs.
 """
 
 from __future__ import annotations
@@ -11,41 +13,40 @@ from __future__ import annotations
 from typing import cast
 
 from quantcore.lab.lab import Lab
+from quantcore.lab.memo import remembered
 from ui import job_view, kept, visitors
 from ui.course.scene import Missing, Reveal, Scene, Specimen
 
 KEPT = 32  # scenes of a lab
 
 
+@remembered(KEPT)
 def found(lab: Lab, scene: Scene) -> Specimen | Missing:
-    return lab.remember(("a scene's specimen", scene.key), KEPT, lambda: scene.find(lab))
+    return scene.find(lab)
 
 
+@remembered(KEPT)
 def revealed(lab: Lab, scene: Scene) -> Reveal:
     """Raises: ValueError for a scene that this model has no specimen of."""
-
-    def work() -> Reveal:
-        specimen = found(lab, scene)
-        if isinstance(specimen, Missing):
-            raise ValueError(specimen.said)
-        return scene.reveal(lab, specimen)
-
-    return lab.remember(("a scene's reveal", scene.key), KEPT, work)
+    specimen = found(lab, scene)
+    if isinstance(specimen, Missing):
+        raise ValueError(specimen.said)
+    return scene.reveal(lab, specimen)
 
 
 def is_found(lab: Lab, scene: Scene) -> bool:
-    """Whether the specimen of a scene that takes long is there: its job has ended well."""
-    return _of_job(lab, scene, "find") is not None
+    """Whether the specimen of a scene that takes long is there."""
+    return lab.remembers(found, scene)
 
 
 def find(lab: Lab, scene: Scene) -> Specimen | Missing | None:
-    if not scene.slow_find:
+    if not scene.slow_find or is_found(lab, scene):
         return found(lab, scene)
     return cast(Specimen | Missing | None, _wait(lab, scene, "find"))
 
 
 def reveal(lab: Lab, scene: Scene) -> Reveal | None:
-    if not scene.slow:
+    if not scene.slow or lab.remembers(revealed, scene):
         return revealed(lab, scene)
     return cast(Reveal | None, _wait(lab, scene, "reveal"))
 
@@ -54,7 +55,10 @@ def ahead(lab: Lab, scene: Scene, quick: bool = False) -> None:
     """Begin the jobs of a scene that is about to be looked at; `quick`: also those that take a second, of a scene whose
     answer may be wanted any moment."""
     for what, slow in (("find", scene.slow_find), ("reveal", bool(scene.slow) or quick)):
-        if slow and (what == "find" or not isinstance(_of_job(lab, scene, "find"), Missing)):
+        there = is_found(lab, scene)
+        if what == "reveal" and there:
+            there = lab.remembers(revealed, scene) or isinstance(found(lab, scene), Missing)
+        if slow and not there:
             key, title, work = _job(lab, scene, what)
             kept.jobs().submit(lab.device, key, title, work, visitors.asker())
 
@@ -62,11 +66,6 @@ def ahead(lab: Lab, scene: Scene, quick: bool = False) -> None:
 def _wait(lab: Lab, scene: Scene, what: str) -> object:
     key, title, work = _job(lab, scene, what)
     return job_view.result_of(lab.device, key, title, work)
-
-
-def _of_job(lab: Lab, scene: Scene, what: str) -> object:
-    job = kept.jobs().get(_job(lab, scene, what)[0])
-    return None if job is None else job.result
 
 
 def _job(lab: Lab, scene: Scene, what: str) -> tuple[str, str, job_view.Work]:

@@ -1,10 +1,14 @@
 """The last game: the smallest KL within a budget of bits, against the engine's own plan.
 
 The player gives each kind of layer a number of bits. The engine has estimated what each layer alone costs (Fisher,
-from a few backward passes), and chosen a plan for the same budget; both are run on the whole model, on the same text.
+from a few backward passes), and chosen a plan for the same budget. Both are run on the whole model, on the same text,
+and that is another one than the engine has chosen on: what suits one text by chance does not win.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -17,6 +21,7 @@ from quantcore.measure.told_apart import told_apart
 from quantcore.model.linears import place_of
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
+from quantcore.text.reading import EVALUATE
 from ui import frame
 from ui.answers import answer
 from ui.components.chart import chart
@@ -27,6 +32,7 @@ BITS = (2, 3, 4, 8)
 START = 3
 MOST_KINDS = 12
 ESTIMATED = True  # of the costs: to measure them takes a run a layer and scheme, minutes on two cores
+JUDGED_ON = str(EVALUATE.at_most(2560))  # and chosen on EACH
 PLAYED = 6  # plans that are kept on the screen
 HEIGHT = 330
 
@@ -38,14 +44,12 @@ def body(lab: Lab) -> None:
 
 
 def play(lab: Lab) -> None:
-    kinds, grain = kinds_of(lab), lab.grain
-    schemes = tuple(str(Plan.parse(f"w:int{bits}/{grain}")) for bits in BITS)
-    uniform = [bits_of(lab, scheme) for scheme in schemes]
-    budget = round((uniform[1] + uniform[2]) / 2, 3)
+    kinds, grain, schemes, budget = kinds_of(lab), lab.grain, schemes_of(lab), budget_of(lab)
     st.markdown(
-        f"Give each kind of layer its bits; scales ({grain}) count. The budget is **{budget:g} bits a "
-        "weight** on average: more than 3 bits for all, less than 4. Each plan is run on the whole model; the least "
-        "KL wins."
+        f"Give each kind of layer its bits, in all blocks at once; scales ({grain}) count. The budget is "
+        f"**{budget:g} bits a weight** on average: more than 3 bits for all, less than 4. Each plan is run on the "
+        f"whole model, on {lab.tokens(JUDGED_ON).numel():,} tokens; the least KL wins. The engine has chosen its plan "
+        "on another text."
     )
     left, right = st.columns([5, 8], gap="medium")
     with left:
@@ -67,16 +71,16 @@ def play(lab: Lab) -> None:
 def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
     """The engine's plan and the player's, as far as they are measured."""
     with st.container():
-        asked = schemes, False, EACH, LEARNED, ESTIMATED
-        found = answer("What each layer costs, estimated, for the engine's plan", lab, Lab.sensitivity, *asked).whole
+        title = "What each layer costs, estimated, for the engine's plan"
+        found = answer(title, lab, Lab.sensitivity, *costs_asked(schemes)).whole
     if found is None:
         st.caption("Choose your bits meanwhile; the engine estimates what each layer costs.")
         return
-    engine = str(lab.plan(schemes, budget, EACH, LEARNED, ESTIMATED).plan)
+    engine = engines(lab, schemes, budget)
     mine = [one for one in plans_of(lab.id) if one != engine]
     plans = engine, *(mine or [schemes[1]])
     with st.container():
-        duel = answer("The plans, measured on the whole model", lab, Lab.duel, plans, EACH, place="game").whole
+        duel = answer("The plans, measured on the whole model", lab, Lab.duel, plans, JUDGED_ON, place="game").whole
     if duel is not None:
         said = verdict(duel, engine, mine)
         chart(standings(lab, duel, engine, mine), key="game", alt=said.replace("*", ""), height=HEIGHT)
@@ -117,6 +121,34 @@ def standings(lab: Lab, duel: Duel, engine: str, mine: list[str]) -> go.Figure:
         )
     )
     return fig
+
+
+def questions(lab: Lab) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """What the game asks before anybody has played: for who measures it ahead."""
+    schemes = schemes_of(lab)
+    yield Lab.sensitivity, costs_asked(schemes)
+    if lab.kept_sensitivity(*costs_asked(schemes)) is not None:
+        yield Lab.duel, ((engines(lab, schemes, budget_of(lab)), schemes[1]), JUDGED_ON, LEARNED)
+
+
+def schemes_of(lab: Lab) -> tuple[str, ...]:
+    """What a layer may get."""
+    return tuple(str(Plan.parse(f"w:int{bits}/{lab.grain}")) for bits in BITS)
+
+
+def budget_of(lab: Lab) -> float:
+    """Halfway between 3 and 4 bits for all, scales counted."""
+    _, three, four, _ = (bits_of(lab, scheme) for scheme in schemes_of(lab))
+    return round((three + four) / 2, 3)
+
+
+def costs_asked(schemes: tuple[str, ...]) -> tuple[Any, ...]:
+    return schemes, False, EACH, LEARNED, ESTIMATED
+
+
+def engines(lab: Lab, schemes: tuple[str, ...], budget: float) -> str:
+    """The engine's plan, from the costs that are known by then."""
+    return str(lab.plan(schemes, budget, EACH, LEARNED, ESTIMATED).plan)
 
 
 def kinds_of(lab: Lab) -> list[str]:

@@ -26,6 +26,7 @@ STYLE = """<style>
 .st-key-scene p, .st-key-scene li { font-size: 1.14rem; line-height: 1.42; }
 .st-key-answer p { font-size: 1.32rem; line-height: 1.35; }
 .st-key-twist p { font-size: 1.06rem; }
+.st-key-course_keys { position: absolute; }  /* nothing to see */
 .st-key-course_top { min-height: 2.6rem; padding: 0 2.2rem; }
 .st-key-before { max-width: 56rem; }
 .st-key-before p { font-size: 1.3rem; line-height: 1.5; }
@@ -37,7 +38,8 @@ STYLE = """<style>
 .course-code { font-size: 1.5rem; font-weight: 700; letter-spacing: 0.12em; }
 @media (max-width: 1100px) { .course-progress i { display: none; } .course-progress b { padding: 0; } }
 @media (max-width: 640px) { [data-testid="stMainBlockContainer"] { padding: 2.6rem 1rem 1rem; }
-  .st-key-course_top { padding: 0; } }
+  .st-key-course_keys { position: absolute; }  /* nothing to see */
+.st-key-course_top { padding: 0; } }
 </style>"""
 LEFT, RIGHT = 5, 8
 RIGHT_WORDS, WRONG_WORDS = ":green[**✓**]", ":orange[**≠**]"

@@ -7,6 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from quantcore.lab.lab import Lab
+from quantcore.model.linears import expert_of, place_of
 from ui.components.chart import Over
 from ui.components.palette import GREEN, VERMILION
 from ui.figures.base import figure
@@ -80,7 +82,20 @@ def _span(axis: str, start: float, stop: float, of: str = "") -> dict[str, Any]:
 
 
 def short(layer: str) -> str:
-    """A layer as it is said: `block 1, down_proj`."""
+    """A layer as it is said: `block 1, down_proj`; of an expert `block 1, expert 5, down_proj`."""
     parts = layer.split(".")
-    number = next((part for part in parts if part.isdigit()), None)
-    return parts[-1] if number is None else f"block {number}, {parts[-1]}"
+    expert = expert_of(layer)
+    names = [parts[-1]] if expert is None else [f"expert {expert[1]}", parts[-1]]
+    number, _ = place_of(layer) if expert is None else place_of(expert[0])
+    return ", ".join(names if number is None else [f"block {number}", *names])
+
+
+def built(lab: Lab) -> str:
+    """What blocks and layers are, for who knows what a weight is: in a sentence, on this model."""
+    inside = [name for name in lab.layers() if place_of(name)[0] is not None]
+    kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in inside))
+    blocks = lab.contents().blocks
+    return (
+        f"The model is {blocks} blocks, one behind another; each has its **layers**, which are tables of weights, of "
+        f"{len(kinds)} kinds: {kinds[0]} to {kinds[-1]}."
+    )

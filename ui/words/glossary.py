@@ -70,7 +70,8 @@ WORDS: Final[dict[str, str]] = {
     "for everybody else.",
     # layers
     "Linear": "A layer that multiplies by a weight: y = x W^T. Nearly all of a model's numbers are in such weights.",
-    "layer": "Here mostly one Linear of a block, such as q_proj (attention) or down_proj (MLP).",
+    "layer": "A table of weights that a block of the model multiplies by: here mostly one Linear, such as q_proj, "
+    "k_proj, v_proj, o_proj (attention) or gate_proj, up_proj, down_proj (MLP).",
     "lm_head": "The last Linear: from the hidden state to a score for every token. Usually left in float, for it "
     "decides the next word directly.",
     "down_proj": "The second half of a block's MLP. What enters it holds the giant values of the first token in "
@@ -144,6 +145,7 @@ ALIKE: Final[dict[str, str]] = {
     "outliers": "outlier",
     "Linears": "Linear",
     "layers": "layer",
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"), "layer"),
     "activations": "activation",
     "weights": "weight",
     "static range": "static",

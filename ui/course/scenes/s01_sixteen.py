@@ -12,7 +12,7 @@ from quantcore.studies.row import RowStudy
 from ui.components.palette import GREEN, INK, SLATE, VERMILION, token
 from ui.course.guess import Pick
 from ui.course.scene import Reveal, Scene, Shown, Specimen
-from ui.course.stage import picture, short
+from ui.course.stage import built, picture, short
 from ui.markdown import code, plotted
 
 BITS = tuple(reversed(START_BITS))
@@ -27,8 +27,8 @@ def find(lab: Lab) -> Specimen:
     prompt = max(PROMPTS, key=lambda one: sure[one].probability)
     said = (
         f"**{prompt} ...** The model goes on with {code(sure[prompt].text)}, {sure[prompt].probability:.0%} sure: of "
-        f"our {len(PROMPTS)} sentences it is surest of this one. Now each row of weights in every layer may keep only "
-        "a few different values: 256 with 8 bits, 16 with 4, 4 with 2."
+        f"our {len(PROMPTS)} sentences it is surest of this one. {built(lab)} Now each row of every table may keep "
+        "only a few different values: 256 with 8 bits, 16 with 4, 4 with 2."
     )
     return Specimen(said, GUESS, of=prompt)
 

@@ -22,7 +22,8 @@ def find(lab: Lab) -> Specimen:
     x = min(row.weight.tolist(), key=lambda one: (abs(one - goal), one))
     codes = grid.fmt.grid().tolist()
     said = (
-        f"A weight of {short(layer)}: **x = {x:.4g}**. The layer's values lie between {float(grid.levels()[0]):.3g} "
+        f"A weight of {short(layer)}, one of the model's {len(lab.layers())} tables of weights: **x = {x:.4g}**. This "
+        f"table's values lie between {float(grid.levels()[0]):.3g} "
         f"and {float(grid.levels()[-1]):.3g}, so {len(codes)} codes stand **S = {grid.scale:.4g}** apart, and the "
         f"real 0 has the code **Z = {grid.zero_point}**. We took the weight of a loud row next to three quarters of "
         "that range."

@@ -10,6 +10,7 @@ from quantcore.export.serving import CHECKED, serving
 from quantcore.lab.bench import LEARNED
 from quantcore.measure.duel import short_label
 from quantcore.model.linears import place_of
+from quantcore.model.mixture import known_mixture
 from quantcore.scheme.plan import Plan
 from quantcore.text.reading import CALIBRATE, Reading
 from ui import frame
@@ -92,7 +93,8 @@ def body(choice: Choice) -> None:
     schemes = plan.schemes_of(lab.layers(), lab.head)
     parts, refused = lab.promise(text), take_words.refusal(schemes.values(), plan.kv)
     places, fused = list(experts_in(lab.model)), fused_on_the_hub(lab.model)
-    served = serving(lab.short_name(text), schemes, lab.loaded.context, places, lab.layers(), fused, plan.kv)
+    mixture = known_mixture(lab.model)
+    served = serving(lab.short_name(text), schemes, lab.loaded.context, places, lab.layers(), fused, plan.kv, mixture)
     with first, st.grid(2, min_column_width=480):
         with st.container():
             said = take_words.price(parts, label, schemes.values())

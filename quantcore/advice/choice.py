@@ -25,7 +25,7 @@ from quantcore.advice.candidates import NOT_HERE, Candidate, candidates
 from quantcore.advice.load import Load, Memory, ServeTime, memory_of, serve_time, weight_bytes
 from quantcore.advice.pace import band, kind_of
 from quantcore.advice.shape import ServedShape
-from quantcore.export.serving import AMD, CPU, Place, why_not_on
+from quantcore.export.kernels import AMD, CPU, Place, why_not_on
 from quantcore.measure.frontier import unbeaten
 from quantcore.measure.told_apart import BY_TEXT, Apart, Pair
 from quantcore.model.sources import ASSETS
@@ -195,7 +195,8 @@ def _verdict(
     memory = memory_of(shape, count, load, machine, gpus)
     loss = Loss(0.0, 0.0, 0.0, 0.0, 1.0, "nothing is quantized") if scheme.is_float else measured.get(one.text)
     loss = loss or kin().get(one.name)
-    if (why := why_not_on(scheme, place_of(machine))) is not None:
+    place, mixes = place_of(machine), any(matrix.used < 1 for matrix in shape.matrices)
+    if (why := why_not_on(scheme, place) or (why_not_on(scheme, place, expert=True) if mixes else None)) is not None:
         return Verdict(one, memory, None, None, None, loss, True, why)
     time = serve_time(shape, plan, load, machine, gpus)
     why = None

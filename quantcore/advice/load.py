@@ -7,8 +7,9 @@ step      products of `sequences` tokens + reading the cache at the middle of th
 first     products of the prompt, AT_ONCE tokens at a time + attention's own operations + block_ms a block
 tokens/s  sequences * answer / (sequences * first + answer * step): prompts are read one after another, answers together
 
-An expert's products count as often as a batch touches experts, with its share of the tokens. Several GPUs share every
-matrix and the cache evenly; what they tell each other is not counted. Activations as in `studies.footprint`.
+The experts of a block are one product, as in vLLM's fused kernels: of those that a batch touches, each with its share
+of the tokens. Several GPUs share every matrix and the cache evenly; what they tell each other is not counted.
+Activations as in `studies.footprint`.
 """
 
 from __future__ import annotations
@@ -126,17 +127,19 @@ def serve_time(shape: ServedShape, plan: Plan, load: Load, machine: Machine, gpu
     per_ms = 1e6 * machine.bandwidth_gb_s / floats.memory
     middle = load.prompt + load.answer // 2
     kept = FLOAT_BYTES * shape.cache_numbers(middle) + 2 * shape.state_bytes * shape.state_numbers
-    step = _products(schemes, load.sequences, load.sequences, machine, gpus)
+    step = _products(schemes, shape.blocks, load.sequences, load.sequences, machine, gpus)
     step_ms = step + load.sequences * kept / per_ms / gpus + beside
     whole, rest = divmod(load.prompt, AT_ONCE)
     reads = [AT_ONCE] * whole + [rest] * bool(rest)
-    first_ms = sum(_products(schemes, tokens, 1, machine, gpus) + beside for tokens in reads)
+    first_ms = sum(_products(schemes, shape.blocks, tokens, 1, machine, gpus) + beside for tokens in reads)
     first_ms += _attention_ms(shape, load.prompt, machine) * floats.arithmetic / gpus
     every_ms = load.sequences * first_ms + load.answer * step_ms
     return ServeTime(first_ms / 1e3, step_ms, 1e3 * load.sequences * load.answer / every_ms)
 
 
-def _products(schemes: Mapping[Matrix, Scheme], tokens: int, logits: int, machine: Machine, gpus: int) -> float:
+def _products(
+    schemes: Mapping[Matrix, Scheme], blocks: int, tokens: int, logits: int, machine: Machine, gpus: int
+) -> float:
     """Milliseconds of all products of so many tokens; the head makes `logits` rows."""
     total = 0.0
     for one, scheme in schemes.items():
@@ -146,7 +149,7 @@ def _products(schemes: Mapping[Matrix, Scheme], tokens: int, logits: int, machin
         else:
             touched = one.touched(count)
             share = max(1.0, count * one.used * one.count / touched)
-            total += touched * product_ms(scheme, one.shape, share, machine) / gpus
+            total += blocks * product_ms(scheme, one.shape, share, machine, touched / blocks) / gpus
     return total
 
 

@@ -104,12 +104,13 @@ def kind_of(scheme: Scheme, machine: Machine) -> str:
     return "FP8_DYNAMIC" if inputs.dynamic else "FP8"
 
 
-def product_ms(scheme: Scheme, shape: tuple[int, int], tokens: float, machine: Machine) -> float:
+def product_ms(scheme: Scheme, shape: tuple[int, int], tokens: float, machine: Machine, together: float = 1.0) -> float:
     """What N tokens through a layer (O, K) take, encoding counted.
 
+    together   so many such products in one kernel, as a mixture's experts are: what is fixed counts once
     Raises: ValueError for a tile that does not divide the shape."""
     bounds = bounds_ms(str(scheme), shape, tokens, machine)
-    return float(fitted().kinds[kind_of(scheme, machine)].ms(*bounds))
+    return float(fitted().kinds[kind_of(scheme, machine)].ms(*(together * one for one in bounds)))
 
 
 def bounds_ms(

@@ -24,7 +24,7 @@ from typing import Any
 from torch import nn
 
 from quantcore.model.linears import block_names, every_linear
-from quantcore.model.routes import chosen_of, experts_of
+from quantcore.model.mixture import chosen_of, experts_of
 
 OTHER_SENSES = re.compile(r"\b(vision|visual|audio|image|video)\w*")  # parts that text does not pass
 EXPERTS = re.compile(r"\bexperts?\b")

@@ -46,6 +46,7 @@ from quantcore.measure.store import model_hash, tokens_hash
 from quantcore.model.held import Held, held
 from quantcore.model.linears import block_of, head_of, linear_shapes
 from quantcore.model.machine import device_name, versions
+from quantcore.model.mixture import known_mixture
 from quantcore.model.places import holding
 from quantcore.model.wholeness import partly
 from quantcore.pipeline.calibration import Progress
@@ -318,9 +319,8 @@ class _Writing:
     def _serving(self, folder: str) -> Serving:
         skeleton = self._model.skeleton
         places, shapes = list(experts_in(skeleton)), linear_shapes(skeleton)
-        return serving(
-            folder, self._schemes, self._model.context, places, shapes, fused_on_the_hub(skeleton), self._plan.kv
-        )
+        fused, mixture = fused_on_the_hub(skeleton), known_mixture(skeleton)
+        return serving(folder, self._schemes, self._model.context, places, shapes, fused, self._plan.kv, mixture)
 
     def _hash(self) -> None:
         """What pins the model, from its files, and what its tensors hold: seconds each, for a large one."""

@@ -5,26 +5,10 @@ Nothing here waits for a GPU: where an expert's pairs end stays a tensor, which 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-CHOSEN = ("num_experts_per_tok", "top_k_experts", "experts_per_token", "moe_top_k")
-EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
-
-
-def chosen_of(config: Any) -> int:
-    """How many experts a token passes. Raises: ValueError for a configuration that does not say so."""
-    found = next((getattr(config, name) for name in CHOSEN if getattr(config, name, None)), None)
-    if found is None:
-        raise ValueError(f"a {config.model_type} does not say how many experts a token passes; name another model")
-    return int(found)
-
-
-def experts_of(config: Any) -> int:
-    """How many experts a block has to choose from."""
-    return int(next(getattr(config, name) for name in EXPERTS if getattr(config, name, None)))
 
 
 class Routes(NamedTuple):

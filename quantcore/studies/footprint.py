@@ -24,7 +24,7 @@ from typing import Any
 from torch import nn
 
 from quantcore.model.linears import expert_of, linear_shapes, linears, place_of, shared_inputs
-from quantcore.model.routes import chosen_of, experts_of
+from quantcore.model.mixture import chosen_of, experts_of, idle_numbers
 from quantcore.numbers.bits import FLOAT_BITS, Size, cache_size, layer_size
 from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.fitting import plan_for
@@ -136,8 +136,9 @@ class ModelShape:
     @cached_property
     def active(self) -> int:
         """Parameters that one token passes: all but the experts that are not chosen, and the table of embeddings."""
-        passed = sum(self.used(name) * out * width for name, (out, width) in self.linears.items())
-        return round(passed) + self.others - self.vocabulary * self.hidden
+        idle = idle_numbers(self.linears, *self.chosen) if self.chosen else 0
+        table = 0 if self.tied else self.vocabulary * self.hidden
+        return self.parameters - idle - table
 
     @cached_property
     def parameters(self) -> int:

@@ -6,6 +6,7 @@ from quantcore.advice.candidates import candidates
 from quantcore.advice.catalog import shape_of
 from quantcore.advice.choice import GOALS, Advice, Loss, advise, frontier
 from quantcore.advice.load import SHARE, Load, memory_of, serve_time, weight_bytes
+from quantcore.export import kernels
 from quantcore.scheme.plan import Plan
 from quantcore.studies.gpus import GPUS
 
@@ -48,6 +49,24 @@ def test_more_sequences_bring_more_tokens_and_slower_ones() -> None:
     assert many.step_ms > one.step_ms
     assert many.tokens_s > 5 * one.tokens_s
     assert one.first_s == pytest.approx(many.first_s)
+
+
+def test_a_mixture_takes_the_time_of_what_is_chosen_and_the_memory_of_all() -> None:
+    """8 of 128 experts a block: one sequence reads a small part of the weights, a large batch touches them all."""
+    mixture, plan = shape_of("Qwen/Qwen3-30B-A3B"), Plan.parse("float")
+    weights = weight_bytes(mixture, plan)
+    assert weights == 2 * mixture.parameters
+    every_ms = weights / (1e6 * H100.bandwidth_gb_s)
+    alone, many = (serve_time(mixture, plan, Load(n, 2048), H100).step_ms for n in (1, 256))
+    assert alone < every_ms / 2
+    assert many > every_ms
+
+
+def test_a_mixture_wants_kernels_for_its_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "EXPERT_KERNELS", ())
+    found = advise(shape_of("Qwen/Qwen3-30B-A3B"), H100, Load(), tolerance=FREE)
+    assert verdict(found, "FP8_DYNAMIC").startswith("vLLM lists no kernel for experts under")
+    assert "vLLM" not in verdict(advise(LLAMA, H100, Load(), tolerance=FREE), "FP8_DYNAMIC")
 
 
 @pytest.mark.parametrize("goal", GOALS)

@@ -1,9 +1,27 @@
 """Where vLLM has a kernel for a scheme, by compute capability."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from quantcore.export.serving import AMD, CPU, KERNELS, Place, kernel_for, serving, stays_16_bit, why_not_on
+from benchmarks.zoo_models import config_of
+from quantcore.export.kernels import (
+    AMD,
+    CPU,
+    EXPERT_KERNELS,
+    KERNELS,
+    Place,
+    kernel_for,
+    stays_16_bit,
+    why_not_on,
+)
+from quantcore.export.serving import Serving, serving
+from quantcore.model.experts import taken_apart
+from quantcore.model.loading import LoadedModel
+from quantcore.model.mixture import chosen_of, experts_of, mixture_of
 from quantcore.scheme.scheme import Scheme
+from quantcore.studies.footprint import ModelShape
+from tests.model.test_experts import made
 
 TURING, AMPERE, ADA, HOPPER, BLACKWELL, GEFORCE_50 = (7, 5), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)
 EVERY: tuple[Place, ...] = (TURING, AMPERE, ADA, HOPPER, BLACKWELL, GEFORCE_50, AMD, CPU)
@@ -82,9 +100,88 @@ def test_each_row_of_llm_compressors_table(name: str, least: tuple[int, int]) ->
     assert max(kernel.least, kernel.codes_from) == least
 
 
+@pytest.mark.parametrize(
+    ("scheme", "places"),
+    [
+        ("W4A16", EVERY[:6]),
+        ("W8A16", EVERY[:6]),
+        ("W3A16", ()),  # Linears of 3 bits have Humming
+        ("W8A8", (*EVERY[:6], CPU)),
+        ("w:int8/channel,a:int8/tensor/static", ()),
+        ("FP8_DYNAMIC", (*EVERY[:6], AMD)),
+        ("FP8", (*EVERY[:6], AMD)),
+        ("FP8_BLOCK", (*EVERY[:6], AMD)),
+        ("w:fp8_e4m3/tensor,a:fp8_e4m3/token/dynamic", ()),
+        ("w:fp8_e4m3/channel", ()),
+        ("W4AFP8", (HOPPER,)),
+        ("W4A8", ()),  # Arm's CPUs
+        ("NVFP4", EVERY[:6]),
+        ("MXFP4", EVERY[:6]),
+    ],
+)
+def test_where_vllm_has_a_fused_kernel_for_experts(scheme: str, places: tuple[Place, ...]) -> None:
+    found = tuple(place for place in EVERY if why_not_on(Scheme.parse(scheme), place, expert=True) is None)
+    assert found == places
+
+
+def test_experts_have_kernels_of_their_own() -> None:
+    """One place is a mixture's: what Linears have and experts have not is told, with a way out."""
+    place = "model.layers.0.mlp.experts"
+
+    def said(text: str, shape: tuple[int, int] = (128, 256)) -> Serving:
+        name = f"{place}.3.w1"
+        return serving("out", {name: Scheme.parse(text)}, 64, [place], {name: shape})
+
+    assert said("W4A16").gpus == (
+        "experts of 4- and 8-bit integer weights alone: NVIDIA 7.5 and above (fused Marlin) "
+        "[vLLM pull request 47154, June 2026]",
+    )
+    assert said("W4A16").problems == ()
+    assert "lists no kernel for experts under w:int3/group128; it has some for int4" in said("W3A16").problems[0]
+    assert "FP8_DYNAMIC" in said("w:fp8_e4m3/channel").problems[0]
+    assert said("W4A16", (768, 2048)).problems == ()
+    assert said("W4A16", (2048, 704)).problems == ()  # down: 704 is 11 times 64
+    assert "w1 is 32 x 256 (output x input), so a slower one" in said("W4A16", (32, 256)).problems[0]
+    assert "and an expert's width of 64" in said("w:int4/group32", (192, 192)).problems[0]
+    assert "zero points beside 4-bit codes alone" in said("w:int8/group128/asym").problems[0]
+    assert "to the larger of their two scales" in said("FP8").problems[0]
+    linear = {"model.layers.0.mlp.up_proj": Scheme.parse("W3A16")}
+    assert serving("out", linear, 64, [place]).gpus[0].startswith("2-, 3-, 5-")
+
+
+def test_a_mixture_says_what_a_token_passes() -> None:
+    """Two of four experts in two blocks of three matrices 48 x 32; the table of embeddings is 128 x 32."""
+    model = taken_apart(made("Mixtral"))
+    found, numbers = mixture_of(model), sum(one.numel() for one in model.parameters())
+    assert found is not None
+    assert (found.chosen, found.experts, found.parameters) == (2, 4, numbers)
+    assert found.active == numbers - 2 * 2 * 3 * 48 * 32 - 128 * 32
+    assert found.active == ModelShape.of(model, "").active
+    said = serving("out", {}, 64, mixture=found).mixture
+    assert said is not None
+    assert said.startswith("a token passes 2 of 4 experts a block, 0.0")
+
+
+def test_a_model_without_experts_is_no_mixture(tiny_lm: LoadedModel) -> None:
+    assert mixture_of(tiny_lm.model) is None
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("aria_text", 2), ("dbrx", 2), ("hunyuan_v1_moe", 1)])
+def test_wherever_a_configuration_says_how_many_are_chosen(kind: str, chosen: int) -> None:
+    assert (chosen_of(config_of(kind)), experts_of(config_of(kind))) == (chosen, 4)
+
+
+def test_a_number_a_block_is_taken_for_the_first() -> None:
+    config = SimpleNamespace(model_type="some", moe_topk=[8, 8], num_experts=[64, 64])
+    assert (chosen_of(config), experts_of(config)) == (8, 64)
+    with pytest.raises(ValueError, match="a some does not say how many experts a block has; name another model"):
+        experts_of(SimpleNamespace(model_type="some"))
+
+
 def test_words_and_numbers_say_the_same() -> None:
     """The sentence of a kernel names the capability that it begins with."""
-    for kernel in KERNELS:
+    for kernel in (*KERNELS, *EXPERT_KERNELS):
+        assert "202" in kernel.source or "0.32" in kernel.source
         if "NVIDIA" in kernel.gpus:
             first = kernel.codes_from if kernel.codes_from > (0, 0) else kernel.least
             assert f"NVIDIA {first[0]}.{first[1]}" in kernel.gpus

@@ -70,6 +70,8 @@ def runs(serving: Serving, schemes: Mapping[str, Scheme]) -> list[str]:
         for (how, why), names in ways.items():
             said.append(f"{scheme.label} runs **{how}** on {kinds(names)}: {why}.")
     said += [f"vLLM has a kernel for {gpus}." for gpus in serving.gpus]
+    if serving.mixture is not None:
+        said.append(f"**A mixture:** {serving.mixture}.")
     return said + [f"**vLLM may refuse it:** {problem}." for problem in serving.problems]
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from quantcore.measure.duel import duel
-from quantcore.measure.sensitivity import plan_for_budget, sensitivity
+from quantcore.measure.planning import plan_for_budget
+from quantcore.measure.sensitivity import sensitivity
 from quantcore.measure.store import Store
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows

@@ -23,7 +23,7 @@ from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whol
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
 from quantcore.lab.lab import Lab
-from quantcore.measure.sensitivity import plan_for_budget, require_budget
+from quantcore.measure.planning import plan_for_budget, require_budget
 from quantcore.model.inventory import inventory
 from quantcore.model.linears import linears, measured_together
 from quantcore.model.loading import REFERENCE, devices, source_path

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from quantcore.export.kernels import Kernel, kernel_for, unfit
 from quantcore.export.serving_cache import CacheRow, cache_flag, cache_problems, cache_row
 from quantcore.export.words import strategy
-from quantcore.model.linears import expert_of
+from quantcore.model.linears import SERVED_AS_ONE, expert_of
 from quantcore.model.mixture import Mixture
 from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.scheme import Scheme
@@ -24,7 +24,6 @@ CHECKED = "vLLM documentation and loader, November 2026"
 WAY_OUT = (
     "; it has some for int4 and int8 weights alone, W8A8, W4AFP8, FP8_DYNAMIC, FP8, FP8_BLOCK, NVFP4, MXFP4, MXFP8"
 )
-FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _of_experts(inside: Mapping[str, Sequence[Scheme]], fused: Sequence[str], qu
 def _own_globals(schemes: Mapping[str, Scheme]) -> list[str]:
     """Where vLLM joins layers and takes one global scale for all, and each has its own. Those that GPTQ solves together
     share it."""
-    for together in FUSED:
+    for together in SERVED_AS_ONE:
         mine = [one for name, one in schemes.items() if name.rpartition(".")[2] in together]
         if any(one.weights and one.weights.scales.has_global and not one.needs_hessian for one in mine):
             return [
@@ -151,7 +150,7 @@ def _asymmetric_int(scheme: Scheme) -> bool:
 def _torn(schemes: Mapping[str, Scheme]) -> list[str]:
     """Layers that vLLM joins into one, and that have different schemes."""
     found = []
-    for together in FUSED:
+    for together in SERVED_AS_ONE:
         places = {re.sub(rf"\.{together[0]}$", "", name) for name in schemes if name.endswith(f".{together[0]}")}
         places |= {name.removesuffix(f".{part}") for part in together for name in schemes if name.endswith(f".{part}")}
         for place in sorted(places):

@@ -16,9 +16,10 @@ from quantcore.lab.memo import remembered
 from quantcore.measure.duel import Duel, known
 from quantcore.measure.duel import duel as measure_duel
 from quantcore.measure.luck import Spread, jittered
+from quantcore.measure.planning import PlannedChoice, plan_for_budget
 from quantcore.measure.rules import Rule, RuleResult, best_practice
 from quantcore.measure.scores import ModelReport
-from quantcore.measure.sensitivity import PlannedChoice, Sensitivity, joined, plan_for_budget, texts_on
+from quantcore.measure.sensitivity import Sensitivity, joined, texts_on
 from quantcore.measure.side_by_side import compare_plans
 from quantcore.numbers.bits import Size, layer_size
 from quantcore.pipeline.calibration import Progress, part_of

@@ -3,11 +3,6 @@
     alone[l, s]    = KL(float || float model with only layer l under scheme s)      nats, mean over predicted tokens
     all_but[l, s]  = KL(float || model wholly under s, but layer l float)
 
-A plan spends a budget of bits: choose one scheme for each layer so that the sum of alone[l, s] is least while the mean
-bits per weight, scales and zero points counted, stay within the budget: a 0/1 linear program, solved exactly by
-scipy.optimize.milp (HiGHS). That the sum predicts the whole is a model (errors of layers mostly add up, but not
-exactly), so a plan's KL is measured beside its prediction.
-
 A run starts at the block that holds the layer: what enters it is the same as without the change, so the blocks before
 it hand out what they gave last time. A model whose blocks pass values on by other ways than their outputs cannot be
 measured so: one layer of each scheme is run in full as well, and a difference is an error, not a figure.
@@ -20,7 +15,6 @@ by block behind quantized ones.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +30,7 @@ from quantcore.measure.scores import divergence
 from quantcore.model.experts import taken_apart
 from quantcore.model.held import held
 from quantcore.model.linears import batches, block_names, block_of, linear_shapes, measured_together
-from quantcore.numbers.bits import FLOAT_BITS, weight_size
+from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.ranks import ranks
@@ -94,16 +88,6 @@ class LayerCosts:
     all_but: dict[str, float]
     whole: float
     tokens: int
-
-
-@dataclass(frozen=True)
-class PlannedChoice:
-    """A plan and what the sensitivities say of it: the KL it should have, its mean bits per weight, its choices."""
-
-    plan: Plan
-    predicted_kl: float
-    bits_per_weight: float
-    choice: dict[str, str]
 
 
 def sensitivity(
@@ -165,91 +149,6 @@ def joined(costs: Sequence[LayerCosts]) -> Sensitivity:
         float_bits=float(FLOAT_BITS),
         tokens=first.tokens,
     )
-
-
-def require_budget(bits_per_weight: float, schemes: Sequence[Scheme], layers: Mapping[str, nn.Linear]) -> None:
-    """Raises: ValueError for a budget that no choice of these schemes meets, before any layer is measured."""
-    named = {name: layer for name, layer in layers.items() if not any(one.skips(name) for one in schemes)}
-    shapes = {name: (layer.out_features, layer.in_features) for name, layer in named.items()}
-    smallest = {name: min(_bits(one, shape) for one in schemes) for name, shape in shapes.items()}
-    _require_bits(bits_per_weight, smallest, {name: rows * columns for name, (rows, columns) in shapes.items()})
-
-
-def _bits(scheme: Scheme, shape: tuple[int, int]) -> float:
-    if scheme.weights is None:
-        return float(FLOAT_BITS)
-    return weight_size(scheme.weights, shape, scheme.keeps_g_idx).bits_per_weight
-
-
-def _require_bits(bits_per_weight: float, smallest: Mapping[str, float], weights: Mapping[str, int]) -> None:
-    if not 0 < bits_per_weight < math.inf:
-        raise ValueError(f"{bits_per_weight:g} bits per weight are no budget; give a number such as 5")
-    if not smallest:
-        return
-    least = sum(bits * weights[layer] for layer, bits in smallest.items()) / sum(weights[one] for one in smallest)
-    if bits_per_weight < least - 1e-9:
-        raise ValueError(
-            f"a budget of {bits_per_weight:.4g} bits per weight cannot be met: the smallest scheme for every layer "
-            f"takes {least:.4g}; raise the budget, or add a smaller scheme"
-        )
-
-
-def plan_for_budget(found: Sensitivity, bits_per_weight: float) -> PlannedChoice:
-    """The choice of one scheme a layer with the least predicted KL whose mean bits per weight are within the budget.
-
-    Solved as a 0/1 program by scipy.optimize.milp. Raises: ValueError for a budget that no choice meets."""
-    import numpy as np
-
-    # 0.3 s to import: only those who plan pay it
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    pairs = [(layer, text) for layer in found.layers for text in found.schemes]
-    total = sum(found.weights.values())
-    share = np.array([found.bits[pair] * found.weights[pair[0]] / total for pair in pairs])
-    smallest = {layer: min(found.bits[layer, text] for text in found.schemes) for layer in found.layers}
-    _require_bits(bits_per_weight, smallest, found.weights)
-    cost = np.array([found.alone[pair] for pair in pairs])
-    one_each = np.repeat(np.eye(len(found.layers)), len(found.schemes), axis=1)
-    result = milp(
-        cost / (cost.max() or 1.0),
-        integrality=np.ones(len(pairs)),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(share[None], 0, bits_per_weight + 1e-9)],
-        options={"mip_rel_gap": 1e-6, "time_limit": 20.0},
-    )
-    if result.x is None:
-        raise ValueError(f"the solver found no plan at {bits_per_weight:.4g} bits per weight ({result.message})")
-    choice = {layer: text for (layer, text), x in zip(pairs, result.x, strict=True) if x > 0.5}
-    return PlannedChoice(
-        plan=plan_of(choice),
-        predicted_kl=sum(found.alone[pair] for pair in choice.items()),
-        bits_per_weight=found.mean_bits(choice),
-        choice=choice,
-    )
-
-
-def plan_of(choice: dict[str, str]) -> Plan:
-    """The plan that gives each layer its scheme: the most used as the default, the others by the layers' names, in
-    which what all have in common at the front is left out."""
-    texts = sorted(set(choice.values()), key=lambda text: -list(choice.values()).count(text))
-    parts = [name.split(".") for name in choice]
-    shared = 0
-    while len(parts) > 1 and all(len(p) > shared + 2 and p[shared] == parts[0][shared] for p in parts):
-        shared += 1
-    kept = max(0, shared - 1)  # `layers.0.mlp.up_proj`, not `0.mlp.up_proj`: a number alone says little
-    default = Scheme.parse(texts[0])
-    if any(Scheme.parse(text).transforms != default.transforms for text in texts):
-        raise ValueError(
-            f"{texts[0]} and {texts[1]} transform the whole model in different ways, so no plan has layers of both; "
-            "give all schemes the same transforms"
-        )
-    overrides = tuple(
-        (".".join(name.split(".")[kept:]), Scheme.parse(text).plain)
-        for text in texts[1:]
-        for name, chosen in choice.items()
-        if chosen == text
-    )
-    return Plan(default, overrides)
 
 
 def layer_costs(

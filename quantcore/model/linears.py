@@ -18,6 +18,9 @@ from quantcore.model.probe import Probed, is_a_product, probe
 from quantcore.model.sentences import and_more, cut
 from quantcore.scheme.plan import Plan
 
+SERVED_AS_ONE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers whose weights vLLM stacks, under one scheme for all of them: its `packed_modules_mapping`, November 2026."""
+
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
     """The Linears that may be quantized, under their dotted names, in the model's order: of a whole language model
@@ -226,6 +229,17 @@ def measured_together(names: Iterable[str]) -> dict[str, list[str]]:
         expert = expert_of(name)
         found.setdefault(name if expert is None else expert[0], []).append(name)
     return found
+
+
+def served_as_one(names: Iterable[str]) -> dict[str, list[str]]:
+    """The layers that vLLM and its kin multiply as one, by the first of them: q, k and v of an attention, gate and up
+    of an MLP (`SERVED_AS_ONE`); any other layer by itself."""
+    parts = {part: together[0] for together in SERVED_AS_ONE for part in together}
+    units: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        place, _, part = name.rpartition(".")
+        units.setdefault((place, parts.get(part, part)), []).append(name)
+    return {unit[0]: unit for unit in units.values()}
 
 
 def batches(tokens: Tensor, device: torch.device, tokens_a_batch: int = 4096) -> Iterator[Tensor]:

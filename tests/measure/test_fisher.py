@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from quantcore.measure.fisher import estimated_costs
-from quantcore.measure.sensitivity import Sensitivity, joined, plan_of, sensitivity
+from quantcore.measure.planning import plan_of
+from quantcore.measure.sensitivity import Sensitivity, joined, sensitivity
 from quantcore.model.loading import LoadedModel
 from quantcore.text.windows import bundled_text, token_windows
 from tests.model.test_architectures import fused

@@ -1,17 +1,21 @@
 """Sensitivities equal plain whole runs, the shortcut through the blocks is exact, plans keep their budget."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from quantcore import compare, quantize_model
+from quantcore.export.serving import serving
 from quantcore.matmul.size import quantized_linears
-from quantcore.measure.sensitivity import Sensitivity, layer_costs, plan_for_budget, plan_of, sensitivity
+from quantcore.measure.planning import plan_for_budget, plan_of
+from quantcore.measure.sensitivity import Sensitivity, layer_costs, sensitivity
 from quantcore.model.experts import taken_apart
-from quantcore.model.linears import linear_shapes
+from quantcore.model.linears import linear_shapes, served_as_one
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
 from tests.model.test_experts import made
 
 SCHEMES = ["w:int2/group32", "w:int4/group32"]
@@ -145,6 +149,28 @@ def test_the_solver_finds_what_trying_all_finds() -> None:
             if found.mean_bits(dict(zip(found.layers, choice, strict=True))) <= budget
         )
         assert plan_for_budget(found, budget).predicted_kl == pytest.approx(best)
+
+
+def test_layers_that_are_served_as_one_choose_together() -> None:
+    """v alone would take 4 bits for .5; with q and k, 600 weights, it takes them only where the budget pays for all."""
+    attention = [f"m.0.attn.{part}_proj" for part in "qkv"]
+    costs = {attention[0]: (0.11, 0.1), attention[1]: (0.1, 0.1), attention[2]: (0.6, 0.1), "m.0.o_proj": (0.4, 0.1)}
+    found = _by_hand(costs)  # q has 200 weights, the others 100: 500 in all
+    assert list(served_as_one(found.layers)) == [attention[0], "m.0.o_proj"]
+    chosen = plan_for_budget(found, 3.0)  # 250 weights may have 4 bits: o alone, not the 400 of q, k, v
+    assert [one for one, text in chosen.choice.items() if text == "w:int4/channel"] == ["m.0.o_proj"]
+    chosen = plan_for_budget(found, 3.6)
+    assert {chosen.choice[one] for one in attention} == {"w:int4/channel"}
+    assert chosen.choice["m.0.o_proj"] == "w:int2/channel"
+    assert serving("out", {one: Scheme.parse(text) for one, text in chosen.choice.items()}, 64).problems == ()
+
+
+def test_a_budget_that_only_torn_layers_meet_is_refused() -> None:
+    """q is smallest under one scheme, k under the other: together they take more than the sum of both least."""
+    found = _by_hand({"m.q_proj": (0.1, 0.1), "m.k_proj": (0.1, 0.1)})
+    found = replace(found, bits={**found.bits, ("m.k_proj", "w:int2/channel"): 9.0})
+    with pytest.raises(ValueError, match=r"a budget of 2.9 bits per weight cannot be met: .* takes 4; raise"):
+        plan_for_budget(found, 2.9)
 
 
 def test_a_plan_names_every_layer(found: Sensitivity) -> None:

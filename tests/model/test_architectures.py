@@ -12,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from quantcore import calibrate, compare, load_model, quantize_model
 from quantcore.matmul.size import checkpoint_bytes, quantized_linears
 from quantcore.measure.duel import duel
-from quantcore.measure.sensitivity import plan_for_budget, sensitivity
+from quantcore.measure.planning import plan_for_budget
+from quantcore.measure.sensitivity import sensitivity
 from quantcore.measure.store import Store
 from quantcore.model.experts import taken_apart
 from quantcore.model.inventory import inventory

@@ -15,8 +15,8 @@ from quantcore.lab.lab import Lab
 from quantcore.measure.duel import Duel
 from quantcore.measure.luck import Spread, jittered
 from quantcore.measure.measured import aparts, measured
+from quantcore.measure.planning import PlannedChoice
 from quantcore.measure.rules import EQUAL, HOLDS, LEADS, Rule
-from quantcore.measure.sensitivity import PlannedChoice
 from quantcore.measure.store import Store
 from quantcore.measure.told_apart import BY_TEXT, CHANCE, REAL, told_apart
 from quantcore.model.loading import LoadedModel

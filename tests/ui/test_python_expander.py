@@ -11,8 +11,9 @@ from streamlit.testing.v1 import AppTest
 from quantcore.lab.hardware import Speed
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import Duel
+from quantcore.measure.planning import PlannedChoice
 from quantcore.measure.rules import RuleResult
-from quantcore.measure.sensitivity import PlannedChoice, Sensitivity
+from quantcore.measure.sensitivity import Sensitivity
 from quantcore.studies.footprint import Footprint
 from quantcore.studies.generation import Written
 from quantcore.studies.gptq_order import OrderStudy

@@ -8,7 +8,8 @@ import pandas as pd
 
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.luck import Spread
-from quantcore.measure.sensitivity import PlannedChoice, Sensitivity
+from quantcore.measure.planning import PlannedChoice
+from quantcore.measure.sensitivity import Sensitivity
 from quantcore.measure.told_apart import told_apart
 from ui.words.digits import digits
 from ui.words.luck import luck_alone

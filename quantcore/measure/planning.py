@@ -1,0 +1,134 @@
+"""Spend a budget of bits: one scheme for each layer, so that the sum of what the layers cost alone is least.
+
+    alone[l, s] of `sensitivity`, and the mean bits per weight, scales and zero points counted, within the budget:
+    a 0/1 linear program, solved exactly by scipy.optimize.milp (HiGHS)
+
+Layers that are served as one product (q, k, v; gate, up; all experts of a block) take one scheme: vLLM stacks their
+weights, so a plan that tears them apart could not be loaded there. That the sum predicts the whole is a model (errors
+of layers mostly add up, but not exactly), so a plan's KL is measured beside its prediction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from quantcore.measure.sensitivity import Sensitivity
+from quantcore.model.linears import served_as_one
+from quantcore.numbers.bits import FLOAT_BITS, weight_size
+from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class PlannedChoice:
+    """A plan and what the sensitivities say of it: the KL it should have, its mean bits per weight, its choices."""
+
+    plan: Plan
+    predicted_kl: float
+    bits_per_weight: float
+    choice: dict[str, str]
+
+
+def require_budget(bits_per_weight: float, schemes: Sequence[Scheme], layers: Mapping[str, nn.Linear]) -> None:
+    """Raises: ValueError for a budget that no choice of these schemes meets, before any layer is measured."""
+    named = {name: layer for name, layer in layers.items() if not any(one.skips(name) for one in schemes)}
+    shapes = {name: (layer.out_features, layer.in_features) for name, layer in named.items()}
+    weights = {name: rows * columns for name, (rows, columns) in shapes.items()}
+    bits = [{name: _bits(one, shape) for name, shape in shapes.items()} for one in schemes]
+    _require_bits(bits_per_weight, _least(bits, weights, served_as_one(named).values()), weights)
+
+
+def _bits(scheme: Scheme, shape: tuple[int, int]) -> float:
+    if scheme.weights is None:
+        return float(FLOAT_BITS)
+    return weight_size(scheme.weights, shape, scheme.keeps_g_idx).bits_per_weight
+
+
+def _require_bits(bits_per_weight: float, smallest: Mapping[str, float], weights: Mapping[str, int]) -> None:
+    if not 0 < bits_per_weight < math.inf:
+        raise ValueError(f"{bits_per_weight:g} bits per weight are no budget; give a number such as 5")
+    if not smallest:
+        return
+    least = sum(bits * weights[layer] for layer, bits in smallest.items()) / sum(weights[one] for one in smallest)
+    if bits_per_weight < least - 1e-9:
+        raise ValueError(
+            f"a budget of {bits_per_weight:.4g} bits per weight cannot be met: the smallest scheme for every layer "
+            f"takes {least:.4g}; raise the budget, or add a smaller scheme"
+        )
+
+
+def plan_for_budget(found: Sensitivity, bits_per_weight: float) -> PlannedChoice:
+    """The choice of one scheme a layer with the least predicted KL whose mean bits per weight are within the budget;
+    layers that are served as one choose together.
+
+    Solved as a 0/1 program by scipy.optimize.milp. Raises: ValueError for a budget that no choice meets."""
+    import numpy as np
+
+    # 0.3 s to import: only those who plan pay it
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    units = list(served_as_one(found.layers).values())
+    pairs = [(unit, text) for unit in units for text in found.schemes]
+    total = sum(found.weights.values())
+    share = np.array([sum(found.bits[one, text] * found.weights[one] for one in unit) / total for unit, text in pairs])
+    bits = [{layer: found.bits[layer, text] for layer in found.layers} for text in found.schemes]
+    _require_bits(bits_per_weight, _least(bits, found.weights, units), found.weights)
+    cost = np.array([sum(found.alone[one, text] for one in unit) for unit, text in pairs])
+    one_each = np.repeat(np.eye(len(units)), len(found.schemes), axis=1)
+    result = milp(
+        cost / (cost.max() or 1.0),
+        integrality=np.ones(len(pairs)),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(share[None], 0, bits_per_weight + 1e-9)],
+        options={"mip_rel_gap": 1e-6, "time_limit": 20.0},
+    )
+    if result.x is None:
+        raise ValueError(f"the solver found no plan at {bits_per_weight:.4g} bits per weight ({result.message})")
+    taken = [pair for pair, x in zip(pairs, result.x, strict=True) if x > 0.5]
+    by_layer = {one: text for unit, text in taken for one in unit}
+    choice = {layer: by_layer[layer] for layer in found.layers}
+    return PlannedChoice(
+        plan=plan_of(choice),
+        predicted_kl=sum(found.alone[pair] for pair in choice.items()),
+        bits_per_weight=found.mean_bits(choice),
+        choice=choice,
+    )
+
+
+def _least(
+    bits: Sequence[Mapping[str, float]], weights: Mapping[str, int], units: Iterable[Sequence[str]]
+) -> dict[str, float]:
+    """Bits a weight of each layer under the smallest scheme for its unit; `bits` a layer's, scheme by scheme."""
+    least: dict[str, float] = {}
+    for unit in units:
+        smallest = min(bits, key=lambda known: sum(known[one] * weights[one] for one in unit))
+        least |= {one: smallest[one] for one in unit}
+    return least
+
+
+def plan_of(choice: dict[str, str]) -> Plan:
+    """The plan that gives each layer its scheme: the most used as the default, the others by the layers' names, in
+    which what all have in common at the front is left out."""
+    texts = sorted(set(choice.values()), key=lambda text: -list(choice.values()).count(text))
+    parts = [name.split(".") for name in choice]
+    shared = 0
+    while len(parts) > 1 and all(len(p) > shared + 2 and p[shared] == parts[0][shared] for p in parts):
+        shared += 1
+    kept = max(0, shared - 1)  # `layers.0.mlp.up_proj`, not `0.mlp.up_proj`: a number alone says little
+    default = Scheme.parse(texts[0])
+    if any(Scheme.parse(text).transforms != default.transforms for text in texts):
+        raise ValueError(
+            f"{texts[0]} and {texts[1]} transform the whole model in different ways, so no plan has layers of both; "
+            "give all schemes the same transforms"
+        )
+    overrides = tuple(
+        (".".join(name.split(".")[kept:]), Scheme.parse(text).plain)
+        for text in texts[1:]
+        for name, chosen in choice.items()
+        if chosen == text
+    )
+    return Plan(default, overrides)

@@ -95,7 +95,7 @@ def body(choice: Choice) -> None:
         draw_menus(menus, (rows, cols))
         if any(waiting):
             return
-        raise ValueError("neither scheme can be used on this layer; mend one of the two lines above, or reset")
+        raise ValueError("neither scheme can be used on this layer, as said above; mend that, or reset")
 
     texts = choice.lab.token_texts(choice.reading, choice.layer)
     words = layer_words.sentences(sides, schemes, choice.layer, texts)

@@ -5,7 +5,7 @@ import streamlit as st
 from quantcore.lab.lab import Lab
 from quantcore.studies.gptq_map import weights_spec
 from quantcore.studies.gptq_order import METHODS, OrderStudy
-from quantcore.studies.gptq_steps import tile_group
+from quantcore.studies.gptq_steps import TileSteps, tile_group
 from quantcore.studies.gptq_toy import toy
 from quantcore.text.reading import CALIBRATE, Reading
 from ui import frame
@@ -95,7 +95,7 @@ def body(choice: Choice) -> None:
     wanted = (layer, tile_scheme, together, scheme, choice.reading, learned)
     drawn = settled("gptq", f"GPTQ of {layer}, {bits} bits", lab, wanted, asked_of)
     if drawn is not None:
-        tile_part(lab, drawn[0], *drawn[1:3], drawn[5])
+        tile_part(lab, lab.gptq_tile(*drawn[:3], drawn[5]), (drawn[0], drawn[1], str(drawn[2]), drawn[5]))
         study = layer_part(lab, drawn[0], *drawn[3:])
         with top:
             frame.headline(gptq_words.headline(study, drawn[0]))
@@ -126,12 +126,11 @@ def cost_of(layer: str, scheme: str) -> tuple[str, str]:
 
 
 @st.fragment
-def tile_part(lab: Lab, layer: str, scheme: str, together: bool, learned: str) -> None:
-    """The tile, column by column; a step of it runs nothing else again."""
-    steps = lab.gptq_tile(layer, scheme, together, learned)
-    words = gptq_words.tile(steps, lab.layers()[layer], together)
+def tile_part(lab: Lab, steps: TileSteps, asked: tuple[str, ...]) -> None:
+    """The tile, column by column; a step of it runs nothing else again. asked: layer, scheme, together, text."""
+    words = gptq_words.tile(steps, lab.layers()[asked[0]], asked[2] == str(True))
     st.markdown(words)
-    start = int(controls.start_numbers("step", [best_step(steps)], (layer, scheme, str(together), learned))[0])
+    start = int(controls.start_numbers("step", [best_step(steps)], asked)[0])
     step = column_player(steps, key=f"steps{controls.resets()}", alt=words.replace("*", ""), start=start)
     controls.keep_numbers("step", [step])
     controls.end()

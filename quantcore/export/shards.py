@@ -77,7 +77,10 @@ class Shards:
         self._count, self._held, self._size = self._count + 1, {}, 0
 
         def write() -> None:
+            self._shard(place).touch()
+            rights = self._shard(place).stat().st_mode  # as this process gives to files; safetensors leaves one user's
             save_file(held, self._shard(place), {"format": "pt"})
+            self._shard(place).chmod(rights)
             held.clear()
             self._written[place] = StoredFile.of(self._shard(place))
 

@@ -26,7 +26,14 @@ from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, loa
 from quantcore.model.sources import Progress, quiet
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.spec import QuantSpec
-from quantcore.pipeline.calibration import LayerStats, calibrate, layer_inputs, outlier_ratio, tokens_of_layer
+from quantcore.pipeline.calibration import (
+    LayerStats,
+    NotReached,
+    calibrate,
+    layer_inputs,
+    outlier_ratio,
+    tokens_of_layer,
+)
 from quantcore.pipeline.treated import treated, treated_model
 from quantcore.scheme.fitting import fitting_grain, plan_for, require_fits
 from quantcore.scheme.plan import Plan
@@ -316,12 +323,10 @@ class Bench:
     ) -> LayerStats:
         """What a static range (with `momenta` for moving averages) or GPTQ (with the Hessian) learns from;
         `every_token`: an expert from all tokens, not only from those that the router gives it."""
-        found = calibrate(self.model, self.tokens(calibration), [layer], hessian, momenta, self.house.step, every_token)
+        tokens = self.tokens(calibration)
+        found = calibrate(self.model, tokens, [layer], hessian, momenta, self.house.step, every_token)
         if layer not in found:
-            raise ValueError(
-                f"no token of the calibration text reaches {layer!r}; calibrate on more, or write experts=all behind "
-                "the scheme"
-            )
+            raise NotReached(layer, tokens.numel(), learning=True)
         return found[layer]
 
     def hessian(self, layer: str, calibration: str = LEARNED) -> Tensor:

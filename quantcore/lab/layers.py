@@ -48,7 +48,7 @@ def _transformed_study(lab: Bench, layer: str, scheme: Scheme, reading: str, cal
         learned = lab.tokens(calibration)
         known = calibrate(model, learned, [layer], left.needs_hessian, _momenta(left), every=left.every_token)
         if layer not in known:
-            raise NotReached(f"no token of the calibration text reaches {layer!r}; calibrate on more")
+            raise NotReached(layer, learned.numel(), learning=True)
         seen = known[layer]
     x = layer_inputs(model, lab.tokens(reading), layer).flatten(0, 1)
     return replace(_study(linear_named(model, layer), x, left, seen), scheme=str(scheme))

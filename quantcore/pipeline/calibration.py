@@ -161,15 +161,20 @@ def _seen(model: nn.Module, tokens: Tensor, layer: str) -> list[tuple[Tensor, Te
                 model(batch, use_cache=False)
             before += batch.numel()
     if not kept:
-        raise NotReached(
-            f"none of the {tokens.numel()} tokens that are read reaches {layer!r}; read more of the text, another "
-            "text, or choose another expert"
-        )
+        raise NotReached(layer, tokens.numel())
     return kept
 
 
 class NotReached(ValueError):
     """No token of a text came to a layer: the router gave its expert none."""
+
+    def __init__(self, layer: str, tokens: int, learning: bool = False) -> None:
+        """tokens: how many were read; learning: to calibrate the layer, for which others may do."""
+        way_out = "calibrate on more" if learning else "read more of the text, another text"
+        also = ", or add experts=all to the scheme" if learning else ""
+        super().__init__(
+            f"no token reached {layer!r}, of {tokens:,} that were read; {way_out}, or choose another expert{also}"
+        )
 
 
 class _LayerReached(Exception):

@@ -44,6 +44,11 @@ class ExpertStudy:
     def experts(self) -> int:
         return max(len(row) for row in self.tokens)
 
+    @property
+    def even(self) -> float:
+        """The share of the tokens that each expert would be given by an even router: of those chosen, by all."""
+        return sum(map(sum, self.tokens)) / sum(map(len, self.tokens)) / self.read
+
     def scarce(self) -> list[tuple[int, int, int]]:
         """(block, expert, tokens) of experts that learn from fewer tokens than they have columns, the least first."""
         found = [
@@ -61,6 +66,7 @@ class ExpertStudy:
                 "block": block,
                 "expert": expert,
                 "tokens read": self.tokens[row][expert],
+                "share of the text": self.tokens[row][expert] / self.read,
                 "tokens learned from": self.learned[row][expert],
                 "least output SQNR, dB": self.damage_db[row][expert],
             }

@@ -76,9 +76,7 @@ def watch(model: nn.Module, tokens: Tensor, layer: str, abreast: int = 1) -> Wat
         if len(bounds) == MOST_STEPS:
             break
     if not bounds:
-        raise NotReached(
-            f"none of the {tokens.numel()} tokens reaches {layer!r}; read more of the text, or another text"
-        )
+        raise NotReached(layer, tokens.numel())
     after[len(bounds)] = recorder
     step_lo, step_hi = torch.tensor(bounds).unbind(1)
     return Watched(step_lo, step_hi, after)

@@ -237,6 +237,7 @@ def test_shards(tiny_lm: LoadedModel, tmp_path: Path) -> None:
     index = json.loads((tmp_path / "parts" / "model.safetensors.index.json").read_text())["weight_map"]
     tensors = load_file(Path(whole.folder) / "model.safetensors")
     assert index.keys() == tensors.keys()
+    assert len({file.stat().st_mode for file in (tmp_path / "parts").iterdir()}) == 1  # who reads one reads all
     assert all(torch.equal(load_file(tmp_path / "parts" / index[name])[name], tensors[name]) for name in tensors)
     tokens = torch.randint(0, VOCAB, (2, 16))
     assert torch.equal(logits(reader(tmp_path / "parts"), tokens), logits(reader(tmp_path / "whole"), tokens))

@@ -27,7 +27,7 @@ def report(expert: int, part: str, db: float | None, tokens: int | None = None) 
 
 @pytest.fixture
 def study() -> ExpertStudy:
-    """Block 3 has three experts: of 10 tokens, two choices each, they get 12, 8 and 0; the second learns from 5."""
+    """Block 3 has three experts: of 16 tokens they get 12, 8 and 0; the second learns from 5."""
     reports = [
         report(0, "up", 30.0, 40),
         report(0, "down", 21.0, 40),
@@ -36,7 +36,7 @@ def study() -> ExpertStudy:
     ]
     load = {"model.layers.3.mlp.experts": [12, 8, 0]}
     return expert_study(
-        "w:int4/channel", load, [*reports, LayerReport("model.layers.3.q", (4, 4), "", 4, 1, 1, 1, 0)], 10
+        "w:int4/channel", load, [*reports, LayerReport("model.layers.3.q", (4, 4), "", 4, 1, 1, 1, 0)], 16
     )
 
 
@@ -47,19 +47,25 @@ def test_by_hand(study: ExpertStudy) -> None:
     assert study.learned == ((40, 5, 0),)
     assert study.scarce() == [(3, 2, 0), (3, 1, 5)]  # fewer than 8 columns
     assert study.records()[1] == {
-        "block": 3, "expert": 1, "tokens read": 8, "tokens learned from": 5, "least output SQNR, dB": 18.5,
+        "block": 3, "expert": 1, "tokens read": 8, "share of the text": 0.5, "tokens learned from": 5,
+        "least output SQNR, dB": 18.5,
     }  # fmt: skip
 
 
 def test_words_and_maps(study: ExpertStudy) -> None:
-    assert "expert 0 of block 3 is given most, **12**, and expert 2 of block 3 least, **0**" in words.load(study)
+    assert (
+        "expert 0 of block 3 is given most, **12** (75.0%), and expert 2 of block 3 least, **0** (0.0%)"
+        in words.load(study)
+    )
+    assert "an even router would give each 41.7%" in words.load(study)  # 20 choices, 3 experts, 16 tokens
     assert words.load(study).endswith("1 of 3 experts are given none.")
     assert "Expert 1 of block 3 loses most, **18.5 dB** are left; expert 0 of block 3 least" in words.damage(study)
     assert "8 columns of their weights: block 3 expert 2 (0), block 3 expert 1 (5)." in words.scarce(study)
     load, damage = (figure.data[0] for figure in (figures.load_map(study), figures.damage_map(study)))
     assert load.z.tolist() == [[12, 8, 0]]
     assert damage.z.tolist()[0][:2] == [21.0, 18.5]
-    assert damage.text[0][2] == "block 3, expert 2<br>no token"
+    assert load.text[0][0] == "block 3, expert 0<br>12 tokens, 75.0% of the text"
+    assert load.text[0][2] == damage.text[0][2] == "block 3, expert 2<br>no token reached it"
 
 
 def test_the_load_is_the_routers(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,13 +15,19 @@ ROW, LEAST, MOST = 22, 260, 640  # pixels
 
 
 def load_map(study: ExpertStudy) -> go.Figure:
-    """How many tokens of the text each expert was given."""
-    return _map(study, study.tokens, "Tokens that each expert is given", "tokens", "{:,.0f} tokens", SEQUENTIAL)
+    """How many tokens of the text each expert was given, and which share that is."""
+
+    def said(tokens: float) -> str:
+        return f"{tokens:,.0f} tokens, {tokens / study.read:.1%} of the text" if tokens else "no token reached it"
+
+    return _map(study, study.tokens, "Tokens that each expert is given", "tokens", said, SEQUENTIAL)
 
 
 def damage_map(study: ExpertStudy) -> go.Figure:
     """The least output SQNR of each expert's layers; an expert that no token reached stays empty."""
-    return _map(study, study.damage_db, "What is left of each expert", "SQNR, dB", "{:z.1f} dB", f"{SEQUENTIAL}_r")
+    return _map(
+        study, study.damage_db, "What is left of each expert", "SQNR, dB", "{:z.1f} dB".format, f"{SEQUENTIAL}_r"
+    )
 
 
 def _map(
@@ -29,7 +35,7 @@ def _map(
     rows: Sequence[Sequence[float | None]],
     title: str,
     unit: str,
-    form: str,
+    words: Callable[[float], str],
     colours: str,
 ) -> go.Figure:
     z = np.full((len(rows), study.experts), np.nan, np.float32)
@@ -37,7 +43,7 @@ def _map(
     for row, block in enumerate(study.blocks):
         for expert, value in enumerate(rows[row]):
             z[row, expert] = np.nan if value is None else value
-            said = "no token" if value is None else form.format(value)
+            said = "no token reached it" if value is None else words(value)
             shown[row, expert] = f"block {block}, expert {expert}<br>{said}"
     fig = figure(title, "expert", "block", min(MOST, max(LEAST, 120 + ROW * len(rows))))
     fig.add_trace(

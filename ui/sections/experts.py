@@ -9,11 +9,15 @@ from quantcore.lab.lab import Lab
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.experts import has_experts
 from ui import frame
+from ui import widgets as controls
 from ui.answers import answer
 from ui.components.chart import chart
 from ui.figures import experts as figures
 from ui.sidebar import Choice
 from ui.words import experts as words
+
+NEAREST, GPTQ, EVERY = "rounded to nearest", "GPTQ", "GPTQ, each on every token"
+WAYS = {NEAREST: "", GPTQ: ",gptq", EVERY: ",gptq,experts=all"}
 
 
 def experts_part(choice: Choice, scheme: str) -> None:
@@ -21,6 +25,7 @@ def experts_part(choice: Choice, scheme: str) -> None:
     if not has_experts(choice.lab.layers()):
         return
     st.subheader("Experts")
+    scheme += WAYS[controls.pick("Their codes", list(WAYS), NEAREST, "experts")]
     with st.container():
         title = f"The experts under {Scheme.parse(scheme).label}"
         found = answer(

@@ -17,8 +17,9 @@ def load(study: ExpertStudy) -> str:
     most, least = max(counts), min(counts)
     idle = sum(count == 0 for count, _, _ in counts)
     said = (
-        f"Of {study.read:,} tokens, expert {most[2]} of block {most[1]} is given most, **{most[0]:,}**, and expert "
-        f"{least[2]} of block {least[1]} least, **{least[0]:,}**."
+        f"Of {study.read:,} tokens, expert {most[2]} of block {most[1]} is given most, **{most[0]:,}** "
+        f"({most[0] / study.read:.1%}), and expert {least[2]} of block {least[1]} least, **{least[0]:,}** "
+        f"({least[0] / study.read:.1%}); an even router would give each {study.even:.1%}."
     )
     return said + (f" {idle} of {len(counts)} experts are given none." if idle else "")
 
@@ -32,7 +33,7 @@ def damage(study: ExpertStudy) -> str:
         if value is not None
     ]
     if not known:
-        return "No token of the text reached an expert that is quantized."
+        return "No token reached an expert that is quantized."
     worst, best = min(known), max(known)
     return (
         f"Expert {worst[2]} of block {worst[1]} loses most, **{worst[0]:z.1f} dB** are left; expert {best[2]} of block "

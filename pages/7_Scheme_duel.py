@@ -17,6 +17,7 @@ from ui.components.chart import chart
 from ui.figures import duel as figures
 from ui.ready import DEFAULT_DUEL, DUEL_TOKENS
 from ui.scheme_builder import MENUS, grain_words, scheme_editor
+from ui.sections.answers import answers_part
 from ui.sections.downloads import downloads
 from ui.sections.duel_text import generation_part, token_part
 from ui.sections.luck import luck_part
@@ -120,6 +121,7 @@ def show_text(found: Duel, choice: Choice, reading: str, spreads: dict[str, Spre
     token_part(found, scheme, lab, reading)
     st.header("Writing on, side by side")
     generation_part(scheme, lab, choice.calibration)
+    answers_part(lab, tuple(texts), choice.calibration)
     downloads(lambda: duel_document(found, lab.facts(texts, reading, choice.calibration), spreads), "duel")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from quantcore.lab import (
     advice,
+    answers,
     frozen_ranges,
     grids,
     hardware,
@@ -104,6 +105,7 @@ class Lab(Beside):
     # the whole model
     duel = whole.duel
     luck = whole.luck
+    answers = answers.answers
     evaluate = whole.evaluate
     rule = whole.rule
     sensitivity = whole.sensitivity

@@ -25,7 +25,11 @@ VOCABULARY, WIDTH, CONTEXT = 512, 64, 256
 MOST = 30_000_000  # parameters
 SIZES: tuple[tuple[int, str], ...] = (  # a number, and the names of what it is given to
     (VOCABULARY, "vocab_size vocab_size_per_layer_input"),
-    (WIDTH, "hidden_size n_embd d_model dim embedding_size word_embed_proj_dim attention_hidden_size lru_width"),
+    (
+        WIDTH,
+        "hidden_size n_embd d_model dim embedding_size word_embed_proj_dim attention_hidden_size lru_width "
+        "hidden_size_global",
+    ),
     (CONTEXT, "max_position_embeddings n_positions max_seq_len n_ctx context_length max_sequence_length"),
     (
         128,

@@ -285,7 +285,10 @@ def _refuse(one: Findings, found: list[float]) -> None:
     if not largest < float("inf"):
         raise ValueError(f"{name}: the Hessian holds NaN or Inf; calibrate again, in float32")
     if largest == 0:
-        raise ValueError(f"{name}: the Hessian is all zero, so no input was seen; calibrate over some text")
+        raise ValueError(
+            f"{name}: the Hessian is all zero, since every input was 0; calibrate over other text, or round it to "
+            "nearest"
+        )
     if apart > SYMMETRY_TOLERANCE * largest:
         raise ValueError(
             f"{name}: the Hessian is not symmetric (row and column sums differ by {apart:g}, the largest entry is "

@@ -138,7 +138,9 @@ def _real(buffer: Tensor) -> Tensor:
 def _watch(layer: Any, name: str, seen: _Seen) -> None:
     """Let a Linear of the hollow copy tell of itself: it becomes one of a class that does."""
     kind, plain = type(layer), is_a_product(layer) if isinstance(layer, nn.Linear) else True
-    width = layer.out_features if isinstance(layer, nn.Linear) else layer.weight.shape[1]
+    width, taken = (
+        (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else (*layer.weight.shape[::-1],)
+    )
     inside = False
 
     class Watched(kind):  # type: ignore[misc, valid-type]
@@ -155,6 +157,8 @@ def _watch(layer: Any, name: str, seen: _Seen) -> None:
             if x.ndim != 3:
                 seen.flat.add(name)
             if plain and not more and not named:
+                if x.shape[-1] != taken:
+                    raise ValueError(f"{name!r} is given {x.shape[-1]} numbers and takes {taken}")
                 return x.mean(-1, keepdim=True) + torch.linspace(-0.1, 0.1, width, dtype=x.dtype)
             inside = True
             try:

@@ -9,7 +9,7 @@ forward pass, run once with a `BlockPlace` where each block was: blocks of sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -130,7 +130,8 @@ class BlockWalk:
             calls = self._caught(index, count)
             if index == 0 and all(_same(more, calls[0][1]) for _, more in calls):
                 return
-            self._more[index] = [self._lean(more, place) for place, (_, more) in enumerate(calls)]
+            (entered,) = self._more[index]
+            self._more[index] = [self._lean(_carried(more, entered), place) for place, (_, more) in enumerate(calls)]
 
     def _caught(self, index: int, count: int) -> list[tuple[Tensor, _More]]:
         """What the first `count` blocks are called with where each hands on what it gets."""
@@ -233,6 +234,14 @@ def _kept(value: Any, first: Any) -> Any:
         return tuple(_kept(one, other) for one, other in zip(value, first, strict=True))
     alike = isinstance(value, Tensor) and isinstance(first, Tensor) and value.shape == first.shape
     return first if alike and torch.equal(value, first) else value
+
+
+def _carried(more: _More, entered: _More) -> _More:
+    """The same call, with the mapping in which the first block has written: some blocks hand on more than hidden states
+    through one that a whole pass shares (keys and values, Gemma 3n's last blocks)."""
+    (args, kwargs), (_, first) = more, entered
+    shared = {name for name, value in kwargs.items() if isinstance(value, MutableMapping)}
+    return args, {name: first.get(name, value) if name in shared else value for name, value in kwargs.items()}
 
 
 def _same(one: _More, other: _More) -> bool:

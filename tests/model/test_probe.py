@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from quantcore.model import linears as known
 from quantcore.model.linears import every_linear, head_of, left_float, linears, why_float
 from quantcore.model.probe import is_a_product
+from quantcore.scheme.plan import Plan
 
 SIZES: dict[str, Any] = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "initializer_range": 0.1}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -37,6 +38,17 @@ def test_a_weight_that_other_code_reads_stays_float() -> None:
     }
     assert {name.rpartition(".")[2] for name in linears(model)} == {"in_proj", "x_proj", "out_proj"}
     assert "backbone.layers.0.mixer.dt_proj.weight" in left_float(model)
+
+
+def test_a_linear_that_is_given_another_width_is_told() -> None:
+    """The probe's Linears multiply nothing, and still refuse what a product would: such a model runs nowhere."""
+    model = made("Llama", num_attention_heads=2, num_key_value_heads=1, intermediate_size=32)
+    assert linears(model)
+    model = made("Llama", num_attention_heads=2, num_key_value_heads=1, intermediate_size=32)
+    model.model.layers[1].mlp.down_proj = nn.Linear(24, 16, bias=False)
+    assert not linears(model)
+    with pytest.raises(ValueError, match=r"'model.layers.1.mlp.down_proj' is given 32 numbers and takes 24"):
+        known.require_plan(model, Plan.parse("W8A8"))
 
 
 def test_the_answer_needs_no_weights_and_leaves_the_model_alone() -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from benchmarks.zoo_models import build
 from quantcore.model.held import held
 from quantcore.model.linears import block_names
 from quantcore.pipeline.blocks import BlockWalk
@@ -50,6 +51,21 @@ def test_a_walk_ends_where_the_model_does(kind: str) -> None:
         walk.run(model.get_submodule(name))  # leaves the hidden states where they are
         walk.advance(model.get_submodule(name))
     assert torch.equal(walk._states[0], last_hidden(model, tokens))
+
+
+def test_what_blocks_hand_on_beside_hidden_states_reaches_the_others() -> None:
+    """Gemma 3n's last blocks read keys and values that earlier ones wrote into a mapping that the pass shares; of each
+    batch its own."""
+    model = build("gemma3n_text")
+    for block in model.model.layers:
+        block.altup.correct_output_scale.fill_(1.0)  # drawn as 0, which hides what the per-layer inputs do
+    tokens = torch.randint(3, 400, (2, 32), generator=torch.Generator().manual_seed(1))
+    walk = BlockWalk(held(model), tokens, tokens_a_batch=32)
+    for name in block_names(model):
+        walk.run(model.get_submodule(name))
+        walk.advance(model.get_submodule(name))
+    for batch, rows in enumerate(tokens):
+        assert torch.equal(walk._states[batch], last_hidden(model, rows[None]))
 
 
 class _Choosy(nn.Module):

@@ -113,7 +113,7 @@ def where_next() -> None:
             )
             frame.link("3. Outliers at 4 bits", "pages/3_Outliers.py", {"act": "int4"})
             frame.link("4. Frozen range, one token at a time", "pages/4_Static_or_dynamic.py", {"call": 1})
-            frame.link("Or the course: a guess before each picture", "pages/0_Course.py", {})
+            frame.link("Or the course: guess, then see", "pages/0_Course.py", {})
         with st.container():
             st.markdown("**You choose a scheme.** Two to six of them on the whole model, with error bars; then leave.")
             frame.link("Schemes side by side", "pages/7_Scheme_duel.py", {})

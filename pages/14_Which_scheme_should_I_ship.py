@@ -50,8 +50,8 @@ def asked_for(choice: Choice) -> tuple[tuple[str, int, str, str, str], str]:
     usual = Load()
     first = controls.follow_default("shape", LARGE if choice.lab.source == REFERENCE else LOADED)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        model = controls.select("Model", [LOADED, *catalogue()], first, "shape")
-        gpu = controls.select("GPU", [*GPUS, HERE], GPU, "gpu")
+        model = controls.select("Model", [LOADED, *catalogue()], first, "shape", width=310)
+        gpu = controls.select("GPU", [*GPUS, HERE], GPU, "gpu", width=190)
         gpus = controls.pick("How many", (1, 2, 4, 8), 1, "gpus")
         goal = controls.pick("What matters", GOALS, GOAL, "goal")
         limit = FREE

@@ -95,10 +95,13 @@ def body(choice: Choice) -> None:
     places, fused = list(experts_in(lab.model)), fused_on_the_hub(lab.model)
     mixture = known_mixture(lab.model)
     served = serving(lab.short_name(text), schemes, lab.loaded.context, places, lab.layers(), fused, plan.kv, mixture)
+    said, left = take_words.price(parts, label, schemes.values())
+    with first:
+        frame.headline(said)
     with first, st.grid(2, min_column_width=480):
         with st.container():
-            said = take_words.price(parts, label, schemes.values())
-            st.markdown(said)
+            if left:
+                st.markdown(left)
             if refused is not None:
                 st.warning(as_is(refused))
             st.markdown("\n".join(f"- {sentence}" for sentence in take_words.runs(served, schemes)))

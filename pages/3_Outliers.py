@@ -172,9 +172,13 @@ def who_pays(study: ChannelStudy, payers: Sequence[Payer], fmt: str, pictures: t
 
 def treatment(choice: Choice, fmt: str, log: bool) -> None:
     """The layer before and after a transform of the model, which computes the same."""
-    with st.grid(2, min_column_width=260):
+    with st.container(horizontal=True):
         kind = controls.pick("Transform", TREATMENTS, "none", "treat")
-        alpha = controls.steps("alpha: what the weights take over", ALPHAS, 0.5, "alpha") if kind == "smooth" else 0.5
+        alpha = (
+            controls.steps("alpha: what the weights take over", ALPHAS, 0.5, "alpha", width=320)
+            if kind == "smooth"
+            else 0.5
+        )
     if kind == "none":
         st.markdown(
             "The field's remedies move outliers before anything is rounded, and leave what the model computes: "

@@ -87,10 +87,12 @@ def ranking_part(found: Answer[Sensitivity], scheme: str, way: str, layers: list
         layers = list(found.whole.layers)
         by_layer = found.whole.all_but if all_but else found.whole.alone
         costs = {layer: by_layer[layer, scheme] for layer in layers}
-        said = words.ranking_words(costs, None if way == ESTIMATED else found.whole.whole[scheme], all_but)
+        said, more = words.ranking_words(costs, None if way == ESTIMATED else found.whole.whole[scheme], all_but)
     else:
-        costs, said = found.so_far, words.so_far_words(found.so_far, len(layers), all_but)
+        costs, said, more = found.so_far, words.so_far_words(found.so_far, len(layers), all_but), ""
     frame.headline(said)
+    if more:
+        st.markdown(more)
     with st.grid(2, min_column_width=430):
         title, alt = f"{Scheme.parse(scheme).label}: {way}", said.replace("*", "")
         chart(figures.heat_map(costs, title, what, layers), key="map", alt=alt)
@@ -131,7 +133,9 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, readi
     if beside is not None and len(beside.reports) > 1:
         spreads = luck_part(lab, tuple(beside.reports), read, LEARNED)
     said = words.plan_words(chosen, beside, rival, None if rival is None else uniform[rival], spreads)
-    place.markdown(" ".join([*said, words.bits_where(chosen.choice, found)]))
+    with place:
+        frame.headline(said[0], "plan")
+        st.markdown(" ".join([*said[1:], words.bits_where(chosen.choice, found)]))
     with st.grid(2, min_column_width=430):
         chart(figures.plan_map(chosen.choice, found), key="plan_map", alt=said[0].replace("*", ""))
         measured_at = {one: (uniform[one], found.whole[one]) for one in schemes}

@@ -62,7 +62,7 @@ def scheme_line(label: str, default: str, key: str, lab: Lab) -> Scheme:
     st.markdown(label)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         text = controls.line(f"scheme {key.upper()}", default, key, label_visibility="collapsed")
-        presets = st.container(width=170)
+        presets = st.container(width=125)
     scheme, problem = None, None
     try:
         scheme = lab.scheme_of(text)

@@ -2,7 +2,7 @@
 
 import random
 
-from ui.figures.names import LETTER, cross, marker_box, name_box, positions
+from ui.figures.names import LETTER, cross, ends, marker_box, name_box, positions, share
 
 PLOT = (400.0, 200.0)
 
@@ -14,6 +14,11 @@ def test_a_name_stands_above_and_right_where_nothing_is() -> None:
 
 def test_of_two_points_in_one_spot_both_are_read() -> None:
     assert positions([(0.5, 0.5)] * 2, ["one", "other"], PLOT) == ["top right", "bottom right"]
+
+
+def test_a_name_does_not_stand_where_it_would_be_taken_for_a_neighbours() -> None:
+    lower, upper = (0.5, 0.5), (0.5, 0.55)  # 10 pixels above: right of the lower one's top it stands, too
+    assert positions([lower, upper], ["plan", "W4A16"], PLOT) == ["bottom right", "top right"]
 
 
 def test_a_name_goes_where_it_stays_in_the_plot() -> None:
@@ -31,7 +36,7 @@ def test_names_stand_beside_a_line_where_they_can() -> None:
 def test_the_first_name_finds_room_and_a_later_one_is_left_out() -> None:
     crowd = [(0.5 + 0.002 * n, 0.5) for n in range(12)]
     found = positions(crowd, ["w:int4/group128"] * len(crowd), PLOT)
-    assert found[0] == "top right"
+    assert found[0] == "top left"  # the others lie to its right
     assert None in found
 
 
@@ -51,3 +56,9 @@ def test_no_name_crosses_another_or_a_point_whatever_the_points() -> None:
         dots = [marker_box(*middle) for middle in middles]
         assert not any(cross(box, other) for place, box in enumerate(boxes) for other in boxes[:place])
         assert not any(cross(box, dot) for box in boxes for dot in dots)
+
+
+def test_the_ends_of_an_axis_leave_a_margin_of_its_span() -> None:
+    assert ends([2.0, 1.0, 5.0], 0.25) == (0.0, 6.0)  # a quarter of 4 on either side
+    assert ends([3.0, 3.0], 0.25) == (2.0, 4.0)
+    assert [share(value, (0.0, 6.0)) for value in (0.0, 1.5, 6.0)] == [0.0, 0.25, 1.0]

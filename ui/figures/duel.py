@@ -15,6 +15,7 @@ from quantcore.measure.statistics import window_interval
 from quantcore.model.linears import place_of
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
 from ui.figures.base import figure
+from ui.figures.names import Point, ends, positions, share
 from ui.markdown import plotted
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SLATE)
@@ -22,6 +23,7 @@ SYMBOLS = ("circle", "x", "square", "diamond", "triangle-up", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 LETTERS = "ABCDEF"  # short names of the schemes
 HEIGHT = 400
+PLOT = (340.0, 250.0)  # pixels of the plot in half a window of 1280
 MOST_PEAKS = 3000  # a screen has no more columns
 
 
@@ -32,24 +34,24 @@ def pareto(duel: Duel) -> go.Figure:
     fronts = set(front(duel))
     positive = [report.kl for report in duel.reports.values() if report.kl > 0]
     floor = min(positive, default=1e-4) / 3
-    sizes = sorted(duel.reports, key=lambda text: duel.reports[text].bytes)
-    sides = {text: "left" if n == len(sizes) - 1 or n % 2 else "right" for n, text in enumerate(sizes)}
+    xs = {text: report.bytes / 1e6 for text, report in duel.reports.items()}
+    ys = {text: max(report.kl, floor) for text, report in duel.reports.items()}
+    bars = {text: _bar(duel, text, ys[text]) for text in duel.reports}
+    reached = [y for text, (more, less) in bars.items() for y in (ys[text] + more, ys[text] - less)]
+    across, up = ends(xs.values(), 0.18), ends(map(math.log10, reached), 0.08)
+    ordered = sorted(fronts, key=lambda text: xs[text])
+    points = {text: (share(xs[text], across), share(math.log10(ys[text]), up)) for text in duel.reports}
+    names, places = _names(duel, points, [points[text] for text in ordered])
     for place, (text, report) in enumerate(duel.reports.items()):
-        interval = window_interval(duel.scores[text].kl)
-        y = max(report.kl, floor)
-        finite = math.isfinite(interval.lo)
+        more, less = bars[text]
         fig.add_trace(
             go.Scatter(
-                x=[report.bytes / 1e6],
-                y=[y],
-                error_y={
-                    "array": [interval.hi - report.kl if finite else 0],
-                    "arrayminus": [min(report.kl - interval.lo, 0.9 * y) if finite else 0],
-                    "thickness": 1.5,
-                },
+                x=[xs[text]],
+                y=[ys[text]],
+                error_y={"array": [more], "arrayminus": [less], "thickness": 1.5},
                 mode="markers+text",
-                text=[f"{LETTERS[place]} {short_label(text, 24)}"],
-                textposition=f"middle {sides[text]}",
+                text=[names[place]],
+                textposition=places[place],
                 marker={"color": COLOURS[place], "symbol": SYMBOLS[place], "size": 13},
                 name=short_label(text),
                 hovertemplate=f"{short_label(text)}: %{{x:.2f}} MB, KL {report.kl:.4g}"
@@ -57,22 +59,35 @@ def pareto(duel: Duel) -> go.Figure:
                 showlegend=False,
             )
         )
-    ordered = sorted(fronts, key=lambda text: duel.reports[text].bytes)
     fig.add_trace(
         go.Scatter(
-            x=[duel.reports[text].bytes / 1e6 for text in ordered],
-            y=[max(duel.reports[text].kl, floor) for text in ordered],
+            x=[xs[text] for text in ordered],
+            y=[ys[text] for text in ordered],
             mode="lines",
             line={"color": SLATE, "width": 1, "dash": "dot"},
             hoverinfo="skip",
             showlegend=False,
         )
     )
-    least, most = (duel.reports[text].bytes / 1e6 for text in (sizes[0], sizes[-1]))
-    margin = 0.18 * (most - least) or 1.0
-    fig.update_xaxes(range=[least - margin, most + margin])
-    fig.update_yaxes(type="log", **log_ticks([max(kl, floor) for kl in positive]))
+    fig.update_xaxes(range=across)
+    fig.update_yaxes(type="log", range=up, **log_ticks([max(kl, floor) for kl in positive]))
     return fig
+
+
+def _bar(duel: Duel, text: str, y: float) -> tuple[float, float]:
+    """How far the interval over windows reaches above a scheme's point, and below it; 0 where there is none."""
+    interval, kl = window_interval(duel.scores[text].kl), duel.reports[text].kl
+    return (interval.hi - kl, min(kl - interval.lo, 0.9 * y)) if math.isfinite(interval.lo) else (0.0, 0.0)
+
+
+def _names(duel: Duel, points: Mapping[str, Point], line: Sequence[Point]) -> tuple[list[str], list[str]]:
+    """A letter and a name for each point, and where they stand; the letter alone, as in the tables, where the name
+    would cross another."""
+    letters, there = LETTERS[: len(points)], list(points.values())
+    whole = [f"{letter} {short_label(text, 24)}" for letter, text in zip(letters, points, strict=True)]
+    fit = positions(there, whole, PLOT, line)
+    names = [name if place else letter for name, place, letter in zip(whole, fit, letters, strict=True)]
+    return names, [place or "middle right" for place in positions(there, names, PLOT, line)]
 
 
 def log_ticks(shown: Sequence[float]) -> dict[str, list[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import plotly.graph_objects as go
 
@@ -12,7 +12,7 @@ from quantcore.measure.measured import Measured, frontier
 from ui.components.palette import BLUE, SLATE, VERMILION
 from ui.figures.base import figure
 from ui.figures.duel import log_ticks
-from ui.figures.names import positions
+from ui.figures.names import ends, positions, share
 from ui.markdown import plotted
 
 LONGEST = 40  # letters of a name
@@ -31,8 +31,8 @@ def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure
     fig.add_trace(go.Scatter(x=[xs[one.key] for one in best], y=[ys[one.key] for one in best], **line))
     ordered = sorted(rows, key=lambda row: (row.key not in chosen, row not in best))
     names = [plotted(short_label(row.scheme, LONGEST)) for row in ordered]
-    across, up = _range(xs.values(), 0.18), _range(map(math.log10, ys.values()), 0.1)
-    points = {row.key: (_share(xs[row.key], across), _share(math.log10(ys[row.key]), up)) for row in ordered}
+    across, up = ends(xs.values(), 0.18), ends(map(math.log10, ys.values()), 0.1)
+    points = {row.key: (share(xs[row.key], across), share(math.log10(ys[row.key]), up)) for row in ordered}
     places = positions(list(points.values()), names, PLOT, [points[one.key] for one in best])
     fig.add_trace(
         go.Scatter(
@@ -49,14 +49,3 @@ def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure
     fig.update_xaxes(range=across)
     fig.update_yaxes(type="log", range=up, **log_ticks(list(ys.values())))
     return fig
-
-
-def _range(values: Iterable[float], margin: float) -> tuple[float, float]:
-    """The ends of an axis over these values, with a margin of its length at either end."""
-    values = list(values)
-    more = margin * (max(values) - min(values)) or 1.0
-    return min(values) - more, max(values) + more
-
-
-def _share(value: float, ends: tuple[float, float]) -> float:
-    return (value - ends[0]) / (ends[1] - ends[0])

@@ -6,12 +6,14 @@ text has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 LETTER, LINE = 7.6, 17.0  # pixels of the template's text; a font's widest letters are rare
 STEPS = 200  # points of a line that are looked at between two of its corners
 MARKER, GAP = 6.0, 8.0  # half a marker; from its middle to where plotly begins the text
+NEAR = 13.0  # so near to another point a name would be taken for that one's
 SIDES = tuple(f"{v} {h}" for h in ("right", "left", "center") for v in ("top", "bottom", "middle"))[:-1]
 
 Point = tuple[float, float]
@@ -29,10 +31,11 @@ def positions(
     plot     pixels of the smallest plot that must be legible; in a larger one points and names only move apart"""
     width, height = plot
     middles, corners = ([(x * width, (1 - y) * height) for x, y in some] for some in (points, line))
-    taken = [marker_box(*middle) for middle in middles]
+    taken: list[Box] = []
     found: list[str | None] = []
     for place, (middle, name) in enumerate(zip(middles, names, strict=True)):
-        others = taken[:place] + taken[place + 1 :]
+        points_near = middles[:place] + middles[place + 1 :]
+        others = [*taken, *(marker_box(*one, MARKER if _same(one, middle) else NEAR) for one in points_near)]
         boxes = {side: name_box(middle, side, LETTER * len(name)) for side in SIDES if name}
         inside = {side: box for side, box in boxes.items() if _inside(box, width, height)}
         free = [side for side, box in inside.items() if not any(cross(box, other) for other in others)]
@@ -42,8 +45,24 @@ def positions(
     return found
 
 
-def marker_box(x: float, y: float) -> Box:
-    return x - MARKER, y - MARKER, x + MARKER, y + MARKER
+def ends(values: Iterable[float], margin: float) -> tuple[float, float]:
+    """The ends of an axis over these values, with this share of their span as a margin on either side."""
+    values = list(values)
+    more = margin * (max(values) - min(values)) or 1.0
+    return min(values) - more, max(values) + more
+
+
+def share(value: float, of: tuple[float, float]) -> float:
+    """Where a value stands between the ends of its axis, 0 to 1."""
+    return (value - of[0]) / (of[1] - of[0])
+
+
+def marker_box(x: float, y: float, reach: float = MARKER) -> Box:
+    return x - reach, y - reach, x + reach, y + reach
+
+
+def _same(one: Point, other: Point) -> bool:
+    return math.dist(one, other) < MARKER
 
 
 def name_box(middle: Point, side: str, wide: float) -> Box:

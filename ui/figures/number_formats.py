@@ -14,7 +14,7 @@ def code_bars(use: CodeUse, colour: str) -> go.Figure:
     """One bar a code at its real value; a cross where no value fell."""
     counts = np.array(use.counts, np.float32)
     levels = use.grid.levels().numpy()
-    title = f"{use.grid.label}: SQNR {use.sqnr_db:z.1f} dB, {use.unused} of {len(counts)} unused (x)"
+    title = f"{use.grid.label}: SQNR {use.sqnr_db:z.1f} dB<br>{use.unused} of {len(counts)} unused (x)"
     fig = figure(title, "real value of the code", "values on it (log)", 300, showlegend=False, bargap=0.1)
     codes = use.grid.fmt.grid().numpy()
     fig.add_trace(

@@ -16,9 +16,11 @@ from quantcore.scheme.plan import Plan
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SEQUENTIAL, SLATE, VERMILION
 from ui.figures.base import colour_bar, figure
 from ui.figures.duel import log_ticks
+from ui.figures.names import Point, ends, positions, share
 
 STEPS = (VERMILION, AMBER, GREEN, BLUE, PURPLE, SLATE)  # fewest bits first
 RANKED = 16
+PLOT = (340.0, 230.0)  # pixels of a plot in half a window of 1280
 LEGIBLE = 48  # columns, up to which a digit of 13 px fits its cell; beyond, colours and legend say it
 
 
@@ -154,7 +156,8 @@ def budgets(
     """Bits per weight against KL: uniform schemes (`how`: measured, estimated) and the plans that the solver finds
     (predicted), on the text that they were chosen on; and, by name, what was measured on another text."""
     fig = figure("Plan against one scheme for all", "bits per weight, scales counted", "KL, nats, log", 380)
-    most = max(bits for bits, _ in uniform.values())
+    names = [short_label(text) for text in uniform]
+    places, across, up = _places(list(uniform.values()), names, predicted, list(elsewhere.values()))
     fig.add_trace(
         go.Scatter(
             x=[bits for bits, _ in predicted],
@@ -170,12 +173,12 @@ def budgets(
             x=[bits for bits, _ in uniform.values()],
             y=[kl for _, kl in uniform.values()],
             mode="markers+text",
-            text=[short_label(text) for text in uniform],
-            textposition=["top right" if bits < most else "top left" for bits, _ in uniform.values()],
-            cliponaxis=False,
+            customdata=names,
+            text=[name if place else "" for name, place in zip(names, places, strict=True)],
+            textposition=[place or "middle right" for place in places],
             marker={"color": VERMILION, "symbol": "x", "size": 11},
             name=f"one scheme for all, {how}",
-            hovertemplate="%{text}: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",
+            hovertemplate="%{customdata}: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",
         )
     )
     for (name, (bits, kl)), colour, symbol in zip(
@@ -191,6 +194,20 @@ def budgets(
                 hovertemplate=f"{name}, on another text: %{{y:.3g}} nats at %{{x:.3g}} bits<extra></extra>",
             )
         )
-    fig.update_yaxes(type="log", **log_ticks([kl for _, kl in (*predicted, *uniform.values()) if kl > 0]))
+    fig.update_xaxes(range=across)
+    fig.update_yaxes(type="log", range=up, **log_ticks([kl for _, kl in (*predicted, *uniform.values()) if kl > 0]))
     fig.update_layout(showlegend=True)
     return fig
+
+
+def _places(
+    uniform: Sequence[Point], names: Sequence[str], trail: Sequence[Point], elsewhere: Sequence[Point]
+) -> tuple[list[str | None], Point, Point]:
+    """Where the names of the uniform schemes stand beside the trail and all points; the ends of both axes."""
+    least = min((kl for _, kl in (*uniform, *trail, *elsewhere) if kl > 0), default=1e-6)
+    marked, line = (
+        [(bits, math.log10(max(kl, least))) for bits, kl in some] for some in ((*uniform, *elsewhere), trail)
+    )
+    across, up = (ends((point[axis] for point in (*marked, *line)), 0.1) for axis in (0, 1))
+    points, corners = ([(share(x, across), share(y, up)) for x, y in some] for some in (marked, line))
+    return positions(points, [*names, *[""] * len(elsewhere)], PLOT, corners)[: len(names)], across, up

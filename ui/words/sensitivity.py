@@ -17,8 +17,9 @@ from ui.words.luck import luck_alone
 EXPERTS_TOGETHER = "All experts of a block are measured as one layer, since a short text hardly reaches each of them."
 
 
-def ranking_words(costs: Mapping[str, float], whole: float | None, all_but: bool) -> str:
-    """whole: the KL with all layers quantized; None: nothing was measured, the costs are estimated."""
+def ranking_words(costs: Mapping[str, float], whole: float | None, all_but: bool) -> tuple[str, str]:
+    """Which layers hurt, in a sentence, and what their costs add up to. whole: the KL with all layers quantized; None:
+    nothing was measured, the costs are estimated."""
     worst = sorted(costs, key=lambda layer: -costs[layer])
     total = sum(costs.values())
     few = worst[: max(1, len(worst) // 10)]
@@ -26,7 +27,8 @@ def ranking_words(costs: Mapping[str, float], whole: float | None, all_but: bool
     if all_but and whole is not None:
         return (
             f"With all layers quantized the KL is **{whole:.4g}** nats; leaving `{worst[-1]}` float helps most and "
-            f"brings it to **{costs[worst[-1]]:.4g}**."
+            f"brings it to **{costs[worst[-1]]:.4g}**.",
+            "",
         )
     known = (
         "all **estimated** at once from a few backward passes"
@@ -38,11 +40,10 @@ def ranking_words(costs: Mapping[str, float], whole: float | None, all_but: bool
         if len(few) == 1
         else f"The worst {len(few)} of {len(worst)} layers hold"
     )
+    many = ", far more than their number" if share > 3 * len(few) / len(worst) else ""
     return (
-        f"`{worst[0]}` hurts most, **{costs[worst[0]]:.3g}** nats alone; `{worst[-1]}` least, {costs[worst[-1]]:.2g}. "
-        f"{hold} **{share:.0%}** of the sum"
-        f"{', far more than their number' if share > 3 * len(few) / len(worst) else ''}. The sum over all layers is "
-        f"{total:.3g} nats, {known}."
+        f"`{worst[0]}` hurts most, **{costs[worst[0]]:.3g}** nats alone. {hold} **{share:.0%}** of the sum{many}.",
+        f"`{worst[-1]}` hurts least, {costs[worst[-1]]:.2g} nats. All layers add up to {total:.3g} nats, {known}.",
     )
 
 

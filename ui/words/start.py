@@ -11,8 +11,10 @@ def headline(bits: int, row: RowStudy, report: NextTokens | None) -> str:
     said = f"**{bits} bits** set **{row.zeros:.1%}** of this row's weights to 0"
     if report is None:
         return f"{said}."
-    verdict = "stays the same" if report.same_first else "becomes another one"
-    return f"{said}; in the whole model they move the next token's chances by **{report.kl:.3g} nats**: it {verdict}."
+    verdict = "stays the likeliest" if report.same_first else "is the likeliest no more"
+    first = report.likeliest[0].text.replace("`", "'")
+    moved = f"in the whole model they move the next token's chances by **{report.kl:.3g} nats**"
+    return f"{said}; {moved}, and `'{first}'` {verdict}."
 
 
 def row_words(row: RowStudy, loudest: RowStudy, scheme: str, layer: str) -> str:

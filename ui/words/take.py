@@ -40,23 +40,24 @@ def refusal(schemes: Iterable[Scheme], kv: CacheSpec | None = None) -> str | Non
     return None
 
 
-def price(parts: Promise, label: str, schemes: Iterable[Scheme]) -> str:
-    """Bytes beside the float model's, bits a weight, and what stays float."""
+def price(parts: Promise, label: str, schemes: Iterable[Scheme]) -> tuple[str, str]:
+    """Bytes beside the float model's and bits a weight, in a sentence; and what stays float."""
     if not parts.size.numbers:
-        return f"**{label}** leaves every weight float: **{parts.float_bytes / 1e6:.2f} MB** in {parts.dtype}."
+        return f"**{label}** leaves every weight float: **{parts.float_bytes / 1e6:.2f} MB** in {parts.dtype}.", ""
     share, rest = parts.bytes / parts.float_bytes, parts.parts["float rest"]
     said = (
-        f"**{label}**: **{parts.bytes / 1e6:.2f} MB** instead of {parts.float_bytes / 1e6:.2f} MB in {parts.dtype} "
-        f"(**{share:.0%}**); **{parts.size.bits_per_weight:.4g} bits** a quantized weight, its share of scales and "
-        f"zero points counted. {rest / 1e6:.2f} MB stay float: embeddings, norms, and what is skipped."
+        f"**{label}** takes **{parts.bytes / 1e6:.2f} MB** instead of {parts.float_bytes / 1e6:.2f} MB in "
+        f"{parts.dtype} (**{share:.0%}**): **{parts.size.bits_per_weight:.4g} bits** a quantized weight, scales and "
+        "zero points counted."
     )
+    left = f"{rest / 1e6:.2f} MB stay float: embeddings, norms, and what is skipped."
     if not parts.layouts:
-        return f"{said} Counted as if codes were packed without gaps, as no such file is written."
+        return said, f"{left} Counted as if codes were packed without gaps, as no such file is written."
     if "int-quantized" in parts.layouts and any(
         one.weights and one.activations and one.weights.fmt.bits < 8 for one in schemes
     ):
-        return f"{said} Beside quantized activations the format keeps one code a byte, also of fewer bits."
-    return said
+        return said, f"{left} Beside quantized activations the format keeps one code a byte, also of fewer bits."
+    return said, left
 
 
 def runs(serving: Serving, schemes: Mapping[str, Scheme]) -> list[str]:

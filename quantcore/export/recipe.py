@@ -85,8 +85,9 @@ def recipe(scheme: Scheme | Plan | str) -> str:
     return str(yaml.safe_dump({"quantization_stage": stage}, sort_keys=False, width=120))
 
 
-def script(scheme: Scheme | Plan | str, model: str, recipe_file: str = "recipe.yaml") -> str:
-    """The Python program that runs `recipe(scheme)`, kept as `recipe_file`, on a model at full scale."""
+def script(scheme: Scheme | Plan | str, model: str, folder: str | None = None, recipe_file: str = "recipe.yaml") -> str:
+    """The Python program that runs `recipe(scheme)`, kept as `recipe_file`, on a model at full scale, and writes the
+    checkpoint into `folder` (default: the model's name and "quantized")."""
     plan = Plan.of(scheme)
     data = ""
     if plan.needs_text:
@@ -97,7 +98,7 @@ def script(scheme: Scheme | Plan | str, model: str, recipe_file: str = "recipe.y
             f"    max_seq_length={LENGTH},\n"
             f"    moe_calibrate_all_experts={any(one.every_token for one in plan.schemes)},\n"
         )
-    folder = f"{model.rstrip('/').split('/')[-1]}-quantized"
+    folder = folder or f"{model.rstrip('/').split('/')[-1]}-quantized"
     return (
         "from llmcompressor import oneshot\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

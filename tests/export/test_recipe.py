@@ -291,7 +291,8 @@ def test_the_script(text: str) -> None:
     compile(program, "quantize.py", "exec")
     assert len(program.splitlines()) <= 17
     assert ("dataset=" in program) == Scheme.parse(text).needs_text
-    assert "model-quantized" in program
+    assert "model.save_pretrained('model-quantized'" in program
+    assert "model.save_pretrained('served'" in script(text, "owner/model", "served")
 
 
 @pytest.mark.parametrize("text", TEXTS)

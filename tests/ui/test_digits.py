@@ -2,7 +2,7 @@
 
 import pytest
 
-from ui.words.digits import digits
+from ui.words.digits import digits, shown_kl
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,10 @@ from ui.words.digits import digits
 )
 def test_as_a_sentence_says_it(value: float | None, count: int, sign: str, words: str) -> None:
     assert digits(value, count, sign) == words
+
+
+def test_a_kl_has_two_digits_where_inputs_are_rounded_or_little_is_lost() -> None:
+    assert shown_kl("W8A8", 0.009149) == "0.0091"
+    assert shown_kl("W4A8", 0.12871) == "0.13"
+    assert shown_kl("W4A16", 0.12871) == "0.1287"
+    assert shown_kl("W8A16", 0.000667) == "0.00067"

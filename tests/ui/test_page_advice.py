@@ -65,6 +65,7 @@ def test_what_is_written_is_what_was_advised(tiny_model_dir: Path) -> None:
     recipe, script, serve = codes(at)[:3]
     assert plan_from_recipe(recipe) == Plan.parse(text)
     assert SMALL in script
+    assert f"model.save_pretrained('{serve.split()[2]}'" in script  # what is served is what the program writes
     assert "--tensor-parallel-size 2" in serve
     assert f"--max-model-len {found.load.context} --max-num-seqs {found.load.sequences}" in serve
 

@@ -17,6 +17,7 @@ from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
 from ui.figures.base import figure
 from ui.figures.names import Point, ends, positions, share
 from ui.markdown import plotted
+from ui.words.digits import shown_kl
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SLATE)
 SYMBOLS = ("circle", "x", "square", "diamond", "triangle-up", "star")
@@ -54,7 +55,7 @@ def pareto(duel: Duel) -> go.Figure:
                 textposition=places[place],
                 marker={"color": COLOURS[place], "symbol": SYMBOLS[place], "size": 13},
                 name=short_label(text),
-                hovertemplate=f"{short_label(text)}: %{{x:.2f}} MB, KL {report.kl:.4g}"
+                hovertemplate=f"{short_label(text)}: %{{x:.2f}} MB, KL {shown_kl(text, report.kl)}"
                 f"{'' if text in fronts else '; another is smaller and no worse'}<extra></extra>",
                 showlegend=False,
             )

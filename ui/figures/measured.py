@@ -14,6 +14,7 @@ from ui.figures.base import figure
 from ui.figures.duel import log_ticks
 from ui.figures.names import ends, positions, share
 from ui.markdown import plotted
+from ui.words.digits import shown_kl
 
 LONGEST = 40  # letters of a name
 PLOT = (700.0, 280.0)  # pixels of the plot in a window of 900
@@ -41,9 +42,9 @@ def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure
             mode="markers+text",
             text=[name if place else "" for name, place in zip(names, places, strict=True)],
             textposition=[place or "middle right" for place in places],
-            customdata=names,
+            customdata=[[name, shown_kl(row.scheme, row.report.kl)] for name, row in zip(names, ordered, strict=True)],
             marker={"size": 11, "color": [VERMILION if row.key in chosen else BLUE for row in ordered]},
-            hovertemplate="%{customdata}: %{x:.2f} MB, KL %{y:.4g}<extra></extra>",
+            hovertemplate="%{customdata[0]}: %{x:.2f} MB, KL %{customdata[1]}<extra></extra>",
         )
     )
     fig.update_xaxes(range=across)

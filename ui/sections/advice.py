@@ -10,7 +10,7 @@ from quantcore.lab.hardware import LOADED
 from quantcore.lab.take import slug
 from quantcore.scheme.plan import Plan
 from ui import frame
-from ui.sections.take import checkpoint_part, model_report, model_words, recipe_part
+from ui.sections.take import checkpoint_part, model_report, model_words, recipe_part, two_files
 from ui.sidebar import Choice
 from ui.words import advice as words
 
@@ -28,8 +28,7 @@ def serve_part(found: Advice, plan: Plan, choice: Choice, model: str) -> None:
         folder = choice.lab.short_name(str(plan))
     else:
         folder = f"{slug(model.rpartition('/')[2])}-{slug(plan.label)}"
-        st.code(recipe(plan), "yaml", height=200)
-        st.code(script(plan, model), "python", height=200)
+        two_files(recipe(plan), script(plan, model, folder))
     st.markdown("**Serve it**")
     st.code(words.serve_line(folder, found), "bash", wrap_lines=True)
 

@@ -30,10 +30,16 @@ ZIP_BYTES = 200_000_000
 
 
 def recipe_part(plan: Plan, lab: Lab) -> None:
-    """The llm-compressor recipe and the program that runs it."""
+    """The llm-compressor recipe of the loaded model, and the program that runs it."""
+    text = str(plan)
+    two_files(lab.recipe(text), script(plan, model_words(lab.id), lab.short_name(text)))
+
+
+def two_files(recipe: str, program: str) -> None:
+    """A recipe and the program that runs it, each to be read and downloaded."""
     texts = {
-        "recipe.yaml": (lab.recipe(str(plan)), "yaml", "Recipe for llm-compressor"),
-        "quantize.py": (script(plan, model_words(lab.id)), "python", "and the program that runs it"),
+        "recipe.yaml": (recipe, "yaml", "Recipe for llm-compressor"),
+        "quantize.py": (program, "python", "and the program that runs it"),
     }
     for name, (text, language, title) in texts.items():
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):

@@ -59,7 +59,7 @@ def loss(found: Loss | None) -> str:
     if found.kl == 0:
         return "Loss: none, nothing is quantized."
     figures = (
-        f"KL **{found.kl:.3g}** ({found.lo:.3g} to {found.hi:.3g}) nats a token, perplexity up by at most "
+        f"KL **{found.kl:.2g}** ({found.lo:.2g} to {found.hi:.2g}) nats a token, perplexity up by at most "
         f"{found.perplexity:.2%}, the same next token in {found.top1:.1%}; {found.on}"
     )
     return (

@@ -15,9 +15,9 @@ from quantcore.measure.luck import JITTERS, Spread
 from quantcore.measure.scores import Scores
 from quantcore.measure.statistics import Interval
 from quantcore.measure.told_apart import BY_TEXT, Apart, told_apart
-from quantcore.scheme.plan import Plan
 from ui.figures.duel import LETTERS
 from ui.markdown import as_is, code
+from ui.words.digits import digits, shown_kl
 from ui.words.tokens import FAINT, FULL, quoted
 
 MARKS = (
@@ -51,12 +51,6 @@ def written(table: Table) -> pd.DataFrame:
         }
         for row in table.records()
     ).set_index("scheme")
-
-
-def shown_kl(text: str, kl: float) -> str:
-    """A mean KL with the digits that say something."""
-    rough = any(one.activations is not None for one in Plan.parse(text).schemes)
-    return f"{kl:.2g}" if rough else f"{kl:.4f}"
 
 
 def pairs(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> pd.DataFrame:
@@ -133,7 +127,7 @@ def verdict(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> str:
         said += f"Worse {BY_TEXT}: {', '.join(map(short_label, unsure))}. "
     if cheap != best:
         ratio = reports[cheap].kl / reports[best].kl if reports[best].kl else math.inf
-        times = f"{ratio:.1f} times the KL" if math.isfinite(ratio) else "more KL"
+        times = f"{digits(ratio, 2)} times the KL" if math.isfinite(ratio) else "more KL"
         said += (
             f"The smallest, **{short_label(cheap)}**, takes {reports[cheap].bytes / 1e6:.1f} instead of "
             f"{reports[best].bytes / 1e6:.1f} MB for {times}."

@@ -11,6 +11,7 @@ from quantcore.measure.luck import Spread
 from quantcore.measure.measured import Measured, frontier
 from quantcore.measure.told_apart import Apart
 from quantcore.text.reading import ALL, Reading
+from ui.words.digits import shown_kl
 from ui.words.luck import luck_alone
 
 
@@ -26,16 +27,18 @@ def text_name(rows: Sequence[Measured], reading: str | None) -> str:
 def headline(rows: Sequence[Measured]) -> str:
     best = frontier(rows)
     least = min(rows, key=lambda one: one.report.kl)
+    kl, megabytes = shown_kl(least.scheme, least.report.kl), least.report.bytes / 1e6
     return (
         f"**{len(rows)} schemes** on these windows; of **{len(best)}** no other is smaller and no worse. The smallest "
-        f"KL: `{short_label(least.scheme)}`, {least.report.kl:.3g} nats a token in {least.report.bytes / 1e6:,.1f} MB."
+        f"KL: `{short_label(least.scheme)}`, {kl} nats a token in {megabytes:,.1f} MB."
     )
 
 
 def short_table(rows: Sequence[Measured], spreads: Mapping[str, Spread]) -> pd.DataFrame:
     """What schemes on one text are chosen by: as many columns as a narrow window holds."""
     luck = ["luck ±"] * any(row.key in spreads for row in rows)
-    return table(rows, spreads)[["scheme", "KL", *luck, "same token, %", "perplexity", "MB", "bits a weight"]]
+    chosen = table(rows, spreads)[["scheme", "KL", *luck, "same token, %", "perplexity", "MB", "bits a weight"]]
+    return chosen.assign(KL=[float(shown_kl(row.scheme, row.report.kl)) for row in rows])
 
 
 def alike(rows: Sequence[Measured]) -> str:
@@ -74,6 +77,6 @@ def table(rows: Sequence[Measured], spreads: Mapping[str, Spread]) -> pd.DataFra
 def difference(one: Measured, other: Measured, apart: Apart) -> str:
     """One pair, over the windows that both have read."""
     names = f"`{short_label(one.scheme)}` − `{short_label(other.scheme)}`"
-    size = "" if apart.share is None else f", **{100 * apart.share:+.3g}%**"
-    ends = f"{apart.difference.lo:+.3g} to {apart.difference.hi:+.3g}{luck_alone(apart)}"
-    return f"{names}: KL {apart.difference.value:+.3g} nats a token{size} ({ends}): {apart.verdict}"
+    size = "" if apart.share is None else f", **{100 * apart.share:+.2g}%**"
+    ends = f"{apart.difference.lo:+.2g} to {apart.difference.hi:+.2g}{luck_alone(apart)}"
+    return f"{names}: KL {apart.difference.value:+.2g} nats a token{size} ({ends}): {apart.verdict}"

@@ -19,7 +19,7 @@ from quantcore.studies.hardware import how_it_runs
 from quantcore.studies.written import ReadBack, Written
 from quantcore.text.reading import CALIBRATE, Reading
 from ui.markdown import as_is
-from ui.words.duel import shown_kl
+from ui.words.digits import shown_kl
 from ui.words.speed import how_words
 
 OUR_OWN = "our own calibration text, an equal share of each kind"

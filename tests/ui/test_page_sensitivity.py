@@ -82,8 +82,11 @@ def test_why_another_layer_has_the_bits() -> None:
     weights = {"big": 1_000_000, "small": 100_000}
     found = Sensitivity((four, eight), ("big", "small"), weights, bits, alone, {}, {}, 16.0, 100)
     said = words.bits_where({"big": four, "small": eight}, found)
-    assert said.startswith("`big` hurts most in it, yet `small` has the bits")
-    assert "saves 0.1 nats for 0.4 million bits, **0.25** a million; in `big` 0.4 for 4, 0.1 a million" in said
+    assert said.startswith("In the plan `big` hurts most, yet `small` got the bits")
+    assert (
+        "saves 0.1 nats for 0.4 million bits, **0.25** a million; in `big` 0.4 nats for 4 million, 0.1 a million"
+        in said
+    )
     assert words.bits_where({"big": four, "small": four}, found) == ""
 
 

@@ -39,7 +39,7 @@ def pareto(duel: Duel) -> go.Figure:
     ys = {text: max(report.kl, floor) for text, report in duel.reports.items()}
     bars = {text: _bar(duel, text, ys[text]) for text in duel.reports}
     reached = [y for text, (more, less) in bars.items() for y in (ys[text] + more, ys[text] - less)]
-    across, up = ends(xs.values(), 0.18), ends(map(math.log10, reached), 0.08)
+    across, up = ends(xs.values(), 0.18), ends(map(math.log10, reached), 0.14)
     ordered = sorted(fronts, key=lambda text: xs[text])
     points = {text: (share(xs[text], across), share(math.log10(ys[text]), up)) for text in duel.reports}
     names, places = _names(duel, points, [points[text] for text in ordered])

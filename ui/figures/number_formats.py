@@ -16,6 +16,7 @@ def code_bars(use: CodeUse, colour: str) -> go.Figure:
     levels = use.grid.levels().numpy()
     title = f"{use.grid.label}: SQNR {use.sqnr_db:z.1f} dB<br>{use.unused} of {len(counts)} unused (x)"
     fig = figure(title, "real value of the code", "values on it (log)", 300, showlegend=False, bargap=0.1)
+    fig.update_layout(title={"yref": "container", "y": 0.97, "yanchor": "top"})  # two lines, both in the margin
     codes = use.grid.fmt.grid().numpy()
     fig.add_trace(
         go.Bar(

@@ -75,8 +75,8 @@ def plan_words(
     """The plan's bits, its KL as predicted and as measured, and the scheme for all next to it."""
     text = str(chosen.plan)
     predicted = (
-        f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; on the text that it was chosen on its layers' "
-        f"own KL make **{chosen.predicted_kl:.3g}** nats."
+        f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; its layers' own costs add up to "
+        f"**{chosen.predicted_kl:.3g}** nats on the text that it was chosen on."
     )
     if found is None:
         return [predicted]
@@ -114,9 +114,10 @@ def bits_where(choice: Mapping[str, str], found: Sensitivity) -> str:
         _saved(found, layer, own, more) for layer in (best, worst)
     )
     return (
-        f"`{worst}` hurts most in it, yet `{best}` has the bits: {short_label(own)} to {short_label(more)} there saves "
-        f"{digits(nats, 2)} nats for {digits(mega, 2)} million bits, **{digits(each, 2)}** a million; in `{worst}` "
-        f"{digits(worst_nats, 2)} for {digits(worst_mega, 2)}, {digits(worst_each, 2)} a million."
+        f"In the plan `{worst}` hurts most, yet `{best}` got the bits: there {short_label(more)} in place of "
+        f"{short_label(own)} saves {digits(nats, 2)} nats for {digits(mega, 2)} million bits, **{digits(each, 2)}** a "
+        f"million; in `{worst}` {digits(worst_nats, 2)} nats for {digits(worst_mega, 2)} million, "
+        f"{digits(worst_each, 2)} a million."
     )
 
 

@@ -49,13 +49,14 @@ function live() {
   live.watching.observe(document.body, { childList: true, subtree: true });
 }
 
-/** Bring the first control that a preset set into sight, and light up all of them. A page that is still at work moves
- * them, or puts others in their place: so for a while it is looked after, until the visitor scrolls or clicks. */
+/** Bring the first control that a preset set into sight, and light up each when it is seen. A page that is still at work
+ * moves them, or puts others in their place: so for a while it is looked after, until the visitor scrolls or clicks. */
 class Marks {
   constructor(keys, accent) {
     this.places = keys.map((key) => `.st-key-${CSS.escape(key)}`).join();
     this.accent = accent;
     this.lit = new Set();
+    this.seen = new IntersectionObserver((changes) => changes.forEach((one) => one.isIntersecting && this.light(one.target)));
     this.left = new AbortController();
     for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) {
       window.addEventListener(kind, () => this.leave(), { signal: this.left.signal, capture: true, passive: true });
@@ -66,6 +67,7 @@ class Marks {
 
   fade() {
     this.leave();
+    this.seen.disconnect();
     for (const one of this.lit) for (const shining of one.getAnimations()) shining.cancel();
   }
 
@@ -77,21 +79,26 @@ class Marks {
   look() {
     const found = this.places ? [...document.querySelectorAll(this.places)] : [];
     for (const one of found) one.closest("details:not([open])")?.querySelector("summary")?.click();
-    for (const one of found) this.light(one);
-    const drawn = found.filter((one) => one.getClientRects().length);
+    for (const one of found.filter((one) => !this.lit.has(one))) this.take(one);
+    const own = found.filter((one) => !one.closest('[data-testid="stSidebar"]')); // the sidebar is in sight, or folded
+    const drawn = (own.length ? own : found).filter((one) => one.getClientRects().length);
     const top = (one) => one.getBoundingClientRect().top;
     if (drawn.length) this.bring(drawn.reduce((one, other) => (top(one) <= top(other) ? one : other)));
     if (Date.now() < this.end) this.next = setTimeout(() => this.look(), 200);
     else this.leave();
   }
 
-  light(one) {
-    if (this.lit.has(one)) return;
+  take(one) {
     this.lit.add(one);
+    this.seen.observe(one);
+    one.dataset.marked = String(shown);
+  }
+
+  light(one) {
+    this.seen.unobserve(one);
     const lit = { outline: `3px solid ${this.accent}`, outlineOffset: "4px", borderRadius: "4px",
       backgroundColor: `color-mix(in srgb, ${this.accent} 22%, transparent)` };
     one.animate([lit, { ...lit, offset: 0.85 }, { outlineColor: "transparent", backgroundColor: "transparent" }], MARKED_MS);
-    one.dataset.marked = String(shown);
   }
 
   bring(first) {

@@ -22,6 +22,7 @@ from ui.scheme_builder import grain_words, scheme_line, scheme_menus
 from ui.sections.take import checkpoint_part, recipe_part, report_part
 from ui.sidebar import PASTED, Choice
 from ui.words import take as take_words
+from ui.words.names import named
 
 TITLE = "Take it with you"
 SECTION = "Decide"
@@ -89,7 +90,7 @@ def body(choice: Choice) -> None:
         plan = chosen_plan(choice, menus)
         plan.require_layers(list(lab.layers()))
         calibration = learns_from(plan, choice)
-    text, label = str(plan), short_label(str(plan))
+    text, label = str(plan), named(str(plan))
     schemes = plan.schemes_of(lab.layers(), lab.head)
     parts, refused = lab.promise(text), take_words.refusal(schemes.values(), plan.kv)
     places, fused = list(experts_in(lab.model)), fused_on_the_hub(lab.model)

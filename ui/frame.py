@@ -249,7 +249,7 @@ def take_links(schemes: Mapping[str, str]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("**Take it with you**")
         for label, text in schemes.items():
-            link(label, TAKE, {"scheme": text})
+            link(as_is(label), TAKE, {"scheme": text})
 
 
 @contextmanager

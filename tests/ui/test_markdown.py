@@ -5,6 +5,7 @@ import re
 import pytest
 
 from ui.markdown import as_is, code, plotted
+from ui.words.names import named
 
 HOSTILE = [
     "![x](http://evil.test/a.png)",
@@ -84,3 +85,8 @@ def test_code_holds_whatever_it_is_given(text: str, expected: str) -> None:
 
 def test_a_picture_reads_no_tag_and_no_colour() -> None:
     assert plotted('<a href="x">&</a> var(--blue)') == '&lt;a href="x"&gt;&amp;&lt;/a&gt; var (--blue)'
+
+
+def test_a_plans_name_is_no_address() -> None:
+    assert named("W3A16@mlp.down_proj=W8A16").startswith("W3A16@\N{WORD JOINER}mlp.down_proj=")
+    assert named("w:int4/channel,gptq") == "w:int4/channel,gptq"

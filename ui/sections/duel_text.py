@@ -15,6 +15,7 @@ from ui.components.chart import chart
 from ui.figures import duel as figures
 from ui.words import duel as duel_words
 from ui.words import tokens as token_view
+from ui.words.names import named
 
 WORST = 10
 
@@ -76,7 +77,7 @@ def generation_part(scheme: str, lab: Lab, calibration: str) -> None:
         else f"They part at token **{parted + 1}**, outlined; up to there both wrote the same."
     )
     with st.grid(2, min_column_width=380, border=True):
-        for name, texts in (("float", written.texts), (short_label(scheme), written.texts_hat)):
+        for name, texts in (("float", written.texts), (named(scheme), written.texts_hat)):
             with st.container():
                 st.markdown(f"**{name}**")
                 st.html(token_view.split_at(texts, parted))

@@ -24,6 +24,7 @@ from ui.sections.downloads import downloads
 from ui.settled import settled
 from ui.sidebar import Choice
 from ui.words import take as take_words
+from ui.words.names import named
 
 READ = 512  # tokens, of the checkpoint and of the model that it was written from
 ZIP_BYTES = 200_000_000
@@ -130,15 +131,15 @@ def model_report(plan: str, choice: Choice) -> None:
     found = answer(title, lab, Lab.duel, (plan,), *asked, start=False, button=button).whole
     if found is not None:
         st.markdown(take_words.measured(found.reports[plan], plan))
-        named = f"{short_label(plan)} on {lab.id}"
-        downloads(lambda: replace(duel_document(found, lab.facts([plan], *asked)), title=named), "model_report")
+        of = f"{short_label(plan)} on {lab.id}"
+        downloads(lambda: replace(duel_document(found, lab.facts([plan], *asked)), title=of), "model_report")
 
 
 def layer_report(plan: Plan, choice: Choice) -> None:
     lab, layer, asked = choice.lab, choice.layer, (choice.reading, choice.calibration)
     scheme = plan.scheme_for(layer, choice.lab.head)
     if scheme is None:
-        st.caption(f"{layer} stays float under {short_label(str(plan))}; choose another in the sidebar.")
+        st.caption(f"{layer} stays float under {named(str(plan))}; choose another in the sidebar.")
         return
     wanted, title = (layer, str(scheme), *asked), f"{short_label(str(scheme))} on {layer}"
     drawn = settled("layer report", title, lab, wanted, lambda *one: [(Lab.layer_study, *one)])

@@ -18,6 +18,7 @@ from quantcore.measure.told_apart import BY_TEXT, Apart, told_apart
 from ui.figures.duel import LETTERS
 from ui.markdown import as_is, code
 from ui.words.digits import digits, shown_kl
+from ui.words.names import named
 from ui.words.tokens import FAINT, FULL, quoted
 
 MARKS = (
@@ -38,7 +39,7 @@ def written(table: Table) -> pd.DataFrame:
     """The report's table for the eye."""
     return pd.DataFrame(
         {
-            "scheme": row["scheme"],
+            "scheme": as_is(row["scheme"]),
             "bits, whole model": f"{row['bits a number']:.2f}",
             "bits, quantized": f"{row['bits a weight']:.2f}",
             "MB": f"{row['MB']:.2f}",
@@ -58,9 +59,7 @@ def pairs(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> pd.DataFra
     texts, aparts = list(duel.reports), told_apart(duel, spreads)
     return pd.DataFrame(
         [["" if one == other else _bout(aparts[one, other]) for other in texts] for one in texts],
-        index=pd.Index(
-            [f"{letter} {short_label(text)}" for letter, text in zip(LETTERS, texts, strict=False)], name=""
-        ),
+        index=pd.Index([f"{letter} {named(text)}" for letter, text in zip(LETTERS, texts, strict=False)], name=""),
         columns=list(LETTERS[: len(texts)]),
     )
 
@@ -73,11 +72,11 @@ def luck_words(duel: Duel, spreads: Mapping[str, Spread] | None) -> str:
             "scheme, and the chance of the text alone may call it another."
         )
     said = [
-        f"{short_label(text)} ± {spreads[text].deviation:.2g}"
+        f"{named(text)} ± {spreads[text].deviation:.2g}"
         for text in duel.reports
         if text in spreads and spreads[text].freedom
     ]
-    none = [short_label(text) for text in duel.reports if text not in spreads or not spreads[text].freedom]
+    none = [named(text) for text in duel.reports if text not in spreads or not spreads[text].freedom]
     tail = f" Not measured: {', '.join(none)}." if none else ""
     return (
         f"Rounding luck, standard deviation of the KL over {JITTERS} moves of the scales within half a 16-bit grain: "
@@ -116,20 +115,20 @@ def verdict(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> str:
     cheap = min(reports, key=lambda text: reports[text].bytes)
     floats = next(iter(reports.values())).float_perplexity
     said = (
-        f"**{short_label(best)}** is closest to the float model: KL {shown_kl(best, reports[best].kl)} nats a token, "
+        f"**{named(best)}** is closest to the float model: KL {shown_kl(best, reports[best].kl)} nats a token, "
         f"perplexity {reports[best].perplexity:.2f} against {floats:.2f}, and it would write the same next token "
         f"{reports[best].top1_agreement:.1%} of the time. "
     )
     if same:
-        sizes = (f"{short_label(text)} ({_percent(aparts[text, best].share)})" for text in same)
+        sizes = (f"{named(text)} ({_percent(aparts[text, best].share)})" for text in same)
         said += f"Not to be told from it on this text: {', '.join(sizes)}. "
     if unsure:
-        said += f"Worse {BY_TEXT}: {', '.join(map(short_label, unsure))}. "
+        said += f"Worse {BY_TEXT}: {', '.join(map(named, unsure))}. "
     if cheap != best:
         ratio = reports[cheap].kl / reports[best].kl if reports[best].kl else math.inf
         times = f"{digits(ratio, 2)} times the KL" if math.isfinite(ratio) else "more KL"
         said += (
-            f"The smallest, **{short_label(cheap)}**, takes {reports[cheap].bytes / 1e6:.1f} instead of "
+            f"The smallest, **{named(cheap)}**, takes {reports[cheap].bytes / 1e6:.1f} instead of "
             f"{reports[best].bytes / 1e6:.1f} MB for {times}."
         )
     return said

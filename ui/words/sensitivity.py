@@ -13,6 +13,7 @@ from quantcore.measure.sensitivity import Sensitivity
 from quantcore.measure.told_apart import told_apart
 from ui.words.digits import digits
 from ui.words.luck import luck_alone
+from ui.words.names import named
 
 EXPERTS_TOGETHER = "All experts of a block are measured as one layer, since a short text hardly reaches each of them."
 
@@ -88,16 +89,16 @@ def plan_words(
     difference = apart.difference
     size = "" if apart.share is None else f" ({100 * apart.share:+.2g}%)"
     against = (
-        f"{short_label(rival)} for all takes {rival_bits:.3f} bits and has KL {found.reports[rival].kl:.3g} there: the "
+        f"{named(rival)} for all takes {rival_bits:.3f} bits and has KL {found.reports[rival].kl:.3g} there: the "
         f"plan's is {difference.value:+.3g}{size}, 95%: {difference.lo:+.2g} to {difference.hi:+.2g}"
         f"{luck_alone(apart)}."
     )
     if not apart.beyond:
-        verdict = f"**Within chance**: on this text the plan is not told from {short_label(rival)} for all."
+        verdict = f"**Within chance**: on this text the plan is not told from {named(rival)} for all."
     else:
         way = "less" if difference.value < 0 else "more"
         claim = f"The plan loses {way}{size}"
-        verdict = f"{f'**{claim}**' if apart.real else claim} than {short_label(rival)} for all, {apart.verdict}."
+        verdict = f"{f'**{claim}**' if apart.real else claim} than {named(rival)} for all, {apart.verdict}."
     return [verdict, predicted, measured, against]
 
 

@@ -1,0 +1,11 @@
+"""A scheme or plan by name, in a sentence, a table's cell or a link's label: all of them are read as Markdown."""
+
+from __future__ import annotations
+
+from quantcore.measure.duel import short_label
+from ui.markdown import as_is
+
+
+def named(text: str) -> str:
+    """Its short name as it is: the name of a plan, `W3A16@mlp.down_proj=W8A16`, would become a link to write a mail."""
+    return as_is(short_label(text))

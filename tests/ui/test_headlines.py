@@ -74,7 +74,7 @@ def test_gpus_are_named_by_generation_where_all_of_it_is_meant() -> None:
 
 
 def next_word(kl: float, same: bool) -> Any:
-    return SimpleNamespace(kl=kl, same_first=same, likeliest=[SimpleNamespace(text=" Lily")])
+    return SimpleNamespace(kl=kl, same_first=same, likeliest=[SimpleNamespace(text='" Lily"')])
 
 
 def test_the_first_page_says_what_bits_cost_a_row_and_the_next_token() -> None:
@@ -82,9 +82,9 @@ def test_the_first_page_says_what_bits_cost_a_row_and_the_next_token() -> None:
     assert start.headline(4, a_row, None) == "**4 bits** set **21.8%** of this row's weights to 0."
     assert start.headline(4, a_row, next_word(0.2046, True)) == (
         "**4 bits** set **21.8%** of this row's weights to 0; in the whole model they move the next token's chances by "
-        "**0.205 nats**, and `' Lily'` stays the likeliest."
+        '**0.205 nats**, and `" Lily"` stays the likeliest.'
     )
-    assert "`' Lily'` is the likeliest no more." in start.headline(2, a_row, next_word(3.1, False))
+    assert '`" Lily"` is the likeliest no more.' in start.headline(2, a_row, next_word(3.1, False))
 
 
 def test_a_frozen_range_is_set_beside_one_for_each_token() -> None:

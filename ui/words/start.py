@@ -14,7 +14,7 @@ def headline(bits: int, row: RowStudy, report: NextTokens | None) -> str:
     verdict = "stays the likeliest" if report.same_first else "is the likeliest no more"
     first = report.likeliest[0].text.replace("`", "'")
     moved = f"in the whole model they move the next token's chances by **{report.kl:.3g} nats**"
-    return f"{said}; {moved}, and `'{first}'` {verdict}."
+    return f"{said}; {moved}, and `{first}` {verdict}."
 
 
 def row_words(row: RowStudy, loudest: RowStudy, scheme: str, layer: str) -> str:

@@ -28,8 +28,9 @@ def test_shows_three_grids_with_the_engines_scales(at: AppTest, tiny_lm: LoadedM
     assert line["lines"][0]["scale"] == fit(weight, format_named("int4"), symmetric=True).scale
     assert sum(line["counts"]) == weight.numel()
     use = code_use(weight, fit(weight, format_named("int4"), symmetric=True))
-    title = f"int4: SQNR {use.sqnr_db:.1f} dB<br>{use.unused} of 16 unused (x)"
-    assert figures_of(at)[0]["figure"]["layout"]["title"]["text"] == title
+    layout = figures_of(at)[0]["figure"]["layout"]
+    assert layout["title"]["text"] == f"int4: SQNR {use.sqnr_db:.1f} dB"
+    assert layout["xaxis"]["title"]["text"] == f"value; {use.unused} of 16 unused (x)"
 
 
 def test_the_case_for_a_zero_point_is_found_on_the_model(at: AppTest, tiny_lm: LoadedModel) -> None:

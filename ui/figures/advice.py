@@ -12,7 +12,7 @@ PARTS = {"weights": BLUE, "cache": VERMILION, "activations": AMBER, "left": toke
 HEIGHT = 430
 INSIDE = 320  # pixels of that between the axes' ends
 FAR = 4.0  # times the largest candidate: a wall beyond that is told, not drawn
-NAMES_BESIDE = 1.8  # times where points and wall end: there is room for names
+NAMES_BESIDE = 2.1  # times where points and wall end: there is room for names
 LABEL_PIXELS = 17
 
 

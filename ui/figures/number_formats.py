@@ -14,9 +14,8 @@ def code_bars(use: CodeUse, colour: str) -> go.Figure:
     """One bar a code at its real value; a cross where no value fell."""
     counts = np.array(use.counts, np.float32)
     levels = use.grid.levels().numpy()
-    title = f"{use.grid.label}: SQNR {use.sqnr_db:z.1f} dB<br>{use.unused} of {len(counts)} unused (x)"
-    fig = figure(title, "real value of the code", "values on it (log)", 300, showlegend=False, bargap=0.1)
-    fig.update_layout(title={"yref": "container", "y": 0.97, "yanchor": "top"})  # two lines, both in the margin
+    title, across = f"{use.grid.label}: SQNR {use.sqnr_db:z.1f} dB", f"value; {use.unused} of {len(counts)} unused (x)"
+    fig = figure(title, across, "values on it (log)", 300, showlegend=False, bargap=0.1)
     codes = use.grid.fmt.grid().numpy()
     fig.add_trace(
         go.Bar(

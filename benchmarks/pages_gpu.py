@@ -71,6 +71,7 @@ PAGES: dict[str, Page] = {
     "16_Take_it_with_you": Page({"scheme": ["W8A8", "w:int4/group64"]}),
     "14_Which_scheme_should_I_ship": Page({"at_once": [1, 64], "context": [4096]}),
     "15_What_has_been_measured": Page({}),
+    "13_Context_lens": Page({"at_once": [16, 64]}, start=True),
 }
 
 

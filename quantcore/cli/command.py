@@ -6,6 +6,8 @@
     python -m quantcore evaluate --scheme W4A16 --text my.txt --max-tokens 2000
     python -m quantcore compare --schemes W4A16 W4A16,gptq W8A8 --out report.html
     python -m quantcore sensitivity --schemes W4A16 W8A16 --budget 5
+    python -m quantcore answers --schemes W8A8 W4A16                  how soon greedy answers part
+    python -m quantcore lens --caches kv:int8/token kv:int4/group32   coded KV caches along the context
     python -m quantcore quantize --scheme W4A16,gptq/actorder=weight --out reference-w4a16
     python -m quantcore quantize --stream --model owner/large --scheme W4A16 --out large-w4a16
     python -m quantcore recipe --scheme W4A16,gptq --model owner/name --out recipes
@@ -43,14 +45,16 @@ from typing import Any, NoReturn
 
 from quantcore.cli import torchrun, verbs
 from quantcore.cli.advise import add_options, advise
+from quantcore.cli.behaviour import answers, lens
 from quantcore.cli.pages import app
 from quantcore.cli.sentences import require_readable, sentence
 from quantcore.cli.texts import TextOptions
 from quantcore.cli.warming import warm
 from quantcore.export.plain import plain
+from quantcore.lab.answers import ANSWER
 from quantcore.lab.warm import keep_compiled
 from quantcore.model.loading import REFERENCE
-from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, STUDY, Reading
+from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, LONG, PROMPTS, STUDY, Reading
 
 SCHEME = "a scheme's text or a preset's name, see `schemes`"
 
@@ -129,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--scheme", required=True, metavar="S", help=f"{SCHEME}, or a plan")
     many.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}, or a plan")
     each.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}")
+    wrote, along = verb(answers), verb(lens)
+    wrote.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}, or a plan")
+    wrote.add_argument("--tokens", type=int, default=ANSWER, metavar="N", help=f"of an answer (default {ANSWER})")
+    along.add_argument("--caches", required=True, nargs="+", metavar="KV", help="such as kv:int8/token, one to six")
     ahead = verb(warm)
     ahead.add_argument("--model", metavar="M", help="compile for its Linears' shapes (default: common ones)")
     ahead.add_argument("--device", help="cuda:0, cuda:1 ... (default: the first)")
@@ -136,7 +144,15 @@ def _parser() -> argparse.ArgumentParser:
     pages = verb(app)
     pages.add_argument("--port", type=int, default=8501, metavar="N", help="default 8501")
     pages.add_argument("--address", default="127.0.0.1", metavar="A", help="0.0.0.0 for a class; see README.md")
-    for made, usual in ((layer, STUDY), (whole, EVALUATE), (many, EVALUATE), (each, EACH_LAYER)):
+    measuring = (
+        (layer, STUDY),
+        (whole, EVALUATE),
+        (many, EVALUATE),
+        (each, EACH_LAYER),
+        (wrote, PROMPTS),
+        (along, LONG),
+    )
+    for made, usual in measuring:
         _add_reading(made, usual, "the text to measure on")
     _add_reading(kept, CALIBRATE, "the text to calibrate on")
     kept.add_argument("--out", required=True, metavar="FOLDER", help="the checkpoint's folder")
@@ -154,9 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--read", metavar="FILE", help="a recipe, YAML")
     paper.add_argument("--model", default=REFERENCE, metavar="M", help="the model that the script quantizes")
     paper.add_argument("--out", metavar="FOLDER", help="write recipe.yaml and quantize.py into it")
-    for made in (layer, whole, many, each):
+    for made in (layer, whole, many, each, wrote, along):
         made.add_argument("--calibrate-on", metavar="TEXT", help="what GPTQ and static ranges learn from")
-    for made in (layer, whole, many, each, kept):
+    for made in (layer, whole, many, each, wrote, along, kept):
         made.add_argument("--chat", action="store_true", help="texts of yours stand in the model's chat template")
     for made in (whole, many, kept):
         made.add_argument("--stream", action="store_true", help="leave the weights in their files, a block in memory")

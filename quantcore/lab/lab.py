@@ -14,6 +14,7 @@ from __future__ import annotations
 from quantcore.lab import (
     advice,
     answers,
+    context,
     frozen_ranges,
     grids,
     hardware,
@@ -106,6 +107,7 @@ class Lab(Beside):
     duel = whole.duel
     luck = whole.luck
     answers = answers.answers
+    context_lens = context.context_lens
     evaluate = whole.evaluate
     rule = whole.rule
     sensitivity = whole.sensitivity

@@ -188,5 +188,8 @@ these 10,240, 0.100 from 15,360, which takes half as long again."""
 EACH_LAYER = Reading("calibration/all", 5, 128)
 """Each layer of a model measured alone: as many passes as there are layers, so a short text."""
 
+LONG = Reading("evaluation/all", 5, 1024)
+"""A cache looked at along its context: one long window of each kind of text."""
+
 PROMPTS = Reading("evaluation/all", 40, 64)
 """What models write on: 40 prompts of 64 tokens."""

@@ -15,7 +15,7 @@ from tests.conftest import CONTEXT, VOCAB, tiny_tokenizer
 PAGES = (
     "0_Course", "1_Number_formats", "2_Granularity", "3_Outliers", "4_Static_or_dynamic", "5_Layer_lab",
     "6_GPTQ_step_by_step", "7_Scheme_duel", "8_Which_layers_hurt", "9_Rules_tested", "10_Speed_and_memory",
-    "16_Take_it_with_you", "14_Which_scheme_should_I_ship", "15_What_has_been_measured",
+    "16_Take_it_with_you", "14_Which_scheme_should_I_ship", "15_What_has_been_measured", "13_Context_lens",
 )  # fmt: skip
 SHOWS_A_REFUSAL = {"what no checkpoint holds"}
 GRAIN = "groups of 32, because 96 / 64 is no whole number"

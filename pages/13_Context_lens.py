@@ -1,0 +1,112 @@
+"""What does a coded KV cache lose, and where? KL along the context, what is still recalled, and the bytes it saves."""
+
+import streamlit as st
+
+from quantcore.lab.context import MOST, cache_of
+from quantcore.lab.hardware import LOADED
+from quantcore.lab.lab import Lab
+from quantcore.pipeline.cache import head_dim_of
+from quantcore.studies.context_lens import FLOAT
+from quantcore.studies.gpus import GPUS
+from quantcore.text.reading import LONG, Reading
+from ui import frame
+from ui import widgets as controls
+from ui.answers import answer
+from ui.components.chart import chart
+from ui.figures import context as figures
+from ui.sidebar import Choice
+from ui.words import context as words
+
+TITLE = "Context lens"
+SECTION = "Lab"
+GROUPS = (64, 32, 16)
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
+
+LOOK_FOR = (
+    "The cache keeps keys and values of every token that was read, and grows with the context. Coded, it takes a half "
+    "or a quarter of the bytes. Each line is one way to code it, the weights stay float: does the loss grow with the "
+    "distance, and are keys or values to blame?"
+)
+
+
+def usual(lab: Lab) -> list[str]:
+    """Three caches that every head of the model takes."""
+    width = head_dim_of(lab.model.config)
+    group = next((size for size in GROUPS if width % size == 0), None)
+    return ["kv:fp8_e4m3/tensor", "kv:int8/token", f"kv:int4/group{group}" if group else "kv:int4/token"]
+
+
+def tries(choice: Choice) -> frame.Tries:
+    fine = usual(choice.lab)[-1].removeprefix("kv:")
+    return [
+        ("keys or values: who is to blame?", {"caches": f"k:{fine}\nv:{fine}\nkv:{fine}"}),
+        ("one scale for a layer, or one a head", {"caches": "kv:fp8_e4m3/tensor\nkv:fp8_e4m3/head\nkv:int8/token"}),
+        ("how few bits?", {"caches": "kv:int8/token\nkv:int4/token\nkv:int3/token\nkv:int2/token"}),
+    ]
+
+
+def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
+    """The caches, one a line, and what is read. Raises: ValueError for a line that says no cache."""
+    with st.grid(2, min_column_width=430):
+        text = controls.lines(f"Caches, one a line (one to {MOST})", "\n".join(usual(choice.lab)), "caches", height=120)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            longest = choice.lab.loaded.context
+            lengths = [one for one in LENGTHS if longest is None or one <= longest] or [LENGTHS[0]]
+            length = controls.steps("Window, tokens", lengths, min(LONG.length, lengths[-1]), "window")
+            where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
+    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    named = list(dict.fromkeys(str(cache_of(choice.lab, line)) for line in lines))
+    read = LONG if where == ALL_KINDS else LONG.of(Reading.parse(choice.reading))
+    return tuple(named), str(read.at_most(read.windows * length, length))
+
+
+def lens_part(choice: Choice, caches: tuple[str, ...], reading: str) -> None:
+    lab = choice.lab
+    with st.container():
+        title = f"{len(caches)} caches along {lab.tokens(reading).shape[1]:,} tokens"
+        found = answer(title, lab, Lab.context_lens, caches, reading, choice.calibration)
+    drawn = found.whole or found.so_far
+    if drawn is None:
+        return
+    frame.headline(words.headline(drawn))
+    with st.grid(2, min_column_width=430):
+        chart(figures.along(drawn), key="along", alt=words.headline(drawn).replace("*", ""))
+        with st.container():
+            chart(figures.flips(drawn), key="flips", alt="the share of next tokens that change, along the context")
+    st.table(words.rows(drawn))
+    st.header("Is what stands far back still found?")
+    st.markdown(words.recalled(drawn))
+    chart(figures.recall(drawn), key="recall", alt=words.recalled(drawn).replace("*", ""))
+
+
+@st.fragment
+def growth_part(lab: Lab, caches: tuple[str, ...]) -> None:
+    """Bytes against context and sequences; nothing is run for them."""
+    with frame.problems():
+        st.header("Where is the GPU full?")
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            gpu = controls.select("GPU", list(GPUS), "RTX 4090", "gpu")
+            sequences = controls.steps("Sequences at once", (1, 2, 4, 8, 16, 32, 64, 128, 256), 8, "at_once")
+        totals, fits, wall = {}, {}, GPUS[gpu].memory_gb
+        for name in (FLOAT, *caches):
+            each = [lab.footprint(LOADED, name, context, sequences) for context in CONTEXTS]
+            totals[name] = [one.total_bytes for one in each]
+            if wall is not None:
+                fits[name] = each[0].tokens_within(wall) // sequences
+        weights = lab.footprint(LOADED, FLOAT, CONTEXTS[0], sequences).weights_bytes
+        said = words.reach(fits, sequences, gpu)
+        st.markdown(said)
+        chart(figures.growth(CONTEXTS, totals, weights, wall), key="growth", alt=said.replace("*", ""))
+    controls.end()
+
+
+def body(choice: Choice) -> None:
+    caches, reading = asked_for(choice)
+    lens_part(choice, caches, reading)
+    growth_part(choice.lab, caches)
+    frame.link("Open them in the duel", "pages/7_Scheme_duel.py", {"duel": "\n".join(caches)})
+
+
+frame.show(__file__, "What does a coded cache lose, and where?", LOOK_FOR, tries, body)

@@ -70,7 +70,19 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 RANGE = {"initializer_range": 0.1, "init_std": 0.1}
 PARTS = ("text_config", "vision_config", "audio_config", "decoder", "encoder")
 SECTIONS = {"text_config": {"rope_parameters": {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e4}}}
+LATENT = {"head_dim": 8, "num_key_value_heads": 4}  # of MLA: the rotated part's
 HYBRID = {"mamba_n_heads": 8, "mamba_d_head": 16}  # mamba_expand 2 x WIDTH
+GLM_VISION: dict[str, Any] = {
+    "text_config": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [2, 1, 1],
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.5,
+        }
+    },
+    "vision_config": {"out_hidden_size": WIDTH, "depth": 2, "hidden_size": WIDTH},
+}
 MORE: dict[str, dict[str, Any]] = {  # what a type needs beside, since its configuration wants numbers that agree
     "bamba": {**HYBRID, "attn_layer_indices": [1]},
     "granitemoehybrid": {**HYBRID, "layer_types": ["mamba", "attention"]},
@@ -90,7 +102,12 @@ MORE: dict[str, dict[str, Any]] = {  # what a type needs beside, since its confi
         "attention_head_dim": 32,
     },
     "longcat_flash": {"head_dim": 8, "num_key_value_heads": 4, "ffn_hidden_size": 32, "expert_ffn_hidden_size": 32},
-    "youtu": {"head_dim": 8, "num_key_value_heads": 4},
+    "youtu": LATENT,
+    "deepseek_v3": LATENT,
+    "axk1": LATENT,
+    "axk2": LATENT,
+    "kimi_k25": {"text_config": LATENT},
+    "mistral_large4": {"text_config": LATENT},
     "qwen2_5_omni_thinker": SECTIONS,
     "blt": {"encoder_hash_byte_group_vocab": 64, "encoder_hash_byte_group_size": [3, 4]},
     "ernie4_5_vl_moe": {
@@ -99,17 +116,19 @@ MORE: dict[str, dict[str, Any]] = {  # what a type needs beside, since its confi
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 2, 4], "rope_theta": 1e4},
         },
     },
-    "glm4v": {
-        "text_config": {
-            "rope_parameters": {
-                "rope_type": "default",
-                "mrope_section": [2, 1, 1],
-                "rope_theta": 1e4,
-                "partial_rotary_factor": 0.5,
-            }
-        },
-        "vision_config": {"out_hidden_size": WIDTH, "depth": 2, "hidden_size": WIDTH},
+    **dict.fromkeys(("glm4v", "glm46v", "glm4v_moe"), GLM_VISION),
+    "glm_ocr": {**SECTIONS, "vision_config": GLM_VISION["vision_config"]},
+    "hy_v4_vl": {
+        "text_config": {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}}
     },
+    "hunyuan_vl": {
+        "text_config": {
+            "rope_parameters": {"rope_type": "dynamic", "factor": 1.0, "rope_theta": 1e4, "xdrope_section": [2] * 4}
+        },
+    },
+    "dots3_note_text": LATENT,
+    "zaya": {"num_experts_per_tok": 1},
+    "granite_docling": {"vision_config": {"out_hidden_size": WIDTH}},
     "gemma3n_text": {
         "num_hidden_layers": 4,
         "num_kv_shared_layers": 2,

@@ -27,7 +27,7 @@ from quantcore.advice.pace import band, kind_of
 from quantcore.advice.shape import ServedShape
 from quantcore.export.kernels import AMD, CPU, Place, why_not_on
 from quantcore.measure.frontier import unbeaten
-from quantcore.measure.told_apart import BY_TEXT, Apart, Pair
+from quantcore.measure.told_apart import BY_TEXT, Apart, Pair, share_words
 from quantcore.model.sources import ASSETS
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -270,7 +270,7 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
         whose = "" if one.loss.own and chosen.loss.own else " (on the reference model)"
         sure = f" ({BY_TEXT})" if one.apart and one.apart.verdict == BY_TEXT else ""
         if one.apart and not one.apart.beyond:
-            size = "" if one.apart.share is None else f" ({100 * one.apart.share:+.2g}%)"
+            size = "" if one.apart.share is None else f" ({share_words(one.apart.share)})"
             said.append(f"its KL is not told from the chosen's{size}")
         elif chosen.loss.kl == 0 < one.loss.kl:
             said.append(f"loses {one.loss.kl:.2g} nats a token{whose}, the chosen none")

@@ -84,13 +84,19 @@ def checkpoint_parts(
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from error
             continue
-        own = dict(part.named_parameters(recurse=False))
         passing = part._non_persistent_buffers_set
-        own |= {key: value for key, value in part.named_buffers(recurse=False) if key not in passing}
+        buffers = {key: value for key, value in part.named_buffers(recurse=False) if key not in passing}
+        own = {**dict(part.named_parameters(recurse=False)), **buffers}
         new = {key: value for key, value in own.items() if id(value) not in seen}
         seen.update(id(value) for value in new.values())
         if new:
-            yield name, {key: cast_to(value.detach(), dtype) for key, value in new.items()}
+            yield (
+                name,
+                {
+                    key: cast_exactly(value, dtype) if key in buffers else cast_to(value.detach(), dtype)
+                    for key, value in new.items()
+                },
+            )
 
 
 def scale_rounding(layer: QuantLinear, dtype: torch.dtype) -> Tensor:
@@ -101,6 +107,13 @@ def scale_rounding(layer: QuantLinear, dtype: torch.dtype) -> Tensor:
     if not scales:
         return torch.zeros((), dtype=torch.float64, device=cast(Tensor, layer.codes).device)
     return torch.stack([(one.to(dtype).double() / one.double() - 1).abs().max() for one in scales]).max()
+
+
+def cast_exactly(buffer: Tensor, dtype: torch.dtype) -> Tensor:
+    """A buffer in the type, where that holds its numbers, else as it is: what a router adds to its scores (DeepSeek) is
+    float32 beside parameters of 16 bits, and rounded it would choose other experts."""
+    cast = cast_to(buffer, dtype)
+    return cast if buffer.is_meta or torch.equal(cast.to(buffer.dtype), buffer) else buffer
 
 
 def cast_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:

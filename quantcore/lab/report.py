@@ -24,7 +24,7 @@ from quantcore.lab import svg
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.luck import Spread
 from quantcore.measure.statistics import LEVEL, RESAMPLES, Interval, window_interval
-from quantcore.measure.told_apart import told_apart
+from quantcore.measure.told_apart import share_words, told_apart
 from quantcore.model.machine import versions
 from quantcore.studies.experts import tokens_by_expert
 from quantcore.studies.layer import LayerStudy
@@ -169,7 +169,7 @@ def _duel_sentences(found: Duel, kl: Mapping[str, Interval], spreads: Mapping[st
     said = [f"Nearest to the float model: {short_label(best)}, KL {kl[best].value:.4g} nats a token."]
     for text in ranked[1:]:
         apart = aparts[text, best]
-        size = "" if apart.share is None else f" ({100 * apart.share:+.2g}%)"
+        size = "" if apart.share is None else f" ({share_words(apart.share)})"
         said.append(f"{short_label(text)}: {apart.difference.value:+.3g} nats{size} against it, {apart.verdict}.")
     said += [f"Left out: {text}: {reason}" for text, reason in found.refused.items()]
     return tuple(said)

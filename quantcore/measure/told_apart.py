@@ -54,6 +54,11 @@ class Apart:
         return CHANCE if not self.beyond else REAL if self.real else BY_TEXT
 
 
+def share_words(share: float, digits: int = 2) -> str:
+    """A difference as a share of what it is held against: `-46%`, and from twice as much on `12 times`."""
+    return f"{share + 1:.{digits}g} times" if share >= 1 else f"{100 * share:+.{digits}g}%"
+
+
 def told_apart(found: Comparison, spreads: Mapping[str, Spread] | None = None) -> dict[Pair, Apart]:
     """Every ordered pair of the comparison's schemes; both orders of a pair count as one comparison."""
     pairs = list(combinations(found.reports, 2))

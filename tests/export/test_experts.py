@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from benchmarks.zoo_models import build, save
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.serving import serving
-from quantcore.model.loading import LoadedModel
+from quantcore.model.loading import LoadedModel, load_model
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.scheme import Scheme
 from tests.conftest import tiny_tokenizer
@@ -138,3 +139,16 @@ def test_what_vllm_says_of_experts() -> None:
     assert problems("W4A16", "W4A16") == ""
     assert "no kernel for experts under w:fp8_e4m3/channel" in problems("FP8_DYNAMIC", "w:fp8_e4m3/channel")
     assert "one input scale, the largest" in problems("FP8", "FP8")
+
+
+def test_what_a_router_adds_to_its_scores_is_not_rounded(tmp_path: Path) -> None:
+    """float32 on the hub beside parameters of 16 bits: in bfloat16 near experts would change places."""
+    model = build("deepseek_v3").bfloat16().float()
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    model.get_buffer(name).copy_(torch.tensor([0.1000, 0.1001, 0.1002, 0.1003]))
+    lm = load_model(str(save(model, tmp_path / "model")), "cpu")
+    report = export_checkpoint(lm, "w:int8/channel", tmp_path / "out")
+    assert report.dtype == "bfloat16"
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(tensors[name], model.get_buffer(name))
+    assert tensors["model.layers.1.mlp.gate.weight"].dtype == torch.bfloat16

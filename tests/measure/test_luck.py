@@ -9,7 +9,7 @@ import torch
 from quantcore.measure.luck import Spread, both, jittered, luck_bar, luck_p
 from quantcore.measure.scores import Comparison, Scores
 from quantcore.measure.statistics import holm
-from quantcore.measure.told_apart import BY_TEXT, REAL, told_apart
+from quantcore.measure.told_apart import BY_TEXT, REAL, share_words, told_apart
 
 
 def test_jitters_are_plans_of_their_own() -> None:
@@ -84,3 +84,11 @@ def test_a_difference_beyond_both_is_real_and_has_its_size() -> None:
     assert by_text.beyond
     assert not by_text.real  # whoever has not looked at luck does not know
     assert (apart.verdict, by_text.verdict) == (REAL, BY_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "words"),
+    [(-0.46, 2, "-46%"), (0.123, 2, "+12%"), (0.999, 3, "+99.9%"), (1.0, 2, "2 times"), (10.7, 2, "12 times")],
+)
+def test_a_share_in_words(share: float, digits: int, words: str) -> None:
+    assert share_words(share, digits) == words

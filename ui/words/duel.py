@@ -14,7 +14,7 @@ from quantcore.measure.kept_scores import FLOAT
 from quantcore.measure.luck import JITTERS, Spread
 from quantcore.measure.scores import Scores
 from quantcore.measure.statistics import Interval
-from quantcore.measure.told_apart import BY_TEXT, Apart, told_apart
+from quantcore.measure.told_apart import BY_TEXT, Apart, share_words, told_apart
 from ui.figures.duel import LETTERS
 from ui.markdown import as_is, code
 from ui.words.digits import digits, shown_kl
@@ -200,7 +200,7 @@ def _bout(apart: Apart) -> str:
 def _percent(share: float | None) -> str:
     if share is None:
         return "of 0"
-    return f"{share + 1:.2g} times" if share >= 1 else f"{100 * share:+.2g}%"
+    return share_words(share)
 
 
 def _mark(difference: Interval) -> str:

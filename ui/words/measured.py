@@ -9,7 +9,7 @@ import pandas as pd
 from quantcore.measure.duel import short_label
 from quantcore.measure.luck import Spread
 from quantcore.measure.measured import Measured, frontier
-from quantcore.measure.told_apart import Apart
+from quantcore.measure.told_apart import Apart, share_words
 from quantcore.text.reading import ALL, Reading
 from ui.words.digits import shown_kl
 from ui.words.luck import luck_alone
@@ -77,6 +77,6 @@ def table(rows: Sequence[Measured], spreads: Mapping[str, Spread]) -> pd.DataFra
 def difference(one: Measured, other: Measured, apart: Apart) -> str:
     """One pair, over the windows that both have read."""
     names = f"`{short_label(one.scheme)}` − `{short_label(other.scheme)}`"
-    size = "" if apart.share is None else f", **{100 * apart.share:+.2g}%**"
+    size = "" if apart.share is None else f", **{share_words(apart.share)}**"
     ends = f"{apart.difference.lo:+.2g} to {apart.difference.hi:+.2g}{luck_alone(apart)}"
     return f"{names}: KL {apart.difference.value:+.2g} nats a token{size} ({ends}): {apart.verdict}"

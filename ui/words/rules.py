@@ -10,7 +10,7 @@ from quantcore.lab.lab import Lab
 from quantcore.measure.duel import short_label
 from quantcore.measure.luck import USUAL
 from quantcore.measure.rules import EQUAL, FAILS, HOLDS, LEADS, TRAILS, UNCHALLENGED, Bout, Rule, RuleResult
-from quantcore.measure.told_apart import BY_TEXT
+from quantcore.measure.told_apart import BY_TEXT, share_words
 from ui.words.luck import luck_alone
 
 MARKS = {
@@ -61,7 +61,7 @@ def bout_words(bout: Bout) -> str:
     how = bout.apart.verdict
     if how == BY_TEXT and share is not None and abs(share) < USUAL:
         how += f", and below {USUAL:.0%}, which luck alone may make"
-    size = "" if share is None else f", **{100 * share:+.3g}%** of its KL"
+    size = "" if share is None else f", **{share_words(share, 3)}**{' of' * (share < 1)} its KL"
     return (
         f"KL {difference.value:+.3g} nats against `{short_label(bout.challenger, 60)}`{size}: {how} "
         f"(95%: {difference.lo:+.3g} to {difference.hi:+.3g}{luck_alone(bout.apart)})"

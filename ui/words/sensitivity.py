@@ -10,7 +10,7 @@ from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.luck import Spread
 from quantcore.measure.planning import PlannedChoice
 from quantcore.measure.sensitivity import Sensitivity
-from quantcore.measure.told_apart import told_apart
+from quantcore.measure.told_apart import share_words, told_apart
 from ui.words.digits import digits
 from ui.words.luck import luck_alone
 from ui.words.names import named
@@ -87,7 +87,7 @@ def plan_words(
         return [predicted, measured]
     apart = told_apart(found, spreads)[text, rival]
     difference = apart.difference
-    size = "" if apart.share is None else f" ({100 * apart.share:+.2g}%)"
+    size = "" if apart.share is None else f" ({share_words(apart.share)})"
     against = (
         f"{named(rival)} for all takes {rival_bits:.3f} bits and has KL {found.reports[rival].kl:.3g} there: the "
         f"plan's is {difference.value:+.3g}{size}, 95%: {difference.lo:+.2g} to {difference.hi:+.2g}"

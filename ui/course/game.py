@@ -18,15 +18,13 @@ from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import Duel
 from quantcore.measure.told_apart import told_apart
-from quantcore.model.linears import place_of
 from quantcore.scheme.plan import Plan
-from quantcore.scheme.scheme import Scheme
 from quantcore.text.reading import EVALUATE
 from ui import frame
 from ui.answers import answer
 from ui.components.chart import chart
 from ui.components.palette import BLUE, GREEN, SLATE
-from ui.course.stage import picture
+from ui.course.stage import kinds_of, picture
 
 BITS = (2, 3, 4, 8)
 START = 3
@@ -44,9 +42,10 @@ def body(lab: Lab) -> None:
 
 
 def play(lab: Lab) -> None:
-    kinds, grain, schemes, budget = kinds_of(lab), lab.grain, schemes_of(lab), budget_of(lab)
+    kinds, grain, schemes, budget = kinds_of(lab)[:MOST_KINDS], lab.grain, schemes_of(lab), budget_of(lab)
+    shared = "one a row" if grain == "channel" else f"one for {grain.removeprefix('group')} weights"
     st.markdown(
-        f"Give each kind of layer its bits, in all blocks at once; scales ({grain}) count. The budget is "
+        f"Give each kind of layer its bits, in all blocks at once; scales count, {shared}. The budget is "
         f"**{budget:g} bits a weight** on average: more than 3 bits for all, less than 4. Each plan is run on the "
         f"whole model, on {lab.tokens(JUDGED_ON).numel():,} tokens; the least KL wins. The engine has chosen its plan "
         "on another text."
@@ -97,7 +96,8 @@ def verdict(duel: Duel, engine: str, mine: list[str]) -> str:
     last = mine[-1]
     apart = told_apart(duel)[last, engine]
     beaten = "You **beat** the engine" if apart.difference.value < 0 else "The engine keeps the lead"
-    return f"{beaten}: your plan {duel.reports[last].kl:.4g}, the engine's {bar:.4g} nats ({apart.verdict})."
+    chance = "more than the chance of this text" if apart.beyond else "a difference that may be this text's chance"
+    return f"{beaten}: your plan {duel.reports[last].kl:.4g}, the engine's {bar:.4g} nats, {chance}."
 
 
 def standings(lab: Lab, duel: Duel, engine: str, mine: list[str]) -> go.Figure:
@@ -149,15 +149,6 @@ def costs_asked(schemes: tuple[str, ...]) -> tuple[Any, ...]:
 def engines(lab: Lab, schemes: tuple[str, ...], budget: float) -> str:
     """The engine's plan, from the costs that are known by then."""
     return str(lab.plan(schemes, budget, EACH, LEARNED, ESTIMATED).plan)
-
-
-def kinds_of(lab: Lab) -> list[str]:
-    """The modules that a plan can tell apart, as q_proj, in the model's order."""
-    asked = Scheme.parse("w:int4/channel")
-    names = [
-        name.rpartition(".")[2] for name in lab.layers() if not asked.skips(name) and place_of(name)[0] is not None
-    ]
-    return list(dict.fromkeys(names))[:MOST_KINDS]
 
 
 def plan_of(chosen: dict[str, int], grain: str) -> str:

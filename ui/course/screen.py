@@ -24,6 +24,7 @@ STYLE = """<style>
 [data-testid="stStatusWidget"] { display: none; }
 [data-testid="stMain"] h1 { font-size: 2rem; padding: 0.1rem 0 0.3rem; }
 .st-key-scene p, .st-key-scene li { font-size: 1.14rem; line-height: 1.42; }
+.st-key-scene [data-testid="stBaseButton-primary"]:disabled { opacity: 0.45; }
 .st-key-answer p { font-size: 1.32rem; line-height: 1.35; }
 .st-key-twist p { font-size: 1.06rem; }
 .st-key-course_keys { position: absolute; }  /* nothing to see */

@@ -8,7 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from quantcore.lab.lab import Lab
-from quantcore.model.linears import expert_of, place_of
+from quantcore.model.linears import expert_of, linear_shapes, place_of
+from quantcore.scheme.scheme import Scheme
 from ui.components.chart import Over
 from ui.components.palette import GREEN, VERMILION
 from ui.figures.base import figure
@@ -92,10 +93,15 @@ def short(layer: str) -> str:
 
 def built(lab: Lab) -> str:
     """What blocks and layers are, for who knows what a weight is: in a sentence, on this model."""
-    inside = [name for name in lab.layers() if place_of(name)[0] is not None]
-    kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in inside))
-    blocks = lab.contents().blocks
+    kinds = kinds_of(lab)
     return (
-        f"The model is {blocks} blocks, one behind another; each has its **layers**, which are tables of weights, of "
-        f"{len(kinds)} kinds: {kinds[0]} to {kinds[-1]}."
+        f"The model is {lab.contents().blocks} blocks, one behind another; each has its **layers**, which are tables "
+        f"of weights, of {len(kinds)} kinds: {kinds[0]} to {kinds[-1]}."
     )
+
+
+def kinds_of(lab: Lab) -> list[str]:
+    """What the layers of a block are called that a scheme quantizes, as q_proj, in the model's order."""
+    asked = Scheme.parse("w:int4/channel")
+    names = [name for name in linear_shapes(lab.model) if place_of(name)[0] is not None and not asked.skips(name)]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))

@@ -5,7 +5,17 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from quantcore.lab.lab import Lab
-from quantcore.measure.rules import Rule, RuleResult, best_practice
+from quantcore.measure.rules import (
+    EQUAL,
+    FAILS,
+    HOLDS,
+    LEADS,
+    TRAILS,
+    UNCHALLENGED,
+    Rule,
+    RuleResult,
+    best_practice,
+)
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE
@@ -25,6 +35,14 @@ WORDS = {
     "w:int8/channel,a:int8/tensor/static": "one scale, frozen",
     "w:fp8_e4m3/tensor": "one scale",
     "w:fp8_e4m3/channel": "a scale a row",
+}
+
+
+ENDS = {
+    **dict.fromkeys((HOLDS, LEADS), "win"),
+    **dict.fromkeys((FAILS, TRAILS), "are beaten"),
+    EQUAL: "cannot be told from their rivals",
+    UNCHALLENGED: "have no rival",
 }
 
 
@@ -63,13 +81,22 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     best = {key: nearest(lab, rules()[key], one) for key, one in results.items()}
     truth = guess.of(*(WORDS[best[key]] for key in results))
     answer = "; ".join(f"{ASKED[key]}: **{WORDS[text]}**" for key, text in best.items()) + "."
-    said = [f"{ASKED[key]}: the rule {result.verdict}" for key, result in results.items()]
-    why = (
-        f"The usual rules, on this model and this text: {'; '.join(said)}. The figures are KL in nats, less is nearer."
-    )
+    why = f"Striped are the usual rules. {verdicts(results)} The figures are KL in nats: less is nearer."
     changed = [rules()[key] for key in results if not rules()[key].since.startswith("Nothing")]
-    twist = " ".join(f"Since then ({rule.as_of}), {ASKED[rule.key]}: {rule.since}" for rule in changed[-2:])
-    return Reveal(truth, answer, why, (Shown(bars(lab, results), answer.replace("*", ""), 400),), twist)
+    since = " ".join(f"{ASKED[rule.key].capitalize()}: {rule.since}" for rule in changed[-2:])
+    twist = f"Rules age; as of {changed[-1].as_of}: {since}" if changed else ""
+    return Reveal(truth, answer, why, (Shown(bars(lab, results), answer.replace("*", ""), 430),), twist)
+
+
+def verdicts(results: dict[str, RuleResult]) -> str:
+    """Which rules win here, which are beaten, and by whose chance that is judged."""
+    ends: dict[str, list[str]] = {}
+    for key, result in results.items():
+        ends.setdefault(ENDS[result.verdict], []).append(ASKED[key])
+    said = "; ".join(f"**{end}** for {' and '.join(keys)}" for end, keys in ends.items())
+    by_text = {LEADS, TRAILS} & {result.verdict for result in results.values()}
+    chance = "this text; the chance of rounding was not measured" if by_text else "this text and of rounding"
+    return f"On this model they {said}. A win is one beyond the chance of {chance}."
 
 
 def measure(lab: Lab, found: Specimen, tell: Progress) -> None:
@@ -90,7 +117,7 @@ def kl_of(lab: Lab, result: RuleResult, text: str) -> float:
 
 def bars(lab: Lab, results: dict[str, RuleResult]) -> go.Figure:
     """KL of every scheme, rule by rule, on a log axis: the rule's own scheme is striped."""
-    fig = picture("KL from the float model, nats (log)", "", 400, showlegend=False)
+    fig = picture("KL from the float model, nats (log)", "", 430, showlegend=False, bargap=0.3)
     names, values, colours, shapes = [], [], [], []
     for key, result in reversed(results.items()):
         rule = rules()[key]
@@ -112,7 +139,7 @@ def bars(lab: Lab, results: dict[str, RuleResult]) -> go.Figure:
             cliponaxis=False,
         )
     )
-    fig.update_xaxes(type="log")
+    fig.update_xaxes(type="log", dtick=1)
     fig.add_annotation(
         text="striped: the rule's", x=1, y=1.0, xref="paper", yref="paper", xanchor="right", yanchor="bottom",
         showarrow=False,

@@ -86,7 +86,7 @@ async def _timed(watching: asyncio.Task[bool], started: float) -> float:
 def run(count: int) -> dict[str, Any]:
     os.environ |= {"QUANT_CLASS": "reference", "QUANT_TEACHER": WORD}
     with tempfile.TemporaryDirectory() as home, serving(ROOT / "serve.py", Path(home)) as url:
-        time.sleep(15)  # the server warms up
+        time.sleep(25)  # the server warms up and finds the course's scenes
         found = asyncio.run(lesson(url, count))
     every = sorted(one for times in found.values() for one in times)
     return {

@@ -2,7 +2,7 @@
 
 get_ready(lab)      in a thread beside the server, once the model is warm
 
-It is done at the lowest priority, and let go at its next layer when a visitor asks for a job; it begins again when
+Measured is at the lowest priority, and let go at its next layer when a visitor asks for a job; it begins again when
 nobody waits. The store keeps each scheme as soon as it is measured, so nothing whole is done twice, and the next start
 of the server finds all of it; the course's scenes, a few seconds, are found anew at each start. Measured here rather
 than shipped: the numbers are this machine's and this model's. With QUANT_AHEAD=off nothing is measured before somebody
@@ -69,8 +69,8 @@ def get_ready(lab: Lab) -> None:
     """Measure what is not kept yet."""
     if os.environ.get(VARIABLE) == "off":
         return
+    find_scenes(lab, measured=False)  # at once: Python that steps back keeps its lock from others while it waits
     step_back(LEAST_PRIORITY)
-    find_scenes(lab, measured=False)
     for question, asked in questions(lab):
         name = question.__name__
         while getattr(lab, f"kept_{name}")(*asked) is None:

@@ -3,6 +3,7 @@
 import plotly.graph_objects as go
 import pytest
 
+from ui.course.controls import bars
 from ui.course.guess import Number, Order, Pick, Rows
 from ui.course.stage import ROW, marks
 
@@ -95,3 +96,12 @@ def test_marks_lie_over_a_picture_and_leave_it_as_it_is() -> None:
     assert [one.get("yshift", 0) for one in guessed["annotations"]] == [0, -ROW]  # nor over each other
     assert len(marks(fig, "x", 10.0, 10.0)["shapes"]) == 1
     assert not fig.layout.shapes
+
+
+def test_the_truth_is_seen_where_nobody_has_guessed_it() -> None:
+    """7 bits and 4.5: the bar of 4.5 (the third of 4 to 8) is empty, and marked all the same."""
+    fig = bars(Number("bits", 4, 8, 0.25, near=0.01), ("7", "7.75"), "4.5", 180)
+    assert list(fig.data[0].y)[2] == 0
+    assert [(one.x0, one.x1) for one in fig.layout.shapes] == [(1.5, 2.5)]
+    assert [(one.text, one.x) for one in fig.layout.annotations] == [("the truth", 2)]
+    assert not bars(Pick("a", "b"), ("1",), "2", 180).layout.shapes  # there the name says it

@@ -93,7 +93,7 @@ def top(at: Place, room: Room | None, beside: Callable[[], None]) -> None:
         st.button("◀ Back", on_click=move, args=(at.scene - 1, room), key="course_back", disabled=at.scene == 0)
         with st.container(width="stretch"):
             screen.progress(at.scene, names)
-        with st.popover("Scenes"):
+        with st.popover("Scenes", key=f"course_scenes_{st.session_state.get('_turn', 0)}"):  # a new one is closed
             for number, name in enumerate(names):
                 label = f"{number + 1}. {name}"
                 st.button(label, on_click=move, args=(number, room), key=f"course_to_{number}", type="tertiary")
@@ -146,7 +146,7 @@ def _answer(lab: Lab, scene: Scene, at: Place, room: Room | None, left: DeltaGen
             _not_taken(found)
         if room is not None:
             screen.class_bars(found.guess, room.guesses, shown.truth, scene.key)
-        screen.answer_part(lab, scene, found, text, shown)
+        screen.answer_part(lab, scene, found, text, shown, asked=room is None)  # the class's guesses take its place
         st.button("Guess again", on_click=hide, args=(room,), key="course_hide")
     with right:
         screen.pictures(shown.pictures, f"shown_{scene.key}", screen.marked(found.guess, text, shown))

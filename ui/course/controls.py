@@ -71,6 +71,12 @@ def bars(guess: Guess, texts: tuple[str, ...], truth: str, height: int) -> go.Fi
     upright = {"x": labels, "y": list(tally.counts), "text": counts}
     marker = {"color": colours[::-1] if flat else colours}
     fig.add_trace(go.Bar(**(across if flat else upright), marker=marker, textposition="outside", cliponaxis=False))
+    if not flat:
+        for place in tally.true:  # also where nobody has guessed it
+            fig.add_vrect(place - 0.5, place + 0.5, fillcolor=GREEN, opacity=0.25, line_width=0)
+            side = "left" if place < len(labels) / 2 else "right"
+            words = {"text": "the truth", "font": {"color": GREEN}, "showarrow": False}
+            fig.add_annotation(x=place, y=1, yref="paper", xanchor=side, yanchor="bottom", **words)
     axis = fig.update_xaxes if flat else fig.update_yaxes
     axis(range=[0, 1.2 * max(1, *tally.counts)], visible=False)
     if not flat:

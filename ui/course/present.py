@@ -36,8 +36,9 @@ def top(lab: Lab, scene: int, teacher: bool) -> None:
     """What stands in the top line: a button to begin, or the code and how many have guessed."""
     room = mine()
     if room is not None:
-        st.html(f'<span class="course-code">{room.code}</span>')
-        count()
+        st.html(f'<span class="course-code">{room.code}</span>', width="content")
+        with st.container(key="course_count", width="content"):
+            count()
     with st.popover("Class"):
         if room is None:
             _join()
@@ -65,7 +66,7 @@ def count() -> None:
     """How many follow, how many have guessed."""
     room = mine()
     if room is not None:
-        st.markdown(f"**{len(room.guesses)}** of {room.followers} guessed")
+        st.markdown(f"**{len(room.guesses)}** of {room.followers} guessed", width="content")
 
 
 def line() -> None:

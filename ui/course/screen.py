@@ -27,7 +27,7 @@ STYLE = """<style>
 .st-key-scene [data-testid="stBaseButton-primary"]:disabled { opacity: 0.45; }
 .st-key-answer p { font-size: 1.32rem; line-height: 1.35; }
 .st-key-twist p { font-size: 1.06rem; }
-.st-key-course_keys { position: absolute; }  /* nothing to see */
+.st-key-course_keys { position: absolute; width: 1px; }  /* nothing to see */
 .st-key-course_top { min-height: 2.6rem; padding: 0 2.2rem; }
 .st-key-before { max-width: 56rem; }
 .st-key-before p { font-size: 1.3rem; line-height: 1.5; }
@@ -36,11 +36,11 @@ STYLE = """<style>
 .course-progress i.past { opacity: 0.42; }
 .course-progress i.now { opacity: 0.9; }
 .course-progress b { white-space: nowrap; font-weight: 600; padding-left: 0.7rem; }
+.st-key-course_count p { font-size: 1.25rem; white-space: nowrap; }
 .course-code { font-size: 1.5rem; font-weight: 700; letter-spacing: 0.12em; }
 @media (max-width: 1100px) { .course-progress i { display: none; } .course-progress b { padding: 0; } }
 @media (max-width: 640px) { [data-testid="stMainBlockContainer"] { padding: 2.6rem 1rem 1rem; }
-  .st-key-course_keys { position: absolute; }  /* nothing to see */
-.st-key-course_top { padding: 0; } }
+  .st-key-course_top { padding: 0; } }
 </style>"""
 LEFT, RIGHT = 5, 8
 RIGHT_WORDS, WRONG_WORDS = ":green[**✓**]", ":orange[**≠**]"
@@ -69,8 +69,8 @@ def guess_part(scene: Scene, specimen: Specimen, start: str | None, key: str) ->
     return ask_for(specimen.guess, scene.ask, start, key)
 
 
-def answer_part(lab: Lab, scene: Scene, found: Specimen, text: str | None, shown: Reveal) -> None:
-    """The verdict, the truth, why, and what the rule of thumb does not say; the specimen can be read again."""
+def answer_part(lab: Lab, scene: Scene, found: Specimen, text: str | None, shown: Reveal, asked: bool = True) -> None:
+    """The verdict, the truth, why, and what the rule of thumb does not say; `asked`: the specimen can be read again."""
     guess = found.guess
     with st.container(key="answer", gap="xsmall"):
         if text is not None:
@@ -83,8 +83,9 @@ def answer_part(lab: Lab, scene: Scene, found: Specimen, text: str | None, shown
     if shown.twist:
         with st.container(key="twist", border=True):
             st.markdown(f"**But:** {shown.twist}")
-    with st.expander("What was asked"):
-        st.markdown(found.said)
+    if asked:
+        with st.expander("What was asked"):
+            st.markdown(found.said)
 
 
 def pictures(many: tuple[Shown, ...], key: str, marked: Marked = NOT_MARKED) -> None:
@@ -107,7 +108,7 @@ def class_bars(guess: Guess, texts: list[str], truth: str, key: str) -> None:
     right = sum(guess.right(text, truth) for text in texts)
     said = f"{len(texts)} guesses, {right} of them right"
     st.markdown(f"**{said}**; green is the truth.")
-    height = min(230, 60 + 24 * len(guess.tally(texts, truth).labels)) if isinstance(guess, Rows) else 190
+    height = min(230, 60 + 24 * len(guess.tally(texts, truth).labels)) if isinstance(guess, Rows) else 180
     chart(bars(guess, tuple(texts), truth, height), key=f"class_{key}", alt=said, height=height)
 
 

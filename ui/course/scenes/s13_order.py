@@ -23,13 +23,14 @@ HEIGHT = 400
 def find(lab: Lab) -> Specimen:
     layer = layer_of(lab)
     columns = lab.few(layer)
-    x = lab.inputs(layer, READ).abs().cpu()
+    x = lab.inputs(layer, READ).abs().sqrt().cpu()  # or the quiet ones are not seen beside a wall
     step = max(1, len(x) // TOKENS)
     curves = tuple(tuple(x[::step, column][:TOKENS].tolist()) for column in columns)
     said = (
         f"Eight of the {lab.layers()[layer][1]:,} inputs of {short(layer)}, from its loudest to its quietest; each "
-        f"card shows how large one is on {len(curves[0])} tokens. GPTQ rounds one column after another, and those "
-        "still to come make up for it. Which should go first? Put the cards in order, first on the left."
+        f"card shows how large one is on {len(curves[0])} tokens (square root). GPTQ rounds one column after "
+        "another, and those still to come make up for it. Which should go first? Put the cards in order, first "
+        "on the left."
     )
     guess = Order(tuple(f"input {column}" for column in columns), curves)
     return Specimen(said, guess, of=(layer, columns))

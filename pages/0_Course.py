@@ -18,7 +18,7 @@ teacher = visitors.is_teacher()
 @st.fragment
 def body(lab: Lab) -> None:
     at = alone.place()
-    room = present.mine()
+    room = present.mine(lab)
     with frame.working():
         alone.body(lab, at, room, lambda: present.top(lab, at.scene, teacher), game.body)
 

@@ -70,6 +70,29 @@ def test_a_session_with_a_guessed_key_presents_nothing(model: str) -> None:
     assert room.scene == CLIP - 1
 
 
+def test_a_page_loaded_anew_takes_up_the_class_where_it_is(model: str) -> None:
+    _, room = teacher(model)
+    room.go(CLIP)
+    room.show()
+    again = settle(page("0_Course", model=model, scene=1, teacher=teachers_word()))
+    next(one for one in again.button if one.label == f"Go on presenting {room.code}").click()
+    settle(again)
+    assert errors(again) == []
+    assert again.title[0].value == scenes()[CLIP].ask
+    assert (room.scene, room.shown) == (CLIP, True)
+    assert again.button(key="course_hide")  # the answer stands there
+
+
+def test_a_class_follows_its_presenter_to_another_model(model: str) -> None:
+    at, room = teacher(model)
+    room.guess("ann", "30")
+    assert room.model == model
+    elsewhere = settle(page("0_Course", scene=CLIP, teacher=teachers_word()))
+    next(one for one in elsewhere.button if one.label == f"Go on presenting {room.code}").click()
+    settle(elsewhere)
+    assert (room.model, room.scene, room.guesses) == ("reference", CLIP - 1, [])
+
+
 def test_followers_guess_and_see_the_answer_when_it_is_shown(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     at, room = teacher(model)
     ann = student(room, "ann", monkeypatch)

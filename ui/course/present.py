@@ -10,6 +10,7 @@ import streamlit as st
 
 from quantcore.lab.lab import Lab
 from ui import frame, kept, visitors
+from ui.course import alone
 from ui.course.rooms import Room, Rooms
 from ui.markdown import as_is
 from ui.server.announce import own_address
@@ -25,11 +26,15 @@ def rooms() -> Rooms:
     return Rooms()
 
 
-def mine() -> Room | None:
-    """The class that this page presents."""
+def mine(lab: Lab | None = None) -> Room | None:
+    """The class that this page presents; it looks at the page's model from now on."""
     code, key = st.session_state.get(KEY, (None, None))
     room = rooms().get(code)
-    return room if room is not None and room.is_presenters(key) else None
+    if room is None or not room.is_presenters(key):
+        return None
+    if lab is not None and (room.model, room.device) != (lab.id, lab.device):
+        room.use(lab.id, lab.device)
+    return room
 
 
 def top(lab: Lab, scene: int, teacher: bool) -> None:
@@ -102,9 +107,11 @@ def begin(model: str, device: str, scene: int) -> None:
 
 
 def take(room: Room) -> None:
-    """Present from this page."""
+    """Present from this page, which goes where the class is."""
     if visitors.may_present():
         st.session_state[KEY] = (room.code, room.key)
+        alone.go(room.scene)
+        alone.show(room.shown)
 
 
 def again(room: Room) -> None:

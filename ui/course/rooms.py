@@ -88,6 +88,11 @@ class Room:
             self._guesses.clear()
             self.version += 1
 
+    def use(self, model: str, device: str) -> None:
+        """The same scene on another model."""
+        self.model, self.device = model, device
+        self.clear()
+
     def clear(self) -> None:
         """The same scene once more."""
         self.go(self.scene)

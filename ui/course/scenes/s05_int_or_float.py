@@ -86,10 +86,10 @@ def relative(lab: Lab, layer: str, typical: float, largest: float) -> go.Figure:
                 hovertemplate=f"{fmt}, values near %{{x:.3g}}: off by %{{y:.2g}}%<extra></extra>",
             )
         )
-    for value, name in ((typical, "typical"), (largest / 2, "half the largest")):
+    for value, name, side in ((typical, "typical", "center"), (largest / 2, "half the largest", "right")):
         fig.add_shape(type="line", x0=value, x1=value, y0=0, y1=1, yref="paper", line={"dash": "dot", "color": MUTED})
         fig.add_annotation(  # on a log axis a shape stands at a value, a text at its logarithm
-            x=np.log10(value), y=1, yref="paper", yanchor="bottom", text=name, showarrow=False
+            x=np.log10(value), y=1, yref="paper", xanchor=side, yanchor="bottom", text=name, showarrow=False
         )
     fig.update_xaxes(type="log", range=[float(np.log10(values[0])), float(np.log10(2 * largest))])
     fig.update_yaxes(type="log", range=[-2, 2.15], ticksuffix="%", dtick=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import plotly.graph_objects as go
 
 from quantcore.lab.lab import Lab
@@ -83,7 +84,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     answer = "; ".join(f"{ASKED[key]}: **{WORDS[text]}**" for key, text in best.items()) + "."
     why = f"Striped are the usual rules. {verdicts(results)} The figures are KL in nats: less is nearer."
     changed = [rules()[key] for key in results if not rules()[key].since.startswith("Nothing")]
-    since = " ".join(f"{ASKED[rule.key].capitalize()}: {rule.since}" for rule in changed[-2:])
+    since = " ".join(f"{ASKED[rule.key]}: {rule.since}" for rule in changed[-2:])
     twist = f"Rules age; as of {changed[-1].as_of}: {since}" if changed else ""
     return Reveal(truth, answer, why, (Shown(bars(lab, results), answer.replace("*", ""), 430),), twist)
 
@@ -139,7 +140,8 @@ def bars(lab: Lab, results: dict[str, RuleResult]) -> go.Figure:
             cliponaxis=False,
         )
     )
-    fig.update_xaxes(type="log", dtick=1)
+    ends = float(np.log10(min(values))) - 0.4, float(np.log10(max(values))) + 0.5  # room for the numbers
+    fig.update_xaxes(type="log", dtick=1, range=ends)
     fig.add_annotation(
         text="striped: the rule's", x=1, y=1.0, xref="paper", yref="paper", xanchor="right", yanchor="bottom",
         showarrow=False,

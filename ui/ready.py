@@ -69,7 +69,7 @@ def get_ready(lab: Lab) -> None:
     """Measure what is not kept yet."""
     if os.environ.get(VARIABLE) == "off":
         return
-    find_scenes(lab, measured=False)  # at once: Python that steps back keeps its lock from others while it waits
+    find_scenes(lab, measured=False)  # a few seconds: at once
     step_back(LEAST_PRIORITY)
     for question, asked in questions(lab):
         name = question.__name__

@@ -108,7 +108,7 @@ def class_bars(guess: Guess, texts: list[str], truth: str, key: str) -> None:
     right = sum(guess.right(text, truth) for text in texts)
     said = f"{len(texts)} guesses, {right} of them right"
     st.markdown(f"**{said}**; green is the truth.")
-    height = min(230, 60 + 24 * len(guess.tally(texts, truth).labels)) if isinstance(guess, Rows) else 180
+    height = min(200, 60 + 22 * len(guess.tally(texts, truth).labels)) if isinstance(guess, Rows) else 155
     chart(bars(guess, tuple(texts), truth, height), key=f"class_{key}", alt=said, height=height)
 
 

@@ -63,7 +63,7 @@ def bars(guess: Guess, texts: tuple[str, ...], truth: str, height: int) -> go.Fi
     """How often each answer was given; the true one is green, and named so. Made once for a whole class."""
     tally = guess.tally(texts, truth)
     flat = isinstance(guess, Rows)
-    fig = picture("" if flat else "guess", "" if flat else "guesses", height, showlegend=False, bargap=0.15)
+    fig = picture("", "" if flat else "guesses", height, showlegend=False, bargap=0.15)
     colours = [GREEN if place in tally.true else SLATE for place in range(len(tally.counts))]
     counts = [str(count) if count else "" for count in tally.counts]
     labels = [f"{label} ✓" if place in tally.true else label for place, label in enumerate(tally.labels)]

@@ -90,7 +90,7 @@ def body(choice: Choice) -> None:
         plan = chosen_plan(choice, menus)
         plan.require_layers(list(lab.layers()))
         calibration = learns_from(plan, choice)
-    text, label = str(plan), named(str(plan))
+    text, label = str(plan), named(str(plan), 70)
     schemes = plan.schemes_of(lab.layers(), lab.head)
     parts, refused = lab.promise(text), take_words.refusal(schemes.values(), plan.kv)
     places, fused = list(experts_in(lab.model)), fused_on_the_hub(lab.model)

@@ -6,6 +6,6 @@ from quantcore.measure.duel import short_label
 from ui.markdown import as_is
 
 
-def named(text: str) -> str:
+def named(text: str, longest: int = 34) -> str:
     """Its short name as it is: the name of a plan, `W3A16@mlp.down_proj=W8A16`, would become a link to write a mail."""
-    return as_is(short_label(text))
+    return as_is(short_label(text, longest))

@@ -46,7 +46,7 @@ def find(lab: Lab, scene: Scene) -> Specimen | Missing | None:
 
 
 def reveal(lab: Lab, scene: Scene) -> Reveal | None:
-    if not scene.slow or lab.remembers(revealed, scene):
+    if lab.remembers(revealed, scene) or not (scene.slow or _runs(lab, scene)):
         return revealed(lab, scene)
     return cast(Reveal | None, _wait(lab, scene, "reveal"))
 
@@ -61,6 +61,12 @@ def ahead(lab: Lab, scene: Scene, quick: bool = False) -> None:
         if slow and not there:
             key, title, work = _job(lab, scene, what)
             kept.jobs().submit(lab.device, key, title, work, visitors.asker())
+
+
+def _runs(lab: Lab, scene: Scene) -> bool:
+    """Whether a job that was begun ahead is at it: its progress then stands on the page, which would hang else."""
+    job = kept.jobs().get(_job(lab, scene, "reveal")[0])
+    return job is not None and job.state == "running"
 
 
 def _wait(lab: Lab, scene: Scene, what: str) -> object:

@@ -5,8 +5,10 @@ import streamlit as st
 from quantcore.lab.context import MOST, cache_of
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
+from quantcore.model.loading import REFERENCE
 from quantcore.pipeline.cache import head_dim_of
 from quantcore.studies.context_lens import FLOAT
+from quantcore.studies.footprint import PRESET_SHAPES
 from quantcore.studies.gpus import GPUS
 from quantcore.text.reading import LONG, Reading
 from ui import frame
@@ -87,18 +89,20 @@ def growth_part(lab: Lab, caches: tuple[str, ...]) -> None:
     with frame.problems():
         st.header("Where is the GPU full?")
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            gpu = controls.select("GPU", list(GPUS), "RTX 4090", "gpu")
+            usual = next(iter(PRESET_SHAPES)) if lab.source == REFERENCE else LOADED
+            model = controls.pick("Model", [LOADED, *PRESET_SHAPES], controls.follow_default("card", usual), "card")
+            gpu = controls.select("GPU", list(GPUS), "H100 SXM", "gpu")
             sequences = controls.steps("Sequences at once", (1, 2, 4, 8, 16, 32, 64, 128, 256), 8, "at_once")
         totals, fits, wall = {}, {}, GPUS[gpu].memory_gb
         for name in (FLOAT, *caches):
-            each = [lab.footprint(LOADED, name, context, sequences) for context in CONTEXTS]
+            each = [lab.footprint(model, name, context, sequences) for context in CONTEXTS]
             totals[name] = [one.total_bytes for one in each]
             if wall is not None:
                 fits[name] = each[0].tokens_within(wall) // sequences
-        weights = lab.footprint(LOADED, FLOAT, CONTEXTS[0], sequences).weights_bytes
+        weights = lab.footprint(model, FLOAT, CONTEXTS[0], sequences).weights_bytes
         said = words.reach(fits, sequences, gpu)
         st.markdown(said)
-        chart(figures.growth(CONTEXTS, totals, weights, wall), key="growth", alt=said.replace("*", ""))
+        chart(figures.growth(CONTEXTS, totals, weights, gpu, wall), key="growth", alt=said.replace("*", ""))
     controls.end()
 
 

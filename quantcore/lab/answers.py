@@ -6,6 +6,7 @@ from torch import nn
 
 from quantcore.lab.bench import LEARNED, Bench
 from quantcore.lab.whole import SoFar
+from quantcore.matmul.decoded import decoded
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.studies.answers import Answers, greedy_answers
@@ -36,7 +37,7 @@ def answers(
 
     def quantized(scheme: str, tell: Progress | None) -> nn.Module:
         learned = lab.tokens(calibration) if lab.plan_of(scheme).needs_text else None
-        return quantize_model(lab.model, scheme, calibration=learned, progress=tell)[0]
+        return decoded(quantize_model(lab.model, scheme, calibration=learned, progress=tell)[0])
 
     ends = {lab.loaded.tokenizer.eos_token_id}
     prompts = prompts.to(lab.loaded.device)

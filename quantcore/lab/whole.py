@@ -13,6 +13,7 @@ from typing import Any
 
 from quantcore.lab.bench import EACH, LEARNED, MEASURED, Bench
 from quantcore.lab.memo import remembered
+from quantcore.matmul.decoded import decoded
 from quantcore.measure.duel import Duel, known
 from quantcore.measure.duel import duel as measure_duel
 from quantcore.measure.luck import Spread, jittered
@@ -266,7 +267,7 @@ def write_on(
     """The model and its quantized copy write on from one prompt; without a seed the likeliest token each time."""
     learned = lab.tokens(calibration) if lab.plan_of(scheme).needs_text else None
     copy, _ = quantize_model(lab.model, scheme, calibration=learned, progress=part_of(progress, 0, 2))
-    return write(lab.loaded, copy, prompt, count, seed, part_of(progress, 1, 2))
+    return write(lab.loaded, decoded(copy), prompt, count, seed, part_of(progress, 1, 2))
 
 
 def _rule_named(key: str) -> Rule:

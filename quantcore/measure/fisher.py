@@ -8,10 +8,10 @@ A small change d of what the layers give moves the next-token distributions p by
 draws are independent and their gradients have mean 0, so the squared sum has in the mean what the positions add up to.
 With d = x (W_q - W)^T of one layer, its score in a draw is one number for a scheme,
 
-    s = sum over tokens, outputs of g d = <G, W_q - W>,     G = sum over tokens of g x^T, the weight's own gradient
+    s = sum over tokens and outputs of g d
 
-so a backward pass serves all layers and any number of schemes: alone = mean(s^2) / 2 a token. Where inputs are
-quantized as well, s = sum of g (y_q - y) is taken as it stands.
+so a backward pass serves all layers and any number of schemes: alone = mean(s^2) / 2 a token. d is computed once a
+window; where inputs are quantized as well, it is y_q - y.
 
 Limits: second order, so low where the damage is large (at 2 bits the ranks are less sure); the mean of W windows and D
 draws is off by about sqrt(2 / (W D)) of itself. `sensitivity` measures what this estimates, at a run a layer.
@@ -46,7 +46,7 @@ from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
 
-DRAWS = 2  # of a window; a draw is a backward pass
+DRAWS = 8  # of a window; a draw is a backward pass
 QUANTIZING = 0.3  # the share of the work, for progress
 
 
@@ -64,7 +64,7 @@ def estimated_costs(
     all layers: what they do to each other is not estimated.
 
     draws   of next tokens, for each window; seed: of the draws
-    Memory: the codes of the model under all schemes, one window's activations.
+    Memory: the codes of the model under all schemes, one window's activations, and its outputs once a scheme.
     Raises: ValueError for no scheme, one that quantizes nothing, windows of one token, no draws."""
     texts = texts_on(model, schemes)
     require_measurable(texts, tokens)
@@ -148,29 +148,22 @@ def _drawn(model: nn.Module, window: Tensor, draws: int, random: torch.Generator
 def _scoring(
     model: nn.Module, units: Mapping[str, Sequence[str]], copies: Mapping[str, Mapping[str, QuantLinear]]
 ) -> Iterator[Tensor]:
-    """While the context lasts, a backward pass adds each layer's scores to what is yielded, (units, schemes). Weights
-    are taken as a Linear keeps them: a Conv1D's lies the other way round."""
+    """While the context lasts, a backward pass adds each layer's scores to what is yielded, (units, schemes). What a
+    layer's outputs move by is computed once, as the window passes: each draw is then one backward pass and a dot
+    product."""
     device = next(model.parameters()).device
     weights = {name: layer.weight.detach() for name, layer in linears(model).items()}
     scores = torch.zeros(len(units), len(copies), dtype=torch.float64, device=device)
 
-    def score(unit: int, name: str, x: Tensor, y: Tensor, g: Tensor) -> None:
-        gradient = g.flatten(0, -2).float().T @ x.flatten(0, -2).float()
-        for scheme, layers in enumerate(copies.values()):
-            layer = layers[name]
-            with torch.no_grad():
-                if layer.activation_spec is not None:
-                    moved = (g.double() * (layer(x) - y).double()).sum()
-                elif layer.qweight is not None:
-                    moved = (gradient * (dequantize(layer.qweight) - weights[name]).float()).sum(dtype=torch.float64)
-                else:
-                    continue
-            scores[unit, scheme] += moved
+    def score(unit: int, moved: Tensor, g: Tensor) -> None:
+        scores[unit] += (moved @ g.flatten().float()).double()
 
+    @torch.no_grad()
     def watch(unit: int, name: str, _: nn.Module, inputs: tuple[Tensor, ...], given: Tensor) -> None:
         if given.requires_grad:  # an expert that no token reached gives nothing
-            back = partial(score, unit, name, inputs[0].detach(), given.detach())
-            given.register_hook(back)  # type: ignore[no-untyped-call]
+            apart = [moved_by(layers[name], weights[name], inputs[0], given) for layers in copies.values()]
+            moved = torch.stack([one.flatten().float() for one in apart])
+            given.register_hook(partial(score, unit, moved))  # type: ignore[no-untyped-call]
 
     hooks = [
         model.get_submodule(name).register_forward_hook(partial(watch, unit, name))
@@ -182,3 +175,14 @@ def _scoring(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def moved_by(layer: QuantLinear, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """How far a layer's outputs move under codes: of weights alone x (W_q - W)^T, which a 16-bit y would round away.
+    weight (O, K) as a Linear keeps it: a Conv1D's lies the other way round."""
+    if layer.activation_spec is not None:
+        moved: Tensor = layer(x) - y
+        return moved
+    if layer.qweight is None:
+        return torch.zeros_like(y)
+    return x @ (dequantize(layer.qweight) - weight).to(x.dtype).T

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from quantcore.measure.fisher import estimated_costs
+from quantcore.measure.fisher import DRAWS, estimated_costs
 from quantcore.measure.sensitivity import LayerCosts, Sensitivity, SoFar, joined, layer_costs, texts_on
 from quantcore.measure.store import Answer, Question, Store, model_hash, shape_of, tokens_hash
 from quantcore.model.loading import LoadedModel
@@ -16,7 +16,7 @@ from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
 
-ALONE, ALL_BUT, ESTIMATED = "", ", all but", ", estimated"  # in an answer's name
+ALONE, ALL_BUT, ESTIMATED = "", ", all but", f", estimated by {DRAWS} draws"  # in an answer's name
 WAYS = {(False, False): ALONE, (True, False): ALL_BUT, (False, True): ESTIMATED}  # all_but, estimated
 
 

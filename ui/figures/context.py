@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from quantcore.studies.context_lens import FLOAT, ContextLens
 from ui.components.palette import SLATE, token
 from ui.figures.base import figure
-from ui.figures.duel import COLOURS, DASHES
+from ui.figures.duel import COLOURS, DASHES, log_ticks
 
 NAMES = ("blue", "vermilion", "green", "purple", "amber", "slate")  # as COLOURS, for the bands
 
@@ -36,7 +36,9 @@ def along(found: ContextLens) -> go.Figure:
                 )
             )
         fig.add_trace(_line(place, name, middles, [one.value or None for one in means], "%{y:.3g} nats at %{x:.0f}"))
-    fig.update_yaxes(type="log")
+    fig.update_yaxes(
+        type="log", **log_ticks([one.value for kl in found.kl.values() for one in found.along(kl) if one.value > 0])
+    )
     return fig
 
 
@@ -66,6 +68,7 @@ def recall(found: ContextLens) -> go.Figure:
                     "thickness": 1.5,
                 },
                 marker={"color": SLATE if name == FLOAT else COLOURS[place - 1]},
+                width=0.5,
                 hovertemplate=f"{name}: %{{y:.3f}} nats<extra></extra>",
                 showlegend=False,
             )
@@ -74,7 +77,7 @@ def recall(found: ContextLens) -> go.Figure:
 
 
 def growth(
-    contexts: Sequence[int], totals: Mapping[str, Sequence[int]], weights: int, wall_gb: float | None
+    contexts: Sequence[int], totals: Mapping[str, Sequence[int]], weights: int, gpu: str, wall_gb: float | None
 ) -> go.Figure:
     """Bytes of weights and caches against the context; the GPU's memory is a wall."""
     fig = figure("Weights and caches, as the context grows", "context, tokens, log", "GB, log", 380)
@@ -82,11 +85,20 @@ def growth(
         shown = [value / 1e9 for value in values]
         colour = SLATE if name == FLOAT else None
         fig.add_trace(_line(place - 1, name, list(contexts), shown, "%{y:.3g} GB at %{x:,}", colour))
-    fig.add_hline(y=weights / 1e9, line={"color": SLATE, "dash": "dot", "width": 1}, annotation_text="weights alone")
+    walls = [("weights alone", weights / 1e9, {"color": SLATE, "dash": "dot", "width": 1})]
     if wall_gb is not None:
-        fig.add_hline(y=wall_gb, line={"color": "var(--ink)", "width": 2}, annotation_text="the GPU is full")
+        walls.append((f"{gpu} is full", wall_gb, {"color": "var(--ink)", "width": 2}))
+    for name, height, line in walls:
+        text = [name, *[""] * (len(contexts) - 1)]
+        fig.add_trace(
+            go.Scatter(
+                x=contexts, y=[height] * len(contexts), text=text, mode="lines+text", line=line,
+                textposition="top right", hoverinfo="skip", showlegend=False,
+            )
+        )  # fmt: skip
     fig.update_xaxes(type="log", tickvals=list(contexts), ticktext=[f"{one // 1024}k" for one in contexts])
-    fig.update_yaxes(type="log")
+    shown = [value / 1e9 for values in totals.values() for value in values]
+    fig.update_yaxes(type="log", **log_ticks([*shown, *(height for _, height, _ in walls)]))
     return fig
 
 

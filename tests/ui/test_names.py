@@ -40,6 +40,14 @@ def test_the_first_name_finds_room_and_a_later_one_is_left_out() -> None:
     assert None in found
 
 
+def test_a_sure_name_rather_stands_near_another_point_than_not_at_all() -> None:
+    ring = [(0.5 + 0.03 * x, 0.5 + 0.06 * y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]  # 12 pixels around
+    points, words = [(0.5, 0.5), *ring], ["W4A16", *[""] * len(ring)]
+    assert positions(points, words, PLOT)[0] is None
+    assert positions([(0.5, 0.5), (0.5, 0.56), (0.5, 0.44)], words[:3], PLOT)[0] is None
+    assert positions([(0.5, 0.5), (0.5, 0.56), (0.5, 0.44)], words[:3], PLOT, sure=1)[0] == "top right"
+
+
 def test_no_name_crosses_another_or_a_point_whatever_the_points() -> None:
     draw = random.Random(0)
     for _ in range(50):

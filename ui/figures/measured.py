@@ -34,16 +34,18 @@ def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure
     names = [plotted(short_label(row.scheme, LONGEST)) for row in ordered]
     across, up = ends(xs.values(), 0.18), ends(map(math.log10, ys.values()), 0.1)
     points = {row.key: (share(xs[row.key], across), share(math.log10(ys[row.key]), up)) for row in ordered}
-    places = positions(list(points.values()), names, PLOT, [points[one.key] for one in best])
+    line_through = [points[one.key] for one in best]
+    places = positions(list(points.values()), names, PLOT, line_through, sure=len(chosen))
+    drawn = list(zip(ordered, names, places, strict=True))[::-1]  # those that are chosen lie on top
     fig.add_trace(
         go.Scatter(
-            x=[xs[row.key] for row in ordered],
-            y=[ys[row.key] for row in ordered],
+            x=[xs[row.key] for row, _, _ in drawn],
+            y=[ys[row.key] for row, _, _ in drawn],
             mode="markers+text",
-            text=[name if place else "" for name, place in zip(names, places, strict=True)],
-            textposition=[place or "middle right" for place in places],
-            customdata=[[name, shown_kl(row.scheme, row.report.kl)] for name, row in zip(names, ordered, strict=True)],
-            marker={"size": 11, "color": [VERMILION if row.key in chosen else BLUE for row in ordered]},
+            text=[name if place else "" for _, name, place in drawn],
+            textposition=[place or "middle right" for _, _, place in drawn],
+            customdata=[[name, shown_kl(row.scheme, row.report.kl)] for row, name, _ in drawn],
+            marker={"size": 11, "color": [VERMILION if row.key in chosen else BLUE for row, _, _ in drawn]},
             hovertemplate="%{customdata[0]}: %{x:.2f} MB, KL %{customdata[1]}<extra></extra>",
         )
     )

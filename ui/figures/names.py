@@ -7,7 +7,7 @@ text has it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 LETTER, LINE = 7.6, 17.0  # pixels of the template's text; a font's widest letters are rare
@@ -21,28 +21,38 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def positions(
-    points: Sequence[Point], names: Sequence[str], plot: tuple[float, float], line: Sequence[Point] = ()
+    points: Sequence[Point],
+    names: Sequence[str],
+    plot: tuple[float, float],
+    line: Sequence[Point] = (),
+    sure: int = 0,
 ) -> list[str | None]:
     """Where each name stands, as plotly calls it; None where it would cross another or leave the plot, and for "".
 
     points   shares of the plot's width and height, from its lower left corner
     names    the most important first: it finds room before the others
     line     through these points of the plot goes a line: names stand beside it where they can
+    sure     so many names, the first, rather stand near another point than not at all
     plot     pixels of the smallest plot that must be legible; in a larger one points and names only move apart"""
     width, height = plot
     middles, corners = ([(x * width, (1 - y) * height) for x, y in some] for some in (points, line))
     taken: list[Box] = []
     found: list[str | None] = []
     for place, (middle, name) in enumerate(zip(middles, names, strict=True)):
-        points_near = middles[:place] + middles[place + 1 :]
-        others = [*taken, *(marker_box(*one, MARKER if _same(one, middle) else NEAR) for one in points_near)]
+        others = middles[:place] + middles[place + 1 :]
         boxes = {side: name_box(middle, side, LETTER * len(name)) for side in SIDES if name}
         inside = {side: box for side, box in boxes.items() if _inside(box, width, height)}
-        free = [side for side, box in inside.items() if not any(cross(box, other) for other in others)]
+        free = _free(inside, [*taken, *(marker_box(*one, MARKER if _same(one, middle) else NEAR) for one in others)])
+        if not free and place < sure:
+            free = _free(inside, [*taken, *(marker_box(*one) for one in others)])
         free.sort(key=lambda side: _on_line(boxes[side], corners))
         found.append(free[0] if free else None)
         taken += [boxes[side] for side in free[:1]]
     return found
+
+
+def _free(boxes: Mapping[str, Box], taken: Sequence[Box]) -> list[str]:
+    return [side for side, box in boxes.items() if not any(cross(box, other) for other in taken)]
 
 
 def ends(values: Iterable[float], margin: float) -> tuple[float, float]:

@@ -147,7 +147,8 @@ def _answer(lab: Lab, scene: Scene, at: Place, room: Room | None, left: DeltaGen
         if room is not None:
             screen.class_bars(found.guess, room.guesses, shown.truth, scene.key)
         screen.answer_part(lab, scene, found, text, shown, asked=room is None)  # the class's guesses take its place
-        st.button("Guess again", on_click=hide, args=(room,), key="course_hide")
+        if room is None:  # who presents asks the class again, under Class
+            st.button("Guess again", on_click=hide, key="course_hide")
     with right:
         screen.pictures(shown.pictures, f"shown_{scene.key}", screen.marked(found.guess, text, shown))
 
@@ -171,9 +172,7 @@ def _not_taken(found: Specimen) -> None:
     st.warning(f"The link's guess is none that this scene takes: it takes {found.guess.takes}.")
 
 
-def hide(room: Room | None) -> None:
+def hide() -> None:
     """Back to the guess as it was."""
     show(False)
     st.session_state["_turn"] = st.session_state.get("_turn", 0) + 1
-    if room is not None:
-        room.clear()

@@ -18,6 +18,7 @@ from ui.words.gptq import percent, ratio
 
 BITS, TOKENS = 3, 24
 HEIGHT = 400
+MOST_SPREAD = 1.5  # of a ratio's interval that is still told, its upper end over its lower one
 
 
 def find(lab: Lab) -> Specimen:
@@ -56,7 +57,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     )
     slow = (
         "the machine is too busy to time it now"
-        if one.unsteady
+        if one.unsteady or one.ratio_hi > MOST_SPREAD * one.ratio_lo
         else f"measured here {one.ratio:.2f} times the time for one token ({one.ratio_lo:.2f} to {one.ratio_hi:.2f})"
     )
     carried = f"{costs.g_idx_bytes:,} bytes" if costs.g_idx_bytes else "nothing: this layer has one group"

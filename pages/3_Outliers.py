@@ -15,6 +15,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import outliers as figures
+from ui.sections.cache import cache_part
 from ui.settled import Question, settled
 from ui.sidebar import Choice, open_layer
 from ui.words import outliers as outlier_words
@@ -87,6 +88,7 @@ def body(choice: Choice) -> None:
     treatment(choice, fmt, log)
     st.header("Two remedies")
     remedies(choice, fmt, len(study.channel_absmax))
+    cache_part(choice, log)
 
 
 def still_pictures(choice: Choice, fmt: str, log: bool) -> tuple[go.Figure, ...]:

@@ -84,6 +84,7 @@ class Lab(Beside):
     outlier_map = outliers.outlier_map
     layer_with_walls = outliers.layer_with_walls
     channels = outliers.channels
+    cache_sides = outliers.cache_sides
     payers = outliers.payers
     remedies = outliers.remedies
     remedy = outliers.remedy

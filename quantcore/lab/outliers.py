@@ -6,7 +6,9 @@ from torch import Tensor
 
 from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.memo import remembered
+from quantcore.model.held import held
 from quantcore.model.linears import linear_named
+from quantcore.pipeline.cache_ranges import cache_tensors
 from quantcore.pipeline.calibration import layer_inputs, outlier_ratio
 from quantcore.studies.outliers import (
     ChannelStudy,
@@ -83,6 +85,18 @@ def treated_layer(
     model = lab.transformed(f"W4A16,{words}", calibration)
     x = layer_inputs(model, lab.tokens(reading), layer).flatten(0, 1)
     return x, linear_named(model, layer).weight.detach().float()
+
+
+@remembered(8, "Reading what the cache holds ...")
+def cache_sides(lab: Bench, block: int, reading: str = READ) -> tuple[tuple[Tensor, ChannelStudy], ...]:
+    """Keys and values of a block's attention as the cache gets them, (N tokens, heads x head_dim), with their channels.
+
+    Raises: ValueError for a block without keys and values."""
+    found = cache_tensors(held(lab.loaded), lab.tokens(reading), (block,))
+    if block not in found:
+        raise ValueError(f"block {block} hands no keys and values to a cache; choose a layer of another block")
+    rows = [side.transpose(1, 2).flatten(0, 1).flatten(1).float() for side in found[block]]
+    return tuple((x, channel_study(x)) for x in rows)
 
 
 @remembered(16)

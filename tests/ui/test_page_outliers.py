@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from streamlit.testing.v1 import AppTest
 
 from quantcore.model.loading import REFERENCE_LAYER, LoadedModel
 from quantcore.pipeline.calibration import layer_inputs
 from quantcore.studies.outliers import CLIPS, channel_study, who_pays
 from quantcore.text.windows import bundled_text, token_windows
-from tests.apptest_helpers import figure_of, metrics, page, said, values
+from tests.apptest_helpers import figure_of, figures_of, lab_of, metrics, page, said, values
 from tests.conftest import LOUD_CHANNEL
 
 LAYER = "model.layers.1.self_attn.q_proj"  # reads the channel whose gain was planted
@@ -161,3 +162,23 @@ def test_a_wall_is_turned_into_a_plain(tiny_model_dir: Path) -> None:
     assert [error.value for error in at.error] == []
     ratio = float(figure_of(at, "difficulty")["alt"].split(" to ")[1].split(",")[0])
     assert ratio < 3
+
+
+def test_the_caches_tensors_are_the_models_own(at: AppTest, tiny_lm: LoadedModel) -> None:
+    """Values are what v_proj gives; of keys the rotary position keeps each pair of numbers' length."""
+    assert not [shown for shown in figures_of(at.run()) if shown["key"] == "surface_keys"]
+    at.session_state["cache_tensors"] = True
+    at.run()
+    assert not at.exception
+    assert not at.error
+    lab = lab_of(at)
+    (keys, key_channels), (held, value_channels) = lab.cache_sides(1)
+    attention = "model.layers.1.self_attn"
+    x = lab.inputs(f"{attention}.v_proj")
+    assert torch.allclose(held, x @ tiny_lm.model.get_submodule(f"{attention}.v_proj").weight.T, atol=1e-5)
+    plain = (x @ tiny_lm.model.get_submodule(f"{attention}.k_proj").weight.T).unflatten(1, (-1, 2, 8))
+    assert torch.allclose(keys.unflatten(1, (-1, 2, 8)).norm(dim=2), plain.norm(dim=2), atol=1e-4)
+    text = said(at)
+    assert f"**{key_channels.ratio:.1f}** times the median one, of the **values** {value_channels.ratio:.1f}" in text
+    with pytest.raises(ValueError, match="block 7 hands no keys and values to a cache"):
+        lab.cache_sides(7)

@@ -179,7 +179,7 @@ def body(choice: Choice) -> None:
             ranking_part(found, scheme, way, list(together))
             if len(together) < len(asked):
                 st.caption(words.EXPERTS_TOGETHER)
-    experts_part(choice, scheme)
+        experts_part(choice, scheme)
     if found.whole is not None:
         schemes = tuple(str(Plan.parse(f"w:int{one}/{grain}")) for one in BITS)
         plan_part(lab, schemes, budget, ALONE if way == ALL_BUT else way, reading)

@@ -11,7 +11,8 @@ every weight is one number seen through its whole shape, and in which a Linear m
 model in memory, one in its files and one on the meta device give the same answer, in a fraction of a second. Of the
 decoder blocks the first of each kind run, the others hand on what they get; where a model does not bear that, all run,
 and where it does not bear weights of one number, it gets small ones of its own, if it is no larger than FULL.
-What is found for `layers.0` holds for `layers.1`: names that differ in numbers alone are one kind.
+What is found for `layers.0` holds for `layers.1`: names that differ in numbers alone are one kind; but in a block that
+the model passes over nothing is reached (Llama 3.2 Vision has some that attend to pictures).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import copy
 import logging
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,8 @@ def probe(model: nn.Module, names: Collection[str], blocks: Sequence[str]) -> Pr
             try:
                 if few:
                     _hand_on_all_but_the_first(hollow, blocks)
+                for name in blocks:
+                    hollow.get_submodule(name).register_forward_pre_hook(seen.entering(name))
                 _run(hollow)
             except Exception as failure:  # whatever a stranger's module does
                 error = f"{type(failure).__name__}: {failure}"
@@ -68,7 +71,7 @@ def probe(model: nn.Module, names: Collection[str], blocks: Sequence[str]) -> Pr
         written = [name for name in names if hollow.get_submodule(name)._parameters["weight"]._version]
         kinds = [set(map(kind_of, found)) for found in (seen.called, seen.read, written, seen.flat)]
         called, read, changed, flat = (frozenset(name for name in names if kind_of(name) in one) for one in kinds)
-        return Probed(called, read, changed, flat)
+        return Probed(called - seen.passed_over(blocks, called), read, changed, flat)
     return Probed(frozenset(), frozenset(), error=error)
 
 
@@ -106,6 +109,16 @@ class _Seen:
         self.called: set[str] = set()
         self.read: set[str] = set()
         self.flat: set[str] = set()
+        self._entered: set[str] = set()
+
+    def entering(self, block: str) -> Callable[..., None]:
+        return lambda *_: self._entered.add(block)
+
+    def passed_over(self, blocks: Sequence[str], names: Collection[str]) -> set[str]:
+        """Those of the Linears that are in blocks which the model does not call, though it calls others."""
+        inside = {name: next((one for one in blocks if name.startswith(f"{one}.")), None) for name in names}
+        alive = self._entered | {block for name, block in inside.items() if block and name in self.called}
+        return {name for name, block in inside.items() if self._entered and block and block not in alive}
 
 
 def _hollow(model: nn.Module, full: bool) -> Any:

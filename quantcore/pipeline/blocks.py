@@ -56,7 +56,8 @@ class BlockWalk:
         width = max(1, (tokens_a_batch or batch_tokens(held)) // tokens.shape[1])
         self._batches = torch.split(tokens.to(self._device), width) if len(tokens) else ()
         self._states = Waiting(held.device, len(tokens))
-        self._more: list[list[_More]] = []  # of each batch, what comes with the hidden states: of all blocks, or of any
+        self._more: list[list[_More | None]] = []  # of each batch, what comes with the hidden states: of all blocks, or
+        #                                             of any; None: the model passes this block over
         self._place = 0
 
     @property
@@ -108,7 +109,10 @@ class BlockWalk:
             self._enter()
         elif self._place == 1 and len(self._more[0]) == 1:
             self._look_ahead()
-        args, kwargs = self._more[index][min(self._place, len(self._more[index]) - 1)]
+        more = self._more[index][min(self._place, len(self._more[index]) - 1)]
+        if more is None:
+            return self._states[index]
+        args, kwargs = more
         if self._cache is not None:
             new = self._cache()
             args = tuple(new if isinstance(one, type(new)) else one for one in args)
@@ -119,7 +123,7 @@ class BlockWalk:
     def _enter(self) -> None:
         """Run what comes before the first block."""
         for index in range(len(self._batches)):
-            (hidden, more), *_ = self._caught(index, 1)
+            hidden, more = self._caught(index, 1)[0]
             self._states.append(hidden)
             self._more.append([self._lean(more, 0)])
 
@@ -128,24 +132,29 @@ class BlockWalk:
         count = len(self._held.blocks)
         for index in range(len(self._batches)):
             calls = self._caught(index, count)
-            if index == 0 and all(_same(more, calls[0][1]) for _, more in calls):
+            if index == 0 and len(calls) == count and all(_same(more, calls[0][1]) for _, more in calls.values()):
                 return
             (entered,) = self._more[index]
-            self._more[index] = [self._lean(_carried(more, entered), place) for place, (_, more) in enumerate(calls)]
+            assert entered is not None
+            self._more[index] = [
+                self._lean(_carried(calls[place][1], entered), place) if place in calls else None
+                for place in range(count)
+            ]
 
-    def _caught(self, index: int, count: int) -> list[tuple[Tensor, _More]]:
-        """What the first `count` blocks are called with where each hands on what it gets."""
-        calls: list[tuple[Tensor, _More]] = []
+    def _caught(self, index: int, count: int) -> dict[int, tuple[Tensor, _More]]:
+        """What the first `count` blocks are called with where each hands on what it gets, by their place. Blocks may be
+        passed over: those that attend to pictures are, where there is none (Llama 3.2 Vision)."""
+        calls: dict[int, tuple[Tensor, _More]] = {}
         places = places_of(self._held.around, self._held.blocks)[:count]
 
         def at(place: BlockPlace, number: int) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:
                 hidden, *rest = args if args else [kwargs["hidden_states"]]
-                if number != len(calls) or (calls and calls[-1][0] is not hidden):
+                if (last := max(calls, default=-1)) >= number or (calls and calls[last][0] is not hidden):
                     raise ValueError(_NOT_IN_TURN.format(self._held.blocks[number]))
                 others = {name: kwargs[name] for name in kwargs if name != "hidden_states"}
-                calls.append((hidden, (tuple(rest), others)))
-                if len(calls) == count:
+                calls[number] = hidden, (tuple(rest), others)
+                if number == count - 1:
                     raise _Reached
                 return place.returned(hidden)
 
@@ -157,22 +166,30 @@ class BlockWalk:
                 self._held.around(input_ids=self._batches[index], use_cache=False)
             else:
                 self._held.around(input_ids=self._batches[index], cache=empty, use_cache=True)
+        if 0 not in calls:
+            raise ValueError(_NOT_IN_TURN.format(self._held.blocks[0]))
         if self._cache is not None and not any(one is empty for one in (*calls[0][1][0], *calls[0][1][1].values())):
             raise ValueError(_NO_CACHE.format(self._held.blocks[0]))
-        if len(calls) != count:
-            raise ValueError(_NOT_IN_TURN.format(self._held.blocks[len(calls)]))
         return calls
+
+    def _calls(self, index: int, place: int) -> bool:
+        """Whether the model calls a block, or passes it over."""
+        known = self._more[index]
+        return known[min(place, len(known) - 1)] is not None
 
     def _lean(self, more: _More, place: int) -> _More:
         """The same call; what equals the first batch's (masks, angles) is that object, and is kept once."""
-        if not self._more or len(self._more[0]) <= place:
+        known = self._more[0][place] if self._more and len(self._more[0]) > place else None
+        if known is None:
             return more
-        (args, kwargs), (others, named) = more, self._more[0][place]
+        (args, kwargs), (others, named) = more, known
         lean = tuple(_kept(a, b) for a, b in zip(args, others, strict=True)) if len(args) == len(others) else args
         return lean, {name: _kept(value, named.get(name)) for name, value in kwargs.items()}
 
     def _answer(self, model: nn.Module, index: int) -> Any:
-        last = places_of(model, self._held.blocks)[-1:]
+        last = places_of(model, self._held.blocks)
+        if last:  # the last that the model calls
+            last = [last[max(place for place in range(len(last)) if self._calls(index, place))]]
 
         def handed_on(place: BlockPlace, _: int) -> Callable[..., Any]:
             return lambda *_, **__: place.returned(self._states[index])

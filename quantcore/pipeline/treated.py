@@ -171,7 +171,7 @@ class Treated:
             self._known[name] = []
             if self._rotation is not None:
                 self._require_turned(name, original, block)
-            if self._scaler is not None and self._walk is not None:
+            if self._scaler is not None and self._walk is not None and self._schemes_in(name):
                 wanted = [one for one in self._links(block, self._few) if self._has_scheme(name, one)]
                 self._known[name] = self._scaler.scales(block, wanted, self._schemes_in(name), self._walk)
             if self._plain is not self._few:

@@ -94,3 +94,31 @@ def test_towers_and_projectors_stay_float_and_are_named(kind: str, tmp_path: Pat
     ignored = transformers.AutoConfig.from_pretrained(tmp_path / "out").quantization_config["ignore"]
     written = {name.removesuffix(".weight").split(".", 1)[1] for name, why in left.items() if "do not reach" in why}
     assert all(any(one.endswith(name) for one in ignored) for name in written)
+
+
+@pytest.mark.parametrize("scheme", [f"{STATIC},smooth=0.5", "w:int4/group16,gptq"])
+def test_blocks_that_attend_to_pictures_are_passed_over(scheme: str, tmp_path: Path) -> None:
+    """Llama 3.2 Vision calls them where there is a picture only, the last block among them here."""
+    text = {
+        "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+        "cross_attention_layers": [1, 3], "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 256, "pad_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "initializer_range": 0.1,
+    }  # fmt: skip
+    seen = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_global_layers": 1, "image_size": 32,
+        "attention_heads": 4, "patch_size": 8, "vision_output_dim": 64, "intermediate_layers_indices": [0],
+        "max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]],
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.MllamaConfig(text_config=text, vision_config=seen, image_token_index=511)
+    folder = save(transformers.MllamaForConditionalGeneration(config), tmp_path / "model")
+    report = export_checkpoint(StreamedModel(str(folder), "cpu"), scheme, tmp_path / "out", TOKENS)
+    assert report.logits_apart == pytest.approx(0, abs=1e-5)
+    done = {one.name.split(".")[3] for one in report.layers if one.scheme != "float"}
+    assert done == {"0", "2"}
+    left = {one.name: one.notes[0] for one in report.layers if one.scheme == "float"}
+    for part in ("cross_attn.q_proj", "mlp.up_proj"):
+        assert "do not reach it" in left[f"model.language_model.layers.3.{part}.weight"]
+    _, reports = quantize_model(load_model(str(folder), "cpu").model, scheme, calibration=TOKENS)
+    assert {one.name for one in reports} == {one.name for one in report.layers}

@@ -11,7 +11,8 @@ from quantcore.studies.experts import ExpertStudy
 from ui.components.palette import SEQUENTIAL
 from ui.figures.base import colour_bar, figure
 
-ROW, LEAST, MOST = 22, 260, 640  # pixels
+ROW, LEAST, MOST = 22, 320, 640  # pixels
+BESIDE, LABELS = 170, 52  # pixels: of all that is not the map, and of the labels between it and its colour bar
 
 
 def load_map(study: ExpertStudy) -> go.Figure:
@@ -45,7 +46,8 @@ def _map(
             z[row, expert] = np.nan if value is None else value
             said = "no token reached it" if value is None else words(value)
             shown[row, expert] = f"block {block}, expert {expert}<br>{said}"
-    fig = figure(title, "expert", "block", min(MOST, max(LEAST, 120 + ROW * len(rows))))
+    height = min(MOST, max(LEAST, BESIDE + ROW * len(rows)))
+    fig = figure(title, "expert", "block", height)
     fig.add_trace(
         go.Heatmap(
             z=z,
@@ -54,7 +56,7 @@ def _map(
             text=shown.tolist(),
             hovertemplate="%{text}<extra></extra>",
             colorscale=colours,
-            colorbar=colour_bar(unit),
+            colorbar={**colour_bar(unit), "y": -LABELS / (height - BESIDE)},
             xgap=1,
             ygap=1,
         )

@@ -42,6 +42,7 @@ from quantcore.numbers.spec import QuantSpec
 __all__ = ["CholeskyError", "GptqProblem", "Trace", "gptq_loss", "gptq_plain", "gptq_quantize", "gptq_quantize_many"]
 
 SYMMETRY_TOLERANCE = 1e-3
+SUM_ROUNDING = 1e-5  # of a sum over thousands of float32 entries of one sign, as inputs behind a ReLU have
 
 
 class CholeskyError(ValueError):
@@ -247,11 +248,14 @@ def _refuse_shape(hessian: Tensor, width: int, name: str) -> None:
 
 
 def examine(hessian: Tensor) -> Tensor:
-    """(largest entry, largest difference of a row's and a column's sum): read by `refuse_all`, when the GPU is done."""
+    """(largest entry, largest difference of a row's and a column's sum beyond what their rounding makes): read by
+    `refuse_all`, when the GPU is done."""
     least, most = torch.aminmax(hessian)
     # H v and H^T v for one uneven v: the difference of two entries shows in a sum, at a fraction of H - H^T's cost.
     probe = 1 + torch.frac(torch.arange(len(hessian), device=hessian.device, dtype=hessian.dtype) * 0.61803)
-    return torch.stack([torch.maximum(most, -least), (hessian @ probe - hessian.T @ probe).abs().max()])
+    across, down = hessian @ probe, hessian.T @ probe
+    apart = ((across - down).abs() - SUM_ROUNDING * across.abs()).clamp(min=0)
+    return torch.stack([torch.maximum(most, -least), apart.max()])
 
 
 class Findings(NamedTuple):

@@ -26,7 +26,7 @@ PLAIN = set(
     speed spend start stays step steps still tabs take taken tested text than that the their them then there these
     they this time to together tokens total two under use used uses value values waits waste wastes what when where
     which who whole whose why will with within words would writing you your
-    lens others""".split()
+    lens lose others""".split()
 )
 
 

@@ -125,6 +125,7 @@ ALIKE: Final[dict[str, str]] = {
     "quantized": "quantization",
     "quantize": "quantization",
     "codes": "code",
+    "coded cache": "KV cache",
     "grids": "grid",
     "tiles": "tile",
     "walls": "wall",

@@ -57,6 +57,13 @@ def build(source: str, folder: Path, most: int, gguf: str | None = None, dtype: 
         raise ValueError(f"could not load {named(source)}: {why}") from error
     if not every_linear(model):
         raise ValueError(f"{named(source)} has no Linear layer, so there is nothing to quantize; try 'reference'")
+    try:
+        model.get_input_embeddings()
+    except NotImplementedError as error:
+        raise ValueError(
+            f"could not load {named(source)}: transformers' {type(model).__name__} does not say where it keeps its "
+            "tokens' embeddings, so no text can be read; try another model"
+        ) from error
     return model
 
 

@@ -9,6 +9,7 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from benchmarks.zoo_models import build, save
 from quantcore import calibrate, compare, load_model, quantize_model
 from quantcore.matmul.size import checkpoint_bytes, quantized_linears
 from quantcore.measure.duel import duel
@@ -171,3 +172,11 @@ def test_layers_of_any_kind(kind: str) -> None:
         unit: {scheme} for unit, scheme in chosen.choice.items()
     }
     assert compare(model, planned, tokens).kl < found.whole[SCHEMES[0]]
+
+
+def test_a_model_that_hides_its_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = save(build("pp_formulanet"), tmp_path / "model")
+    with pytest.raises(
+        ValueError, match="PPFormulaNet.* does not say where it keeps its tokens'"
+    ):
+        load_model(str(folder), "cpu")

@@ -176,7 +176,5 @@ def test_layers_of_any_kind(kind: str) -> None:
 
 def test_a_model_that_hides_its_embeddings_is_refused(tmp_path: Path) -> None:
     folder = save(build("pp_formulanet"), tmp_path / "model")
-    with pytest.raises(
-        ValueError, match="PPFormulaNet.* does not say where it keeps its tokens'"
-    ):
+    with pytest.raises(ValueError, match="PPFormulaNet.* does not say where it keeps its tokens'"):
         load_model(str(folder), "cpu")

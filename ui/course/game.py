@@ -106,7 +106,7 @@ def standings(lab: Lab, duel: Duel, engine: str, mine: list[str]) -> go.Figure:
     names |= {plan: f"your plan {place + 1}" for place, plan in enumerate(mine)}
     rows = [(names.get(plan, "3 bits for all"), duel.reports[plan].kl, bits_of(lab, plan)) for plan in duel.reports]
     rows.sort(key=lambda row: -row[1])
-    fig = picture("KL, nats", "", HEIGHT, showlegend=False)
+    fig = picture("KL, nats", "", HEIGHT, showlegend=False, bargap=0.3)
     colours = [
         GREEN if name.startswith("the engine") else BLUE if name.startswith("your") else SLATE for name, _, _ in rows
     ]

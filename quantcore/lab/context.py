@@ -5,8 +5,6 @@ from __future__ import annotations
 from quantcore.lab.bench import LEARNED, Bench
 from quantcore.lab.whole import SoFar
 from quantcore.model.held import held
-from quantcore.pipeline.cache import require_cache
-from quantcore.pipeline.cache_ranges import calibrate_cache
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.scheme.cache import CacheSpec
 from quantcore.studies.context_lens import RECALLED, ContextLens
@@ -19,6 +17,8 @@ MOST = 6
 def cache_of(lab: Bench, text: str) -> CacheSpec:
     """What a text such as kv:int8/token says of the cache. Raises: ValueError for one that speaks of anything else, and
     for a cache that the model cannot have."""
+    from quantcore.pipeline.cache import require_cache  # transformers takes long to import
+
     plan = lab.plan_of(text)
     if plan.kv is None or any(one.weights or one.activations or one.transforms for one in plan.schemes):
         raise ValueError(f"{text!r} must speak of the cache alone; write kv:int8/token, or k: and v: each its own")
@@ -37,6 +37,8 @@ def context_lens(
     """KL, flips and recall of one to MOST caches, kv:... each, along the windows of `reading`.
 
     Raises: ValueError as `cache_of`, and for windows that leave no room for what is to be recalled."""
+    from quantcore.pipeline.cache_ranges import calibrate_cache
+
     if not 1 <= len(caches) <= MOST:
         raise ValueError(f"{len(caches)} caches cannot be seen at once; give one to {MOST}")
     asked = {text: cache_of(lab, text) for text in caches}

@@ -8,7 +8,6 @@ from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.memo import remembered
 from quantcore.model.held import held
 from quantcore.model.linears import linear_named
-from quantcore.pipeline.cache_ranges import cache_tensors
 from quantcore.pipeline.calibration import layer_inputs, outlier_ratio
 from quantcore.studies.outliers import (
     ChannelStudy,
@@ -92,6 +91,8 @@ def cache_sides(lab: Bench, block: int, reading: str = READ) -> tuple[tuple[Tens
     """Keys and values of a block's attention as the cache gets them, (N tokens, heads x head_dim), with their channels.
 
     Raises: ValueError for a block without keys and values."""
+    from quantcore.pipeline.cache_ranges import cache_tensors  # transformers takes long to import
+
     found = cache_tensors(held(lab.loaded), lab.tokens(reading), (block,))
     if block not in found:
         raise ValueError(f"block {block} hands no keys and values to a cache; choose a layer of another block")

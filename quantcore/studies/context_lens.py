@@ -19,16 +19,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from quantcore.measure.scores import divergence
 from quantcore.measure.statistics import Interval, mean_interval
-from quantcore.pipeline.cache import Scales, coded_cache
 from quantcore.pipeline.calibration import Progress
 from quantcore.scheme.cache import CacheSpec
+
+if TYPE_CHECKING:
+    from quantcore.pipeline.cache import Scales  # transformers takes long to import
 
 PIECE = 512
 AT_ONCE = 1024  # tokens of all windows that are read together, a piece at a time
@@ -36,7 +38,7 @@ BINS = 16
 RECALLED = 32
 FLOAT = "float"
 
-Caches = Mapping[str, tuple[CacheSpec | None, Scales]]
+Caches = Mapping[str, "tuple[CacheSpec | None, Scales]"]
 """By name what a cache holds, None floats, and its frozen scales."""
 
 
@@ -88,6 +90,8 @@ def context_lens(
     """Each cache beside one of floats, over (windows, T). `so_far` hears what the windows read by then say.
 
     Raises: ValueError for no cache, windows too short to be recalled, and as `coded_cache`."""
+    from quantcore.pipeline.cache import coded_cache
+
     length = tokens.shape[1]
     if not caches or not len(tokens):
         raise ValueError(f"{len(caches)} caches and {len(tokens)} windows say nothing; give at least one of each")

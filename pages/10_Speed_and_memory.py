@@ -80,8 +80,7 @@ def body(choice: Choice) -> None:
             times_part(report, schemes, [] if found is None else speed_words.closed(found.closed))
         frame.numbers(speed_words.times_table(report, schemes), "speed")
     roof_part(source == NOW, None if found is None else found.machine, report, shape, schemes)
-    with frame.problems():
-        memory_part(choice.lab)
+    memory_part(choice.lab)
     native_part()
 
 

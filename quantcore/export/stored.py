@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -21,9 +21,9 @@ from quantcore.scheme.scheme import Scheme
 STORED_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def stored_type(source: Source, schemes: Mapping[str, Scheme] | None = None) -> torch.dtype:
-    """The narrowest of bfloat16, float16 and float32 that holds every parameter of the model exactly, and no scale of
-    `schemes`, by layer, as 0 or infinite. What a model's file keeps in that type is not read, but for the scales."""
+def exact_types(source: Source) -> tuple[torch.dtype, ...]:
+    """Those of STORED_TYPES, narrowest first, that hold every parameter of the model exactly; float32 always does. What
+    a model's file keeps in a type is not read to see that it fits."""
     model = held(source)
     names, tensors = [name for name, _ in model.skeleton.named_parameters()], model.state_dict()
 
@@ -33,8 +33,17 @@ def stored_type(source: Source, schemes: Mapping[str, Scheme] | None = None) -> 
         tensor = tensors[name]
         return not tensor.is_floating_point() or torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
 
-    able = (dtype for dtype in STORED_TYPES[:-1] if all(holds(dtype, name) for name in names))  # one after another
-    return next((dtype for dtype in able if lost_scales(model, schemes or {}, dtype) is None), STORED_TYPES[-1])
+    able = [dtype for dtype in STORED_TYPES[:-1] if all(holds(dtype, name) for name in names)]
+    return (*able, STORED_TYPES[-1])
+
+
+def stored_type(
+    source: Source, schemes: Mapping[str, Scheme] | None = None, exact: Sequence[torch.dtype] | None = None
+) -> torch.dtype:
+    """The narrowest type that holds every parameter of the model exactly, and no scale of `schemes`, by layer, as 0 or
+    infinite. `exact`: the model's `exact_types`, where they are known."""
+    able = exact_types(source) if exact is None else exact
+    return next(dtype for dtype in able if dtype == able[-1] or lost_scales(source, schemes or {}, dtype) is None)
 
 
 def lost_scales(source: Source, schemes: Mapping[str, Scheme], dtype: torch.dtype) -> str | None:

@@ -15,7 +15,7 @@ from quantcore.export.export_report import ExportReport
 from quantcore.export.promise import Promise
 from quantcore.export.promise import promise as promise_of
 from quantcore.export.recipe import recipe as recipe_of
-from quantcore.export.stored import stored_type
+from quantcore.export.stored import exact_types, stored_type
 from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar
@@ -33,7 +33,13 @@ from quantcore.text.reading import Reading
 def promise(lab: Bench, plan: str) -> Promise:
     """What a checkpoint of the plan would take, byte by byte; nothing is quantized."""
     schemes = Plan.parse(plan).schemes_of(lab.layers(), lab.head)
-    return promise_of(lab.model, plan, stored_type(lab.model, schemes))
+    return promise_of(lab.model, plan, stored_type(lab.model, schemes, _exact_types(lab)))
+
+
+@remembered(1)
+def _exact_types(lab: Bench) -> tuple[torch.dtype, ...]:
+    """Every parameter is looked at: once for all plans."""
+    return exact_types(lab.model)
 
 
 def checkpoint(

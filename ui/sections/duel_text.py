@@ -25,8 +25,10 @@ def open_token(place: int, count: int | None = None) -> None:
     st.session_state["token"] = place if count is None or place < count else 0
 
 
+@st.fragment
 def token_part(found: Duel, scheme: str, lab: Lab, reading: str) -> None:
-    """KL along the text, and the window of one token: who would have written what, and all of it tinted."""
+    """KL along the text, and the window of one token: who would have written what, and all of it tinted. Its slider
+    moves nothing else on the page, so nothing else runs again."""
     ids, kl = lab.tokens(reading), found.scores[scheme].kl
     flat, targets = kl.flatten(), lab.decode.all(ids[:, 1:].flatten().tolist())
     order = flat.argsort(descending=True)[:WORST].tolist()
@@ -59,6 +61,7 @@ def token_part(found: Duel, scheme: str, lab: Lab, reading: str) -> None:
     hovers = duel_words.hovers(lab.decode, found, scheme, window)
     tints = [None, *kl[window].tolist()]
     st.html(token_view.tinted(lab.decode.all(ids[window].tolist()), tints, hovers, place + 1))
+    controls.end()
 
 
 def generation_part(scheme: str, lab: Lab, calibration: str) -> None:

@@ -19,9 +19,16 @@ CALIBRATION = (8192, 32768, 131072, 262144, 1048576)
 CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
+@st.fragment
 def memory_part(lab: Lab) -> None:
-    """Sizes, bytes and budgets."""
-    st.header("Will it fit?")
+    """Sizes, bytes and budgets: its controls move nothing else on the page, so nothing else runs again."""
+    with frame.problems():
+        st.header("Will it fit?")
+        _cards(lab)
+    controls.end()
+
+
+def _cards(lab: Lab) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = controls.pick("Model", [LOADED, *PRESET_SHAPES, CUSTOM], "Llama-3-8B", "card")
         if name == CUSTOM:

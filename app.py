@@ -105,6 +105,7 @@ def where_next() -> None:
             frame.link("Every group size at once", "pages/2_Granularity.py", {"format": "int3", "grain": "group"})
             frame.link("Clip outliers, or spare channels", "pages/3_Outliers.py", {"act": "int8", "keep": 2})
             frame.link("GPTQ, column by column", "pages/6_GPTQ_step_by_step.py", {})
+            frame.link("The cache, in fewer bits", "pages/13_Context_lens.py", {})
         with st.container():
             st.markdown("**You teach.** Four lessons; each link puts every browser in the class in the same state.")
             frame.link("1. Which values exist?", "pages/1_Number_formats.py", {})

@@ -72,12 +72,12 @@ def lens_part(choice: Choice, caches: tuple[str, ...], reading: str) -> None:
     drawn = found.whole or found.so_far
     if drawn is None:
         return
-    frame.headline(words.headline(drawn))
+    frame.headline(" ".join(filter(None, (words.blame(drawn), words.headline(drawn)))))
     with st.grid(2, min_column_width=430):
         chart(figures.along(drawn), key="along", alt=words.headline(drawn).replace("*", ""))
         with st.container():
             chart(figures.flips(drawn), key="flips", alt="the share of next tokens that change, along the context")
-    st.table(words.rows(drawn))
+    st.table(words.rows(drawn, 8 * next(lab.model.parameters()).element_size()))
     st.header("Is what stands far back still found?")
     st.markdown(words.recalled(drawn))
     chart(figures.recall(drawn), key="recall", alt=words.recalled(drawn).replace("*", ""))
@@ -100,7 +100,7 @@ def growth_part(lab: Lab, caches: tuple[str, ...]) -> None:
             if wall is not None:
                 fits[name] = each[0].tokens_within(wall) // sequences
         weights = lab.footprint(model, FLOAT, CONTEXTS[0], sequences).weights_bytes
-        said = words.reach(fits, sequences, gpu)
+        said = words.reach(fits, sequences, gpu, wall)
         st.markdown(said)
         chart(figures.growth(CONTEXTS, totals, weights, gpu, wall), key="growth", alt=said.replace("*", ""))
     controls.end()

@@ -27,7 +27,7 @@ PRODUCT = "w:int{3|4}/{group32|group64|channel}"
 MOST_PAIRS = 6  # rows that are compared at once
 MOST_IN_DUEL = 6
 FORMATS = {"KL": "%.3g", "luck ±": "%.2g", "same token, %": "%.1f", "perplexity": "%.2f", "MB": "%.1f"}
-FORMATS |= {"bits a weight": "%.2f"}
+FORMATS |= {"bits a weight": "%.3f"}
 COLUMNS = {name: st.column_config.NumberColumn(format=digits, width=90) for name, digits in FORMATS.items()}
 
 LOOK_FOR = (

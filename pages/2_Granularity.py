@@ -91,8 +91,9 @@ def body(choice: Choice) -> None:
     chosen = study.chosen
     rows, cols = study.tile
     frame.headline(words.headline(study))
+    scales = f"**{chosen.scales:,}** scale{'s' * (chosen.scales > 1)}"
     st.markdown(
-        f"`{scheme}`: one scale for **{rows} x {cols} = {rows * cols:,}** weights, so **{chosen.scales:,}** scales of "
+        f"`{scheme}`: one scale for **{rows} x {cols} = {rows * cols:,}** weights, so {scales} of "
         f"shape `{list(chosen.scale_shape)}` on a weight of `{list(study.shape)}` (output x input)."
     )
     frame.metrics(

@@ -39,7 +39,7 @@ COLUMNS: dict[str, Any] = {
     "over_median": st.column_config.NumberColumn("largest / median channel's", format="%.1f"),
     "kurtosis": st.column_config.NumberColumn("kurtosis (3: normal)", format="%.1f"),
     "token": "on token",
-    "share_above_half": st.column_config.NumberColumn("tokens above half of it", format="percent"),
+    "share_above_half": st.column_config.NumberColumn("tokens above half of it", format="%.1f%%"),
 }
 TREATMENTS = ["none", "smooth", "rotate=hadamard", "rotate=random", "awq"]
 ALPHAS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
@@ -145,6 +145,7 @@ def loudest(choice: Choice, study: ChannelStudy, payers: Sequence[Payer], pictur
         f"{PATTERNS[study.pattern]}"
     )
     table = pd.DataFrame(study.top)
+    table["share_above_half"] *= 100
     table.insert(5, "token text", [texts[row.token] for row in study.top])
     st.dataframe(table, hide_index=True, width="stretch", column_config=COLUMNS)
 
@@ -201,7 +202,7 @@ def treatment(choice: Choice, fmt: str, log: bool) -> None:
     gains = {
         "Largest / median channel": figures.ratio_text(after.channels.ratio),
         "Largest / median weight": figures.ratio_text(after.weight_ratio),
-        "Input SQNR, median, shared scale, after": f"{float(after.payers[0].token_sqnr_db.median()):.1f} dB",
+        "Input SQNR, median, after": f"{float(after.payers[0].token_sqnr_db.median()):.1f} dB",
         f"Output, all in {fmt}": figures.gain_text(after.layer.output.sqnr_db, before.layer.output.sqnr_db),
     }
     frame.metrics(gains)

@@ -5,7 +5,7 @@ import streamlit as st
 
 from quantcore.lab.lab import Lab
 from quantcore.lab.report import duel_document, duel_table
-from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.duel import Duel
 from quantcore.measure.luck import Spread
 from quantcore.model.linears import place_of
 from quantcore.scheme.fitting import GROUPS, sorted_out
@@ -23,6 +23,7 @@ from ui.sections.duel_text import generation_part, token_part
 from ui.sections.luck import luck_part
 from ui.sidebar import Choice
 from ui.words import duel as duel_words
+from ui.words.names import by_name
 
 TITLE = "Scheme duel"
 SECTION = "Lab"
@@ -114,10 +115,11 @@ def show(found: Duel, so_far: str, spreads: dict[str, Spread] | None = None) -> 
 def show_text(found: Duel, choice: Choice, reading: str, spreads: dict[str, Spread] | None) -> None:
     """What reads the text itself, of a duel that is whole; and the ways to leave with it."""
     lab, texts = choice.lab, list(found.reports)
-    frame.take_links({short_label(text): text for text in texts})
+    names = by_name(texts)
+    frame.take_links(names)
     st.header("On the text itself")
-    default = max(texts, key=lambda text: found.reports[text].kl)
-    scheme = controls.select("Scheme", texts, default, "read")
+    default = max(names, key=lambda name: found.reports[names[name]].kl)
+    scheme = names[controls.select("Scheme", list(names), default, "read")]
     token_part(found, scheme, lab, reading)
     st.header("Writing on, side by side")
     generation_part(scheme, lab, choice.calibration)

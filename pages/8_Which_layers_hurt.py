@@ -150,7 +150,7 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, readi
         chart(budgets, key="budgets", alt=" ".join(said).replace("*", ""))
     st.markdown("The plan as text, for the duel, the command line, a recipe:")
     st.code(text, language=None, wrap_lines=True, height=PLAN_PIXELS if len(text) > LONG_PLAN else "content")
-    frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": "\n".join([text, *rivals])})
+    frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": words.duel_lines(text, rival, schemes)})
     frame.take_links({"the plan": text})
     frame.numbers(words.plan_table(found, chosen), "layers")
 

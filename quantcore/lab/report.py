@@ -118,7 +118,7 @@ def layer_document(study: LayerStudy, name: str, facts: Mapping[str, Any]) -> Do
     channels = tuple((row, float(study.channel_error[row]), float(study.channel_size[row])) for row in worst)
     before, after, error = study.weight_before, study.weight_after, study.weight_error
     sentences = (
-        f"{name}, {study.shape[0]} x {study.shape[1]}, takes {study.bits_per_weight:.3g} bits a weight under "
+        f"{name}, {study.shape[0]} x {study.shape[1]}, takes {study.bits_per_weight:.4g} bits a weight under "
         f"{study.scheme}; the median of {study.tokens} tokens' outputs keeps {study.token_sqnr_db:z.1f} dB, the "
         f"whole output {study.output.sqnr_db:z.1f} dB.",
     )

@@ -68,8 +68,15 @@ class ContextLens:
 
     def recall(self, name: str) -> Interval:
         """How much likelier the window's first tokens are where they come again, nats a token, over windows."""
+        return mean_interval(self._gain(name).numpy())
+
+    def recall_lost(self, name: str) -> Interval:
+        """What of float's recall is lost, nats a token, window by window against float's own."""
+        return mean_interval((self._gain(FLOAT) - self._gain(name)).numpy())
+
+    def _gain(self, name: str) -> Tensor:
         said, count = self.said[name].double(), RECALLED - 1
-        return mean_interval((said[:, -count:].mean(1) - said[:, :count].mean(1)).numpy())
+        return said[:, -count:].mean(1) - said[:, :count].mean(1)
 
 
 class _Read(NamedTuple):

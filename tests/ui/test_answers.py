@@ -45,8 +45,8 @@ def test_answers_are_counted_and_voted_on(page: AppTest) -> None:
 
 def test_what_is_said_by_hand() -> None:
     found = Answers(((0,),) * 4, ((1, 2),) * 4, {}, {"W8A8": (None,) * 4, "W4A16": (None, 0, 1, 1)}, 2)
-    assert words.headline(found).startswith("Within 2 tokens of greedy writing, **0%** of the answers under W8A8 part")
-    assert "**75%** of the answers under W4A16 part (95%: 30% to 95%)" in words.headline(found)
+    assert words.headline(found).startswith("Within 2 tokens of greedy writing, **0%** of W8A8's answers (95%")
+    assert words.headline(found).endswith("**75%** of W4A16's answers (95%: 30% to 95%) part from the float model's.")
     assert [row["half of those by token"] for row in words.rows(found)] == ["", "2"]
     votes = [words.FLOAT] * 9 + [words.SCHEME] + [words.NEITHER] * 2
     assert words.tally(votes, "W4A16") == (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ui.words.digits import digits, shown_kl
+from ui.words.digits import digits, shown_kl, shown_tail
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,8 @@ def test_a_kl_has_two_digits_where_inputs_are_rounded_or_little_is_lost() -> Non
     assert shown_kl("W4A8", 0.12871) == "0.13"
     assert shown_kl("W4A16", 0.12871) == "0.1287"
     assert shown_kl("W8A16", 0.000667) == "0.00067"
+
+
+def test_the_tail_of_a_kl_has_the_digits_of_its_mean() -> None:
+    assert shown_tail("W8A8", 0.005693) == "0.0057"
+    assert shown_tail("W4A16", 0.083716) == "0.0837"

@@ -102,13 +102,13 @@ def test_of_two_schemes_on_a_layer_the_better_is_named() -> None:
     said = layer.headline({"A": study(2.0, 4.02), "B": study(21.27, 4.125)})
     assert said == (
         "**B keeps more than A** of the median token's output: **21.3 dB** against **2.0 dB** (the whole output: 22.3 "
-        "dB and 3.0 dB), for 4.12 and 4.02 bits a weight."
+        "dB and 3.0 dB), for 4.125 and 4.020 bits a weight."
     )
     assert "keep the same of the median token's output, **2.0 dB**" in layer.headline(
         {"A": study(2.01, 4.0), "B": study(2.04, 5.0)}
     )
     assert layer.headline({"B": study(2.0, 4.0)}) == (
-        "B keeps **2.0 dB** of the median token's output (the whole: 3.0 dB), for 4.00 bits a weight."
+        "B keeps **2.0 dB** of the median token's output (the whole: 3.0 dB), for 4.000 bits a weight."
     )
 
 

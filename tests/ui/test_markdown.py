@@ -5,7 +5,7 @@ import re
 import pytest
 
 from ui.markdown import as_is, code, plotted
-from ui.words.names import named
+from ui.words.names import by_name, named
 
 HOSTILE = [
     "![x](http://evil.test/a.png)",
@@ -90,3 +90,12 @@ def test_a_picture_reads_no_tag_and_no_colour() -> None:
 def test_a_plans_name_is_no_address() -> None:
     assert named("W3A16@mlp.down_proj=W8A16").startswith("W3A16@\N{WORD JOINER}mlp.down_proj=")
     assert named("w:int4/channel,gptq") == "w:int4/channel,gptq"
+
+
+def test_a_menu_has_the_names_of_the_tables() -> None:
+    assert by_name(["w:int3/group128", "w:int4/channel"]) == {
+        "W3A16": "w:int3/group128",
+        "w:int4/channel": "w:int4/channel",
+    }
+    long = [f"w:int3/channel@mlp.down_proj=w:int8/channel@model.layers.{place}=float" for place in (1, 2)]
+    assert by_name(long) == dict(zip(long, long, strict=True))  # cut short, both would be called alike

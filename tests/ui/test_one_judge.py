@@ -115,3 +115,12 @@ def test_a_scheme_whose_scales_have_no_grain_to_move_in_has_no_luck(lab: Lab) ->
         assert jittered(text) == []
     mixed = jittered(f"{SCHEME}@down_proj=w:fp4_e2m1/group16/e4m3", 1)
     assert mixed == ["w:int3/channel/jitter1@down_proj=w:fp4_e2m1/group16/e4m3"]
+
+
+def test_a_plan_that_is_one_scheme_for_all_says_so() -> None:
+    chosen = PlannedChoice(Plan.parse("W4A16"), 0.1, 4.125, {})
+    assert plan_words.plan_words(chosen, None, "w:int4/group128", 4.125) == [
+        "**The plan is W4A16 for all**: at 4.125 bits a weight no bit saves more elsewhere. The layers' own costs add "
+        "up to **0.1** nats on the text that it was chosen on."
+    ]
+    assert plan_words.plan_words(chosen, None, "W8A16", 8.125)[0].startswith("The plan takes")

@@ -1,5 +1,6 @@
 """The page Context lens: a job along the context, drawn as it is; bytes against a GPU; lines that are no cache."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from quantcore.studies.context_lens import FLOAT, RECALLED, ContextLens
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, said, settle, values
 from tests.apptest_helpers import page as open_page
+from ui.figures import context as figures
 from ui.words import context as words
 
 ASKED = {"window": 128}
@@ -68,7 +70,7 @@ def test_what_is_said_by_hand() -> None:
     kl = torch.full((6, 64), 0.1)
     found = lens(kl, 2.0)
     assert words.headline(found) == (
-        "`kv:int8/token` costs **0.1** nats a token; its loss hardly depends on the position (1.00 times as much in "
+        "`kv:int8/token` loses **0.1** nats a token; the loss hardly depends on the position (1.00 times as much in "
         "the second half)."
     )
     kl[:, 32:] = 0.4
@@ -76,5 +78,46 @@ def test_what_is_said_by_hand() -> None:
     assert "shrinks along the context: 4.0 times" in words.headline(lens(kl.flip(1), 2.0))
     assert "`kv:int8/token` keeps **49%**" in words.recalled(found)
     assert "nothing can be lost of it" in words.recalled(lens(kl, -1.0))
-    (row,) = words.rows(found)
-    assert (row["of float's"], row["next tokens that change"]) == ("25.0%", "100.0%")
+    assert "not told from all of it" not in words.recalled(found)
+    found.said["kv:int8/token"][:, -RECALLED + 1 :] = found.said[FLOAT][:, -RECALLED + 1 :]
+    assert "`kv:int8/token` keeps **100%** (not told from all of it)" in words.recalled(found)
+    (row,) = words.rows(found, 32)  # 100 of 400 bytes; 16 bits a number would take 200
+    assert (row["of a 16-bit cache"], row["next tokens that change"]) == ("50.0%", "100.0%")
+    assert words.rows(found, 16)[0]["of a 16-bit cache"] == "25.0%"
+
+
+def test_two_caches_are_named_as_least_and_most() -> None:
+    found = lens(torch.full((6, 64), 0.1), 2.0)
+    more = {"kv:int2/token": torch.full((6, 64), 0.4)}
+    both = replace(found, kl={**found.kl, **more}, flips={**found.flips, "kv:int2/token": more["kv:int2/token"] > 0})
+    said = words.headline(both)
+    assert said.startswith(
+        "`kv:int8/token` loses least, **0.1** nats a token, `kv:int2/token` most, **0.4**; of the lat"
+    )
+
+
+def test_keys_or_values_are_blamed_where_both_are_coded_alone() -> None:
+    found = lens(torch.full((6, 64), 0.1), 2.0)
+    assert words.blame(found) == ""
+    sides = {"k:int4/token": torch.full((6, 64), 0.6), "v:int4/token": torch.full((6, 64), 0.1)}
+    assert words.blame(replace(found, kl=sides)) == "Coded alone, **keys** lose **6** times as much as values."
+    turned = dict(zip(sides, reversed(sides.values()), strict=True))
+    assert words.blame(replace(found, kl=turned)) == "Coded alone, **values** lose **6** times as much as keys."
+    assert (
+        words.blame(replace(found, kl={"k:int4/token": sides["k:int4/token"], "v:int8/token": sides["v:int4/token"]}))
+        == ""
+    )
+
+
+def test_the_words_of_the_weights_stand_where_every_cache_has_left_them() -> None:
+    """At the left all caches begin on the weights; at the right even one sequence of the finest has grown."""
+    contexts = (1024, 131072)
+    drawn = figures.growth(contexts, {FLOAT: [17, 33], "kv:int4/token": [16, 20]}, 16, "H100 SXM", 80.0)
+    words_at = {trace.text[place]: place for trace in drawn.data if trace.text for place in (0, 1) if trace.text[place]}
+    assert words_at == {"H100 SXM is full": 0, "weights alone": 1}
+
+
+def test_the_whole_memory_is_named() -> None:
+    said = words.reach({FLOAT: 60829}, 8, "H100 SXM", 80)
+    assert "all 80 GB of the H100 SXM hold so many tokens for each of 8 sequences: `float` **60,829**" in said
+    assert "keeps to 90% of the memory" in said

@@ -96,3 +96,11 @@ def test_the_budget_begins_at_what_four_bits_cost_on_this_model(page: AppTest) -
     del page.query_params["budget"]
     settle(page)
     assert next(one for one in page.slider if one.key == "budget").value == 4.5
+
+
+def test_a_duel_of_a_plan_has_two_lines_at_least() -> None:
+    four, eight = schemes = ("w:int4/channel", "w:int8/channel")
+    plan = "W3A16@a=W8A16"
+    assert words.duel_lines(four, four, schemes) == f"{four}\n{eight}"
+    assert words.duel_lines(plan, four, schemes) == f"{plan}\n{four}"
+    assert words.duel_lines(plan, None, schemes) == f"{plan}\n{four}\n{eight}"

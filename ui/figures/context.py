@@ -85,20 +85,21 @@ def growth(
         shown = [value / 1e9 for value in values]
         colour = SLATE if name == FLOAT else None
         fig.add_trace(_line(place - 1, name, list(contexts), shown, "%{y:.3g} GB at %{x:,}", colour))
-    walls = [("weights alone", weights / 1e9, {"color": SLATE, "dash": "dot", "width": 1})]
+    # Words stand where no line runs: those of the weights at the right, where all caches have left them below.
+    rest = [""] * (len(contexts) - 1)
+    walls = [([*rest, "weights alone"], "top left", weights / 1e9, {"color": SLATE, "dash": "dot", "width": 1})]
     if wall_gb is not None:
-        walls.append((f"{gpu} is full", wall_gb, {"color": "var(--ink)", "width": 2}))
-    for name, height, line in walls:
-        text = [name, *[""] * (len(contexts) - 1)]
+        walls.append(([f"{gpu} is full", *rest], "top right", wall_gb, {"color": "var(--ink)", "width": 2}))
+    for text, side, height, line in walls:
         fig.add_trace(
             go.Scatter(
                 x=contexts, y=[height] * len(contexts), text=text, mode="lines+text", line=line,
-                textposition="top right", hoverinfo="skip", showlegend=False,
+                textposition=side, hoverinfo="skip", showlegend=False,
             )
         )  # fmt: skip
     fig.update_xaxes(type="log", tickvals=list(contexts), ticktext=[f"{one // 1024}k" for one in contexts])
     shown = [value / 1e9 for values in totals.values() for value in values]
-    fig.update_yaxes(type="log", **log_ticks([*shown, *(height for _, height, _ in walls)]))
+    fig.update_yaxes(type="log", **log_ticks([*shown, *(height for _, _, height, _ in walls)]))
     return fig
 
 

@@ -16,6 +16,7 @@ from quantcore.studies.outliers import GRAINS, ChannelStudy, OutlierMap, Payer, 
 from quantcore.studies.treatment import TreatmentStudy
 from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
 from ui.figures.base import colour_bar, figure
+from ui.figures.duel import log_ticks
 from ui.markdown import plotted
 
 HEIGHT = 480
@@ -243,7 +244,7 @@ def channel_errors(payers: Sequence[Payer], study: ChannelStudy) -> go.Figure:
     least, median, largest = (float(study.channel_absmax.quantile(q)) for q in (0, 0.5, 1))
     if median > 0:
         fig.update_xaxes(range=[math.log10(max(0.8 * least, median / DEAD)), math.log10(1.3 * largest)])
-    fig.update_xaxes(type="log", dtick="D2", exponentformat="none", tickfont={"size": 16})  # 2 and 5 stand at 3/4 of it
+    fig.update_xaxes(type="log", **log_ticks([max(least, median / DEAD) if median > 0 else 1.0, max(largest, 1e-9)]))
     return fig
 
 

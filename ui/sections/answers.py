@@ -11,6 +11,7 @@ from quantcore.lab.lab import Lab
 from quantcore.measure.duel import short_label
 from quantcore.studies.answers import Answers
 from quantcore.text.reading import PROMPTS
+from quantcore.text.windows import prefix_of
 from ui import frame
 from ui import widgets as controls
 from ui.answers import answer
@@ -18,6 +19,7 @@ from ui.components.chart import chart
 from ui.figures import answers as figures
 from ui.words import answers as words
 from ui.words import tokens as token_view
+from ui.words.names import by_name
 
 BUTTON = f"Let all of them answer {PROMPTS.windows} prompts"
 
@@ -42,12 +44,12 @@ def answers_part(lab: Lab, schemes: tuple[str, ...], calibration: str) -> None:
 @st.fragment
 def vote_part(lab: Lab, found: Answers) -> None:
     """Two answers to one prompt, whose is whose told after the vote."""
-    able = [scheme for scheme, places in found.parted.items() if any(at is not None for at in places)]
-    if not able:
+    names = by_name(scheme for scheme, places in found.parted.items() if any(at is not None for at in places))
+    if not names:
         return
     st.subheader("Which answer is better? Vote, blind")
-    default = max(able, key=lambda scheme: found.share(scheme)[0])
-    scheme = controls.select("Float against", able, default, "vote")
+    default = max(names, key=lambda name: found.share(names[name])[0])
+    scheme = names[controls.select("Float against", list(names), default, "vote")]
     votes: list[str] = st.session_state.setdefault(f"votes {lab.id} {scheme} {found.count}", [])
     pairs = [place for place, at in enumerate(found.parted[scheme]) if at is not None]
     random.Random(scheme).shuffle(pairs)
@@ -70,7 +72,8 @@ def _ballot(lab: Lab, found: Answers, scheme: str, place: int, votes: list[str])
     if not _float_first(scheme, place):
         sides.reverse()
     at = found.parted[scheme][place]
-    st.html(token_view.split_at(["… ", *lab.decode.all(found.prompts[place])], None))
+    begins = len(prefix_of(lab.loaded.tokenizer))  # a prompt is cut from a text's middle: no marker of a beginning
+    st.html(token_view.split_at(["… ", *lab.decode.all(found.prompts[place][begins:])], None))
     with st.grid(2, min_column_width=380, border=True):
         for letter, (_, shown) in zip("AB", sides, strict=True):
             with st.container():

@@ -21,12 +21,12 @@ def headline(found: Answers) -> str:
     shares = {scheme: found.share(scheme) for scheme in found.parted}
     ordered = sorted(shares, key=lambda scheme: shares[scheme][0])
     said = [_share(scheme, shares[scheme]) for scheme in dict.fromkeys([ordered[0], ordered[-1]])]
-    return f"Within {found.count} tokens of greedy writing, {', and '.join(said)} from the float model's."
+    return f"Within {found.count} tokens of greedy writing, {', '.join(said)} part from the float model's."
 
 
 def _share(scheme: str, share: tuple[float, float, float]) -> str:
     value, lo, hi = share
-    return f"**{value:.0%}** of the answers under {as_is(short_label(scheme))} part (95%: {lo:.0%} to {hi:.0%})"
+    return f"**{value:.0%}** of {as_is(short_label(scheme))}'s answers (95%: {lo:.0%} to {hi:.0%})"
 
 
 def rows(found: Answers) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from quantcore.advice.load import SHARE
 from quantcore.studies.context_lens import FLOAT, ContextLens
 from ui.markdown import code
 
@@ -11,14 +12,29 @@ LATER = 1.5  # times the loss at the beginning, from which on it grows with the 
 
 
 def headline(found: ContextLens) -> str:
-    """The cache that loses most and the one that loses least, and whether the loss grows."""
+    """The cache that loses least and the one that loses most, and whether the loss grows."""
     mean = {name: float(kl.double().mean()) for name, kl in found.kl.items()}
     ordered = sorted(mean, key=lambda name: mean[name])
     best, worst = ordered[0], ordered[-1]
-    said = f"{code(best)} costs **{mean[best]:.2g}** nats a token"
-    if worst != best:
-        said += f", {code(worst)} **{mean[worst]:.2g}**"
-    return f"{said}; {grows(found, worst)}."
+    if worst == best:
+        return f"{code(best)} loses **{mean[best]:.2g}** nats a token; {grows(found, best)}."
+    return (
+        f"{code(best)} loses least, **{mean[best]:.2g}** nats a token, {code(worst)} most, **{mean[worst]:.2g}**; "
+        f"of the latter {grows(found, worst)}."
+    )
+
+
+def blame(found: ContextLens) -> str:
+    """Keys or values, where both were coded alone and alike; empty where they were not."""
+    mean = {name: float(kl.double().mean()) for name, kl in found.kl.items()}
+    for keys in (name for name in mean if name.startswith("k:")):
+        values = f"v:{keys.removeprefix('k:')}"
+        if values not in mean or not (mean[keys] and mean[values]):
+            continue
+        more, less = ("keys", "values") if mean[keys] > mean[values] else ("values", "keys")
+        ratio = max(mean[keys] / mean[values], mean[values] / mean[keys])
+        return f"Coded alone, **{more}** lose **{ratio:.2g}** times as much as {less}."
+    return ""
 
 
 def grows(found: ContextLens, name: str) -> str:
@@ -29,10 +45,10 @@ def grows(found: ContextLens, name: str) -> str:
         return "there is no loss at the beginning"
     ratio = second / first
     if ratio > LATER:
-        return f"its loss grows along the context: {ratio:.1f} times as much in the second half"
+        return f"the loss grows along the context: {ratio:.1f} times as much in the second half"
     if ratio < 1 / LATER:
-        return f"its loss shrinks along the context: {1 / ratio:.1f} times as much in the first half"
-    return f"its loss hardly depends on the position ({ratio:.2f} times as much in the second half)"
+        return f"the loss shrinks along the context: {1 / ratio:.1f} times as much in the first half"
+    return f"the loss hardly depends on the position ({ratio:.2f} times as much in the second half)"
 
 
 def recalled(found: ContextLens) -> str:
@@ -43,16 +59,21 @@ def recalled(found: ContextLens) -> str:
             "This model does not use what stands that far back: the first tokens of a window are no likelier at its "
             f"end (gain {own.value:.2f} nats), so nothing can be lost of it."
         )
-    kept = {name: found.recall(name).value / own.value for name in found.kl}
-    each = ", ".join(f"{code(name)} keeps **{share:.0%}**" for name, share in kept.items())
+    each = ", ".join(_kept(found, name, own.value) for name in found.kl)
     return (
         f"The first tokens of a window come once more at its end, {found.length:,} tokens later, and are "
         f"{own.value:.2f} nats likelier there: the model finds them in its cache. Of that gain {each}."
     )
 
 
-def rows(found: ContextLens) -> list[dict[str, str]]:
-    """One row a cache, for the table."""
+def _kept(found: ContextLens, name: str, own: float) -> str:
+    """The share of float's gain that a cache keeps, and whether windows tell it from all of it."""
+    sure = "" if found.recall_lost(name).significant else " (not told from all of it)"
+    return f"{code(name)} keeps **{found.recall(name).value / own:.0%}**{sure}"
+
+
+def rows(found: ContextLens, float_bits: int) -> list[dict[str, str]]:
+    """One row a cache, for the table. float_bits: of a number of the model that was run, whose cache FLOAT is."""
     return [
         {
             "cache": name,
@@ -60,14 +81,19 @@ def rows(found: ContextLens) -> list[dict[str, str]]:
             "next tokens that change": f"{float(found.flips[name].double().mean()):.1%}",
             "recall, nats": f"{found.recall(name).value:.3f}",
             "bytes of a window": f"{found.held[name]:,}",
-            "of float's": f"{found.held[name] / found.held[FLOAT]:.1%}",
+            "of a 16-bit cache": f"{found.held[name] / found.held[FLOAT] * float_bits / 16:.1%}",
         }
         for name, kl in found.kl.items()
     ]
 
 
-def reach(fits: Mapping[str, int], sequences: int, gpu: str) -> str:
+def reach(fits: Mapping[str, int], sequences: int, gpu: str, memory_gb: float | None) -> str:
     """How many tokens each of `sequences` may have before the GPU is full, by cache."""
-    each = ", ".join(f"{code(name)} {count:,}" for name, count in fits.items())
+    if memory_gb is None:
+        return f"How much memory the {gpu} has is not known here, so no wall is drawn."
+    each = ", ".join(f"{code(name)} **{count:,}**" for name, count in fits.items())
     many = "one sequence" if sequences == 1 else f"each of {sequences} sequences"
-    return f"With 16-bit weights {many} may have, until the {gpu} is full, tokens: {each}."
+    return (
+        f"Beside 16-bit weights, all {memory_gb:g} GB of the {gpu} hold so many tokens for {many}: {each}. A server "
+        f"that keeps to {SHARE:.0%} of the memory holds fewer."
+    )

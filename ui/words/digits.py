@@ -28,3 +28,8 @@ def is_rough(text: str) -> bool:
 def shown_kl(text: str, kl: float) -> str:
     """A mean KL of a scheme, with the digits that say something."""
     return f"{kl:.2g}" if is_rough(text) or kl < 0.01 else f"{kl:.4f}"
+
+
+def shown_tail(text: str, kl: float) -> str:
+    """A KL of one token among a scheme's largest: as many digits as its mean bears."""
+    return digits(kl, 2 if is_rough(text) else 3)

@@ -17,7 +17,7 @@ from quantcore.measure.statistics import Interval
 from quantcore.measure.told_apart import BY_TEXT, Apart, share_words, told_apart
 from ui.figures.duel import LETTERS
 from ui.markdown import as_is, code
-from ui.words.digits import digits, shown_kl
+from ui.words.digits import digits, shown_kl, shown_tail
 from ui.words.names import named
 from ui.words.tokens import FAINT, FULL, quoted
 
@@ -41,12 +41,12 @@ def written(table: Table) -> pd.DataFrame:
         {
             "scheme": as_is(row["scheme"]),
             "bits, whole model": f"{row['bits a number']:.2f}",
-            "bits, quantized": f"{row['bits a weight']:.2f}",
+            "bits, quantized": f"{row['bits a weight']:.3f}",
             "MB": f"{row['MB']:.2f}",
             "perplexity (95%)": f"{row['perplexity']:.2f} ({_ends(row)})",
             "vs float, 95% paired": _change(row),
             "KL mean, nats": shown_kl(row["text"], row["KL"]),
-            "KL p50, p95, p99, max": ", ".join(f"{row[f'KL {one}']:.3g}" for one in TAIL),
+            "KL p50, p95, p99, max": ", ".join(shown_tail(row["text"], row[f"KL {one}"]) for one in TAIL),
             "same top-1": f"{row['same top-1']:.1%}",
             "make + read, s": f"{row['quantizing, s']:.1f} + {row['reading, s']:.1f}",
         }
@@ -123,7 +123,7 @@ def verdict(duel: Duel, spreads: Mapping[str, Spread] | None = None) -> str:
         sizes = (f"{named(text)} ({_percent(aparts[text, best].share)})" for text in same)
         said += f"Not to be told from it on this text: {', '.join(sizes)}. "
     if unsure:
-        said += f"Worse {BY_TEXT}: {', '.join(map(named, unsure))}. "
+        said += f"Worse: {', '.join(map(named, unsure))} ({BY_TEXT}). "
     if cheap != best:
         ratio = reports[cheap].kl / reports[best].kl if reports[best].kl else math.inf
         times = f"{digits(ratio, 2)} times the KL" if math.isfinite(ratio) else "more KL"

@@ -73,7 +73,7 @@ def headline(sides: Sides) -> str:
     """Who keeps more of the median token's output, and for how many bits; the whole output's SQNR beside it."""
     kept = {side: decibels(study.token_sqnr_db) for side, study in sides.items()}
     whole = {side: decibels(study.output.sqnr_db) for side, study in sides.items()}
-    bits = {side: f"{study.bits_per_weight:.2f}" for side, study in sides.items()}
+    bits = {side: f"{study.bits_per_weight:.3f}" for side, study in sides.items()}
     if len(sides) == 1:
         (side,) = sides
         of_it = f"**{kept[side]}** of the median token's output (the whole: {whole[side]})"

@@ -13,6 +13,7 @@ from quantcore.measure.told_apart import Apart, share_words
 from quantcore.text.reading import ALL, Reading
 from ui.words.digits import shown_kl
 from ui.words.luck import luck_alone
+from ui.words.names import by_name
 
 
 def text_name(rows: Sequence[Measured], reading: str | None) -> str:
@@ -35,10 +36,11 @@ def headline(rows: Sequence[Measured]) -> str:
 
 
 def short_table(rows: Sequence[Measured], spreads: Mapping[str, Spread]) -> pd.DataFrame:
-    """What schemes on one text are chosen by: as many columns as a narrow window holds."""
+    """What schemes on one text are chosen by: as many columns as a narrow window holds, named as in the picture."""
     luck = ["luck ±"] * any(row.key in spreads for row in rows)
     chosen = table(rows, spreads)[["scheme", "KL", *luck, "same token, %", "perplexity", "MB", "bits a weight"]]
-    return chosen.assign(KL=[float(shown_kl(row.scheme, row.report.kl)) for row in rows])
+    names = list(by_name(row.scheme for row in rows))
+    return chosen.assign(scheme=names, KL=[float(shown_kl(row.scheme, row.report.kl)) for row in rows])
 
 
 def alike(rows: Sequence[Measured]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -79,6 +79,12 @@ def plan_words(
         f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; its layers' own costs add up to "
         f"**{chosen.predicted_kl:.3g}** nats on the text that it was chosen on."
     )
+    if rival == text:
+        predicted = (
+            f"**The plan is {named(text)} for all**: at {chosen.bits_per_weight:.3f} bits a weight no bit saves more "
+            f"elsewhere. The layers' own costs add up to **{chosen.predicted_kl:.3g}** nats on the text that it was "
+            "chosen on."
+        )
     if found is None:
         return [predicted]
     tokens = found.reports[text].tokens
@@ -100,6 +106,13 @@ def plan_words(
         claim = f"The plan loses {way}{size}"
         verdict = f"{f'**{claim}**' if apart.real else claim} than {named(rival)} for all, {apart.verdict}."
     return [verdict, predicted, measured, against]
+
+
+def duel_lines(plan: str, rival: str | None, schemes: Sequence[str]) -> str:
+    """The lines of a duel, which takes two: the plan and the scheme for all next to it; where it is that scheme, or
+    there is none, all schemes that it was made of."""
+    others = schemes if rival in (None, plan) else [rival]
+    return "\n".join(dict.fromkeys([plan, *others]))
 
 
 def bits_where(choice: Mapping[str, str], found: Sensitivity) -> str:

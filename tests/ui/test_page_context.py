@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from quantcore.studies.context_lens import FLOAT, RECALLED, ContextLens
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, said, settle, values
 from tests.apptest_helpers import page as open_page
+from ui.components.palette import INK
 from ui.figures import context as figures
 from ui.words import context as words
 
@@ -80,7 +81,14 @@ def test_what_is_said_by_hand() -> None:
     assert "nothing can be lost of it" in words.recalled(lens(kl, -1.0))
     assert "not told from all of it" not in words.recalled(found)
     found.said["kv:int8/token"][:, -RECALLED + 1 :] = found.said[FLOAT][:, -RECALLED + 1 :]
-    assert "`kv:int8/token` keeps **100%** (not told from all of it)" in words.recalled(found)
+    assert "`kv:int8/token` keeps **100%**, not told from all of it." in words.recalled(found)
+    more = {"kv:int4/token": 0.2 * found.said["kv:int8/token"]}
+    both = replace(found, kl={**found.kl, "kv:int4/token": kl}, said={**found.said, **more})
+    assert words.recalled(both).endswith(
+        "`kv:int8/token` keeps **100%** (not told from all of it), `kv:int4/token` keeps **20%**."
+    )
+    same = replace(both, said={**both.said, "kv:int4/token": both.said[FLOAT]})
+    assert words.recalled(same).endswith("keeps **100%**; on these windows none of that is told from all of it.")
     (row,) = words.rows(found, 32)  # 100 of 400 bytes; 16 bits a number would take 200
     assert (row["of a 16-bit cache"], row["next tokens that change"]) == ("50.0%", "100.0%")
     assert words.rows(found, 16)[0]["of a 16-bit cache"] == "25.0%"
@@ -107,6 +115,10 @@ def test_keys_or_values_are_blamed_where_both_are_coded_alone() -> None:
         words.blame(replace(found, kl={"k:int4/token": sides["k:int4/token"], "v:int8/token": sides["v:int4/token"]}))
         == ""
     )
+
+
+def test_whiskers_are_seen_in_the_dark() -> None:
+    assert {bar.error_y.color for bar in figures.recall(lens(torch.full((6, 64), 0.1), 2.0)).data} == {INK}
 
 
 def test_the_words_of_the_weights_stand_where_every_cache_has_left_them() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from quantcore.studies.context_lens import FLOAT, ContextLens
-from ui.components.palette import SLATE, token
+from ui.components.palette import INK, SLATE, token
 from ui.figures.base import figure
 from ui.figures.duel import COLOURS, DASHES, log_ticks
 
@@ -66,6 +66,7 @@ def recall(found: ContextLens) -> go.Figure:
                     "array": [each.hi - each.value if finite else 0],
                     "arrayminus": [each.value - each.lo if finite else 0],
                     "thickness": 1.5,
+                    "color": INK,  # a bar's own is #444 in the dark too
                 },
                 marker={"color": SLATE if name == FLOAT else COLOURS[place - 1]},
                 width=0.5,

@@ -59,17 +59,20 @@ def recalled(found: ContextLens) -> str:
             "This model does not use what stands that far back: the first tokens of a window are no likelier at its "
             f"end (gain {own.value:.2f} nats), so nothing can be lost of it."
         )
-    each = ", ".join(_kept(found, name, own.value) for name in found.kl)
+    told = {name: found.recall_lost(name).significant for name in found.kl}
+    each = ", ".join(
+        f"{code(name)} keeps **{found.recall(name).value / own.value:.0%}**"
+        + (" (not told from all of it)" if any(told.values()) and not sure else "")
+        for name, sure in told.items()
+    )
+    if not any(told.values()):
+        each += (
+            "; on these windows none of that is told from all of it" if len(told) > 1 else ", not told from all of it"
+        )
     return (
         f"The first tokens of a window come once more at its end, {found.length:,} tokens later, and are "
         f"{own.value:.2f} nats likelier there: the model finds them in its cache. Of that gain {each}."
     )
-
-
-def _kept(found: ContextLens, name: str, own: float) -> str:
-    """The share of float's gain that a cache keeps, and whether windows tell it from all of it."""
-    sure = "" if found.recall_lost(name).significant else " (not told from all of it)"
-    return f"{code(name)} keeps **{found.recall(name).value / own:.0%}**{sure}"
 
 
 def rows(found: ContextLens, float_bits: int) -> list[dict[str, str]]:

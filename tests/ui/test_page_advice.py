@@ -13,6 +13,7 @@ from quantcore.scheme.plan import Plan
 from quantcore.studies.gpus import GPUS
 from tests.apptest_helpers import click, figure_of, figures_of, new_server, values
 from tests.apptest_helpers import page as open_page
+from ui.words import advice as words
 
 PAGE = "14_Which_scheme_should_I_ship"
 SMALL, FREE = "meta-llama/Llama-3.2-1B", "whatever fits"
@@ -86,3 +87,11 @@ def test_the_load_moves_the_points_and_a_click_shows_a_card(tiny_model_dir: Path
 def test_a_load_that_cannot_be_is_a_sentence(tiny_model_dir: Path) -> None:
     at = open_page(PAGE, model=tiny_model_dir, shape=SMALL, context=1024, prompt_tokens=1024).run()
     assert "are more than a context of 1024; take a longer context" in at.error[0].value
+
+
+def test_a_server_is_asked_for_no_longer_context_than_the_model_has() -> None:
+    """vLLM refuses a --max-model-len beyond what config.json says."""
+    found = advise(shape_of("meta-llama/Meta-Llama-3.1-8B"), GPUS["H100 SXM"], Load(context=8192))
+    assert words.serve_line("m", found, 1024).startswith("vllm serve m --max-model-len 1024 --max-num-seqs")
+    assert words.serve_line("m", found, 131072).startswith("vllm serve m --max-model-len 8192 ")
+    assert words.serve_line("m", found).startswith("vllm serve m --max-model-len 8192 ")

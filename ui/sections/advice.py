@@ -18,10 +18,11 @@ from ui.words import advice as words
 def serve_part(found: Advice, plan: Plan, choice: Choice, model: str) -> None:
     """The recipe, the program that runs it, and vLLM's line."""
     st.header("Take it with you")
+    longest = choice.lab.loaded.context if model == LOADED else None
     if plan.is_float:
         st.markdown("The model as it is: nothing to quantize.")
         name = model_words(choice.lab.id) if model == LOADED else model
-        st.code(words.serve_line(name, found), "bash", wrap_lines=True)
+        st.code(words.serve_line(name, found, longest), "bash", wrap_lines=True)
         return
     if model == LOADED:
         recipe_part(plan, choice.lab)
@@ -30,7 +31,7 @@ def serve_part(found: Advice, plan: Plan, choice: Choice, model: str) -> None:
         folder = f"{slug(model.rpartition('/')[2])}-{slug(plan.label)}"
         two_files(recipe(plan), script(plan, model, folder))
     st.markdown("**Serve it**")
-    st.code(words.serve_line(folder, found), "bash", wrap_lines=True)
+    st.code(words.serve_line(folder, found, longest), "bash", wrap_lines=True)
 
 
 def leave_part(plan: Plan, choice: Choice) -> None:

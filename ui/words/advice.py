@@ -112,9 +112,11 @@ def others() -> pd.DataFrame:
     return pd.DataFrame({"tokens": told["tokens"], **{f"Humming {name}, x bf16": told[name] for name in names}})
 
 
-def serve_line(folder: str, found: Advice) -> str:
-    """The shell's line that serves the checkpoint under the load."""
-    words = ["vllm", "serve", folder, "--max-model-len", str(found.load.context)]
+def serve_line(folder: str, found: Advice, longest: int | None = None) -> str:
+    """The shell's line that serves the checkpoint under the load, within the `longest` context that the model was made
+    for, where that is known: vLLM refuses a longer one."""
+    context = found.load.context if longest is None else min(found.load.context, longest)
+    words = ["vllm", "serve", folder, "--max-model-len", str(context)]
     words += ["--max-num-seqs", str(found.load.sequences), "--gpu-memory-utilization", str(SHARE)]
     words += ["--tensor-parallel-size", str(found.gpus)] if found.gpus > 1 else []
     return shlex.join(words)

@@ -142,7 +142,10 @@ def landed(found: Written) -> str:
 def _tried(facts: Mapping[str, Any]) -> str:
     """What transformers made of it, where it ran it."""
     apart = facts.get("logits_apart")
-    return "" if apart is None else f" transformers ran it: its logits are ours, within {apart:.1g} of their size."
+    if apart is None:
+        return ""
+    near = f"within {apart:.1g} of their size" if apart else "bit for bit"
+    return f" transformers ran it: its logits are ours, {near}."
 
 
 def noted(found: Written) -> str:

@@ -8,7 +8,8 @@ grow without bound, codes that make the library panic (which is no Exception); s
 model's tokenizer is ours and stays in this process.
 
 BoundedTokenizer has those methods of transformers' tokenizers that the lab uses, under their names. A process that met
-a limit is replaced at the next question; one that is no longer needed serves the next folder.
+a limit is replaced at the next question. Whoever loads the same files again shares the process that read them, for to
+start one takes a second; one that nobody needs any more serves the next folder.
 """
 
 from __future__ import annotations
@@ -73,32 +74,25 @@ class BoundedTokenizer:
     def __init__(self, source: str, place: Place) -> None:
         self.source = source
         self.vocabulary: int | None = None
-        self._place = place
-        self._bytes = _bytes_to_read(source, place)
-        self._facts: dict[str, Any] | None = None
-        self._texts: dict[int, list[str]] = {}
-        self._one = threading.RLock()
-        self._with_torch = place.gguf is not None
-        self._held = [_take(self._with_torch)]
-        weakref.finalize(self, _leave, self._held, self._with_torch, self._bytes <= KEPT_FILES)
+        self._opened = _opened(source, place)
 
     @property
     def bos_token_id(self) -> int | None:
-        found: int | None = self._read()["bos_token_id"]
+        found: int | None = self._opened.read(self.source)["bos_token_id"]
         return found
 
     @property
     def eos_token_id(self) -> int | None:
-        found: int | None = self._read()["eos_token_id"]
+        found: int | None = self._opened.read(self.source)["eos_token_id"]
         return found
 
     @property
     def chat_template(self) -> Any:
         """Its text, or texts by name; None where there is none."""
-        return self._read()["chat_template"]
+        return self._opened.read(self.source)["chat_template"]
 
     def __len__(self) -> int:
-        return int(self._read()["size"])
+        return int(self._opened.read(self.source)["size"])
 
     def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
         """The text's ids, under `input_ids`."""
@@ -123,10 +117,11 @@ class BoundedTokenizer:
         if len(run) != 1:
             return self.batch_decode([run])[0]
         block, place = divmod(run[0], BLOCK)
-        if block not in self._texts:
+        texts = self._opened.texts
+        if block not in texts:
             first = block * BLOCK
-            self._texts[block] = self.batch_decode([[one] for one in range(first, first + BLOCK)])
-        return self._texts[block][place]
+            texts[block] = self.batch_decode([[one] for one in range(first, first + BLOCK)])
+        return texts[block][place]
 
     def batch_decode(self, runs: Sequence[Sequence[int]]) -> list[str]:
         """The text of each run of ids."""
@@ -157,7 +152,7 @@ class BoundedTokenizer:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write its files. Raises: OSError as the disk says it."""
         try:
-            self._ask({"do": "save", "folder": str(Path(folder).absolute())}, self._bytes)
+            self._ask({"do": "save", "folder": str(Path(folder).absolute())}, self._opened.bytes)
         except Reported as error:
             if error.errno is not None:
                 raise OSError(error.errno, error.text) from None
@@ -172,25 +167,65 @@ class BoundedTokenizer:
     def _ask(self, question: dict[str, Any], length: int, content: bytes = b"") -> tuple[dict[str, Any], bytes]:
         seconds = ANSWER_S + ANSWER_S_PER_MB * length / 1e6
         limits = Limits(seconds, _memory(MEMORY_PER_BYTE * length), ANSWER + ANSWER_PER_BYTE * length)
+        return self._opened.ask(self.source, question, content, limits)
+
+
+class _Opened:
+    """The files of a tokenizer, read by a process: what it said of them, and texts of tokens that were asked for."""
+
+    def __init__(self, place: Place, size: int) -> None:
+        self.bytes = size
+        self.texts: dict[int, list[str]] = {}
+        self._place = place
+        self._facts: dict[str, Any] | None = None
+        self._one = threading.RLock()
+        self._with_torch = place.gguf is not None
+        self._held = [_take(self._with_torch)]
+        weakref.finalize(self, _leave, self._held, self._with_torch, size <= KEPT_FILES)
+
+    def ask(
+        self, source: str, question: dict[str, Any], content: bytes, limits: Limits
+    ) -> tuple[dict[str, Any], bytes]:
         with self._one:
-            self._read()
+            self.read(source)
             return self._held[0].ask(question, content, limits)
 
-    def _read(self) -> dict[str, Any]:
-        """What its files say, read where no living process has done so."""
+    def read(self, source: str) -> dict[str, Any]:
+        """What the files say, read where no living process has done so."""
         with self._one:
             if not self._held[0].alive:
                 self._held[0].close()
                 self._held[0], self._facts = _take(self._with_torch), None
             if self._facts is None:
                 mapped = (self._place.folder / self._place.gguf).stat().st_size if self._place.gguf else 0
-                limits = Limits(LOAD_S, _memory(LOAD_BYTES * self._bytes) + mapped, ANSWER)
+                limits = Limits(LOAD_S, _memory(LOAD_BYTES * self.bytes) + mapped, ANSWER)
                 question = {"do": "load", "folder": str(self._place.folder.absolute()), "gguf": self._place.gguf}
                 try:
                     self._facts, _ = self._held[0].ask(question, b"", limits)
                 except (Ended, Reported) as error:
-                    raise ValueError(f"could not load {self.source!r}: its tokenizer fails ({error}); {MEND}") from None
+                    raise ValueError(f"could not load {source!r}: its tokenizer fails ({error}); {MEND}") from None
             return self._facts
+
+
+_shared: weakref.WeakValueDictionary[Any, _Opened] = weakref.WeakValueDictionary()
+
+
+def _opened(source: str, place: Place) -> _Opened:
+    """That of whoever has the same files open, as they are now, or a new one."""
+    size, key = _bytes_to_read(source, place), _state(place)
+    with _lock:
+        found = _shared.get(key)
+        if found is None:
+            found = _shared[key] = _Opened(place, size)
+        return found
+
+
+def _state(place: Place) -> tuple[Any, ...]:
+    """Which files a tokenizer may be made from, and when each was written."""
+    files = [place.folder / place.gguf] if place.gguf else sorted(place.folder.iterdir())
+    stats = [(file.name, file.stat()) for file in files if place.gguf or file.suffix in SMALL_FILES]
+    written = tuple((name, one.st_size, one.st_mtime_ns, one.st_ino) for name, one in stats)
+    return place.folder.absolute(), place.gguf, written
 
 
 def _memory(more: int) -> int:

@@ -131,27 +131,46 @@ def test_many_threads_ask_at_once(tiny_lm: LoadedModel, theirs: Any) -> None:
 def test_a_process_that_is_no_longer_needed_serves_the_next_folder(altered: Callable[..., Path]) -> None:
     folder = altered()
     first = opened(folder)
-    process = first._held[0]
+    process = first._opened._held[0]
     gc.collect()
     house.close_idle()
     del first
     assert house.idle == {False: process}
-    assert opened(folder)._held == [process]
+    assert opened(folder)._opened._held == [process]
 
 
 def test_a_process_that_was_ended_while_it_waited_is_replaced(altered: Callable[..., Path]) -> None:
     folder = altered()
     house.close_idle()
     first = opened(folder)
-    process = first._held[0]
+    process = first._opened._held[0]
     del first
     gc.collect()
     process._process.kill()
     process._process.wait()
     second = opened(folder)
-    assert second._held != [process]
+    assert second._opened._held != [process]
     assert process._to.closed
     assert second("a key")["input_ids"]
+
+
+def test_who_loads_the_same_files_shares_the_process(altered: Callable[..., Path]) -> None:
+    """As long as they are the same; the vocabulary is each one's own."""
+    folder = altered()
+    first, second = opened(folder), BoundedTokenizer("again", Place(folder))
+    process = first._opened._held[0]
+    assert second._opened is first._opened
+    assert second.vocabulary is None
+    assert second("a key") == first("a key")
+    (folder / "tokenizer_config.json").write_text((folder / "tokenizer_config.json").read_text() + "\n")
+    third = opened(folder)
+    assert third._opened is not first._opened
+    assert third("a key") == first("a key")
+    house.close_idle()
+    del first
+    assert process.alive
+    del second
+    assert house.idle == {False: process}
 
 
 def test_a_script_without_a_main_guard_may_load_a_model(tiny_model_dir: Path, tmp_path: Path) -> None:

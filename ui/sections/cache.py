@@ -54,5 +54,5 @@ def words(sides: dict[str, ChannelStudy], block: int) -> str:
         f"the **values** {values.ratio:.1f} times. Keys are as the cache stores them, behind their rotary position."
     )
     if keys.ratio > values.ratio:
-        return said + " So few bits for a token's keys cost more than for its values: a loud channel sets their scale."
+        return said + " A loud channel sets a token's scale: with few bits, keys lose more than values."
     return said

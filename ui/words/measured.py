@@ -39,7 +39,7 @@ def short_table(rows: Sequence[Measured], spreads: Mapping[str, Spread]) -> pd.D
     """What schemes on one text are chosen by: as many columns as a narrow window holds, named as in the picture."""
     luck = ["luck ±"] * any(row.key in spreads for row in rows)
     chosen = table(rows, spreads)[["scheme", "KL", *luck, "same token, %", "perplexity", "MB", "bits a weight"]]
-    names = list(by_name(row.scheme for row in rows))
+    names = list(by_name((row.scheme for row in rows), 60))
     return chosen.assign(scheme=names, KL=[float(shown_kl(row.scheme, row.report.kl)) for row in rows])
 
 

@@ -13,9 +13,9 @@ def named(text: str, longest: int = 34) -> str:
     return as_is(short_label(text, longest))
 
 
-def by_name(texts: Iterable[str]) -> dict[str, str]:
+def by_name(texts: Iterable[str], longest: int = 34) -> dict[str, str]:
     """Schemes or plans by the short names that tables and pictures give them, for a menu; in full where two plans, cut
     short, would be called alike."""
     every = list(texts)
-    found = {short_label(text): text for text in every}
+    found = {short_label(text, longest): text for text in every}
     return found if len(found) == len(every) else {text: text for text in every}

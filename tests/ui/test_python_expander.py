@@ -30,6 +30,7 @@ from tests.apptest_helpers import page as open_page
 from ui.python_code import LONGEST_QUOTE, noting, program
 from ui.sidebar import OWN as OWN_TEXT
 from ui.words import gptq as gptq_words
+from ui.words.digits import shown_kl
 
 MOST_LINES = 15
 OWN = 'He said: "Don\'t {go} out", and lit the lamp. ' * 4
@@ -144,7 +145,7 @@ def test_duel(tiny_model_dir: Path) -> None:
     at = open_page("7_Scheme_duel", model=tiny_model_dir, duel="w:int8/channel\nw:int3/channel", prompt="A lamp")
     printed = run(at)
     reports = one_of(printed, Duel).reports
-    assert list(at.table[0].value["KL mean, nats"]) == [f"{report.kl:.4f}" for report in reports.values()]
+    assert list(at.table[0].value["KL mean, nats"]) == [shown_kl(text, one.kl) for text, one in reports.items()]
     assert one_of(printed, Written).prompt == "A lamp"
 
 
@@ -152,7 +153,7 @@ def test_duel_on_the_sidebars_text(tiny_model_dir: Path) -> None:
     link = {"from": "the sidebar's", "text": "code", "duel": "w:int8/channel\nw:int3/channel", "prompt": "A lamp"}
     at = open_page("7_Scheme_duel", model=tiny_model_dir, **link)
     reports = one_of(run(at), Duel).reports
-    assert list(at.table[0].value["KL mean, nats"]) == [f"{report.kl:.4f}" for report in reports.values()]
+    assert list(at.table[0].value["KL mean, nats"]) == [shown_kl(text, one.kl) for text, one in reports.items()]
 
 
 @pytest.mark.parametrize("way", ["this layer alone", "everything but it"])

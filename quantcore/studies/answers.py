@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.pipeline.calibration import Progress, part_of
+from quantcore.studies.generation import parts_at
 
 AT_ONCE = 16  # prompts that are written on together
 Z = 1.959964  # of a 95% interval
@@ -54,12 +55,6 @@ def wilson(hits: int, of: int) -> tuple[float, float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = Z * math.sqrt(share * (1 - share) / of + spread / (4 * of)) / (1 + spread)
     return share, max(0.0, middle - half), min(1.0, middle + half)
-
-
-def parts_at(one: tuple[int, ...], other: tuple[int, ...]) -> int | None:
-    """The first place where two answers differ, one that ends earlier among them; None where they are the same."""
-    first = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
-    return min(len(one), len(other)) if first is None and len(one) != len(other) else first
 
 
 def greedy(

@@ -36,11 +36,13 @@ class Written:
 
     @property
     def parted(self) -> int | None:
-        pairs = zip(self.tokens, self.tokens_hat, strict=False)
-        first = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
-        if first is None and len(self.tokens) != len(self.tokens_hat):
-            return min(len(self.tokens), len(self.tokens_hat))
-        return first
+        return parts_at(self.tokens, self.tokens_hat)
+
+
+def parts_at(one: tuple[int, ...], other: tuple[int, ...]) -> int | None:
+    """The first place where two answers differ, one that ends earlier among them; None where they are the same."""
+    first = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    return min(len(one), len(other)) if first is None and len(one) != len(other) else first
 
 
 def write_on(

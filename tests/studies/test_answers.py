@@ -9,7 +9,8 @@ from quantcore.lab.lab import Lab
 from quantcore.measure.store import Store
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.calibration import Progress
-from quantcore.studies.answers import Answers, greedy, greedy_answers, parts_at, wilson
+from quantcore.studies.answers import Answers, greedy, greedy_answers, wilson
+from quantcore.studies.generation import parts_at
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,13 @@ class Job:
         size = (windows or self.windows, length or self.length)
         return torch.randint(0, self.vocabulary, size, generator=torch.Generator().manual_seed(seed))
 
+    @property
+    def calibration(self) -> Tensor | None:
+        """Those tokens; None for a scheme that asks for no text."""
+        from quantcore.scheme.plan import Plan
+
+        return self.tokens() if Plan.of(self.scheme).needs_text else None
+
 
 def ours_whole(job: Job) -> Phases:
     from quantcore.export.checkpoint import export_checkpoint
@@ -43,7 +51,7 @@ def ours_whole(job: Job) -> Phases:
     started = time.perf_counter()
     loaded = load_model(job.model, job.device)
     read_s = time.perf_counter() - started
-    report = export_checkpoint(loaded, job.scheme, job.out, job.tokens() if "gptq" in job.scheme else None)
+    report = export_checkpoint(loaded, job.scheme, job.out, job.calibration)
     return {**_phases(report), "read_s": read_s}
 
 
@@ -51,7 +59,7 @@ def ours_streamed(job: Job) -> Phases:
     from quantcore.export.checkpoint import export_checkpoint
     from quantcore.model.streamed import StreamedModel
 
-    source, calibration = StreamedModel(job.model, job.device), job.tokens() if "gptq" in job.scheme else None
+    source, calibration = StreamedModel(job.model, job.device), job.calibration
     return _phases(export_checkpoint(source, job.scheme, job.out, calibration))
 
 
@@ -63,7 +71,8 @@ def _phases(report: Any) -> Phases:
 
 def llm_compressor(job: Job, **options: Any) -> Phases:
     """`oneshot` as its documentation runs it; `options` are oneshot's. Reading and writing are timed apart, solving by
-    the calls of its GPTQ; what is left of oneshot's time is calibration."""
+    the calls of its GPTQ; what is left of oneshot's time is calibration. A scheme with transforms is asked for in the
+    recipe that we write for it."""
     from llmcompressor import oneshot
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -83,7 +92,12 @@ def llm_compressor(job: Job, **options: Any) -> Phases:
     GPTQModifier.compress_module_list = timed
     preset, _, method = job.scheme.partition(",")
     how: dict[str, Any] = {"targets": "Linear", "scheme": preset, "ignore": ["lm_head"]}
-    recipe = GPTQModifier(**how, actorder=None) if method == "gptq" else QuantizationModifier(**how)
+    recipe: Any = GPTQModifier(**how, actorder=None) if method == "gptq" else QuantizationModifier(**how)
+    if method not in ("", "gptq"):
+        from quantcore.export.recipe import recipe as written
+
+        recipe = f"{job.out}.yaml"
+        Path(recipe).write_text(written(job.scheme), encoding="utf-8")
     tokens = job.tokens()
     batch = int(options.pop("batch_size", 1))
     # a list does for a Dataset
@@ -95,7 +109,7 @@ def llm_compressor(job: Job, **options: Any) -> Phases:
         oneshot(
             model=model,
             tokenizer=AutoTokenizer.from_pretrained(job.model),
-            dataset=DataLoader(rows, batch_size=batch) if method == "gptq" else None,
+            dataset=DataLoader(rows, batch_size=batch) if job.calibration is not None else None,
             recipe=recipe,
             batch_size=batch,
             max_seq_length=job.length,
@@ -139,8 +153,6 @@ def duel_of_six(job: Job) -> Phases:
     windows = [min(sizes[0], job.windows) for sizes in (EVALUATED, LEARNED)]
     tokens, calibration = (job.tokens(count, length, seed) for count, seed in zip(windows, (2, 3), strict=True))
     with tempfile.TemporaryDirectory() as folder:
-        from pathlib import Path
-
         found = duel(loaded, DUEL, tokens, calibration, Store(Path(folder) / "store.sqlite"))
     return {
         "read_s": read_s,

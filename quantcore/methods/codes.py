@@ -16,9 +16,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from quantcore.methods.clip import clipped
+from quantcore.methods.gptaq import gptaq_quantize_many
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.gptq_batch import GptqSet, gptq_quantize_sets
-from quantcore.methods.options import METHODS, Gptq, Method, Qronos, Rtn
+from quantcore.methods.options import METHODS, Clip, Gptaq, Gptq, Method, Qronos, Rtn
 from quantcore.methods.qronos import qronos_quantize_many
 from quantcore.numbers.qtensor import QTensor, global_scale_of, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
@@ -97,6 +99,12 @@ def _rounded(problems: Sequence[Problem], _: Tensor | None, __: str) -> list[QTe
     return [quantize(one.weight, one.spec, qparams_for(one.weight, one.spec, one.global_scale)) for one in problems]
 
 
+def _by_clip(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
+    assert hessian is not None
+    here = hessian.to(problems[0].weight.device)
+    return [clipped(one.weight, one.spec, here, one.global_scale, name) for one in problems]
+
+
 def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
     assert hessian is not None
     asked = [GptqProblem(one.weight, one.spec, Gptq.of(one.method), one.global_scale) for one in problems]
@@ -104,15 +112,27 @@ def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> 
 
 
 def _by_qronos(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
+    methods = [cast(Qronos, one.method) for one in problems]
+    asked, hessian, drift = _behind(problems, [one.sweep for one in methods], hessian)
+    return qronos_quantize_many(asked, hessian, drift, [one.share for one in methods], name)
+
+
+def _by_gptaq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
+    methods = [cast(Gptaq, one.method) for one in problems]
+    asked, hessian, drift = _behind(problems, [one.sweep for one in methods], hessian)
+    return gptaq_quantize_many(asked, hessian, drift, [one.alpha for one in methods], name)
+
+
+def _behind(
+    problems: Sequence[Problem], options: Sequence[Gptq], hessian: Tensor | None
+) -> tuple[list[GptqProblem], Tensor, Tensor | None]:
+    """What a method behind quantized layers is given: its problems, Hessian and drift, where the weights are."""
     assert hessian is not None
     device, drift = problems[0].weight.device, problems[0].drift
-    methods = [cast(Qronos, one.method) for one in problems]
     asked = [
-        GptqProblem(one.weight, one.spec, method.sweep, one.global_scale)
-        for one, method in zip(problems, methods, strict=True)
+        GptqProblem(one.weight, one.spec, each, one.global_scale) for one, each in zip(problems, options, strict=True)
     ]
-    shares = [method.share for method in methods]
-    return qronos_quantize_many(asked, hessian.to(device), None if drift is None else drift.to(device), shares, name)
+    return asked, hessian.to(device), None if drift is None else drift.to(device)
 
 
 def _sets_by_gptq(sets: Sequence[tuple[Sequence[Problem], Tensor, str]]) -> list[list[QTensor]]:
@@ -131,4 +151,10 @@ def _sets_by_gptq(sets: Sequence[tuple[Sequence[Problem], Tensor, str]]) -> list
 TOGETHER: dict[type[Method], Callable[[Sequence[tuple[Sequence[Problem], Tensor, str]]], list[list[QTensor]]]] = {
     Gptq: _sets_by_gptq
 }
-SOLVERS: dict[type[Method], Solver] = {Rtn: _rounded, Gptq: _by_gptq, Qronos: _by_qronos}
+SOLVERS: dict[type[Method], Solver] = {
+    Rtn: _rounded,
+    Clip: _by_clip,
+    Gptq: _by_gptq,
+    Qronos: _by_qronos,
+    Gptaq: _by_gptaq,
+}

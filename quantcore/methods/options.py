@@ -125,6 +125,15 @@ class Gptq(Method):
 
 
 @dataclass(frozen=True)
+class Clip(Method):
+    """Round to nearest under ranges that are shrunk where the layer's outputs then lose less (`clip`); with awq before
+    it, AWQ as its authors have it. Source: Lin et al. 2023, arXiv:2306.00978."""
+
+    name = "clip"
+    needs_hessian = True
+
+
+@dataclass(frozen=True)
 class Qronos(Method):
     """GPTQ behind a first step that makes up for what quantized layers before did to the inputs (`qronos`):
     qronos/actorder=weight/damp=0.05. In a model whose other layers are float it is GPTQ.
@@ -168,7 +177,44 @@ class Qronos(Method):
         return str(self.sweep).replace(Gptq.name, self.name, 1) + share
 
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Rtn, Gptq, Qronos)}
+@dataclass(frozen=True)
+class Gptaq(Method):
+    """GPTQ that hands on what quantized layers before did to each column's input (`gptaq`):
+    gptaq/actorder=weight/damp=0.05. In a model whose other layers are float it is GPTQ.
+
+    alpha    how much of it is handed on (/alpha=0.25)
+    The other options are Gptq's; groups keep their columns. Source: Li et al. 2025, arXiv:2504.02692."""
+
+    name = "gptaq"
+    needs_hessian = True
+    needs_drift = True
+    words = {
+        r"actorder=(weight)": ("actorder", str),
+        r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)": ("damp", float),
+        r"alpha=(\d(?:\.\d{1,9})?)": ("alpha", float),
+    }
+    usage = "/actorder=weight, /damp=0.01 and /alpha=0.25"
+
+    actorder: Literal["weight"] | None = None
+    damp: float = 0.01
+    alpha: float = 0.25
+
+    def __post_init__(self) -> None:
+        Gptq(self.actorder, self.damp)
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha={self.alpha:g} is no share of what the inputs lost; use one above 0, up to 1")
+
+    @property
+    def sweep(self) -> Gptq:
+        """GPTQ's own options."""
+        return Gptq(self.actorder, self.damp)
+
+    def __str__(self) -> str:
+        alpha = "" if self.alpha == Gptaq.alpha else f"/alpha={self.alpha:.10g}"
+        return str(self.sweep).replace(Gptq.name, self.name, 1) + alpha
+
+
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Rtn, Gptq, Clip, Qronos, Gptaq)}
 
 
 def parse_method(text: str) -> Method:

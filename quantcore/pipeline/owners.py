@@ -1,8 +1,8 @@
 """Sets of layers that share a Hessian, each solved by one of several ranks, its owner, and known to all then.
 
-Every rank has summed X^T X over its own windows. What it saw may differ: a rank whose windows never reach an expert has
-no sum for it. So the ranks first tell each other their sets; then each set's sums are added up where it is solved, and
-its codes go to all.
+Every rank has summed X^T X over its own windows, and X~^T (X - X~) where a method wants it. What it saw may differ: a
+rank whose windows never reach an expert has no sum for it. So the ranks first tell each other their sets; then each
+set's sums are added up where it is solved, and its codes go to all.
 """
 
 from __future__ import annotations
@@ -21,8 +21,16 @@ from quantcore.pipeline.ranks import owners, ranks
 from quantcore.scheme.scheme import Scheme
 
 Members = Mapping[str, tuple[nn.Linear, Scheme]]
-Solve = Callable[[Members, Tensor], dict[str, Made]]
+Solve = Callable[[Members, Tensor, "Tensor | None"], dict[str, Made]]
 CODES = ("codes", "scale", "zero_point", "g_idx", "global_scale")  # of a QuantLinear: its weight
+
+
+class Sums(NamedTuple):
+    """A rank's sums over what several layers read, (K, K) each; drift None where nobody wants it."""
+
+    hessian: Tensor
+    layers: list[str]
+    drift: Tensor | None = None
 
 
 class _Form(NamedTuple):
@@ -33,67 +41,76 @@ class _Form(NamedTuple):
 
 
 def solve_shared(
-    sets: Sequence[tuple[Tensor, list[str]]],
+    sets: Sequence[Sums],
     members: Members,
     statics: Mapping[str, QParams | None],
     solve: Solve,
     summed: bool,
 ) -> dict[str, Made]:
-    """What `solve(members of a set, its Hessian)` makes, of every set on every rank.
+    """What `solve(members of a set, its Hessian, its drift)` makes, of every set on every rank.
 
-    sets      this rank's sums, (K, K), and the layers that read those inputs
+    sets      this rank's sums, by what each set of layers reads
     statics   frozen qparams of the layers' inputs, the same on every rank
     summed    whether these are the sums over all ranks' windows already
     Raises: on every rank what an owner's `solve` refuses."""
     those = ranks()
     known = _agreed(sets, members)
-    owner = dict(zip(known, owners([_cost(names, members) for names in known.values()], those.size), strict=True))
+    costs = [_cost(names, members) for names, _ in known.values()]
+    owner = dict(zip(known, owners(costs, those.size), strict=True))
     own = _sums(sets, known, owner, members, summed)
     problem: Exception | None = None
     made: dict[str, Made] = {}
     try:
         for first in list(own):
-            made |= solve({name: members[name] for name in known[first]}, own.pop(first))
+            mine = own.pop(first)
+            made |= solve({name: members[name] for name in mine.layers}, mine.hessian, mine.drift)
     except ValueError as error:
         problem = error
     those.together(problem)
     return _told(made, known, owner, members, statics)
 
 
-def _agreed(sets: Sequence[tuple[Tensor, list[str]]], members: Members) -> dict[str, list[str]]:
-    """The sets that any rank has seen, by their first layer, in the order of the block's layers."""
-    known: dict[str, list[str]] = {}
-    for said in ranks().all_said([together for _, together in sets]):
-        for together in said:
-            known.setdefault(together[0], together)
+def _agreed(sets: Sequence[Sums], members: Members) -> dict[str, tuple[list[str], bool]]:
+    """The sets that any rank has seen, and whether with drift, by their first layer, in the order of the block's
+    layers."""
+    known: dict[str, tuple[list[str], bool]] = {}
+    for said in ranks().all_said([(one.layers, one.drift is not None) for one in sets]):
+        for together, drifts in said:
+            known.setdefault(together[0], (together, drifts))
     return {first: known[first] for first in members if first in known}
 
 
 def _sums(
-    sets: Sequence[tuple[Tensor, list[str]]],
-    known: Mapping[str, list[str]],
+    sets: Sequence[Sums],
+    known: Mapping[str, tuple[list[str], bool]],
     owner: Mapping[str, int],
     members: Members,
     summed: bool,
-) -> dict[str, Tensor]:
-    """The Hessians that this rank owns, over all ranks' windows. All are added up before the first is solved: nobody
-    waits for an owner that solves."""
-    mine, own = {together[0]: hessian for hessian, together in sets}, dict[str, Tensor]()
-    for first in known:
-        hessian = mine.pop(first, None)
-        if hessian is None:
-            weight = members[first][0].weight
-            hessian = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
+) -> dict[str, Sums]:
+    """What this rank owns, over all ranks' windows. All is added up before the first set is solved: nobody waits for an
+    owner that solves."""
+    mine, own = {one.layers[0]: one for one in sets}, dict[str, Sums]()
+    for first, (layers, drifts) in known.items():
+        here = mine.pop(first, None) or _nothing(members[first][0].weight, layers, drifts)
         if not summed:
-            ranks().sum_to(owner[first], hessian)
+            for tensor in (here.hessian, here.drift):
+                if tensor is not None:
+                    ranks().sum_to(owner[first], tensor)
         if owner[first] == ranks().rank:
-            own[first] = hessian
+            own[first] = here
     return own
+
+
+def _nothing(weight: Tensor, layers: list[str], drifts: bool) -> Sums:
+    """The sums of a rank that none of these tokens reached."""
+    width = weight.shape[1]
+    zeros = [torch.zeros(width, width, device=weight.device) for _ in range(1 + drifts)]
+    return Sums(zeros[0], layers, zeros[1] if drifts else None)
 
 
 def _told(
     made: dict[str, Made],
-    known: Mapping[str, list[str]],
+    known: Mapping[str, tuple[list[str], bool]],
     owner: Mapping[str, int],
     members: Members,
     statics: Mapping[str, QParams | None],
@@ -102,7 +119,7 @@ def _told(
     forms: dict[str, _Form] = {}
     for said in ranks().all_said({name: _form(one) for name, one in made.items()}):
         forms |= said
-    for first, names in known.items():
+    for first, (names, _) in known.items():
         for name in names:
             layer, scheme = members[name]
             numbers = _numbers(made[name]) if name in made else _room(forms[name], layer.weight.device)

@@ -25,7 +25,7 @@ from quantcore.pipeline.layers import (
     reports_of,
     static_qparams,
 )
-from quantcore.pipeline.owners import Members, solve_shared
+from quantcore.pipeline.owners import Members, Sums, solve_shared
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.seen import Passing, Seen
 from quantcore.pipeline.treated import changed
@@ -156,14 +156,14 @@ class Road:
         """The sets of layers with a Hessian, each solved by one of the ranks."""
         statics = {one: static_qparams(scheme.activations, ranges.get(one)) for one, (_, scheme) in members.items()}
 
-        def solve(together: Members, hessian: Tensor) -> dict[str, Made]:
-            return quantize_together(together, ranges, hessian)
+        def solve(together: Members, hessian: Tensor, drift: Tensor | None) -> dict[str, Made]:
+            return quantize_sets([(together, hessian, drift)], ranges)
 
         first = next(iter(members))
         with self.clock.piece(first):
             if self._text is None:  # another plan wants them too
                 mine = [shared._replace(hessian=shared.hessian.clone()) for shared in mine]
-            sets = [(shared.hessian, shared.layers) for shared in mine]
+            sets = [Sums(shared.hessian, shared.layers, shared.drift) for shared in mine]
             found = solve_shared(sets, members, statics, solve, summed)
         self._sets[first] = list(found)
         return found

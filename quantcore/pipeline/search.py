@@ -3,7 +3,8 @@
 What is compared is the output of the smallest part of the block that holds all readers: the attention for q, k and v,
 the MLP for gate and up, the layer itself for o and down. A layer's own loss is sum over rows of e H e^T, and needs no
 run; a part is run once for each candidate, over the first TOKENS of the text. All candidates' losses stay on the
-device, where the least is looked up: nothing waits for it before the block is done.
+device, where the least is looked up: nothing waits for it before the block is done. Several ranks each try on their own
+text, and add up sizes and losses, so that all choose the same.
 """
 
 from __future__ import annotations
@@ -42,14 +43,12 @@ class Searching:
     def scales(
         self, block: nn.Module, links: Sequence[Link], schemes: Mapping[str, Scheme], walk: BlockWalk
     ) -> list[tuple[Link, Tensor]]:
-        """Raises: ValueError for a block that has nothing to fold into, and for several ranks."""
+        """Raises: ValueError for a block that has nothing to fold into."""
         if not links:
             raise ValueError(
                 "awq finds nothing in this model's blocks whose outputs Linears alone read, so its scales cannot be "
                 "folded; leave it out"
             )
-        if not ranks().alone:
-            raise ValueError("awq tries its scales on one rank's text, and several do not yet agree; run one rank")
         seen = _Watched(block, links, any(one.every_token for one in schemes.values()))
         seen.pass_over(walk)
         found = []
@@ -75,12 +74,19 @@ class Searching:
             changed = {name: _tried(weights[name], scales[columns[name]], spec) for name, spec in specs.items()}
             if len(link.readers) == 1:
                 (name,) = changed
-                error = changed[name] - weights[name]
-                losses.append(((error @ seen.hessian(name)) * error).sum())
+                losses.append(seen.loss_of(name, changed[name] - weights[name]))
             else:
                 losses.append(seen.loss(part, changed))
-        best = torch.stack(losses).nan_to_num(torch.inf).argmin()
+        best = _of_all_ranks(torch.stack(losses)).nan_to_num(torch.inf).argmin()
         return tried.index_select(0, best[None])[0]
+
+
+def _of_all_ranks(mine: Tensor) -> Tensor:
+    """The sum over the ranks, the same bits on each."""
+    if ranks().alone:
+        return mine
+    said = ranks().all_said(mine.cpu())
+    return torch.stack(said).sum(0).to(mine.device)
 
 
 def _tried(weight: Tensor, scales: Tensor, spec: QuantSpec) -> Tensor:
@@ -126,6 +132,7 @@ class _Watched:
         self._grams = {name: Gram() for link in links for name in link.readers if len(link.readers) == 1}
         self._calls: dict[str, list[Call]] = {part_of(list(one.readers)): [] for one in links if len(one.readers) > 1}
         self._outputs: dict[str, list[Tensor]] = {}
+        self._reached: set[str] = set()
 
     def pass_over(self, walk: BlockWalk) -> None:
         """Take the walk past the block."""
@@ -136,6 +143,18 @@ class _Watched:
             for name in self._calls:
                 stack.callback(self._keep_calls(name).remove)
             walk.advance(self._block)
+        self._pool()
+
+    def _pool(self) -> None:
+        """Sizes over all ranks' text."""
+        if ranks().alone:
+            return
+        device = next(self._block.parameters()).device
+        said = ranks().all_said({name: (one.cpu(), self._counts[name]) for name, one in self._sums.items()})
+        names = dict.fromkeys(name for one in said for name in one)
+        mine = {name: [one[name] for one in said if name in one] for name in names}
+        self._sums = {name: torch.stack([size for size, _ in its]).sum(0).to(device) for name, its in mine.items()}
+        self._counts = {name: sum(count for _, count in its) for name, its in mine.items()}
 
     def _watched(self, link: Link) -> list[str]:
         """Readers of a norm get the same tokens, but experts, which share them out."""
@@ -156,8 +175,11 @@ class _Watched:
                 count = heads if count is None else count + heads
         return None if total is None or count is None else total / count.clamp(min=1)
 
-    def hessian(self, name: str) -> Tensor:
-        return self._grams[name].total
+    def loss_of(self, name: str, error: Tensor) -> Tensor:
+        """sum over rows of e H e^T of a Linear by itself; 0 where no token of this rank reached it."""
+        if name not in self._reached:
+            return error.new_zeros(())
+        return ((error @ self._grams[name].total) * error).sum()
 
     def loss(self, part: str, weights: Mapping[str, Tensor]) -> Tensor:
         """|y - y'|^2 summed over a part's outputs, y' with these weights of the block's Linears."""
@@ -172,7 +194,7 @@ class _Watched:
             (self._run(part, call, inside).float() - said.float()).square().sum()
             for call, said in zip(self._calls[part], self._outputs[part], strict=True)
         ]
-        return torch.stack(apart).sum()
+        return torch.stack(apart).sum() if apart else next(iter(weights.values())).new_zeros(())
 
     def _run(self, part: str, call: Call, weights: Mapping[str, Tensor]) -> Tensor:
         with torch.inference_mode(), every_token(self._block, self._every):
@@ -187,6 +209,7 @@ class _Watched:
         self._counts[name] = self._counts.get(name, 0) + len(rows)
         if name in self._grams:
             self._grams[name].add(rows)
+            self._reached.add(name)
 
     def _keep_calls(self, part: str) -> Any:
         kept = 0

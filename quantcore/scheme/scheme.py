@@ -305,7 +305,7 @@ def _split_part(part: str) -> tuple[str, str]:
     raise ValueError(
         f"cannot read {part!r}; a scheme's parts are w:..., a:..., {', '.join(known)}, {EVERY_TOKEN}, kv:... and "
         f"skip=..., "
-        f"or start with one of {', '.join(PRESETS)}"
+        f"or start with W2A16 to W8A16, W2A8 to W7A8, W2A4 to W4A4, {', '.join(OTHER_PRESETS)}"
     )
 
 
@@ -317,9 +317,7 @@ def _int_presets() -> dict[str, str]:
     return presets
 
 
-PRESETS: dict[str, Scheme] = {}
-for _name, _text in {
-    **_int_presets(),
+OTHER_PRESETS = {
     "W4A16_ASYM": "w:int4/group128/asym",
     "W8A8": "w:int8/channel,a:int8/token/dynamic",
     "W4AFP8": "w:int4/group128,a:fp8_e4m3/token/dynamic",
@@ -335,5 +333,7 @@ for _name, _text in {
     "MXFP6A8": "w:fp6_e2m3/group32/e8m0,a:fp8_e4m3/group32/e8m0/dynamic",
     "MXFP8A16": "w:fp8_e4m3/group32/e8m0",
     "MXFP8": "w:fp8_e4m3/group32/e8m0,a:fp8_e4m3/group32/e8m0/dynamic",
-}.items():
+}
+PRESETS: dict[str, Scheme] = {}
+for _name, _text in {**_int_presets(), **OTHER_PRESETS}.items():
     PRESETS[_name] = Scheme.parse(_text)

@@ -17,6 +17,8 @@ from quantcore.numbers.packing import unpack
 from tests.browser_fixtures import ROOT
 
 SCHEME = "w:int4/group32,gptq"
+# narrow: absmax / 7.5 puts a weight between two codes, and the last digit of AWQ's scales says which it gets
+ALL = "w:int4_narrow/group32,awq,gptq@down_proj=w:int4_narrow/group32,qronos"
 TEXT = ("--max-tokens", "1600", "--window", "64")
 EXACT_BLOCK = 0.001  # of the first block's codes: ties, which a sum in another order may turn
 WHOLE = 0.01  # of losses and KL
@@ -59,7 +61,8 @@ def codes(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_checkpoint_of_two_processes_is_that_of_one(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("quantize", "--model", str(tiny_model_dir), "--scheme", SCHEME, "--device", "cpu", *TEXT)
+    """AWQ's scales, GPTQ's Hessians, and what Qronos compares: each sums up over both."""
+    asked = ("quantize", "--model", str(tiny_model_dir), "--scheme", ALL, "--device", "cpu", *TEXT)
     one = alone(capsys, *asked, "--out", str(tmp_path / "one"))
     both = answer(two(*asked, "--out", str(tmp_path / "both"), store=tmp_path))
     assert both["device"] == f"2 x {one['device']}"

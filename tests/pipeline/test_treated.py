@@ -84,7 +84,13 @@ def test_plans_with_and_without_go_together(tiny_lm: LoadedModel, tokens: Tensor
 
 
 @pytest.mark.parametrize(
-    "plan", [f"{STATIC},smooth=0.5/all", "w:int4/group32,smooth=0.5,gptq", "w:int4/group32,rotate=hadamard"]
+    "plan",
+    [
+        f"{STATIC},smooth=0.5/all",
+        "w:int4/group32,smooth=0.5,gptq",
+        "w:int4/group32,rotate=hadamard",
+        "w:int4/group32,awq,clip",
+    ],
 )
 def test_transformers_reads_what_is_written(tiny_lm: LoadedModel, tokens: Tensor, plan: str, tmp_path: Path) -> None:
     report = export_checkpoint(tiny_lm, plan, tmp_path / "out", tokens, dtype=torch.float32)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from quantcore.lab.bench import Bench, weights_of
 from quantcore.lab.memo import remembered
 from quantcore.matmul.size import checkpoint_bytes
 from quantcore.pipeline.convert import quantize_model
 from quantcore.studies.anatomy import Anatomy, anatomy
-from quantcore.studies.next_tokens import NextTokens, next_tokens
+from quantcore.studies.next_tokens import NextTokens, last_logits, next_tokens
 from quantcore.studies.row import RowStudy, loud_row, row_study
 from quantcore.text.reading import OWN
+from quantcore.text.windows import prompt_tokens
 
 SMALL_MODEL = 50_000_000  # parameters; of a larger model nothing long begins by itself
 START, START_BITS = 4, range(2, 9)  # bits per weight on the first page
@@ -48,7 +49,14 @@ def likeliest(lab: Bench, scheme: str, prompt: str = PROMPTS[0]) -> NextTokens:
 
 @remembered(256)
 def _likeliest(lab: Bench, scheme: str, prompt: str) -> NextTokens:
-    return next_tokens(lab.loaded, quantized(lab, scheme), prompt.removeprefix(OWN))
+    return next_tokens(lab.loaded, quantized(lab, scheme), prompt.removeprefix(OWN), logits=_float_logits(lab, prompt))
+
+
+@remembered(8)
+def _float_logits(lab: Bench, prompt: str) -> Tensor:
+    """What the model itself says after a prompt: the same at every number of bits."""
+    loaded, text = lab.loaded, prompt.removeprefix(OWN)
+    return last_logits(loaded.model, prompt_tokens(loaded.tokenizer, text, loaded.context)[0].to(loaded.device))
 
 
 @remembered(64)

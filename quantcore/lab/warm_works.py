@@ -24,6 +24,8 @@ Shape = tuple[int, int]
 TOKENS = (1, 8, 16, 24, 32, 40, 64, 100, 256, 2048)  # one alone; of each tile fewer than it holds, and as many
 PAGES = ("w:int4/channel", "w:int4/group64")  # what the first page and the page of GPTQ begin with
 SCHEMES = ("W4A16", "W4A16_ASYM", "W8A16", "W8A8", "FP8_DYNAMIC", "FP8", "FP8_BLOCK", *PAGES)
+PROMPT = 16  # tokens: the tile that the first page's sentence fills
+SLIDER = tuple(f"w:int{bits}/channel" for bits in range(2, 9))  # of the first page
 REFERENCE = ((384, 384), (128, 384), (1024, 384), (384, 1024))
 LLAMAS = ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336), (2048, 2048), (512, 2048), (8192, 2048))
 COMMON: tuple[Shape, ...] = (*REFERENCE, *LLAMAS, (2048, 8192))
@@ -54,6 +56,7 @@ def works(shapes: Iterable[Shape] = COMMON) -> list[Work]:
     found += [Work("gptq", way, size) for size in sizes for way in ways]
     cut = dict.fromkeys((out if out <= WIDE else WIDE + out % 128, width) for out, width in shapes)
     products = [Work("product", scheme, shape, count) for scheme in SCHEMES for shape in cut for count in TOKENS]
+    products += [Work("product", scheme, shape, PROMPT) for scheme in SLIDER if scheme not in PAGES for shape in cut]
     return found + [work for work in products if _fits(work)]
 
 

@@ -297,7 +297,8 @@ def tokens_hash(*tokens: Tensor | None) -> str:
 def _add(digest: Any, tensor: Tensor) -> None:
     """The tensor's bytes, a piece at a time: a large model on a GPU comes to the CPU in pieces."""
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    staged = torch.empty(HASH_BYTES, dtype=torch.uint8, pin_memory=True) if flat.is_cuda else None
+    size = min(HASH_BYTES, len(flat))
+    staged = torch.empty(size, dtype=torch.uint8, pin_memory=True) if flat.is_cuda else None
     for piece in torch.split(flat, HASH_BYTES):
         here = piece if staged is None else staged[: len(piece)].copy_(piece)
         digest.update(here.numpy().data)

@@ -42,3 +42,26 @@ def product_of_halves(a: Halves, b: Halves) -> Tensor:
     found = torch.mm(a.high, b.high, out_dtype=torch.float32)
     found = torch.addmm(found, a.high, b.low, out_dtype=torch.float32)
     return torch.addmm(found, a.low, b.high, out_dtype=torch.float32)
+
+
+class Growing:
+    """z[:, :stop] U[:stop, stop:], kept up while `stop` moves to the right: what the columns that have been visited do
+    to those that have not. Shapes: z (O, K), U (K, K). Each step reads and writes the sum once."""
+
+    def __init__(self, z: Tensor, u: Tensor) -> None:
+        self._factors = [(z, u)]
+        if z.is_cuda:
+            (high, low), (over, under) = Halves.of(z), Halves.of(u)
+            self._factors = [(high, over), (high, under), (low, over)]
+        self._sum = torch.zeros_like(z)
+
+    def behind(self, start: int, stop: int) -> Tensor:
+        """The sum for the columns from `stop` on, (O, K - stop), float32; `start` is the last call's `stop`, first 0."""
+        left = self._sum[:, stop - start :]
+        a = torch.cat([one[:, start:stop] for one, _ in self._factors], 1)
+        b = torch.cat([one[start:stop, stop:] for _, one in self._factors])
+        if left.shape[1]:
+            halves = a.dtype == torch.bfloat16
+            left = torch.addmm(left, a, b, out_dtype=torch.float32) if halves else torch.addmm(left, a, b)
+        self._sum = left
+        return self._sum

@@ -23,6 +23,7 @@ from quantcore.measure.statistics import Interval, mean_interval
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.options import Gptq
 from quantcore.numbers.bits import weight_size
+from quantcore.numbers.products import product
 from quantcore.numbers.qtensor import dequantize, fake_quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
@@ -112,7 +113,7 @@ def weights_spec(text: str) -> QuantSpec:
 
 def row_losses(error: Tensor, hessian: Tensor) -> Tensor:
     """e H e^T of each row, (O,), float64."""
-    return ((error @ hessian) * error).sum(1, dtype=torch.float64)
+    return (product(error, hessian) * error).sum(1).double()
 
 
 def _drawn(losses: Tensor, count: int, tile: int) -> tuple[Tensor, Tensor]:

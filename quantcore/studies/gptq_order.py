@@ -26,7 +26,7 @@ from torch import Tensor
 from quantcore.methods.gptq import GptqProblem, factorize, gptq_quantize_many
 from quantcore.methods.options import Gptq
 from quantcore.methods.sweep_state import Order
-from quantcore.numbers.products import product
+from quantcore.numbers.products import Growing, product
 from quantcore.numbers.qtensor import QTensor, dequantize, quantize
 from quantcore.numbers.spec import QuantSpec
 
@@ -153,8 +153,8 @@ class _Look:
     def rtn(self, qtensor: QTensor) -> Course:
         """Column by column, none moved: the unvisited are exact."""
         error = self.weight - dequantize(qtensor)
-        before = product(error, self.hessian.triu(1))
-        added = (error * (2 * before + error * self.hessian.diagonal())).sum(0, dtype=torch.float64).cumsum(0).cpu()
+        both = product(error, 2 * self.hessian.triu(1)).addcmul_(error, self.hessian.diagonal())
+        added = (error * both).sum(0).double().cumsum(0).cpu()
         order = torch.arange(len(self.hessian))
         steps = self._steps(order)
         return self._course(METHODS[0], qtensor, order, steps, [0.0, *added[torch.tensor(steps[1:]) - 1].tolist()])
@@ -167,10 +167,11 @@ class _Look:
         columns = order.columns.cpu()
         steps = self._steps(columns)
         powers = _powers_of_moved(z, factor.inverse, steps)
-        at = torch.tensor(steps[1:], device=z.device) - 1
-        visited, rounded = (part.square().sum(0, dtype=torch.float64).cumsum(0)[at] for part in (z, error))
+        visited, rounded = (_column_powers(part).cumsum(0) for part in (z, error))
         ridge = self.damp * self.hessian.diagonal().mean().double()
-        losses = visited - ridge * (rounded + torch.stack(powers))
+        along, moved = torch.stack([visited, rounded]).cpu(), torch.stack([*powers, ridge]).cpu()  # waited for once
+        at = torch.tensor(steps[1:]) - 1
+        losses = along[0, at] - moved[-1] * (along[1, at] + moved[:-1])
         return self._course(method, qtensor, columns, steps, [0.0, *losses.tolist()])
 
     def _steps(self, order: Tensor) -> list[int]:
@@ -207,14 +208,16 @@ class _Look:
 
 def _powers_of_moved(z: Tensor, inverse: Tensor, steps: Sequence[int]) -> list[Tensor]:
     """|E|^2 of the columns still to be visited, behind each of the steps but the first."""
-    moved, powers = torch.zeros_like(z), []
-    for start, stop in pairwise(steps):
-        if stop < z.shape[1]:
-            moved[:, stop:] += product(z[:, start:stop], inverse[start:stop, stop:])
-        powers.append(_power(moved[:, stop:]))
-    return powers
+    moved = Growing(z, inverse)
+    return [_power(moved.behind(start, stop)) for start, stop in pairwise(steps)]
 
 
 def _power(x: Tensor) -> Tensor:
     """The sum of squares, a float64 scalar that nobody waits for."""
-    return x.square().sum(0, dtype=torch.float64).sum()
+    return _column_powers(x).sum()
+
+
+def _column_powers(x: Tensor) -> Tensor:
+    """The sum of squares of each column, (K,) float64; each is summed in float32, which reads x once."""
+    size: Tensor = torch.linalg.vector_norm(x, dim=0)
+    return size.double().square()

@@ -49,12 +49,18 @@ class NextTokens:
     shared: int
 
 
-def next_tokens(loaded: LoadedModel, model_hat: nn.Module, prompt: str, k: int = 5) -> NextTokens:
-    """Both models' distributions over the token after `prompt`. `model_hat` shares the tokenizer of `loaded`.
+def next_tokens(
+    loaded: LoadedModel, model_hat: nn.Module, prompt: str, k: int = 5, logits: Tensor | None = None
+) -> NextTokens:
+    """Both models' distributions over the token after `prompt`. `model_hat` shares the tokenizer of `loaded`; `logits`
+    of the float model after this prompt, (V,), where they are known.
 
     Raises: ValueError for an empty prompt, or k below 1 or beyond the vocabulary."""
     ids, dropped = prompt_tokens(loaded.tokenizer, prompt, loaded.context)
-    logits, logits_hat = (last_logits(model, ids.to(loaded.device)) for model in (loaded.model, model_hat))
+    ids = ids.to(loaded.device)
+    if logits is None:
+        logits = last_logits(loaded.model, ids)
+    logits_hat = last_logits(model_hat, ids)
     if not 1 <= k <= len(logits):
         raise ValueError(f"k={k} tokens cannot be listed from a vocabulary of {len(logits)}; try k=5")
     p, p_hat = logits.softmax(-1), logits_hat.softmax(-1)

@@ -29,6 +29,9 @@ def test_the_works_reach_every_tile_and_no_scheme_that_does_not_fit() -> None:
     found = works([(384, 384), (14336, 4096), (40, 96)])
     assert len(set(found)) == len(found)
     assert {work.tokens for work in found if work.kind == "product"} == {1, 8, 16, 24, 32, 40, 64, 100, 256, 2048}
+    assert {f"w:int{bits}/channel" for bits in range(2, 9)} <= {
+        work.scheme for work in found
+    }  # the first page's slider
     assert not [work for work in found if work.shape == (40, 96) and work.scheme in ("W4A16", "FP8_BLOCK")]
     assert [work for work in found if work.shape == (40, 96) and work.scheme == "W8A8"]
     assert max(work.shape[0] for work in found) == 8256  # 14336 rows take the tile of many: fewer do as well

@@ -5,7 +5,7 @@ import torch
 
 from quantcore import calibrate, compare, dequantize, fake_quantize, load_model, quantize, quantize_model
 from quantcore.numbers.formats import FORMATS
-from quantcore.numbers.products import product
+from quantcore.numbers.products import Growing, product
 from quantcore.pipeline.calibration import outlier_ratio
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.windows import bundled_text, token_windows
@@ -55,3 +55,13 @@ def test_products_of_halves_agree_with_float64() -> None:
     b[7] *= 1e3
     apart = product(a, b).double() - a.double() @ b.double()
     assert (apart.abs() / (a.abs().double() @ b.abs().double())).max() < 2e-5
+
+
+def test_a_growing_product_agrees_with_float64() -> None:
+    z, u = torch.randn(70, 513, device="cuda"), torch.randn(513, 513, device="cuda").triu()
+    grown = Growing(z, u)
+    for start, stop in ((0, 7), (7, 130), (130, 512), (512, 513)):
+        apart = grown.behind(start, stop).double() - z[:, :stop].double() @ u[:stop, stop:].double()
+        most = z[:, :stop].abs().double() @ u[:stop, stop:].abs().double()
+        assert apart.shape == (70, 513 - stop)
+        assert not apart.numel() or (apart.abs() / most).max() < 2e-5

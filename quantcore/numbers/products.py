@@ -56,7 +56,7 @@ class Growing:
         self._sum = torch.zeros_like(z)
 
     def behind(self, start: int, stop: int) -> Tensor:
-        """The sum for the columns from `stop` on, (O, K - stop), float32; `start` is the last call's `stop`, first 0."""
+        """The sum for the columns from `stop` on, (O, K - stop), float32; `start`: where the call before stopped."""
         left = self._sum[:, stop - start :]
         a = torch.cat([one[:, start:stop] for one, _ in self._factors], 1)
         b = torch.cat([one[start:stop, stop:] for _, one in self._factors])

@@ -1,4 +1,4 @@
-"""How fast tokens become codes, beside a copy on the same device."""
+"""How fast tokens become codes, or are rounded under coded scales, beside a copy on the same device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from quantcore.matmul.products import token_codes
+from quantcore.matmul.products import rounded, token_codes
 from quantcore.numbers.qtensor import qparams_for
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.clock import Clock, calling
@@ -33,7 +33,8 @@ class CodesSpeed:
 def measure_codes(
     tokens: int, width: int, specs: Iterable[str], device: str, dtype: torch.dtype = torch.bfloat16
 ) -> list[CodesSpeed]:
-    """How fast x (tokens, width) becomes codes under each activation spec, `int8/token/dynamic` and the like."""
+    """How fast x (tokens, width) becomes codes under each activation spec, `int8/token/dynamic` and the like; under
+    coded scales, which no product takes as codes, how fast it is rounded to what the codes stand for."""
     clock = Clock(torch.device(device))
     count = clock.copies(tokens * width * 2)
     xs = [torch.randn(tokens, width, device=device).to(dtype) for _ in range(count)]
@@ -44,6 +45,10 @@ def measure_codes(
         spec = Scheme.parse(f"a:{text}").activations
         assert spec is not None
         static = qparams_for(xs[0], spec) if spec.static else None
+        if spec.scales.is_coded:
+            ms = clock.ms([calling(rounded, x, None, spec, static) for x in xs])
+            results.append(CodesSpeed(text, tokens, width, ms, 2 * xs[0].nbytes, copy_ms, 2 * xs[0].nbytes))
+            continue
         ms = clock.ms([calling(token_codes, x, spec, static) for x in xs])
         codes = token_codes(xs[0], spec, static)
         moved = xs[0].nbytes + codes.codes.nbytes + codes.scale.nbytes

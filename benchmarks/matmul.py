@@ -10,7 +10,8 @@ Without a GPU a small set of shapes is measured, and the file is results/matmul_
 - times        ms; on a GPU medians over CUDA graph replays of many calls in a row, each on another copy of the weight
                so that none is found in the L2 cache; `plain` one call launched from Python, cache flushed, between
                two events
-- codes        tokens to codes, 8192 x 4096 in bf16: the share of a device copy's bandwidth
+- codes        tokens to codes, and rounded under coded scales, 8192 x 4096 in bf16: the share of a device copy's
+               bandwidth
 - text         greedy tokens a second of the reference model, step by step and replayed from a CUDA graph
 """
 
@@ -43,7 +44,7 @@ TENSOR_W8A8 = "w:int8/channel,a:int8/tensor/dynamic"
 TENSOR_FP8 = "w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/dynamic"
 SCHEMES = [
     "W8A8", STATIC_W8A8, TENSOR_W8A8, "FP8", TENSOR_FP8, "FP8_DYNAMIC", "FP8_BLOCK",
-    "W4A16", "W4A16_ASYM", "W4A16+g_idx", "W8A16",
+    "W4A16", "W4A16_ASYM", "W4A16+g_idx", "W8A16", "NVFP4A16", "MXFP4A16", "MXFP8A16",
 ]  # fmt: skip
 FEW_SCHEMES = ["W8A8", "FP8", "FP8_DYNAMIC", "W4A16", "W8A16"]
 CODES = [
@@ -52,6 +53,9 @@ CODES = [
     "int8/tensor/dynamic",
     "int8/tensor/static",
     "int8/token/asym/dynamic",
+    "fp4_e2m1/group16/e4m3/local",
+    "fp4_e2m1/group32/e8m0/dynamic",
+    "fp8_e4m3/group32/e8m0/dynamic",
 ]
 PROMPT = "The lighthouse keeper climbed the stairs and"
 

@@ -96,6 +96,25 @@ def test_low_bit_in_several_blocks(scheme: str) -> None:
         laws.check_product("low_bit", scheme, 20, 24, 512, torch.float16, reorder=True)
 
 
+@pytest.mark.parametrize("spec", laws.ROUNDED)
+def test_activations_rounded_in_groups(spec: str) -> None:
+    for dtype in (torch.float32, torch.float16):
+        laws.check_rounded(spec, dtype, "cpu", 5, 256)
+
+
+@pytest.mark.parametrize("scheme", laws.FLOAT_BIT_SCHEMES)
+def test_low_bit_of_float_formats(scheme: str) -> None:
+    """Groups of 16 and 32, coded scales and floats; 192 and 320 columns end inside a block."""
+    laws.check_product("low_bit", scheme, 5, 40, 192, torch.float16)
+    laws.check_product("low_bit", scheme, 17, 20, 320, torch.float16, with_bias=False)
+    if "group" in scheme or "A16" in scheme:
+        laws.check_product("low_bit", scheme, 3, 20, 192, torch.float16, reorder=True)
+    spec = Scheme.parse(scheme).weights
+    q = quantize(0.05 * torch.randn(20, 192), spec)
+    q.q.view(torch.int8)[0, :16] = torch.arange(16) - 8 if spec.fmt.bits == 4 else torch.arange(16)  # every code
+    assert torch.equal(expand(pack_weight(q), torch.float16), dequantize(q).half())
+
+
 def test_low_bit_products_of_any_tile_agree() -> None:
     x, weight, bias = laws.draw(20, 72, 512, torch.float16)
     q = quantize(weight, Scheme.parse("w:int4/group64/asym").weights)

@@ -15,7 +15,7 @@ from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.paths import PATHS
 from quantcore.matmul.products import FUSED_TOKENS, token_codes
 from quantcore.numbers.affine import QParams
-from quantcore.numbers.qtensor import QTensor, qparams_for, quantize
+from quantcore.numbers.qtensor import QTensor, fake_quantize, global_scale_of, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
 
@@ -53,6 +53,15 @@ LOW_BIT_SCHEMES = [
     "w:int8/channel/asym",
     "w:int6/group32",
 ]
+FLOAT_BIT_SCHEMES = [
+    "NVFP4A16",
+    "MXFP4A16",
+    "MXFP8A16",
+    "w:fp6_e2m3/group32/e8m0",
+    "w:fp6_e3m2/group32",
+    "w:fp4_e2m1/group64",
+    "w:fp8_e4m3/channel",
+]
 
 
 def draw(tokens: int, out: int, width: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,7 +97,7 @@ def shuffled(q: QTensor, seed: int = 0) -> QTensor:
 
 
 def moved(q: QTensor, device: str) -> QTensor:
-    parts = {name: getattr(q, name) for name in ("q", "scale", "zero_point", "g_idx")}
+    parts = {name: getattr(q, name) for name in ("q", "scale", "zero_point", "g_idx", "global_scale")}
     return replace(q, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
 
@@ -100,9 +109,7 @@ def static_for(x: Tensor, spec: QuantSpec | None) -> QParams | None:
 
 
 def on(qparams: QParams | None, device: str) -> QParams | None:
-    if qparams is None:
-        return None
-    return QParams(qparams.scale.to(device), None if qparams.zero_point is None else qparams.zero_point.to(device))
+    return None if qparams is None else qparams.to(torch.device(device))
 
 
 def check_product(
@@ -170,6 +177,45 @@ def check_codes(spec_text: str, tokens: int, width: int, dtype: torch.dtype, dev
         assert got.sums is not None
         shifted = expected.q.long() - (0 if expected.zero_point is None else expected.zero_point.long())
         assert torch.equal(got.sums.cpu().long(), shifted.sum(1))
+
+
+ROUNDED = [
+    "fp4_e2m1/group16/e4m3/local",
+    "fp4_e2m1/group32/e8m0/dynamic",
+    "fp6_e2m3/group32/e8m0/dynamic",
+    "fp6_e3m2/group32/e8m0/dynamic",
+    "fp8_e4m3/group32/e8m0/dynamic",
+    "int8/group64/e8m0/dynamic",
+    "int4/group32/dynamic",
+    "fp8_e4m3/group128/dynamic",
+]
+
+
+def check_rounded(spec_text: str, dtype: torch.dtype, device: str, tokens: int, width: int) -> None:
+    """`round_groups` on the device gives the x_hat of `fake_quantize` on the CPU, bit for bit: outliers, a token of
+    zeros, values so small that their scales are the least ones, ties, and NaN and Inf in a group of their own."""
+    from quantcore.matmul.kernels.round_groups import round_groups, takes
+
+    spec = Scheme.parse(f"a:{spec_text}").activations
+    assert spec is not None
+    x, _, _ = draw(tokens, 16, width, dtype)
+    x[0] = 0
+    x[1] = (x[1].float() * 1e-38).to(dtype)
+    x[2, : width // 2] = 0.25 * torch.randint(-24, 25, (width // 2,)).to(dtype)
+    static = None
+    if spec.scales.has_global:
+        static = QParams(torch.ones(1, 1), None, global_scale_of(x, spec))
+    assert takes(spec, static)
+    expected = fake_quantize(x, spec, static)
+    got = round_groups(x.to(device), spec, on(static, device))
+    assert got.dtype == dtype
+    assert torch.equal(got.cpu(), expected)
+    x[2, 0], x[2, -1] = torch.nan, torch.inf
+    group = spec.granularity.tile(x.shape)[-1]
+    got = round_groups(x.to(device), spec, on(static, device)).cpu()
+    assert got[2, :group].isnan().all()
+    assert got[2, -group:].isnan().all()
+    assert torch.equal(got[3:], expected[3:])
 
 
 def coded_case(tokens: int, out: int, width: int, device: str) -> tuple[TokenCodes, CodedWeight, Tensor]:

@@ -6,7 +6,7 @@
     fp8          e4m3 codes on both sides           float32 sums, scales in the epilogue     GPU: Triton, _scaled_mm
     fp8_torch    the same                           torch._scaled_mm                         GPU, CPU
     fp8_block    e4m3, 128-column groups and blocks float32 sums a group, scaled, then added GPU: Triton
-    low_bit      16-bit x, integer codes            unpacked in registers, scaled a group    GPU: Triton
+    low_bit      16-bit x, codes of 2 to 8 bits     unpacked in registers, scaled a group    GPU: Triton
     dequantize   anything                           fake_quantize(x) @ W_hat^T in x's dtype  everywhere
 
 `dequantize` is the reference. A path says `why_not` in a sentence, keeps the weight in the form it wants (`prepare`,

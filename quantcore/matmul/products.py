@@ -170,7 +170,14 @@ def itself(qweight: QTensor, activations: QuantSpec | None) -> QTensor:
 
 def rounded(x: Tensor, weight: object, spec: QuantSpec | None, static: QParams | None) -> Tensor:
     """x_hat: x as its codes would give it back, x itself where activations stay float."""
-    return x if spec is None else fake_quantize(x, spec, static)
+    if spec is None:
+        return x
+    if spec.scales.is_coded and x.numel() and why_not.why_no_kernels(x) is None:
+        from quantcore.matmul.kernels.round_groups import round_groups, takes
+
+        if takes(spec, static):
+            return round_groups(x, spec, static)
+    return fake_quantize(x, spec, static)
 
 
 def multiply_dequantized(x_hat: Tensor, weight: QTensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -117,10 +117,12 @@ def fp8_block(x: Tensor, qweight: QTensor, activations: QuantSpec | None) -> str
 def low_bit(x: Tensor, qweight: QTensor, activations: QuantSpec | None) -> str | None:
     if activations is not None:
         return "it takes 16-bit activations and the scheme quantizes them"
-    if qweight.spec.fmt.is_float:
-        return f"it unpacks integers and the weights are {qweight.spec.fmt.name}"
+    fmt, scales = qweight.spec.fmt, qweight.spec.scales
+    if fmt.name == "fp8_e5m2":
+        return "it unpacks whole numbers, e2m1, e2m3, e3m2 and e4m3, and the weights are fp8_e5m2"
     group = qweight.q.shape[1] // qweight.scale.shape[1]
-    if qweight.scale.shape[1] > 1 and group % 32:
+    pairs = scales.has_global and group == 16 and fmt.bits <= 4  # exact in 16 bits: see `low_bit_matmul`
+    if qweight.scale.shape[1] > 1 and group % 32 and not pairs:
         return f"it scales 32 columns at a time, and group_size={group} is no multiple of 32; try group32"
     return _dtype(x, (torch.bfloat16, torch.float16)) or why_no_kernels(x)
 

@@ -215,7 +215,8 @@ class _Subject:
             return "torch._int_mm", [calling(torch._int_mm, codes, one) for one in weights]
         if self.path.name in ("fp8", "fp8_torch"):
             return "torch._scaled_mm", [calling(scaled_mm, encoded, one, None, x.dtype) for one in self.weights]
-        if self.path.name == "low_bit" and self.qweight.spec.fmt.bits == 4 and x.dtype == torch.bfloat16:
+        fmt = self.qweight.spec.fmt
+        if self.path.name == "low_bit" and fmt.bits == 4 and not fmt.is_float and x.dtype == torch.bfloat16:
             return _int4_of_torch(clock, x, self.qweight, len(self.weights))
         return None, []
 

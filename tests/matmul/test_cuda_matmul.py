@@ -50,6 +50,13 @@ def test_codes_of_groups(dtype: torch.dtype) -> None:
         laws.check_codes("fp8_e4m3/group128/dynamic", tokens, width, dtype, "cuda")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", laws.ROUNDED)
+def test_activations_rounded_in_groups(spec: str, dtype: torch.dtype) -> None:
+    for tokens, width in ((5, 256), (300, 4096), (7, 14336)):
+        laws.check_rounded(spec, dtype, "cuda", tokens, width)
+
+
 def test_a_token_with_nan_gives_nan() -> None:
     scheme = Scheme.parse("W8A8")
     assert scheme.weights is not None
@@ -98,7 +105,7 @@ def test_fp8_block(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize("scheme", laws.LOW_BIT_SCHEMES)
+@pytest.mark.parametrize("scheme", laws.LOW_BIT_SCHEMES + laws.FLOAT_BIT_SCHEMES)
 def test_low_bit(scheme: str, dtype: torch.dtype) -> None:
     for tokens, out, width in (
         (1, 16, 384),
@@ -119,7 +126,7 @@ def test_low_bit(scheme: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize("scheme", laws.LOW_BIT_SCHEMES)
+@pytest.mark.parametrize("scheme", laws.LOW_BIT_SCHEMES + laws.FLOAT_BIT_SCHEMES)
 def test_unpacked_weights_are_the_dequantized_ones(scheme: str, dtype: torch.dtype) -> None:
     from quantcore.matmul.kernels.low_bit_matmul import expand, pack_weight
 

@@ -100,7 +100,11 @@ def test_the_best_path_on_the_cpu(scheme: str, best: str) -> None:
         ("fp8_block", "FP8_DYNAMIC", "use block128x128 and group128"),
         ("fp8_block", "W8A8", "it multiplies fp8_e4m3 on both sides; use FP8_BLOCK"),
         ("low_bit", "W8A8", "it takes 16-bit activations and the scheme quantizes them"),
-        ("low_bit", "w:fp8_e4m3/channel", "it unpacks integers and the weights are fp8_e4m3"),
+        (
+            "low_bit",
+            "w:fp8_e5m2/channel",
+            "it unpacks whole numbers, e2m1, e2m3, e3m2 and e4m3, and the weights are fp8_e5m2",
+        ),
         ("low_bit", "w:int4/group16", "group_size=16 is no multiple of 32; try group32"),
     ],
 )

@@ -29,7 +29,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantcore.matmul.kernels.low_bit_matmul import BLOCK, LowBitWeight, group_of, unpack
+from quantcore.matmul.kernels.low_bit_matmul import BLOCK, LowBitWeight, group_of
+from quantcore.matmul.kernels.unpacking import unpack
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.stack import stacked
 
@@ -235,6 +236,7 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
         and len(x) <= MOST_TOKENS
         and x.numel() <= MOST_OF_X
         and weight.bits == 4
+        and weight.is_plain
         and weight.shape[1] % 8 == 0
         and x.data_ptr() % 16 == 0
         and (weight.group % 64 == 0 or weight.group >= weight.shape[1])

@@ -1,5 +1,7 @@
 """16-bit tokens times codes of 2 to 8 bits: the weight is unpacked in registers, on its way to the tensor cores.
 
+Codes are whole numbers, or e2m1, e2m3, e3m2, e4m3; scales are floats, or coded themselves (e8m0, e4m3).
+
     y[t, n] = bias[n] + sum over groups G of
                   scale[n, G] * ( sum_{k in G} x[t, k] q[n, k] - zero[n, G] * sum_{k in G} x[t, k] )
 
@@ -12,7 +14,11 @@ holds columns j, 32 + j, 64 + j and 96 + j of the block, each as code + 8, first
 four bits of 32 neighbouring words are 32 neighbouring columns, a plane, and two words side by side in one 32-bit
 register unpack together: one shift, one logic operation that also writes the exponent of 128 (or of 1024 in fp16), one
 exact subtraction. The blocks lie one behind the other, (K / 128, O, 32), so a tile of rows is one piece of memory.
-Wider codes take a byte each, (O, padded K).
+Wider codes take a byte each, (O, padded K). e2m1's four bits lie there as they are.
+
+Groups of 16 columns are narrower than what the tensor cores take at once. NVFP4 has such groups, with e4m3 scales under
+one global scale: a value of e2m1 times such a scale has 6 bits, exact in bf16 and fp16, so the scale is multiplied to
+the unpacked weight, and the global one to y.
 
 For few tokens K is cut into pieces, a program each, so that enough loads are under way. The program that finishes a
 tile last adds up the pieces, in their order, so that the result is always the same. Up to 16 tokens
@@ -33,8 +39,11 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.matmul.kernels.codes_matmul import Tile
+from quantcore.matmul.kernels.unpacking import byte_values, plane, plane_values, scale_values
+from quantcore.numbers.formats import FP8_E4M3
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.qtensor import QTensor
+from quantcore.numbers.scales import local_codes
 
 BLOCK = 128  # K is padded to a multiple of it
 PLANES = 4
@@ -43,9 +52,10 @@ ROWS_A_TURN = 16  # for so many rows of the weight there is a turn to count
 
 
 class LowBitWeight(NamedTuple):
-    """words: int16 (K / 128, O, 32), or int8 (O, padded K); scale (groups, O) float32; zero_point like scale, int8, or
-    None; group: columns that share a scale; order: x's columns in the order of the weight's, None where as they come;
-    turns: zeros, how many pieces of a tile are done (so one weight is not for two products at the same time)."""
+    """words: int16 (K / 128, O, 32), or int8 (O, padded K); scale (groups, O) float32, or uint8: e8m0's exponents, or
+    e4m3's codes under `global_scale` (1,); zero_point like scale, int8, or None; group: columns that share a scale;
+    order: x's columns in the order of the weight's, None where as they come; floats: whether codes are of a float
+    format; turns: zeros, how many pieces of a tile are done (so no weight is for two products at the same time)."""
 
     words: Tensor
     scale: Tensor
@@ -54,6 +64,8 @@ class LowBitWeight(NamedTuple):
     order: Tensor | None
     shape: tuple[int, int]
     turns: Tensor
+    floats: bool = False
+    global_scale: Tensor | None = None
 
     @property
     def bits(self) -> int:
@@ -61,55 +73,19 @@ class LowBitWeight(NamedTuple):
 
     @property
     def columns_a_scale(self) -> int:
-        """32 to 128: columns of a block that surely share a scale."""
-        return next(size for size in (128, 64, 32) if self.group % size == 0 or self.group >= self.shape[1])
+        """32 to 128: columns of a block that surely share a scale; 32 also where two groups of 16 do not."""
+        fits = (size for size in (128, 64, 32) if self.group % size == 0 or self.group >= self.shape[1])
+        return next(fits, PLANE)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whole numbers under float scales."""
+        return not self.floats and self.scale.dtype == torch.float32
 
-def _asm(shift: int, exponent: int, restore: str) -> str:
-    """Two words in $1: their bits [shift, shift + 4) as two 16-bit floats in $0."""
-    both = exponent << 16 | exponent
-    bits = f"shr.u32 t, $1, {shift}; lop3.b32 t, t, 0x000F000F, {both:#x}, 0xEA;"
-    return f"{{ .reg .b32 t, one, less; {bits} {restore} }}"
-
-
-_BF16 = "mov.b32 one, 0x3F803F80; mov.b32 less, 0xC308C308; fma.rn.bf16x2 $0, t, one, less;"  # 1 * (128 + u) - 136
-_FP16 = "mov.b32 less, 0x64086408; sub.f16x2 $0, t, less;"  # (1024 + u) - 1032
-BF16_0, BF16_4, BF16_8, BF16_12 = (tl.constexpr(_asm(shift, 0x4300, _BF16)) for shift in (0, 4, 8, 12))
-FP16_0, FP16_4, FP16_8, FP16_12 = (tl.constexpr(_asm(shift, 0x6400, _FP16)) for shift in (0, 4, 8, 12))
-
-
-@triton.jit
-def _assemble(words, BF16_ASM: tl.constexpr, FP16_ASM: tl.constexpr, BF16: tl.constexpr):
-    code: tl.constexpr = BF16_ASM if BF16 else FP16_ASM
-    if words.dtype == tl.int32:
-        return tl.inline_asm_elementwise(code, "=r,r", [words], dtype=tl.int32, is_pure=True, pack=1)
-    elif BF16:
-        return tl.inline_asm_elementwise(code, "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2)
-    else:
-        return tl.inline_asm_elementwise(code, "=r,r", [words], dtype=tl.float16, is_pure=True, pack=2)
-
-
-@triton.jit
-def unpack(words, PLANE: tl.constexpr, BF16: tl.constexpr):
-    """Bits [4 PLANE, 4 PLANE + 4) of every word, less 8, as bf16 or fp16. Words are int16; or two lie in an int32 each,
-    and so do the two numbers that come out."""
-    if PLANE == 0:
-        return _assemble(words, BF16_0, FP16_0, BF16)
-    elif PLANE == 1:
-        return _assemble(words, BF16_4, FP16_4, BF16)
-    elif PLANE == 2:
-        return _assemble(words, BF16_8, FP16_8, BF16)
-    else:
-        return _assemble(words, BF16_12, FP16_12, BF16)
-
-
-@triton.jit
-def _plane(words, PLANE: tl.constexpr, dtype: tl.constexpr, PLAIN: tl.constexpr):
-    """`unpack` of int16 words. PLAIN says the same without assembler."""
-    if PLAIN:
-        return (((words >> (4 * PLANE)) & 15).to(tl.int32) - 8).to(tl.float32).to(dtype)
-    else:
-        return unpack(words, PLANE, dtype == tl.bfloat16)
+    @property
+    def pairs(self) -> bool:
+        """Whether the tensor cores take two groups at once."""
+        return self.global_scale is not None
 
 
 @triton.jit
@@ -124,6 +100,15 @@ def group_of(k, K, group, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
         return tl.minimum(k // group, (K - 1) // group)
 
 
+@triton.jit
+def _scales_of_pairs(scale_ptr, k, K, N, row_n, j):
+    """e4m3 scales of columns k + j, two groups of 16, (BLOCK_N, 32) in float32."""
+    last = (K - 1) // 16
+    first = byte_values(tl.load(scale_ptr + tl.minimum(k // 16, last) * N + row_n), True)
+    second = byte_values(tl.load(scale_ptr + tl.minimum(k // 16 + 1, last) * N + row_n), True)
+    return tl.where((j < 16)[None, :], first[:, None], second[:, None])
+
+
 @triton.jit(do_not_specialize=["T", "blocks"])
 def _multiply_packed(
     w_ptr,
@@ -133,6 +118,7 @@ def _multiply_packed(
     turns_ptr,
     scale_ptr,
     zero_ptr,
+    global_ptr,
     bias_ptr,
     N,
     T,
@@ -140,6 +126,9 @@ def _multiply_packed(
     blocks,  # of 128 columns, K padded
     group,
     BITS: tl.constexpr,
+    FLOATS: tl.constexpr,  # e2m1, or e4m3 in bytes
+    POWERS: tl.constexpr,  # scales are exponents
+    PAIRS: tl.constexpr,  # groups of 16 with e4m3 scales, two at a time
     PLANE: tl.constexpr,
     CHUNK: tl.constexpr,  # columns of a block that share a scale
     GROUPS: tl.constexpr,  # 1: the whole row shares one; 2: each CHUNK has its own; 3: several CHUNKs share one
@@ -179,21 +168,26 @@ def _multiply_packed(
             w_at += N * PLANE
             partial = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
             sums = tl.zeros([BLOCK_T], tl.float32)
-            for plane in tl.static_range(4):
-                k = (block * 4 + plane) * PLANE
+            for part in tl.static_range(4):
+                k = (block * 4 + part) * PLANE
                 if EVEN:
                     x = tl.load(x_at + k, mask=(t < T)[:, None], other=0.0)
                 else:
                     x = tl.load(x_at + k, mask=(t < T)[:, None] & (k + j[None, :] < K), other=0.0)
-                partial = tl.dot(_plane(words, plane, dtype, PLAIN), tl.trans(x), partial)
+                w = plane(words, part, FLOATS, dtype, PLAIN)
+                if PAIRS:
+                    w = (w * _scales_of_pairs(scale_ptr, k, K, N, row_n, j).to(dtype)).to(dtype)
+                    acc = tl.dot(w, tl.trans(x), acc)
+                else:
+                    partial = tl.dot(w, tl.trans(x), partial)
                 if ZERO:
                     sums += tl.sum(x.to(tl.float32), 1)
-                if (plane + 1) * PLANE % CHUNK == 0:
+                if (part + 1) * PLANE % CHUNK == 0 and not PAIRS:
                     at = group_of(k, K, group, CHUNK, GROUPS) * N + row_n
                     if ZERO:
                         partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * sums[None, :]
                         sums = tl.zeros([BLOCK_T], tl.float32)
-                    acc += partial * tl.load(scale_ptr + at)[:, None]
+                    acc += partial * scale_values(tl.load(scale_ptr + at), POWERS)[:, None]
                     partial = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     else:
         j = tl.arange(0, CHUNK)
@@ -205,12 +199,14 @@ def _multiply_packed(
                 x = tl.load(x_at + k, mask=(t < T)[:, None], other=0.0)
             else:
                 x = tl.load(x_at + k, mask=(t < T)[:, None] & (k + j[None, :] < K), other=0.0)
-            partial = tl.dot(codes.to(dtype), tl.trans(x))
+            partial = tl.dot(byte_values(codes, FLOATS).to(dtype) if FLOATS else codes.to(dtype), tl.trans(x))
             at = group_of(k, K, group, CHUNK, GROUPS) * N + row_n
             if ZERO:
                 partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * tl.sum(x.to(tl.float32), 1)[None, :]
-            acc += partial * tl.load(scale_ptr + at)[:, None]
+            acc += partial * scale_values(tl.load(scale_ptr + at), POWERS)[:, None]
     out = tl.trans(acc)
+    if PAIRS:
+        out = tl.div_rn(out, tl.load(global_ptr) + tl.zeros_like(out))
     in_n, in_t = n < N, t < T
     inside = in_t[:, None] & in_n[None, :]
     at = t.to(tl.int64)[:, None] * N + n[None, :]
@@ -237,11 +233,15 @@ def _expand(
     out_ptr,
     scale_ptr,
     zero_ptr,
+    global_ptr,
     N,
     K,
     blocks,
     group,
     BITS: tl.constexpr,
+    FLOATS: tl.constexpr,
+    POWERS: tl.constexpr,
+    PAIRS: tl.constexpr,
     PLANE: tl.constexpr,
     ZERO: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -254,26 +254,34 @@ def _expand(
     if BITS == 4:
         at = w_ptr + block.to(tl.int64) * N * PLANE + row[:, None] * PLANE + j[None, :]
         words = tl.load(at, mask=in_n[:, None], other=0)
-    for plane in tl.static_range(4):
-        start = (block * 4 + plane) * PLANE
+    for part in tl.static_range(4):
+        start = (block * 4 + part) * PLANE
         k = start + j
         if BITS == 4:
-            codes = (((words >> (4 * plane)) & 15).to(tl.int32) - 8).to(tl.float32)
+            codes = plane_values(words, part, FLOATS)
         else:
             at = w_ptr + row[:, None] * (blocks * 128) + k[None, :]
-            codes = tl.load(at, mask=in_n[:, None], other=0).to(tl.float32)
+            codes = byte_values(tl.load(at, mask=in_n[:, None], other=0), FLOATS)
         at_scale = tl.minimum(start // group, (K - 1) // group) * N + n
         if ZERO:
             codes -= tl.load(zero_ptr + at_scale, mask=in_n, other=0).to(tl.float32)[:, None]
-        real = codes * tl.load(scale_ptr + at_scale, mask=in_n, other=0.0)[:, None]
+        if PAIRS:
+            scales = _scales_of_pairs(scale_ptr, start, K, N, tl.minimum(n, N - 1), j)
+            real = codes * tl.div_rn(scales, tl.load(global_ptr) + tl.zeros_like(scales))
+        else:
+            scales = tl.load(scale_ptr + at_scale, mask=in_n, other=0)
+            real = codes * scale_values(scales, POWERS)[:, None]
         inside = in_n[:, None] & (k[None, :] < K)
         tl.store(out_ptr + row[:, None] * K + k[None, :], real.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 def pack_weight(qweight: QTensor) -> LowBitWeight:
-    """The codes of an integer QTensor in the layout above. Groups of columns that are no neighbours become neighbours:
-    columns are put in the order of their groups, and `order` says which columns of x go with them."""
+    """The codes of a QTensor in the layout above. Groups of columns that are no neighbours become neighbours: columns
+    are put in the order of their groups, and `order` says which columns of x go with them."""
+    fmt, scales = qweight.spec.fmt, qweight.spec.scales
     codes = qweight.q
+    if fmt.is_float and fmt.bits > 4:
+        codes = fmt.decode(codes).to(FP8_E4M3.storage).view(torch.int8)
     order = None
     if qweight.g_idx is not None:
         order = torch.sort(qweight.g_idx, stable=True).indices
@@ -281,21 +289,26 @@ def pack_weight(qweight: QTensor) -> LowBitWeight:
     rows, width = codes.shape
     group = width // qweight.scale.shape[1]
     padded = torch.nn.functional.pad(codes, (0, -width % BLOCK))
-    if qweight.spec.fmt.bits <= 4:
-        planes = ((padded.to(torch.int32) + 8) & 15).view(rows, -1, PLANES, PLANE)
+    if fmt.bits <= 4:
+        planes = ((padded.to(torch.int32) + (0 if fmt.is_float else 8)) & 15).view(rows, -1, PLANES, PLANE)
         words = planes[:, :, 0]
         for place in range(1, PLANES):
             words = words | (planes[:, :, place] << (4 * place))
         padded = words.to(torch.int16).transpose(0, 1)
     zero = qweight.zero_point
+    pairs = scales.has_global and group == 16
+    coded = pairs or (scales.is_coded and not scales.has_global)
+    scale = local_codes(qweight.scale, qweight.global_scale).view(torch.uint8) if coded else qweight.scale
     return LowBitWeight(
         padded.contiguous(),
-        _by_group(qweight.scale, rows),
+        _by_group(scale, rows),
         None if zero is None else _by_group(zero, rows).to(torch.int8),
         group,
         order,
         (rows, width),
         torch.zeros(rows // ROWS_A_TURN + 2, dtype=torch.int32, device=codes.device),
+        fmt.is_float,
+        qweight.global_scale if pairs else None,
     )
 
 
@@ -321,14 +334,19 @@ def multiply_packed(
     parts = torch.empty(splits, tokens, out, dtype=torch.float32, device=x.device) if splits > 1 else None
     launch(
         _multiply_packed, (tiles, splits),
-        weight.words, x, y, parts, weight.turns, weight.scale, weight.zero_point, bias,
+        weight.words, x, y, parts, weight.turns, weight.scale, weight.zero_point, weight.global_scale, bias,
         out, tokens, width, triton.cdiv(width, BLOCK), weight.group,
-        BITS=weight.bits, PLANE=PLANE, CHUNK=chunk,
+        BITS=weight.bits, **_kinds(weight), PLANE=PLANE, CHUNK=chunk,
         GROUPS=1 if weight.group >= width else 2 if weight.group == chunk else 3, ZERO=weight.zero_point is not None,
         BIAS=bias is not None, EVEN=width % BLOCK == 0, FEW=tokens <= tile.t, SPLITS=splits, PLAIN=not x.is_cuda,
         BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return y
+
+
+def _kinds(weight: LowBitWeight) -> dict[str, bool]:
+    powers = weight.scale.dtype == torch.uint8 and not weight.pairs
+    return {"FLOATS": weight.floats, "POWERS": powers, "PAIRS": weight.pairs}
 
 
 def expand(weight: LowBitWeight, dtype: torch.dtype) -> Tensor:
@@ -338,8 +356,8 @@ def expand(weight: LowBitWeight, dtype: torch.dtype) -> Tensor:
     blocks = triton.cdiv(width, BLOCK)
     launch(
         _expand, (blocks, triton.cdiv(rows, 64)),
-        weight.words, out, weight.scale, weight.zero_point, rows, width, blocks, weight.group,
-        BITS=weight.bits, PLANE=PLANE, ZERO=weight.zero_point is not None, BLOCK_N=64,
+        weight.words, out, weight.scale, weight.zero_point, weight.global_scale, rows, width, blocks, weight.group,
+        BITS=weight.bits, **_kinds(weight), PLANE=PLANE, ZERO=weight.zero_point is not None, BLOCK_N=64,
     )  # fmt: skip
     return out
 

@@ -40,10 +40,26 @@ CONTESTS = {
         "W4A4,rotate=random",
         "W4A4,rotate=hadamard,gptq",
         "W4A4,rotate=hadamard,smooth=0.6/all",
+        "W4A4,rotate=hadamard/r4",
+        "W4A4,rotate=hadamard/r4,gptq",
+        "W4A4,quip=hadamard",
+        "W4A4,quip=hadamard/128",
+        "W4A4,wush=128",
     ],
-    "W4 g128": ["W4A16", "W4A16,awq", "W4A16,gptq", "W4A16,awq,gptq", "W4A16,qronos", "W4A16,awq,qronos"],
-    "W3 g128": ["W3A16", "W3A16,awq", "W3A16,gptq", "W3A16,awq,gptq", "W3A16,qronos", "W3A16,awq,qronos"],
+    **{
+        f"W{bits} g128": [
+            f"W{bits}A16{more}"
+            for more in ("", ",awq", ",gptq", ",awq,gptq", ",qronos", ",gptaq", ",clip", ",awq,clip", ",awq,qronos")
+        ]
+        for bits in (4, 3)
+    },
+    "MXFP4": ["MXFP4", "MXFP4,smooth=0.6/all", "MXFP4,quip=hadamard/32", "MXFP4,wush=32", "MXFP4,wush=32,gptq"],
 }
+PAIRS = (
+    ("gptq", "qronos"), ("gptq", "qronos/share=1"), ("gptq", "gptaq"), ("gptaq", "qronos"), ("awq", "awq,clip"),
+    ("awq", "gptq"), ("gptq", "awq,gptq"), ("rotate=hadamard", "rotate=hadamard/r4"), ("quip=hadamard/128", "wush=128"),
+    ("quip=hadamard/32", "wush=32"),
+)  # fmt: skip
 
 
 def main() -> None:
@@ -75,12 +91,14 @@ def main() -> None:
 
 
 def pairs_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """KL of GPTQ minus that of Qronos, where both are there."""
+    """KL of one scheme minus that of another, where both are there, and whether that is beyond chance."""
     known = {row["scheme"].split(",", 1)[-1]: row for row in rows}
-    if not {"gptq", "qronos"} <= set(known):
-        return {}
-    less = paired(known["qronos"], known["gptq"])
-    return {"gptq minus qronos": _ends(less), "beyond chance": less.significant}
+    found: dict[str, Any] = {}
+    for one, other in PAIRS:
+        if {one, other} <= set(known):
+            less = paired(known[other], known[one])
+            found[f"{one} minus {other}"] = {"kl": _ends(less), "beyond chance": less.significant}
+    return found
 
 
 def measured(lm: LoadedModel, text: str, calibration: Tensor, evaluation: Tensor) -> dict[str, Any]:

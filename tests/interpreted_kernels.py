@@ -175,3 +175,9 @@ def test_sums_of_many_experts(width: int) -> None:
     expected = torch.stack([part.T @ part for part in parts]) + 2
     upper = torch.triu(torch.ones(width, width)).bool()
     assert torch.equal(sums[:, upper], expected[:, upper])
+
+
+@pytest.mark.parametrize("width", [256, 512, 2048])
+def test_the_fast_walsh_hadamard_transform(width: int) -> None:
+    """In float16: the interpreter's product takes bfloat16 for whole numbers."""
+    laws.check_fwht(width, torch.float16, "cpu")

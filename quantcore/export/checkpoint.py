@@ -41,13 +41,17 @@ from quantcore.export.promise import promise
 from quantcore.export.serving import Serving, serving
 from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
 from quantcore.export.stored import checkpoint_parts, require_scales, scale_rounding, stored_type
+from quantcore.export.turned import CONFIG as TURNS
+from quantcore.export.turned import require_turned, transform_entry
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
+from quantcore.methods.transforms.turn import Turn
 from quantcore.model.held import Held, held
 from quantcore.model.linears import block_of, head_of, linear_shapes
 from quantcore.model.machine import device_name, versions
 from quantcore.model.mixture import known_mixture
 from quantcore.model.places import holding
+from quantcore.model.turned import turn_of
 from quantcore.model.wholeness import partly
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import in_order
@@ -90,6 +94,7 @@ def export_checkpoint(
 
     plan = plan_for(scheme, linear_shapes(held(source).skeleton))
     require_words(plan.kv)
+    require_turned(plan.transforms, reader)
     model = treated(held(source), plan, calibration)
     schemes, _ = planned(model, plan)
     require_exportable(list(dict.fromkeys(schemes.values())), plan.kv)
@@ -134,6 +139,7 @@ def write_checkpoint(
         raise ValueError(
             f"{plan} gives the head a weight of its own, which this model's config does not say; export it"
         )
+    require_turned(plan.transforms, reader)
     head = head_of(model.skeleton)
     chosen = {name: plan.scheme_for(name, head) for name in quantized_linears(quantized)}
     schemes = {name: scheme for name, scheme in chosen.items() if scheme is not None}
@@ -181,6 +187,7 @@ class _Writing:
         self._hashed: dict[str, str] = {}
         self._is_hashed = False
         self.layers: dict[str, LayerReport] = {}
+        self._turns: dict[str, Turn] = {}
         self._why_not_tried = why_not_tried(model)
         self._ours = None if self._why_not_tried or reader != "transformers" else Ours(model, self._dtype)
 
@@ -204,6 +211,8 @@ class _Writing:
         """What a module stores, without the layers to `leave`. On a GPU it is packed on a stream of its own, behind all
         that was launched by now."""
         started = time.perf_counter()
+        turns = {name: turn_of(layer) for name, layer in quantized_linears(module).items()}
+        self._turns |= {name: turn for name, turn in turns.items() if turn is not None}
         if self._stream is None:
             self._pack(module, leave)
         else:
@@ -283,6 +292,11 @@ class _Writing:
         )
         here = replace(report, folder=self._target.name, serving=self._serving(self._target.name))
         (self._folder / REPORT_FILE).write_text(json.dumps(asdict(here), indent=2, default=str), encoding="utf-8")
+        if self._turns:
+            from quantcore.export.forms import targets_in
+
+            targets_of = targets_in(model.skeleton, list(self._turns))
+            self._form.config.quantization_config[TURNS] = transform_entry(self._turns, targets_of)
         self._form.config.save_pretrained(self._folder)
         return report
 

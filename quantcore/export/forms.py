@@ -11,7 +11,7 @@ bear is asked of transformers itself: see `opening`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -124,7 +124,7 @@ def _forms(
     """The forms that a checkpoint can have, the usual one first, each with its tensors."""
     floats = staying_float(model, schemes)
     different = set(schemes.values())
-    targets_of = partial(patterns, model, hub=hub_names(model, [*schemes, *floats]))
+    targets_of = targets_in(model, [*schemes, *floats])
     for packed, dequantize in ((True, False), (True, True), (False, False)):
         layouts, entry = formats(schemes, packed), configuration(schemes, floats, targets_of, packed, kv)
         halves = not READ_AS_BFLOAT16.isdisjoint(layouts.values())
@@ -152,6 +152,11 @@ def _forms(
         config.quantization_config = config_entry(entry, dequantize)
         tensors = named(model, promised(model, schemes, layouts, dtype) | scale_shapes(model, kv, dtype))
         yield Form(config, str(entry.format), layouts, notes, runs_in), tensors
+
+
+def targets_in(model: nn.Module, names: Sequence[str]) -> Callable[[Sequence[str]], list[str]]:
+    """Writes some of these modules' names as config.json's targets."""
+    return partial(patterns, model, hub=hub_names(model, names))
 
 
 def staying_float(model: nn.Module, schemes: Mapping[str, Scheme]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from quantcore.export.words import LOCAL, TREATING, method_of
-from quantcore.methods.transforms.options import Awq, Rotate, Smooth
+from quantcore.methods.transforms.options import Awq, Quip, Rotate, Smooth
 from quantcore.model.sentences import quoted
 from quantcore.text.files import file_content
 
@@ -191,4 +191,11 @@ TREATMENTS: dict[str, dict[str, Read]] = {
     TREATING[Smooth]: {"smoothing_strength": _number, "algorithm": _text},
     TREATING[Awq]: {"n_grid": _whole, "duo_scaling": _flag},
     TREATING[Rotate]: {"rotations": _texts, "transform_type": _text},
+    TREATING[Quip]: {
+        "rotations": _texts,
+        "transform_type": _text,
+        "transform_block_size": _whole,
+        "targets": _texts,
+        "ignore": _texts,
+    },
 }

@@ -17,7 +17,7 @@ from typing import Any
 
 from quantcore.methods.options import METHODS, Method
 from quantcore.methods.transforms.awq import RATIOS
-from quantcore.methods.transforms.options import Awq, Rotate, Smooth, Transform
+from quantcore.methods.transforms.options import Awq, Quip, Rotate, Smooth, Transform
 from quantcore.numbers.bits import Layout, close, in_bytes, in_words, sharing_bytes
 from quantcore.numbers.formats import Format, format_named
 from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerHead, PerTensor, PerToken
@@ -55,9 +55,13 @@ OPTIONS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {  # their wor
         "block_size": ("block_size", int),
     }
 }
-TREATING: dict[type[Transform], str] = {Rotate: "SpinQuantModifier", Smooth: "SmoothQuantModifier", Awq: "AWQModifier"}
+TREATING: dict[type[Transform], str] = {
+    Rotate: "SpinQuantModifier", Smooth: "SmoothQuantModifier", Awq: "AWQModifier", Quip: "QuIPModifier",
+}  # fmt: skip
 AWQ_GRID = 1 + RATIOS  # their n_grid
 ROTATIONS = {"hadamard": "hadamard", "random": "random-matrix"}  # ours: their transform_type
+TURNS = {"hadamard": "hadamard", "signed": "random-hadamard"}
+FOLDED, INNER = ["R1", "R2"], "R4"
 PACKED, UNPACKED = "pack-quantized", "int-quantized"
 LAYOUTS = {
     PACKED: Layout(in_words, in_words, shape_bits=2 * 64),  # weight_shape, two int64
@@ -220,6 +224,8 @@ def why_not_treating(transform: Transform) -> str | None:
     if isinstance(transform, Smooth) and transform.through:
         plain = Smooth(transform.alpha)
         return f"its SmoothQuantModifier folds into norms alone unless it is told a model's layers; write {plain}"
+    if type(transform) not in TREATING:
+        return f"it has no {transform.name}; use {Quip.usage.split(' ')[0]}"
     return None
 
 
@@ -231,20 +237,40 @@ def treating(transform: Transform) -> Entry:
     if isinstance(transform, Awq):
         body = {"n_grid": AWQ_GRID, "duo_scaling": True}
     if isinstance(transform, Rotate):
-        body = {"rotations": ["R1", "R2"], "transform_type": ROTATIONS[transform.kind]}
+        rotations = [*FOLDED, INNER] if transform.inner else FOLDED
+        body = {"rotations": list(rotations), "transform_type": ROTATIONS[transform.kind]}
+    if isinstance(transform, Quip):
+        body = {"rotations": ["v"], "transform_type": TURNS[transform.kind]}
+        if transform.block is not None:
+            body["transform_block_size"] = transform.block
     return {TREATING[type(transform)]: body}
 
 
 def transform_of(kind: str, body: Entry) -> Transform | None:
     """The transform of a modifier; None of one that does nothing. Raises: ValueError."""
     if kind == TREATING[Rotate]:
-        rotations, said = body.get("rotations", ["R1", "R2"]), body.get("transform_type", "hadamard")
-        if sorted(one.upper() for one in rotations) != ["R1", "R2"]:
-            raise ValueError(f"the recipe's {kind} has the rotations {', '.join(rotations)}; this lab has R1 with R2")
-        ours = next((ours for ours, theirs in ROTATIONS.items() if theirs == said), None)
-        if ours is None:
-            raise ValueError(f"the recipe's {kind} has {said}, which this lab has not; use {' or '.join(ROTATIONS)}")
-        return Rotate(ours)
+        rotations = sorted(one.upper() for one in body.get("rotations", FOLDED))
+        if rotations not in (FOLDED, [*FOLDED, INNER]):
+            raise ValueError(
+                f"the recipe's {kind} has the rotations {', '.join(rotations)}; this lab has R1 with R2, and R4 beside "
+                "them"
+            )
+        return Rotate(_kind_of(kind, body.get("transform_type", "hadamard"), ROTATIONS), INNER in rotations)
+    if kind == TREATING[Quip]:
+        if (sides := [one.lower() for one in body.get("rotations", ["v"])]) != ["v"]:
+            raise ValueError(
+                f"the recipe's {kind} has the rotations {', '.join(sides)}; this lab turns inputs alone, as its own "
+                "advice is: write [v]"
+            )
+        for field, usual in (("targets", "Linear"), ("ignore", "lm_head")):
+            if (said := body.get(field, [usual])) != [usual]:
+                raise ValueError(
+                    f"the recipe's {kind} has {field} {', '.join(said)}; here every Linear that is quantized is "
+                    f"turned: leave {field} out"
+                )
+        return Quip(
+            _kind_of(kind, body.get("transform_type", "random-hadamard"), TURNS), body.get("transform_block_size")
+        )
     if kind == TREATING[Awq]:
         if (body.get("n_grid", AWQ_GRID), body.get("duo_scaling", True)) != (AWQ_GRID, True):
             raise ValueError(f"the recipe's {kind} has another grid than this lab's; leave n_grid and duo_scaling out")
@@ -257,3 +283,13 @@ def transform_of(kind: str, body: Entry) -> Transform | None:
         strength = float(body.get("smoothing_strength", 0.5))
         return Smooth(strength) if strength else None
     raise ValueError(f"the recipe's {kind} is no transform of this lab; it knows {', '.join(TREATING.values())}")
+
+
+def _kind_of(modifier: str, said: str, words: dict[str, str]) -> str:
+    """Our word for their transform_type. Raises: ValueError for one that this lab has not."""
+    ours = next((ours for ours, theirs in words.items() if theirs == said), None)
+    if ours is None:
+        raise ValueError(
+            f"the recipe's {modifier} has {said}, which this lab has not; use {' or '.join(words.values())}"
+        )
+    return ours

@@ -181,7 +181,7 @@ def moved_by(layer: QuantLinear, weight: Tensor, x: Tensor, y: Tensor) -> Tensor
     """How far a layer's outputs move under codes: of weights alone x (W_q - W)^T, which a 16-bit y would round away.
     weight (O, K) as a Linear keeps it: a Conv1D's lies the other way round."""
     if layer.activation_spec is not None:
-        moved: Tensor = layer(x) - y
+        moved: Tensor = layer.forward(x) - y  # past the hook that turns: x is turned
         return moved
     if layer.qweight is None:
         return torch.zeros_like(y)

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from quantcore.model.experts import Experts
 from quantcore.model.probe import Probed, is_a_product, probe
 from quantcore.model.sentences import and_more, cut
+from quantcore.model.turned import TURN, turn_of
 from quantcore.scheme.plan import Plan
 
 SERVED_AS_ONE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -195,6 +196,8 @@ def _as_linear(module: nn.Module) -> nn.Linear | None:
     linear = nn.Linear(stored.shape[0], stored.shape[1], device="meta")
     linear.weight = nn.Parameter(stored.detach().T, requires_grad=False)
     linear.bias = cast(nn.Parameter, module.bias)
+    if (turn := turn_of(module)) is not None:
+        setattr(linear, TURN, turn)  # the view says so; the module does it
     return linear
 
 

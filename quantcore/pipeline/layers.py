@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from quantcore.matmul.layers import QuantLinear
 from quantcore.methods.codes import Problem, codes, codes_of_sets
 from quantcore.methods.loss import output_loss
+from quantcore.model.turned import turn_inputs, turn_of
 from quantcore.numbers.affine import QParams, choose_qparams
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.numbers.distance import signal_and_noise, sqnr_db
@@ -220,7 +221,10 @@ def _assembled(layer: nn.Linear, scheme: Scheme, static: QParams | None, qweight
     bias = None if layer.bias is None else layer.bias.detach()
     if static is not None:
         static = static.to(weight.device)
-    return QuantLinear(qweight, bias, scheme.activations, static, float_weight=weight if qweight is None else None)
+    made = QuantLinear(qweight, bias, scheme.activations, static, float_weight=weight if qweight is None else None)
+    if (turn := turn_of(layer)) is not None:
+        turn_inputs(made, turn)
+    return made
 
 
 def _report(name: str, layer: nn.Linear, scheme: Scheme, qweight: QTensor | None) -> LayerReport:

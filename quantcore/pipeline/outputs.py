@@ -33,10 +33,12 @@ class OutputSums:
         self._calls: list[Tensor] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """x (windows, T, K), or (tokens, K) of an expert; y the float layer's output."""
+        """x (windows, T, K), or (tokens, K) of an expert, turned where the layer turns; y the float layer's output."""
         y = y.float()
         windows = len(x) if x.ndim == 3 else 1
-        sums = [part.square().reshape(windows, -1).sum(1, dtype=torch.float64) for part in (y, self.layer(x) - y)]
+        sums = [
+            part.square().reshape(windows, -1).sum(1, dtype=torch.float64) for part in (y, self.layer.forward(x) - y)
+        ]
         self._calls.append(torch.stack(sums))
 
     def sqnr(self, windows: int) -> OutputSqnr:

@@ -4,7 +4,8 @@
     for name, block in model.in_turn(): ...            norms divided, Linears multiplied, the same hidden states behind
 
 The road, a comparison and an export take it where they would take the model. A block is transformed when its turn
-comes, whether the model is in memory or in its files; kept are the channels' scales alone. What a transform wants to
+comes, whether the model is in memory or in its files; kept are the channels' scales alone, and what turns inputs when
+the model runs. What a transform wants to
 know of the activations is seen on the float model's way over the text: since nothing changes, so does what the next
 block reads.
 """
@@ -20,14 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.methods.transforms.options import Rotate
+from quantcore.methods.transforms.turn import Turn
 from quantcore.model.held import Held
 from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.probe import few_tokens
+from quantcore.model.turned import turn_inputs
 from quantcore.model.wiring import Link, copy_of, folded, links
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.rotation import APART, Rotation, base_of_rms, by_heads, untied
 from quantcore.pipeline.scaling import Chosen, Scaler, scaler_of
+from quantcore.pipeline.turning import Turning, turned_by_folding, turns_online, with_turns
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
@@ -58,9 +62,17 @@ def treated_tensors(model: Held) -> dict[str, Tensor]:
     return found
 
 
+def turns_of(model: Held) -> dict[str, Turn]:
+    """What turns inputs when the model runs, by the Linear's full name; known when all blocks have passed."""
+    return model.turns if isinstance(model, Treated) else {}
+
+
 def treated_model(model: Held) -> nn.Module:
     """A whole model in memory as its transforms leave it, still float."""
-    return copy_of(model.skeleton, treated_tensors(model))
+    made = copy_of(model.skeleton, treated_tensors(model))
+    for name, turn in turns_of(model).items():
+        turn_inputs(made.get_submodule(name), turn)
+    return made
 
 
 def changed(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
@@ -85,7 +97,9 @@ class Treated:
             self._rotation = Rotation(turn, base.skeleton.get_input_embeddings().weight.shape[1], base.device)
             self.skeleton = skeleton_under(base.skeleton, plan)
         self._scaler: Scaler | None = scaler_of(self.transforms)
+        self._turning = Turning(self.transforms, base.device) if turns_online(self.transforms) else None
         self._known: dict[str, Chosen] = {}
+        self._turns: dict[str, dict[str, Turn]] = {}
         self._kinds: dict[object, list[Link]] = {}
         self._valued: dict[object, list[Link]] = {}
         self._tried: set[object] = set()
@@ -156,6 +170,11 @@ class Treated:
         """What is changed outside of the blocks, by name."""
         return {} if self._rotation is None else changed(self.base.around, self.around)
 
+    @property
+    def turns(self) -> dict[str, Turn]:
+        """What turns inputs when the model runs, by the Linear's full name; of the blocks that were transformed."""
+        return {f"{name}.{inside}": one for name, mine in self._turns.items() for inside, one in mine.items()}
+
     def of_block(self, name: str, block: nn.Module) -> nn.Module:
         """The block, whose weights are at hand, as the transforms leave it. Blocks come in order, at first.
 
@@ -174,12 +193,21 @@ class Treated:
             if self._scaler is not None and self._walk is not None and self._schemes_in(name):
                 wanted = [one for one in self._links(block, self._few) if self._has_scheme(name, one)]
                 self._known[name] = self._scaler.scales(block, wanted, self._schemes_in(name), self._walk)
+            if self._turning is not None:
+                self._turns[name] = self._turning.turns(block, self._schemes_in(name), self._folded(block), self._walk)
             if self._plain is not self._few:
                 self._plain.advance(original)
             self._few.advance(block)
         for link, scales in self._known[name]:
             block = copy_of(block, folded(block, link, scales))
-        return block
+        return with_turns(block, self._turns[name]) if self._turns.get(name) else block
+
+    def _folded(self, block: nn.Module) -> set[str]:
+        """The Linears of a block whose inputs R1 and R2 turn."""
+        if self._rotation is None:
+            return set()
+        kind = _kind(block)
+        return turned_by_folding(self._kinds[kind], self._valued[kind], self._rotation.width)
 
     def _turned(self, block: nn.Module) -> nn.Module:
         if self._rotation is None:

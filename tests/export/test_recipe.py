@@ -35,6 +35,10 @@ TEXTS = [
     "W4A16,kv:fp8_e4m3/head/static/ema0.05,gptq@down_proj=W8A16",
     "W8A8,kv:int8/tensor/static/mse,awq",
     "W4A4,rotate=hadamard",
+    "W4A4,rotate=hadamard/r4,gptq",
+    "W4A4,quip=hadamard",
+    "MXFP4,quip=signed/32",
+    "W4A4,rotate=hadamard,smooth=0.5,quip=hadamard/64",
     "W4A16,awq,gptq",
     "W4A16,rotate=random,smooth=0.5,gptq",
     "W4A16,smooth=0.25,gptq/actorder=weight@down_proj=W8A16",
@@ -309,7 +313,9 @@ def test_llm_compressor_reads_it(text: str) -> None:
         for name, one in body["config_groups"].items():
             theirs = config.config_groups[name]
             assert theirs.targets == one["targets"]
-            assert {key: getattr(theirs.weights, key) for key in one["weights"]} == one["weights"]
+            said = {key: getattr(theirs.weights, key) for key in one["weights"]}
+            words = {key: str(value) if isinstance(value, torch.dtype) else value for key, value in said.items()}
+            assert words == one["weights"]
             if "actorder" in body:
                 assert theirs.weights.actorder == body["actorder"]
 
@@ -370,3 +376,39 @@ def test_a_smoothquant_modifier_is_read(field: str, message: str | None) -> None
     else:
         with pytest.raises(ValueError, match=message):
             plan_from_recipe(before)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("QuIPModifier: {}", "quip=signed"),
+        ("QuIPModifier: {rotations: [V], transform_type: hadamard, transform_block_size: 64}", "quip=hadamard/64"),
+        ("QuIPModifier: {targets: Linear, ignore: [lm_head]}", "quip=signed"),
+        ("SpinQuantModifier: {rotations: [R1, R2, R4]}", "rotate=hadamard/r4"),
+    ],
+)
+def test_other_peoples_turns_are_read(body: str, said: str) -> None:
+    text = recipe("W4A4").replace("quantization_stage:", f"a:\n  b:\n    {body}\nquant:", 1)
+    assert plan_from_recipe(text) == Plan.parse(f"W4A4,{said}")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("QuIPModifier: {rotations: [v, u]}", "has the rotations v, u; this lab turns inputs alone"),
+        ("QuIPModifier: {transform_type: random-matrix}", "QuIPModifier has random-matrix, which this lab has not"),
+        ("QuIPModifier: {ignore: ['re:.*q_proj']}", "has ignore re:.*q_proj; here every Linear that is quantized"),
+        ("QuIPModifier: {transform_block_size: 48}", "a block of 48 channels is no power of two"),
+        ("SpinQuantModifier: {rotations: [R1, R2, R3]}", "has the rotations R1, R2, R3; this lab has R1 with R2"),
+        ("SpinQuantModifier: {rotations: [R1, R2, R4], transform_type: random-matrix}", "/r4 turns by Hadamard's"),
+    ],
+)
+def test_turns_that_this_lab_has_not_are_refused(body: str, message: str) -> None:
+    text = recipe("W4A4").replace("quantization_stage:", f"a:\n  b:\n    {body}\nquant:", 1)
+    with pytest.raises(ValueError, match=message):
+        plan_from_recipe(text)
+
+
+def test_wush_has_no_recipe() -> None:
+    with pytest.raises(ValueError, match="it has no wush; use quip=hadamard"):
+        recipe("MXFP4,wush=32")

@@ -175,3 +175,9 @@ def test_a_model_reads_and_writes_on_its_path(scheme: str, path: str) -> None:
     for layer in layers:
         layer.path = "dequantize"
     assert real == pytest.approx(perplexity(quantized, tokens), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [256, 1024, 2048, 4096, 8192, 16384])
+def test_the_fast_walsh_hadamard_transform(width: int, dtype: torch.dtype) -> None:
+    laws.check_fwht(width, dtype, "cuda")

@@ -19,7 +19,10 @@ from quantcore.pipeline.treated import treated, treated_model, treated_tensors
 from quantcore.scheme.plan import Plan
 
 STATIC = "w:int8/channel,a:int8/tensor/static"
-TRANSFORMS = ["smooth=0.5", "smooth=0.8/all", "rotate=hadamard", "rotate=random,smooth=0.5", "awq"]
+TRANSFORMS = [
+    "smooth=0.5", "smooth=0.8/all", "rotate=hadamard", "rotate=random,smooth=0.5", "awq", "rotate=hadamard/r4",
+    "smooth=0.5,quip=signed/16", "wush=16",
+]  # fmt: skip
 
 
 @pytest.fixture

@@ -49,6 +49,24 @@ def hadamard(width: int) -> Tensor:
     return torch.kron(hadamard(rest), _paley(own)) if own > 2 else torch.kron(hadamard(2), hadamard(rest))
 
 
+def factors(width: int) -> list[int]:
+    """The orders whose Hadamard matrices' Kronecker product, in this order, is that of the width; powers of two in one.
+
+    factors(14336) = [64, 224]. Raises: ValueError for a width without a known one."""
+    if width & (width - 1) == 0:
+        return [width]
+    found = _split(width)
+    if found is None:
+        raise ValueError(f"no Hadamard matrix of order {width} is known here")
+    own, rest = found
+    return ([own] if rest == 1 else [*factors(rest), own]) if own > 2 else _doubled(factors(rest))
+
+
+def _doubled(rest: list[int]) -> list[int]:
+    first = rest[0]
+    return [2 * first, *rest[1:]] if first & (first - 1) == 0 else [2, *rest]
+
+
 def _split(width: int) -> tuple[int, int] | None:
     """A known order and what is left when it is divided out, as a product of known orders; the least doublings last."""
     if width & (width - 1) == 0:

@@ -11,12 +11,14 @@ tolerated. Of those that stay, by what matters:
 
 A loss is measured on this model, or it is `kin`'s: recorded on another model, fit for an order and not for a limit. Of
 losses that were measured on the same windows the line says whether they are told apart, as a duel does (`told_apart`);
-the order goes by the figures.
+the order goes by the figures. Candidates are compared by figures of one model: this one's where all of them were
+measured on it, else kin's.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -35,6 +37,7 @@ from quantcore.studies.gpus import Machine
 
 KIN = ASSETS / "kin.json"
 MOST_GPUS = 4096
+FLOAT = "float"
 GOALS = ("quality", "latency", "throughput", "memory")
 SAME = 1.1  # times; smaller differences in speed are inside the prediction's error
 GB = 1e9
@@ -208,8 +211,18 @@ def _verdict(
     return Verdict(one, memory, time, bound, kind, loss, why is not None, why)
 
 
-def _kl(one: Verdict) -> float:
-    return float("inf") if one.loss is None else one.loss.kl
+def _by_one_model(several: Sequence[Verdict]) -> dict[str, Loss | None]:
+    """By candidate's name losses that can be compared: this model's where all of them are, else kin's."""
+    own = all(one.loss is not None and one.loss.own for one in several)
+
+    def of_kin(one: Verdict) -> Loss | None:
+        return one.loss if one.candidate.text == FLOAT else kin().get(one.candidate.name)
+
+    return {one.candidate.name: one.loss if own else of_kin(one) for one in several}
+
+
+def _kls(several: Sequence[Verdict]) -> dict[str, float]:
+    return {name: math.inf if loss is None else loss.kl for name, loss in _by_one_model(several).items()}
 
 
 def _speed(one: Verdict, goal: str) -> float:
@@ -220,16 +233,20 @@ def _speed(one: Verdict, goal: str) -> float:
 
 def _ranked(open_ones: Sequence[Verdict], goal: str) -> list[Verdict]:
     """Best first: each time the best of those that are left."""
-    left, ranked = list(open_ones), []
+    left, ranked, kl = list(open_ones), list[Verdict](), _kls(open_ones)
+
+    def lost(one: Verdict) -> float:
+        return kl[one.candidate.name]
+
     while left:
         if goal == "quality":
-            best = min(left, key=lambda one: (_kl(one), one.memory.total))
+            best = min(left, key=lambda one: (lost(one), one.memory.total))
         elif goal == "memory":
-            best = min(left, key=lambda one: (one.memory.total, _kl(one)))
+            best = min(left, key=lambda one: (one.memory.total, lost(one)))
         else:
             most = max(_speed(one, goal) for one in left)
             best = min(
-                (one for one in left if _speed(one, goal) * SAME >= most), key=lambda one: (_kl(one), one.memory.total)
+                (one for one in left if _speed(one, goal) * SAME >= most), key=lambda one: (lost(one), one.memory.total)
             )
         left.remove(best)
         ranked.append(best)
@@ -239,8 +256,10 @@ def _ranked(open_ones: Sequence[Verdict], goal: str) -> list[Verdict]:
 def frontier(open_ones: Sequence[Verdict]) -> list[Verdict]:
     """Those that no other beats in memory, time and loss at once."""
 
+    kl = _kls(open_ones)
+
     def figures(one: Verdict) -> tuple[float, float, float]:
-        return one.memory.total, one.time.step_ms if one.time else float("inf"), _kl(one)
+        return one.memory.total, one.time.step_ms if one.time else float("inf"), kl[one.candidate.name]
 
     return unbeaten(open_ones, figures)
 
@@ -266,16 +285,18 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
         said.append(_pace(speed))
     if goal == "memory":
         said.append(f"takes {(one.memory.total - chosen.memory.total) / GB:.3g} GB more")
-    if one.loss and chosen.loss:
-        whose = "" if one.loss.own and chosen.loss.own else " (on the reference model)"
+    losses = _by_one_model((one, chosen))
+    mine, best = losses[one.candidate.name], losses[chosen.candidate.name]
+    if mine and best:
+        whose = "" if mine.own and best.own else " (on the reference model)"
         sure = f" ({BY_TEXT})" if one.apart and one.apart.verdict == BY_TEXT else ""
         if one.apart and not one.apart.beyond:
             size = "" if one.apart.share is None else f" ({share_words(one.apart.share)})"
             said.append(f"its KL is not told from the chosen's{size}")
-        elif chosen.loss.kl == 0 < one.loss.kl:
-            said.append(f"loses {one.loss.kl:.2g} nats a token{whose}, the chosen none")
-        elif one.loss.kl > chosen.loss.kl > 0:
-            said.append(f"loses {one.loss.kl / chosen.loss.kl:.2g} times as much KL{whose}{sure}")
-        elif one.loss.kl < chosen.loss.kl:
+        elif best.kl == 0 < mine.kl:
+            said.append(f"loses {mine.kl:.2g} nats a token{whose}, the chosen none")
+        elif mine.kl > best.kl > 0:
+            said.append(f"loses {mine.kl / best.kl:.2g} times as much KL{whose}{sure}")
+        elif mine.kl < best.kl:
             said.append(f"would lose less{whose}{sure}")
     return ", ".join(said)

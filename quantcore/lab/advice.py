@@ -64,7 +64,7 @@ def advise(
     if found is None:
         return choose(shape, *asked, {}, candidate_bytes(lab))
     aparts = told_apart(found, whole.known_luck(lab, kept, reading, calibration))
-    return choose(shape, *asked, _losses(found), candidate_bytes(lab), aparts)
+    return choose(shape, *asked, losses_of(found), candidate_bytes(lab), aparts)
 
 
 def tried(
@@ -100,18 +100,18 @@ def tried(
     if not able:
         return first
     rough = whole.duel(lab, able, EACH, FEW, tell(0, "a short text"))
-    between = choose(shape, *asked, _losses(rough), weights, told_apart(rough))
+    between = choose(shape, *asked, losses_of(rough), weights, told_apart(rough))
     if so_far:
         so_far(between)
-    final = whole.duel(lab, _finalists(between, able), reading, calibration, tell(1, "the finalists"))
+    final = whole.duel(lab, finalists(between, able), reading, calibration, tell(1, "the finalists"))
     if luck:
         whole.luck(lab, tuple(final.reports), reading, calibration, tell(2, "their rounding luck"))
     spreads = whole.known_luck(lab, tuple(final.reports), reading, calibration)
     aparts = told_apart(rough) | told_apart(final, spreads)
-    return choose(shape, *asked, {**_losses(rough), **_losses(final)}, weights, aparts)
+    return choose(shape, *asked, {**losses_of(rough), **losses_of(final)}, weights, aparts)
 
 
-def _finalists(found: Advice, able: Sequence[str]) -> list[str]:
+def finalists(found: Advice, able: Sequence[str]) -> list[str]:
     """The chosen one and the runner-up, then the frontier, then by loss."""
     first = [one.candidate.text for one in (found.chosen, found.runner_up) if one is not None]
     rest = sorted(found.verdicts, key=lambda one: (not one.frontier, one.loss.kl if one.loss else math.inf))
@@ -134,7 +134,8 @@ def candidate_bytes(lab: Bench) -> dict[str, int]:
     return {text: take.promise(lab, text).bytes for text in [FLOAT, *_texts(_loaded_shape(lab))]}
 
 
-def _losses(found: Duel) -> dict[str, Loss]:
+def losses_of(found: Duel) -> dict[str, Loss]:
+    """By scheme text what a duel says is lost."""
     return {text: _loss(found, text) for text in found.reports}
 
 

@@ -123,3 +123,19 @@ def test_the_group_fits_the_widths() -> None:
 def test_what_is_no_wish() -> None:
     with pytest.raises(ValueError, match="goal 'speed'.*the goals are quality, latency"):
         advise(LLAMA, H100, Load(), goal="speed")
+
+
+def test_a_loss_of_one_model_is_not_held_against_one_of_another() -> None:
+    """One candidate alone was measured, on a model that loses little: kin's figures still order all."""
+    unknown = advise(LLAMA, H100, Load(), goal="quality", tolerance=FREE)
+    gptq = next(one.text for one in candidates(LLAMA) if one.name == "W4A16 GPTQ")
+    little = Loss(0.0001, 0.0, 0.0002, 0.0, 1.0, "this model")
+    found = advise(LLAMA, H100, Load(), goal="quality", tolerance=FREE, measured={gptq: little})
+    assert found.chosen is not None
+    assert unknown.runner_up is not None
+    assert found.runner_up is not None
+    assert found.runner_up.candidate == unknown.runner_up.candidate
+    assert unknown.runner_up.candidate.name != "W4A16 GPTQ"
+    memory = [advise(LLAMA, H100, Load(), goal="memory", tolerance=FREE, measured=own) for own in ({}, {gptq: little})]
+    assert [verdict(one, "W4A16") for one in memory] == [verdict(memory[0], "W4A16")] * 2
+    assert "(on the reference model)" in verdict(memory[1], "W4A16")

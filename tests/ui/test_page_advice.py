@@ -3,17 +3,20 @@
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from streamlit.testing.v1 import AppTest
 
 from quantcore.advice.catalog import shape_of
 from quantcore.advice.choice import advise
 from quantcore.advice.load import Load
 from quantcore.export.recipe import plan_from_recipe
+from quantcore.export.recipe import script as quantize_script
 from quantcore.scheme.plan import Plan
 from quantcore.studies.gpus import GPUS
-from tests.apptest_helpers import click, figure_of, figures_of, new_server, values
+from tests.apptest_helpers import click, figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
 from ui.words import advice as words
+from ui.words.take import measured
 
 PAGE = "14_Which_scheme_should_I_ship"
 SMALL, FREE = "meta-llama/Llama-3.2-1B", "whatever fits"
@@ -69,6 +72,40 @@ def test_what_is_written_is_what_was_advised(tiny_model_dir: Path) -> None:
     assert f"model.save_pretrained('{serve.split()[2]}'" in script  # what is served is what the program writes
     assert "--tensor-parallel-size 2" in serve
     assert f"--max-model-len {found.load.context} --max-num-seqs {found.load.sequences}" in serve
+
+
+def test_every_button_leaves_with_what_was_advised(tiny_model_dir: Path) -> None:
+    """Of the loaded model: recipe, program, served line, checkpoint as transformers reads it, and report."""
+    at = settle(open_page(PAGE, model=tiny_model_dir, limit=FREE, goal="memory"))
+    lab = lab_of(at)
+    found = lab.advise(goal="memory", tolerance=FREE, load=str(Load()))
+    assert found.chosen is not None
+    text = found.chosen.candidate.text
+    assert text.startswith("w:int4/")
+    recipe, script, serve = codes(at)[:3]
+    assert plan_from_recipe(recipe) == Plan.parse(text)
+    assert script.strip() == quantize_script(text, str(tiny_model_dir), lab.short_name(text)).strip()
+    assert serve.startswith(f"vllm serve {lab.short_name(text)} ")
+    folder = lab.checkpoint_folder(text)
+    for label in ("Write the checkpoint", "Load it again: does it say the same?"):
+        next(button for button in at.button if button.label == label).click().run()
+        settle(at)
+        assert not at.error
+    assert str(folder) in codes(at)
+    kept = lab.kept_checkpoint(text)
+    assert kept is not None
+    tensors = load_file(folder / "model.safetensors").values()
+    assert sum(one.nbytes for one in tensors) == found.chosen.memory.weights
+    assert kept.facts["calibration_tokens"] == 10240
+    back = lab.read_back(text)
+    assert back.kl < 1e-4  # the very codes: another scheme's are far beyond
+    measure = next(button for button in at.button if "for the report" in button.label)
+    measure.click().run()
+    settle(at)
+    duel = lab.kept_duel((text,))
+    assert duel is not None
+    assert measured(duel.reports[text], text) in said(at)
+    assert "Report as HTML" in [one.label for one in at.get("download_button")]
 
 
 def test_the_load_moves_the_points_and_a_click_shows_a_card(tiny_model_dir: Path) -> None:

@@ -1,14 +1,18 @@
 """Do plans win, and is the estimate of each layer's cost good enough to plan with?
 
-    python -m benchmarks.plans                              the reference model; about ten minutes on two cores
-    python -m benchmarks.plans --model FOLDER --direct 0    a larger one, the direct costs of every layer left out
+    python -m benchmarks.plans costs                            the reference model
+    python -m benchmarks.plans plans --uniform w:int4/group128  one budget; a few minutes on two cores
+    python -m benchmarks.plans costs --model FOLDER --layers 60 --schemes w:int4/group64
 
-Costs    what each layer costs alone under eight schemes: estimated from backward passes (`fisher`), and measured a run
-         a layer; seconds of both, and Spearman's rank correlation of the layers, scheme by scheme
-Plans    for each uniform scheme the plan of as many bits, chosen by the estimates on one text; both measured on
-         another, the difference judged as on the pages, beyond the chance of the text and of rounding luck
+costs    what each layer costs alone under a scheme: estimated from backward passes (`fisher`), and measured a run a
+         layer; seconds of both, and Spearman's rank correlation over the layers, or over so many of them, evenly spread
+         in the model's order
+plans    for each uniform scheme of UNIFORM the plan of as many bits, made of whole bits in three granularities, chosen
+         by estimates and mended in place (`probing`) on the calibration text; both measured on the evaluation text, the
+         difference judged as on the pages, beyond the chance of the text and of rounding luck
 
-Writes `benchmarks/results/plans.json`.
+All that is measured is kept in QUANT_HOME, so a run that was cut off goes on where it stood, and what is found is
+written at once: `benchmarks/results/plans.json`.
 """
 
 from __future__ import annotations
@@ -19,79 +23,101 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.stats import spearmanr
 
 from benchmarks.machine import describe
-from quantcore.lab.bench import EACH, LEARNED
+from quantcore.lab.bench import EACH, LEARNED, PLANNED_ON
 from quantcore.lab.lab import Lab
-from quantcore.lab.whole import uniform_bits
-from quantcore.measure.planning import plan_for_budget
-from quantcore.measure.sensitivity import Sensitivity
+from quantcore.measure.planning import schemes_near
+from quantcore.measure.sensitivity import layer_costs
 from quantcore.measure.told_apart import apart_of
 from quantcore.model.loading import REFERENCE
 from quantcore.text.reading import EVALUATE
 
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "plans.json"
-WIDTHS = (2, 3, 4, 6)
+UNIFORM = ("w:int3/group128", "w:int3/group32", "w:int4/group128", "w:int5/group128")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("costs", "plans"))
     parser.add_argument("--model", default=REFERENCE)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--direct", type=int, default=2, help="of so many schemes the costs are measured too")
-    parser.add_argument("--tokens", type=int, default=16384, help="that plans are judged on")
-    parser.add_argument("--luck", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--schemes", nargs="+", help="costs: whose; two usual ones where nothing is said")
+    parser.add_argument("--layers", type=int, help="costs: measure so many layers alone, evenly spread; else all")
+    parser.add_argument("--uniform", nargs="+", default=UNIFORM, help="plans: the schemes for all that are challenged")
+    parser.add_argument("--tokens", type=int, default=5120, help="plans: that they are judged on")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     lab = Lab(options.model, options.device)
-    schemes = tuple(str(lab.plan_of(f"w:int{bits}/{grain}")) for grain in (lab.grain, "group32") for bits in WIDTHS)
-    result: dict[str, Any] = {"machine": describe(), "model": options.model, "schemes": schemes}
-    costs, result["costs"] = measured(lab, schemes, options.direct)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    result["plans"] = plans(lab, costs, options.tokens, options.luck)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if options.part == "costs":
+        costs(lab, options.schemes or [f"w:int{bits}/{lab.grain}" for bits in (2, 3)], options.layers, options.out)
+    else:
+        plans(lab, options.uniform, options.tokens, options.out)
 
 
-def measured(lab: Lab, schemes: tuple[str, ...], direct: int) -> tuple[Sensitivity, dict[str, Any]]:
+def costs(lab: Lab, schemes: list[str], layers: int | None, out: Path) -> None:
     lab.tokens(EACH), lab.tokens(LEARNED), lab.model  # noqa: B018    loaded before the clock starts
+    schemes = [str(lab.plan_of(text)) for text in schemes]
     started = time.perf_counter()
     estimated = lab.sensitivity(schemes, estimated=True)
-    found: dict[str, Any] = {"layers": len(estimated.layers), "estimated_s": time.perf_counter() - started, "ranks": {}}
-    print(f"{len(schemes)} schemes, {len(estimated.layers)} layers: estimated in {found['estimated_s']:.1f} s")
-    for scheme in schemes[:direct]:
+    seconds = time.perf_counter() - started
+    sample = spread(list(estimated.layers), layers)
+    for scheme in schemes:
         started = time.perf_counter()
-        known = lab.sensitivity((scheme,))
-        seconds = time.perf_counter() - started
-        pairs = [(known.alone[layer, scheme], estimated.alone[layer, scheme]) for layer in known.layers]
-        rank = float(spearmanr(*zip(*pairs, strict=True)).statistic)
-        found["ranks"][scheme] = {"spearman": rank, "measured_s": seconds}
-        print(f"{scheme}: rank correlation {rank:.3f}, measured in {seconds:.1f} s")
-    return estimated, found
+        known = layer_costs(lab.model, scheme, lab.tokens(EACH), calibration=lab.tokens(LEARNED), only=sample).alone
+        rank = float(spearmanr([known[one] for one in sample], [estimated.alone[one, scheme] for one in sample])[0])
+        found = {
+            "scheme": scheme,
+            "spearman": rank,
+            "layers": len(sample),
+            "of": len(estimated.layers),
+            "estimated_s": seconds,
+            "estimated_schemes": len(schemes),
+            "measured_s": time.perf_counter() - started,
+            "machine": describe(),
+        }
+        print(json.dumps({key: value for key, value in found.items() if key != "machine"}))
+        write(out, "costs", f"{lab.id} {scheme}", found)
 
 
-def plans(lab: Lab, costs: Sensitivity, tokens: int, luck: bool) -> list[dict[str, Any]]:
-    bits = uniform_bits(costs)
-    least = min(bits.values())
-    pairs = {scheme: plan_for_budget(costs, its + 1e-6) for scheme, its in bits.items() if its > least}
-    texts = {scheme: str(chosen.plan) for scheme, chosen in pairs.items()}
+def spread(layers: list[str], count: int | None) -> list[str]:
+    """So many of the layers, evenly spread in the model's order, so that all depths and kinds are among them."""
+    if count is None or count >= len(layers):
+        return layers
+    return [layers[int(place)] for place in torch.linspace(0, len(layers) - 1, count).round().long()]
+
+
+def plans(lab: Lab, uniform: list[str], tokens: int, out: Path) -> None:
     reading = str(EVALUATE.at_most(tokens))
-    asked = tuple(dict.fromkeys([*texts, *texts.values()]))
-    duel = lab.duel(asked, reading)
-    spreads = lab.luck(asked, reading) if luck else None
-    aparts = apart_of(duel, [(plan, scheme) for scheme, plan in texts.items() if plan != scheme], spreads)
-    rows = []
-    for scheme, chosen in sorted(pairs.items(), key=lambda pair: bits[pair[0]]):
-        plan, kl = texts[scheme], {text: duel.reports[text].kl for text in (scheme, texts[scheme])}
-        row = {"uniform": scheme, "bits": bits[scheme], "plan": plan, "plan_bits": chosen.bits_per_weight}
-        row |= {"kl": kl[scheme], "plan_kl": kl[plan], "predicted_kl": chosen.predicted_kl}
-        if (apart := aparts.get((plan, scheme))) is not None:
+    for scheme in map(str, map(lab.plan_of, uniform)):
+        bits = lab.bits_of_all(scheme)
+        started = time.perf_counter()
+        found = lab.probed_plan(schemes_near(bits, ("channel", lab.grain, "group32")), bits)
+        seconds, plan = time.perf_counter() - started, str(found.chosen.plan)
+        spreads = lab.luck((scheme, plan), reading)
+        duel = lab.duel((scheme, plan), reading)
+        kl = {text: one.kl for text, one in duel.reports.items()}
+        row: dict[str, Any] = {"uniform": scheme, "bits": bits, "plan": plan, "plan_bits": found.chosen.bits_per_weight}
+        row |= {"kl": kl[scheme], "plan_kl": kl[plan], "tokens": tokens, "chosen_on": PLANNED_ON}
+        row |= {
+            "by_costs_alone": found.start_kl,
+            "uniform_there": found.uniform_kl,
+            "plan_there": found.chosen.predicted_kl,
+        }
+        row |= {"probes": found.probes, "changed": found.changed, "planned_s": seconds, "machine": describe()}
+        if (apart := apart_of(duel, [(plan, scheme)], spreads).get((plan, scheme))) is not None:
             row |= {"share": apart.share, "luck": apart.luck, "p": apart.p, "verdict": apart.verdict}
-        rows.append(row)
-        print(
-            f"{bits[scheme]:.3f} bits: {scheme} {kl[scheme]:.4f}, plan {kl[plan]:.4f}; {row.get('verdict', 'the same')}"
-        )
-    return rows
+        print(f"{bits:.3f} bits: {scheme} {kl[scheme]:.4f}, plan {kl[plan]:.4f}; {row.get('verdict')}; {seconds:.0f} s")
+        write(out, "plans", f"{lab.id} {scheme}", row)
+
+
+def write(out: Path, part: str, key: str, found: dict[str, Any]) -> None:
+    """Put one row into the file, in the place of an older one of the same question."""
+    known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    known.setdefault(part, {})[key] = found
+    out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

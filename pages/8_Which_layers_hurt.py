@@ -6,16 +6,16 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from quantcore.lab.bench import LEARNED
+from quantcore.lab.bench import LEARNED, PLANNED_ON
 from quantcore.lab.lab import Lab
 from quantcore.lab.start import SMALL_MODEL
 from quantcore.lab.whole import uniform_bits
 from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.planning import schemes_near
 from quantcore.measure.sensitivity import Sensitivity
 from quantcore.measure.told_apart import told_apart
 from quantcore.model.linears import measured_together
 from quantcore.scheme.fitting import GROUPS as FITTING
-from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.reading import EACH_LAYER, EVALUATE
 from ui import frame, job_view
@@ -33,6 +33,7 @@ SECTION = "Lab"
 BITS = (2, 3, 4, 8)
 TOKENS = (640, 1280, 2560, 5120)
 CHOSEN_ON = replace(EVALUATE, source=EACH_LAYER.source)
+MEND = "Mend the plan in place: try every layer's other schemes in the plan itself"
 DECIDING = (2560, 16384)  # tokens of the evaluation text
 CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
 ALONE, ESTIMATED, ALL_BUT = "this layer alone", "alone, estimated", "everything but it"
@@ -116,15 +117,19 @@ def beside_rival(lab: Lab, text: str, rival: str | None) -> tuple[Duel | None, s
     return found, read
 
 
-def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, reading: str) -> None:
-    """The plan within the budget, chosen on the text of `reading`; on another text, beside the largest scheme for all
-    that is within the budget too."""
+def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, reading: str) -> None:
+    """The plan within the budget, chosen on the text of `reading` by estimated costs, and mended in place where that
+    was asked for; on another text, beside the largest scheme for all that is within the budget too."""
     with st.container():
-        found = costs_of(lab, schemes, way, reading).whole
+        found = costs_of(lab, schemes, ESTIMATED, reading).whole
     if found is None:
         return
-    estimated = way == ESTIMATED
-    chosen, uniform = lab.plan(schemes, budget, reading, LEARNED, estimated), uniform_bits(found)
+    chosen, uniform = lab.plan(schemes, budget, reading, LEARNED, True), uniform_bits(found)
+    paid = max(budget, min(uniform.values()))
+    title = f"The plan of {paid:.3f} bits, layers tried in place"
+    probed = answer(title, lab, Lab.probed_plan, schemes, paid, reading, start=False, button=MEND).whole
+    if probed is not None:
+        chosen = probed.chosen
     text = str(chosen.plan)
     rival = max((one for one in uniform if uniform[one] <= budget + 1e-6), key=lambda one: uniform[one], default=None)
     rivals = [] if rival is None else [rival]
@@ -132,7 +137,7 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, readi
     place, spreads = st.container(), None
     if beside is not None and len(beside.reports) > 1:
         spreads = luck_part(lab, tuple(beside.reports), read, LEARNED)
-    said = words.plan_words(chosen, beside, rival, None if rival is None else uniform[rival], spreads)
+    said = words.plan_words(chosen, beside, rival, None if rival is None else uniform[rival], spreads, probed)
     with place:
         frame.headline(said[0], "plan")
         st.markdown(" ".join([*said[1:], words.bits_where(chosen.choice, found)]))
@@ -145,8 +150,8 @@ def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, way: str, readi
         }
         known = {} if beside is None else beside.reports
         elsewhere = {bits[one][0]: (bits[one][1], report.kl) for one, report in known.items()}
-        trail = lab.plan_trail(schemes, reading, LEARNED, estimated)
-        budgets = figures.budgets(measured_at, trail, elsewhere, "estimated" if estimated else "measured")
+        trail = lab.plan_trail(schemes, reading, LEARNED, True)
+        budgets = figures.budgets(measured_at, trail, elsewhere, "estimated")
         chart(budgets, key="budgets", alt=" ".join(said).replace("*", ""))
     st.markdown("The plan as text, for the duel, the command line, a recipe:")
     st.code(text, language=None, wrap_lines=True, height=PLAN_PIXELS if len(text) > LONG_PLAN else "content")
@@ -181,8 +186,8 @@ def body(choice: Choice) -> None:
                 st.caption(words.EXPERTS_TOGETHER)
         experts_part(choice, scheme)
     if found.whole is not None:
-        schemes = tuple(str(Plan.parse(f"w:int{one}/{grain}")) for one in BITS)
-        plan_part(lab, schemes, budget, ALONE if way == ALL_BUT else way, reading)
+        steps = [grain, *(one for one in ("channel", "group32") if one in grains)]
+        plan_part(lab, schemes_near(budget, steps), budget, PLANNED_ON)
 
 
 frame.show(__file__, "Which layers hurt?", LOOK_FOR, tries, body)

@@ -10,12 +10,14 @@ from streamlit.testing.v1 import AppTest
 from quantcore import Lab
 from quantcore.cli.command import main
 from quantcore.measure.duel import Duel
+from quantcore.measure.planning import schemes_near
 from quantcore.text.reading import CALIBRATE, EVALUATE
 from tests.apptest_helpers import errors, new_server, page, settle
 from ui import kept
 
 SCHEMES = ["w:int8/channel", "w:int3/channel,gptq", "w:int8/channel,a:int8/tensor/static"]
-LAYERS = [f"w:int{bits}/group32" for bits in (2, 3, 4, 8)]
+BUDGET = 4.0
+STEPS = schemes_near(BUDGET, ["group32", "channel"])
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +32,8 @@ def nothing_more_is_measured(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def forbid() -> None:
         new_server()  # what the server remembers is gone; the file is there
-        for name in ("quantcore.measure.duel.quantize_model", "quantcore.measure.sensitivity.quantize_model"):
-            monkeypatch.setattr(name, lambda *_, **__: pytest.fail("was measured again"))
+        for name in ("duel.quantize_model", "sensitivity.quantize_model", "fisher.quantize_model"):
+            monkeypatch.setattr(f"quantcore.measure.{name}", lambda *_, **__: pytest.fail("was measured again"))
 
     return forbid
 
@@ -96,16 +98,20 @@ def test_a_duel_of_a_notebook(
 
 
 def ranked_in_the_browser(model: Path) -> AppTest:
-    at = settle(page("8_Which_layers_hurt", model=model, grain="group32", bits=3, budget=4.0))
+    at = settle(page("8_Which_layers_hurt", model=model, grain="group32", bits=3, budget=BUDGET))
     assert errors(at) == []
     return at
+
+
+def sensitivity_asked(model: Path) -> tuple[Any, ...]:
+    return ("sensitivity", "--model", model, "--estimated", "--schemes", *STEPS, "--budget", BUDGET)
 
 
 def test_layers_and_a_plan_of_the_shell(
     capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, nothing_more_is_measured: Any
 ) -> None:
-    asked = ("sensitivity", "--model", tiny_model_dir, "--schemes", *LAYERS, "--budget", 4)
-    plan = in_the_shell(capsys, *asked)["plan"]["scheme"]
+    plan = in_the_shell(capsys, *sensitivity_asked(tiny_model_dir))["plan"]["scheme"]
+    in_the_shell(capsys, "sensitivity", "--model", tiny_model_dir, "--schemes", "w:int3/group32")  # the map's
     for tokens in (2560, 16384):  # the page reads more where a little does not decide
         beside = ("--max-tokens", tokens, "--schemes", plan, "w:int3/group32")
         in_the_shell(capsys, "compare", "--model", tiny_model_dir, *beside)
@@ -113,7 +119,7 @@ def test_layers_and_a_plan_of_the_shell(
     at = ranked_in_the_browser(tiny_model_dir)
     assert at.code[0].value == plan
     assert not [job for job in kept.jobs()._jobs.values() if not job.passing]
-    assert str(Lab(str(tiny_model_dir)).plan(LAYERS, 4.0).plan) == plan
+    assert str(Lab(str(tiny_model_dir)).plan(STEPS, BUDGET).plan) == plan
 
 
 def test_layers_of_the_browser(
@@ -121,8 +127,7 @@ def test_layers_of_the_browser(
 ) -> None:
     plan = ranked_in_the_browser(tiny_model_dir).code[0].value
     nothing_more_is_measured()
-    asked = ("sensitivity", "--model", tiny_model_dir, "--schemes", *LAYERS, "--budget", 4)
-    assert in_the_shell(capsys, *asked)["plan"]["scheme"] == plan
+    assert in_the_shell(capsys, *sensitivity_asked(tiny_model_dir))["plan"]["scheme"] == plan
 
 
 def test_a_checkpoint_of_the_shell_is_the_browsers_byte_for_byte(

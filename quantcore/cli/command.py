@@ -164,7 +164,12 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--out", metavar="FILE.html", help="write the report as one HTML file")
     many.add_argument("--luck", action="store_true", help="measure rounding luck too: each scheme four times more")
     each.add_argument("--budget", type=float, metavar="BITS", help="a plan of at most so many bits a weight")
-    each.add_argument("--estimated", action="store_true", help="from a few backward passes, not a run a layer")
+    each.add_argument(
+        "--probe", action="store_true", help="mend the plan: other schemes are tried in it, layer by layer"
+    )
+    each.add_argument(
+        "--estimated", action="store_true", help="from a few backward passes over more text, not a run a layer"
+    )
     which = paper.add_mutually_exclusive_group(required=True)
     which.add_argument("--scheme", metavar="S", help=f"{SCHEME}, or a plan")
     which.add_argument("--read", metavar="FILE", help="a recipe, YAML")

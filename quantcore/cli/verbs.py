@@ -33,7 +33,7 @@ from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.studies.layer import LayerStudy
-from quantcore.text.reading import EACH_LAYER, EVALUATE, STUDY, Reading
+from quantcore.text.reading import EACH_LAYER, EVALUATE, PLANNED, STUDY, Reading
 from quantcore.text.windows import TEXT_KINDS, TEXT_SPLITS, bundled_text
 
 PACKAGES = (
@@ -264,9 +264,13 @@ def sensitivity(
     device: str | None = None,
     budget: float | None = None,
     estimated: bool = False,
+    probe: bool = False,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
-    reading, learning = texts.measured(EACH_LAYER), texts.learned()
+    if probe and budget is None:
+        raise ValueError("--probe mends a plan, and there is none without a budget; say --budget 4.5, or so")
+    estimated = estimated or probe  # a plan that is mended begins with estimates
+    reading, learning = texts.measured(PLANNED if estimated else EACH_LAYER), texts.learned()
     asked = Lab(model, device)
     asked.require_fits(*schemes)
     wanted = [asked.scheme_of(one) for one in schemes]
@@ -281,6 +285,11 @@ def sensitivity(
     with progress_bar("measuring layers") as tell:
         found = lab.sensitivity([str(one) for one in wanted], False, *read, estimated, progress=tell)
     chosen = None if budget is None else plan_for_budget(found, budget)
+    probed = None
+    if probe and budget is not None:
+        with progress_bar("trying layers in the plan") as tell:
+            probed = lab.probed_plan(found.schemes, budget, *read, progress=tell)
+        chosen = probed.chosen
     return {
         "model": model,
         "revision": lab.loaded.revision,
@@ -307,6 +316,13 @@ def sensitivity(
             "scheme": str(chosen.plan),
             "predicted_kl": chosen.predicted_kl,
             "bits_per_weight": chosen.bits_per_weight,
+            "probed": probed
+            and {
+                "tries": probed.probes,
+                "changed": probed.changed,
+                "kl_by_costs_alone": probed.start_kl,
+                "kl_of_uniform": probed.uniform_kl,
+            },
         },
         "device": ranks().named(device_name(lab.loaded.device)),
     }

@@ -41,11 +41,11 @@ from quantcore.scheme.scheme import HEAD, Scheme
 from quantcore.text.decoder import Decoder
 from quantcore.text.files import LoadedText, named_text
 from quantcore.text.pieces import ids_of
-from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, OWN, STUDY, Reading, Texts
+from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, OWN, PLANNED, STUDY, Reading, Texts
 
 PREVIEW_CHARACTERS = 600
 COUNTED = 50_000  # tokens of a text, so that a page need not wait for the millions that nobody reads
-READ, MEASURED, EACH, LEARNED = (str(one) for one in (STUDY, EVALUATE, EACH_LAYER, CALIBRATE))
+READ, MEASURED, EACH, PLANNED_ON, LEARNED = map(str, (STUDY, EVALUATE, EACH_LAYER, PLANNED, CALIBRATE))
 
 
 @dataclass(frozen=True)

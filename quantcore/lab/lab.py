@@ -46,6 +46,7 @@ class Beside(Bench):
     known_luck = whole.known_luck
     kept_rule = whole.kept_rule
     kept_sensitivity = whole.kept_sensitivity
+    kept_probed_plan = whole.kept_probed_plan
     kept_queue = history.kept_queue
     kept_checkpoint = take.kept_checkpoint
     plan_trail = whole.plan_trail
@@ -113,6 +114,7 @@ class Lab(Beside):
     rule = whole.rule
     sensitivity = whole.sensitivity
     plan = whole.plan
+    probed_plan = whole.probed_plan
     measured = history.measured
     queue = history.queue
     experts = mixture.experts

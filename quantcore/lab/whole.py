@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantcore.lab.bench import EACH, LEARNED, MEASURED, Bench
+from quantcore.lab.bench import EACH, LEARNED, MEASURED, PLANNED_ON, Bench
 from quantcore.lab.memo import remembered
 from quantcore.matmul.decoded import decoded
 from quantcore.measure.duel import Duel, known
 from quantcore.measure.duel import duel as measure_duel
 from quantcore.measure.luck import Spread, jittered
 from quantcore.measure.planning import PlannedChoice, plan_for_budget
+from quantcore.measure.probing import ProbedPlan
 from quantcore.measure.rules import Rule, RuleResult, best_practice
 from quantcore.measure.scores import ModelReport
 from quantcore.measure.sensitivity import Sensitivity, joined, texts_on
@@ -29,8 +30,9 @@ from quantcore.pipeline.layers import LayerReport
 from quantcore.scheme.fitting import sorted_out
 from quantcore.studies.generation import Written
 from quantcore.studies.generation import write_on as write
-from quantcore.studies.plans import WAYS, kept_costs
+from quantcore.studies.plans import WAYS, kept_costs, read_probed_plan
 from quantcore.studies.plans import kept_sensitivity as measure_sensitivity
+from quantcore.studies.plans import probed_plan as measure_probed_plan
 
 SoFar = Callable[[Any], None]
 WRITTEN = 48  # tokens
@@ -220,13 +222,46 @@ def plan(
     lab: Bench,
     schemes: Sequence[str],
     budget: float,
-    reading: str = EACH,
+    reading: str = PLANNED_ON,
     calibration: str = LEARNED,
-    estimated: bool = False,
+    estimated: bool = True,
 ) -> PlannedChoice:
-    """The plan of at most `budget` bits a weight whose layers cost least; below the smallest scheme, that scheme."""
+    """The plan of at most `budget` bits a weight whose layers cost least, by their estimated costs or by those that
+    were measured; below the smallest scheme, that scheme."""
     found = sensitivity(lab, schemes, False, reading, calibration, estimated)
     return plan_for_budget(found, max(budget + 1e-6, min(uniform_bits(found).values())))
+
+
+def probed_plan(
+    lab: Bench,
+    schemes: Sequence[str],
+    budget: float,
+    reading: str = PLANNED_ON,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+    so_far: SoFar | None = None,
+) -> ProbedPlan:
+    """The plan by estimated costs, mended in place: other schemes for each layer are tried in the plan itself."""
+    if (kept := kept_probed_plan(lab, schemes, budget, reading, calibration)) is not None:
+        return kept
+    found = sensitivity(lab, schemes, False, reading, calibration, True, part_of(progress, 0, 4))
+    return measure_probed_plan(
+        lab.loaded,
+        found,
+        budget,
+        lab.tokens(reading),
+        lab.tokens(calibration),
+        lab.store(reading, calibration),
+        hashed=lab.hash,
+        progress=None if progress is None else lambda share, doing: progress(0.25 + 0.75 * share, doing),
+    )
+
+
+def kept_probed_plan(
+    lab: Bench, schemes: Sequence[str], budget: float, reading: str = PLANNED_ON, calibration: str = LEARNED
+) -> ProbedPlan | None:
+    texts, read = texts_on(lab.model, schemes), (lab.tokens(reading), lab.tokens(calibration))
+    return read_probed_plan(lab.loaded, texts, budget, *read, lab.store(reading, calibration), lab.hash)
 
 
 def uniform_bits(found: Sensitivity) -> dict[str, float]:
@@ -244,7 +279,7 @@ def bits_of_all(lab: Bench, scheme: str) -> float:
 
 @remembered(16)
 def plan_trail(
-    lab: Bench, schemes: tuple[str, ...], reading: str = EACH, calibration: str = LEARNED, estimated: bool = False
+    lab: Bench, schemes: tuple[str, ...], reading: str = PLANNED_ON, calibration: str = LEARNED, estimated: bool = True
 ) -> tuple[tuple[float, float], ...]:
     """Bits per weight and predicted KL of the plans at TRAIL budgets, from the smallest scheme's to the largest's."""
     found = sensitivity(lab, schemes, False, reading, calibration, estimated)

@@ -16,15 +16,18 @@ from quantcore.numbers.qtensor import dequantize
 
 
 def decoded(model: nn.Module) -> nn.Module:
-    """The model, changed: on a CPU each layer whose inputs stay float holds its weight decoded, in the float type of
-    the model. What rounds its inputs stays as it is, and so does all on a GPU, whose kernels multiply codes."""
+    """The model, changed: each layer as `decoded_layer` gives it, in the float type of the model."""
     like = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
-    if like.device.type != "cpu":
-        return model
     for name, layer in quantized_linears(model).items():
-        if layer.activation_spec is None and (weight := layer.qweight) is not None:
-            model.set_submodule(name, _linear(layer, dequantize(weight).to(like.dtype)))
+        model.set_submodule(name, decoded_layer(layer, like))
     return model
+
+
+def decoded_layer(layer: QuantLinear, like: Tensor) -> nn.Module:
+    """On the CPU, where the inputs stay float, the layer with its weight decoded, in the type of `like`. What rounds
+    its inputs stays as it is, and so does all on a GPU, whose kernels multiply codes."""
+    weight = layer.qweight if like.device.type == "cpu" and layer.activation_spec is None else None
+    return layer if weight is None else _linear(layer, dequantize(weight).to(like.dtype))
 
 
 def _linear(layer: QuantLinear, weight: Tensor) -> nn.Linear:

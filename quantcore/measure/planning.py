@@ -90,13 +90,32 @@ def plan_for_budget(found: Sensitivity, bits_per_weight: float) -> PlannedChoice
         raise ValueError(f"the solver found no plan at {bits_per_weight:.4g} bits per weight ({result.message})")
     taken = [pair for pair, x in zip(pairs, result.x, strict=True) if x > 0.5]
     by_layer = {one: text for unit, text in taken for one in unit}
-    choice = {layer: by_layer[layer] for layer in found.layers}
+    return planned(found, {layer: by_layer[layer] for layer in found.layers})
+
+
+def planned(found: Sensitivity, choice: dict[str, str]) -> PlannedChoice:
+    """A choice of one scheme a layer, with what the costs say of it."""
     return PlannedChoice(
         plan=plan_of(choice),
         predicted_kl=sum(found.alone[pair] for pair in choice.items()),
         bits_per_weight=found.mean_bits(choice),
         choice=choice,
     )
+
+
+def uniform_choice(found: Sensitivity, bits_per_weight: float) -> dict[str, str] | None:
+    """One scheme for all layers, the largest within the budget; None where even the smallest is above."""
+    bits = {text: found.mean_bits(dict.fromkeys(found.layers, text)) for text in found.schemes}
+    within = [text for text in bits if bits[text] <= bits_per_weight + 1e-6]
+    return dict.fromkeys(found.layers, max(within, key=bits.__getitem__)) if within else None
+
+
+def schemes_near(bits_per_weight: float, grains: Sequence[str]) -> tuple[str, ...]:
+    """What a plan of so many bits is made of: whole bits, from one below to two above, within 2 and 8, in each
+    granularity. The finer the steps, the less of a budget is left over."""
+    first = math.floor(bits_per_weight)
+    bits = [one for one in range(first - 1, first + 3) if 2 <= one <= 8]
+    return tuple(f"w:int{one}/{grain}" for grain in dict.fromkeys(grains) for one in bits)
 
 
 def _least(

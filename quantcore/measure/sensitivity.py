@@ -15,10 +15,8 @@ by block behind quantized ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +25,10 @@ from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import next_log_p
 from quantcore.measure.scores import divergence
+from quantcore.measure.swaps import recalling, require_shortcut, swapped
 from quantcore.model.experts import taken_apart
 from quantcore.model.held import held
-from quantcore.model.linears import batches, block_names, block_of, linear_shapes, measured_together
+from quantcore.model.linears import batches, block_names, linear_shapes, measured_together
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.convert import quantize_model
@@ -160,9 +159,11 @@ def layer_costs(
     calibration: Tensor | None = None,
     progress: Progress | None = None,
     so_far: SoFar | None = None,
+    only: Sequence[str] | None = None,
 ) -> LayerCosts:
     """One scheme over the whole text, batch by batch; in each batch every layer in its turn. As `sensitivity`.
 
+    only     of these layers alone, by their names in a Sensitivity
     so_far   called after each layer with the scheme and the costs measured by then, of `all_but` where it is asked"""
     asked = Scheme.parse(text)
     model = transformed(taken_apart(model), asked, calibration)
@@ -174,7 +175,9 @@ def layer_costs(
     base, _ = quantize_model(model, "float")  # modules of our own to swap layers in; the tensors are the model's
     layers = quantized_linears(quantized)
     require_layers(text, layers)
-    units = measured_together(layers)
+    units = {name: of for name, of in measured_together(layers).items() if only is None or name in only}
+    if not units:
+        raise ValueError(f"{text} quantizes none of {', '.join(only or ())[:80]}; name layers that it does")
     sums = {kind: dict.fromkeys(units, 0.0) for kind in ("alone", "all_but")}
     shown = sums["all_but" if all_but else "alone"]
     heard = dict.fromkeys(units, 0)  # tokens
@@ -184,22 +187,22 @@ def layer_costs(
     for batch in parts:
         with (
             torch.inference_mode(),
-            _recalling(base, blocks) as from_float,
-            _recalling(quantized, blocks) as from_quantized,
+            recalling(base, blocks) as from_float,
+            recalling(quantized, blocks) as from_quantized,
         ):
             log_p = next_log_p(base, batch)
-            whole += _kl_sum(log_p, next_log_p(quantized, batch))
+            whole += kl_sum(log_p, next_log_p(quantized, batch))
             counted += log_p.shape[0] * log_p.shape[1]
             if batch is parts[0]:
                 last, members = list(units.items())[-1]
-                _check_shortcut(base, last, {one: alone[one] for one in members}, batch, from_float)
+                require_shortcut(base, last, {one: alone[one] for one in members}, batch, from_float)
             for name, members in units.items():
-                with _swapped(base, {one: alone[one] for one in members}), from_float(name):
-                    sums["alone"][name] += _kl_sum(log_p, next_log_p(base, batch))
+                with swapped(base, {one: alone[one] for one in members}), from_float(name):
+                    sums["alone"][name] += kl_sum(log_p, next_log_p(base, batch))
                 if all_but:
                     floats = {one: model.get_submodule(one) for one in members}
-                    with _swapped(quantized, floats), from_quantized(name):
-                        sums["all_but"][name] += _kl_sum(log_p, next_log_p(quantized, batch))
+                    with swapped(quantized, floats), from_quantized(name):
+                        sums["all_but"][name] += kl_sum(log_p, next_log_p(quantized, batch))
                 done += 1
                 heard[name] = counted
                 if progress:
@@ -245,80 +248,5 @@ def sizes_of(
     return numbers, {name: sum(bits[one] for one in members) / numbers[name] for name, members in units.items()}
 
 
-def _check_shortcut(
-    base: nn.Module, name: str, layers: Mapping[str, nn.Module], batch: Tensor, from_float: Callable[[str], Any]
-) -> None:
-    """Raises: ValueError if a run that starts at the layer's block differs from a run from the start."""
-    with _swapped(base, layers):
-        in_full = base(batch, use_cache=False).logits
-        with from_float(name):
-            short = base(batch, use_cache=False).logits
-    if not torch.allclose(in_full.float(), short.float(), rtol=1e-3, atol=1e-3):
-        raise ValueError(
-            f"this model's blocks pass on more than their outputs (a run from {name!r} differs from a full one), so "
-            "single layers cannot be measured; compare whole schemes instead"
-        )
-
-
-def _kl_sum(log_p: Tensor, log_q: Tensor) -> float:
+def kl_sum(log_p: Tensor, log_q: Tensor) -> float:
     return float(divergence(log_p, log_q).double().sum())
-
-
-@contextmanager
-def _swapped(model: nn.Module, instead: Mapping[str, nn.Module]) -> Iterator[None]:
-    before = {name: model.get_submodule(name) for name in instead}
-    try:
-        for name, module in instead.items():
-            model.set_submodule(name, module)
-        yield
-    finally:
-        for name, module in before.items():
-            model.set_submodule(name, module)
-
-
-@contextmanager
-def _recalling(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[str], Any]]:
-    """Remember what each block gives in the first run of a batch; yields `start(layer)`, a context in which the blocks
-    before the layer's own hand that out again. The model must be ours alone: its blocks' forward is replaced."""
-    blocks = [model.get_submodule(name) for name in names]
-    given: dict[int, Any] = {}
-    own = [block.forward for block in blocks]
-    state = {"first": 0, "recording": True}
-
-    def forward_of(place: int) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if place < state["first"]:
-                return given[place]
-            result = own[place](*args, **kwargs)
-            if state["recording"]:
-                given[place] = result
-            return result
-
-        return forward
-
-    for place, block in enumerate(blocks):
-        block.forward = forward_of(place)
-
-    @contextmanager
-    def start(layer: str) -> Iterator[None]:
-        state.update(first=_blocks_before(model, names, layer), recording=False)
-        try:
-            yield
-        finally:
-            state.update(first=0)
-
-    try:
-        yield start
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-def _blocks_before(model: nn.Module, blocks: Sequence[str], layer: str) -> int:
-    """How many blocks come before the layer: those before its own; all of them for the head, none for what is
-    elsewhere."""
-    if (block := block_of(layer, blocks)) is not None:
-        return blocks.index(block)
-    heads: Any = model
-    head = heads.get_output_embeddings() if hasattr(heads, "get_output_embeddings") else None
-    return len(blocks) if head is model.get_submodule(layer) else 0

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from torch import Tensor
 
+from quantcore.measure import probing
 from quantcore.measure.fisher import DRAWS, estimated_costs
+from quantcore.measure.planning import PlannedChoice
+from quantcore.measure.probing import ProbedPlan
 from quantcore.measure.sensitivity import LayerCosts, Sensitivity, SoFar, joined, layer_costs, texts_on
 from quantcore.measure.store import Answer, Question, Store, model_hash, shape_of, tokens_hash
 from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.ranks import ranks
+from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
 ALONE, ALL_BUT, ESTIMATED = "", ", all but", f", estimated by {DRAWS} draws"  # in an answer's name
@@ -80,6 +84,54 @@ def kept_costs(
         if answer is not None:
             return _read(answer)
     return None
+
+
+def probed_plan(
+    loaded: LoadedModel,
+    costs: Sensitivity,
+    budget: float,
+    tokens: Tensor,
+    calibration: Tensor,
+    store: Store,
+    *,
+    hashed: str | None = None,
+    progress: Progress | None = None,
+) -> ProbedPlan:
+    """A plan by costs, mended in place (`measure.probing`), and kept."""
+    found = probing.probed_plan(loaded.model, costs, budget, tokens, calibration=calibration, progress=progress)
+    kept = asdict(found) | {"chosen": asdict(found.chosen) | {"plan": str(found.chosen.plan)}}
+    if ranks().first:
+        store.put(_of_plan(loaded, costs.schemes, budget, tokens, calibration, hashed), kept, {})
+    return found
+
+
+def read_probed_plan(
+    loaded: LoadedModel,
+    schemes: Sequence[str],
+    budget: float,
+    tokens: Tensor,
+    calibration: Tensor,
+    store: Store,
+    hashed: str | None = None,
+) -> ProbedPlan | None:
+    """The kept one, None where it is not there yet."""
+    answer = store.get(_of_plan(loaded, schemes, budget, tokens, calibration, hashed), _read_plan)
+    return None if answer is None else _read_plan(answer)
+
+
+def _read_plan(answer: Answer) -> ProbedPlan:
+    chosen = dict(answer.figures["chosen"])
+    return ProbedPlan(**{**answer.figures, "chosen": PlannedChoice(**{**chosen, "plan": Plan.parse(chosen["plan"])})})
+
+
+def _of_plan(
+    loaded: LoadedModel, schemes: Sequence[str], budget: float, tokens: Tensor, calibration: Tensor, hashed: str | None
+) -> Question:
+    made_of = f"{budget:.6f} bits of {' '.join(schemes)}"
+    return replace(
+        _question(loaded, made_of, tokens, calibration, "", hashed),
+        kind=f"probed plan {shape_of(ProbedPlan, PlannedChoice)} {shape_of(LayerCosts)}",
+    )
 
 
 def _read(answer: Answer) -> LayerCosts:

@@ -188,6 +188,9 @@ these 10,240, 0.100 from 15,360, which takes half as long again."""
 EACH_LAYER = Reading("calibration/all", 5, 128)
 """Each layer of a model measured alone: as many passes as there are layers, so a short text."""
 
+PLANNED = Reading("calibration/all", 20, 128)
+"""What a plan is chosen on: chosen on the 640 tokens of EACH_LAYER it wins nothing at 4 bits."""
+
 LONG = Reading("evaluation/all", 5, 1024)
 """A cache looked at along its context: one long window of each kind of text."""
 

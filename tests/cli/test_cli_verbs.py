@@ -123,7 +123,11 @@ def test_sensitivity(capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, t
     assert costs == sorted(costs, reverse=True)
     assert found["plan"]["bits_per_weight"] <= 5
     assert {str(one) for one in Plan.parse(found["plan"]["scheme"]).schemes} == {"w:int2/channel", "w:int8/channel"}
+    assert found["plan"]["probed"] is None
     assert found["calibration"] is None
+    probed = good(capsys, *asked, "--budget", "5", "--probe")["plan"]
+    assert probed["predicted_kl"] <= probed["probed"]["kl_by_costs_alone"]
+    assert "--probe mends a plan" in bad(capsys, *asked, "--probe")
     assert "cannot be met" in bad(capsys, *asked, "--budget", "1")
     assert "quantizes nothing" in bad(capsys, "sensitivity", "--model", tiny_model_dir, "--schemes", "float", *FEW)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from quantcore.lab.bench import LEARNED, PLANNED_ON
 from quantcore.lab.house import House, Visit
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import duel
@@ -102,7 +103,7 @@ def test_a_plan_stays_within_its_budget(lab: Lab) -> None:
     trail = lab.plan_trail(schemes)
     assert [bits for bits, _ in trail] == sorted(bits for bits, _ in trail)
     assert trail[0][0] == pytest.approx(2.5)
-    assert lab.kept_sensitivity(schemes) is not None
+    assert lab.kept_sensitivity(schemes, False, PLANNED_ON, LEARNED, True) is not None
 
 
 def test_both_write_on_as_a_copy_by_hand_does(lab: Lab, tiny_lm: LoadedModel) -> None:

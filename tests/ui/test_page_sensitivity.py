@@ -48,10 +48,20 @@ def test_the_plan_keeps_its_budget_and_is_measured(page: AppTest) -> None:
     names = [trace.get("name") for trace in figure_of(page, "budgets")["figure"]["data"]]
     assert names == [
         "plans, predicted",
-        "one scheme for all, measured",
+        "one scheme for all, estimated",
         "this plan, another text",
         "w:int3/group32, another text",
     ]
+
+
+def test_a_plan_is_mended_in_place(page: AppTest) -> None:
+    settle(page)
+    before = page.code[0].value
+    next(button for button in page.button if button.label.startswith("Mend the plan in place")).click().run()
+    settle(page)
+    assert not page.error
+    said = next(one.value for one in page.markdown if "tries in the plan itself" in one.value)
+    assert ("no other scheme" in said) == (page.code[0].value == before)
 
 
 def test_everything_but_it(page: AppTest) -> None:

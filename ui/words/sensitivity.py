@@ -9,6 +9,7 @@ import pandas as pd
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.luck import Spread
 from quantcore.measure.planning import PlannedChoice
+from quantcore.measure.probing import ProbedPlan
 from quantcore.measure.sensitivity import Sensitivity
 from quantcore.measure.told_apart import share_words, told_apart
 from ui.words.digits import digits
@@ -72,12 +73,18 @@ def plan_words(
     rival: str | None,
     rival_bits: float | None,
     spreads: Mapping[str, Spread] | None = None,
+    probed: ProbedPlan | None = None,
 ) -> list[str]:
-    """The plan's bits, its KL as predicted and as measured, and the scheme for all next to it."""
+    """The plan's bits, its KL as predicted and as measured, and the scheme for all next to it. probed: what is known
+    of a plan that was mended in place."""
     text = str(chosen.plan)
     predicted = (
-        f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; its layers' own costs add up to "
-        f"**{chosen.predicted_kl:.3g}** nats on the text that it was chosen on."
+        mended(probed)
+        if probed is not None
+        else (
+            f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; its layers' own costs add up to "
+            f"**{chosen.predicted_kl:.3g}** nats on the text that it was chosen on."
+        )
     )
     if rival == text:
         predicted = (
@@ -100,12 +107,28 @@ def plan_words(
         f"{luck_alone(apart)}."
     )
     if not apart.beyond:
-        verdict = f"**Within chance**: on this text the plan is not told from {named(rival)} for all."
+        verdict = (
+            f"**Within chance**: on this text the plan is not told from {named(rival)} for all; so it wins nothing."
+        )
     else:
         way = "less" if difference.value < 0 else "more"
         claim = f"The plan loses {way}{size}"
         verdict = f"{f'**{claim}**' if apart.real else claim} than {named(rival)} for all, {apart.verdict}."
     return [verdict, predicted, measured, against]
+
+
+def mended(probed: ProbedPlan) -> str:
+    """What trying layers in the plan itself did to it."""
+    took = (
+        "no other scheme for any layer did better"
+        if not probed.changed
+        else f"layers served as {probed.changed} products took another scheme, and it brought the KL on the text that "
+        f"it was chosen on from {probed.start_kl:.3g} to **{probed.chosen.predicted_kl:.3g}** nats"
+    )
+    return (
+        f"The plan takes **{probed.chosen.bits_per_weight:.3f}** bits a weight. In {probed.probes} tries in the plan "
+        f"itself {took}."
+    )
 
 
 def duel_lines(plan: str, rival: str | None, schemes: Sequence[str]) -> str:

@@ -1,0 +1,174 @@
+"""A plan mended where it stands: other schemes are tried in the plan itself, unit by unit, and the change is measured.
+
+    change[u, s] = KL(float || the plan with unit u under s) - KL(float || the plan)                 nats a token
+
+What layers cost alone (`sensitivity`, `fisher`) leaves out what they do to each other: at 3 bits the reference model
+loses a third more than the sum. Changes in place hold that. The same 0/1 program spends the budget by them
+(`planning`), the plan that comes out is measured, and where it loses less on this text the next round starts from it.
+The first plan is the better one of that by costs alone and of the largest scheme for all within the budget, so the plan
+that comes out never loses more on this text than either.
+
+A unit is what is served as one product; tried is what lies within REACH bits of its present scheme, on PROBED tokens of
+the text, evenly spread. A run starts at the unit's block, so a round takes about (units x tries / 2) runs over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from quantcore.matmul.decoded import decoded_layer
+from quantcore.matmul.layers import QuantLinear
+from quantcore.matmul.size import quantized_linears
+from quantcore.measure.evaluate import next_log_p
+from quantcore.measure.planning import PlannedChoice, plan_for_budget, planned, uniform_choice
+from quantcore.measure.sensitivity import BATCH_TOKENS, Sensitivity, kl_sum, transformed
+from quantcore.measure.swaps import recalling, require_shortcut, swapped
+from quantcore.model.experts import taken_apart
+from quantcore.model.linears import batches, block_names, measured_together, served_as_one
+from quantcore.pipeline.calibration import Progress, part_of
+from quantcore.pipeline.convert import quantize_model
+from quantcore.scheme.scheme import Scheme
+
+REACH = 1.1  # bits a weight
+PROBED = 1280  # tokens
+ROUNDS = 1
+
+
+@dataclass(frozen=True)
+class ProbedPlan:
+    """chosen: the plan; its `predicted_kl` is what it loses on the text that it was probed on. start_kl: what the plan
+    by costs alone loses there; uniform_kl: the largest scheme for all within the budget, None where none is. probes:
+    how many changes were measured; changed: how many units took another scheme than by costs alone."""
+
+    chosen: PlannedChoice
+    start_kl: float
+    uniform_kl: float | None
+    probes: int
+    changed: int
+
+
+def probed_plan(
+    model: nn.Module,
+    costs: Sensitivity,
+    bits_per_weight: float,
+    tokens: Tensor,
+    *,
+    calibration: Tensor | None = None,
+    rounds: int = ROUNDS,
+    progress: Progress | None = None,
+) -> ProbedPlan:
+    """The plan within the budget, chosen by `costs` and mended in place on `tokens` (windows, T).
+
+    calibration   text (windows, T) for schemes that need one
+    Raises: ValueError as `plan_for_budget`, and for schemes that transform the model in different ways."""
+    few = tokens[:: max(1, tokens.numel() // PROBED)]
+    bench = _Bench(model, costs.schemes, few, calibration)
+    start = plan_for_budget(costs, bits_per_weight)
+    choice, kl = dict(start.choice), bench.kl(start.choice)
+    start_kl, uniform_kl = kl, None
+    if (uniform := uniform_choice(costs, bits_per_weight)) is not None:
+        uniform_kl = bench.kl(uniform)
+        if uniform_kl < kl:
+            choice, kl = uniform, uniform_kl
+    probes = 0
+    for turn in range(rounds):
+        changes = bench.changes(choice, kl, costs, part_of(progress, turn, rounds))
+        probes += sum(len(own) - 1 for own in changes.values())
+        found = plan_for_budget(_priced(costs, changes), bits_per_weight).choice
+        after = bench.kl(found)
+        if found == choice or after >= kl:
+            break
+        choice, kl = dict(found), after
+    units = served_as_one(costs.layers)
+    changed = sum(choice[unit] != start.choice[unit] for unit in units)
+    return ProbedPlan(replace(planned(costs, choice), predicted_kl=kl), start_kl, uniform_kl, probes, changed)
+
+
+class _Bench:
+    """A model whose layers take any scheme's codes in turn, the float model's predictions beside it."""
+
+    def __init__(self, model: nn.Module, schemes: Sequence[str], tokens: Tensor, calibration: Tensor | None) -> None:
+        model = transformed(taken_apart(model), Scheme.parse(schemes[0]), calibration)
+        self.own, _ = quantize_model(model, "float")  # modules of our own; the tensors are the model's
+        self.like = next(one for one in model.parameters() if one.is_floating_point())
+        self.coded: dict[str, dict[str, QuantLinear]] = {}
+        for text in schemes:
+            copy, _ = quantize_model(model, Scheme.parse(text).plain, calibration=calibration, sequential=False)
+            self.coded[text] = quantized_linears(copy)
+        self.members = measured_together(next(iter(self.coded.values())))
+        self.blocks = block_names(model)
+        with torch.inference_mode():
+            parts = batches(tokens, next(model.parameters()).device, BATCH_TOKENS)
+            self.read = [(part, next_log_p(self.own, part)) for part in parts]
+
+    def layers(self, names: Sequence[str], text: str) -> dict[str, nn.Module]:
+        ones = [one for name in names for one in self.members[name]]
+        return {one: decoded_layer(self.coded[text][one], self.like) for one in ones}
+
+    def under(self, choice: Mapping[str, str]) -> dict[str, nn.Module]:
+        return {one: layer for name, text in choice.items() for one, layer in self.layers([name], text).items()}
+
+    @torch.inference_mode()
+    def kl(self, choice: Mapping[str, str]) -> float:
+        """Of the model wholly under a choice of one scheme a layer, nats a token."""
+        with swapped(self.own, self.under(choice)):
+            return sum(kl_sum(log_p, next_log_p(self.own, part)) for part, log_p in self.read) / self._counted
+
+    def changes(
+        self, choice: Mapping[str, str], kl: float, costs: Sensitivity, tell: Progress | None
+    ) -> dict[str, dict[str, float]]:
+        """By unit, named by its first layer, and by scheme within reach: by how much the choice's KL would change."""
+        units = served_as_one(costs.layers)
+        tries = {unit: near(costs, names, choice[unit]) for unit, names in units.items()}
+        sums = {unit: dict.fromkeys(texts, 0.0) for unit, texts in tries.items()}
+        done, whole = 0, len(self.read) * sum(map(len, tries.values()))
+        with swapped(self.own, self.under(choice)), torch.inference_mode():
+            for part, log_p in self.read:
+                with recalling(self.own, self.blocks) as start:
+                    self.own(part, use_cache=False)
+                    if part is self.read[0][0]:
+                        last, present = list(units.values())[-1][0], choice[list(units)[-1]]
+                        require_shortcut(self.own, last, self.layers([last], present), part, start)
+                    for unit, names in units.items():
+                        for text in tries[unit]:
+                            with swapped(self.own, self.layers(names, text)), start(self.members[names[0]][0]):
+                                sums[unit][text] += kl_sum(log_p, next_log_p(self.own, part))
+                            done += 1
+                            if tell:
+                                tell(done / whole, f"trying {unit}")
+        changed = {
+            unit: {text: found / self._counted - kl for text, found in own.items()} for unit, own in sums.items()
+        }
+        return {unit: {choice[unit]: 0.0, **own} for unit, own in changed.items()}
+
+    @property
+    def _counted(self) -> int:
+        return sum(log_p.shape[0] * log_p.shape[1] for _, log_p in self.read)
+
+
+def near(costs: Sensitivity, names: Sequence[str], present: str) -> list[str]:
+    """The other schemes within REACH bits of a unit's present one."""
+
+    weights = sum(costs.weights[name] for name in names)
+
+    def bits(text: str) -> float:
+        return sum(costs.bits[name, text] * costs.weights[name] for name in names) / weights
+
+    return [text for text in costs.schemes if text != present and abs(bits(text) - bits(present)) <= REACH]
+
+
+def _priced(costs: Sensitivity, changes: Mapping[str, Mapping[str, float]]) -> Sensitivity:
+    """The costs as the changes say them, a unit's shared out among its layers; what was not tried costs too much."""
+    units = served_as_one(costs.layers)
+    most = 1.0 + sum(max(map(abs, own.values())) for own in changes.values())
+    alone = {
+        (name, text): changes[unit].get(text, most) / len(names)
+        for unit, names in units.items()
+        for name in names
+        for text in costs.schemes
+    }
+    return replace(costs, alone=alone)

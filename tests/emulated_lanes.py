@@ -37,6 +37,17 @@ def unpack(register: Any, PLANE: Any, BF16: Any) -> Any:
     return _tensor((halves[0] | halves[1] << np.uint32(16)).view(np.int32), tl.int32)
 
 
+def unpack_scaled(register: Any, scales: Any, PLANE: Any, PAIRS: Any, BF16: Any) -> Any:
+    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    table = np.concatenate([values, -values]) * np.float32(2.0**-14 if PAIRS else 1)
+    bits = register.handle.data.view(np.uint32) >> np.uint32(4 * int(PLANE))
+    halves = []
+    for shift, by in zip((0, 16), _two_halves(scales), strict=True):
+        times = (table[(bits >> np.uint32(shift)) & np.uint32(15)] * by).astype(np.float16)
+        halves.append(times.view(np.uint16).astype(np.uint32))
+    return _tensor((halves[0] | halves[1] << np.uint32(16)).view(np.int32), tl.int32)
+
+
 def mma(acc: Any, a0: Any, a1: Any, a2: Any, a3: Any, b0: Any, b1: Any, BF16: Any) -> tuple[Any, ...]:
     """D = A B + C of each warp, m16n8k16 of fp16 (PTX ISA, matrix fragments for mma.m16n8k16 with floating point type).
 
@@ -67,14 +78,18 @@ def _registers(at: Any, wanted: Any) -> tuple[Any, ...]:
 
 
 def _two_floats(register: Any, warps: int) -> list[np.ndarray]:
+    return [part.reshape(warps, 32) for part in _two_halves(register)]
+
+
+def _two_halves(register: Any) -> list[np.ndarray]:
     bits = register.handle.data.view(np.uint32)
     parts = (bits & np.uint32(0xFFFF), bits >> np.uint32(16))
-    return [part.astype(np.uint16).view(np.float16).astype(np.float32).reshape(warps, 32) for part in parts]
+    return [part.astype(np.uint16).view(np.float16).astype(np.float32) for part in parts]
 
 
 def _tensor(data: np.ndarray, dtype: tl.dtype) -> tl.tensor:
     return tl.tensor(TensorHandle(np.ascontiguousarray(data), dtype), tl.block_type(dtype, list(data.shape)))
 
 
-REPLACED = {"_words": words, "_pieces": pieces, "unpack": unpack, "_mma": mma}
+REPLACED = {"_words": words, "_pieces": pieces, "unpack": unpack, "unpack_scaled": unpack_scaled, "_mma": mma}
 assert all(hasattr(few, name) for name in REPLACED)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.paths import PATHS
-from quantcore.matmul.products import FUSED_TOKENS, token_codes
+from quantcore.matmul.products import FUSED_FLOATS, FUSED_TOKENS, token_codes
 from quantcore.methods.transforms.hadamard import rotation
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.qtensor import QTensor, fake_quantize, global_scale_of, qparams_for, quantize
@@ -150,7 +150,7 @@ def check_product(
     rounding = torch.finfo(dtype).eps / 2
     products = x_hat.abs() @ exact(qweight, sizes=True).T
     lost = SUMS_LOSE[path] + REFERENCE_LOSES
-    if path == "low_bit" and tokens > FUSED_TOKENS:
+    if path == "low_bit" and tokens > (FUSED_FLOATS if scheme.weights.fmt.is_float else FUSED_TOKENS):
         lost += rounding  # the weight is unpacked to x's dtype
     bound = rounding * expected.abs() + EPILOGUE * size + lost * products
     times = float(((y.cpu().double() - expected).abs() / bound).max())

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ROW_MULTIPLE = 16  # and O: what torch's products want
 FEW_TOKENS = 64  # up to here the Triton fp8 kernel, beyond torch._scaled_mm
 FUSED_TOKENS = 256  # up to here low_bit unpacks as it multiplies, beyond it unpacks first
+FUSED_FLOATS = 128  # the same where codes or scales take longer to unpack
 
 
 def coded_weight(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight:
@@ -159,7 +160,7 @@ def multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, dtype
 
     if few.takes(x, weight):
         return few.multiply_few(x, weight, bias)
-    if len(x) <= FUSED_TOKENS:
+    if len(x) <= (FUSED_TOKENS if weight.is_plain else FUSED_FLOATS):
         return multiply_packed(x, weight, bias)
     return F.linear(x, expand(weight, dtype), None if bias is None else bias.to(dtype))
 

@@ -14,6 +14,10 @@ of x, columns 32 p + 8 c to 32 p + 8 c + 7, hold what goes with them, and regist
 instruction: eight for a block. What it wants of x lies side by side in registers, as it must, from the load on. The
 warp's loads of the weight are 512 bytes in a row.
 
+Coded scales (NVFP4, MXFP4) are multiplied to the unpacked weight: what a lane has of a plane are 8 neighbouring
+columns, of one group also where a group has 16. A block's scales of a row lie together, so a lane reads its four in one
+register.
+
 A program has a few tiles of 16 rows. Its warps take blocks of K in turn; their sums are added in the order of the
 warps, so the result is always the same. A group's sums are scaled in float32 when the group ends, as there.
 
@@ -30,7 +34,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.matmul.kernels.low_bit_matmul import BLOCK, LowBitWeight, group_of
-from quantcore.matmul.kernels.unpacking import unpack
+from quantcore.matmul.kernels.unpacking import rest_of, scale_pair, unpack, unpack_scaled
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.stack import stacked
 
@@ -116,6 +120,13 @@ def _pieces(x_ptr, block, blocks, token, c, T, K, EVEN: tl.constexpr):
 
 
 @triton.jit
+def _scale_codes(scale_ptr, block, blocks, row, c, N, PAIRS: tl.constexpr):
+    """A lane's scales of a row in a block: four bytes, a plane each."""
+    place = (block * N + tl.minimum(row, N - 1)) * 2 + c // 2 if PAIRS else block * N + tl.minimum(row, N - 1)
+    return tl.load(scale_ptr + place, mask=block < blocks, other=0)
+
+
+@triton.jit
 def _mma(acc, a0, a1, a2, a3, b0, b1, BF16: tl.constexpr):
     code: tl.constexpr = BF16_MMA if BF16 else FP16_MMA
     return tl.inline_asm_elementwise(
@@ -131,11 +142,14 @@ def _multiply_few(
     y_ptr,
     scale_ptr,
     zero_ptr,
+    global_ptr,
     bias_ptr,
     N,
     T,
     K,
     blocks,
+    CODED: tl.constexpr,  # scales in bytes, codes of e2m1
+    PAIRS: tl.constexpr,  # e4m3 scales of groups of 16, else e8m0 ones of planes
     GROUP: tl.constexpr,  # columns that share a scale, 0: the whole row does
     HALVES: tl.constexpr,  # 2: each 64 columns have their own scale; 1: 128 share one
     ZERO: tl.constexpr,
@@ -182,12 +196,25 @@ def _multiply_few(
                     accs = ()
                     for _ in tl.static_range(TOKEN_TILES):
                         accs = accs + (zeros, zeros, zeros, zeros)
+                    if CODED:
+                        upper = _scale_codes(scale_ptr, block, blocks, first_row + 16 * tile + g, c, N, PAIRS)
+                        lower = _scale_codes(scale_ptr, block, blocks, first_row + 16 * tile + 8 + g, c, N, PAIRS)
                     for plane in tl.static_range(4 * h // HALVES, 4 * (h + 1) // HALVES):
+                        if CODED:
+                            above = scale_pair(upper >> (8 * plane), PAIRS, BF16)
+                            below = scale_pair(lower >> (8 * plane), PAIRS, BF16)
                         for pair in tl.static_range(2):
-                            a0 = unpack(words[(i * TILES + tile) * 8 + 2 * pair], plane, BF16)
-                            a1 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 4], plane, BF16)
-                            a2 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 1], plane, BF16)
-                            a3 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 5], plane, BF16)
+                            at = (i * TILES + tile) * 8 + 2 * pair
+                            if CODED:
+                                a0 = unpack_scaled(words[at], above, plane, PAIRS, BF16)
+                                a1 = unpack_scaled(words[at + 4], below, plane, PAIRS, BF16)
+                                a2 = unpack_scaled(words[at + 1], above, plane, PAIRS, BF16)
+                                a3 = unpack_scaled(words[at + 5], below, plane, PAIRS, BF16)
+                            else:
+                                a0 = unpack(words[at], plane, BF16)
+                                a1 = unpack(words[at + 4], plane, BF16)
+                                a2 = unpack(words[at + 1], plane, BF16)
+                                a3 = unpack(words[at + 5], plane, BF16)
                             moved = ()
                             for token_tile in tl.static_range(TOKEN_TILES):
                                 b0 = pieces[16 * token_tile + 4 * plane + 2 * pair]
@@ -202,7 +229,7 @@ def _multiply_few(
                             accs = moved
                     for e in tl.static_range(2):
                         row = tl.minimum(first_row + 16 * tile + 8 * e + g, N - 1)
-                        scale = tl.load(scale_ptr + group_at + row)
+                        scale = rest_of(PAIRS, BF16) if CODED else tl.load(scale_ptr + group_at + row)
                         if ZERO:
                             zero = tl.load(zero_ptr + group_at + row).to(tl.float32)
                         for token_tile in tl.static_range(TOKEN_TILES):
@@ -220,6 +247,8 @@ def _multiply_few(
     for j in tl.static_range(TILES * TOKEN_TILES * 4):
         added = added + (tl.sum(tl.reshape(sums[j], [WARPS, 32]), 0),)
     out = stacked(added)
+    if PAIRS:
+        out = tl.div_rn(out, tl.load(global_ptr) + tl.zeros_like(out))
     lane = tl.arange(0, 32)[:, None]
     place = tl.arange(0, TILES * TOKEN_TILES * 4)[None, :]
     n = first_row + 8 * (place // (2 * TOKEN_TILES)) + lane // 4
@@ -236,22 +265,33 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
         and len(x) <= MOST_TOKENS
         and x.numel() <= MOST_OF_X
         and weight.bits == 4
-        and weight.is_plain
         and weight.shape[1] % 8 == 0
         and x.data_ptr() % 16 == 0
-        and (weight.group % 64 == 0 or weight.group >= weight.shape[1])
+        and (_scales_fit(weight, x.dtype) if weight.floats else weight.is_plain and _wide(weight))
     )
+
+
+def _scales_fit(weight: LowBitWeight, dtype: torch.dtype) -> bool:
+    """Whether scales can be multiplied to the weight: e8m0's are beyond fp16."""
+    return weight.pairs or (weight.scale.dtype == torch.uint8 and dtype == torch.bfloat16)
+
+
+def _wide(weight: LowBitWeight) -> bool:
+    return weight.group % 64 == 0 or weight.group >= weight.shape[1]
 
 
 def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: FewTile | None = None) -> Tensor:
     """y (N, O) in the dtype of x, bf16 or fp16. Shape of x: (N, K), contiguous, columns in the weight's order."""
     tokens, (out, width) = len(x), weight.shape
     tile = tile or tile_for(tokens, out)
-    group = 0 if weight.group >= width else weight.group
+    coded = weight.scale.dtype == torch.uint8
+    group = 0 if weight.group >= width or coded else weight.group
+    scale = weight.scale.view(torch.int32) if coded else weight.scale
     y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
     launch(
         _multiply_few, (triton.cdiv(out, 16 * tile.tiles),),
-        weight.words, x, y, weight.scale, weight.zero_point, bias, out, tokens, width, triton.cdiv(width, BLOCK),
+        weight.words, x, y, scale, weight.zero_point, weight.global_scale, bias,
+        out, tokens, width, triton.cdiv(width, BLOCK), CODED=coded, PAIRS=weight.pairs,
         GROUP=group, HALVES=1 if group % BLOCK == 0 else 2, ZERO=weight.zero_point is not None, BIAS=bias is not None,
         BF16=x.dtype == torch.bfloat16,
         TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,

@@ -52,8 +52,10 @@ ROWS_A_TURN = 16  # for so many rows of the weight there is a turn to count
 
 
 class LowBitWeight(NamedTuple):
-    """words: int16 (K / 128, O, 32), or int8 (O, padded K); scale (groups, O) float32, or uint8: e8m0's exponents, or
-    e4m3's codes under `global_scale` (1,); zero_point like scale, int8, or None; group: columns that share a scale;
+    """words: int16 (K / 128, O, 32), or int8 (O, padded K); scale (groups, O) float32; or uint8, each block's side
+    by side: (K / 128, O, 4) e8m0's exponents, a plane each, (K / 128, O, 8) e4m3's codes of groups of 16 under
+    `global_scale` (1,), the first of each plane and then the second; zero_point as scale, int8, or None; group: columns
+    that share a scale;
     order: x's columns in the order of the weight's, None where as they come; floats: whether codes are of a float
     format; turns: zeros, how many pieces of a tile are done (so no weight is for two products at the same time)."""
 
@@ -73,9 +75,10 @@ class LowBitWeight(NamedTuple):
 
     @property
     def columns_a_scale(self) -> int:
-        """32 to 128: columns of a block that surely share a scale; 32 also where two groups of 16 do not."""
-        fits = (size for size in (128, 64, 32) if self.group % size == 0 or self.group >= self.shape[1])
-        return next(fits, PLANE)
+        """32 to 128: columns of a block that surely share a scale; where scales are coded, those of a plane."""
+        if self.scale.dtype == torch.uint8:
+            return PLANE
+        return next(size for size in (128, 64, 32) if self.group % size == 0 or self.group >= self.shape[1])
 
     @property
     def is_plain(self) -> bool:
@@ -101,12 +104,21 @@ def group_of(k, K, group, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
 
 
 @triton.jit
-def _scales_of_pairs(scale_ptr, k, K, N, row_n, j):
+def _scales_of_pairs(scale_ptr, k, N, row_n, j):
     """e4m3 scales of columns k + j, two groups of 16, (BLOCK_N, 32) in float32."""
-    last = (K - 1) // 16
-    first = byte_values(tl.load(scale_ptr + tl.minimum(k // 16, last) * N + row_n), True)
-    second = byte_values(tl.load(scale_ptr + tl.minimum(k // 16 + 1, last) * N + row_n), True)
+    at = scale_ptr + ((k // 128) * N + row_n) * 8 + (k % 128) // 32
+    first = byte_values(tl.load(at), True)
+    second = byte_values(tl.load(at + 4), True)
     return tl.where((j < 16)[None, :], first[:, None], second[:, None])
+
+
+@triton.jit
+def _scale(scale_ptr, k, at, N, row_n, POWERS: tl.constexpr):
+    """The scale of the columns that end at a plane's, which begins at k; `at`: its place where it is a float."""
+    if POWERS:
+        return scale_values(tl.load(scale_ptr + ((k // 128) * N + row_n) * 4 + (k % 128) // 32), True)
+    else:
+        return tl.load(scale_ptr + at)
 
 
 @triton.jit(do_not_specialize=["T", "blocks"])
@@ -129,6 +141,7 @@ def _multiply_packed(
     FLOATS: tl.constexpr,  # e2m1, or e4m3 in bytes
     POWERS: tl.constexpr,  # scales are exponents
     PAIRS: tl.constexpr,  # groups of 16 with e4m3 scales, two at a time
+    NATIVE: tl.constexpr,  # e4m3's codes are of that type: the GPU unpacks them
     PLANE: tl.constexpr,
     CHUNK: tl.constexpr,  # columns of a block that share a scale
     GROUPS: tl.constexpr,  # 1: the whole row shares one; 2: each CHUNK has its own; 3: several CHUNKs share one
@@ -176,7 +189,7 @@ def _multiply_packed(
                     x = tl.load(x_at + k, mask=(t < T)[:, None] & (k + j[None, :] < K), other=0.0)
                 w = plane(words, part, FLOATS, dtype, PLAIN)
                 if PAIRS:
-                    w = (w * _scales_of_pairs(scale_ptr, k, K, N, row_n, j).to(dtype)).to(dtype)
+                    w = (w * _scales_of_pairs(scale_ptr, k, N, row_n, j).to(dtype)).to(dtype)
                     acc = tl.dot(w, tl.trans(x), acc)
                 else:
                     partial = tl.dot(w, tl.trans(x), partial)
@@ -187,7 +200,7 @@ def _multiply_packed(
                     if ZERO:
                         partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * sums[None, :]
                         sums = tl.zeros([BLOCK_T], tl.float32)
-                    acc += partial * scale_values(tl.load(scale_ptr + at), POWERS)[:, None]
+                    acc += partial * _scale(scale_ptr, k, at, N, row_n, POWERS)[:, None]
                     partial = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     else:
         j = tl.arange(0, CHUNK)
@@ -199,11 +212,15 @@ def _multiply_packed(
                 x = tl.load(x_at + k, mask=(t < T)[:, None], other=0.0)
             else:
                 x = tl.load(x_at + k, mask=(t < T)[:, None] & (k + j[None, :] < K), other=0.0)
-            partial = tl.dot(byte_values(codes, FLOATS).to(dtype) if FLOATS else codes.to(dtype), tl.trans(x))
+            if FLOATS and not NATIVE:
+                w = byte_values(codes, True).to(dtype)
+            else:
+                w = codes.to(dtype)
+            partial = tl.dot(w, tl.trans(x))
             at = group_of(k, K, group, CHUNK, GROUPS) * N + row_n
             if ZERO:
                 partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * tl.sum(x.to(tl.float32), 1)[None, :]
-            acc += partial * scale_values(tl.load(scale_ptr + at), POWERS)[:, None]
+            acc += partial * _scale(scale_ptr, k, at, N, row_n, POWERS)[:, None]
     out = tl.trans(acc)
     if PAIRS:
         out = tl.div_rn(out, tl.load(global_ptr) + tl.zeros_like(out))
@@ -262,15 +279,14 @@ def _expand(
         else:
             at = w_ptr + row[:, None] * (blocks * 128) + k[None, :]
             codes = byte_values(tl.load(at, mask=in_n[:, None], other=0), FLOATS)
-        at_scale = tl.minimum(start // group, (K - 1) // group) * N + n
+        at_scale = tl.minimum(start // group, (K - 1) // group) * N + tl.minimum(n, N - 1)
         if ZERO:
             codes -= tl.load(zero_ptr + at_scale, mask=in_n, other=0).to(tl.float32)[:, None]
         if PAIRS:
-            scales = _scales_of_pairs(scale_ptr, start, K, N, tl.minimum(n, N - 1), j)
+            scales = _scales_of_pairs(scale_ptr, start, N, tl.minimum(n, N - 1), j)
             real = codes * tl.div_rn(scales, tl.load(global_ptr) + tl.zeros_like(scales))
         else:
-            scales = tl.load(scale_ptr + at_scale, mask=in_n, other=0)
-            real = codes * scale_values(scales, POWERS)[:, None]
+            real = codes * _scale(scale_ptr, start, at_scale, N, tl.minimum(n, N - 1), POWERS)[:, None]
         inside = in_n[:, None] & (k[None, :] < K)
         tl.store(out_ptr + row[:, None] * K + k[None, :], real.to(out_ptr.dtype.element_ty), mask=inside)
 
@@ -298,10 +314,9 @@ def pack_weight(qweight: QTensor) -> LowBitWeight:
     zero = qweight.zero_point
     pairs = scales.has_global and group == 16
     coded = pairs or (scales.is_coded and not scales.has_global)
-    scale = local_codes(qweight.scale, qweight.global_scale).view(torch.uint8) if coded else qweight.scale
     return LowBitWeight(
         padded.contiguous(),
-        _by_group(scale, rows),
+        _by_block(qweight, pairs) if coded else _by_group(qweight.scale, rows),
         None if zero is None else _by_group(zero, rows).to(torch.int8),
         group,
         order,
@@ -310,6 +325,20 @@ def pack_weight(qweight: QTensor) -> LowBitWeight:
         fmt.is_float,
         qweight.global_scale if pairs else None,
     )
+
+
+def _by_block(qweight: QTensor, pairs: bool) -> Tensor:
+    """Codes of scales, uint8 (K / 128, O, 8 or 4): those of a block's planes together, each group's first."""
+    rows, width = qweight.q.shape
+    codes = local_codes(qweight.scale, qweight.global_scale).view(torch.uint8)
+    codes = codes.repeat_interleave(rows // codes.shape[0], 0)
+    groups, size = codes.shape[1], 16 if pairs else PLANE
+    if width // groups != size:  # wider groups; a plane that K does not fill has its columns' one
+        first = torch.arange(0, width, size, device=codes.device)
+        codes = codes[:, first // (width // groups)]
+    codes = torch.nn.functional.pad(codes, (0, -codes.shape[1] % (BLOCK // size)))
+    each = codes.view(rows, -1, PLANES, PLANE // size).transpose(2, 3)
+    return each.reshape(rows, -1, BLOCK // size).transpose(0, 1).contiguous()
 
 
 def _by_group(part: Tensor, rows: int) -> Tensor:
@@ -331,12 +360,14 @@ def multiply_packed(
     tiles = triton.cdiv(out, tile.n) * triton.cdiv(tokens, tile.t)
     if tiles > len(weight.turns):
         splits = 1
+    native = weight.floats and weight.bits == 8 and x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 9)
+    words = weight.words.view(FP8_E4M3.storage) if native else weight.words
     parts = torch.empty(splits, tokens, out, dtype=torch.float32, device=x.device) if splits > 1 else None
     launch(
         _multiply_packed, (tiles, splits),
-        weight.words, x, y, parts, weight.turns, weight.scale, weight.zero_point, weight.global_scale, bias,
+        words, x, y, parts, weight.turns, weight.scale, weight.zero_point, weight.global_scale, bias,
         out, tokens, width, triton.cdiv(width, BLOCK), weight.group,
-        BITS=weight.bits, **_kinds(weight), PLANE=PLANE, CHUNK=chunk,
+        BITS=weight.bits, **_kinds(weight), NATIVE=native, PLANE=PLANE, CHUNK=chunk,
         GROUPS=1 if weight.group >= width else 2 if weight.group == chunk else 3, ZERO=weight.zero_point is not None,
         BIAS=bias is not None, EVEN=width % BLOCK == 0, FEW=tokens <= tile.t, SPLITS=splits, PLAIN=not x.is_cuda,
         BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,

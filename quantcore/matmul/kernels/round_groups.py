@@ -22,7 +22,7 @@ from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.scales import LEAST_EXPONENT, SMALL_E4M3, carried_bits, top_exponent
 from quantcore.numbers.spec import MinMax, QuantSpec
 
-A_PROGRAM = 4096  # numbers
+A_PROGRAM, WARPS = 4096, 4  # numbers of a program
 WHOLE = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, half to even
 INFINITE = tl.constexpr(0x7F800000)  # the bits of what is not finite begin here
 LEAST = tl.constexpr(LEAST_EXPONENT)
@@ -105,7 +105,7 @@ def round_groups(x: Tensor, spec: QuantSpec, static: QParams | None = None) -> T
         _round_groups, (triton.cdiv(count, together),),
         x, out, whole, count, fmt.half_range, fmt.qmin, fmt.qmax, SCALES=spec.scales.name,
         CARRY=1 << (23 - carried_bits(fmt) - 1), TOP=top_exponent(fmt), **_grid(fmt), GROUP=group, GROUPS=together,
-        num_warps=4,
+        num_warps=WARPS,
     )  # fmt: skip
     return out
 

@@ -40,6 +40,18 @@ BF16_F0, BF16_F4, BF16_F8, BF16_F12 = (tl.constexpr(_e2m1_asm(at, 6, 0x01C0, _BF
 FP16_F0, FP16_F4, FP16_F8, FP16_F12 = (tl.constexpr(_e2m1_asm(at, 9, 0x0E00, _FP16_UP)) for at in (0, 4, 8, 12))
 
 
+def _scaled_asm(place: int, mask: int, times: str) -> str:
+    """`_e2m1_asm` of the lowest bits, then times two scales in $2."""
+    return _e2m1_asm(0, place, mask, times)
+
+
+_BF16_BY = "mov.b32 less, 0x80008000; fma.rn.bf16x2 $0, t, $2, less;"
+BF16_PAIRS = tl.constexpr(_scaled_asm(6, 0x01C0, _BF16_BY))
+BF16_POWERS = tl.constexpr(_scaled_asm(6, 0x01C0, _BF16_UP.replace("$0", "t") + _BF16_BY))
+FP16_PAIRS = tl.constexpr(_scaled_asm(9, 0x0E00, "mul.f16x2 $0, t, $2;"))
+FP16_POWERS = tl.constexpr(_scaled_asm(9, 0x0E00, _FP16_UP.replace("$0", "t") + " mul.f16x2 $0, t, $2;"))
+
+
 @triton.jit
 def _assemble(words, BF16_ASM: tl.constexpr, FP16_ASM: tl.constexpr, BF16: tl.constexpr):
     code: tl.constexpr = BF16_ASM if BF16 else FP16_ASM
@@ -76,6 +88,41 @@ def unpack_e2m1(words, PLANE: tl.constexpr, BF16: tl.constexpr):
         return _assemble(words, BF16_F8, FP16_F8, BF16)
     else:
         return _assemble(words, BF16_F12, FP16_F12, BF16)
+
+
+@triton.jit
+def unpack_scaled(words, scales, PLANE: tl.constexpr, PAIRS: tl.constexpr, BF16: tl.constexpr):
+    """Two of e2m1's codes in an int32 each, times two 16-bit scales in an int32, which `scale_pair` made."""
+    pairs: tl.constexpr = BF16_PAIRS if BF16 else FP16_PAIRS
+    powers: tl.constexpr = BF16_POWERS if BF16 else FP16_POWERS
+    code: tl.constexpr = pairs if PAIRS else powers
+    low = words >> (4 * PLANE)
+    return tl.inline_asm_elementwise(code, "=r,r,r", [low, scales], dtype=tl.int32, is_pure=True, pack=1)
+
+
+@triton.jit
+def scale_pair(codes, PAIRS: tl.constexpr, BF16: tl.constexpr):
+    """A scale's code, twice as a 16-bit float in an int32. PAIRS: e4m3's, 2^116 times what it is in bf16 and 2^7 times
+    in fp16, so that one product also makes up for e2m1's exponent but for `rest_of`. Else e8m0's."""
+    code = codes.to(tl.int32) & 255
+    if PAIRS:
+        size = byte_values(code, True) * (8.307674973655724e34 if BF16 else 128.0)
+    else:
+        size = scale_values(code, True)
+    if BF16:
+        bits = (size.to(tl.int32, bitcast=True) >> 16) & 0xFFFF
+    else:
+        bits = size.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+    return bits | (bits << 16)
+
+
+@triton.jit
+def rest_of(PAIRS: tl.constexpr, BF16: tl.constexpr):
+    """What a product of `unpack_scaled` is still to be multiplied by."""
+    if PAIRS:
+        return 1024.0 if BF16 else 128.0
+    else:
+        return 1.0
 
 
 @triton.jit

@@ -32,6 +32,7 @@ PARTS: dict[str, list[str]] = {
     "gptq": ["-m", "benchmarks.gptq", "--out", "{out}/gptq.json"],
     "test_low_bit": [*PYTEST, "tests/matmul/test_cuda_matmul.py", "-k", "low_bit or unpacked"],
     "matmul": ["-m", "benchmarks.matmul", "--out", "{out}/matmul.json"],
+    "fwht": ["-m", "benchmarks.fwht", "--out", "{out}/fwht.json"],
     "tune": ["-m", "benchmarks.tune_low_bit", "--out", "{out}/tune_low_bit.json"],
     "tune_sweep": ["-m", "benchmarks.tune_gptq_sweep", "--out", "{out}/tune_gptq_sweep.json"],
     "test_cuda": [

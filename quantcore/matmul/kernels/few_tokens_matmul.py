@@ -204,17 +204,22 @@ def _multiply_few(
                             above = scale_pair(upper >> (8 * plane), PAIRS, BF16)
                             below = scale_pair(lower >> (8 * plane), PAIRS, BF16)
                         for pair in tl.static_range(2):
-                            at = (i * TILES + tile) * 8 + 2 * pair
                             if CODED:
-                                a0 = unpack_scaled(words[at], above, plane, PAIRS, BF16)
-                                a1 = unpack_scaled(words[at + 4], below, plane, PAIRS, BF16)
-                                a2 = unpack_scaled(words[at + 1], above, plane, PAIRS, BF16)
-                                a3 = unpack_scaled(words[at + 5], below, plane, PAIRS, BF16)
+                                a0 = unpack_scaled(words[(i * TILES + tile) * 8 + 2 * pair], above, plane, PAIRS, BF16)
+                                a1 = unpack_scaled(
+                                    words[(i * TILES + tile) * 8 + 2 * pair + 4], below, plane, PAIRS, BF16
+                                )
+                                a2 = unpack_scaled(
+                                    words[(i * TILES + tile) * 8 + 2 * pair + 1], above, plane, PAIRS, BF16
+                                )
+                                a3 = unpack_scaled(
+                                    words[(i * TILES + tile) * 8 + 2 * pair + 5], below, plane, PAIRS, BF16
+                                )
                             else:
-                                a0 = unpack(words[at], plane, BF16)
-                                a1 = unpack(words[at + 4], plane, BF16)
-                                a2 = unpack(words[at + 1], plane, BF16)
-                                a3 = unpack(words[at + 5], plane, BF16)
+                                a0 = unpack(words[(i * TILES + tile) * 8 + 2 * pair], plane, BF16)
+                                a1 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 4], plane, BF16)
+                                a2 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 1], plane, BF16)
+                                a3 = unpack(words[(i * TILES + tile) * 8 + 2 * pair + 5], plane, BF16)
                             moved = ()
                             for token_tile in tl.static_range(TOKEN_TILES):
                                 b0 = pieces[16 * token_tile + 4 * plane + 2 * pair]

@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("costs", "plans"))
     parser.add_argument("--model", default=REFERENCE)
+    parser.add_argument("--name", help="what the model is called in the file")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--schemes", nargs="+", help="costs: whose; two usual ones where nothing is said")
     parser.add_argument("--layers", type=int, help="costs: measure so many layers alone, evenly spread; else all")
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=5120, help="plans: that they are judged on")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    lab = Lab(options.model, options.device)
+    lab = Lab(options.model, options.device, name=options.name)
     if options.part == "costs":
         costs(lab, options.schemes or [f"w:int{bits}/{lab.grain}" for bits in (2, 3)], options.layers, options.out)
     else:

@@ -2,11 +2,10 @@
 
 import streamlit as st
 
-from quantcore.lab.context import MOST, cache_of
+from quantcore.lab.context import MOST, cache_of, lengths_on, reading_of, usual_caches
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
 from quantcore.model.loading import REFERENCE
-from quantcore.pipeline.cache import head_dim_of
 from quantcore.studies.context_lens import FLOAT
 from quantcore.studies.footprint import PRESET_SHAPES
 from quantcore.studies.gpus import GPUS
@@ -21,8 +20,6 @@ from ui.words import context as words
 
 TITLE = "Context lens"
 SECTION = "Lab"
-GROUPS = (64, 32, 16)
-LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 
@@ -33,15 +30,8 @@ LOOK_FOR = (
 )
 
 
-def usual(lab: Lab) -> list[str]:
-    """Three caches that every head of the model takes."""
-    width = head_dim_of(lab.model.config)
-    group = next((size for size in GROUPS if width % size == 0), None)
-    return ["kv:fp8_e4m3/tensor", "kv:int8/token", f"kv:int4/group{group}" if group else "kv:int4/token"]
-
-
 def tries(choice: Choice) -> frame.Tries:
-    fine = usual(choice.lab)[-1].removeprefix("kv:")
+    fine = usual_caches(choice.lab)[-1].removeprefix("kv:")
     return [
         ("keys or values: who is to blame?", {"caches": f"k:{fine}\nv:{fine}\nkv:{fine}"}),
         ("one scale for a layer, or one a head", {"caches": "kv:fp8_e4m3/tensor\nkv:fp8_e4m3/head\nkv:int8/token"}),
@@ -52,16 +42,17 @@ def tries(choice: Choice) -> frame.Tries:
 def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
     """The caches, one a line, and what is read. Raises: ValueError for a line that says no cache."""
     with st.grid(2, min_column_width=430):
-        text = controls.lines(f"Caches, one a line (one to {MOST})", "\n".join(usual(choice.lab)), "caches", height=120)
+        text = controls.lines(
+            f"Caches, one a line (one to {MOST})", "\n".join(usual_caches(choice.lab)), "caches", height=120
+        )
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            longest = choice.lab.loaded.context
-            lengths = [one for one in LENGTHS if longest is None or one <= longest] or [LENGTHS[0]]
+            lengths = lengths_on(choice.lab)
             length = controls.steps("Window, tokens", lengths, min(LONG.length, lengths[-1]), "window")
             where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     named = list(dict.fromkeys(str(cache_of(choice.lab, line)) for line in lines))
     read = LONG if where == ALL_KINDS else LONG.of(Reading.parse(choice.reading))
-    return tuple(named), str(read.at_most(read.windows * length, length))
+    return tuple(named), reading_of(read, length)
 
 
 def lens_part(choice: Choice, caches: tuple[str, ...], reading: str) -> None:

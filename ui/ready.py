@@ -1,4 +1,4 @@
-"""What most visitors ask first, found ahead: the course, the default duel, rules that run without a click, their luck.
+"""What most visitors ask first, found ahead: course, default duel, rules and caches that run without a click, luck.
 
 get_ready(lab)      in a thread beside the server, once the model is warm
 
@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from quantcore.lab.bench import LEARNED
+from quantcore.lab.context import usual_question
 from quantcore.lab.lab import Lab
 from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE
@@ -51,6 +52,10 @@ def questions(lab: Lab) -> Iterator[Question]:
     for rule in RULES:
         yield Lab.rule, (rule, reading, LEARNED)
     yield from of_the_course(lab)
+    try:
+        yield Lab.context_lens, usual_question(lab)
+    except ValueError:  # a model without such a cache: the page says it
+        pass
     for rule in RULES:
         if (found := lab.kept_rule(rule, reading, LEARNED)) is not None:
             yield Lab.luck, (tuple(found.duel.reports), reading, LEARNED)

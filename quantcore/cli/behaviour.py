@@ -50,9 +50,8 @@ def lens(caches: list[str], texts: TextOptions, model: str = REFERENCE, device: 
     """what coded KV caches lose along the context, position by position, and what they still recall"""
     reading, learning = texts.measured(LONG), texts.learned()
     asked = Lab(model, device)
-    for one in caches:
-        cache_of(asked, one)
-    look_ahead(model, texts, reading, learning)
+    learns = True in [cache_of(asked, one).needs_ranges for one in caches]  # each is looked at
+    look_ahead(model, texts, reading, *([learning] if learns else []))
     lab = loaded_lab(model, device, texts.texts)
     texts.require_window(lab.whole, reading)
     with progress_bar("reading") as tell:

@@ -45,6 +45,7 @@ class Beside(Bench):
     kept_luck = whole.kept_luck
     known_luck = whole.known_luck
     kept_rule = whole.kept_rule
+    kept_context_lens = context.kept_context_lens
     kept_sensitivity = whole.kept_sensitivity
     kept_probed_plan = whole.kept_probed_plan
     kept_queue = history.kept_queue

@@ -16,13 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quantcore.pipeline.calibration import Progress, part_of
-from quantcore.studies.generation import parts_at
+from quantcore.studies.generation import AT_ONCE, parts_at, written_on
 
-AT_ONCE = 16  # prompts that are written on together
 Z = 1.959964  # of a 95% interval
 
 
@@ -57,31 +55,6 @@ def wilson(hits: int, of: int) -> tuple[float, float, float]:
     return share, max(0.0, middle - half), min(1.0, middle + half)
 
 
-def greedy(
-    model: Any, prompts: Tensor, count: int, ends: set[int | None], tell: Callable[[int], None]
-) -> tuple[tuple[int, ...], ...]:
-    """Answers of at most `count` tokens, the likeliest token each time, to the end mark. prompts (P, T), int64; `tell`
-    hears of each step, of which there are `count` for every AT_ONCE prompts."""
-    found: list[tuple[int, ...]] = []
-    done = 0
-    with torch.inference_mode():
-        for some in torch.split(prompts, AT_ONCE):
-            step, cache, columns = some, None, []
-            for _ in range(count):
-                out = model(step, cache=cache, use_cache=True)
-                step, cache = out.logits[:, -1].argmax(-1, keepdim=True), out.cache
-                columns.append(step)
-                done += 1
-                tell(done)
-            found += [_to_the_end(row, ends) for row in torch.cat(columns, 1).tolist()]
-    return tuple(found)
-
-
-def _to_the_end(row: list[int], ends: set[int | None]) -> tuple[int, ...]:
-    end = next((place + 1 for place, token in enumerate(row) if token in ends), len(row))
-    return tuple(row[:end])
-
-
 def greedy_answers(
     model: nn.Module,
     quantized: Callable[[str, Progress | None], nn.Module],
@@ -99,7 +72,7 @@ def greedy_answers(
     stages, steps = len(schemes) + 1, count * -(-len(prompts) // AT_ONCE)
 
     def written(who: Any, tell: Progress | None) -> tuple[tuple[int, ...], ...]:
-        return greedy(who, prompts, count, ends, lambda done: tell(done / steps, f"step {done}") if tell else None)
+        return written_on(who, prompts, count, ends, lambda done: tell(done / steps, f"step {done}") if tell else None)
 
     wrote = written(model, part_of(progress, 0, stages, "float"))
     theirs: dict[str, tuple[tuple[int, ...], ...]] = {}

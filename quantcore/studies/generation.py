@@ -19,6 +19,7 @@ from quantcore.pipeline.calibration import Progress
 from quantcore.text.windows import prompt_tokens
 
 LONGEST = 256
+AT_ONCE = 16  # prompts that are written on together
 
 
 @dataclass(frozen=True)
@@ -66,30 +67,53 @@ def write_on(
     def tell(before: int) -> Callable[[int], None]:
         return lambda done: progress((before + done) / (2 * count), f"token {done}") if progress else None
 
-    tokens = _write(loaded.model, ids, count, seed, ends, tell(0))
-    tokens_hat = _write(model_hat, ids, count, seed, ends, tell(count))
+    def write(model: nn.Module, before: int) -> tuple[int, ...]:
+        return written_on(model, ids, count, ends, tell(before), None if seed is None else _drawn(seed))[0]
+
+    tokens, tokens_hat = write(loaded.model, 0), write(model_hat, count)
     decode = loaded.tokenizer.decode
     return Written(
         prompt, tokens, tokens_hat, tuple(decode([t]) for t in tokens), tuple(decode([t]) for t in tokens_hat)
     )
 
 
-def _write(
-    model: Any, ids: Tensor, count: int, seed: int | None, ends: set[int | None], tell: Callable[[int], None]
-) -> tuple[int, ...]:
-    written: list[int] = []
-    cache, step = None, ids
-    noise = None if seed is None else torch.Generator().manual_seed(seed)
+def written_on(
+    model: Any,
+    prompts: Tensor,
+    count: int,
+    ends: set[int | None],
+    tell: Callable[[int], None],
+    choose: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[tuple[int, ...], ...]:
+    """At most `count` tokens behind each prompt (P, T), to the end mark. `choose` takes the logits (P, V) of the next
+    token and gives one of each row, the likeliest where nothing is said; `tell` hears of each step, of which there are
+    `count` for every AT_ONCE prompts, fewer where all of those have ended."""
+    found: list[tuple[int, ...]] = []
     with torch.inference_mode():
-        while len(written) < count and (not written or written[-1] not in ends):
-            out = model(step, cache=cache, use_cache=True)
-            scores: Tensor = out.logits[0, -1].float().cpu().log_softmax(-1)
-            if noise is not None:
-                scores = scores - torch.log(
-                    -torch.log(torch.rand(scores.shape, generator=noise).clamp(1e-12, 1 - 1e-7))
-                )
-            cache = out.cache
-            written.append(int(scores.argmax()))
-            step = torch.tensor([[written[-1]]], device=ids.device)
-            tell(len(written))
-    return tuple(written)
+        for begun, some in enumerate(torch.split(prompts, AT_ONCE)):
+            step, cache, rows = some, None, [list[int]() for _ in some]
+            for done in range(count):
+                out = model(step, cache=cache, use_cache=True)
+                logits, cache = out.logits[:, -1], out.cache
+                chosen = logits.argmax(-1) if choose is None else choose(logits)
+                for row, token in zip(rows, chosen.tolist(), strict=True):
+                    if not row or row[-1] not in ends:
+                        row.append(token)
+                tell(begun * count + done + 1)
+                if all(row[-1] in ends for row in rows):
+                    break
+                step = chosen[:, None].to(some.device)
+            found += map(tuple, rows)
+    return tuple(found)
+
+
+def _drawn(seed: int) -> Callable[[Tensor], Tensor]:
+    """Draws from p with the noise of the seed: another at each step, the same for every model."""
+    noise = torch.Generator().manual_seed(seed)
+
+    def choose(logits: Tensor) -> Tensor:
+        log_p = logits.float().cpu().log_softmax(-1)
+        even = torch.rand(log_p.shape, generator=noise).clamp(1e-12, 1 - 1e-7)
+        return (log_p - torch.log(-torch.log(even))).argmax(-1)
+
+    return choose

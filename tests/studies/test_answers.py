@@ -9,8 +9,8 @@ from quantcore.lab.lab import Lab
 from quantcore.measure.store import Store
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.calibration import Progress
-from quantcore.studies.answers import Answers, greedy, greedy_answers, wilson
-from quantcore.studies.generation import parts_at
+from quantcore.studies.answers import Answers, greedy_answers, wilson
+from quantcore.studies.generation import parts_at, written_on
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def prompts() -> torch.Tensor:
 
 def test_every_token_is_the_likeliest_after_all_before_it(tiny_lm: LoadedModel, prompts: torch.Tensor) -> None:
     heard: list[int] = []
-    found = greedy(tiny_lm.model, prompts, 5, set(), heard.append)
+    found = written_on(tiny_lm.model, prompts, 5, set(), heard.append)
     assert heard == list(range(1, 11))
     for row in (0, 17):
         ids = prompts[row : row + 1]
@@ -30,9 +30,9 @@ def test_every_token_is_the_likeliest_after_all_before_it(tiny_lm: LoadedModel, 
 
 
 def test_an_answer_ends_at_the_end_mark(tiny_lm: LoadedModel, prompts: torch.Tensor) -> None:
-    whole = greedy(tiny_lm.model, prompts[:2], 6, set(), lambda _: None)
+    whole = written_on(tiny_lm.model, prompts[:2], 6, set(), lambda _: None)
     end = whole[0][2]
-    cut = greedy(tiny_lm.model, prompts[:2], 6, {end}, lambda _: None)
+    cut = written_on(tiny_lm.model, prompts[:2], 6, {end}, lambda _: None)
     assert cut[0] == whole[0][: whole[0].index(end) + 1]
 
 
@@ -63,7 +63,7 @@ def test_the_same_model_never_parts_and_a_coarse_one_does(tiny_lm: LoadedModel, 
     assert shares == sorted(shares)
     assert shares[-1] == 1
     coarse = quantized("w:int2/channel", None)
-    assert found.wrote_hat["w:int2/channel"] == greedy(coarse, prompts, 6, set(), lambda _: None)
+    assert found.wrote_hat["w:int2/channel"] == written_on(coarse, prompts, 6, set(), lambda _: None)
     with pytest.raises(ValueError, match="0 tokens are no answers"):
         greedy_answers(tiny_lm.model, quantized, asked, prompts, 0, set())
 

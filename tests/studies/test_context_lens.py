@@ -1,5 +1,7 @@
 """A coded cache along the context: what the whole window says is what the pieces say, and recall is by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -70,7 +72,7 @@ def test_bytes_are_those_that_the_cache_holds(tiny_lm: LoadedModel, tokens: torc
     assert held == {FLOAT: count * 16 * 4, FINE: count * (16 + 4)}
 
 
-def test_what_the_lab_refuses(tiny_lm: LoadedModel, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_what_the_lab_refuses(tiny_lm: LoadedModel, tmp_path: Path) -> None:
     lab = Lab(tiny_lm, store=Store(tmp_path))
     with pytest.raises(ValueError, match="must speak of the cache alone; write kv:int8/token"):
         lab.context_lens(("W8A8",))
@@ -82,3 +84,20 @@ def test_what_the_lab_refuses(tiny_lm: LoadedModel, tmp_path) -> None:  # type: 
         lab.context_lens((FINE,), "evaluation/story|1x40")
     found = lab.context_lens(("kv:fp8_e4m3/tensor/static",), "evaluation/story|2x256", "calibration/story|2x64")
     assert found.length == 256 - RECALLED  # the model reads 256 tokens
+
+
+def test_the_lab_keeps_it_and_its_progress_goes_up(tiny_lm: LoadedModel, tmp_path: Path) -> None:
+    """Two caches need ranges, one does not: their parts of the progress follow one another."""
+    lab, told = Lab(tiny_lm, store=Store(tmp_path)), list[float]()
+    caches = ("kv:fp8_e4m3/tensor/static", "kv:int8/token/dynamic", "kv:fp8_e4m3/head/static")
+    asked = (caches, "evaluation/story|2x80", "calibration/story|2x80")
+    found = lab.context_lens(*asked, progress=lambda share, _: told.append(share))
+    assert told == sorted(told)
+    assert told[-1] == 1
+    kept = Lab(tiny_lm, store=Store(tmp_path)).kept_context_lens(*asked)
+    assert kept is not None
+    assert (list(kept.kl), list(kept.said), kept.held) == (list(found.kl), list(found.said), found.held)
+    for part in ("kl", "flips", "said"):
+        for name, one in getattr(found, part).items():
+            assert torch.equal(getattr(kept, part)[name], one)
+    assert lab.kept_context_lens(caches[:2], *asked[1:]) is None

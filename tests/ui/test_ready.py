@@ -32,7 +32,7 @@ def lab(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_pages_find_what_was_measured_ahead(lab: Lab, tiny_model_dir: Path) -> None:
     ready.get_ready(lab)
-    for name in ("7_Scheme_duel", "9_Rules_tested"):
+    for name in ("7_Scheme_duel", "9_Rules_tested", "13_Context_lens"):
         at = page(name, model=tiny_model_dir).run()
         assert [one for one in errors(at) if "group_size=128" not in one] == []
         assert [job for job in kept.jobs().unfinished() if not job.passing] == []

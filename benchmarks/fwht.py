@@ -2,8 +2,9 @@
 
     python -m benchmarks.fwht                    results/fwht.json; a minute, with compiling
 
-In each round the transform of bfloat16 rows and a copy of the same tensor are timed in turn, so that both meet the same
-clocks: both read it once and write it once. `of_copy` is the copy's median time over the transform's; the bar is 0.8.
+The transform of bfloat16 rows and a copy of the same tensor are timed in turn from CUDA graphs, so that both meet the
+same clocks and no launch from Python counts: both read it once and write it once. `of_copy` is the copy's median time
+over the transform's; the bar is 0.8.
 Beside it stands the same turn as a product with the matrix. No speed is asserted: a missed bar is printed.
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +22,11 @@ import torch
 from benchmarks.machine import describe
 from quantcore.methods.transforms.fwht import turned
 from quantcore.methods.transforms.hadamard import rotation
+from quantcore.studies.clock import Clock
 
 BAR = 0.8
 WIDTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 BYTES = 2**28  # of a tensor, well beyond what the cache holds
-ROUNDS = 40
 
 
 def main() -> None:
@@ -54,7 +54,8 @@ def measured(width: int) -> dict[str, Any]:
         "transform": lambda: turned(x, width),
         "product": lambda: x @ matrix,
     }
-    took = in_turn(calls)
+    names, works = list(calls), [[call] for call in calls.values()]  # BYTES leave nothing in the cache
+    took = dict(zip(names, Clock(x.device).each_ms(works), strict=True))
     few = x[:64]
     wanted = few.double() @ rotation("hadamard", width).cuda()
     apart = float((turned(few, width).double() - wanted).norm() / wanted.norm())
@@ -66,23 +67,6 @@ def measured(width: int) -> dict[str, Any]:
         "of_copy": round(took["copy"] / took["transform"], 3),
         "relative_error": round(apart, 6),
     }
-
-
-def in_turn(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """The median milliseconds of each, called in turn ROUNDS times behind a few that do not count."""
-    for call in calls.values():
-        for _ in range(3):
-            call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            begun.record()
-            call()
-            ended.record()
-            torch.cuda.synchronize()
-            times[name].append(begun.elapsed_time(ended))
-    return {name: statistics.median(one) for name, one in times.items()}
 
 
 if __name__ == "__main__":

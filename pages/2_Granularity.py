@@ -9,6 +9,7 @@ import streamlit as st
 
 from quantcore.lab.lab import Lab
 from quantcore.numbers.granularity import largest_divisor
+from quantcore.numbers.scales import FLOAT, SCALES
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES, GranularityStudy
 from ui import frame
 from ui import widgets as controls
@@ -22,16 +23,20 @@ from ui.words import layer as layer_words
 TITLE = "Granularity"
 SECTION = "Learn"
 COARSEST = "int2"  # with one scale for all its errors are the largest: every format's colours begin there
+CODED = [one.name for one in SCALES.values() if one.is_coded]
 FORMATS = ["int2", "int3", "int4", "int8", "fp4_e2m1", "fp8_e4m3"]
 
 LOOK_FOR = (
     "Every tile of the weight is rounded on a grid that its own largest value stretches. "
-    "Watch the error map pale as tiles shrink, and the bits per weight rise because each tile brings a scale."
+    "Watch the error map pale as tiles shrink, and the bits per weight rise because each tile brings a scale. A scale "
+    "may be a code itself: half the bits, and a coarser grid under each tile."
 )
 TRIES: frame.Tries = [
     ("one scale for all", {"grain": "tensor", "format": "int4"}),
     ("groups of 32, 3 bits", {"grain": "group", "group": 32, "format": "int3"}),
     ("fp4 hides outliers", {"grain": "channel", "format": "fp4_e2m1"}),
+    ("MXFP4: powers of two", {"grain": "group", "group": 32, "format": "fp4_e2m1", "stored": "e8m0"}),
+    ("NVFP4: fp8 scales", {"grain": "group", "group": 16, "format": "fp4_e2m1", "stored": "e4m3"}),
 ]
 
 
@@ -39,7 +44,7 @@ def table(study: GranularityStudy) -> pd.DataFrame:
     """Every granularity for the eye; the chosen one is marked."""
     rows = [
         {
-            "granularity": f"**{row.granularity}**" if row.granularity == study.chosen.granularity else row.granularity,
+            "granularity": f"**{row.name}**" if row == study.chosen else row.name,
             "scales": f"{row.scales:,}",
             "bits per weight": f"{row.bits_per_weight:.3f}",
             "SQNR of the output, median token, dB": f"{row.token_sqnr_db:.2f}",
@@ -78,7 +83,12 @@ def body(choice: Choice) -> None:
                 side = tile_control("Block, rows = columns", blocks, max(blocks), "block")
                 grain = f"block{side}x{side}"
         symmetric = controls.switch("symmetric (no zero point)", True, "symmetric")
-    scheme = f"w:{fmt}/{grain}" + ("" if symmetric else "/asym")
+        stored = FLOAT.name
+        if symmetric and grain.startswith("group"):
+            stored = controls.pick("A scale is stored as", [FLOAT.name, *CODED], FLOAT.name, "stored")
+    scheme = "/".join(
+        [f"w:{fmt}", grain, *([] if stored == FLOAT.name else [stored]), *([] if symmetric else ["asym"])]
+    )
     wanted = (choice.layer, scheme, choice.reading)
     title = f"{scheme.removeprefix('w:')} on {choice.layer}"
     drawn = settled("granularity", title, choice.lab, wanted, lambda *asked: [(Lab.granularity, *asked)])

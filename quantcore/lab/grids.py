@@ -14,6 +14,7 @@ from quantcore.numbers.formats import format_named
 from quantcore.numbers.granularity import PerTensor
 from quantcore.numbers.observers import MOST_COUNTED
 from quantcore.numbers.qtensor import fake_quantize
+from quantcore.numbers.scales import FLOAT
 from quantcore.numbers.selection import kth_smallest
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies import coded_scales
@@ -89,7 +90,7 @@ def coded_block(lab: Bench, layer: str, scheme: str, times: float = 1.0) -> Code
 def granularity(lab: Bench, layer: str, scheme: str, reading: str = READ) -> GranularityStudy:
     """A layer's weight under a scheme, beside every other granularity."""
     spec = weights_of(lab, scheme)
-    rows = _rows(lab, layer, str(Scheme(replace(spec, granularity=PerTensor()))), reading)
+    rows = _rows(lab, layer, str(Scheme(replace(spec, granularity=PerTensor(), scales=FLOAT))), reading)
     return granularity_study(lab.weight(layer), lab.inputs(layer, reading), spec, rows)
 
 

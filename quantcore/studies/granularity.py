@@ -1,4 +1,4 @@
-"""Who shares a scale: one weight quantized at every granularity, with what each costs and keeps.
+"""Who shares a scale, and how it is stored: one weight quantized at every granularity, with what each costs and keeps.
 
 study = granularity_study(weight, x, Scheme.parse("w:int4/group128"))
 """
@@ -15,6 +15,7 @@ from quantcore.numbers.distance import Giant, giant_of, tensor_error, token_sqnr
 from quantcore.numbers.granularity import Granularity, PerBlock, PerChannel, PerGroup, PerTensor
 from quantcore.numbers.pooling import Pooled, pool_extreme
 from quantcore.numbers.qtensor import dequantize, quantize
+from quantcore.numbers.scales import FLOAT, SCALES
 from quantcore.numbers.spec import QuantSpec
 
 GROUP_SIZES = (16, 32, 64, 128, 256, 512, 1024)
@@ -25,10 +26,11 @@ CLOSE_UP = 24  # rows around the worst tile, where a tile is one row high: then 
 
 @dataclass(frozen=True)
 class GranularityRow:
-    """One line of the table, weights quantized alone: `output_sqnr_db` is of x @ W^T over all of the text's
-    activations, `token_sqnr_db` of its median token."""
+    """One line of the table, weights quantized alone: `stored` says how its scales are (`numbers.scales`),
+    `output_sqnr_db` is of x @ W^T over all of the text's activations, `token_sqnr_db` of its median token."""
 
     granularity: str
+    stored: str
     scale_shape: tuple[int, ...]
     scales: int
     bits_per_weight: float
@@ -36,10 +38,15 @@ class GranularityRow:
     output_sqnr_db: float
     token_sqnr_db: float
 
+    @property
+    def name(self) -> str:
+        """As schemes write it: group32, or group32/e8m0."""
+        return self.granularity if self.stored == FLOAT.name else f"{self.granularity}/{self.stored}"
+
 
 @dataclass(frozen=True, eq=False)
 class GranularityStudy:
-    """The chosen granularity in full, all others as rows.
+    """The chosen granularity in full, all others as rows: with float scales first, then groups with coded ones.
 
     shape            (O, K) of the weight
     shown            its rows that the picture of tiles shows: all, or CLOSE_UP of them
@@ -78,7 +85,7 @@ def granularity_study(
     worst = divmod(int(squared.argmax()), squared.shape[1])
     shown = shown_rows(len(weight), tile_rows, worst[0])
     rows = every_granularity(weight, x, spec) if rows is None else rows
-    known = {row.granularity: row for row in rows}
+    known = {(row.granularity, row.stored): row for row in rows}
     return GranularityStudy(
         shape=(weight.shape[0], weight.shape[1]),
         shown=shown,
@@ -89,7 +96,7 @@ def granularity_study(
         worst_tile=worst,
         giant=giant_of(F.linear(x, weight)),
         rows=rows,
-        chosen=known.get(str(spec.granularity)) or _row(weight, x, spec),
+        chosen=known.get((str(spec.granularity), str(spec.scales))) or _row(weight, x, spec),
     )
 
 
@@ -102,10 +109,15 @@ def shown_rows(out_features: int, tile_rows: int, row: int) -> range:
 
 
 def every_granularity(weight: Tensor, x: Tensor, spec: QuantSpec) -> tuple[GranularityRow, ...]:
-    """The table: `spec` with every granularity that divides the weight (O, K) in place of its own; x (N, K)."""
+    """The table: `spec` with every granularity that divides the weight (O, K) in place of its own, its scales floats;
+    where it is symmetric, groups with coded scales too. x (N, K)."""
     weight = weight.to(x.device)
     choices = granularities(weight.shape[0], weight.shape[1])
-    return tuple(_row(weight, x, replace(spec, granularity=choice)) for choice in choices)
+    own = [replace(spec, granularity=choice, scales=FLOAT) for choice in choices]
+    groups = [choice for choice in choices if isinstance(choice, PerGroup)]
+    coded = [one for one in SCALES.values() if one.is_coded and spec.symmetric]
+    own += [replace(spec, granularity=group, scales=one) for one in coded for group in groups]
+    return tuple(_row(weight, x, one) for one in own)
 
 
 def granularities(out_features: int, in_features: int) -> list[Granularity]:
@@ -124,6 +136,7 @@ def _row(weight: Tensor, x: Tensor, spec: QuantSpec) -> GranularityRow:
         y, y_hat = F.linear(x, weight), F.linear(x, weight_hat)
     return GranularityRow(
         granularity=str(spec.granularity),
+        stored=str(spec.scales),
         scale_shape=tuple(qtensor.scale.shape),
         scales=qtensor.scale.numel(),
         bits_per_weight=qtensor.bits_per_weight,

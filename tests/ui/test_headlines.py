@@ -16,7 +16,7 @@ from ui.words import range as range_words
 
 
 def row(name: str, sqnr_db: float, bits: float) -> Any:
-    return SimpleNamespace(granularity=name, token_sqnr_db=sqnr_db, bits_per_weight=bits)
+    return SimpleNamespace(name=name, token_sqnr_db=sqnr_db, bits_per_weight=bits)
 
 
 def test_granularity_sets_the_chosen_tiles_beside_one_scale_for_all() -> None:

@@ -79,3 +79,23 @@ def test_reset_brings_the_defaults_back(at: AppTest) -> None:
     assert metrics(at)["Bits per weight"] == "2.500"
     at.button(key="reset").click().run()
     assert at.segmented_control(key="format").value == "int4"
+
+
+def test_how_a_scale_is_stored(at: AppTest, tiny_lm: LoadedModel) -> None:
+    """8 bits in place of 16 for 32 weights: 4.25 bits, and a coarser grid under every tile. All are in one picture."""
+    at.run()
+    float_db = float(metrics(at)["SQNR of the weight"].split()[0])
+    at.segmented_control(key="stored").set_value("e8m0").run()
+    assert [error.value for error in at.error] == []
+    assert metrics(at)["Bits per weight"] == "4.250"
+    weight = linear_named(tiny_lm.model, LAYER).weight
+    error = tensor_error(weight, fake_quantize(weight, Scheme.parse("w:int4/group32/e8m0").weights))
+    assert metrics(at)["SQNR of the weight"] == f"{error.sqnr_db:.2f} dB"
+    assert error.sqnr_db < float_db
+    drawn = {one["name"]: one for one in figure_of(at, "cost_curve")["figure"]["data"]}
+    assert list(drawn["per group, scales in e8m0"]["text"]) == [f"group{size}/e8m0" for size in (128, 64, 32, 16)]
+    assert "chosen: group32/e8m0" in drawn
+    assert values(drawn["per group, scales in e4m3"]["x"])[-1] == pytest.approx(4.5, abs=0.01)
+    at.toggle(key="symmetric").set_value(False).run()
+    assert "stored" not in {one.key for one in at.segmented_control}
+    assert [error.value for error in at.error] == []

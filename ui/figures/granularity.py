@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from quantcore.numbers.scales import FLOAT
 from quantcore.studies.granularity import MOST_BORDERS, GranularityStudy
-from ui.components.palette import AMBER, BLUE, GREEN, INK, SURFACE, VERMILION
+from ui.components.palette import AMBER, BLUE, GREEN, INK, PURPLE, SLATE, SURFACE, VERMILION
 from ui.figures.base import colour_bar, figure, heat_map
 
 ERROR_DECADES = 2
 FAMILIES = {
-    "tensor": (INK, "diamond"),
-    "channel": (GREEN, "square"),
-    "block": (AMBER, "cross"),
-    "group": (BLUE, "circle"),
+    ("tensor", FLOAT.name): (INK, "diamond"),
+    ("channel", FLOAT.name): (GREEN, "square"),
+    ("block", FLOAT.name): (AMBER, "cross"),
+    ("group", FLOAT.name): (BLUE, "circle"),
+    ("group", "e8m0"): (PURPLE, "triangle-up"),
+    ("group", "e4m3"): (SLATE, "triangle-down"),
 }
 
 
@@ -98,22 +101,23 @@ def _as_map(fig: go.Figure, last: int, first: int = 0) -> go.Figure:
 
 
 def cost_curve(study: GranularityStudy) -> go.Figure:
-    """SQNR of the median token's output against bits per weight, every granularity a point, the chosen one ringed."""
+    """SQNR of the median token's output against bits per weight, every granularity and every way to store a scale a
+    point, the chosen one ringed."""
     fig = figure(
         "What finer scales cost and buy", "bits per weight, scales counted", "SQNR of the output, median token, dB", 380
     )
-    for family, (colour, symbol) in FAMILIES.items():
-        rows = [row for row in study.rows if row.granularity.startswith(family)]
+    for (family, stored), (colour, symbol) in FAMILIES.items():
+        rows = [row for row in study.rows if row.granularity.startswith(family) and row.stored == stored]
         if rows:
             fig.add_trace(
                 go.Scatter(
                     x=[row.bits_per_weight for row in rows],
                     y=[row.token_sqnr_db for row in rows],
-                    text=[row.granularity for row in rows],
+                    text=[row.name for row in rows],
                     mode="lines+markers" if len(rows) > 1 else "markers",
                     line={"color": colour, "width": 2},
                     marker={"color": colour, "symbol": symbol, "size": 10},
-                    name=f"per {family}",
+                    name=f"per {family}" if stored == FLOAT.name else f"per {family}, scales in {stored}",
                     hovertemplate="%{text}: %{x:.3f} bits, %{y:.2f} dB<extra></extra>",
                 )
             )
@@ -124,8 +128,8 @@ def cost_curve(study: GranularityStudy) -> go.Figure:
             y=[chosen.token_sqnr_db],
             mode="markers",
             marker={"size": 20, "symbol": "circle-open", "color": VERMILION, "line": {"width": 3}},
-            name=f"chosen: {chosen.granularity}",
-            hovertemplate=f"chosen: {chosen.granularity}<extra></extra>",
+            name=f"chosen: {chosen.name}",
+            hovertemplate=f"chosen: {chosen.name}<extra></extra>",
         )
     )
     return fig

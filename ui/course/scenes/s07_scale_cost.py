@@ -45,7 +45,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         f"{bits} + 16 / {group} = **{chosen.bits_per_weight:.3g}** bits a weight, "
         f"{scales / (weights * bits / 8):.0%} on top. Half the group, twice the price."
     )
-    rows = [row for row in study.rows if not row.granularity.startswith("block")]
+    rows = [row for row in study.rows if row.name == row.granularity and not row.name.startswith("block")]
     coarse = next(row for row in rows if row.granularity == "channel")
     twist = (
         f"What it buys: {chosen.weight_sqnr_db - coarse.weight_sqnr_db:+z.1f} dB over a scale a row. One more bit in "

@@ -8,12 +8,12 @@ The pages run under this server alone (`streamlit run app.py` says so); it adds
 - Guard: whom the server answers, and what it lets a browser do (ui/server/guard.py);
 - class mode: what strangers may do (ui/classroom.py); without it no other machine is listened to;
 - presence: what a visitor brought goes when the visitor has gone (ui/server/presence.py);
-- warm_up, in a thread beside the server: imports torch and transformers and loads the reference model (3-4 s). The
-  first picture needs torch and one weight's file only, so a visitor who comes meanwhile sees it before that is done;
-  the next tokens wait for the model. Nothing is collected meanwhile, for all that imports make stays: that saves half a
-  second. It ends with gc.freeze: a full garbage collection over the objects of torch and a model takes 150-300 ms in
-  which nobody else is served. With 30 visitors, freezing them is the difference between 3.3 s and 0.05 s at the 95th
-  percentile. What comes later is frozen as it adds up (ui/memory.py);
+- warm_up, in a thread: imports transformers and the pages, loads the reference model, and lets the server open its
+  doors then (3 s; OPENS_S at most): a visitor who came meanwhile would read a page whose controls come seconds later.
+  Nothing is collected meanwhile, for all that imports make stays: that saves half a second. It ends with gc.freeze: a
+  full garbage collection over the objects of torch and a model takes 150-300 ms in which nobody else is served. With 30
+  visitors, freezing them is the difference between 3.3 s and 0.05 s at the 95th percentile. What comes later is frozen
+  as it adds up (ui/memory.py). Scripts are compressed beside it, on another core;
 - get_ready, after it: the course's scenes are found, the default duel and the first rules measured, while nobody asks
   for anything (ui/ready.py).
 - warm_kernels, where there is a GPU: compiles its kernels in processes of their own, once a machine, and loads them.
@@ -41,28 +41,32 @@ from ui.server.guard import Guard, own_names
 from ui.server.presence import watch_sessions
 from ui.server.scripts import CompressedScripts, Scripts, app_folders
 
+OPENS_S = 30.0  # at most that visitors wait before the server's doors: a GPU may take long to begin
 scripts = Scripts(app_folders)
 
 
-def warm_up() -> None:
+def warm_up(loaded: threading.Event) -> None:
     """Load what every visitor needs; if that fails the server still serves, and the page will say what is missing."""
     gc.disable()
     try:
         from quantcore.lab.house import default_device
         from quantcore.model.loading import REFERENCE
-        from ui import kept  # torch and transformers: not before the server is up
+        from ui import kept
 
         device = default_device()
         if device != "cpu":
             threading.Thread(target=warm_kernels, args=(device,), name="kernels", daemon=True).start()
-        kept.warm_up()
-        scripts.pack_all()
-        from ui.ready import get_ready  # the course's pages too: not before the model is there
+        from ui.ready import get_ready  # the course's pages too
 
-        get_ready(kept.shared_lab(REFERENCE, device))
+        lab = kept.shared_lab(REFERENCE, device)
+        lab.load()
+        loaded.set()
+        kept.warm_up(lab)
+        get_ready(lab)
     except Exception:
         logging.getLogger(__name__).exception("Warming up failed; the first visitor will wait for the model instead.")
     finally:
+        loaded.set()
         gc.enable()
 
 
@@ -79,7 +83,10 @@ def warm_kernels(device: str) -> None:
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     os.umask(0o077)  # what the server writes is its user's alone
     keep_rounds_short(lambda: len(visitors.sessions()))
-    threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+    loaded = threading.Event()
+    threading.Thread(target=warm_up, args=(loaded,), name="warm-up", daemon=True).start()
+    threading.Thread(target=scripts.pack_all, name="scripts", daemon=True).start()
+    await asyncio.to_thread(loaded.wait, OPENS_S)
     watching = asyncio.create_task(watch_sessions())
     announce.say()
     yield

@@ -16,7 +16,7 @@ from pathlib import Path
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from quantcore.lab.house import House, Visit, default_device
+from quantcore.lab.house import House, Visit
 from quantcore.lab.lab import Lab
 from quantcore.lab.start import START, START_BITS, quantized, start_scheme
 from quantcore.measure.store import Store
@@ -108,10 +108,9 @@ def _recorded(path: str, changed_ns: int) -> Recorded | str:
         return str(error)
 
 
-def warm_up() -> None:
-    """Load the reference model before the first visitor comes, and take it out of the garbage collector's rounds, which
-    may begin from then on."""
-    first = shared_lab(REFERENCE, default_device())
+def warm_up(first: Lab) -> None:
+    """What the first page asks of the model that comes along, and what every scene reads; what stays is taken out of
+    the garbage collector's rounds, which may begin from then on."""
     quantized(first, start_scheme(START))
     memory.freeze(len(visitors.sessions()), collect=False)
     gc.enable()

@@ -288,7 +288,7 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
     losses = _by_one_model((one, chosen))
     mine, best = losses[one.candidate.name], losses[chosen.candidate.name]
     if mine and best:
-        whose = "" if mine.own and best.own else " (on the reference model)"
+        whose = "" if mine.own and best.own else " (recorded on the reference model)"
         sure = f" ({BY_TEXT})" if one.apart and one.apart.verdict == BY_TEXT else ""
         if one.apart and not one.apart.beyond:
             size = "" if one.apart.share is None else f" ({share_words(one.apart.share)})"

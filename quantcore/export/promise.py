@@ -43,7 +43,7 @@ class Promise:
         """Bytes by what they are for."""
         size = self.size
         bits = {
-            "codes": size.codes,
+            "codes": size.codes + size.shapes,
             "scales": size.scales,
             "zero points": size.zero_points,
             "groups of columns": size.g_idx,

@@ -11,6 +11,7 @@
     inputs        scale and zero point of the layer's input, where its range is frozen
     cache         of keys or values, codes as they lie in memory, scales of 32 bits where they are not coded
     cache_scales  of a KV cache, where they are frozen and a checkpoint holds them
+    shapes        of packed codes, which a file keeps beside them
     floats        all that is no layer's of codes: `matmul.size` adds it up over a model
 
 A layout says how codes lie in a file or in memory; those of checkpoints are in `export.words`.
@@ -78,13 +79,15 @@ class Size:
     floats: int = 0
     numbers: int = 0
     cache_scales: int = 0
+    shapes: int = 0
 
     def __add__(self, other: Size) -> Size:
         return Size(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(Size)))
 
     @property
     def bits(self) -> int:
-        return self.codes + self.scales + self.zero_points + self.g_idx + self.inputs + self.floats + self.cache_scales
+        coded = self.codes + self.scales + self.zero_points + self.g_idx
+        return coded + self.inputs + self.floats + self.cache_scales + self.shapes
 
     @property
     def bytes(self) -> int:
@@ -93,7 +96,7 @@ class Size:
     @property
     def bits_per_weight(self) -> float:
         """What a number costs: its code, its share of scales, zero points, group numbers; FLOAT_BITS without codes."""
-        rest = self.inputs + self.floats + self.cache_scales
+        rest = self.inputs + self.floats + self.cache_scales + self.shapes
         return (self.bits - rest) / self.numbers if self.numbers else float(FLOAT_BITS)
 
 
@@ -109,11 +112,12 @@ def weight_size(
     tiles = [size // part for size, part in zip(shape, spec.granularity.tile(shape), strict=True)]
     bits, columns = spec.fmt.bits, math.prod(tiles[:-2]) * tiles[-1]
     return Size(
-        codes=math.prod(shape[:-1]) * layout.codes(bits, shape[-1]) + layout.shape_bits,
+        codes=math.prod(shape[:-1]) * layout.codes(bits, shape[-1]),
         scales=math.prod(tiles) * spec.scales.stored_bits(float_bits) + spec.scales.global_bits,
         zero_points=0 if spec.symmetric else columns * layout.zero_points(bits, math.prod(tiles[-2:-1])),
         g_idx=G_IDX_BITS * shape[-1] if g_idx else 0,
         numbers=math.prod(shape),
+        shapes=layout.shape_bits,
     )
 
 

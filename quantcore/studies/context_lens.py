@@ -62,6 +62,11 @@ class ContextLens:
         """The positions at which the bins begin, and the end."""
         return sorted({round(self.length * place / BINS) for place in range(BINS + 1)})
 
+    @property
+    def middles(self) -> list[float]:
+        """Of the bins."""
+        return [(lo + hi) / 2 for lo, hi in pairwise(self.edges)]
+
     def along(self, values: Tensor) -> list[Interval]:
         """The mean of (windows, T) in each bin of positions, with its interval over windows."""
         return [mean_interval(values[:, lo:hi].double().mean(1).numpy()) for lo, hi in pairwise(self.edges)]

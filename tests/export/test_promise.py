@@ -112,6 +112,12 @@ def test_bits_by_hand(tiny_lm: LoadedModel) -> None:
     assert parts.bytes == footprint(ModelShape.of(tiny_lm.model, "tiny"), "W8A8", 1).weights_bytes
 
 
+def test_a_packed_files_shapes_are_bytes_but_no_bits_a_weight(tiny_lm: LoadedModel) -> None:
+    parts = promise(tiny_lm.model, "w:int4/group16", torch.bfloat16)
+    assert parts.size.bits_per_weight == 4 + 16 / 16  # as a duel says of the same scheme
+    assert parts.parts["codes"] == parts.size.numbers // 2 + 14 * 2 * 8  # seven Linears a block, two int64 each
+
+
 def test_what_no_checkpoint_holds_is_counted_without_gaps(tiny_lm: LoadedModel) -> None:
     parts = promise(tiny_lm.model, "w:fp4_e2m1/group32", torch.bfloat16)
     assert parts.layouts == ()

@@ -35,6 +35,7 @@ def test_who_wins_the_last_game(mine: float, beyond: bool, said: str, monkeypatc
     ("ends", "said"),
     [
         ((HOLDS, HOLDS, FAILS), "**win** for int4 weights and int8 inputs; **are beaten** for fp8 weights."),
+        ((HOLDS, HOLDS, LEADS), "**win** for int4 weights, int8 inputs and fp8 weights."),
         ((LEADS, EQUAL, TRAILS), "**win** for int4 weights; **cannot be told from their rivals** for int8 inputs;"),
     ],
 )

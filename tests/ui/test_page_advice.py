@@ -42,7 +42,7 @@ def test_alive_without_a_click_on_the_loaded_model(tiny_model_dir: Path) -> None
     assert not at.error
     assert {shown["key"] for shown in figures_of(at)} == {"canvas", "bar"}
     assert "Ship **" in said(at)
-    assert "not measured on this model" in said(at)
+    assert "not measured here" in said(at)
     assert any(button.label == "Measure the candidates on this model" for button in at.button)
 
 
@@ -56,6 +56,7 @@ def test_beside_the_model_that_comes_along_it_opens_where_there_is_a_choice() ->
     assert "limit" not in {box.key for box in at.selectbox}
     at.selectbox(key="shape").set_value("loaded").run()
     assert at.selectbox(key="limit").value == "perplexity + 1%"
+    assert set(at.table[0].value["KL of"]) == {"", "the reference model, recorded"}  # which the loaded one is, too
 
 
 def test_what_is_written_is_what_was_advised(tiny_model_dir: Path) -> None:

@@ -117,6 +117,23 @@ def test_keys_or_values_are_blamed_where_both_are_coded_alone() -> None:
     )
 
 
+def test_a_band_that_holds_0_is_drawn_down_to_the_axis() -> None:
+    few = torch.full((6, 64), 0.1)
+    few[:, :4] = torch.tensor([0.6, 0.0, 0.0, 0.0, 0.0, 0.0])[:, None]  # one window alone: a mean of 0.1 +- 0.1
+    found = lens(few, 2.0)
+    first = found.along(few)[0]
+    assert first.lo < 0 < first.hi
+    band, line = figures.along(found).data
+    assert (band.x[0], band.x[-1], len(band.x)) == (2.0, 2.0, 2 * len(line.x))
+    assert band.y[0] == pytest.approx(first.hi)
+    assert band.y[-1] == pytest.approx(0.1 / 5)  # the floor: the least mean over 5
+    fig = figures.along(found)
+    assert fig.layout.title.text == "KL along the context (bands: 95% over windows; some reach below the axis)"
+    assert 10 ** fig.layout.yaxis.range[0] == pytest.approx(0.1 / 5)
+    one = figures.along(lens(few[:1], 2.0))
+    assert ([trace.fill for trace in one.data], one.layout.title.text) == ([None], "KL along the context")
+
+
 def test_whiskers_are_seen_in_the_dark() -> None:
     assert {bar.error_y.color for bar in figures.recall(lens(torch.full((6, 64), 0.1), 2.0)).data} == {INK}
 

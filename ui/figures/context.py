@@ -12,22 +12,28 @@ from ui.components.palette import INK, SLATE, token
 from ui.figures.base import figure
 from ui.figures.duel import COLOURS, DASHES, log_ticks
 
+BELOW = 5.0  # the log axis begins at the least mean over this
 NAMES = ("blue", "vermilion", "green", "purple", "amber", "slate")  # as COLOURS, for the bands
 
 
 def along(found: ContextLens) -> go.Figure:
-    """Mean KL in each stretch of positions, with its interval over windows where there are enough of them."""
-    fig = figure(
-        "KL along the context (bands: 95% over windows)", "position in the window", "KL, nats a token, log", 380
-    )
-    middles = [(lo + hi) / 2 for lo, hi in zip(found.edges, found.edges[1:], strict=False)]
-    for place, (name, kl) in enumerate(found.kl.items()):
-        means = found.along(kl)
-        if all(math.isfinite(one.lo) and one.lo > 0 for one in means):
+    """Mean KL in each stretch of positions, with its interval over windows where there are enough of them; on the log
+    axis an interval that holds 0 is drawn down to the axis."""
+    rows = {name: found.along(kl) for name, kl in found.kl.items()}
+    bands = {name: means for name, means in rows.items() if all(math.isfinite(one.lo) for one in means)}
+    floor = min((one.value for means in rows.values() for one in means if one.value > 0), default=1.0) / BELOW
+    ends = [one.hi if name in bands else one.value for name, means in rows.items() for one in means]
+    top = max(10 * floor, *ends)
+    below = any(one.lo < floor for means in bands.values() for one in means)
+    said = f" (bands: 95% over windows{'; some reach below the axis' if below else ''})" if bands else ""
+    fig = figure(f"KL along the context{said}", "position in the window", "KL, nats a token, log", 380)
+    for place, (name, means) in enumerate(rows.items()):
+        if name in bands:
+            edge = [*(one.hi for one in means), *(one.lo for one in reversed(means))]
             fig.add_trace(
                 go.Scatter(
-                    x=[*middles, *middles[::-1]],
-                    y=[*(one.hi for one in means), *(one.lo for one in means[::-1])],
+                    x=[*found.middles, *found.middles[::-1]],
+                    y=[max(floor, one) for one in edge],
                     fill="toself",
                     fillcolor=token(NAMES[place], 0.15),
                     line={"width": 0},
@@ -35,19 +41,17 @@ def along(found: ContextLens) -> go.Figure:
                     showlegend=False,
                 )
             )
-        fig.add_trace(_line(place, name, middles, [one.value or None for one in means], "%{y:.3g} nats at %{x:.0f}"))
-    fig.update_yaxes(
-        type="log", **log_ticks([one.value for kl in found.kl.values() for one in found.along(kl) if one.value > 0])
-    )
+        values = [one.value or None for one in means]
+        fig.add_trace(_line(place, name, found.middles, values, "%{y:.3g} nats at %{x:.0f}"))
+    fig.update_yaxes(type="log", range=[math.log10(floor), math.log10(top) + 0.05], **log_ticks([floor, top]))
     return fig
 
 
 def flips(found: ContextLens) -> go.Figure:
     fig = figure("Next tokens that change", "position in the window", "share, %", 300)
-    middles = [(lo + hi) / 2 for lo, hi in zip(found.edges, found.edges[1:], strict=False)]
     for place, (name, flipped) in enumerate(found.flips.items()):
         values = [100 * one.value for one in found.along(flipped)]
-        fig.add_trace(_line(place, name, middles, values, "%{y:.1f}% at %{x:.0f}"))
+        fig.add_trace(_line(place, name, found.middles, values, "%{y:.1f}% at %{x:.0f}"))
     fig.update_yaxes(rangemode="tozero")
     return fig
 

@@ -17,6 +17,7 @@ GUIDE = (
     "differs where the load says so: few sequences wait for the weights, so four bits are faster than FP8 on a Hopper "
     "too; many wait for arithmetic, so they are not. It also asks what the model loses."
 )
+RECORDED = "the reference model, recorded"  # by which name it is not taken for the loaded one, which it may be
 
 
 def title(found: Advice) -> str:
@@ -55,16 +56,14 @@ def card(one: Verdict) -> list[str]:
 
 def loss(found: Loss | None) -> str:
     if found is None:
-        return "Loss: **not measured on this model**, nor on the reference model."
+        return "Loss: **not measured here**, nor recorded of the reference model."
     if found.kl == 0:
         return "Loss: none, nothing is quantized."
     figures = (
         f"KL **{found.kl:.2g}** ({found.lo:.2g} to {found.hi:.2g}) nats a token, perplexity up by at most "
         f"{found.perplexity:.2%}, the same next token in {found.top1:.1%}; {found.on}"
     )
-    return (
-        f"Loss, measured: {figures}." if found.own else f"Loss: **not measured on this model**. On another: {figures}."
-    )
+    return f"Loss, measured: {figures}." if found.own else f"Loss: **not measured here**. Recorded: {figures}."
 
 
 def table(found: Advice) -> pd.DataFrame:
@@ -80,7 +79,7 @@ def table(found: Advice) -> pd.DataFrame:
                 "ms a token": "" if time is None else f"{time.step_ms:.3g}",
                 "tokens/s": "" if time is None else f"{time.tokens_s:,.0f}",
                 "KL": "" if one.loss is None else f"{one.loss.kl:.2g}",
-                "KL of": "" if one.loss is None else "this model" if one.loss.own else "the reference model",
+                "KL of": "" if not (one.loss and one.loss.kl) else "this model, here" if one.loss.own else RECORDED,
                 "frontier": one.frontier,
                 "scheme": one.candidate.text,
             }

@@ -1,7 +1,7 @@
 // A number that can be dragged along up to three grids: where it lands, and the sum that takes it there.
 
 import { lane, layout, number, picture } from "./number_line_picture.js";
-import { levelsOf, quantize, unusedCodes } from "./quantize.js";
+import { levelsOf, quantize } from "./quantize.js";
 import { css, readTheme } from "./theme.js";
 
 const widgets = new WeakMap(); // the component's element -> NumberLine
@@ -189,8 +189,7 @@ class NumberLine {
   read(line, knob) {
     const scale = knob.scale * this.clip;
     const levels = levelsOf(line, scale, knob.zero_point);
-    const unused = unusedCodes(levels, this.message);
-    return { ...quantize(line, scale, knob.zero_point, this.x), scale, zero: knob.zero_point, levels, ...unused };
+    return { ...quantize(line, scale, knob.zero_point, this.x), scale, zero: knob.zero_point, levels };
   }
 
   colours() {
@@ -212,10 +211,7 @@ class NumberLine {
     card.root.style.setProperty("--line", css(this.theme.colours[line.colour]));
     card.root.dataset.xHat = reading.xHat;
     card.root.dataset.q = reading.q;
-    const { unused, inside, levels } = reading;
-    // A bar of the histogram may reach into two levels' cells, so this is a lower bound; the engine counts exactly.
-    const use = `${levels.length} values, at least ${unused} unused (${inside} of them inside the data's range)`;
-    card.head.replaceChildren(line.label, element("small", { textContent: ` ${use}` }));
+    card.head.replaceChildren(line.label, element("small", { textContent: ` ${reading.levels.length} values` }));
     card.sums.innerHTML = sums(line, reading, this.x);
     card.scaleText.textContent = `s = ${number(reading.scale)}`;
     card.zeroText.textContent = `z = ${number(reading.zero ?? 0)}`;

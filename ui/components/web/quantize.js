@@ -48,42 +48,12 @@ export function cell(levels, i) {
   return [from, to];
 }
 
-/**
- * Which codes no value falls on, as far as a histogram can tell: a code counts as used if its cell meets a filled bin.
- * Returns: { unused: all such codes, inside: those whose level lies within the data's range }.
- */
-export function unusedCodes(levels, { counts, edges }) {
-  const filled = [0]; // filled[k]: how many of the first k bins hold a value
-  for (const count of counts) filled.push(filled[filled.length - 1] + (count > 0 ? 1 : 0));
-  const last = filled[counts.length];
-  const [dataLo, dataHi] = [edges[lowerBound(filled, 1) - 1], edges[lowerBound(filled, last)]];
-  let [unused, inside] = [0, 0];
-  levels.forEach((level, i) => {
-    const [from, to] = cell(levels, i);
-    const first = Math.max(upperBound(edges, from) - 1, 0);
-    const end = Math.min(lowerBound(edges, to), counts.length);
-    if (end > first && filled[end] > filled[first]) return;
-    unused += 1;
-    if (level >= dataLo && level <= dataHi) inside += 1;
-  });
-  return { unused, inside };
-}
-
 /** The first index whose value is not below t. */
-export function lowerBound(sorted, t) {
-  return bound(sorted, (value) => value >= t);
-}
-
-/** The first index whose value is above t. */
-function upperBound(sorted, t) {
-  return bound(sorted, (value) => value > t);
-}
-
-function bound(sorted, reached) {
+function lowerBound(sorted, t) {
   let [lo, hi] = [0, sorted.length];
   while (lo < hi) {
     const mid = (lo + hi) >> 1;
-    if (reached(sorted[mid])) hi = mid;
+    if (sorted[mid] >= t) hi = mid;
     else lo = mid + 1;
   }
   return lo;

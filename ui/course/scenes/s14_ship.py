@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -24,6 +26,7 @@ from ui.components.palette import BLUE, GREEN, INK
 from ui.course.guess import Rows
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
 from ui.course.stage import picture
+from ui.words.digits import shown_tail
 
 READING = str(EVALUATE.at_most(2560))
 ASKED = {"int4-groups": "int4 weights", "int8-tokens": "int8 inputs", "fp8-weights": "fp8 weights"}
@@ -94,10 +97,15 @@ def verdicts(results: dict[str, RuleResult]) -> str:
     ends: dict[str, list[str]] = {}
     for key, result in results.items():
         ends.setdefault(ENDS[result.verdict], []).append(ASKED[key])
-    said = "; ".join(f"**{end}** for {' and '.join(keys)}" for end, keys in ends.items())
+    said = "; ".join(f"**{end}** for {listed(keys)}" for end, keys in ends.items())
     by_text = {LEADS, TRAILS} & {result.verdict for result in results.values()}
     chance = "this text; the chance of rounding was not measured" if by_text else "this text and of rounding"
     return f"On this model they {said}. A win is one beyond the chance of {chance}."
+
+
+def listed(keys: Sequence[str]) -> str:
+    *others, last = keys
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def measure(lab: Lab, found: Specimen, tell: Progress) -> None:
@@ -119,13 +127,14 @@ def kl_of(lab: Lab, result: RuleResult, text: str) -> float:
 def bars(lab: Lab, results: dict[str, RuleResult]) -> go.Figure:
     """KL of every scheme, rule by rule, on a log axis: the rule's own scheme is striped."""
     fig = picture("KL from the float model, nats (log)", "", 430, showlegend=False, bargap=0.3)
-    names, values, colours, shapes = [], [], [], []
+    names, values, numbers, colours, shapes = [], [], [], [], []
     for key, result in reversed(results.items()):
         rule = rules()[key]
         best = nearest(lab, rule, result)
         for text in reversed(schemes(rule)):
             names.append(f"{ASKED[key]}: {WORDS[text]}")
             values.append(max(kl_of(lab, result, text), 1e-9))
+            numbers.append(shown_tail(str(lab.plan_of(text)), values[-1]))
             colours.append(GREEN if text == best else BLUE)
             shapes.append("/" if text == rule.scheme else "")
     fig.add_trace(
@@ -134,7 +143,7 @@ def bars(lab: Lab, results: dict[str, RuleResult]) -> go.Figure:
             y=names,
             orientation="h",
             marker={"color": colours, "pattern": {"shape": shapes}},
-            text=[f"{value:.3g}" for value in values],
+            text=numbers,
             textposition="outside",
             textfont={"color": INK},
             cliponaxis=False,

@@ -19,6 +19,8 @@ teacher = visitors.is_teacher()
 def body(lab: Lab) -> None:
     at = alone.place()
     room = present.mine(lab)
+    if room is not None:
+        present.lead(room, at.scene)
     with frame.working():
         alone.body(lab, at, room, lambda: present.top(lab, at.scene, teacher), game.body)
 

@@ -12,7 +12,7 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from quantcore.lab.lab import Lab
-from ui import kept, settled
+from ui import kept, settled, visitors
 
 ROOT = Path(__file__).parents[1]
 settled.SOON_S = 120.0  # a page draws what it is asked in the run that asks, however busy the machine is
@@ -23,8 +23,8 @@ manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.sca
 
 
 def new_server() -> None:
-    """As after a start: no lab, no job, and the store where QUANT_HOME is by now."""
-    for one in (kept.store, kept.jobs, kept.shelf):
+    """As after a start: no lab, no job, no teacher, and the store where QUANT_HOME is by now."""
+    for one in (kept.store, kept.jobs, kept.shelf, visitors.teachers):
         one.clear()
 
 

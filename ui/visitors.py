@@ -89,14 +89,20 @@ def rules() -> Rules:
     return Rules(MOST_WAITING, LEAVE_S, present)
 
 
+@st.cache_resource
+def teachers() -> set[str]:
+    """Visitors who came by the teacher's link: by their browser, so that a page loaded anew is the teacher's still."""
+    return set()
+
+
 def is_teacher() -> bool:
     """Whether this visitor may see and clear the line: in class mode who came by the teacher's link, else the user."""
     if (word := st.query_params.get(WORD)) is not None:
-        st.session_state["_teacher"] = is_teachers(word)
+        (teachers().add if is_teachers(word) else teachers().discard)(asker().visitor)
         del st.query_params[WORD]  # a link that is passed on does not pass it on
-    return classroom() is None or st.session_state.get("_teacher", False)
+    return may_present()
 
 
 def may_present() -> bool:
     """`is_teacher`, asked in a callback, after the page has read its link."""
-    return classroom() is None or st.session_state.get("_teacher", False)
+    return classroom() is None or asker().visitor in teachers()

@@ -24,6 +24,7 @@ def in_class(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("QUANT_HOME", str(tmp_path / "home"))
     new_server()
     rooms.clear()
+    monkeypatch.setattr(visitors, "asker", lambda: Asker("teacher", "teacher"))  # a test's cookies change at every look
     yield
     rooms.clear()
 
@@ -74,13 +75,32 @@ def test_a_page_loaded_anew_takes_up_the_class_where_it_is(model: str) -> None:
     _, room = teacher(model)
     room.go(CLIP)
     room.show()
-    again = settle(page("0_Course", model=model, scene=1, teacher=teachers_word()))
+    again = settle(page("0_Course", model=model, scene=1))  # the word has gone from the link, the browser is the same
     next(one for one in again.button if one.label == f"Go on presenting {room.code}").click()
     settle(again)
     assert errors(again) == []
     assert again.title[0].value == scenes()[CLIP].ask
     assert (room.scene, room.shown) == (CLIP, True)
     assert "**But:**" in said(again)  # the answer stands there
+
+
+def test_a_class_follows_its_presenter_through_the_browsers_history(model: str) -> None:
+    at, room = teacher(model)
+    at.query_params["scene"] = "1"
+    settle(at)
+    assert (room.scene, at.title[0].value) == (0, scenes()[0].ask)
+    room.go(CLIP)  # as another page of the presenter's would
+    settle(at)
+    assert room.scene == CLIP  # this page has not moved
+
+
+def test_another_browser_is_no_teachers(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, room = teacher(model)
+    monkeypatch.setattr(visitors, "asker", lambda: Asker("ann", "ann"))
+    ann = settle(page("0_Course", model=model, scene=1))
+    labels = [one.label for one in ann.button]
+    assert "Present to a class" not in labels
+    assert f"Go on presenting {room.code}" not in labels
 
 
 def test_a_class_follows_its_presenter_to_another_model(model: str) -> None:
@@ -141,7 +161,7 @@ def test_a_hostile_guess_is_none(text: object, model: str, monkeypatch: pytest.M
 @pytest.mark.parametrize("code", ["", "AAAAAA", "<b>", "A" * 5000, "../../x"])
 def test_a_code_of_no_class_is_said(code: str) -> None:
     at = settle(page("0_Course", join=code))
-    assert "No class has this code" in errors(at)[0]
+    assert "No class is open under this name" in errors(at)[0]
     assert not at.exception
 
 
@@ -151,4 +171,6 @@ def test_a_class_that_ended_is_said(model: str, monkeypatch: pytest.MonkeyPatch)
     next(one for one in at.button if one.label == "End the class").click()
     settle(at)
     ann.run()
-    assert "No class has this code" in errors(ann)[0]
+    assert (errors(ann), ann.title[0].value) == ([], "The class has ended")
+    ben = page("0_Course", join=room.code).run()
+    assert "No class is open under this name" in errors(ben)[0]

@@ -41,7 +41,9 @@ def test_a_number_goes_to_its_step_and_says_how_far_off_it_is() -> None:
     assert DB.read("12.2") == "12"
     assert DB.read("12.3") == "12.5"
     assert DB.words("12") == "12.0 dB"
-    assert Number("%", 0, 100, 1, near=5).words("7") == "7%"
+    share = Number("%", 0, 100, 1, near=5)
+    assert share.words("7") == "7%"
+    assert share.verdict("90", "12") == "You said 90%: 78 points too high."
     assert DB.right("12", "14")  # within 2 dB
     assert not DB.right("12", "14.5")
     assert DB.verdict("12", "17.4") == "You said 12.0 dB: 5.4 dB too low."

@@ -17,24 +17,36 @@ from ui.course.rooms import Room
 from ui.course.scene import Missing, scenes
 
 LOOK_S = 0.5
+FOLLOWED = "_followed"  # in the session: the code of the class that this page was in
 
 
 def body(code: str) -> None:
     room = rooms().get(code)
     if room is None:
-        st.title("Join a class")
-        st.error("No class has this code (any more); ask your teacher for it, and mind that it has 6 signs.")
-        typed = st.text_input("Code", key="join_code", max_chars=6)
-        if typed:
-            st.query_params["join"] = typed.strip().upper()
-            st.rerun()
+        outside(code)
         return
+    st.session_state[FOLLOWED] = code
     visitor = me()
     room.here(visitor)
     version = room.version
     with frame.problems():
         stage(room, visitor)
     look(room, version, visitor)
+
+
+def outside(code: str) -> None:
+    """A code that no class has; who followed the class until now reads that it has ended."""
+    if st.session_state.get(FOLLOWED) == code:
+        st.title("The class has ended")
+        st.markdown("Your teacher has closed it; no guess was kept. You may go through the course on your own.")
+        frame.link("To the course", "pages/0_Course.py", {})
+        return
+    st.title("Join a class")
+    st.error("No class is open under this name (any more); ask your teacher for the six signs of yours.")
+    typed = st.text_input("Code", key="join_code", max_chars=6)
+    if typed:
+        st.query_params["join"] = typed.strip().upper()
+        st.rerun()
 
 
 @st.fragment(run_every=LOOK_S)

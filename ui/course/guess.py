@@ -70,7 +70,10 @@ class Number:
         off = float(text) - float(truth)
         if self.right(text, truth):
             return f"You said {self.words(text)}: right."
-        return f"You said {self.words(text)}: {self.words(f'{abs(off):.10g}')} too {'high' if off > 0 else 'low'}."
+        apart = self.words(f"{abs(off):.10g}")
+        if self.unit == "%":
+            apart = f"{apart.removesuffix('%')} points"
+        return f"You said {self.words(text)}: {apart} too {'high' if off > 0 else 'low'}."
 
     def right(self, text: str, truth: str) -> bool:
         return abs(float(text) - float(truth)) <= self.near + 1e-9

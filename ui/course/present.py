@@ -1,7 +1,8 @@
 """The teacher's side of a class: open it, the code to join by, how many have guessed, whose job runs, close it.
 
 Who may present: in class mode who came by the teacher's link, else the server's own user. The page that opened a class
-holds its key; a page that lost it, by being loaded anew, takes the class up again where its visitor may.
+holds its key; a page that lost it, by being loaded anew, takes the class up again where its visitor may. Where the page
+goes, by its buttons or by the browser's, the class goes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ui.server.announce import own_address
 
 LOOK_S = 1.0
 KEY = "_room"  # in the session: (code, key)
+LED = "_led"  # in the session: (code, scene) where this page stood
 JOIN = "join"  # in a link
 
 
@@ -35,6 +37,14 @@ def mine(lab: Lab | None = None) -> Room | None:
     if lab is not None and (room.model, room.device) != (lab.id, lab.device):
         room.use(lab.id, lab.device)
     return room
+
+
+def lead(room: Room, scene: int) -> None:
+    """The class goes where the presenter's page has gone by another way than its buttons, as by the browser's Back."""
+    before = st.session_state.get(LED)
+    st.session_state[LED] = here = room.code, scene
+    if before is not None and before[0] == room.code and before != here and room.scene != scene:
+        room.go(scene)
 
 
 def top(lab: Lab, scene: int, teacher: bool) -> None:

@@ -3,6 +3,7 @@
 import { css, readTheme } from "./theme.js";
 
 const THUMB = 30; // pixels; the slider's ends stand half a thumb inside
+const ROW = 19; // pixels from one line of the axis's name to the next
 const rulers = new WeakMap(); // the component's element -> Ruler
 
 export default function show(component, options) {
@@ -78,11 +79,12 @@ class Ruler {
     this.slider.setAttribute("aria-valuetext", this.words);
     this.slider.classList.toggle("untouched", !this.touched);
     const { counts, edges } = this.message;
-    const high = counts.length ? 178 : 64;
-    const { pen } = prepare(this.canvas, width, high, this.theme);
     const { lo, hi, ticks, name } = this.message;
+    const rows = rowsOf(name, width, this.theme);
+    const high = (counts.length ? 178 : 64) + ROW * (rows.length - 1);
+    const { pen } = prepare(this.canvas, width, high, this.theme);
     const x = (value) => THUMB / 2 + ((value - lo) / (hi - lo)) * (width - THUMB);
-    const base = counts.length ? high - 52 : 12;
+    const base = counts.length ? 126 : 12;
     if (counts.length) {
       const most = Math.log1p(Math.max(...counts)) || 1;
       pen.fillStyle = css(this.theme.colours.slate, 0.55);
@@ -104,7 +106,7 @@ class Ruler {
       free = x(at) + half;
     }
     pen.fillStyle = css(this.theme.colours.muted);
-    pen.fillText(name, width / 2, base + 42);
+    rows.forEach((row, i) => pen.fillText(row, width / 2, base + 42 + ROW * i));
     if (this.touched) {
       pen.strokeStyle = css(this.theme.colours.vermilion);
       pen.lineWidth = 3;
@@ -114,6 +116,18 @@ class Ruler {
     this.root.dataset.value = this.touched ? String(this.slider.valueAsNumber) : "";
     this.root.dataset.drawn = String(Number(this.root.dataset.drawn ?? 0) + 1);
   }
+}
+
+/** The axis's name in as many lines as its width needs. */
+function rowsOf(name, width, theme) {
+  const pen = prepare(document.createElement("canvas"), 1, 1, theme).pen;
+  const rows = [""];
+  for (const word of name.split(" ")) {
+    const longer = `${rows.at(-1)} ${word}`.trim();
+    if (pen.measureText(longer).width <= width || !rows.at(-1)) rows[rows.length - 1] = longer;
+    else rows.push(word);
+  }
+  return rows;
 }
 
 function prepare(canvas, width, high, theme) {

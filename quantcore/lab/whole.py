@@ -17,7 +17,7 @@ from quantcore.matmul.decoded import decoded
 from quantcore.measure.duel import Duel, known
 from quantcore.measure.duel import duel as measure_duel
 from quantcore.measure.luck import Spread, jittered
-from quantcore.measure.planning import PlannedChoice, plan_for_budget
+from quantcore.measure.planning import PlannedChoice, of_a_kind, plan_for_budget
 from quantcore.measure.probing import ProbedPlan
 from quantcore.measure.rules import Rule, RuleResult, best_practice
 from quantcore.measure.scores import ModelReport
@@ -225,11 +225,14 @@ def plan(
     reading: str = PLANNED_ON,
     calibration: str = LEARNED,
     estimated: bool = True,
+    by_kind: bool = False,
 ) -> PlannedChoice:
     """The plan of at most `budget` bits a weight whose layers cost least, by their estimated costs or by those that
-    were measured; below the smallest scheme, that scheme."""
+    were measured; below the smallest scheme, that scheme. by_kind: one scheme for each kind of layer, `q_proj`, in all
+    blocks."""
     found = sensitivity(lab, schemes, False, reading, calibration, estimated)
-    return plan_for_budget(found, max(budget + 1e-6, min(uniform_bits(found).values())))
+    least = min(uniform_bits(found).values())
+    return plan_for_budget(found, max(budget + 1e-6, least), of_a_kind if by_kind else None)
 
 
 def probed_plan(

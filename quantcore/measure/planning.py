@@ -11,7 +11,7 @@ of layers mostly add up, but not exactly), so a plan's KL is measured beside its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -61,17 +61,27 @@ def _require_bits(bits_per_weight: float, smallest: Mapping[str, float], weights
         )
 
 
-def plan_for_budget(found: Sensitivity, bits_per_weight: float) -> PlannedChoice:
-    """The choice of one scheme a layer with the least predicted KL whose mean bits per weight are within the budget;
-    layers that are served as one choose together.
+def of_a_kind(names: Iterable[str]) -> dict[str, list[str]]:
+    """Layers by what they are called in their blocks, `q_proj`."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.rpartition(".")[2], []).append(name)
+    return found
 
+
+def plan_for_budget(
+    found: Sensitivity, bits_per_weight: float, together: Callable[[Iterable[str]], dict[str, list[str]]] | None = None
+) -> PlannedChoice:
+    """The choice of one scheme a layer with the least predicted KL whose mean bits per weight are within the budget.
+
+    together    names which layers choose as one; without it those that are served as one
     Solved as a 0/1 program by scipy.optimize.milp. Raises: ValueError for a budget that no choice meets."""
     import numpy as np
 
     # 0.3 s to import: only those who plan pay it
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    units = list(served_as_one(found.layers).values())
+    units = list((together or served_as_one)(found.layers).values())
     pairs = [(unit, text) for unit in units for text in found.schemes]
     total = sum(found.weights.values())
     share = np.array([sum(found.bits[one, text] * found.weights[one] for one in unit) / total for unit, text in pairs])

@@ -138,4 +138,4 @@ def test_a_loss_of_one_model_is_not_held_against_one_of_another() -> None:
     assert unknown.runner_up.candidate.name != "W4A16 GPTQ"
     memory = [advise(LLAMA, H100, Load(), goal="memory", tolerance=FREE, measured=own) for own in ({}, {gptq: little})]
     assert [verdict(one, "W4A16") for one in memory] == [verdict(memory[0], "W4A16")] * 2
-    assert "(on the reference model)" in verdict(memory[1], "W4A16")
+    assert "(recorded on the reference model)" in verdict(memory[1], "W4A16")

@@ -9,7 +9,7 @@ import torch
 from quantcore import compare, quantize_model
 from quantcore.export.serving import serving
 from quantcore.matmul.size import quantized_linears
-from quantcore.measure.planning import plan_for_budget, plan_of
+from quantcore.measure.planning import of_a_kind, plan_for_budget, plan_of
 from quantcore.measure.sensitivity import Sensitivity, layer_costs, sensitivity
 from quantcore.model.experts import taken_apart
 from quantcore.model.linears import linear_shapes, served_as_one
@@ -163,6 +163,15 @@ def test_layers_that_are_served_as_one_choose_together() -> None:
     assert {chosen.choice[one] for one in attention} == {"w:int4/channel"}
     assert chosen.choice["m.0.o_proj"] == "w:int2/channel"
     assert serving("out", {one: Scheme.parse(text) for one, text in chosen.choice.items()}, 64).problems == ()
+
+
+def test_layers_of_a_kind_choose_together() -> None:
+    """Each budget pays for 4 bits on 300 of 500 weights: alone for a of block 0 (200) and b of block 0; by kinds, for
+    both a."""
+    found = _by_hand({"m.0.a": (0.6, 0.1), "m.0.b": (0.5, 0.1), "m.1.a": (0.2, 0.1), "m.1.b": (0.2, 0.1)})
+    alone, kinds = (plan_for_budget(found, 3.2, together) for together in (None, of_a_kind))
+    assert [one for one, text in alone.choice.items() if text == "w:int4/channel"] == ["m.0.a", "m.0.b"]
+    assert [one for one, text in kinds.choice.items() if text == "w:int4/channel"] == ["m.0.a", "m.1.a"]
 
 
 def test_a_budget_that_only_torn_layers_meet_is_refused() -> None:

@@ -158,7 +158,7 @@ def test_an_upload_by_any_name_is_a_text(page: Any, class_url: str, strays: list
 
 
 def test_the_teachers_link_opens_the_line_and_leaves_the_address(page: Any, class_url: str) -> None:
-    """Whoever has not come by it sees nothing of the line."""
+    """Whoever has not come by it sees nothing of the line; whoever has, sees it after a reload too."""
     page.goto(f"{class_url}/The_line")
     page.get_by_text("This page is the teacher's.").wait_for()
     assert page.get_by_text("Open tabs").count() == 0
@@ -166,4 +166,9 @@ def test_the_teachers_link_opens_the_line_and_leaves_the_address(page: Any, clas
     page.get_by_text("Open tabs").first.wait_for()
     wait_until(page, "location.search === ''")
     page.reload()
-    page.get_by_text("This page is the teacher's.").wait_for()
+    page.get_by_text("Open tabs").first.wait_for()
+    stranger = page.context.browser.new_context()
+    other = stranger.new_page()
+    other.goto(f"{class_url}/The_line")
+    other.get_by_text("This page is the teacher's.").wait_for()
+    stranger.close()

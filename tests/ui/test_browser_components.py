@@ -220,7 +220,7 @@ def test_clip_scale_and_zero_point_act_on_their_lines(line: Any) -> None:
 
 
 def test_a_card_says_how_many_values_there_are(line: Any) -> None:
-    heads = [card.locator("small").inner_text() for card in line.locator(".lab-line-card").all()]
+    heads = [card.locator("small").inner_text().strip() for card in line.locator(".lab-line-card").all()]
     assert heads == ["16 values", "16 values", "15 values"]  # two codes of fp4 are 0
 
 

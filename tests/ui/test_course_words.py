@@ -15,20 +15,42 @@ from ui.course.stage import built, kinds_of, short
 KEYS = ("int4-groups", "int8-tokens", "fp8-weights")
 
 
+ENGINE = game.Engines("bar", "free")
+
+
 @pytest.mark.parametrize(
     ("mine", "beyond", "said"),
     [
-        (0.2, True, "You **beat** the engine: your plan 0.2, the engine's 0.36 nats, more than the chance"),
-        (0.35, False, "You **beat** the engine: your plan 0.35, the engine's 0.36 nats, a difference that may be"),
-        (0.5, True, "The engine keeps the lead: your plan 0.5, the engine's 0.36 nats, more than the chance"),
+        (
+            0.2,
+            True,
+            "You **beat** the engine: your plan 0.2, with the same sliders the engine's 0.36 nats, more than the",
+        ),
+        (
+            0.35,
+            False,
+            "You **beat** the engine: your plan 0.35, with the same sliders the engine's 0.36 nats, a differe",
+        ),
+        (
+            0.5,
+            True,
+            "The engine keeps the lead: your plan 0.5, with the same sliders the engine's 0.36 nats, more than",
+        ),
     ],
 )
 def test_who_wins_the_last_game(mine: float, beyond: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    duel: Any = SimpleNamespace(reports={"engine": SimpleNamespace(kl=0.36), "mine": SimpleNamespace(kl=mine)})
+    kl = {"bar": 0.36, "free": 0.3, "mine": mine}
+    duel: Any = SimpleNamespace(reports={plan: SimpleNamespace(kl=one) for plan, one in kl.items()})
     apart = SimpleNamespace(difference=SimpleNamespace(value=mine - 0.36), beyond=beyond)
-    monkeypatch.setattr(game, "told_apart", lambda _: {("mine", "engine"): apart})
-    assert game.verdict(duel, "engine", ["an earlier plan", "mine"]).startswith(said)
-    assert "The bar to beat: the engine's plan loses **0.36** nats" in game.verdict(duel, "engine", [])
+    monkeypatch.setattr(game, "told_apart", lambda _: {("mine", "bar"): apart})
+    assert game.verdict(duel, ENGINE, ["an earlier plan", "mine"]).startswith(said)
+    beyond_sliders = "Layer by layer, as no slider here can, it comes to 0.3."
+    assert game.verdict(duel, ENGINE, ["mine", "bar"]) == (
+        f"You **found** the engine's own plan for these sliders, 0.36 nats. {beyond_sliders}"
+    )
+    assert game.verdict(duel, ENGINE, []) == (
+        f"The bar to beat: with your sliders the engine chose a plan that loses **0.36** nats. {beyond_sliders}"
+    )
 
 
 @pytest.mark.parametrize(

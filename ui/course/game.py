@@ -1,14 +1,15 @@
 """The last game: the smallest KL within a budget of bits, against the engine's own plan.
 
 The player gives each kind of layer a number of bits. The engine has estimated what each layer alone costs (Fisher,
-from a few backward passes), and chosen a plan for the same budget. Both are run on the whole model, on the same text,
-and that is another one than the engine has chosen on: what suits one text by chance does not win.
+from a few backward passes), and chosen two plans for the same budget: one with the player's own sliders, a number of
+bits a kind, which is the bar to beat, and one layer by layer. All are run on the whole model, on the same text, and
+that is another one than the engine has chosen on: what suits one text by chance does not win.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -33,6 +34,13 @@ ESTIMATED = True  # of the costs: to measure them takes a run a layer and scheme
 JUDGED_ON = str(EVALUATE.at_most(2560))  # and chosen on EACH
 PLAYED = 6  # plans that are kept on the screen
 HEIGHT = 330
+
+
+class Engines(NamedTuple):
+    """The engine's plans: with the player's sliders, the bar to beat, and layer by layer."""
+
+    bar: str
+    free: str
 
 
 def body(lab: Lab) -> None:
@@ -75,9 +83,8 @@ def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
     if found is None:
         st.caption("Choose your bits meanwhile; the engine estimates what each layer costs.")
         return
-    engine = engines(lab, schemes, budget)
-    mine = [one for one in plans_of(lab.id) if one != engine]
-    plans = engine, *(mine or [schemes[1]])
+    engine, mine = engines(lab, schemes, budget), plans_of(lab.id)
+    plans = tuple(dict.fromkeys((engine.bar, engine.free, *(mine or [schemes[1]]))))
     with st.container():
         duel = answer("The plans, measured on the whole model", lab, Lab.duel, plans, JUDGED_ON, place="game").whole
     if duel is not None:
@@ -86,29 +93,34 @@ def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
         st.markdown(said)
 
 
-def verdict(duel: Duel, engine: str, mine: list[str]) -> str:
-    bar = duel.reports[engine].kl
+def verdict(duel: Duel, engine: Engines, mine: list[str]) -> str:
+    """What the last plan is worth beside the engine's."""
+    bar, free = (duel.reports[plan].kl for plan in engine)
+    beyond = f"Layer by layer, as no slider here can, it comes to {free:.4g}."
     if not mine:
-        return (
-            f"The bar to beat: the engine's plan loses **{bar:.4g}** nats. It gives each layer its own bits, by what "
-            "an estimate says that each layer costs alone; your sliders set a kind of layer at once."
-        )
+        return f"The bar to beat: with your sliders the engine chose a plan that loses **{bar:.4g}** nats. {beyond}"
     last = mine[-1]
-    apart = told_apart(duel)[last, engine]
+    if last == engine.bar:
+        return f"You **found** the engine's own plan for these sliders, {bar:.4g} nats. {beyond}"
+    apart = told_apart(duel)[last, engine.bar]
     beaten = "You **beat** the engine" if apart.difference.value < 0 else "The engine keeps the lead"
     chance = "more than the chance of this text" if apart.beyond else "a difference that may be this text's chance"
-    return f"{beaten}: your plan {duel.reports[last].kl:.4g}, the engine's {bar:.4g} nats, {chance}."
+    return (
+        f"{beaten}: your plan {duel.reports[last].kl:.4g}, with the same sliders the engine's {bar:.4g} nats, "
+        f"{chance}. {beyond}"
+    )
 
 
-def standings(lab: Lab, duel: Duel, engine: str, mine: list[str]) -> go.Figure:
-    """KL of each plan; below it its bits a weight."""
-    names = {engine: "the engine's plan"}
-    names |= {plan: f"your plan {place + 1}" for place, plan in enumerate(mine)}
+def standings(lab: Lab, duel: Duel, engine: Engines, mine: list[str]) -> go.Figure:
+    """KL of each plan; beside it its bits a weight."""
+    names = {plan: f"your plan {place + 1}" for place, plan in enumerate(mine)}
+    names |= {engine.free: "engine, layer by layer"}
+    names[engine.bar] = "engine, your sliders" if engine.bar not in mine else f"{names[engine.bar]}, the engine's"
     rows = [(names.get(plan, "3 bits for all"), duel.reports[plan].kl, bits_of(lab, plan)) for plan in duel.reports]
     rows.sort(key=lambda row: -row[1])
     fig = picture("KL, nats", "", HEIGHT, showlegend=False, bargap=0.3)
     colours = [
-        GREEN if name.startswith("the engine") else BLUE if name.startswith("your") else SLATE for name, _, _ in rows
+        BLUE if name.startswith("your") else GREEN if name.startswith("engine") else SLATE for name, _, _ in rows
     ]
     fig.add_trace(
         go.Bar(
@@ -128,7 +140,8 @@ def questions(lab: Lab) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
     schemes = schemes_of(lab)
     yield Lab.sensitivity, costs_asked(schemes)
     if lab.kept_sensitivity(*costs_asked(schemes)) is not None:
-        yield Lab.duel, ((engines(lab, schemes, budget_of(lab)), schemes[1]), JUDGED_ON, LEARNED)
+        plans = dict.fromkeys((*engines(lab, schemes, budget_of(lab)), schemes[1]))
+        yield Lab.duel, (tuple(plans), JUDGED_ON, LEARNED)
 
 
 def schemes_of(lab: Lab) -> tuple[str, ...]:
@@ -146,9 +159,12 @@ def costs_asked(schemes: tuple[str, ...]) -> tuple[Any, ...]:
     return schemes, False, EACH, LEARNED, ESTIMATED
 
 
-def engines(lab: Lab, schemes: tuple[str, ...], budget: float) -> str:
-    """The engine's plan, from the costs that are known by then."""
-    return str(lab.plan(schemes, budget, EACH, LEARNED, ESTIMATED).plan)
+def engines(lab: Lab, schemes: tuple[str, ...], budget: float) -> Engines:
+    """The engine's plans, from the costs that are known by then."""
+    free, held = (lab.plan(schemes, budget, EACH, LEARNED, ESTIMATED, by_kind) for by_kind in (False, True))
+    bits = dict(zip(schemes, BITS, strict=True))
+    chosen = {layer.rpartition(".")[2]: bits[text] for layer, text in held.choice.items()}
+    return Engines(plan_of(chosen, lab.grain), str(free.plan))
 
 
 def plan_of(chosen: dict[str, int], grain: str) -> str:

@@ -13,13 +13,15 @@ from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.studies.outliers import CLIPS, NO_CLIP, ChannelStudy, Payer, keeps_of
 from ui import frame
 from ui import widgets as controls
-from ui.components.chart import chart
+from ui.components.chart import Hand, chart
 from ui.figures import outliers as figures
+from ui.figures.home import next_token_picture
 from ui.sections.cache import cache_part
 from ui.settled import Question, settled
 from ui.sidebar import Choice, open_layer
 from ui.words import outliers as outlier_words
 from ui.words.digits import digits
+from ui.words.start import tokens_words
 
 TITLE = "Outliers"
 SECTION = "Learn"
@@ -41,7 +43,8 @@ COLUMNS: dict[str, Any] = {
     "token": "on token",
     "share_above_half": st.column_config.NumberColumn("tokens above half of it", format="%.1f%%"),
 }
-TREATMENTS = ["none", "smooth", "rotate=hadamard", "rotate=random", "awq"]
+TREATMENTS = ["none", "smooth", "rotate=hadamard", "rotate=hadamard/r4", "rotate=random", "quip=hadamard", "awq"]
+LET_GO = "_alpha_let_go"  # the step at which the hand left the slider below the surface
 ALPHAS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 SHARED = ("one scale for all", "a scale per token")
 
@@ -175,6 +178,8 @@ def who_pays(study: ChannelStudy, payers: Sequence[Payer], fmt: str, pictures: t
 
 def treatment(choice: Choice, fmt: str, log: bool) -> None:
     """The layer before and after a transform of the model, which computes the same."""
+    if LET_GO in st.session_state:
+        st.session_state["alpha"] = st.session_state.pop(LET_GO)
     with st.container(horizontal=True):
         kind = controls.pick("Transform", TREATMENTS, "none", "treat")
         alpha = (
@@ -186,14 +191,13 @@ def treatment(choice: Choice, fmt: str, log: bool) -> None:
         st.markdown(
             "The field's remedies move outliers before anything is rounded, and leave what the model computes: "
             "`smooth` divides loud channels and multiplies the weights behind them, `rotate` spreads each channel over "
-            "all, `awq` tries scales for the weights. Choose one: it is done to the whole model, for real."
+            "all, `quip` turns what enters each layer as it comes, `awq` tries scales for the weights. Choose one: it "
+            "is done to the whole model, for real."
         )
         return
     words = f"smooth={alpha:g}/all" if kind == "smooth" else kind
     wanted = (choice.layer, words, fmt, choice.reading)
-    drawn = settled(
-        "treatment", f"{words} on {choice.layer}", choice.lab, wanted, lambda *asked: [(Lab.treatment, *asked)]
-    )
+    drawn = settled("treatment", f"{words} on {choice.layer}", choice.lab, wanted, treatment_asks)
     if drawn is None:
         return
     layer, words, fmt, reading = drawn
@@ -206,18 +210,7 @@ def treatment(choice: Choice, fmt: str, log: bool) -> None:
         f"Output, all in {fmt}": figures.gain_text(after.layer.output.sqnr_db, before.layer.output.sqnr_db),
     }
     frame.metrics(gains)
-    texts = lab.token_texts(reading, layer)
-    reach = float(before.channels.channel_absmax.max())
-    with st.grid(2, min_column_width=430):
-        for key, side, x, title in (
-            ("surface_before", before, lab.inputs(layer, reading), "|x| before"),
-            ("surface_after", after, lab.treated_layer(layer, words, reading)[0], f"|x| after {words}, same height"),
-        ):
-            chart(
-                figures.surface(x, side.channels, texts, log, title, reach),
-                key=key,
-                alt=f"{title}: the highest is {float(side.channels.channel_absmax.max()):.3g}",
-            )
+    both_surfaces(lab, (layer, words, fmt, reading), log)
     chart(
         figures.difficulty(study, words),
         key="difficulty",
@@ -235,6 +228,62 @@ def treatment(choice: Choice, fmt: str, log: bool) -> None:
         f"{before.layer.weight.sqnr_db:.1f} to {after.layer.weight.sqnr_db:.1f} dB. For the whole model write the "
         f"word behind a scheme, as in `W8A8,{words}`: in a duel, the layer lab, a checkpoint."
     )
+    with frame.opened("The very next tokens, before and after", "next") as is_open:
+        if is_open:
+            next_tokens(lab, f"w:{fmt}/channel,a:{fmt}/tensor/dynamic", words)
+
+
+def treatment_asks(layer: str, words: str, fmt: str, reading: str) -> list[Question]:
+    """What the treated layer asks; smoothing also what every alpha would do."""
+    asked: list[Question] = [(Lab.treatment, layer, words, fmt, reading)]
+    return asked + [(Lab.smoothing, layer, reading)] * words.startswith("smooth")
+
+
+def both_surfaces(lab: Lab, drawn: tuple[str, str, str, str], log: bool) -> None:
+    """Before and after under one camera; alpha moves the second while it is dragged."""
+    layer, words, fmt, reading = drawn
+    study, texts = lab.treatment(layer, words, fmt, reading), lab.token_texts(reading, layer)
+    before, after = study.before, study.after
+    x, reach = lab.inputs(layer, reading), float(before.channels.channel_absmax.max())
+    hand = None
+    if words.startswith("smooth"):
+        alpha = float(words.split("=")[1].split("/")[0])
+        scales = [lab.smoothing(layer, reading).scales(one) for one in ALPHAS]
+        frames = figures.dragged(x, scales, after.channels, log)
+        hand = Hand("alpha", [f"{one:g}" for one in ALPHAS], ALPHAS.index(alpha), frames)
+    let_go = None
+    with st.grid(2, min_column_width=430):
+        for key, side, shown, title in (
+            ("surface_before", before, x, "|x| before"),
+            ("surface_after", after, lab.treated_layer(layer, words, reading)[0], f"|x| after {words}, same height"),
+        ):
+            let_go = chart(
+                figures.surface(shown, side.channels, texts, log, title, reach),
+                key=key,
+                alt=f"{title}: the highest is {float(side.channels.channel_absmax.max()):.3g}",
+                link="treatment",
+                hand=hand if side is after else None,
+            )
+    if let_go and "step" in let_go and float(let_go["step"]) != st.session_state.get("alpha"):
+        st.session_state[LET_GO] = float(let_go["step"])
+        st.rerun()
+
+
+def next_tokens(lab: Lab, plain: str, words: str) -> None:
+    """What the whole model would write next, its weights and inputs rounded, as it was and treated."""
+    schemes = (plain, f"{plain},{words}")
+    drawn = settled(
+        "next tokens", f"The model under {words}", lab, schemes, lambda *both: [(Lab.written_next, one) for one in both]
+    )
+    if drawn is None:
+        return
+    with st.grid(2, min_column_width=430):
+        for key, scheme, name in zip(("next_before", "next_after"), drawn, ("as it was", words), strict=True):
+            report = lab.written_next(scheme)
+            said = tokens_words(report, name)
+            with st.container():
+                chart(next_token_picture(report, name), key=key, alt=said.replace("*", ""))
+                st.markdown(said)
 
 
 def remedies(choice: Choice, fmt: str, width: int) -> None:

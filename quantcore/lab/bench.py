@@ -19,6 +19,7 @@ from quantcore.lab.house import House, Visit, default_device, require_device
 from quantcore.lab.memo import Key, Memo, T, key_of, remembered, room_on
 from quantcore.lab.warm import keep_compiled
 from quantcore.measure.store import Store, model_hash
+from quantcore.methods.transforms.options import Smooth
 from quantcore.model.held import held
 from quantcore.model.inventory import inventory, outline
 from quantcore.model.linears import expert_of, head_of, linear_named, linear_shapes
@@ -34,6 +35,7 @@ from quantcore.pipeline.calibration import (
     outlier_ratio,
     tokens_of_layer,
 )
+from quantcore.pipeline.scaling import Reaches
 from quantcore.pipeline.treated import treated, treated_model
 from quantcore.scheme.fitting import fitting_grain, plan_for, require_fits
 from quantcore.scheme.plan import Plan
@@ -300,7 +302,15 @@ class Bench:
         """The float model as a scheme's transforms leave it; they look at the calibration text."""
         plan = self.plan_of(scheme)
         learned = self.tokens(calibration) if plan.needs_text else None
-        return treated_model(treated(held(self.loaded), plan, learned))
+        alike = tuple(replace(one, alpha=1.0) if isinstance(one, Smooth) else one for one in plan.transforms)
+        any_alpha = Plan(replace(plan.default, transforms=alike), plan.overrides)
+        reaches = self._reaches(str(any_alpha), calibration)
+        return treated_model(treated(held(self.loaded), plan, learned, reaches))
+
+    @remembered(4)
+    def _reaches(self, any_alpha: str, calibration: str) -> Reaches:
+        """What smoothing sees of a text: filled at its first use, for every alpha of a plan."""
+        return []
 
     @remembered(16, "Running the model over the text ...")
     def inputs(self, layer: str, reading: str = READ) -> Tensor:

@@ -76,6 +76,7 @@ class Lab(Beside):
     # the model, and what it writes
     contents = start.contents
     likeliest = start.likeliest
+    written_next = start.written_next
     write_on = whole.write_on
 
     # one weight, or what enters a layer
@@ -92,6 +93,7 @@ class Lab(Beside):
     remedy = outliers.remedy
     treatment = outliers.treatment
     treated_layer = outliers.treated_layer
+    smoothing = outliers.smoothing
     ranges = frozen_ranges.ranges
     clips = frozen_ranges.clips
     cut = specimens.cut

@@ -20,7 +20,7 @@ from quantcore.studies.outliers import (
     who_pays,
 )
 from quantcore.studies.outliers import outlier_map as map_of
-from quantcore.studies.treatment import TreatmentStudy, treatment_study
+from quantcore.studies.treatment import Smoothing, TreatmentStudy, treatment_study
 
 MOST_LOOKED_AT = 12  # layers whose channels are looked at for walls
 
@@ -84,6 +84,13 @@ def treated_layer(
     model = lab.transformed(f"W4A16,{words}", calibration)
     x = layer_inputs(model, lab.tokens(reading), layer).flatten(0, 1)
     return x, linear_named(model, layer).weight.detach().float()
+
+
+@remembered(32)
+def smoothing(lab: Bench, layer: str, reading: str = READ, calibration: str = LEARNED) -> Smoothing:
+    """What smooth=alpha/all divides the layer's channels by, for every alpha: read from the model smoothed twice."""
+    half, whole = (treated_layer(lab, layer, f"smooth={alpha}/all", reading, calibration)[0] for alpha in ("0.5", "1"))
+    return Smoothing.of(lab.inputs(layer, reading), half, whole)
 
 
 @remembered(8, "Reading what the cache holds ...")

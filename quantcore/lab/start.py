@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from quantcore.lab.bench import Bench, weights_of
+from quantcore.lab.bench import LEARNED, Bench, weights_of
 from quantcore.lab.memo import remembered
 from quantcore.matmul.size import checkpoint_bytes
 from quantcore.pipeline.convert import quantize_model
@@ -44,11 +44,12 @@ def _loud_row(lab: Bench, layer: str, share: float) -> int:
 def likeliest(lab: Bench, scheme: str, prompt: str = PROMPTS[0]) -> NextTokens:
     """What the model would write after a prompt, and what its quantized copy would; a prompt of the visitor's own is
     kept as an own text is."""
-    return _likeliest(lab, scheme, prompt if prompt in PROMPTS else OWN + prompt)
+    return written_next(lab, scheme, prompt if prompt in PROMPTS else OWN + prompt)
 
 
 @remembered(256)
-def _likeliest(lab: Bench, scheme: str, prompt: str) -> NextTokens:
+def written_next(lab: Bench, scheme: str, prompt: str = PROMPTS[0]) -> NextTokens:
+    """`likeliest` after one of PROMPTS, or a visitor's own text behind the mark of such."""
     return next_tokens(lab.loaded, quantized(lab, scheme), prompt.removeprefix(OWN), logits=_float_logits(lab, prompt))
 
 
@@ -66,10 +67,12 @@ def quantized_bytes(lab: Bench, scheme: str) -> int:
 
 
 def quantized(lab: Bench, scheme: str) -> nn.Module:
-    """The model with its weights rounded to nearest; it shares what stays float and packs the codes."""
+    """The model under a scheme, which learns from the calibration text where it must; it shares what stays float and
+    packs the codes."""
     return _quantized(lab, str(lab.plan_of(scheme)))
 
 
 @remembered(8, "Quantizing the model ...")  # as many as the memo has bytes for: see `tensor_bytes`
 def _quantized(lab: Bench, scheme: str) -> nn.Module:
-    return quantize_model(lab.model, scheme)[0]
+    learned = lab.tokens(LEARNED) if lab.plan_of(scheme).needs_text else None
+    return quantize_model(lab.model, scheme, calibration=learned)[0]

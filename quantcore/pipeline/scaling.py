@@ -19,6 +19,8 @@ from quantcore.pipeline.search import Searching
 from quantcore.scheme.scheme import Scheme
 
 Chosen = list[tuple[Link, Tensor]]
+Reaches = list[dict[str, Tensor]]
+"""Of each block in turn the largest |x| of each channel that enters its Linears, by name."""
 
 
 class Scaler(Protocol):
@@ -29,21 +31,25 @@ class Scaler(Protocol):
     ) -> Chosen: ...
 
 
-def scaler_of(transforms: Sequence[Transform]) -> Scaler | None:
-    """Who chooses scales for these transforms; None where none of them does."""
+def scaler_of(transforms: Sequence[Transform], reaches: Reaches | None = None) -> Scaler | None:
+    """Who chooses scales for these transforms; None where none of them does. reaches: as `Smoothing` has them."""
     for one in transforms:
         if isinstance(one, Smooth):
-            return Smoothing(one)
+            return Smoothing(one, reaches)
         if isinstance(one, Awq):
             return Searching(one)
     return None
 
 
 class Smoothing:
-    """SmoothQuant's, from the largest |x| of each channel."""
+    """SmoothQuant's, from the largest |x| of each channel.
 
-    def __init__(self, transform: Smooth) -> None:
+    reaches   those of a text, of all blocks or none; filled where it is empty, so that another alpha reads no text"""
+
+    def __init__(self, transform: Smooth, reaches: Reaches | None = None) -> None:
         self._transform = transform
+        self._reaches = [] if reaches is None else reaches
+        self._known = iter(list(self._reaches))
 
     def scales(self, block: nn.Module, links: Sequence[Link], schemes: Mapping[str, Scheme], walk: BlockWalk) -> Chosen:
         links = [one for one in links if one.is_norm or self._transform.through]
@@ -52,7 +58,9 @@ class Smoothing:
                 f"{self._transform} finds no norm in this model's blocks whose outputs Linears alone read, so there is "
                 "nothing to fold the scales into; leave it out"
             )
-        reach = _reach(block, {name for one in links for name in one.readers}, walk, schemes)
+        if (reach := next(self._known, None)) is None:
+            reach = _reach(block, {name for one in links for name in one.readers}, walk, schemes)
+            self._reaches.append(reach)
         layers = every_linear(block)
         found: Chosen = []
         for link in links:

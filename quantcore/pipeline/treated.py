@@ -30,7 +30,7 @@ from quantcore.model.wiring import Link, copy_of, folded, links
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.rotation import APART, Rotation, base_of_rms, by_heads, untied
-from quantcore.pipeline.scaling import Chosen, Scaler, scaler_of
+from quantcore.pipeline.scaling import Chosen, Reaches, Scaler, scaler_of
 from quantcore.pipeline.turning import Turning, turned_by_folding, turns_online, with_turns
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -38,13 +38,14 @@ from quantcore.scheme.scheme import Scheme
 LOGITS_APART = 10.0  # of what a block may, since blocks add up
 
 
-def treated(model: Held, plan: Plan, calibration: Tensor | None) -> Held:
+def treated(model: Held, plan: Plan, calibration: Tensor | None, reaches: Reaches | None = None) -> Held:
     """The model under the plan's transforms; itself where there are none, or where they are done already.
 
-    calibration   (windows, T), for transforms that look at activations"""
+    calibration   (windows, T), for transforms that look at activations
+    reaches       what smoothing has seen of this text before, but for its alpha under the same plan; filled if empty"""
     if not plan.transforms or (isinstance(model, Treated) and model.transforms == plan.transforms):
         return model
-    return Treated(model, plan, calibration)
+    return Treated(model, plan, calibration, reaches)
 
 
 def skeleton_under(model: nn.Module, plan: Plan) -> nn.Module:
@@ -84,7 +85,7 @@ def changed(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
 class Treated:
     """A `Held` under transforms. `state_dict` and `file_dtype` tell of the model as it was."""
 
-    def __init__(self, base: Held, plan: Plan, calibration: Tensor | None) -> None:
+    def __init__(self, base: Held, plan: Plan, calibration: Tensor | None, reaches: Reaches | None = None) -> None:
         """Raises: ValueError for a transform that wants text where there is none."""
         self.base, self.transforms = base, plan.transforms
         if calibration is None and (needy := [str(one) for one in self.transforms if one.needs_text]):
@@ -96,7 +97,8 @@ class Treated:
         if (turn := next((one for one in self.transforms if isinstance(one, Rotate)), None)) is not None:
             self._rotation = Rotation(turn, base.skeleton.get_input_embeddings().weight.shape[1], base.device)
             self.skeleton = skeleton_under(base.skeleton, plan)
-        self._scaler: Scaler | None = scaler_of(self.transforms)
+        self._reaches: Reaches = [] if reaches is None else reaches
+        self._scaler: Scaler | None = None
         self._turning = Turning(self.transforms, base.device) if turns_online(self.transforms) else None
         self._known: dict[str, Chosen] = {}
         self._turns: dict[str, dict[str, Turn]] = {}
@@ -181,6 +183,9 @@ class Treated:
         Raises: ValueError for one that cannot be transformed so."""
         if name == self.blocks[0] and len(self._known) < len(self.blocks):
             self._known = {}
+            if len(self._reaches) < len(self.blocks):  # none, or as many as there were when someone went away
+                self._reaches.clear()
+            self._scaler = scaler_of(self.transforms, self._reaches)
             few = few_tokens(self.base.skeleton)
             self._few = BlockWalk(self, few)
             self._plain = self._few if self._rotation is None else BlockWalk(self.base, few)

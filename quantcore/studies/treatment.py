@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from quantcore.methods.transforms.smooth import smoothing_scales
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy, layer_study
 from quantcore.studies.outliers import ChannelStudy, Payer, channel_study, who_pays
@@ -54,3 +55,31 @@ def _side(x: Tensor, weight: Tensor, fmt: str) -> Side:
     with torch.inference_mode():
         reach = weight.abs().amax(0).float().cpu()
     return Side(channel_study(x), who_pays(x, fmt), reach, layer_study(linear, x, scheme))
+
+
+@dataclass(frozen=True, eq=False)
+class Smoothing:
+    """What smoothing divides a layer's input channels by, at every alpha: reach and weight_reach (K,) are the largest
+    |x| and |w| of each channel as the transform takes them, over the calibration text and all layers that read it."""
+
+    reach: Tensor
+    weight_reach: Tensor
+
+    @staticmethod
+    def of(x: Tensor, half: Tensor, whole: Tensor) -> Smoothing:
+        """From the layer's inputs (N, K) in the model as it was, and smoothed for real with alpha 0.5 and 1:
+        s(1) = reach, s(1/2)^2 = reach / weight_reach. A channel that is silent there keeps 1."""
+        reach, root = (_divided(x, one) for one in (whole, half))
+        silent = (reach == 1) & (root == 1)
+        return Smoothing(reach, torch.where(silent, torch.ones_like(reach), reach / root.square()))
+
+    def scales(self, alpha: float) -> Tensor:
+        """s (K,)."""
+        return smoothing_scales(self.reach, self.weight_reach, alpha)
+
+
+def _divided(before: Tensor, after: Tensor) -> Tensor:
+    """By what each channel was divided, from its loudest token."""
+    loudest = before.abs().argmax(0, keepdim=True)
+    x, y = (one.gather(0, loudest)[0].abs() for one in (before, after))
+    return torch.where((x > 0) & (y > 0), x / y.clamp(min=1e-30), torch.ones_like(x))

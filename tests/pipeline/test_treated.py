@@ -121,3 +121,19 @@ def test_a_narrow_checkpoint_loses_nothing_of_the_norms(tiny_lm: LoadedModel, to
 def test_it_needs_text(tiny_lm: LoadedModel) -> None:
     with pytest.raises(ValueError, match="smooth=0.5 looks at what enters the layers, so it needs text"):
         quantize_model(tiny_lm.model, "W8A8,smooth=0.5")
+
+
+def test_another_alpha_reads_no_text(tiny_lm: LoadedModel, tokens: Tensor) -> None:
+    """The largest |x| of each channel are those of the float model: the same scales, without another walk. What someone
+    left half way is seen anew."""
+    reaches: list[dict[str, Tensor]] = []
+    treated_tensors(treated(held(tiny_lm), Plan.parse("W8A8,smooth=0.5/all"), tokens, reaches))
+    assert len(reaches) == 2
+    plan = Plan.parse("W8A8,smooth=0.8/all")
+    wanted = treated_tensors(treated(held(tiny_lm), plan, tokens))
+    silence = torch.zeros_like(tokens)
+    for known in (reaches, reaches[:1]):
+        found = treated_tensors(treated(held(tiny_lm), plan, silence, known))
+        assert found.keys() == wanted.keys()
+        alike = all(torch.equal(one, found[name]) for name, one in wanted.items())
+        assert alike == (known is reaches)

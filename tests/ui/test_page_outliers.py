@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from streamlit.testing.v1 import AppTest
@@ -182,3 +183,39 @@ def test_the_caches_tensors_are_the_models_own(at: AppTest, tiny_lm: LoadedModel
     assert f"**{key_channels.ratio:.1f}** times the median one, of the **values** {value_channels.ratio:.1f}" in text
     with pytest.raises(ValueError, match="block 7 hands no keys and values to a cache"):
         lab.cache_sides(7)
+
+
+def test_alpha_under_the_hand_is_what_is_applied(tiny_model_dir: Path) -> None:
+    """Each step's heights are those of the layer that is really smoothed so; both surfaces have one camera. Letting go
+    at another alpha moves the page's own."""
+    at = page("3_Outliers", model=tiny_model_dir, layer=LAYER, treat="smooth", alpha=0.5).run()
+    assert [error.value for error in at.error] == []
+    before, after = (figure_of(at, key) for key in ("surface_before", "surface_after"))
+    assert before["link"] == after["link"] == "treatment"
+    assert before.get("hand") is None
+    hand = after["hand"]
+    assert (hand["steps"][hand["at"]], len(hand["frames"])) == ("0.5", 10)
+    here = values(after["figure"]["data"][0]["z"])
+    assert np.allclose(values(hand["frames"][hand["at"]][0]["z"]), here, rtol=0.01)
+    lab = lab_of(at)
+    for alpha in (0.2, 0.8):
+        x = lab.treated_layer(LAYER, f"smooth={alpha}/all")[0]
+        assert torch.allclose(lab.inputs(LAYER) / lab.smoothing(LAYER).scales(alpha), x, rtol=0.02, atol=1e-4)
+    at.session_state["_alpha_let_go"] = 0.8
+    at.run()
+    assert at.select_slider(key="alpha").value == 0.8
+    assert "smooth=0.8/all" in figure_of(at, "surface_after")["figure"]["layout"]["title"]["text"]
+
+
+def test_the_very_next_tokens_before_and_after(tiny_model_dir: Path) -> None:
+    at = page("3_Outliers", model=tiny_model_dir, layer=LAYER, treat="quip=hadamard", act="int4").run()
+    assert not [shown for shown in figures_of(at) if shown["key"] == "next_before"]
+    at.session_state["next"] = True
+    at.run()
+    assert [error.value for error in at.error] == []
+    alts = [figure_of(at, key)["alt"] for key in ("next_before", "next_after")]
+    lab = lab_of(at)
+    plain = "w:int4/channel,a:int4/tensor/dynamic"
+    for alt, scheme in zip(alts, (plain, f"{plain},quip=hadamard"), strict=True):
+        assert f"{lab.likeliest(scheme).kl:.3g} nats" in alt
+    assert alts[0] != alts[1]

@@ -7,12 +7,15 @@ surface takes seconds. Here the figure goes to `Plotly.react` in the same node, 
 
 Colours are names (see palette.py) and are painted in the browser, so a switch between light and dark needs no rerun;
 nor do fonts, grids and backgrounds, which follow Streamlit's theme unless the figure says otherwise.
+With a `Hand` a slider stands below the picture, and moves it while it is dragged: the browser has each step's numbers.
+
 Zoom and camera are kept while `fig.layout.uirevision` stays the same (default: for ever). Give it, say, the layer's
 name to start afresh with another layer. The wheel scrolls the page; with Ctrl it zooms a 3-D chart.
 Tests wait for `data-drawn`, a counter on the chart's element, to go up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,20 @@ from ui.components.bridge import component, encode
 from ui.components.palette import refuse_unknown
 
 DEFAULT_HEIGHT = 420
+
+HAND_HEIGHT = 44  # pixels
+
+
+@dataclass(frozen=True)
+class Hand:
+    """A slider below a chart. label, steps: what it says; at: the step that `fig` shows; frames: for each step a figure
+    whose traces' fields take the place of those of the chart's first traces."""
+
+    label: str
+    steps: Sequence[str]
+    at: int
+    frames: Sequence[go.Figure]
+
 
 Over = dict[str, list[dict[str, Any]]]
 
@@ -43,6 +60,7 @@ def chart(
     on_click: bool = False,
     link: str | None = None,
     over: Over | None = None,
+    hand: Hand | None = None,
 ) -> dict[str, Any] | None:
     """Draw `fig`; the clicked point if `on_click` and this rerun comes from a click, else None.
 
@@ -50,19 +68,31 @@ def chart(
     height    pixels, reserved before anything is drawn (default: the figure's own height, else 420)
     link      3-D charts of one page with the same link turn together
     over      shapes and annotations on top of the figure's own, in plotly.js's words; `fig` stays as it is
+    hand      a slider that moves the picture as it is dragged; when it is let go, the answer is {"step": its text}
     Returns: x, y, z, customdata, text, name (each if the trace has it), curve (the trace's number) and point (the
     index in the trace; [row, column] for a heatmap).
     Raises: ValueError without alt or with an unknown colour name, TypeError for float16 data.
     """
     height = int(height or fig.layout.height or DEFAULT_HEIGHT)
-    payload = encode_chart(fig, key=key, alt=alt, height=height, on_click=on_click, link=link, over=over)
-    result = _mount(payload, key=key, height=height, on_click_change=_nothing)
+    payload = encode_chart(fig, key=key, alt=alt, height=height, on_click=on_click, link=link, over=over, hand=hand)
+    below = HAND_HEIGHT if hand else 0
+    result = _mount(payload, key=key, height=height + below, on_click_change=_nothing, on_hand_change=_nothing)
+    if hand is not None and isinstance(step := result.get("hand"), str):
+        return {"step": step} if step in hand.steps else None
     clicked = result.get("click")
     return clicked if on_click and isinstance(clicked, dict) else None
 
 
 def encode_chart(
-    fig: go.Figure, *, key: str, alt: str, height: int, on_click: bool, link: str | None, over: Over | None = None
+    fig: go.Figure,
+    *,
+    key: str,
+    alt: str,
+    height: int,
+    on_click: bool,
+    link: str | None,
+    over: Over | None = None,
+    hand: Hand | None = None,
 ) -> bytes:
     """The message to the browser: JSON bytes, arrays packed as base64 by plotly.py."""
     if not alt.strip():
@@ -80,6 +110,10 @@ def encode_chart(
                 " use .astype('float32'), or uint8 with tick labels"
             )
     shown = {"key": key, "alt": alt, "height": height, "click": on_click, "link": link, "figure": figure}
+    if hand is not None:
+        frames = [frame.to_dict()["data"] for frame in hand.frames]
+        moved = [[{name: one for name, one in trace.items() if name != "type"} for trace in frame] for frame in frames]
+        shown["hand"] = {"label": hand.label, "steps": list(hand.steps), "at": hand.at, "frames": moved}
     payload = encode(shown)
     refuse_unknown(payload)
     return payload

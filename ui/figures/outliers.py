@@ -136,6 +136,25 @@ def surface(
     return fig
 
 
+def dragged(x: Tensor, scales: Sequence[Tensor], study: ChannelStudy, log: bool) -> list[go.Figure]:
+    """For each s (K,) what moves of `surface` where it shows |x / s|: heights, shades, and `study`'s marked peak."""
+    found, top = [], study.top[0]
+    for s in scales:
+        pooled = pool_extreme((x / s).abs(), SURFACE_TOKENS, SURFACE_CHANNELS)
+        z = pooled.values.numpy().astype(np.float32)
+        z = np.maximum(z, float(z.max()) * 10.0**-LOG_DECADES) if log else z
+        peak = float(x[top.token, top.channel].abs() / s[top.channel])
+        found.append(
+            go.Figure(
+                [
+                    go.Surface(z=z, surfacecolor=_shades(z, log), hoverinfo="skip"),
+                    go.Scatter3d(z=[peak], hoverinfo="skip"),
+                ]
+            )
+        )
+    return found
+
+
 def _vertex_texts(heights: Tensor, rows: Tensor, cols: Tensor, tokens: Sequence[str]) -> np.ndarray:
     """What hovering over each vertex says, an array: of nested lists plotly.py would make one text a row."""
     cells = zip(heights.flatten().tolist(), rows.flatten().tolist(), cols.flatten().tolist(), strict=True)

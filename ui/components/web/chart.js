@@ -45,12 +45,36 @@ class Chart {
     this.schedule(Promise.resolve());
   }
 
-  label({ key, alt, height, click, link }) {
+  label({ key, alt, height, click, link, hand }) {
     this.host.dataset.key = key;
     this.host.setAttribute("aria-label", alt);
-    this.host.style.height = `${height}px`;
+    this.host.style.height = `${height + (hand ? 44 : 0)}px`;
+    this.plot.style.height = `${height}px`;
     this.host.toggleAttribute("data-click", click);
     this.join(link);
+    this.step = undefined;
+    this.hold(hand);
+  }
+
+  /** A slider below the picture: dragged, it shows another step's numbers; let go, it tells the page which. */
+  hold(hand) {
+    this.hand?.remove();
+    this.hand = undefined;
+    if (!hand) return;
+    this.hand = Object.assign(document.createElement("label"), { className: "lab-chart-hand" });
+    const [words, said] = [document.createElement("span"), document.createElement("output")];
+    const slider = Object.assign(document.createElement("input"), { type: "range", min: 0, max: hand.steps.length - 1, step: 1, value: hand.at });
+    words.textContent = hand.label;
+    said.textContent = hand.steps[hand.at];
+    slider.addEventListener("input", () => {
+      this.step = slider.valueAsNumber;
+      said.textContent = hand.steps[this.step];
+      slider.setAttribute("aria-valuetext", hand.steps[this.step]);
+      this.schedule();
+    });
+    slider.addEventListener("change", () => this.component.setTriggerValue("hand", hand.steps[slider.valueAsNumber]));
+    this.hand.append(words, slider, said);
+    this.host.append(this.hand);
   }
 
   /** Draw when `ready`, and once: what arrives while a draw is under way is drawn after it, only the newest. */
@@ -73,23 +97,25 @@ class Chart {
   }
 
   async react() {
-    const { bytes, theme } = this;
+    const { bytes, theme, step } = this;
     const width = this.host.clientWidth;
     if (!bytes || !width) return; // in a closed tab or expander: drawn when it opens
-    if (bytes === this.drawn?.bytes && width === this.drawn.width && sameTheme(theme, this.drawn.theme)) return;
+    if (bytes === this.drawn?.bytes && step === this.drawn.step && width === this.drawn.width && sameTheme(theme, this.drawn.theme)) return;
     const plotly = await loadPlotly(this.options.plotly);
     const { data, layout } = this.figure(width);
     await plotly.react(this.plot, data, layout, this.config(plotly, data));
     await nextFrame();
-    this.drawn = { bytes, width, theme };
+    this.drawn = { bytes, width, theme, step };
     this.note.textContent = "";
     this.listen(plotly);
     this.host.dataset.drawn = String(Number(this.host.dataset.drawn) + 1);
   }
 
   figure(width) {
-    const { figure, height } = this.message;
-    const { data, layout } = paint({ data: figure.data, layout: figure.layout ?? {} }, this.theme.colours);
+    const { figure, height, hand } = this.message;
+    const moved = hand?.frames[this.step] ?? [];
+    const traces = figure.data.map((trace, index) => ({ ...trace, ...moved[index] }));
+    const { data, layout } = paint({ data: traces, layout: figure.layout ?? {} }, this.theme.colours);
     const camera = groups.get(this.link)?.camera;
     if (camera) layout.scene = { ...layout.scene, camera };
     const kept = { uirevision: layout.uirevision ?? "kept", autosize: false, width, height };

@@ -9,7 +9,7 @@ import streamlit as st
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ui.components.chart import chart
+from ui.components.chart import Hand, chart
 from ui.components.number_line import Line, number_line
 from ui.components.palette import BLUE, DIVERGING, SEQUENTIAL
 
@@ -24,7 +24,10 @@ st.text(f"clicked {point['customdata']} in bar {point['point']}" if point else "
 
 error = np.outer(np.linspace(-1, 1, 8), np.ones(12)).astype(np.float32) * outlier
 heat = go.Figure(go.Heatmap(z=error, zmid=0, colorscale=DIVERGING))
-chart(heat, key="heat", alt=f"errors lie within -{outlier}..{outlier}", height=240)
+frames = [go.Figure(go.Heatmap(z=error * times)) for times in (1, 2, 3)]
+hand = Hand("times", ["1", "2", "3"], 0, frames)
+let_go = chart(heat, key="heat", alt=f"errors lie within -{outlier}..{outlier}", height=240, hand=hand)
+st.text(f"let go at {let_go['step']}" if let_go else "not held")
 
 surfaces = st.query_params.get("surfaces")  # slow where WebGL is done in software
 if surfaces:

@@ -92,6 +92,26 @@ def test_linked_cameras_turn_together(page: Any, url: str) -> None:
     wait_until(page, f"() => ({CAMERA})('after') === ({CAMERA})('before')")
 
 
+def test_a_hand_moves_the_picture_and_tells_when_it_lets_go(lab: Any) -> None:
+    """The browser has each step's numbers: nothing is told while it is held, and keys move it as well."""
+    heights = "document.querySelector('[data-key=heat] .js-plotly-plot').calcdata[0][0].z"
+    peak = f"() => Math.max(...{heights}.flatMap((row) => [...row]))"
+    slider = chart(lab, "heat").get_by_role("slider", name="times")
+    box, drawn = slider.bounding_box(), int(chart(lab, "heat").get_attribute("data-drawn"))
+    assert lab.evaluate(peak) == pytest.approx(3)
+    lab.mouse.move(box["x"] + 4, box["y"] + box["height"] / 2)
+    lab.mouse.down()
+    lab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    wait_drawn(lab, "heat", after=drawn)
+    assert lab.evaluate(peak) == pytest.approx(6)
+    assert lab.get_by_text("not held").is_visible()
+    lab.mouse.up()
+    lab.get_by_text("let go at 2").wait_for()
+    slider.press("ArrowRight")
+    lab.get_by_text("let go at 3").wait_for()
+    wait_until(lab, f"() => Math.abs(({peak})() - 9) < 1e-6")
+
+
 def test_a_click_comes_back_with_its_point(lab: Any) -> None:
     box = lab.locator('[data-key="bars"] .nsewdrag').bounding_box()
     lab.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.6)

@@ -173,5 +173,6 @@ def test_apptest_can_click_and_drag() -> None:
     assert not at.exception
     assert [text.value for text in at.text][1:] == [
         "clicked b in bar 1",
+        "not held",
         "server has x=0.25 scales=[0.2, 0.1, 0.1] zeros=(None, -3, None)",
     ]

@@ -21,6 +21,7 @@ from ui.settled import Question, settled
 from ui.sidebar import Choice, open_layer
 from ui.words import outliers as outlier_words
 from ui.words.digits import digits
+from ui.words.published import FINDINGS
 from ui.words.start import tokens_words
 
 TITLE = "Outliers"
@@ -89,6 +90,9 @@ def body(choice: Choice) -> None:
     who_pays(study, payers, fmt, pictures)
     st.header("Move it before rounding")
     treatment(choice, fmt, log)
+    with frame.opened("What papers found, and what is measured here", "published") as is_open:
+        if is_open:
+            st.dataframe(pd.DataFrame([one.row for one in FINDINGS]), hide_index=True, width="stretch")
     st.header("Two remedies")
     remedies(choice, fmt, len(study.channel_absmax))
     cache_part(choice, log)

@@ -23,6 +23,8 @@ def why_not(kv: CacheSpec | None) -> str | None:
     """Why compressed-tensors and vLLM, who alone reads it, have no words for a cache; None where they have."""
     if kv is None:
         return None
+    if kv.turned:
+        return f"no reader turns keys before it codes them, as {kv} does; leave /r3 out"
     spec = kv.keys
     if spec is None or kv.keys != kv.values:
         return f"kv_cache_scheme says one thing of keys and values, and here each has its own ({kv}); {OUT}"

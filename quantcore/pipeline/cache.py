@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from quantcore.methods.transforms.fwht import turned
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.packing import codes_per_byte, pack, unpack
 from quantcore.numbers.qtensor import QTensor, dequantize, quantize
@@ -35,19 +36,20 @@ Scales = Mapping[int, tuple[QParams | None, QParams | None]]
 
 
 class Coded:
-    """Keys, or values, of one layer: codes and scales that grow token by token; floats where `spec` is None."""
+    """Keys, or values, of one layer: codes and scales that grow token by token; floats where `spec` is None. `turn`:
+    coded in turned coordinates, and read turned back."""
 
-    def __init__(self, spec: QuantSpec | None, frozen: QParams | None = None) -> None:
+    def __init__(self, spec: QuantSpec | None, frozen: QParams | None = None, turn: bool = False) -> None:
         if spec is not None and spec.static and frozen is None:
             raise ValueError(f"{spec} freezes a range of the cache, and none was recorded; give calibration text")
-        self.spec, self._frozen = spec, frozen
+        self.spec, self._frozen, self._turn = spec, frozen, turn
         self._width, self._type = 0, torch.float32
         self._parts: dict[str, Tensor] = {}
 
     def append(self, x: Tensor) -> None:
         """x (B, heads, T, head_dim), in the float type in which it will be read."""
         self._width, self._type = x.shape[-1], x.dtype
-        new = {"floats": x} if self.spec is None else self._coded(x, self.spec)
+        new = {"floats": x} if self.spec is None else self._coded(turned_head(x) if self._turn else x, self.spec)
         self._parts = {
             name: torch.cat([self._parts[name], one], -2) if self._parts else one for name, one in new.items()
         }
@@ -56,7 +58,8 @@ class Coded:
         """All of it, decoded."""
         if self.spec is None:
             return self._parts["floats"]
-        return dequantize(self.codes()).to(self._type)
+        found = dequantize(self.codes())
+        return (turned_head(found) if self._turn else found).to(self._type)
 
     def codes(self) -> QTensor:
         """All of it, as codes. Raises: ValueError where it is floats."""
@@ -181,7 +184,8 @@ def coded_cache(config: Any, kv: CacheSpec | None, scales: Scales | None = None)
         if isinstance(plain, DummyLayer):
             return plain
         mine = frozen.get(place, (None, None))
-        return CodedLayer(Coded(keys, mine[0]), Coded(values, mine[1]), getattr(plain, "sliding_window", None))
+        turn = kv is not None and kv.turned
+        return CodedLayer(Coded(keys, mine[0], turn), Coded(values, mine[1]), getattr(plain, "sliding_window", None))
 
     return CodedCache(layers=[layer(place, plain) for place, plain in enumerate(plain_layers(config))])
 
@@ -222,6 +226,12 @@ def require_cache(config: Any, kv: CacheSpec | None) -> None:
             raise ValueError(
                 f"{spec} does not divide head_dim={width} of the cache; write token, or a group that divides it"
             ) from error
+
+
+def turned_head(x: Tensor) -> Tensor:
+    """x (..., head_dim) turned by Hadamard's matrix, in blocks of the largest power of two in head_dim; it undoes
+    itself."""
+    return turned(x, x.shape[-1] & -x.shape[-1])
 
 
 def head_dim_of(config: Any) -> int:

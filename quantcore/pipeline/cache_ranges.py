@@ -22,7 +22,7 @@ from quantcore.numbers.granularity import PerHead
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.numbers.spec import MovingAverage, QuantSpec
 from quantcore.pipeline.blocks import BlockWalk
-from quantcore.pipeline.cache import Scales, require_cache
+from quantcore.pipeline.cache import Scales, require_cache, turned_head
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.scheme.cache import CacheSpec
 
@@ -57,7 +57,8 @@ def calibrate_cache(held: Held, kv: CacheSpec, tokens: Tensor | None, progress: 
 
     def see(place: int, *came: Tensor) -> None:
         mine = recorders.setdefault(place, (_Side(kv.keys), _Side(kv.values)))
-        for side, x in zip(mine, came, strict=True):
+        keys, values = came
+        for side, x in zip(mine, (turned_head(keys) if kv.turned else keys, values), strict=True):
             side.update(x)
 
     watch_cache(held, tokens, see, progress)

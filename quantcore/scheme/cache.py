@@ -6,6 +6,7 @@
     kv:int4/group64/dynamic          one for every 64 numbers of such a row, along head_dim
     k:int8/token/dynamic,v:int4/group32/dynamic/asym
     k:int8/token/dynamic             the values stay float
+    kv:int4/token/dynamic/r3         keys are coded in turned coordinates (R3), and turned back when they are read
 
 A token is coded once, when it comes, and never again: its scale may depend on itself alone, or be known before. So
 tensor and head are static, token and group dynamic, and the word may be left out. Keys are coded as caches store them:
@@ -23,16 +24,25 @@ from quantcore.scheme.spec_text import observer_suffix, parse_spec, when_of
 
 CACHED = ("kv", "k", "v")
 WHENS = ("static", "dynamic", "local")
+TURNED = "/r3"
 
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """keys and values: how each becomes codes; None: it stays float, and at least one does not."""
+    """keys and values: how each becomes codes; None: it stays float, and at least one does not.
+
+    turned   keys are coded behind a Hadamard matrix of each head (the largest power of two in its width), which spreads
+             the channels that rotary positions leave loud: R3, of which the values' R2 is the sister. Attention reads
+             them turned back, so that queries stay. Source: Liu et al. 2024, arXiv:2405.16406; Ashkboos et al. 2024,
+             arXiv:2404.00456"""
 
     keys: QuantSpec | None = None
     values: QuantSpec | None = None
+    turned: bool = False
 
     def __post_init__(self) -> None:
+        if self.turned and self.keys is None:
+            raise ValueError(f"{TURNED} turns keys before they are coded, and these stay float; write k:... or kv:...")
         if self.keys is None and self.values is None:
             raise ValueError("a cache whose keys and values stay float needs no word; leave kv: out")
         for spec in (self.keys, self.values):
@@ -41,9 +51,9 @@ class CacheSpec:
 
     def __str__(self) -> str:
         if self.keys == self.values and self.keys is not None:
-            return f"kv:{_text(self.keys)}"
-        sides = (("k", self.keys), ("v", self.values))
-        return ",".join(f"{name}:{_text(spec)}" for name, spec in sides if spec is not None)
+            return f"kv:{_text(self.keys)}{TURNED * self.turned}"
+        sides = (("k", self.keys, TURNED * self.turned), ("v", self.values, ""))
+        return ",".join(f"{name}:{_text(spec)}{more}" for name, spec, more in sides if spec is not None)
 
     @property
     def sides(self) -> tuple[QuantSpec | None, QuantSpec | None]:
@@ -61,10 +71,14 @@ def parse_cache(parts: Mapping[str, str]) -> CacheSpec:
     if "kv" in parts and len(parts) > 1:
         other = next(word for word in parts if word != "kv")
         raise ValueError(f"kv: speaks of keys and values, and {other}: says one of them again; write k: and v:, or kv:")
-    if "kv" in parts:
-        both = _parse(parts["kv"])
-        return CacheSpec(both, both)
-    return CacheSpec(*(_parse(parts[word]) if word in parts else None for word in ("k", "v")))
+    of_keys = "kv" if "kv" in parts else "k"
+    turned = parts.get(of_keys, "").endswith(TURNED)
+    plain = {word: text.removesuffix(TURNED) if word == of_keys else text for word, text in parts.items()}
+    if "kv" in plain:
+        both = _parse(plain["kv"])
+        return CacheSpec(both, both, turned)
+    keys, values = (_parse(plain[word]) if word in plain else None for word in ("k", "v"))
+    return CacheSpec(keys, values, turned)
 
 
 def _parse(text: str) -> QuantSpec:

@@ -27,9 +27,9 @@ from quantcore.model.held import held
 from quantcore.model.loading import LoadedModel
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.bits import cache_size
-from quantcore.numbers.qtensor import fake_quantize
+from quantcore.numbers.qtensor import dequantize, fake_quantize
 from quantcore.pipeline.blocks import BlockWalk
-from quantcore.pipeline.cache import Coded, CodedCache, coded_cache, require_cache, with_cache
+from quantcore.pipeline.cache import Coded, CodedCache, coded_cache, require_cache, turned_head, with_cache
 from quantcore.pipeline.cache_ranges import cache_tensors, calibrate_cache
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.cache import CacheSpec
@@ -296,3 +296,31 @@ def test_blocks_that_get_their_cache_by_place() -> None:
     walked = compare_plans(model, {"it": Plan.parse("kv:int2/head")}, TOKENS, TOKENS).comparison.reports["it"]
     assert walked.kl > 0
     assert walked.kl == pytest.approx(compare(model, copy, TOKENS).kl, rel=1e-3)
+
+
+def test_a_loud_channel_of_keys_is_spread_before_it_is_coded() -> None:
+    """(8, 1, 1, 1) H / 2 = (5.5, 3.5, 3.5, 3.5): steps of 5.5 / 7, codes (7, 4, 4, 4). As it comes, steps of 8 / 7 and
+    codes (7, 1, 1, 1). Values stay as they come."""
+    x = torch.tensor([8.0, 1.0, 1.0, 1.0]).view(1, 1, 1, 4)
+    turned, plain = (filled(spec_of(f"k:int4_narrow/token{more}"), x, [1]) for more in ("/r3", ""))
+    assert plain.layers[0].sides[0].read().flatten().tolist() == pytest.approx([8, 8 / 7, 8 / 7, 8 / 7])
+    keys = turned.layers[0].sides[0]
+    assert dequantize(keys.codes()).flatten().tolist() == pytest.approx([5.5, 5.5 / 7 * 4, 5.5 / 7 * 4, 5.5 / 7 * 4])
+    assert torch.allclose(keys.read(), turned_head(dequantize(keys.codes())))
+    assert turned.layers[0].sides[1].read().flatten().tolist() == [-8, -1, -1, -1]
+
+
+def test_turned_keys_lose_less_of_the_model(tiny_lm: LoadedModel) -> None:
+    """With frozen scales too, which are of turned keys; what is read in pieces is what is read at once."""
+    copies = {
+        text: quantize_model(tiny_lm.model, text, calibration=TOKENS)[0]
+        for text in ("k:int3/tensor/static", "k:int3/tensor/static/r3")
+    }
+    plain, turned = (one.kl for one in compare(tiny_lm.model, copies, TOKENS).reports.values())
+    assert turned < plain
+    x = torch.randn(1, 2, 6, 16)
+    kv = spec_of("kv:int4/token/r3")
+    once, pieces = (filled(kv, x, split).layers[0].sides[0].read() for split in ([6], [1, 2, 3]))
+    assert torch.equal(once, pieces)
+    with pytest.raises(ValueError, match="no reader turns keys before it codes them"):
+        recipe("W8A16,kv:fp8_e4m3/tensor/static/r3")

@@ -72,6 +72,7 @@ def test_keys_and_values_and_what_they_need() -> None:
         ("a:int8/head/dynamic", "what enters a Linear has no heads"),
         ("smooth=0.5,kv:int8/token", "nothing is quantized; add w:int8/channel"),
         ("kv:int8/tensor,experts=all", "says what experts see"),
+        ("v:int8/token/r3", "cannot read 'r3'"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:
@@ -110,3 +111,16 @@ def test_bytes_of_a_cache_by_hand() -> None:
     assert bytes_of("kv:fp8_e4m3/head") == 1280 + 2 * 4
     assert bytes_of("kv:fp4_e2m1/group32/e8m0") == 640 + 40
     assert bytes_of("kv:fp4_e2m1/group16/e4m3") == 640 + 80 + 4
+
+
+@pytest.mark.parametrize(
+    "text", ["kv:int4/token/dynamic/r3", "k:int4/group16/dynamic/r3,v:int8/token/dynamic", "k:int8/tensor/static/r3"]
+)
+def test_turned_keys_are_part_of_the_text(text: str) -> None:
+    kv = Scheme.parse(f"W4A16,{text}").kv
+    assert kv is not None
+    assert kv.turned
+    assert str(kv) == text
+    assert Scheme.parse(f"W4A16,{str(kv).replace('/r3', '')}").kv != kv
+    with pytest.raises(ValueError, match="turns keys before they are coded, and these stay float"):
+        CacheSpec(None, kv.keys, True)

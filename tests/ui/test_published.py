@@ -1,0 +1,22 @@
+"""What the page says beside the papers' findings is what benchmarks.treatments recorded."""
+
+import json
+
+import pytest
+
+from tests.browser_fixtures import ROOT
+from ui.words.published import FINDINGS, Finding
+
+RECORDED = json.loads((ROOT / "benchmarks" / "results" / "treatments.json").read_text())["reference"]
+
+
+@pytest.mark.parametrize("finding", FINDINGS, ids=lambda one: f"{one.setting}: {one.published}")
+def test_the_figures_are_the_recorded_ones(finding: Finding) -> None:
+    recorded = {row["scheme"]: row["kl"] for row in RECORDED[finding.setting]["rows"]}
+    assert finding.ours == {name: recorded[name] for name in finding.ours}
+
+
+def test_it_says_where_ours_differ() -> None:
+    assert [one.agrees for one in FINDINGS[:3]] == [True, False, False]
+    reversed_order = FINDINGS[0]._replace(ours=dict(reversed(FINDINGS[0].ours.items())))
+    assert reversed_order.row["agrees"] == "no"

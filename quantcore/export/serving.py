@@ -91,7 +91,6 @@ def serving(
         problems=(
             *problems,
             *_torn(schemes),
-            *_own_globals(schemes),
             *_of_experts(inside, fused, bool(schemes)),
             *cache_problems(kv),
         ),
@@ -123,19 +122,6 @@ def _of_experts(inside: Mapping[str, Sequence[Scheme]], fused: Sequence[str], qu
     if any(one.needs_ranges for one in used):
         found.append("vLLM gives all experts of a block one input scale, the largest of theirs")
     return found
-
-
-def _own_globals(schemes: Mapping[str, Scheme]) -> list[str]:
-    """Where vLLM joins layers and takes one global scale for all, and each has its own. Those that GPTQ solves together
-    share it."""
-    for together in SERVED_AS_ONE:
-        mine = [one for name, one in schemes.items() if name.rpartition(".")[2] in together]
-        if any(one.weights and one.weights.scales.has_global and not one.needs_hessian for one in mine):
-            return [
-                f"vLLM takes the largest global scale of {', '.join(together)} for all of them, and rounded to nearest "
-                "each has its own, so it would read some wrongly; add gptq, under which they share it"
-            ]
-    return []
 
 
 def _int_beside_activations(scheme: Scheme) -> bool:

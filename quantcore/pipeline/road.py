@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
 from quantcore.model.held import Held
-from quantcore.model.linears import by_block, every_linear, expert_of, why_float
+from quantcore.model.linears import by_block, every_linear, expert_of, served_as_one, why_float
 from quantcore.model.places import copy_with
 from quantcore.pipeline.calibration import LayerStats
 from quantcore.pipeline.clock import Clock
@@ -109,13 +109,15 @@ class Road:
                     [({one: members[one] for one in each.layers}, each.hessian, each.drift) for each in sets], ranges
                 )
             self._sets[first] = [one for each in sets for one in each.layers]
-        for one in (name for name in members if name not in known):
-            layer, scheme = members[one]
-            if scheme.needs_hessian:  # no token came here
-                scheme = scheme.without_text
-            with self.clock.piece(one):
-                found |= quantize_together({one: (layer, scheme)}, ranges, None)
-            self._sets[one] = [one]
+        plain = {  # of a layer that no token came to, too
+            one: (layer, scheme.without_text if scheme.needs_hessian else scheme)
+            for one, (layer, scheme) in members.items()
+            if one not in known
+        }
+        for together in under_one_global(plain):
+            with self.clock.piece(together[0]):
+                found |= quantize_together({one: plain[one] for one in together}, ranges, None)
+            self._sets[together[0]] = together
         for one, count in tokens.items():
             found[one].report = counted(found[one].report, self.schemes[one], count, self._read)
         return found
@@ -208,3 +210,14 @@ def _alike(sets: list[SharedHessian], members: Members) -> list[list[SharedHessi
             likeness = tuple((tuple(members[name][0].weight.shape), members[name][1]) for name in one.layers)
         found.setdefault(likeness, []).append(one)
     return list(found.values())
+
+
+def under_one_global(members: Members) -> list[list[str]]:
+    """The layers whose coded scales stand under one global scale, since servers join them (`served_as_one`); any other
+    layer by itself."""
+    found: list[list[str]] = []
+    for unit in served_as_one(members).values():
+        weights = [members[one][1].weights for one in unit]
+        joined = any(spec is not None and spec.scales.has_global for spec in weights)
+        found += [unit] if joined else [[one] for one in unit]
+    return found

@@ -80,14 +80,6 @@ def test_hopper_has_no_tensor_core_for_coded_scales(name: str) -> None:
     assert "Hopper among them, no tensor core takes these codes" in kernel_for(scheme).gpus
 
 
-def test_global_scales_of_joined_layers() -> None:
-    names = [f"layers.0.self_attn.{part}_proj" for part in "qkvo"]
-    for scheme, said in (("NVFP4", True), ("NVFP4A16,gptq", False), ("MXFP4", False)):
-        problems = serving("out", dict.fromkeys(names, Scheme.parse(scheme)), 64).problems
-        assert any("takes the largest global scale of q_proj, k_proj, v_proj" in one for one in problems) == said
-    assert serving("out", {names[3]: Scheme.parse("NVFP4")}, 64).problems == ()
-
-
 LLM_COMPRESSOR = {  # its guide "Choosing the right compression scheme", 0.11: from where codes are multiplied
     "W4A16": (7, 5), "W8A16": (7, 5), "W8A8": (7, 5), "FP8_DYNAMIC": (8, 9), "NVFP4": (10, 0), "MXFP4": (10, 0),
     "MXFP8": (10, 0), "W4AFP8": (9, 0),

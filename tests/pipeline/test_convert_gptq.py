@@ -123,9 +123,10 @@ def test_cancel_changes_nothing(tiny_lm: LoadedModel, text: torch.Tensor) -> Non
     assert not any(module._forward_pre_hooks for module in tiny_lm.model.modules())
 
 
-def test_layers_of_one_input_share_the_global_scale(tiny_lm: LoadedModel, text: torch.Tensor) -> None:
+@pytest.mark.parametrize("scheme", ["NVFP4A16,gptq", "NVFP4A16"])
+def test_layers_of_one_input_share_the_global_scale(tiny_lm: LoadedModel, text: torch.Tensor, scheme: str) -> None:
     """As vLLM needs it, which joins q, k and v, and gate and up: that of the loudest weight."""
-    quantized, _ = quantize_model(tiny_lm.model, "NVFP4A16,gptq", text)
+    quantized, _ = quantize_model(tiny_lm.model, scheme, text)
     layers = quantized_linears(quantized)
     for together in (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")):
         names = [f"model.layers.1.{part}" for part in together]

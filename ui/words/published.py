@@ -52,6 +52,20 @@ FINDINGS = (
         "Norms alone, as in the paper, gain little: this model's outliers enter down_proj, which /all reaches.",
     ),
     Finding(
+        "W4A4",
+        "no rotation > R1, R2 > R3, R4 beside them",
+        "SpinQuant, arXiv:2405.16406",
+        {"W4A4": 1.6437, "W4A4,rotate=hadamard": 0.69349, "W4A4,rotate=hadamard/r4": 0.2946},
+        "R4 turns what enters down_proj, where this model's outliers are; R3 is about a coded cache.",
+    ),
+    Finding(
+        "W4A4",
+        "Hadamard > WUSH",
+        "WUSH, arXiv:2512.00956",
+        {"W4A4,quip=hadamard/128": 0.30463, "W4A4,wush=128": 0.18834},
+        "In blocks of 128, which are the groups of the scales.",
+    ),
+    Finding(
         "W4 g128",
         "RTN > GPTQ > AWQ",
         "AWQ, arXiv:2306.00978",

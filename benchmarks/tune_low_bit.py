@@ -22,7 +22,8 @@ import torch
 
 from benchmarks.machine import describe
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few, tile_for
-from quantcore.matmul.kernels.low_bit_matmul import LowBitWeight, multiply_packed, pack_weight
+from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
+from quantcore.matmul.kernels.low_bit_weight import LowBitWeight, pack_weight
 from quantcore.numbers.qtensor import quantize
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.clock import Clock

@@ -7,7 +7,8 @@ import torch
 from quantcore.matmul.kernels import few_tokens_matmul
 from quantcore.matmul.kernels.codes_matmul import Tile, multiply
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
-from quantcore.matmul.kernels.low_bit_matmul import expand, multiply_packed, pack_weight
+from quantcore.matmul.kernels.low_bit_matmul import expand, multiply_packed
+from quantcore.matmul.kernels.low_bit_weight import pack_weight
 from quantcore.matmul.paths import open_paths
 from quantcore.matmul.why_not import why_no_kernels
 from quantcore.numbers.kernels.grams import add_grams

@@ -23,7 +23,7 @@ from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize, quanti
 from quantcore.numbers.spec import MinMax, QuantSpec
 
 if TYPE_CHECKING:
-    from quantcore.matmul.kernels.low_bit_matmul import LowBitWeight
+    from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 
 ROW_MULTIPLE = 16  # and O: what torch's products want
 FEW_TOKENS = 64  # up to here the Triton fp8 kernel, beyond torch._scaled_mm
@@ -145,7 +145,7 @@ def scaled_mm(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: to
 
 
 def pack(qweight: QTensor, activations: QuantSpec | None) -> LowBitWeight:
-    from quantcore.matmul.kernels.low_bit_matmul import pack_weight
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
 
     return pack_weight(qweight)
 

@@ -128,7 +128,8 @@ def test_low_bit(scheme: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize("scheme", laws.LOW_BIT_SCHEMES + laws.FLOAT_BIT_SCHEMES)
 def test_unpacked_weights_are_the_dequantized_ones(scheme: str, dtype: torch.dtype) -> None:
-    from quantcore.matmul.kernels.low_bit_matmul import expand, pack_weight
+    from quantcore.matmul.kernels.low_bit_matmul import expand
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
 
     spec = Scheme.parse(scheme).weights
     assert spec is not None

@@ -63,7 +63,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("scheme", ["W4A16", "NVFP4A16", "MXFP4A16"])
 def test_products_of_four_bits(scheme: str, compiled: dict[str, Any]) -> None:
     from quantcore.matmul.kernels.few_tokens_matmul import multiply_few
-    from quantcore.matmul.kernels.low_bit_matmul import multiply_packed, pack_weight
+    from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
 
     weight = pack_weight(quantize(torch.randn(256, 1024), Scheme.parse(scheme).weights))
     x = torch.zeros(4, 1024, dtype=torch.bfloat16)

@@ -33,7 +33,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantcore.matmul.kernels.low_bit_matmul import BLOCK, LowBitWeight, group_of
+from quantcore.matmul.kernels.low_bit_matmul import group_of
+from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.matmul.kernels.unpacking import rest_of, scale_pair, unpack, unpack_scaled
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.stack import stacked

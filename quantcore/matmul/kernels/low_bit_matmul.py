@@ -9,20 +9,13 @@ A code is a small whole number, exact in bf16 and fp16; the products of a group 
 float32. So the weight is never rounded to 16 bits: the result is nearer to the exact product of x with the dequantized
 weight than a 16-bit matmul of a 16-bit W_hat is.
 
-Layout of 4-bit codes (made once by `pack_weight`): K is cut into blocks of 128 columns; word j of a block, an int16,
-holds columns j, 32 + j, 64 + j and 96 + j of the block, each as code + 8, first column in the lowest bits. So the same
-four bits of 32 neighbouring words are 32 neighbouring columns, a plane, and two words side by side in one 32-bit
-register unpack together: one shift, one logic operation that also writes the exponent of 128 (or of 1024 in fp16), one
-exact subtraction. The blocks lie one behind the other, (K / 128, O, 32), so a tile of rows is one piece of memory.
-Wider codes take a byte each, (O, padded K). e2m1's four bits lie there as they are.
-
 Groups of 16 columns are narrower than what the tensor cores take at once. NVFP4 has such groups, with e4m3 scales under
 one global scale: a value of e2m1 times such a scale has 6 bits, exact in bf16 and fp16, so the scale is multiplied to
 the unpacked weight, and the global one to y.
 
 For few tokens K is cut into pieces, a program each, so that enough loads are under way. The program that finishes a
 tile last adds up the pieces, in their order, so that the result is always the same. Up to 16 tokens
-`few_tokens_matmul` is quicker, on the same layout, as long as x fits a multiprocessor's cache.
+`few_tokens_matmul` is quicker, on the same layout (`low_bit_weight`), as long as x fits a multiprocessor's cache.
 
 What the bytes allow at K 4096, N 14336, group 128: codes 29.4 MB and scales 1.8 MB against 117 MB in bf16, 3.8 times.
 What holds this kernel is not memory: it took 16 us on an H100 and on an H200 alike, whose memory is 1.4 times as fast.
@@ -31,64 +24,16 @@ Planes of 64 columns, fewer instructions a weight, were slower on an H100 (18.4 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from quantcore.matmul.kernels.codes_matmul import Tile
+from quantcore.matmul.kernels.low_bit_weight import BLOCK, PLANE, LowBitWeight
 from quantcore.matmul.kernels.unpacking import byte_values, plane, plane_values, scale_values
 from quantcore.numbers.formats import FP8_E4M3
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.qtensor import QTensor
-from quantcore.numbers.scales import local_codes
-
-BLOCK = 128  # K is padded to a multiple of it
-PLANES = 4
-PLANE = 32  # columns
-ROWS_A_TURN = 16  # for so many rows of the weight there is a turn to count
-
-
-class LowBitWeight(NamedTuple):
-    """words: int16 (K / 128, O, 32), or int8 (O, padded K); scale (groups, O) float32; or uint8, each block's side
-    by side: (K / 128, O, 4) e8m0's exponents, a plane each, (K / 128, O, 8) e4m3's codes of groups of 16 under
-    `global_scale` (1,), the first of each plane and then the second; zero_point as scale, int8, or None; group: columns
-    that share a scale;
-    order: x's columns in the order of the weight's, None where as they come; floats: whether codes are of a float
-    format; turns: zeros, how many pieces of a tile are done (so no weight is for two products at the same time)."""
-
-    words: Tensor
-    scale: Tensor
-    zero_point: Tensor | None
-    group: int
-    order: Tensor | None
-    shape: tuple[int, int]
-    turns: Tensor
-    floats: bool = False
-    global_scale: Tensor | None = None
-
-    @property
-    def bits(self) -> int:
-        return 4 if self.words.dtype == torch.int16 else 8
-
-    @property
-    def columns_a_scale(self) -> int:
-        """32 to 128: columns of a block that surely share a scale; where scales are coded, those of a plane."""
-        if self.scale.dtype == torch.uint8:
-            return PLANE
-        return next(size for size in (128, 64, 32) if self.group % size == 0 or self.group >= self.shape[1])
-
-    @property
-    def is_plain(self) -> bool:
-        """Whole numbers under float scales."""
-        return not self.floats and self.scale.dtype == torch.float32
-
-    @property
-    def pairs(self) -> bool:
-        """Whether the tensor cores take two groups at once."""
-        return self.global_scale is not None
 
 
 @triton.jit
@@ -289,61 +234,6 @@ def _expand(
             real = codes * _scale(scale_ptr, start, at_scale, N, tl.minimum(n, N - 1), POWERS)[:, None]
         inside = in_n[:, None] & (k[None, :] < K)
         tl.store(out_ptr + row[:, None] * K + k[None, :], real.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-def pack_weight(qweight: QTensor) -> LowBitWeight:
-    """The codes of a QTensor in the layout above. Groups of columns that are no neighbours become neighbours: columns
-    are put in the order of their groups, and `order` says which columns of x go with them."""
-    fmt, scales = qweight.spec.fmt, qweight.spec.scales
-    codes = qweight.q
-    if fmt.is_float and fmt.bits > 4:
-        codes = fmt.decode(codes).to(FP8_E4M3.storage).view(torch.int8)
-    order = None
-    if qweight.g_idx is not None:
-        order = torch.sort(qweight.g_idx, stable=True).indices
-        codes = codes[:, order]
-    rows, width = codes.shape
-    group = width // qweight.scale.shape[1]
-    padded = torch.nn.functional.pad(codes, (0, -width % BLOCK))
-    if fmt.bits <= 4:
-        planes = ((padded.to(torch.int32) + (0 if fmt.is_float else 8)) & 15).view(rows, -1, PLANES, PLANE)
-        words = planes[:, :, 0]
-        for place in range(1, PLANES):
-            words = words | (planes[:, :, place] << (4 * place))
-        padded = words.to(torch.int16).transpose(0, 1)
-    zero = qweight.zero_point
-    pairs = scales.has_global and group == 16
-    coded = pairs or (scales.is_coded and not scales.has_global)
-    return LowBitWeight(
-        padded.contiguous(),
-        _by_block(qweight, pairs) if coded else _by_group(qweight.scale, rows),
-        None if zero is None else _by_group(zero, rows).to(torch.int8),
-        group,
-        order,
-        (rows, width),
-        torch.zeros(rows // ROWS_A_TURN + 2, dtype=torch.int32, device=codes.device),
-        fmt.is_float,
-        qweight.global_scale if pairs else None,
-    )
-
-
-def _by_block(qweight: QTensor, pairs: bool) -> Tensor:
-    """Codes of scales, uint8 (K / 128, O, 8 or 4): those of a block's planes together, each group's first."""
-    rows, width = qweight.q.shape
-    codes = local_codes(qweight.scale, qweight.global_scale).view(torch.uint8)
-    codes = codes.repeat_interleave(rows // codes.shape[0], 0)
-    groups, size = codes.shape[1], 16 if pairs else PLANE
-    if width // groups != size:  # wider groups; a plane that K does not fill has its columns' one
-        first = torch.arange(0, width, size, device=codes.device)
-        codes = codes[:, first // (width // groups)]
-    codes = torch.nn.functional.pad(codes, (0, -codes.shape[1] % (BLOCK // size)))
-    each = codes.view(rows, -1, PLANES, PLANE // size).transpose(2, 3)
-    return each.reshape(rows, -1, BLOCK // size).transpose(0, 1).contiguous()
-
-
-def _by_group(part: Tensor, rows: int) -> Tensor:
-    """One value a row and group, (groups, O)."""
-    return part.repeat_interleave(rows // part.shape[0], 0).t().contiguous()
 
 
 def multiply_packed(

@@ -1,9 +1,10 @@
 """A weight's codes as the kernels of 16-bit tokens read them.
 
 Codes of 4 bits: K is cut into blocks of 128 columns; word j of a block, an int16, holds columns j, 32 + j, 64 + j and
-96 + j of the block, each as code + 8, first column in the lowest bits. So the same four bits of 32 neighbouring words are 32 neighbouring columns, a plane, and two words side by side in one 32-bit
-register unpack together: one shift, one logic operation that also writes the exponent of 128 (or of 1024 in fp16), one
-exact subtraction. The blocks lie one behind the other, (K / 128, O, 32), so a tile of rows is one piece of memory.
+96 + j of the block, each as code + 8, first column in the lowest bits. So the same four bits of 32 neighbouring words
+are 32 neighbouring columns, a plane, and two words side by side in one 32-bit register unpack together: one shift, one
+logic operation that also writes the exponent of 128 (or of 1024 in fp16), one exact subtraction. The blocks lie one
+behind the other, (K / 128, O, 32), so a tile of rows is one piece of memory.
 Wider codes take a byte each, (O, padded K). e2m1's four bits lie there as they are.
 
 Scales stand beside the codes as floats, a row for each group; coded ones in bytes, a block's together.

@@ -50,7 +50,8 @@ STYLE = """<style>
 .st-key-menu [data-testid="stElementContainer"]:has(a) { margin: 0; }
 .st-key-menu [data-testid="stPageLink"] a { padding: 0 0.5rem; margin: 0; min-height: 1.625rem; }
 .st-key-menu [data-testid="stCaptionContainer"] { margin-top: 0.4rem; }
-[class*="st-key-way_"] a p { font-weight: 600; text-decoration: underline; }
+[data-testid="stMain"] [data-testid="stPageLink"] a p { text-decoration: underline; text-underline-offset: 3px; }
+[class*="st-key-way_"] a p { font-weight: 600; }
 .st-key-tries { row-gap: 0.25rem; }
 [class*="st-key-way_"] { padding: 0.4rem 0.8rem; }
 .st-key-menu p { line-height: 1.5; }
@@ -72,7 +73,8 @@ STYLE = """<style>
 [data-testid="stBaseButton-primary"] { background: #147a92 !important; border-color: #147a92 !important; }
 [data-testid="stBaseButton-primary"] p { color: #ffffff; }
 [data-stale="true"] { opacity: 1 !important; }  /* text stays legible while the next answer is on its way */
-@media (max-width: 960px) { [data-testid="stMainBlockContainer"] { padding: 2.25rem 1.25rem 3rem; } }
+@media (max-width: 960px) { [data-testid="stMainBlockContainer"] { padding: 2.25rem 2.1rem 3rem 1.25rem; } }
+@media (max-width: 640px) { [data-testid="stMainBlockContainer"] { padding-right: 1.25rem; } }
 </style>"""
 TAKE = "pages/16_Take_it_with_you.py"
 FOLLOWED = "try"  # marks a preset's link; taking the mark off is what brings the link's state to the address bar

@@ -24,7 +24,7 @@ from quantcore.text.reading import EVALUATE
 from ui import frame
 from ui.answers import answer
 from ui.components.chart import chart
-from ui.components.palette import BLUE, GREEN, SLATE
+from ui.components.palette import BLUE, GREEN, INK, SLATE, SURFACE
 from ui.course.stage import kinds_of, picture
 
 BITS = (2, 3, 4, 8)
@@ -130,6 +130,8 @@ def standings(lab: Lab, duel: Duel, engine: Engines, mine: list[str]) -> go.Figu
             marker={"color": colours},
             text=[f"{kl:.4g} nats, {bits:.3f} bits" for _, kl, bits in rows],
             textposition="auto",
+            insidetextfont={"color": SURFACE},
+            outsidetextfont={"color": INK},
         )
     )
     return fig

@@ -79,6 +79,9 @@ def test_what_is_said_by_hand() -> None:
     assert "shrinks along the context: 4.0 times" in words.headline(lens(kl.flip(1), 2.0))
     assert "`kv:int8/token` keeps **49%**" in words.recalled(found)
     assert "nothing can be lost of it" in words.recalled(lens(kl, -1.0))
+    assert words.recalled(lens(kl[:2], 2.0)) == (
+        "2 windows are too few to say: in them the first tokens of a window are 2.00 nats likelier at its end."
+    )
     assert "not told from all of it" not in words.recalled(found)
     found.said["kv:int8/token"][:, -RECALLED + 1 :] = found.said[FLOAT][:, -RECALLED + 1 :]
     assert "`kv:int8/token` keeps **100%**, not told from all of it." in words.recalled(found)

@@ -1,10 +1,12 @@
-"""What all pictures share: margins, titles with units, heat maps that keep their outliers, step histograms.
+"""What all pictures share: margins, titles with units, heat maps that keep their outliers, step histograms, log ticks.
 
 Colours are names that the browser paints for the light or the dark page (`ui.components.palette`).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -98,3 +100,11 @@ def step_histogram(counts: np.ndarray, edges: np.ndarray, name: str, colour: str
         hovertemplate=f"{name}: %{{y:.0f}} values near %{{x:.4g}}<extra></extra>",
         **trace,
     )
+
+
+def log_ticks(shown: Sequence[float]) -> dict[str, list[Any]]:
+    """Ticks of a logarithmic axis over these values, written out: 1, 2, 5 a decade, else decades alone."""
+    lo, hi = math.floor(math.log10(min(shown, default=1))), math.ceil(math.log10(max(shown, default=1)))
+    steps = (1, 2, 5) if hi - lo <= 3 else (1,)
+    ticks = [step * 10.0**decade for decade in range(lo - 1, hi + 1) for step in steps]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}

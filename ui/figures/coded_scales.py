@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from quantcore.studies.coded_scales import CodedBlock
 from ui.components.palette import INK, token
-from ui.figures.base import figure
+from ui.figures.base import figure, log_ticks
 
 COLOURS = ("blue", "vermilion")
 
@@ -25,9 +25,7 @@ def three_lines(blocks: Mapping[str, CodedBlock]) -> go.Figure:
             "anchor": "y2",
             "type": "log",
             "title": {"text": "scale: what can be stored (log)"},
-            "dtick": "D2",
-            "exponentformat": "none",
-            "tickfont": {"size": 16},  # 2 and 5 stand at 3/4 of it
+            **log_ticks([scale for block in blocks.values() for scale in block.scales]),
         },
         yaxis2={"domain": [0.43, 0.63]},
         xaxis3={

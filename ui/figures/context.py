@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from quantcore.studies.context_lens import FLOAT, ContextLens
 from ui.components.palette import INK, SLATE, token
-from ui.figures.base import figure
-from ui.figures.duel import COLOURS, DASHES, log_ticks
+from ui.figures.base import figure, log_ticks
+from ui.figures.duel import COLOURS, DASHES
 
 BELOW = 5.0  # the log axis begins at the least mean over this
 NAMES = ("blue", "vermilion", "green", "purple", "amber", "slate")  # as COLOURS, for the bands

@@ -14,7 +14,7 @@ from quantcore.measure.frontier import unbeaten
 from quantcore.measure.statistics import window_interval
 from quantcore.model.linears import place_of
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
-from ui.figures.base import figure
+from ui.figures.base import figure, log_ticks
 from ui.figures.names import Point, ends, positions, share
 from ui.markdown import plotted
 from ui.words.digits import shown_kl
@@ -89,14 +89,6 @@ def _names(duel: Duel, points: Mapping[str, Point], line: Sequence[Point]) -> tu
     fit = positions(there, whole, PLOT, line)
     names = [name if place else letter for name, place, letter in zip(whole, fit, letters, strict=True)]
     return names, [place or "middle right" for place in positions(there, names, PLOT, line)]
-
-
-def log_ticks(shown: Sequence[float]) -> dict[str, list[Any]]:
-    """Ticks of a logarithmic axis over these values, written out: 1, 2, 5 a decade, else decades alone."""
-    lo, hi = math.floor(math.log10(min(shown, default=1))), math.ceil(math.log10(max(shown, default=1)))
-    steps = (1, 2, 5) if hi - lo <= 3 else (1,)
-    ticks = [step * 10.0**decade for decade in range(lo - 1, hi + 1) for step in steps]
-    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def front(duel: Duel) -> list[str]:

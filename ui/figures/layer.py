@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from quantcore.numbers.histogram import Histogram
 from quantcore.studies.layer import LayerStudy, decibels_of
 from ui.components.palette import BLUE, SLATE, SURFACE, VERMILION, token
-from ui.figures.base import figure
+from ui.figures.base import figure, log_ticks
 from ui.markdown import plotted
 
 Sides = Mapping[str, LayerStudy]
@@ -216,9 +216,7 @@ def _log_axis(fig: go.Figure, values: np.ndarray) -> None:
     seen = values[values > 0]
     lo, hi = (math.log10(seen.min()), math.log10(seen.max())) if len(seen) else (-1.0, 0.0)
     margin = 0.08 * (hi - lo) + 0.05
-    fig.update_yaxes(
-        type="log", range=[lo - margin, hi + margin], dtick="D2" if hi - lo < 2 else 1, tickfont={"size": 16}
-    )
+    fig.update_yaxes(type="log", range=[lo - margin, hi + margin], **log_ticks([10**lo, 10**hi]))
 
 
 def _beside(place: float) -> str:

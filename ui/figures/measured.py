@@ -10,8 +10,7 @@ import plotly.graph_objects as go
 from quantcore.measure.duel import short_label
 from quantcore.measure.measured import Measured, frontier
 from ui.components.palette import BLUE, SLATE, VERMILION
-from ui.figures.base import figure
-from ui.figures.duel import log_ticks
+from ui.figures.base import figure, log_ticks
 from ui.figures.names import ends, positions, share
 from ui.markdown import plotted
 from ui.words.digits import shown_kl

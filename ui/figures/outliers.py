@@ -15,8 +15,7 @@ from quantcore.numbers.pooling import extreme_places, pool_extreme
 from quantcore.studies.outliers import GRAINS, ChannelStudy, OutlierMap, Payer, Remedies, Remedy
 from quantcore.studies.treatment import TreatmentStudy
 from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
-from ui.figures.base import colour_bar, figure
-from ui.figures.duel import log_ticks
+from ui.figures.base import colour_bar, figure, log_ticks
 from ui.markdown import plotted
 
 HEIGHT = 480
@@ -213,7 +212,10 @@ def difficulty(study: TreatmentStudy, words: str) -> go.Figure:
                 hovertemplate=f"{name}: %{{y:.3g}}<extra></extra>",
             )
         )
-    fig.update_yaxes(type="log")
+    seen = [
+        float(value) for _, values, _, _ in lines for value in (values[values > 0].min(), values.max()) if value > 0
+    ]
+    fig.update_yaxes(type="log", **log_ticks(seen))
     return fig
 
 

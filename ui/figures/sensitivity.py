@@ -14,8 +14,7 @@ from quantcore.model.linears import place_of
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.scheme.plan import Plan
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SEQUENTIAL, SLATE, VERMILION
-from ui.figures.base import colour_bar, figure
-from ui.figures.duel import log_ticks
+from ui.figures.base import colour_bar, figure, log_ticks
 from ui.figures.names import Point, ends, positions, share
 
 STEPS = (VERMILION, AMBER, GREEN, BLUE, PURPLE, SLATE)  # fewest bits first

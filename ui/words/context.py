@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from quantcore.advice.load import SHARE
@@ -54,6 +55,11 @@ def grows(found: ContextLens, name: str) -> str:
 def recalled(found: ContextLens) -> str:
     """What a cache leaves of what the float cache recalls; where that recalls nothing, so it is said."""
     own = found.recall(FLOAT)
+    if not math.isfinite(own.lo):
+        return (
+            f"{len(found.said[FLOAT])} windows are too few to say: in them the first tokens of a window are "
+            f"{own.value:.2f} nats likelier at its end."
+        )
     if own.value <= 0 or own.lo <= 0 <= own.hi:
         return (
             "This model does not use what stands that far back: the first tokens of a window are no likelier at its "

@@ -286,9 +286,12 @@ def card_table(cards: Sequence[Footprint]) -> pd.DataFrame:
 
 
 def written_cards(cards: Sequence[Footprint]) -> pd.DataFrame:
-    """The same for the eye: three digits, thousands set apart."""
+    """The same for the eye: three digits, bits with three decimals as on every page, thousands set apart."""
     table = card_table(cards).set_index("scheme")
-    return table.map(lambda one: f"{one:,}" if isinstance(one, int) else f"{one:.3g}")
+    bits = table.pop("bits a weight").map("{:.3f}".format)
+    table = table.map(lambda one: f"{one:,}" if isinstance(one, int) else f"{one:.3g}")
+    table.insert(0, "bits a weight", bits)
+    return table
 
 
 def gptq_words(shape: ModelShape, found: GptqMemory, tokens: int) -> str:

@@ -36,6 +36,7 @@ LOOK_FOR = (
     "the predictions moved; KL sees differences that perplexity hides. A difference is real only beyond the chance of "
     "the text and of rounding luck."
 )
+TURNED = "W4A4\nW4A4,rotate=hadamard\nW4A4,rotate=hadamard/r4\nW4A4,quip=hadamard"
 
 
 def tries(choice: Choice) -> frame.Tries:
@@ -48,8 +49,11 @@ def tries(choice: Choice) -> frame.Tries:
         ("8 bits: int or float", {"duel": "W8A8\nFP8\nFP8_DYNAMIC"}),
         *([("who shares a scale, at 4 bits", {"duel": "\n".join(f"w:int4/{one}" for one in grains)})] * bool(grains)),
         ("a wall, smoothed", {"duel": f"{STATIC}\n{STATIC},smooth=0.5\n{STATIC},smooth=0.85/all"}),
-        *([("4 bits all over, turned", {"duel": "W4A4\nW4A4,rotate=hadamard\nW4A4,rotate=random"})] * lab.can_turn),
-        ("3 bits: who places them best", {"duel": "W3A16\nW3A16,awq\nW3A16,gptq\nW3A16,qronos"}),
+        *([("4 bits all over, turned", {"duel": TURNED})] * lab.can_turn),
+        (
+            "3 bits: who places them best",
+            {"duel": "W3A16\nW3A16,awq\nW3A16,clip\nW3A16,gptq\nW3A16,gptaq\nW3A16,qronos"},
+        ),
         (f"{kind} spared", {"duel": f"W3A16\nW3A16@{kind}=w:int8/channel\nW4A16"}),
     ]
 

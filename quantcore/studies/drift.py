@@ -4,7 +4,8 @@
 
 X is what enters the layer in the float model, X~ behind layers whose weights are rounded. All losses are |X w - X~ q|^2
 over |X w|^2: of the float weight w itself, of the corrected w' = w + (H + damp)^-1 X~^T (X - X~) w, and of codes by
-rounding to nearest, by GPTQ, which knows X~ alone, and by Qronos, which is GPTQ on w'. See `methods.qronos`.
+rounding to nearest, by GPTQ, which knows X~ alone, by GPTAQ, which hands on what each column's input has lost, and by
+Qronos, which is GPTQ on w'. See `methods.qronos` and `methods.gptaq`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quantcore.methods.gptaq import gptaq_quantize_many
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
-from quantcore.methods.options import Gptq
+from quantcore.methods.options import Gptaq, Gptq
 from quantcore.methods.qronos import corrected
 from quantcore.numbers.products import product
 from quantcore.numbers.qtensor import dequantize, fake_quantize
@@ -24,7 +26,9 @@ from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.gram import drift_of, gram_of
 
 Inputs = tuple[Tensor, Tensor]
-AS_IT_IS, CORRECTED, ROUNDED, BY_GPTQ, BY_QRONOS = "float weight", "corrected, in float", "RTN", "GPTQ", "Qronos"
+AS_IT_IS, CORRECTED, ROUNDED, BY_GPTQ, BY_GPTAQ, BY_QRONOS = (
+    "float weight", "corrected, in float", "RTN", "GPTQ", "GPTAQ", "Qronos",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,13 @@ def drift_study(
         (mended,) = corrected([weight], hessian, drift, damp, "this layer", share)
         problems = [GptqProblem(one, spec, Gptq(damp=damp)) for one in (weight, mended)]
         by_gptq, by_qronos = map(dequantize, gptq_quantize_many(problems, hessian))
+        (by_gptaq,) = map(dequantize, gptaq_quantize_many(problems[:1], hessian, drift, [Gptaq.alpha]))
         found = {
             AS_IT_IS: weight,
             CORRECTED: mended,
             ROUNDED: fake_quantize(weight, spec),
             BY_GPTQ: by_gptq,
+            BY_GPTAQ: by_gptaq,
             BY_QRONOS: by_qronos,
         }
         return DriftStudy(

@@ -5,7 +5,7 @@ import torch
 
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
-from quantcore.studies.drift import AS_IT_IS, BY_GPTQ, BY_QRONOS, CORRECTED, ROUNDED, drift_study
+from quantcore.studies.drift import AS_IT_IS, BY_GPTAQ, BY_GPTQ, BY_QRONOS, CORRECTED, ROUNDED, drift_study
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def test_without_drift_nothing_is_mended(spec: QuantSpec) -> None:
     study = drift_study(weight, (x, x), (x, x), spec, 0.01)
     assert study.moved == study.corrected == study.learned[AS_IT_IS] == 0
     assert study.learned[BY_QRONOS] == study.learned[BY_GPTQ] < study.learned[ROUNDED]
+    assert study.learned[BY_GPTAQ] == study.learned[BY_GPTQ]
 
 
 def test_a_uniform_drift_is_undone(spec: QuantSpec) -> None:

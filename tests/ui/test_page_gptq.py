@@ -256,14 +256,14 @@ def test_presets_name_no_layer_of_one_model() -> None:
 
 
 def test_qronos_mends_what_layers_before_have_moved(at: AppTest) -> None:
-    """Once it is opened, bars of both texts: the float weight on moved inputs, corrected, and three ways to codes."""
+    """Once it is opened, bars of both texts: the float weight on moved inputs, corrected, and four ways to codes."""
     at.session_state["qronos"] = True
     run(at)
     bars = {bar["name"]: dict(zip(bar["x"], values(bar["y"]).tolist(), strict=True)) for bar in drift_of(at)}
     learned = bars["learned from"]
-    assert list(learned) == ["float weight", "corrected, in float", "RTN", "GPTQ", "Qronos"]
+    assert list(learned) == ["float weight", "corrected, in float", "RTN", "GPTQ", "GPTAQ", "Qronos"]
     assert learned["corrected, in float"] < learned["float weight"]
-    assert learned["Qronos"] < learned["GPTQ"] < learned["RTN"]
+    assert learned["Qronos"] < learned["GPTAQ"] < learned["GPTQ"] < learned["RTN"]
     assert gptq_words.percent(learned["Qronos"] / 100) in figure_of(at, "drift")["alt"]
 
 

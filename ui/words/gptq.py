@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from quantcore.studies.drift import AS_IT_IS, BY_GPTQ, BY_QRONOS, CORRECTED, ROUNDED, DriftStudy
+from quantcore.studies.drift import AS_IT_IS, BY_GPTAQ, BY_GPTQ, BY_QRONOS, CORRECTED, ROUNDED, DriftStudy
 from quantcore.studies.gptq_cost import OrderCost, OrderCosts
 from quantcore.studies.gptq_map import OrderMap
 from quantcore.studies.gptq_order import METHODS, OrderStudy
@@ -153,7 +153,8 @@ def drift(found: DriftStudy) -> str:
         f"first, half of the way that this text asks for (by {percent(found.corrected)} of its own power), so that "
         f"{percent(learned[CORRECTED])} is left, and then rounds as GPTQ does: **{percent(learned[BY_QRONOS])}** "
         f"against GPTQ's {percent(learned[BY_GPTQ])} on the text that it learned from, **{percent(read[BY_QRONOS])}** "
-        f"against {percent(read[BY_GPTQ])} on another. RTN, which learns from no text, loses "
+        f"against {percent(read[BY_GPTQ])} on another. GPTAQ, which looks forward alone, loses "
+        f"{percent(learned[BY_GPTAQ])} and {percent(read[BY_GPTAQ])}. RTN, which learns from no text, loses "
         f"{percent(learned[ROUNDED])} and {percent(read[ROUNDED])}."
     )
 

@@ -228,16 +228,20 @@ def _assembled(layer: nn.Linear, scheme: Scheme, static: QParams | None, qweight
 
 
 def _report(name: str, layer: nn.Linear, scheme: Scheme, qweight: QTensor | None) -> LayerReport:
+    turn = turn_of(layer)
+    matrices = 0 if turn is None else turn.held_bytes
+    said = f"matrices of {matrices:,} bytes turn its inputs when the model runs, which its bits per weight leave out"
     return LayerReport(
         name=name,
         shape=(layer.out_features, layer.in_features),
         scheme=str(scheme),
         bits_per_weight=qweight.bits_per_weight if qweight else float(FLOAT_BITS),
-        held_bytes=qweight.held_bytes if qweight else layer.weight.nbytes,
+        held_bytes=(qweight.held_bytes if qweight else layer.weight.nbytes) + matrices,
         weight_sqnr_db=None,
         output_sqnr_db=None,
         seconds=0.0,
         damp=scheme.method.damp,
+        notes=(said,) if matrices else (),
     )
 
 

@@ -71,7 +71,7 @@ def test_wush_makes_both_sides_equal() -> None:
         ours, theirs = (one[:, start : start + 8].T @ one[:, start : start + 8] for one in (w_side, x_side))
         assert torch.allclose(ours, theirs, atol=0.05 * float(ours.diagonal().mean()))
         assert ours.diagonal().max() < 1.05 * ours.diagonal().min()
-    assert torch.allclose(x_side @ w_side.T, x @ weight.T)
+    assert torch.allclose(x_side @ w_side.T, x @ weight.T, atol=1e-4)  # the inputs' matrices are float32
     with pytest.raises(ValueError, match="blocks of 8 do not divide 12 channels"):
         wush_turn(weight[:, :12], torch.eye(12), 8)
 

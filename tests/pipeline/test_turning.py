@@ -55,6 +55,16 @@ def test_reports_compare_the_same_inputs(tiny_lm: LoadedModel, tokens: Tensor) -
     assert all(one.output_sqnr_db is not None and one.output_sqnr_db > 30 for one in reports)
 
 
+def test_matrices_of_a_turn_are_told(tiny_lm: LoadedModel, tokens: Tensor) -> None:
+    """q_proj reads 64 channels: 4 blocks of 16 x 16 float32 are 4,096 bytes; Hadamard's matrix takes none."""
+    _, wush = quantize_model(tiny_lm.model, "w:int8/channel,wush=16", calibration=tokens)
+    _, quip = quantize_model(tiny_lm.model, "w:int8/channel,quip=hadamard/16")
+    one, other = (next(row for row in rows if row.name.endswith("0.self_attn.q_proj")) for rows in (wush, quip))
+    assert one.notes[0].startswith("matrices of 4,096 bytes turn its inputs when the model runs")
+    assert one.held_bytes == other.held_bytes + 4096
+    assert other.notes == ()
+
+
 def test_layers_of_one_input_are_solved_together(tiny_lm: LoadedModel, tokens: Tensor) -> None:
     """q, k, v read one turned tensor: the same codes as with sums of their own."""
     plan = Plan.parse("w:int4/group16,quip=hadamard/16,gptq")

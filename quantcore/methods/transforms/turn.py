@@ -28,6 +28,11 @@ class Turn:
         self.block = block
         self._last: tuple[weakref.ref[Tensor], Tensor] | None = None  # what entered last, and what became of it
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the turn takes beside the layer when the model runs."""
+        return 0
+
     def of_inputs(self, x: Tensor) -> Tensor:
         """x T^-1, the shape and type of x (..., K)."""
         raise NotImplementedError
@@ -79,7 +84,11 @@ class BlockTurn(Turn):
 
     def __init__(self, weights: Tensor, inputs: Tensor) -> None:
         super().__init__(weights.shape[-1])
-        self._weights, self._inputs = weights, inputs
+        self._weights, self._inputs = weights, inputs.float()
+
+    @property
+    def held_bytes(self) -> int:
+        return self._inputs.nbytes
 
     def of_inputs(self, x: Tensor) -> Tensor:
         return self._by_blocks(x, self._inputs).to(x.dtype)

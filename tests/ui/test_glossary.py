@@ -61,7 +61,7 @@ def undefined(texts: list[str]) -> list[str]:
 
 def test_undefined_words_are_found() -> None:
     """Or the test below could not fail."""
-    assert undefined(["SQNR of the smoothquant, zero points"]) == ["smoothquant"]
+    assert undefined(["SQNR of the spinquant, zero points"]) == ["spinquant"]
 
 
 def test_every_word_of_the_menu_and_of_the_scenes_is_explained() -> None:

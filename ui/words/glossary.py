@@ -103,6 +103,17 @@ WORDS: Final[dict[str, str]] = {
     "to make up for them (actorder, desc_act).",
     "g_idx": "The group of each column, stored where groups follow the order of visit. It costs a look-up in "
     "every product.",
+    # treatments
+    "SmoothQuant": "Divides loud channels of the activations and multiplies the weights behind them by the same, so "
+    "that both are halfway hard: smooth=0.5.",
+    "AWQ": "Multiplies weights that meet large inputs before they are rounded, by scales that are tried, and divides "
+    "what enters by the same.",
+    "Hadamard": "A matrix of +1 and -1 that spreads what one channel has alone over all. It undoes itself, so nothing "
+    "is lost.",
+    "Qronos": "GPTQ on weights that first make up for what quantized layers before have done to the inputs.",
+    "GPTAQ": "GPTQ in which each column also hands on what its own input has lost to quantized layers before.",
+    "WUSH": "Matrices for blocks of channels that make weights and inputs equally large and spread them; done to the "
+    "inputs when the model runs.",
     "loss": "On pages about GPTQ: the squared change of the layer's output on the calibration text.",
     # shipping
     "scheme": "What becomes of weights and inputs, as one line of text: w:int4/group128 keeps weights as int4 in "

@@ -17,6 +17,6 @@ def test_the_figures_are_the_recorded_ones(finding: Finding) -> None:
 
 
 def test_it_says_where_ours_differ() -> None:
-    assert [one.agrees for one in FINDINGS] == [True, True, True, False, False, True, True]
+    assert [one.agrees for one in FINDINGS] == [True, True, True, True, False, False, True, True]
     reversed_order = FINDINGS[0]._replace(ours=dict(reversed(FINDINGS[0].ours.items())))
     assert reversed_order.row["agrees"] == "no"

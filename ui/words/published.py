@@ -66,6 +66,13 @@ FINDINGS = (
         "In blocks of 128, which are the groups of the scales.",
     ),
     Finding(
+        "MXFP4",
+        "Hadamard > WUSH",
+        "WUSH, arXiv:2512.00956",
+        {"MXFP4": 0.27587, "MXFP4,quip=hadamard/32": 0.25025, "MXFP4,wush=32": 0.14856},
+        "Groups of 32 hold an outlier to few neighbours, so that a Hadamard matrix of 32 gains little.",
+    ),
+    Finding(
         "W4 g128",
         "RTN > GPTQ > AWQ",
         "AWQ, arXiv:2306.00978",

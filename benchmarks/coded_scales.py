@@ -41,8 +41,8 @@ GPTQ = "gptq/actorder=weight"
 NVFP4, INPUTS = "w:fp4_e2m1/group16/e4m3", "a:fp4_e2m1/group16/e4m3/local"
 SCHEMES = {
     "INT4": ["W4A16", f"W4A16,{GPTQ}"],
-    "MXFP4A16": ["MXFP4A16", f"MXFP4A16,{GPTQ}"],
-    "NVFP4A16": ["NVFP4A16", f"{NVFP4}/search", f"NVFP4A16,{GPTQ}", f"{NVFP4}/search,{GPTQ}"],
+    "MXFP4A16": ["MXFP4A16", "MXFP4A16,clip", f"MXFP4A16,{GPTQ}"],
+    "NVFP4A16": ["NVFP4A16", f"{NVFP4}/search", "NVFP4A16,clip", f"NVFP4A16,{GPTQ}", f"{NVFP4}/search,{GPTQ}"],
     "INT4, inputs too": ["W4A4", f"W4A4,{GPTQ}", f"W4A4,rotate=hadamard,{GPTQ}"],
     "MXFP4": ["MXFP4", f"MXFP4,{GPTQ}"],
     "NVFP4": ["NVFP4", f"NVFP4,{GPTQ}", f"{NVFP4}/search,{INPUTS},{GPTQ}"],

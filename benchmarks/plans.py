@@ -61,9 +61,10 @@ def main() -> None:
 def costs(lab: Lab, schemes: list[str], layers: int | None, out: Path) -> None:
     lab.tokens(EACH), lab.tokens(LEARNED), lab.model  # noqa: B018    loaded before the clock starts
     schemes = [str(lab.plan_of(text)) for text in schemes]
+    was_kept = lab.kept_sensitivity(schemes, False, EACH, LEARNED, True) is not None
     started = time.perf_counter()
     estimated = lab.sensitivity(schemes, estimated=True)
-    seconds = time.perf_counter() - started
+    seconds = None if was_kept else time.perf_counter() - started
     sample = spread(list(estimated.layers), layers)
     for scheme in schemes:
         started = time.perf_counter()

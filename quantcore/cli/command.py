@@ -51,6 +51,7 @@ from quantcore.cli.sentences import require_readable, sentence
 from quantcore.cli.texts import TextOptions
 from quantcore.cli.warming import warm
 from quantcore.export.plain import plain
+from quantcore.lab.advice import GPU
 from quantcore.lab.answers import ANSWER
 from quantcore.lab.warm import keep_compiled
 from quantcore.model.loading import REFERENCE
@@ -164,6 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--out", metavar="FILE.html", help="write the report as one HTML file")
     many.add_argument("--luck", action="store_true", help="measure rounding luck too: each scheme four times more")
     each.add_argument("--budget", type=float, metavar="BITS", help="a plan of at most so many bits a weight")
+    each.add_argument("--milliseconds", type=float, metavar="MS", help="a plan whose products take so long, predicted")
+    each.add_argument("--gpu", default=GPU, metavar="G", help=f"where, for --milliseconds ({GPU})")
+    each.add_argument("--sequences", type=int, default=1, metavar="N", help="that are written at once there (1)")
     each.add_argument(
         "--probe", action="store_true", help="mend the plan: other schemes are tried in it, layer by layer"
     )

@@ -22,6 +22,7 @@ from quantcore.cli.labs import checked_plan, loaded_lab, look_ahead, opened_lab,
 from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
+from quantcore.lab.advice import GPU
 from quantcore.lab.lab import Lab
 from quantcore.measure.planning import plan_for_budget, require_budget
 from quantcore.model.inventory import inventory
@@ -265,11 +266,16 @@ def sensitivity(
     budget: float | None = None,
     estimated: bool = False,
     probe: bool = False,
+    milliseconds: float | None = None,
+    gpu: str = GPU,
+    sequences: int = 1,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
     if probe and budget is None:
         raise ValueError("--probe mends a plan, and there is none without a budget; say --budget 4.5, or so")
-    estimated = estimated or probe  # a plan that is mended begins with estimates
+    if milliseconds is not None and budget is not None:
+        raise ValueError("a plan is within bits or within milliseconds; give --budget or --milliseconds, not both")
+    estimated = estimated or probe or milliseconds is not None  # such plans begin with estimates
     reading, learning = texts.measured(PLANNED if estimated else EACH_LAYER), texts.learned()
     asked = Lab(model, device)
     asked.require_fits(*schemes)
@@ -290,6 +296,10 @@ def sensitivity(
         with progress_bar("trying layers in the plan") as tell:
             probed = lab.probed_plan(found.schemes, budget, *read, progress=tell)
         chosen = probed.chosen
+    timed = None
+    if milliseconds is not None:
+        timed = lab.plan_in_time(found.schemes, milliseconds, gpu, sequences, *read)
+        chosen = timed.chosen
     return {
         "model": model,
         "revision": lab.loaded.revision,
@@ -316,6 +326,8 @@ def sensitivity(
             "scheme": str(chosen.plan),
             "predicted_kl": chosen.predicted_kl,
             "bits_per_weight": chosen.bits_per_weight,
+            "milliseconds": timed
+            and {"plan": timed.ms, "gpu": timed.gpu, "sequences": sequences, "one_for_all": dict(timed.uniform_ms)},
             "probed": probed
             and {
                 "tries": probed.probes,

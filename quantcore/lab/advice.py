@@ -7,8 +7,8 @@ successive halving: every candidate that is open on a short text, then the best 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,23 +17,39 @@ from quantcore.advice.catalog import shape_of
 from quantcore.advice.choice import Advice, Loss
 from quantcore.advice.choice import advise as choose
 from quantcore.advice.load import Load
+from quantcore.advice.pace import product_ms
 from quantcore.advice.shape import ServedShape, served_shape
 from quantcore.lab import take, whole
-from quantcore.lab.bench import EACH, LEARNED, MEASURED, Bench
+from quantcore.lab.bench import EACH, LEARNED, MEASURED, PLANNED_ON, Bench
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar
 from quantcore.measure.duel import Duel
 from quantcore.measure.kept_scores import FLOAT
+from quantcore.measure.planning import PlannedChoice, plan_for_price
 from quantcore.measure.statistics import window_interval
 from quantcore.measure.told_apart import told_apart
+from quantcore.model.linears import expert_of, served_as_one
 from quantcore.model.memory import free_memory
 from quantcore.pipeline.calibration import Progress
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gpus import GPUS, Machine, gpu_named
 from quantcore.studies.hardware import measure_machine
 from quantcore.text.reading import CALIBRATE
 
 HERE = "this machine's CPU"
+
+
+@dataclass(frozen=True)
+class TimedPlan:
+    """A plan, what its products take, ms, and what those of each scheme for all layers would; predicted on `gpu`."""
+
+    chosen: PlannedChoice
+    ms: float
+    uniform_ms: Mapping[str, float]
+    gpu: str
+
+
 FINALISTS = 3
 FEW = str(CALIBRATE.at_most(2560))  # what candidates learn from before they are finalists
 
@@ -109,6 +125,39 @@ def tried(
     spreads = whole.known_luck(lab, tuple(final.reports), reading, calibration)
     aparts = told_apart(rough) | told_apart(final, spreads)
     return choose(shape, *asked, {**losses_of(rough), **losses_of(final)}, weights, aparts)
+
+
+def plan_in_time(
+    lab: Bench,
+    schemes: Sequence[str],
+    milliseconds: float,
+    gpu: str = GPU,
+    sequences: int = 1,
+    reading: str = PLANNED_ON,
+    calibration: str = LEARNED,
+    progress: Progress | None = None,
+) -> TimedPlan:
+    """The plan whose layers cost least, by their estimated costs, while all their products together take at most so
+    long in a step of so many sequences, as `advice.pace` predicts it; q, k and v are one product, and so on.
+
+    Raises: ValueError for a time that no choice meets, a GPU that is not known, and experts, whose time depends on
+    which of them a router takes."""
+    if any(expert_of(name) for name in lab.shapes()):
+        raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
+    machine, found = (
+        machine_named(lab, gpu),
+        whole.sensitivity(lab, schemes, False, reading, calibration, True, progress),
+    )
+
+    def price(unit: Sequence[str], text: str) -> float:
+        shapes = [lab.shapes()[name] for name in unit]
+        joined = sum(rows for rows, _ in shapes), shapes[0][1]
+        return product_ms(Scheme.parse(text), joined, sequences, machine)
+
+    units = served_as_one(found.layers).values()
+    chosen = plan_for_price(found, price, milliseconds, f"ms on {machine.name}")
+    uniform = {text: sum(price(unit, text) for unit in units) for text in found.schemes}
+    return TimedPlan(chosen, sum(price(unit, chosen.choice[unit[0]]) for unit in units), uniform, machine.name)
 
 
 def finalists(found: Advice, able: Sequence[str]) -> list[str]:

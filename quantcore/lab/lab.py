@@ -132,6 +132,7 @@ class Lab(Beside):
     # what to ship
     advise = advice.advise
     tried = advice.tried
+    plan_in_time = advice.plan_in_time
 
     # hardware
     speed = hardware.speed

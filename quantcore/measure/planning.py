@@ -75,29 +75,57 @@ def plan_for_budget(
     """The choice of one scheme a layer with the least predicted KL whose mean bits per weight are within the budget.
 
     together    names which layers choose as one; without it those that are served as one
-    Solved as a 0/1 program by scipy.optimize.milp. Raises: ValueError for a budget that no choice meets."""
+    Raises: ValueError for a budget that no choice meets."""
+    units = list((together or served_as_one)(found.layers).values())
+    total = sum(found.weights.values())
+    bits = [{layer: found.bits[layer, text] for layer in found.layers} for text in found.schemes]
+    _require_bits(bits_per_weight, _least(bits, found.weights, units), found.weights)
+
+    def share(unit: Sequence[str], text: str) -> float:
+        return sum(found.bits[one, text] * found.weights[one] for one in unit) / total
+
+    return _solved(found, units, share, bits_per_weight)
+
+
+def plan_for_price(
+    found: Sensitivity, price: Callable[[Sequence[str], str], float], budget: float, word: str
+) -> PlannedChoice:
+    """The same for a price of another kind, such as milliseconds: `price` of layers that are served as one product
+    under a scheme, which adds up over the products; `word` names its unit.
+
+    Raises: ValueError for a budget that no choice meets."""
+    units = list(served_as_one(found.layers).values())
+    least = sum(min(price(unit, text) for text in found.schemes) for unit in units)
+    if not least <= budget < math.inf:
+        raise ValueError(
+            f"a budget of {budget:.4g} {word} cannot be met: the cheapest scheme for every layer takes {least:.4g}; "
+            "raise the budget, or add a cheaper scheme"
+        )
+    return _solved(found, units, price, budget)
+
+
+def _solved(
+    found: Sensitivity, units: Sequence[Sequence[str]], price: Callable[[Sequence[str], str], float], budget: float
+) -> PlannedChoice:
+    """One scheme a unit, the least sum of costs whose sum of prices is within the budget: a 0/1 program."""
     import numpy as np
 
     # 0.3 s to import: only those who plan pay it
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    units = list((together or served_as_one)(found.layers).values())
     pairs = [(unit, text) for unit in units for text in found.schemes]
-    total = sum(found.weights.values())
-    share = np.array([sum(found.bits[one, text] * found.weights[one] for one in unit) / total for unit, text in pairs])
-    bits = [{layer: found.bits[layer, text] for layer in found.layers} for text in found.schemes]
-    _require_bits(bits_per_weight, _least(bits, found.weights, units), found.weights)
+    share = np.array([price(unit, text) for unit, text in pairs])
     cost = np.array([sum(found.alone[one, text] for one in unit) for unit, text in pairs])
     one_each = np.repeat(np.eye(len(units)), len(found.schemes), axis=1)
     result = milp(
         cost / (cost.max() or 1.0),
         integrality=np.ones(len(pairs)),
         bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(share[None], 0, bits_per_weight + 1e-9)],
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(share[None] / budget, 0, 1 + 1e-9)],
         options={"mip_rel_gap": 1e-6, "time_limit": 20.0},
     )
     if result.x is None:
-        raise ValueError(f"the solver found no plan at {bits_per_weight:.4g} bits per weight ({result.message})")
+        raise ValueError(f"the solver found no plan within {budget:.4g} ({result.message})")
     taken = [pair for pair, x in zip(pairs, result.x, strict=True) if x > 0.5]
     by_layer = {one: text for unit, text in taken for one in unit}
     return planned(found, {layer: by_layer[layer] for layer in found.layers})

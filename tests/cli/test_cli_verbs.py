@@ -127,6 +127,10 @@ def test_sensitivity(capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, t
     assert found["calibration"] is None
     probed = good(capsys, *asked, "--budget", "5", "--probe")["plan"]
     assert probed["predicted_kl"] <= probed["probed"]["kl_by_costs_alone"]
+    timed = good(capsys, *asked, "--milliseconds", "1", "--gpu", "L4", "--sequences", "4")["plan"]["milliseconds"]
+    assert timed["plan"] <= 1
+    assert (timed["gpu"], timed["sequences"]) == ("L4", 4)
+    assert "not both" in bad(capsys, *asked, "--milliseconds", "1", "--budget", "5")
     assert "--probe mends a plan" in bad(capsys, *asked, "--probe")
     assert "cannot be met" in bad(capsys, *asked, "--budget", "1")
     assert "quantizes nothing" in bad(capsys, "sensitivity", "--model", tiny_model_dir, "--schemes", "float", *FEW)

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from quantcore.advice.choice import frontier
+from quantcore.advice.pace import product_ms
 from quantcore.cli.command import main
 from quantcore.lab.advice import HERE, machine_named
 from quantcore.lab.lab import Lab
 from quantcore.measure.store import Store
 from quantcore.model.loading import LoadedModel
+from quantcore.scheme.scheme import Scheme
 from quantcore.text.files import LoadedText
 
 FREE = "whatever fits"
@@ -74,3 +76,25 @@ def test_the_verb_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert [one["why"] for one in said["verdicts"]] == [one.why for one in found.verdicts]
     assert main(["advise", "--gpu", "Voodoo 2"]) == 2
     assert "no GPU of the table" in capsys.readouterr().err
+
+
+def test_a_plan_within_milliseconds(lab: Lab) -> None:
+    """Between what a scale a row and scales of groups take: no slower than asked, of both, q, k and v alike."""
+    own = lab.read(LoadedText("own", ("the cat sat on the mat and saw " * 60,)))
+    schemes, read = ("w:int8/channel", "w:int8/group16"), (f"{own}|4x24", f"{own}|4x24")
+    wide = lab.plan_in_time(schemes, 1e3, "H100 SXM", 8, *read)
+    assert "w:int8/group16" in wide.chosen.choice.values()
+    few, many = (wide.uniform_ms[text] for text in schemes)
+    machine = machine_named(lab, "H100 SXM")
+    joined = {"q_proj": 64 + 2 * 32, "o_proj": 64, "gate_proj": 256, "down_proj": 64}
+    widths = {"down_proj": 128}
+    eight = Scheme.parse(schemes[1])
+    by_hand = sum(product_ms(eight, (rows, widths.get(name, 64)), 8, machine) for name, rows in joined.items())
+    assert many == pytest.approx(2 * by_hand)
+    assert few < many
+    middle = lab.plan_in_time(schemes, (few + many) / 2, "H100 SXM", 8, *read)
+    assert middle.ms <= (few + many) / 2
+    assert len(set(middle.chosen.choice.values())) == 2
+    assert len({middle.chosen.choice[f"model.layers.0.self_attn.{part}_proj"] for part in "qkv"}) == 1
+    with pytest.raises(ValueError, match=r"a budget of 1e-06 ms on H100 SXM cannot be met: .* raise the budget"):
+        lab.plan_in_time(schemes, 1e-6, "H100 SXM", 8, *read)

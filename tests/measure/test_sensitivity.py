@@ -1,6 +1,7 @@
 """Sensitivities equal plain whole runs, the shortcut through the blocks is exact, plans keep their budget."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from quantcore import compare, quantize_model
 from quantcore.export.serving import serving
 from quantcore.matmul.size import quantized_linears
-from quantcore.measure.planning import of_a_kind, plan_for_budget, plan_of
+from quantcore.measure.planning import of_a_kind, plan_for_budget, plan_for_price, plan_of
 from quantcore.measure.sensitivity import Sensitivity, layer_costs, sensitivity
 from quantcore.model.experts import taken_apart
 from quantcore.model.linears import linear_shapes, served_as_one
@@ -136,6 +137,20 @@ def test_a_budget_is_spent_where_it_helps_most() -> None:
     assert plan_for_budget(found, 4).choice == dict.fromkeys(found.layers, "w:int4/channel")
     with pytest.raises(ValueError, match=r"a budget of 1.9 bits per weight cannot be met: .* takes 2; raise"):
         plan_for_budget(found, 1.9)
+
+
+def test_a_budget_of_another_price() -> None:
+    """4 bits cost 4 in a, 2 in b and c, 2 bits 1 anywhere: 5 buy 4 bits in b and c, which save more than in a."""
+    found = _by_hand({"m.0.a": (0.6, 0.1), "m.0.b": (0.5, 0.1), "m.1.c": (0.5, 0.1)})
+
+    def price(unit: Sequence[str], text: str) -> float:
+        return 1.0 if text == "w:int2/channel" else 4.0 if unit == ["m.0.a"] else 2.0
+
+    chosen = plan_for_price(found, price, 5.0, "coins")
+    assert chosen.choice == {"m.0.a": "w:int2/channel", "m.0.b": "w:int4/channel", "m.1.c": "w:int4/channel"}
+    assert plan_for_price(found, price, 8.0, "coins").predicted_kl == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="a budget of 2.9 coins cannot be met: .* takes 3; raise the budget"):
+        plan_for_price(found, price, 2.9, "coins")
 
 
 def test_the_solver_finds_what_trying_all_finds() -> None:

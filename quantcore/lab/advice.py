@@ -97,7 +97,7 @@ def tried(
     so_far: SoFar | None = None,
 ) -> Advice:
     """The advice for the loaded model, measured: all open candidates on a short text, the best few on the whole one,
-    with `luck` their rounding luck too. `so_far` hears the advice as it stands after the first."""
+    with `luck` their rounding luck too. `so_far` hears the advice as it stands, as figures come."""
     stages = 3 if luck else 2
 
     def tell(place: int, stage: str) -> Progress:
@@ -115,16 +115,24 @@ def tried(
     able = [text for text in able if text != FLOAT]
     if not able:
         return first
-    rough = whole.duel(lab, able, EACH, FEW, tell(0, "a short text"))
+
+    def hear(known: Mapping[str, Loss]) -> SoFar | None:
+        """What a duel under way adds to what is known."""
+        if so_far is None:
+            return None
+        return lambda duel: duel.reports and so_far(choose(shape, *asked, {**known, **losses_of(duel)}, weights))
+
+    rough = whole.duel(lab, able, EACH, FEW, tell(0, "a short text"), hear({}))
     between = choose(shape, *asked, losses_of(rough), weights, told_apart(rough))
     if so_far:
         so_far(between)
-    final = whole.duel(lab, finalists(between, able), reading, calibration, tell(1, "the finalists"))
+    known = losses_of(rough)
+    final = whole.duel(lab, finalists(between, able), reading, calibration, tell(1, "the finalists"), hear(known))
     if luck:
         whole.luck(lab, tuple(final.reports), reading, calibration, tell(2, "their rounding luck"))
     spreads = whole.known_luck(lab, tuple(final.reports), reading, calibration)
     aparts = told_apart(rough) | told_apart(final, spreads)
-    return choose(shape, *asked, {**losses_of(rough), **losses_of(final)}, weights, aparts)
+    return choose(shape, *asked, {**known, **losses_of(final)}, weights, aparts)
 
 
 def plan_in_time(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from quantcore.methods.transforms.options import Quip, Rotate, Transform, Wush
-from quantcore.methods.transforms.turn import HadamardTurn, Turn, wush_turn
+from quantcore.methods.transforms.turn import HadamardTurn, Turn, moments_of, wush_turn
 from quantcore.model.experts import Experts
 from quantcore.model.linears import SharedInputs, every_linear, watch_inputs
 from quantcore.model.turned import turn_inputs
 from quantcore.model.wiring import Link, copy_of, stored
 from quantcore.pipeline.blocks import BlockWalk
-from quantcore.pipeline.gram import Gram
 from quantcore.pipeline.ranks import ranks
 
 SEED = 0
@@ -96,24 +94,30 @@ def _require_no_experts(block: nn.Module, transform: Transform) -> None:
 
 
 def _wush(block: nn.Module, names: Collection[str], walk: BlockWalk, transform: Wush) -> dict[str, Turn]:
-    layers, shared, grams = every_linear(block), SharedInputs(), dict[str, Gram]()
+    layers, shared, moments = every_linear(block), SharedInputs(), dict[str, Tensor]()
 
     def see(name: str, x: Tensor) -> None:
         if shared.is_first(name, x):
-            grams.setdefault(name, Gram()).add(x)
+            found = moments_of(x.detach().flatten(0, -2).float(), transform.block)
+            moments[name] = moments[name] + found if name in moments else found
 
-    with torch.inference_mode(), ExitStack() as stack:
-        stack.enter_context(watch_inputs(block, names, see))
+    with torch.inference_mode(), watch_inputs(block, names, see):
         walk.advance(block)
-    moments = {name: one.total for name, one in grams.items()}
-    if not ranks().alone:
-        said = ranks().all_said({name: one.cpu() for name, one in moments.items()})
-        first = dict.fromkeys(name for one in said for name in one)
-        moments = {name: torch.stack([one[name] for one in said if name in one]).sum(0) for name in first}
+    first, pooled = _of_all_ranks(shared.first, moments)
     return {
-        name: wush_turn(layers[name].weight.detach(), moments[reader].to(layers[name].weight.device), transform.block)
-        for name, reader in shared.first.items()
+        name: wush_turn(layers[name].weight.detach(), pooled[reader].to(layers[name].weight.device))
+        for name, reader in first.items()
     }
+
+
+def _of_all_ranks(first: dict[str, str], moments: dict[str, Tensor]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Who reads what, and the sums, over the ranks' text; a rank without text has neither."""
+    if ranks().alone:
+        return first, moments
+    said = ranks().all_said((first, {name: one.cpu() for name, one in moments.items()}))
+    readers = {name: reader for mine, _ in reversed(said) for name, reader in mine.items()}
+    sums = {one: torch.stack([its[one] for _, its in said if one in its]).sum(0) for one in set(readers.values())}
+    return readers, sums
 
 
 def turned_by_folding(links: Sequence[Link], heads: Sequence[Link], width: int) -> set[str]:

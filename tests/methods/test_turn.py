@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from quantcore.methods.transforms.fwht import turned
 from quantcore.methods.transforms.hadamard import factors, hadamard, rotation
-from quantcore.methods.transforms.turn import BlockTurn, HadamardTurn, Turn, wush_turn
+from quantcore.methods.transforms.turn import BlockTurn, HadamardTurn, Turn, moments_of, wush_turn
 from quantcore.model.turned import turn_inputs, turn_of
 
 
@@ -35,7 +35,7 @@ def test_the_factors_of_llamas_widths() -> None:
 
 
 def _wush(weight: Tensor, x: Tensor) -> Turn:
-    return wush_turn(weight, x.T @ x, 8)
+    return wush_turn(weight, moments_of(x, 8))
 
 
 @pytest.mark.parametrize("kind", ["hadamard", "signed", "wush"])
@@ -60,6 +60,11 @@ def test_what_the_layer_computes_stays(kind: str) -> None:
         turn_inputs(other, turns[kind])
 
 
+def test_moments_are_of_each_block_alone() -> None:
+    """Columns (1, 2 | 3, 4) of one row: 1 2 4 and 9 12 16, nothing between the blocks."""
+    assert moments_of(torch.tensor([[1.0, 2, 3, 4]]), 2).tolist() == [[[1, 2], [2, 4]], [[9, 12], [12, 16]]]
+
+
 def test_wush_makes_both_sides_equal() -> None:
     """T W^T W T^T = T^-T X^T X T^-1, with a diagonal of one number: spread evenly. Up to the damping of 1%."""
     torch.manual_seed(0)
@@ -73,7 +78,7 @@ def test_wush_makes_both_sides_equal() -> None:
         assert ours.diagonal().max() < 1.05 * ours.diagonal().min()
     assert torch.allclose(x_side @ w_side.T, x @ weight.T, atol=1e-4)  # the inputs' matrices are float32
     with pytest.raises(ValueError, match="blocks of 8 do not divide 12 channels"):
-        wush_turn(weight[:, :12], torch.eye(12), 8)
+        moments_of(weight[:, :12], 8)
 
 
 def test_wush_of_two_equal_channels_by_hand() -> None:
@@ -83,7 +88,7 @@ def test_wush_of_two_equal_channels_by_hand() -> None:
         torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double(),
         torch.diag(torch.tensor([800.0, 800.0])).double(),
     )
-    turn = wush_turn(weight, hessian, 2)
+    turn = wush_turn(weight, hessian[None])
     assert isinstance(turn, BlockTurn)
     found = turn.of_inputs(torch.tensor([[1.0, 0.0]]).double()).abs()[0]
     assert found.tolist() == pytest.approx([0.025**0.5] * 2, rel=1e-6)

@@ -103,19 +103,27 @@ class BlockTurn(Turn):
         return found
 
 
-def wush_turn(weight: Tensor, hessian: Tensor, block: int) -> BlockTurn:
+def moments_of(rows: Tensor, block: int) -> Tensor:
+    """rows^T rows of each block of columns by itself, (K / block, block, block), in the type of rows (N, K).
+
+    Raises: ValueError for a block that does not divide K."""
+    if rows.shape[1] % block:
+        raise ValueError(f"blocks of {block} do not divide {rows.shape[1]} channels; use a block that does")
+    blocks = rows.view(len(rows), -1, block).transpose(0, 1)
+    return torch.bmm(blocks.mT, blocks)
+
+
+def wush_turn(weight: Tensor, moments: Tensor) -> BlockTurn:
     """WUSH's turn of a layer: what a block's channels carry is made equally large in the weight and in the inputs, and
     spread over the block.
 
         W^T W = L L^T    X^T X = M M^T    M^T L = U S V^T        T = H S^1/2 V^T L^-1        T^-T = H S^-1/2 V^T L^T
 
-    Then T W^T W T^T = T^-T X^T X T^-1 = H S H: the same second moments on both sides. Shapes: weight (O, K), hessian
-    (K, K) = X^T X; each block by itself, W^T W and X^T X with DAMP of their mean diagonal. In float64.
-    Raises: ValueError for a block without a Hadamard matrix, or that does not divide K.
+    Then T W^T W T^T = T^-T X^T X T^-1 = H S H: the same second moments on both sides. Shapes: weight (O, K), moments
+    (K / block, block, block) = X^T X of each block; both with DAMP of their mean diagonal. In float64.
     Source: Chen et al. 2025, arXiv:2512.00956 (WUSH), theorem for a block of weights and activations."""
-    if weight.shape[1] % block:
-        raise ValueError(f"blocks of {block} do not divide {weight.shape[1]} channels; use a block that does")
-    lower_w, lower_x = (_lower(one, block) for one in (weight.double().T @ weight.double(), hessian.double()))
+    block = moments.shape[-1]
+    lower_w, lower_x = (_lower(one) for one in (moments_of(weight.double(), block), moments.double()))
     _, s, vh = torch.linalg.svd(lower_x.mT @ lower_w)
     spread = turned(torch.eye(block, dtype=torch.float64, device=weight.device), block)
     root = s.sqrt()[..., None]
@@ -124,11 +132,10 @@ def wush_turn(weight: Tensor, hessian: Tensor, block: int) -> BlockTurn:
     return BlockTurn(of_weights.mT.contiguous(), of_inputs.mT.contiguous())
 
 
-def _lower(moments: Tensor, block: int) -> Tensor:
-    """The Cholesky factors of the damped diagonal blocks, (K / block, block, block)."""
-    blocks = len(moments) // block
-    own = moments.view(blocks, block, blocks, block).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
-    mean = own.diagonal(dim1=1, dim2=2).mean(1)
-    own.diagonal(dim1=1, dim2=2).add_(DAMP * torch.where(mean > 0, mean, torch.ones_like(mean))[:, None])
-    factor: Tensor = torch.linalg.cholesky(own)
+def _lower(moments: Tensor) -> Tensor:
+    """The Cholesky factors of damped moments, (blocks, block, block)."""
+    mean = moments.diagonal(dim1=1, dim2=2).mean(1)
+    damped = moments.clone()
+    damped.diagonal(dim1=1, dim2=2).add_(DAMP * torch.where(mean > 0, mean, torch.ones_like(mean))[:, None])
+    factor: Tensor = torch.linalg.cholesky(damped)
     return factor

@@ -41,13 +41,15 @@ def checkpoints() -> None:
     """The checkpoints of this server, and a way to make room."""
     st.header("Checkpoints")
     found = exports.listed()
+    if not found:
+        st.caption("There are none.")
+        return
     st.caption(
         f"{len(found)} take {sum(one.bytes for one in found) / 1e6:,.1f} MB of {exports.limit_text()}. They are this "
         "user's alone to read on the disk; visitors get them as one .zip."
     )
-    if found:
-        st.dataframe([{"name": one.folder.name, "MB": one.bytes / 1e6} for one in found], hide_index=True)
-        st.button("Delete them all", on_click=exports.delete_all, key="delete")
+    st.dataframe([{"name": one.folder.name, "MB": one.bytes / 1e6} for one in found], hide_index=True)
+    st.button("Delete them all", on_click=exports.delete_all, key="delete")
 
 
 frame.bare("Who waits for what?")

@@ -51,7 +51,7 @@ def timed(model: str) -> dict[str, Any]:
     """Seconds from the question to the advice from what is known, to that from the short text, and to the last."""
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(model, "cpu", store=Store(Path(folder)))
-        started, heard = time.perf_counter(), []
+        started, worked, heard = time.perf_counter(), time.process_time(), []
         lab.advise()
         first = time.perf_counter() - started
         shares: list[float] = []
@@ -62,8 +62,16 @@ def timed(model: str) -> dict[str, Any]:
         found = lab.tried(progress=tell, so_far=lambda _: heard.append(time.perf_counter() - started))
         whole = time.perf_counter() - started
     longest = max((after - before for before, after in zip(shares, shares[1:], strict=False)), default=0.0)
+    worked = time.process_time() - worked  # seconds of all cores: what an idle machine shares out among its own
     chosen = found.chosen.candidate.name if found.chosen else None
-    row = {"first_s": first, "short_text_s": heard[0], "whole_s": whole, "longest_silence_s": longest, "chosen": chosen}
+    row = {
+        "first_s": first,
+        "short_text_s": heard[0],
+        "whole_s": whole,
+        "cpu_s": worked,
+        "longest_silence_s": longest,
+        "chosen": chosen,
+    }
     print(json.dumps(row))
     return row | {"load": os.getloadavg()[0], "machine": describe()}
 

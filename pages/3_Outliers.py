@@ -13,16 +13,15 @@ from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.studies.outliers import CLIPS, NO_CLIP, ChannelStudy, Payer, keeps_of
 from ui import frame
 from ui import widgets as controls
-from ui.components.chart import Hand, chart
+from ui.components.chart import chart
 from ui.figures import outliers as figures
-from ui.figures.home import next_token_picture
 from ui.sections.cache import cache_part
+from ui.sections.treatment import treatment_part
 from ui.settled import Question, settled
 from ui.sidebar import Choice, open_layer
 from ui.words import outliers as outlier_words
 from ui.words.digits import digits
 from ui.words.published import FINDINGS
-from ui.words.start import tokens_words
 
 TITLE = "Outliers"
 SECTION = "Learn"
@@ -44,9 +43,6 @@ COLUMNS: dict[str, Any] = {
     "token": "on token",
     "share_above_half": st.column_config.NumberColumn("tokens above half of it", format="%.1f%%"),
 }
-TREATMENTS = ["none", "smooth", "rotate=hadamard", "rotate=hadamard/r4", "rotate=random", "quip=hadamard", "awq"]
-LET_GO = "_alpha_let_go"  # the step at which the hand left the slider below the surface
-ALPHAS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 SHARED = ("one scale for all", "a scale per token")
 
 
@@ -89,7 +85,7 @@ def body(choice: Choice) -> None:
     st.header("Who pays")
     who_pays(study, payers, fmt, pictures)
     st.header("Move it before rounding")
-    treatment(choice, fmt, log)
+    treatment_part(choice, fmt, log)
     with frame.opened("What papers found, and what is measured here", "published") as is_open:
         if is_open:
             st.dataframe(pd.DataFrame([one.row for one in FINDINGS]), hide_index=True, width="stretch")
@@ -178,116 +174,6 @@ def who_pays(study: ChannelStudy, payers: Sequence[Payer], fmt: str, pictures: t
             key="channel_errors",
             alt=f"with one scale the median channel keeps {float(tensor.channel_sqnr_db.median()):z.1f} dB",
         )
-
-
-def treatment(choice: Choice, fmt: str, log: bool) -> None:
-    """The layer before and after a transform of the model, which computes the same."""
-    if LET_GO in st.session_state:
-        st.session_state["alpha"] = st.session_state.pop(LET_GO)
-    with st.container(horizontal=True):
-        kind = controls.pick("Transform", TREATMENTS, "none", "treat")
-        alpha = (
-            controls.steps("alpha: what the weights take over", ALPHAS, 0.5, "alpha", width=320)
-            if kind == "smooth"
-            else 0.5
-        )
-    if kind == "none":
-        st.markdown(
-            "The field's remedies move outliers before anything is rounded, and leave what the model computes: "
-            "`smooth` divides loud channels and multiplies the weights behind them, `rotate` spreads each channel over "
-            "all, `quip` turns what enters each layer as it comes, `awq` tries scales for the weights. Choose one: it "
-            "is done to the whole model, for real."
-        )
-        return
-    words = f"smooth={alpha:g}/all" if kind == "smooth" else kind
-    wanted = (choice.layer, words, fmt, choice.reading)
-    drawn = settled("treatment", f"{words} on {choice.layer}", choice.lab, wanted, treatment_asks)
-    if drawn is None:
-        return
-    layer, words, fmt, reading = drawn
-    lab, study = choice.lab, choice.lab.treatment(layer, words, fmt, reading)
-    before, after = study.before, study.after
-    gains = {
-        "Largest / median channel": figures.ratio_text(after.channels.ratio),
-        "Largest / median weight": figures.ratio_text(after.weight_ratio),
-        "Input SQNR, median, after": f"{float(after.payers[0].token_sqnr_db.median()):.1f} dB",
-        f"Output, all in {fmt}": figures.gain_text(after.layer.output.sqnr_db, before.layer.output.sqnr_db),
-    }
-    frame.metrics(gains)
-    both_surfaces(lab, (layer, words, fmt, reading), log)
-    chart(
-        figures.difficulty(study, words),
-        key="difficulty",
-        alt=f"largest over median channel from {before.channels.ratio:.1f} to {after.channels.ratio:.1f}, "
-        f"of the weights from {before.weight_ratio:.1f} to {after.weight_ratio:.1f}",
-    )
-    tensor, token = (
-        float(there.token_sqnr_db.median() - here.token_sqnr_db.median())
-        for here, there in zip(before.payers[:2], after.payers[:2], strict=True)
-    )
-    st.markdown(
-        f"The loudest channel goes from **{before.channels.ratio:.1f}** to **{after.channels.ratio:.1f}** times the "
-        f"median one, the weights' from {before.weight_ratio:.1f} to {after.weight_ratio:.1f}. The median token's "
-        f"input gains **{tensor:+.1f} dB** under one scale for all, {token:+.1f} dB under a scale of its own; weights: "
-        f"{before.layer.weight.sqnr_db:.1f} to {after.layer.weight.sqnr_db:.1f} dB. For the whole model write the "
-        f"word behind a scheme, as in `W8A8,{words}`: in a duel, the layer lab, a checkpoint."
-    )
-    with frame.opened("The very next tokens, before and after", "next") as is_open:
-        if is_open:
-            next_tokens(lab, f"w:{fmt}/channel,a:{fmt}/tensor/dynamic", words)
-
-
-def treatment_asks(layer: str, words: str, fmt: str, reading: str) -> list[Question]:
-    """What the treated layer asks; smoothing also what every alpha would do."""
-    asked: list[Question] = [(Lab.treatment, layer, words, fmt, reading)]
-    return asked + [(Lab.smoothing, layer, reading)] * words.startswith("smooth")
-
-
-def both_surfaces(lab: Lab, drawn: tuple[str, str, str, str], log: bool) -> None:
-    """Before and after under one camera; alpha moves the second while it is dragged."""
-    layer, words, fmt, reading = drawn
-    study, texts = lab.treatment(layer, words, fmt, reading), lab.token_texts(reading, layer)
-    before, after = study.before, study.after
-    x, reach = lab.inputs(layer, reading), float(before.channels.channel_absmax.max())
-    hand = None
-    if words.startswith("smooth"):
-        alpha = float(words.split("=")[1].split("/")[0])
-        scales = [lab.smoothing(layer, reading).scales(one) for one in ALPHAS]
-        frames = figures.dragged(x, scales, after.channels, log)
-        hand = Hand("alpha", [f"{one:g}" for one in ALPHAS], ALPHAS.index(alpha), frames)
-    let_go = None
-    with st.grid(2, min_column_width=430):
-        for key, side, shown, title in (
-            ("surface_before", before, x, "|x| before"),
-            ("surface_after", after, lab.treated_layer(layer, words, reading)[0], f"|x| after {words}, same height"),
-        ):
-            let_go = chart(
-                figures.surface(shown, side.channels, texts, log, title, reach),
-                key=key,
-                alt=f"{title}: the highest is {float(side.channels.channel_absmax.max()):.3g}",
-                link="treatment",
-                hand=hand if side is after else None,
-            )
-    if let_go and "step" in let_go and float(let_go["step"]) != st.session_state.get("alpha"):
-        st.session_state[LET_GO] = float(let_go["step"])
-        st.rerun()
-
-
-def next_tokens(lab: Lab, plain: str, words: str) -> None:
-    """What the whole model would write next, its weights and inputs rounded, as it was and treated."""
-    schemes = (plain, f"{plain},{words}")
-    drawn = settled(
-        "next tokens", f"The model under {words}", lab, schemes, lambda *both: [(Lab.written_next, one) for one in both]
-    )
-    if drawn is None:
-        return
-    with st.grid(2, min_column_width=430):
-        for key, scheme, name in zip(("next_before", "next_after"), drawn, ("as it was", words), strict=True):
-            report = lab.written_next(scheme)
-            said = tokens_words(report, name)
-            with st.container():
-                chart(next_token_picture(report, name), key=key, alt=said.replace("*", ""))
-                st.markdown(said)
 
 
 def remedies(choice: Choice, fmt: str, width: int) -> None:

@@ -10,15 +10,16 @@ from quantcore.cli.command import main
 from quantcore.pipeline import road
 
 if os.environ["RANK"] == "1":
-    whole = road.quantize_together
+    whole = road.quantize_sets
 
-    def troubled(members, ranges, hessian):  # type: ignore[no-untyped-def]
+    def troubled(sets, ranges):  # type: ignore[no-untyped-def]
+        members = [name for together, *_ in sets for name in together]
         if any(".layers.1." in name for name in members):
             if sys.argv[1] == "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise ValueError(f"{next(iter(members))} cannot be solved here; try another machine")
-        return whole(members, ranges, hessian)
+            raise ValueError(f"{members[0]} cannot be solved here; try another machine")
+        return whole(sets, ranges)
 
-    road.quantize_together = troubled  # type: ignore[assignment]
+    road.quantize_sets = troubled  # type: ignore[assignment]
 
 sys.exit(main(sys.argv[2:]))

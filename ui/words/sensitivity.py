@@ -142,7 +142,11 @@ def bits_where(choice: Mapping[str, str], found: Sensitivity) -> str:
     """Why another layer has more bits than the one that hurts most: by what a bit saves there. Empty where none has."""
     worst = max(choice, key=lambda layer: found.alone[layer, choice[layer]])
     own = choice[worst]
-    richer = [layer for layer in choice if found.bits[layer, choice[layer]] > found.bits[worst, own]]
+    richer = [  # under a scheme that takes more bits than the worst one's in either layer: groups divide some otherwise
+        layer
+        for layer, more in choice.items()
+        if all(found.bits[one, more] > found.bits[one, own] for one in (layer, worst))
+    ]
     if not richer:
         return ""
     best = max(richer, key=lambda layer: _saved(found, layer, own, choice[layer])[2])

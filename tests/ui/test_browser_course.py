@@ -82,6 +82,19 @@ def class_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield url
 
 
+def guess_by_hand(student: Any, option: str) -> None:
+    """Click an option until the page says that it is the guess: a click meets no control where the page is being drawn,
+    as on a busy machine a second after its title came."""
+    said = f"Your guess: {option}"
+    for _ in range(8):
+        student.get_by_role("radio", name=option).click()
+        for _ in range(60):
+            if student.evaluate(GUESSED, said):
+                return
+            student.wait_for_timeout(500)
+    raise AssertionError(f"eight clicks of {option!r} were no guess")
+
+
 def test_a_class_of_three_browsers(browser_context: Any, class_url: str) -> None:
     """Three browsers, each with cookies of its own: a teacher, and two students who guess."""
     contexts = [browser_context.browser.new_context(viewport={"width": 1280, "height": 720}) for _ in range(3)]
@@ -100,8 +113,7 @@ def test_a_class_of_three_browsers(browser_context: Any, class_url: str) -> None
         for student, option in zip(students, ("the giant token", "all the other tokens"), strict=True):
             student.goto(f"{class_url}/Course?join={code}")
             has_title(student, scenes()[TOKEN - 1].ask)
-            student.get_by_role("radio", name=option).click()
-            wait_until(student, GUESSED, f"Your guess: {option}")
+            guess_by_hand(student, option)
             assert student.get_by_role("button", name="Show", exact=True).count() == 0
         wait_until(teacher, GUESSED, "2 of 2 guessed")
         teacher.get_by_role("button", name="Show", exact=True).click()

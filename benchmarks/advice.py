@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
+from benchmarks.rows import put_row
 from quantcore.advice.candidates import candidates
 from quantcore.advice.shape import served_shape
 from quantcore.lab.advice import FEW, losses_of
@@ -42,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     name = options.name or options.model
     if options.part == "time":
-        write(options.out, "time", name, timed(options.model))
+        put_row(options.out, "time", name, timed(options.model))
     else:
         losses(options.model, name, str(CALIBRATE.at_most(options.learned)), options.out)
 
@@ -85,13 +86,7 @@ def losses(model: str, name: str, learned: str, out: Path) -> None:
             found = losses_of(lab.duel((text,), reading, calibration))[text]
             print(f"{stage} {text}: {found.kl:.4g}, {time.perf_counter() - started:.0f} s", flush=True)
             asked = {"text": reading, "learned": calibration, "machine": describe()}
-            write(out, f"losses of {name}", f"{stage} {text}", asdict(found) | asked)
-
-
-def write(out: Path, part: str, key: str, found: dict[str, Any]) -> None:
-    known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    known.setdefault(part, {})[key] = found
-    out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            put_row(out, f"losses of {name}", f"{stage} {text}", asdict(found) | asked)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
+from benchmarks.rows import put_row
 from quantcore.lab.lab import Lab
 from quantcore.measure.told_apart import apart_of
 from quantcore.methods.gptq import gptq_loss, gptq_quantize
@@ -64,7 +65,7 @@ def main() -> None:
     lab = Lab(options.model, "cpu", name=options.name)
     read, learned = str(EVALUATE.at_most(options.tokens)), str(CALIBRATE.at_most(options.learned))
     if options.part == "search":
-        write(options.out, lab.id, "search", searched(lab, learned))
+        put_row(options.out, lab.id, "search", searched(lab, learned))
     else:
         duel(lab, read, learned, options.out)
 
@@ -80,7 +81,7 @@ def duel(lab: Lab, read: str, learned: str, out: Path) -> None:
             rows.append(row)
             print(f"{text}: KL {report.kl:.4g}, perplexity {report.perplexity:.4g}", flush=True)
             asked = {"machine": describe(), "text": read, "learned": learned}
-            write(out, lab.id, "duel", {**asked, "rows": rows, "pairs": []})
+            put_row(out, lab.id, "duel", {**asked, "rows": rows, "pairs": []})
     best = {form: min(texts, key=lambda text: kl_of(rows, text)) for form, texts in SCHEMES.items()}
     whole = lab.duel(tuple(best.values()), read, learned)  # all are kept by now
     groups = (WEIGHTS_ALONE, tuple(form for form in SCHEMES if form not in WEIGHTS_ALONE))
@@ -91,7 +92,7 @@ def duel(lab: Lab, read: str, learned: str, out: Path) -> None:
         found = aparts[names[one], names[other]]
         ends = {"kl": found.difference.value, "lo": found.difference.lo, "hi": found.difference.hi, "p": found.p}
         told.append({"scheme": one, "minus": other, **ends, "share": found.share, "beyond": found.beyond})
-    write(out, lab.id, "duel", {**asked, "rows": rows, "best": best, "pairs": told})
+    put_row(out, lab.id, "duel", {**asked, "rows": rows, "best": best, "pairs": told})
     print(json.dumps(told, indent=1))
 
 
@@ -129,12 +130,6 @@ def error(weight: Tensor, spec: Any) -> float:
 
 def loss(weight: Tensor, hessian: Any, spec: Any) -> float:
     return gptq_loss(weight, dequantize(gptq_quantize(weight, hessian, spec, Gptq("weight"))), hessian)
-
-
-def write(out: Path, model: str, part: str, found: dict[str, Any]) -> None:
-    known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    known.setdefault(model, {})[part] = found
-    out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.machine import describe
+from benchmarks.rows import put_row
 from quantcore.lab.bench import EACH, LEARNED, PLANNED_ON
 from quantcore.lab.lab import Lab
 from quantcore.measure.planning import schemes_near
@@ -81,7 +82,7 @@ def costs(lab: Lab, schemes: list[str], layers: int | None, out: Path) -> None:
             "machine": describe(),
         }
         print(json.dumps({key: value for key, value in found.items() if key != "machine"}))
-        write(out, "costs", f"{lab.id} {scheme}", found)
+        put_row(out, "costs", f"{lab.id} {scheme}", found)
 
 
 def spread(layers: list[str], count: int | None) -> list[str]:
@@ -113,14 +114,7 @@ def plans(lab: Lab, uniform: list[str], tokens: int, out: Path) -> None:
         if (apart := apart_of(duel, [(plan, scheme)], spreads).get((plan, scheme))) is not None:
             row |= {"share": apart.share, "luck": apart.luck, "p": apart.p, "verdict": apart.verdict}
         print(f"{bits:.3f} bits: {scheme} {kl[scheme]:.4f}, plan {kl[plan]:.4f}; {row.get('verdict')}")
-        write(out, "plans", f"{lab.id} {scheme}", row)
-
-
-def write(out: Path, part: str, key: str, found: dict[str, Any]) -> None:
-    """Put one row into the file, in the place of an older one of the same question."""
-    known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    known.setdefault(part, {})[key] = found
-    out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        put_row(out, "plans", f"{lab.id} {scheme}", row)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.advice time                      the reference model: seconds to each stage of `Lab.tried`
     python -m benchmarks.advice losses                    every candidate's loss on the short text and on the whole one
-    python -m benchmarks.advice losses --model FILE.gguf --name SmolLM2-135M --learned 5120
+    python -m benchmarks.advice losses --model FILE.gguf --name SmolLM2-135M --learned 5120 --device cuda
 
 What is measured is kept in QUANT_HOME, a candidate at a time, so a run that was cut off goes on where it stood, and is
 written at once: `benchmarks/results/advice.json`. `time` measures in a folder of its own, where nothing is kept.
@@ -38,20 +38,21 @@ def main() -> None:
     parser.add_argument("part", choices=("time", "losses"))
     parser.add_argument("--model", default=REFERENCE)
     parser.add_argument("--name", help="what the model is called in the file")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--learned", type=int, default=CALIBRATE.windows * CALIBRATE.length, help="tokens")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     name = options.name or options.model
     if options.part == "time":
-        put_row(options.out, "time", name, timed(options.model))
+        put_row(options.out, "time", name, timed(options.model, options.device))
     else:
-        losses(options.model, name, str(CALIBRATE.at_most(options.learned)), options.out)
+        losses(Lab(options.model, options.device), name, str(CALIBRATE.at_most(options.learned)), options.out)
 
 
-def timed(model: str) -> dict[str, Any]:
+def timed(model: str, device: str) -> dict[str, Any]:
     """Seconds from the question to the advice from what is known, to that from the short text, and to the last."""
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(model, "cpu", store=Store(Path(folder)))
+        lab = Lab(model, device, store=Store(Path(folder)))
         started, worked, heard = time.perf_counter(), time.process_time(), []
         lab.advise()
         first = time.perf_counter() - started
@@ -77,8 +78,7 @@ def timed(model: str) -> dict[str, Any]:
     return row | {"load": os.getloadavg()[0], "machine": describe()}
 
 
-def losses(model: str, name: str, learned: str, out: Path) -> None:
-    lab = Lab(model, "cpu")
+def losses(lab: Lab, name: str, learned: str, out: Path) -> None:
     shape = served_shape(lab.id, lab.model)
     for text in (one.text for one in candidates(shape) if one.text != "float"):
         for stage, reading, calibration in (("short", EACH, FEW), ("whole", MEASURED, learned)):

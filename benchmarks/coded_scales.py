@@ -1,7 +1,7 @@
 """Are coded scales worth it? INT4, MXFP4 and NVFP4, inputs float and rounded as well, each by several methods.
 
     python -m benchmarks.coded_scales duel                  the reference model
-    python -m benchmarks.coded_scales duel --model FILE.gguf --name SmolLM2-135M --learned 2560
+    python -m benchmarks.coded_scales duel --model FILE.gguf --name SmolLM2-135M --device cuda
     python -m benchmarks.coded_scales search                what searching the scales wins
 
 duel     every scheme against the float model: perplexity and KL; of each format the method that loses least, and those
@@ -58,11 +58,12 @@ def main() -> None:
     parser.add_argument("part", choices=("duel", "search"))
     parser.add_argument("--model", default=REFERENCE)
     parser.add_argument("--name", help="what the model is called in the file")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=5120, help="that schemes are measured on")
     parser.add_argument("--learned", type=int, default=5120, help="tokens that GPTQ learns from")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    lab = Lab(options.model, "cpu", name=options.name)
+    lab = Lab(options.model, options.device, name=options.name)
     read, learned = str(EVALUATE.at_most(options.tokens)), str(CALIBRATE.at_most(options.learned))
     if options.part == "search":
         put_row(options.out, lab.id, "search", searched(lab, learned))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -33,8 +34,9 @@ LEAST = np.array([-np.inf, -np.inf, 0.0, -np.inf, -np.inf, -np.inf])  # memory: 
 DRAWN = 0.05
 BLOCK = ((4096, 4096), (4096, 4096), (1024, 4096), (1024, 4096), (14336, 4096), (14336, 4096), (4096, 14336))
 BLOCKS = 8
-# One sequence, one CUDA graph, 8 blocks of Llama-3-8B shapes, ms a step, H200, 2026-11-28.
-STEPS = {"float": 1.90, "W4A16": 1.22, "W8A8": 1.71, "FP8_DYNAMIC": 1.74}
+DECODED = json.loads((RESULTS / "decode_steps.json").read_text(encoding="utf-8"))
+WHAT, ROWS = next(iter(DECODED.items()))  # `benchmarks.decode_steps`, one H200
+STEPS = {kind: row["ms"] for kind, row in ROWS.items()}
 # Humming 0.1.20, vLLM's backend of quantized products: times as fast as bf16, weight 14336 x 4096, H200, 2026-11-28.
 HUMMING = {
     "tokens": [1, 16, 64, 256, 1024, 2048, 8192],
@@ -130,11 +132,11 @@ def report() -> dict[str, Any]:
         for kind in STEPS
     ]
     return {
-        "fitted": "2026-11-28",
+        "fitted": datetime.now(UTC).strftime("%Y-%m-%d"),
         "kinds": {kind: {name: round(one, 5) for name, one in asdict(pace).items()} for kind, pace in kinds.items()},
         "held_out": {name: asdict(summary(one)) for name, one in {**left, "decode": decode}.items()},
         "block_ms": round(mean(beside.values()), 4),
-        "decode": {"measured_ms": STEPS, "what": "8 blocks of Llama-3-8B shapes, one sequence, one CUDA graph, H200"},
+        "decode": {"measured_ms": STEPS, "what": f"{WHAT}, one CUDA graph, H200"},
         "others": {"whose": "Humming 0.1.20, vLLM's quantized products, beside bf16 on an H200, 14336 x 4096"}
         | HUMMING,
     }

@@ -1,7 +1,7 @@
 """What moving outliers buys, before and beside GPTQ: KL on one text, calibrated on another, with paired intervals.
 
     python -m benchmarks.treatments                          the reference model, results/treatments.json
-    python -m benchmarks.treatments W4A4 --model a/folder    one contest, another model
+    python -m benchmarks.treatments W4A4 --model FILE.gguf --name SmolLM2-135M --device cuda
 
 In each contest the first scheme is what the others are compared with: `kl less` is its KL minus theirs, with the 95%
 interval over windows, and `x` how many times smaller theirs is. Seconds are of quantizing alone. Rows are kept as they
@@ -66,14 +66,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("contests", nargs="*", default=list(CONTESTS), help=f"of {', '.join(CONTESTS)}")
     parser.add_argument("--model", default="reference")
+    parser.add_argument("--name", help="what the model is called in the file")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=16384, help="of each text")
     parser.add_argument("--out", type=Path, default=RESULTS / "treatments.json")
     args = parser.parse_args()
-    lm = load_model(args.model)
+    lm = load_model(args.model, args.device)
     calibration = token_windows(lm.tokenizer, bundled_text("calibration"), 512, limit=args.tokens)
     evaluation = token_windows(lm.tokenizer, bundled_text("evaluation"), 256, limit=args.tokens)
     found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
-    mine = found.setdefault(Path(args.model).name, {})
+    mine = found.setdefault(args.name or Path(args.model).name, {})
     asked = {"machine": describe(), "calibration_tokens": calibration.numel(), "evaluation_tokens": evaluation.numel()}
     for contest in args.contests:
         kept = mine.get(contest, {})

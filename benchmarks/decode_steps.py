@@ -2,6 +2,7 @@
 
     python -m benchmarks.decode_steps                       every kind that the advisor's speed model is fitted to
     python -m benchmarks.decode_steps --schemes W4A16       one scheme
+    python -m benchmarks.decode_steps --sequences 64        of 64 sequences at once
     python -m benchmarks.decode_steps --tiny --device cpu   two small blocks, step by step, to see that all of it works
 
 The model is made on the spot, of random weights, with a vocabulary so small that its head takes no time. Milliseconds
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,40 +26,46 @@ from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
 from benchmarks.machine import describe
 from benchmarks.rows import put_row
 from quantcore import load_model, quantize_model
-from quantcore.matmul.decode import GreedyDecoder
+from quantcore.model.decode import GreedyDecoder
 
 RESULT = Path(__file__).parent / "results" / "decode_steps.json"
 SCHEMES = ("float", "W8A8", "w:int8/channel,a:int8/tensor/static", "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "W4A16",
            "W4A16_ASYM", "W8A16")  # fmt: skip
 SHAPE = LLAMA_3_8B._replace(blocks=8, vocabulary=256)
 PROMPT, SHORT, LONG, ROUNDS = 64, 40, 240, 3
+WAYS = {"plain_": False, "": True}  # by transformers' own blocks, and with what stands between products fused
+COUNTS = {1: "one sequence"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schemes", nargs="+", default=SCHEMES)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--sequences", type=int, default=1)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     shape = TINY._replace(context=512) if chosen.tiny else SHAPE
-    what = f"{shape.blocks} blocks, hidden {shape.hidden}, ffn {shape.ffn}, one sequence"
+    what = f"{shape.blocks} blocks, hidden {shape.hidden}, ffn {shape.ffn}, {COUNTS.get(chosen.sequences, f'{chosen.sequences} sequences')}"
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "model"
         write_random_llama(made, shape, device=chosen.device)
         loaded = load_model(str(made), chosen.device)
-        prompt = torch.randint(0, shape.vocabulary, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+        prompt = torch.randint(
+            0, shape.vocabulary, (chosen.sequences, PROMPT), generator=torch.Generator().manual_seed(0)
+        )
         for scheme in chosen.schemes:
             model = loaded.model if scheme == "float" else quantize_model(loaded.model, scheme, prompt)[0]
-            row = {"ms": step_ms(model, prompt), "machine": describe()}
-            print(f"{scheme}: {row['ms']:.3f} ms a step", flush=True)
+            row: dict[str, Any] = {f"{name}ms": step_ms(model, prompt, fuse) for name, fuse in WAYS.items()}
+            print(f"{scheme}: {row['ms']:.3f} ms a step, by transformers {row['plain_ms']:.3f}", flush=True)
+            row["machine"] = describe()
             put_row(chosen.out, what, scheme, row)
             del model
 
 
-def step_ms(model: nn.Module, prompt: Tensor) -> float:
+def step_ms(model: nn.Module, prompt: Tensor, fuse: bool) -> float:
     def seconds(count: int) -> float:
-        decoder = GreedyDecoder(model, PROMPT + LONG)
+        decoder = GreedyDecoder(model, PROMPT + LONG, sequences=len(prompt), fuse=fuse)
         started = time.perf_counter()
         decoder.continue_(prompt, count).cpu()
         return time.perf_counter() - started

@@ -30,7 +30,7 @@ import torch
 from benchmarks.codes import measure_codes
 from benchmarks.machine import describe
 from quantcore import load_model, quantize_model
-from quantcore.matmul.decode import GreedyDecoder
+from quantcore.model.decode import GreedyDecoder
 from quantcore.studies.speed import SpeedReport, SpeedRow, measure_paths
 from quantcore.text.windows import prompt_tokens
 

@@ -14,7 +14,7 @@ from quantcore.matmul.why_not import why_no_kernels
 from quantcore.numbers.kernels.grams import add_grams
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.scheme.scheme import Scheme
-from tests import emulated_lanes
+from tests import decode_laws, emulated_lanes
 from tests import matmul_laws as laws
 
 
@@ -184,3 +184,19 @@ def test_sums_of_many_experts(width: int) -> None:
 def test_the_fast_walsh_hadamard_transform(width: int) -> None:
     """In float16: the interpreter's product takes bfloat16 for whole numbers."""
     laws.check_fwht(width, torch.float16, "cpu")
+
+
+@pytest.mark.parametrize("spec", [None, "int8/token/dynamic", "fp8_e4m3/token/dynamic"])
+def test_rows_between_the_products_of_a_decode_step(spec: str | None) -> None:
+    decode_laws.check_norm_rows(spec, torch.float32, "cpu")
+    decode_laws.check_gate_rows(spec, torch.bfloat16, "cpu")
+
+
+@pytest.mark.parametrize("filled", [1, 64, 130])
+def test_attention_over_the_filled_part_of_a_cache(filled: int) -> None:
+    decode_laws.check_attend(filled, torch.float32, "cpu")
+
+
+@pytest.mark.parametrize(("kind", "scheme", "prompt", "blocks"), [("llama", "float", 70, 2), ("qwen2", "W8A8", 2, 1)])
+def test_a_fused_decode_step(kind: str, scheme: str, prompt: int, blocks: int) -> None:
+    decode_laws.check_step(kind, scheme, prompt, torch.float32, "cpu", 1e-5, blocks)

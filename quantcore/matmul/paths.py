@@ -8,9 +8,11 @@
     fp8_block    e4m3, 128-column groups and blocks float32 sums a group, scaled, then added GPU: Triton
     low_bit      16-bit x, codes of 2 to 8 bits     unpacked in registers, scaled a group    GPU: Triton
     dequantize   anything                           fake_quantize(x) @ W_hat^T in x's dtype  everywhere
+    humming      16-bit x, or codes of it          vLLM's kernels                          GPU: humming-kernels
 
-`dequantize` is the reference. A path says `why_not` in a sentence, keeps the weight in the form it wants (`prepare`,
-once) and multiplies. K, O and the number of tokens may be anything: padding happens inside.
+`dequantize` is the reference; `humming` stands behind it and is taken where it is asked for. A path says `why_not` in a
+sentence, keeps the weight in the form it wants (`prepare`, once) and multiplies. K, O and the number of tokens may be
+anything: padding happens inside.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quantcore.matmul import products, why_not
+from quantcore.matmul import humming, products, why_not
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import QuantSpec
@@ -148,6 +150,14 @@ PATHS: dict[str, Path] = {
             products.itself,
             products.rounded,
             products.multiply_dequantized,
+        ),
+        Path(
+            "humming",
+            "vLLM's kernels: codes unpacked in registers, products of x's type or of its codes",
+            humming.why_not,
+            humming.prepare,
+            humming.encode,
+            humming.multiply,
         ),
     ]
 }

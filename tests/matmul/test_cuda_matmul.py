@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from quantcore import load_model, quantize_model
-from quantcore.matmul.decode import GreedyDecoder
 from quantcore.matmul.paths import open_paths
 from quantcore.matmul.products import int_mm
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import perplexity
+from quantcore.model.decode import GreedyDecoder
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.windows import bundled_text, prompt_tokens, token_windows
+from tests import decode_laws
 from tests import matmul_laws as laws
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
@@ -182,3 +183,38 @@ def test_a_model_reads_and_writes_on_its_path(scheme: str, path: str) -> None:
 @pytest.mark.parametrize("width", [256, 1024, 2048, 4096, 8192, 16384])
 def test_the_fast_walsh_hadamard_transform(width: int, dtype: torch.dtype) -> None:
     laws.check_fwht(width, dtype, "cuda")
+
+
+@pytest.mark.parametrize("spec", [None, "int8/token/dynamic", "fp8_e4m3/token/dynamic"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_between_the_products_of_a_decode_step(spec: str | None, dtype: torch.dtype) -> None:
+    decode_laws.check_norm_rows(spec, dtype, "cuda")
+    decode_laws.check_gate_rows(spec, dtype, "cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("filled", [1, 63, 64, 65, 130, 199])
+def test_attention_over_the_filled_part_of_a_cache(filled: int, dtype: torch.dtype) -> None:
+    decode_laws.check_attend(filled, dtype, "cuda")
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize(
+    "scheme", ["float", "W8A8", "FP8_DYNAMIC", "w:int4/group32", "w:int8/tensor,a:int8/tensor/static"]
+)
+def test_a_fused_decode_step(kind: str, scheme: str) -> None:
+    decode_laws.check_step(kind, scheme, 70, torch.bfloat16, "cuda", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reorder"),
+    [
+        ("W4A16", False), ("W4A16", True), ("W8A16", False), ("w:int3/group64", False), ("W8A8", False),
+        ("FP8_DYNAMIC", False), ("w:int4/channel,a:int8/token/dynamic", False),
+        ("w:int4/group128,a:fp8_e4m3/token/dynamic", False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("tokens", [1, 17, 512])
+def test_vllms_kernels_give_what_dequantizing_gives(scheme: str, reorder: bool, tokens: int) -> None:
+    pytest.importorskip("humming")
+    laws.check_product("humming", scheme, tokens, 256, 512, device="cuda", reorder=reorder)

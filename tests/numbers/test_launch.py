@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quantcore import load_model, quantize_model
-from quantcore.matmul.decode import GreedyDecoder
+from quantcore.model.decode import GreedyDecoder
 from quantcore.numbers.kernels.launch import launch, on_device
 from quantcore.studies.speed import measure_paths
 from tests.browser_fixtures import ROOT

@@ -34,7 +34,6 @@ SCHEMES = ("float", "W8A8", "w:int8/channel,a:int8/tensor/static", "FP8", "FP8_D
 SHAPE = LLAMA_3_8B._replace(blocks=8, vocabulary=256)
 PROMPT, SHORT, LONG, ROUNDS = 64, 40, 240, 3
 WAYS = {"plain_": False, "": True}  # by transformers' own blocks, and with what stands between products fused
-COUNTS = {1: "one sequence"}
 
 
 def main() -> None:
@@ -46,7 +45,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     shape = TINY._replace(context=512) if chosen.tiny else SHAPE
-    what = f"{shape.blocks} blocks, hidden {shape.hidden}, ffn {shape.ffn}, {COUNTS.get(chosen.sequences, f'{chosen.sequences} sequences')}"
+    many = "one sequence" if chosen.sequences == 1 else f"{chosen.sequences} sequences"
+    what = f"{shape.blocks} blocks, hidden {shape.hidden}, ffn {shape.ffn}, {many}"
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "model"
         write_random_llama(made, shape, device=chosen.device)

@@ -10,6 +10,7 @@ Without a GPU a small set of shapes is measured, and the file is results/matmul_
 - times        ms; on a GPU medians over CUDA graph replays of many calls in a row, each on another copy of the weight
                so that none is found in the L2 cache; `plain` one call launched from Python, cache flushed, between
                two events
+- humming      the same of vLLM's kernels, where humming-kernels is installed: gate, every number of tokens
 - codes        tokens to codes, and rounded under coded scales, 8192 x 4096 in bf16: the share of a device copy's
                bandwidth
 - text         greedy tokens a second of the reference model, step by step and replayed from a CUDA graph
@@ -30,6 +31,7 @@ import torch
 from benchmarks.codes import measure_codes
 from benchmarks.machine import describe
 from quantcore import load_model, quantize_model
+from quantcore.matmul.humming import installed
 from quantcore.model.decode import GreedyDecoder
 from quantcore.studies.speed import SpeedReport, SpeedRow, measure_paths
 from quantcore.text.windows import prompt_tokens
@@ -46,6 +48,8 @@ SCHEMES = [
     "W8A8", STATIC_W8A8, TENSOR_W8A8, "FP8", TENSOR_FP8, "FP8_DYNAMIC", "FP8_BLOCK",
     "W4A16", "W4A16_ASYM", "W4A16+g_idx", "W8A16", "NVFP4A16", "MXFP4A16", "MXFP8A16",
 ]  # fmt: skip
+HUMMING = ["W8A8", "FP8_DYNAMIC", "W4A16", "W8A16", "w:int4/channel,a:int8/token/dynamic",
+           "w:int4/group128,a:fp8_e4m3/token/dynamic"]  # fmt: skip
 FEW_SCHEMES = ["W8A8", "FP8", "FP8_DYNAMIC", "W4A16", "W8A16"]
 CODES = [
     "int8/token/dynamic",
@@ -96,6 +100,11 @@ def run(device: str, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         print(table(measured), flush=True)
         if full:
             report["bar"] = bar(measured)
+        save(report)
+    if on_gpu and installed():
+        measured = measure_paths(GATE, TOKENS, HUMMING, device, path="humming")
+        report["humming"] = asdict(measured)
+        print(f"\nHumming, gate\n{table(measured)}", flush=True)
         save(report)
     report["codes"] = [
         asdict(one) | {"share_of_copy": one.share_of_copy}

@@ -53,10 +53,16 @@ def test_codes_of_groups_and_of_rows_longer_than_a_block(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "tile", [Tile(32, 16, 128, 4, 3), Tile(16, 32, 128, 4, 3), Tile(32, 16, 128, 4, 3, persistent=True)]
+    "tile",
+    [
+        Tile(32, 16, 128, 4, 3),
+        Tile(16, 32, 128, 4, 3),
+        Tile(32, 16, 128, 4, 3, splits=3),
+        Tile(32, 16, 128, 4, 3, persistent=True),
+    ],
 )
 def test_bare_sums_are_exact(tile: Tile) -> None:
-    for tokens, out, width in ((5, 48, 256), (33, 40, 128)):
+    for tokens, out, width in ((5, 48, 256), (33, 40, 640), (3, 42, 128)):
         x, w, expected = laws.coded_case(tokens, out, width, "cpu")
         assert torch.equal(multiply(x, w, None, torch.int32, tile).long(), expected)
 

@@ -231,9 +231,8 @@ def coded_case(tokens: int, out: int, width: int, device: str) -> tuple[TokenCod
     expected = (xq.long() - zx[:, None]) @ (wq.long() - zw[:, None]).T
     x_sums = (xq.long() - zx[:, None]).sum(1).int()
     x = TokenCodes(xq.to(device), torch.rand(tokens).to(device), zx.to(device), x_sums.to(device))
-    w = CodedWeight(
-        wq.to(device), torch.rand(out).to(device), zw.to(device), wq.sum(1, dtype=torch.int32).to(device), out
-    )
+    scale, sums, turns = torch.rand(out), wq.sum(1, dtype=torch.int32), torch.zeros(out, dtype=torch.int32)
+    w = CodedWeight(wq.to(device), scale.to(device), zw.to(device), sums.to(device), out, turns=turns.to(device))
     return x, w, expected
 
 

@@ -34,6 +34,7 @@ class CodedWeight(NamedTuple):
     sums         (padded O,), int32: the sum of each row's codes; None where activations are symmetric
     out          O
     rows         rows of a block that share a scale; 0 where scales leave the sum over K
+    turns        zeros: how many pieces of a tile are done, so no weight is for two products at the same time
     """
 
     codes: Tensor
@@ -42,3 +43,4 @@ class CodedWeight(NamedTuple):
     sums: Tensor | None
     out: int
     rows: int = 0
+    turns: Tensor | None = None

@@ -25,6 +25,7 @@ from quantcore.numbers.spec import MinMax, QuantSpec
 if TYPE_CHECKING:
     from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 
+TURN = 16  # rows of a weight for which there is a turn to count
 ROW_MULTIPLE = 16  # and O: what torch's products want
 FEW_TOKENS = 64  # up to here the Triton fp8 kernel, beyond torch._scaled_mm
 FUSED_TOKENS = 256  # up to here low_bit unpacks as it multiplies, beyond it unpacks first
@@ -44,7 +45,9 @@ def coded_weight(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight
         zero = zero.flatten().to(torch.int32)
         zero = F.pad(zero, (0, rows)) if zero.numel() > 1 and rows else zero
     asymmetric = activations is not None and not activations.symmetric
-    return CodedWeight(codes, scale, zero, codes.sum(1, dtype=torch.int32) if asymmetric else None, out)
+    sums = codes.sum(1, dtype=torch.int32) if asymmetric else None
+    turns = torch.zeros(-(-out // TURN), dtype=torch.int32, device=codes.device)
+    return CodedWeight(codes, scale, zero, sums, out, turns=turns)
 
 
 def coded_blocks(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight:

@@ -11,6 +11,7 @@ from quantcore.scheme.scheme import Scheme
 
 triton = pytest.importorskip("triton")
 HOPPER = ("cuda", 90, 32)
+HOPPER_SHARED = 232448  # bytes of shared memory that a program may have
 
 
 class _Hopper:
@@ -30,7 +31,14 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
     from triton.backends.nvidia.compiler import CUDABackend
     from triton.compiler import ASTSource
 
-    from quantcore.matmul.kernels import few_tokens_matmul, low_bit_matmul, round_groups
+    from quantcore.matmul.kernels import (
+        attend,
+        codes_matmul,
+        decode_rows,
+        few_tokens_matmul,
+        low_bit_matmul,
+        round_groups,
+    )
     from quantcore.methods.kernels import fwht
 
     found: dict[str, Any] = {}
@@ -53,7 +61,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
         target = triton.backends.compiler.GPUTarget(*HOPPER)
         found[kernel.__name__] = triton.compile(source, target=target, options=options)
 
-    for module in (few_tokens_matmul, low_bit_matmul, round_groups, fwht):
+    for module in (attend, codes_matmul, decode_rows, few_tokens_matmul, low_bit_matmul, round_groups, fwht):
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(triton.runtime.driver, "_active", _Hopper())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -83,3 +91,36 @@ def test_transforms_and_rounding(compiled: dict[str, Any]) -> None:
     spec = Scheme.parse("a:fp4_e2m1/group16/e4m3/local").activations
     round_groups(torch.zeros(4, 1024, dtype=torch.bfloat16), spec, QParams(torch.ones(1, 1), None, torch.ones(1)))
     assert "_round_groups" in compiled
+
+
+@pytest.mark.parametrize(("scheme", "instruction"), [("W8A8", "s32.s8.s8"), ("FP8_DYNAMIC", "f32.e4m3.e4m3")])
+def test_codes_times_codes(scheme: str, instruction: str, compiled: dict[str, Any]) -> None:
+    from quantcore.matmul.codes import TokenCodes
+    from quantcore.matmul.kernels.codes_matmul import multiply
+    from quantcore.matmul.products import coded_weight
+
+    parsed = Scheme.parse(scheme)
+    assert parsed.activations is not None
+    weight = coded_weight(quantize(torch.randn(256, 2048), parsed.weights), parsed.activations)
+    for tokens in (4, 64, 300):
+        codes = torch.zeros(tokens, 2048, dtype=parsed.activations.fmt.storage)
+        multiply(TokenCodes(codes, torch.ones(tokens), None, None), weight, None, torch.bfloat16)
+        name = "_multiply_many" if tokens > 128 else "_multiply"
+        assert instruction in compiled[name].asm["ptx"]
+        assert compiled[name].metadata.shared <= HOPPER_SHARED
+
+
+def test_what_stands_between_the_products_of_a_decode_step(compiled: dict[str, Any]) -> None:
+    from quantcore.matmul.kernels.attend import Attention, rotate_and_keep
+    from quantcore.matmul.kernels.decode_rows import gate_rows, norm_rows
+
+    h, place = torch.zeros(1, 256, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.int64)
+    keys, turns = torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16), torch.zeros(256, 64, dtype=torch.bfloat16)
+    rows = torch.zeros(1, 8 * 64, dtype=torch.bfloat16)
+    for spec in (None, Scheme.parse("W8A8").activations, Scheme.parse("FP8_DYNAMIC").activations):
+        norm_rows(h, h.clone(), h[0], 1e-5, spec)
+        gate_rows(h, spec)
+    rotate_and_keep(rows, turns, turns, place, keys, keys.clone(), 4)
+    for pieces in (1, 4):
+        Attention(1, 4, 2, 64, 256, rows.device, pieces).attend(rows, keys, keys.clone(), place, 0.1)
+    assert set(compiled) == {"_norm_rows", "_gate_rows", "_rotate_and_keep", "_attend"}

@@ -6,8 +6,11 @@ epilogue.
 Everything inside the brackets is a whole number when the codes are integers, held exactly in int32. The epilogue is
 float32: the sum to float32, times sx, times sw, plus bias, each rounded once, then the output's type.
 
-The weight is the left operand, so that a tile of few tokens still fills the tensor cores: the tile is BLOCK_N weight
-rows by BLOCK_T tokens. Both operands lie along K, which is how tensor cores want 8-bit codes, and as checkpoints keep
+Of few tokens the weight is the left operand, so that a tile of few tokens still fills the tensor cores: the tile is
+BLOCK_N weight rows by BLOCK_T tokens. Where such tiles are too few for the GPU, K is cut into pieces; each program
+leaves its sums, and the last one of a tile adds them, in the pieces' order. Of many tokens x is the left operand and
+one program per multiprocessor walks over the tiles: the bulk copy engine brings codes and takes results away while the
+next tile is multiplied. Both operands lie along K, which is how tensor cores want 8-bit codes, and as checkpoints keep
 weights. K is padded to a multiple of 128 by zero codes; other edges are masked.
 
 With BLOCKS each 128 columns of a token and each block of the weight have their own scale (sx[t, k/128], sw[n/rows,
@@ -27,9 +30,12 @@ from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
+COPIED = 16  # bytes, of which the bulk copy engine takes whole ones
+
 
 class Tile(NamedTuple):
-    """BLOCK_N weight rows x BLOCK_T tokens, BLOCK_K columns at a time; `persistent`: one program per multiprocessor."""
+    """BLOCK_N weight rows x BLOCK_T tokens, BLOCK_K columns at a time; `persistent`: one program per multiprocessor;
+    `splits`: pieces of K."""
 
     n: int
     t: int
@@ -37,6 +43,7 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     persistent: bool = False
+    splits: int = 1
 
 
 @triton.jit
@@ -111,6 +118,8 @@ def _multiply(
     T,
     K,
     rows,
+    parts_ptr,
+    turns_ptr,
     SX: tl.constexpr,
     SW: tl.constexpr,
     X_ZERO: tl.constexpr,
@@ -118,6 +127,7 @@ def _multiply(
     BIAS: tl.constexpr,
     BLOCKS: tl.constexpr,
     FEW: tl.constexpr,  # a tile has more tokens than there are
+    SPLITS: tl.constexpr,  # > 1: partial sums go through parts, (SPLITS, N, T)
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -132,7 +142,11 @@ def _multiply(
     x_at = x_ptr + row_t.to(tl.int64)[:, None] * K + k[None, :]
     is_int: tl.constexpr = w_ptr.dtype.element_ty == tl.int8
     acc = tl.zeros([BLOCK_N, BLOCK_T], tl.int32 if is_int else tl.float32)
-    for block in range(0, tl.cdiv(K, BLOCK_K)):
+    each = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS)
+    begin = tl.program_id(1) * each
+    w_at += begin * BLOCK_K
+    x_at += begin * BLOCK_K
+    for block in range(begin, tl.minimum(begin + each, tl.cdiv(K, BLOCK_K))):
         w = tl.load(w_at)
         if FEW:  # rows read again and again would all ask the same piece of the cache
             x = tl.load(x_at, mask=(t < T)[:, None], other=0.0)
@@ -148,17 +162,73 @@ def _multiply(
             acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=BLOCK_K)
         w_at += BLOCK_K
         x_at += BLOCK_K
-    _finish(
-        acc, y_ptr, n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
-        SX, SW, X_ZERO, W_ZERO, BIAS, BLOCKS,
-    )  # fmt: skip
+    last = True
+    if SPLITS > 1:
+        size = N.to(tl.int64) * T
+        own = n.to(tl.int64)[:, None] * T + t[None, :]
+        inside = (n < N)[:, None] & (t < T)[None, :]
+        tl.store(parts_ptr + tl.program_id(1) * size + own, acc, mask=inside)
+        tl.debug_barrier()  # all threads' sums are written before one of them counts the program as done
+        last = tl.atomic_add(turns_ptr + tl.program_id(0), 1) == SPLITS - 1
+        if last:
+            acc = tl.load(parts_ptr + own, mask=inside, other=0, cache_modifier=".cg")
+            for piece in tl.static_range(1, SPLITS):
+                acc += tl.load(parts_ptr + piece * size + own, mask=inside, other=0, cache_modifier=".cg")
+            tl.store(turns_ptr + tl.program_id(0), 0)
+    if last:
+        _finish(
+            acc, y_ptr, n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
+            SX, SW, X_ZERO, W_ZERO, BIAS, BLOCKS,
+        )  # fmt: skip
+
+
+@triton.jit
+def _store_half(
+    acc,
+    y_desc,
+    n,
+    t,
+    N,
+    T,
+    sx_ptr,
+    sw_ptr,
+    zx_ptr,
+    zw_ptr,
+    x_sum_ptr,
+    w_sum_ptr,
+    bias_ptr,
+    SX: tl.constexpr,
+    SW: tl.constexpr,
+    X_ZERO: tl.constexpr,
+    W_ZERO: tl.constexpr,
+    BIAS: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    HALF: tl.constexpr,
+):
+    """As `_finish`, of a tile (BLOCK_T, HALF) that begins at token t and row n; the copy engine knows the edges."""
+    ts, ns = t + tl.arange(0, BLOCK_T), n + tl.arange(0, HALF)
+    in_t, in_n = ts < T, ns < N
+    if W_ZERO:
+        zw = tl.load(zw_ptr + ns * SW, mask=in_n, other=0)
+        acc -= tl.load(x_sum_ptr + ts, mask=in_t, other=0)[:, None] * zw[None, :]
+    if X_ZERO:
+        zx = tl.load(zx_ptr + ts * SX, mask=in_t, other=0)
+        acc -= zx[:, None] * tl.load(w_sum_ptr + ns, mask=in_n, other=0)[None, :]
+    if y_desc.dtype == tl.int32:
+        y_desc.store([t, n], acc)
+    else:
+        y = acc.to(tl.float32) * tl.load(sx_ptr + ts * SX, mask=in_t, other=0.0)[:, None]
+        y = y * tl.load(sw_ptr + ns * SW, mask=in_n, other=0.0)[None, :]
+        if BIAS:
+            y += tl.load(bias_ptr + ns, mask=in_n, other=0.0).to(tl.float32)[None, :]
+        y_desc.store([t, n], y.to(y_desc.dtype))
 
 
 @triton.jit(do_not_specialize=["T"])
-def _multiply_persistent(
+def _multiply_many(
     w_desc,
     x_desc,
-    y_ptr,
+    y_desc,
     sx_ptr,
     sw_ptr,
     zx_ptr,
@@ -181,23 +251,27 @@ def _multiply_persistent(
     GROUP: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    """One program per multiprocessor walks over tiles; the bulk copy engine brings them, and fills edges with zeros."""
+    """Programs walk over tiles of BLOCK_T tokens x BLOCK_N rows; the copy engine fills edges with zeros."""
     tiles_n, tiles_t = tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T)
+    half: tl.constexpr = BLOCK_N // 2
     for tile in tl.range(tl.program_id(0), tiles_n * tiles_t, PROGRAMS, flatten=True):
         pid_n, pid_t = _place(tile, tiles_n, tiles_t, GROUP)
-        acc = tl.zeros([BLOCK_N, BLOCK_T], tl.int32 if IS_INT else tl.float32)
+        acc = tl.zeros([BLOCK_T, BLOCK_N], tl.int32 if IS_INT else tl.float32)
         for block in range(0, tl.cdiv(K, BLOCK_K)):
-            w = w_desc.load([pid_n * BLOCK_N, block * BLOCK_K])
             x = x_desc.load([pid_t * BLOCK_T, block * BLOCK_K])
+            w = w_desc.load([pid_n * BLOCK_N, block * BLOCK_K])
             if IS_INT:
-                acc = tl.dot(w, tl.trans(x), acc, out_dtype=tl.int32)
+                acc = tl.dot(x, tl.trans(w), acc, out_dtype=tl.int32)
             else:
-                acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=BLOCK_K)
-        n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
-        t = pid_t * BLOCK_T + tl.arange(0, BLOCK_T)
-        _finish(
-            acc, y_ptr, n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
-            SX, SW, X_ZERO, W_ZERO, BIAS, False,
+                acc = tl.dot(x, tl.trans(w), acc, max_num_imprecise_acc=BLOCK_K)
+        left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_T, 2, half)), (0, 2, 1)))
+        _store_half(
+            left, y_desc, pid_n * BLOCK_N, pid_t * BLOCK_T, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr,
+            bias_ptr, SX, SW, X_ZERO, W_ZERO, BIAS, BLOCK_T, half,
+        )  # fmt: skip
+        _store_half(
+            right, y_desc, pid_n * BLOCK_N + half, pid_t * BLOCK_T, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr,
+            w_sum_ptr, bias_ptr, SX, SW, X_ZERO, W_ZERO, BIAS, BLOCK_T, half,
         )  # fmt: skip
 
 
@@ -209,9 +283,11 @@ def multiply(
     out = weight.out
     y = torch.empty(tokens, out, dtype=dtype, device=x.codes.device)
     blocks = weight.rows > 0
-    tile = tile or tile_for(tokens, out, blocks)
+    tile = tile or tile_for(tokens, out, width, blocks)
     if width % tile.k:
         tile = tile._replace(k=128)
+    if tile.persistent and out * y.element_size() % COPIED:
+        tile = Tile(128, 128, 128, 4, 4)  # the copy engine wants rows of whole pieces
     constants: dict[str, Any] = {
         "SX": int(x.scale.numel() > 1),
         "SW": int(weight.scale.numel() > 1),
@@ -227,35 +303,46 @@ def multiply(
     }
     after = (x.scale, weight.scale, x.zero_point, weight.zero_point, x.sums, weight.sums, bias, out, tokens, width)
     tiles = triton.cdiv(out, tile.n) * triton.cdiv(tokens, tile.t)
+    is_int = weight.codes.dtype == torch.int8
     if tile.persistent:
         from triton.tools.tensor_descriptor import TensorDescriptor
 
         programs = min(tiles, multiprocessors(y.device))
         w_desc = TensorDescriptor.from_tensor(weight.codes, [tile.n, tile.k])
         x_desc = TensorDescriptor.from_tensor(x.codes, [tile.t, tile.k])
-        constants |= {"IS_INT": weight.codes.dtype == torch.int8, "PROGRAMS": programs}
-        launch(_multiply_persistent, (programs,), w_desc, x_desc, y, *after, **constants)
-    else:
-        constants |= {"BLOCKS": blocks, "FEW": tokens < tile.t}
-        launch(_multiply, (tiles,), weight.codes, x.codes, y, *after, weight.rows, **constants)
+        y_desc = TensorDescriptor.from_tensor(y, [tile.t, tile.n // 2])
+        constants |= {"IS_INT": is_int, "PROGRAMS": programs}
+        launch(_multiply_many, (programs,), w_desc, x_desc, y_desc, *after, **constants)
+        return y
+    splits = tile.splits if weight.turns is not None and tiles <= len(weight.turns) else 1
+    kind = torch.int32 if is_int else torch.float32
+    parts = torch.empty(splits, out, tokens, dtype=kind, device=y.device) if splits > 1 else None
+    constants |= {"BLOCKS": blocks, "FEW": tokens < tile.t, "SPLITS": splits}
+    launch(_multiply, (tiles, splits), weight.codes, x.codes, y, *after, weight.rows, parts, weight.turns, **constants)
     return y
 
 
-def tile_for(tokens: int, out: int, blocks: bool) -> Tile:
-    """The tile that was quickest on an H100 for so many tokens and weight rows."""
-    few = 32 if out < 8192 else 64
+def tile_for(tokens: int, out: int, width: int, blocks: bool) -> Tile:
+    """The tile that was quickest on an H100 and an H200 for so many tokens, weight rows and columns."""
     if blocks:
+        few = 32 if out < 8192 else 64
         if tokens <= 16:
             return Tile(few, 16, 128, 4, 4)
         if tokens <= 32:
             return Tile(few, 32, 128, 4, 4)
         return Tile(128, 64, 128, 4, 4) if tokens <= 64 else Tile(128, 128, 128, 8, 4)
-    if tokens <= 16:
-        return Tile(few, 16, 128, 4, 6)
-    if tokens <= 32:
-        return Tile(few, 32, 128, 4, 5)
     if tokens <= 64:
-        return Tile(64, 64, 128, 4, 4)
-    if tokens <= 512:
+        least, stages = next(pair for pair in ((16, 6), (32, 5), (64, 4)) if tokens <= pair[0])
+        return Tile(64, least, 128, 4, stages, splits=splits_for(out, width))
+    if tokens <= 128:
         return Tile(128, 128, 128, 4, 4)
     return Tile(128, 256, 128, 8, 4, persistent=True)
+
+
+def splits_for(out: int, width: int) -> int:
+    """Pieces of K for tiles of 64 rows: as many as give each of some 132 multiprocessors one program or two, of at
+    least 1024 columns."""
+    pieces = 1
+    while pieces * out < 8192 and width // (2 * pieces) >= 1024:
+        pieces *= 2
+    return pieces

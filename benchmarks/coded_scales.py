@@ -5,8 +5,10 @@
     python -m benchmarks.coded_scales search                what searching the scales wins
 
 duel     every scheme against the float model: perplexity and KL; of each format the method that loses least, and those
-         compared in pairs, window by window, with 95% intervals, corrected for as many pairs
-search   the mean over all layers of (search's / min-max's), of squared errors and of GPTQ's losses
+         compared in pairs, window by window, with 95% intervals, corrected for as many pairs; with --luck, beyond
+         rounding luck too, where the scales may move (MXFP4's are powers of two)
+search   scales searched by squared error, and weighted with diag(H): means over all layers of what is left of min-max's
+         measures, and of the losses that GPTQ leaves under each
 
 A scheme at a time is measured, kept in QUANT_HOME and written to `benchmarks/results/coded_scales.json`; a run that was
 cut off goes on where it stood.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -32,21 +35,37 @@ from quantcore.methods.gptq import gptq_loss, gptq_quantize
 from quantcore.methods.options import Gptq
 from quantcore.model.linears import linears
 from quantcore.model.loading import REFERENCE
-from quantcore.numbers.qtensor import dequantize, quantize
-from quantcore.numbers.spec import Search
+from quantcore.numbers.qtensor import dequantize, fake_quantize, qparams_for
+from quantcore.numbers.spec import QuantSpec, Search
 from quantcore.pipeline.calibration import calibrate
 from quantcore.scheme.scheme import PRESETS
 from quantcore.text.reading import CALIBRATE, EVALUATE
 
 GPTQ = "gptq/actorder=weight"
 NVFP4, INPUTS = "w:fp4_e2m1/group16/e4m3", "a:fp4_e2m1/group16/e4m3/local"
+MXFP4 = "w:fp4_e2m1/group32/e8m0"
 SCHEMES = {
     "INT4": ["W4A16", f"W4A16,{GPTQ}"],
-    "MXFP4A16": ["MXFP4A16", "MXFP4A16,clip", f"MXFP4A16,{GPTQ}"],
-    "NVFP4A16": ["NVFP4A16", f"{NVFP4}/search", "NVFP4A16,clip", f"NVFP4A16,{GPTQ}", f"{NVFP4}/search,{GPTQ}"],
+    "MXFP4A16": [
+        "MXFP4A16",
+        f"{MXFP4}/search",
+        f"{MXFP4}/search=h",
+        "MXFP4A16,clip",
+        f"MXFP4A16,{GPTQ}",
+        f"{MXFP4}/search=h,{GPTQ}",
+    ],
+    "NVFP4A16": [
+        "NVFP4A16",
+        f"{NVFP4}/search",
+        f"{NVFP4}/search=h",
+        "NVFP4A16,clip",
+        f"NVFP4A16,{GPTQ}",
+        f"{NVFP4}/search,{GPTQ}",
+        f"{NVFP4}/search=h,{GPTQ}",
+    ],
     "INT4, inputs too": ["W4A4", f"W4A4,{GPTQ}", f"W4A4,rotate=hadamard,{GPTQ}"],
     "MXFP4": ["MXFP4", f"MXFP4,{GPTQ}"],
-    "NVFP4": ["NVFP4", f"NVFP4,{GPTQ}", f"{NVFP4}/search,{INPUTS},{GPTQ}"],
+    "NVFP4": ["NVFP4", f"NVFP4,{GPTQ}", f"{NVFP4}/search,{INPUTS},{GPTQ}", f"{NVFP4}/search=h,{INPUTS},{GPTQ}"],
 }
 WEIGHTS_ALONE = ("INT4", "MXFP4A16", "NVFP4A16")
 SEARCHED = ("NVFP4A16", "MXFP4A16")
@@ -61,6 +80,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=5120, help="that schemes are measured on")
     parser.add_argument("--learned", type=int, default=5120, help="tokens that GPTQ learns from")
+    parser.add_argument("--luck", action="store_true", help="of the best of each format: as many jitters more")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     lab = Lab(options.model, options.device, name=options.name)
@@ -68,10 +88,10 @@ def main() -> None:
     if options.part == "search":
         put_row(options.out, lab.id, "search", searched(lab, learned))
     else:
-        duel(lab, read, learned, options.out)
+        duel(lab, read, learned, options.luck, options.out)
 
 
-def duel(lab: Lab, read: str, learned: str, out: Path) -> None:
+def duel(lab: Lab, read: str, learned: str, luck: bool, out: Path) -> None:
     names = {text: str(lab.plan_of(text)) for texts in SCHEMES.values() for text in texts}
     rows: list[dict[str, Any]] = []
     for form, texts in SCHEMES.items():
@@ -87,13 +107,19 @@ def duel(lab: Lab, read: str, learned: str, out: Path) -> None:
     whole = lab.duel(tuple(best.values()), read, learned)  # all are kept by now
     groups = (WEIGHTS_ALONE, tuple(form for form in SCHEMES if form not in WEIGHTS_ALONE))
     pairs = [(best[one], best[other]) for group in groups for one, other in combinations(group, 2)]
-    aparts = apart_of(whole, [(names[one], names[other]) for one, other in pairs])
+    spreads = (
+        lab.luck(tuple(best.values()), read, learned) if luck else lab.known_luck(tuple(best.values()), read, learned)
+    )
+    aparts = apart_of(whole, [(names[one], names[other]) for one, other in pairs], spreads)
     told = []
     for one, other in pairs:
         found = aparts[names[one], names[other]]
         ends = {"kl": found.difference.value, "lo": found.difference.lo, "hi": found.difference.hi, "p": found.p}
-        told.append({"scheme": one, "minus": other, **ends, "share": found.share, "beyond": found.beyond})
-    put_row(out, lab.id, "duel", {**asked, "rows": rows, "best": best, "pairs": told})
+        told.append({"scheme": one, "minus": other, **ends, "share": found.share, "luck": found.luck})
+        told[-1]["verdict"] = found.verdict
+    known = {text: spreads[names[text]] for text in best.values() if names[text] in spreads}
+    lucks = {text: spread.values for text, spread in known.items() if spread.freedom}
+    put_row(out, lab.id, "duel", {**asked, "rows": rows, "best": best, "luck": lucks, "pairs": told})
     print(json.dumps(told, indent=1))
 
 
@@ -102,35 +128,42 @@ def kl_of(rows: list[dict[str, Any]], text: str) -> float:
 
 
 def searched(lab: Lab, learned: str) -> dict[str, Any]:
-    """The mean over the layers of (search's / min-max's), of squared errors rounded to nearest and of GPTQ's losses."""
+    """Means over the layers, and the worst layer, of `measures`."""
     stats = calibrate(lab.model, lab.tokens(learned))
     layers = {name: one.weight.detach().float() for name, one in linears(lab.model).items() if name in stats}
     found: dict[str, Any] = {"machine": describe(), "learned": learned}
     for preset in SEARCHED:
         spec = PRESETS[preset].weights
         assert spec is not None
-        wider = replace(spec, observer=Search())
-        squared = torch.tensor([error(w, wider) / error(w, spec) for w in layers.values()])
-        losses = torch.tensor(
-            [loss(w, stats[name].hessian, wider) / loss(w, stats[name].hessian, spec) for name, w in layers.items()]
-        )
-        found[preset] = {
-            "layers": len(layers),
-            "squared_error": float(squared.mean()),
-            "squared_error_worst": float(squared.max()),
-            "gptq_loss": float(losses.mean()),
-            "gptq_layers_better": int((losses < 1).sum()),
-        }
+        ways = {"minmax": spec, **{str(way): replace(spec, observer=way) for way in (Search(), Search(True))}}
+        rows = [measures(weight, stats[name].hessian, ways) for name, weight in layers.items()]
+        found[preset] = {"layers": len(rows)}
+        for measure in rows[0]:
+            of_all = torch.tensor([row[measure] for row in rows])
+            found[preset][measure] = {"mean": float(of_all.mean()), "worst": float(of_all.max())}
         print(preset, found[preset], flush=True)
     return found
 
 
-def error(weight: Tensor, spec: Any) -> float:
-    return float((dequantize(quantize(weight, spec)) - weight).square().sum(dtype=torch.float64))
-
-
-def loss(weight: Tensor, hessian: Any, spec: Any) -> float:
-    return gptq_loss(weight, dequantize(gptq_quantize(weight, hessian, spec, Gptq("weight"))), hessian)
+def measures(weight: Tensor, hessian: Any, ways: Mapping[str, QuantSpec]) -> dict[str, float]:
+    """Under scales of each way, over what min-max's leave rounded to nearest: squared error, weighted error (with
+    diag(H)), the loss tr(E H E^T), E = W - W_hat, and GPTQ's loss."""
+    found: dict[str, dict[str, float]] = {}
+    power = hessian.diagonal()
+    for way, spec in ways.items():
+        e = weight - fake_quantize(weight, spec, qparams_for(weight, spec, power=power))
+        squared = e.square().double()
+        found[way] = {
+            "squared error": float(squared.sum()),
+            "weighted error": float((squared * power).sum()),
+            "loss": gptq_loss(weight, weight - e, hessian),
+        }
+    base = found["minmax"]
+    ratios = {f"{what}, {way}": one / base[what] for way, mine in found.items() for what, one in mine.items()}
+    for way, spec in ways.items():
+        left = gptq_loss(weight, dequantize(gptq_quantize(weight, hessian, spec, Gptq("weight"))), hessian)
+        ratios[f"loss, {way}, GPTQ"] = left / base["loss"]
+    return {name: one for name, one in ratios.items() if not name.endswith(", minmax")}
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Work:
         given = GptqProblem(problem((each, width), "cuda"), int4(128), Gptq(order))
         visits = Order.of(gram, order is not None)
         self.pull, self.diagonal, _ = factorize(gram, visits, 0.01)
-        self.parts = [Rows(given, visits, {}) for _ in range(rows // each)]
+        self.parts = [Rows(given, visits, {}, gram) for _ in range(rows // each)]
 
     def run(self, tile: Tile | None = None) -> None:
         was = gptq_sweep.tile_for

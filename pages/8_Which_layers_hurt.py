@@ -1,6 +1,5 @@
-"""Which layers hurt? Each layer quantized alone; then a budget of bits, spent where it helps most, and measured."""
+"""Which layers hurt? Each layer quantized alone; then a budget, spent where it helps most, and measured."""
 
-import math
 from dataclasses import replace
 
 import pandas as pd
@@ -9,11 +8,8 @@ import streamlit as st
 from quantcore.lab.bench import LEARNED, PLANNED_ON
 from quantcore.lab.lab import Lab
 from quantcore.lab.start import SMALL_MODEL
-from quantcore.lab.whole import uniform_bits
-from quantcore.measure.duel import Duel, short_label
-from quantcore.measure.planning import schemes_near
+from quantcore.measure.duel import short_label
 from quantcore.measure.sensitivity import Sensitivity
-from quantcore.measure.told_apart import told_apart
 from quantcore.model.linears import measured_together
 from quantcore.scheme.fitting import GROUPS as FITTING
 from quantcore.scheme.scheme import Scheme
@@ -24,7 +20,7 @@ from ui.answers import Answer, answer
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
 from ui.sections.experts import experts_part
-from ui.sections.luck import luck_part
+from ui.sections.plan import MILLISECONDS, plan_part, price_of
 from ui.sidebar import Choice
 from ui.words import sensitivity as words
 
@@ -33,31 +29,21 @@ SECTION = "Lab"
 BITS = (2, 3, 4, 8)
 TOKENS = (640, 1280, 2560, 5120)
 CHOSEN_ON = replace(EVALUATE, source=EACH_LAYER.source)
-MEND = "Mend the plan in place: try every layer's other schemes in the plan itself"
-DECIDING = (2560, 16384)  # tokens of the evaluation text
-CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
 ALONE, ESTIMATED, ALL_BUT = "this layer alone", "alone, estimated", "everything but it"
 
 LOOK_FOR = (
     "Each layer is quantized alone, all others stay float, and the KL of the next-token distributions says what that "
     "costs. Some layers cost many times what others do: move bits to those, and the model loses less at the same size."
 )
-STEP = 0.005  # of the budget, bits a weight
-LONG_PLAN, PLAN_PIXELS = 600, 160  # letters, from which on a plan's text scrolls, and its height then
-
-
-def price(lab: Lab, bits: int, grain: str) -> float:
-    """The least budget that pays for so many bits on all layers, scales counted."""
-    whole = lab.bits_of_all(f"w:int{bits}/{grain}")
-    return round(math.ceil(round(whole / STEP, 6)) * STEP, 3)
 
 
 def tries(choice: Choice) -> frame.Tries:
     """At this model's own prices. Of a large one no run a layer is offered: with 200 layers it takes half an hour."""
     lab = choice.lab
     return [
-        ("3 bits for W3's price", {"bits": 3, "budget": price(lab, 3, lab.grain)}),
+        ("3 bits for W3's price", {"bits": 3, "budget": price_of(lab, 3, lab.grain)}),
         ("2 bits: who breaks?", {"bits": 2, "budget": 2.5}),
+        ("spend milliseconds on an L4", {"cost": MILLISECONDS, "plan_gpu": "L4"}),
         *([("everything but it", {"bits": 3, "way": ALL_BUT})] if usual_way(lab) == ALONE else []),
     ]
 
@@ -101,65 +87,6 @@ def ranking_part(found: Answer[Sensitivity], scheme: str, way: str, layers: list
     frame.numbers(pd.DataFrame([{"layer": one, "scheme": scheme, what: kl} for one, kl in costs.items()]), "layers")
 
 
-def beside_rival(lab: Lab, text: str, rival: str | None) -> tuple[Duel | None, str]:
-    """The plan beside the scheme for all, on as much of the other text as decides: more where a little does not; and
-    the reading of it."""
-    both, found = tuple(dict.fromkeys([text, *([] if rival is None else [rival])])), None
-    read = ""
-    for tokens in DECIDING:
-        with st.container():
-            title = f"The plan on another text, {tokens:,} tokens"
-            asked = str(EVALUATE.at_most(tokens))
-            more = answer(title, lab, Lab.duel, both, asked, place=f"plan{tokens}", patience_s=0).whole
-        found, read = (found, read) if more is None else (more, asked)
-        if more is None or rival is None or len(more.reports) < 2 or told_apart(more)[text, rival].p < CLEAR:
-            break
-    return found, read
-
-
-def plan_part(lab: Lab, schemes: tuple[str, ...], budget: float, reading: str) -> None:
-    """The plan within the budget, chosen on the text of `reading` by estimated costs, and mended in place where that
-    was asked for; on another text, beside the largest scheme for all that is within the budget too."""
-    with st.container():
-        found = costs_of(lab, schemes, ESTIMATED, reading).whole
-    if found is None:
-        return
-    chosen, uniform = lab.plan(schemes, budget, reading, LEARNED, True), uniform_bits(found)
-    paid = max(budget, min(uniform.values()))
-    title = f"The plan of {paid:.3f} bits, layers tried in place"
-    probed = answer(title, lab, Lab.probed_plan, schemes, paid, reading, start=False, button=MEND).whole
-    if probed is not None:
-        chosen = probed.chosen
-    text = str(chosen.plan)
-    rival = max((one for one in uniform if uniform[one] <= budget + 1e-6), key=lambda one: uniform[one], default=None)
-    rivals = [] if rival is None else [rival]
-    beside, read = beside_rival(lab, text, rival)
-    place, spreads = st.container(), None
-    if beside is not None and len(beside.reports) > 1:
-        spreads = luck_part(lab, tuple(beside.reports), read, LEARNED)
-    said = words.plan_words(chosen, beside, rival, None if rival is None else uniform[rival], spreads, probed)
-    with place:
-        frame.headline(said[0], "plan")
-        st.markdown(" ".join([*said[1:], words.bits_where(chosen.choice, found)]))
-    with st.grid(2, min_column_width=430):
-        chart(figures.plan_map(chosen.choice, found), key="plan_map", alt=said[0].replace("*", ""))
-        measured_at = {one: (uniform[one], found.whole[one]) for one in schemes}
-        bits = {
-            text: ("this plan", chosen.bits_per_weight),
-            **{one: (short_label(one), uniform[one]) for one in rivals},
-        }
-        known = {} if beside is None else beside.reports
-        elsewhere = {bits[one][0]: (bits[one][1], report.kl) for one, report in known.items()}
-        trail = lab.plan_trail(schemes, reading, LEARNED, True)
-        budgets = figures.budgets(measured_at, trail, elsewhere, "estimated")
-        chart(budgets, key="budgets", alt=" ".join(said).replace("*", ""))
-    st.markdown("The plan as text, for the duel, the command line, a recipe:")
-    st.code(text, language=None, wrap_lines=True, height=PLAN_PIXELS if len(text) > LONG_PLAN else "content")
-    frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": words.duel_lines(text, rival, schemes)})
-    frame.take_links({"the plan": text})
-    frame.numbers(words.plan_table(found, chosen), "layers")
-
-
 def body(choice: Choice) -> None:
     lab = choice.lab
     with frame.controls_in_sight():
@@ -172,8 +99,7 @@ def body(choice: Choice) -> None:
     scheme = f"w:int{bits}/{grain}"
     ranked = st.container()
     st.header("Spend a budget")
-    usual_budget = controls.follow_default("budget", price(lab, 4, grain))
-    budget = controls.slide("Bits per weight, scales counted", 2.125, 8.5, usual_budget, "budget", STEP, format="%.3f")
+    draw = plan_part(lab, grain, grains, lambda schemes: costs_of(lab, schemes, ESTIMATED, PLANNED_ON))
     with ranked:
         job_view.kept_notice()
         with st.container():
@@ -186,8 +112,8 @@ def body(choice: Choice) -> None:
                 st.caption(words.EXPERTS_TOGETHER)
         experts_part(choice, scheme)
     if found.whole is not None:
-        steps = [grain, *(one for one in ("channel", "group32") if one in grains)]
-        plan_part(lab, schemes_near(budget, steps), budget, PLANNED_ON)
+        with st.container(), frame.problems():
+            draw()
 
 
 frame.show(__file__, "Which layers hurt?", LOOK_FOR, tries, body)

@@ -134,7 +134,7 @@ def _builder(
             menu("scales", list(SCALES), str(spec.scales), _with_scales(part), 98)
         averages = AVERAGES if part == "activations" and not spec.dynamic else ()
         observers = [text for text in OBSERVERS if not (spec.local and text == str(Mse()))]
-        observers += [str(Search())] * (part == "weights" and spec.scales.is_coded)
+        observers += [str(Search()), str(Search(True))] * (part == "weights" and spec.scales.is_coded)
         menu("observer", [*observers, *averages], str(spec.observer), _with_observer, 112)
         if not (spec.fmt.is_float or spec.fmt.name.endswith("_narrow") or spec.scales.is_coded):
             menu(
@@ -217,12 +217,12 @@ def _with_scales(part: str) -> Change:
         local = part == "activations" and scales.has_global
         dynamic = spec.dynamic or local
         if (
-            (observer == Search() and not scales.is_coded)
+            (isinstance(observer, Search) and not scales.is_coded)
             or (local and observer == Mse())
             or (dynamic and not local and isinstance(observer, MovingAverage))
         ):
             observer = MinMax()
-        symmetric, jitter = (True, 0) if scales.is_coded else (spec.symmetric, spec.jitter)
+        symmetric, jitter = spec.symmetric or scales.is_coded, spec.jitter if scales.has_grain else 0
         return replace(spec, scales=scales, observer=observer, dynamic=dynamic, symmetric=symmetric, jitter=jitter)
 
     return change

@@ -53,6 +53,7 @@ OBSERVERS = {
     "p99.9": "leaves 0.1% of the values out at each end; any percentage above 50",
     "mse": "the min-max range shrunk to the least squared error",
     "search": "of scales in e8m0 or e4m3, that around min-max's with the least squared error; weights",
+    "search=h": "the same, each column's error weighted with how loud its inputs are, diag(X^T X)",
     "ema0.01": "moving average of each window's min and max, momentum 0.01 (or another); static activations",
 }
 
@@ -269,17 +270,22 @@ def sensitivity(
     milliseconds: float | None = None,
     gpu: str = GPU,
     sequences: int = 1,
+    megabytes: float | None = None,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
-    if probe and budget is None:
+    if probe and budget is None and megabytes is None:
         raise ValueError("--probe mends a plan, and there is none without a budget; say --budget 4.5, or so")
-    if milliseconds is not None and budget is not None:
-        raise ValueError("a plan is within bits or within milliseconds; give --budget or --milliseconds, not both")
+    if sum(one is not None for one in (milliseconds, megabytes, budget)) > 1:
+        raise ValueError(
+            "a plan is within bits, bytes or milliseconds; give one of --budget, --megabytes and --milliseconds"
+        )
     estimated = estimated or probe or milliseconds is not None  # such plans begin with estimates
     reading, learning = texts.measured(PLANNED if estimated else EACH_LAYER), texts.learned()
     asked = Lab(model, device)
     asked.require_fits(*schemes)
     wanted = [asked.scheme_of(one) for one in schemes]
+    if megabytes is not None:
+        budget = megabytes * 8e6 / asked.planned_weights(tuple(schemes))
     if budget is not None:
         require_budget(budget, wanted, {})
     readings = [reading, *([learning] if any(one.needs_text for one in wanted) else [])]

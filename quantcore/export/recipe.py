@@ -127,7 +127,9 @@ def why_not(scheme: Scheme) -> str | None:
         if spec.jitter:
             return f"it moves no scales; leave jitter{spec.jitter} out"
         if isinstance(spec.observer, Search):
-            return "its observers do not search over codes of scales as this one does; use minmax or mse"
+            return (
+                "its mse and imatrix_mse go along a grid of ranges, not from code to code of scales; use minmax or mse"
+            )
         if isinstance(spec.observer, Percentile):
             return f"it has no percentile observer such as {spec.observer}; use minmax, mse or ema"
         if spec.dynamic and spec.observer != MinMax():

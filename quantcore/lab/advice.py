@@ -7,7 +7,7 @@ successive halving: every candidate that is open on a short text, then the best 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,6 +51,7 @@ class TimedPlan:
 
 
 FINALISTS = 3
+TIMES = 9  # budgets of a trail
 FEW = str(CALIBRATE.at_most(2560))  # what candidates learn from before they are finalists
 
 
@@ -152,20 +153,50 @@ def plan_in_time(
     which of them a router takes."""
     if any(expert_of(name) for name in lab.shapes()):
         raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
-    machine, found = (
-        machine_named(lab, gpu),
-        whole.sensitivity(lab, schemes, False, reading, calibration, True, progress),
-    )
-
-    def price(unit: Sequence[str], text: str) -> float:
-        shapes = [lab.shapes()[name] for name in unit]
-        joined = sum(rows for rows, _ in shapes), shapes[0][1]
-        return product_ms(Scheme.parse(text), joined, sequences, machine)
-
+    machine = machine_named(lab, gpu)
+    found = whole.sensitivity(lab, schemes, False, reading, calibration, True, progress)
+    price = _product_price(lab, machine, sequences)
     units = served_as_one(found.layers).values()
     chosen = plan_for_price(found, price, milliseconds, f"ms on {machine.name}")
     uniform = {text: sum(price(unit, text) for unit in units) for text in found.schemes}
     return TimedPlan(chosen, sum(price(unit, chosen.choice[unit[0]]) for unit in units), uniform, machine.name)
+
+
+def _product_price(lab: Bench, machine: Machine, sequences: int) -> Callable[[Sequence[str], str], float]:
+    """Layers that are served as one product, and their scheme -> milliseconds of it in a step."""
+    shapes = lab.shapes()
+
+    def price(unit: Sequence[str], text: str) -> float:
+        joined = sum(shapes[name][0] for name in unit), shapes[unit[0]][1]
+        return product_ms(Scheme.parse(text), joined, sequences, machine)
+
+    return price
+
+
+@remembered(64)
+def uniform_ms(lab: Bench, schemes: tuple[str, ...], gpu: str = GPU, sequences: int = 1) -> dict[str, float]:
+    """What the products of all layers under one scheme take in a step of so many sequences, ms, predicted; of layers
+    that one of the schemes skips nothing."""
+    price, asked = _product_price(lab, machine_named(lab, gpu), sequences), [Scheme.parse(text) for text in schemes]
+    units = served_as_one(name for name in lab.shapes() if not any(one.skips(name) for one in asked)).values()
+    return {text: sum(price(unit, text) for unit in units) for text in schemes}
+
+
+@remembered(16)
+def trail_in_time(
+    lab: Bench,
+    schemes: tuple[str, ...],
+    gpu: str = GPU,
+    sequences: int = 1,
+    reading: str = PLANNED_ON,
+    calibration: str = LEARNED,
+) -> tuple[tuple[float, float], ...]:
+    """Milliseconds and predicted KL of the plans at TIMES budgets, from the cheapest scheme's to the dearest's."""
+    ends = uniform_ms(lab, schemes, gpu, sequences).values()
+    least, most = min(ends), max(ends)
+    budgets = [least + (most - least) * (step / (TIMES - 1)) ** 2 for step in range(TIMES)]
+    plans = [plan_in_time(lab, schemes, one * (1 + 1e-9), gpu, sequences, reading, calibration) for one in budgets]
+    return tuple((one.ms, one.chosen.predicted_kl) for one in plans)
 
 
 def finalists(found: Advice, able: Sequence[str]) -> list[str]:

@@ -52,6 +52,7 @@ class Beside(Bench):
     kept_checkpoint = take.kept_checkpoint
     plan_trail = whole.plan_trail
     bits_of_all = whole.bits_of_all
+    planned_weights = whole.planned_weights
     reading_of = history.reading_of
     short_name = take.short_name
     checkpoint_folder = take.checkpoint_folder
@@ -59,6 +60,8 @@ class Beside(Bench):
     shape_named = hardware.shape_named
     machine_named = advice.machine_named
     candidate_bytes = advice.candidate_bytes
+    uniform_ms = advice.uniform_ms
+    trail_in_time = advice.trail_in_time
     wall = specimens.wall
     giant = specimens.giant
     one_sided = specimens.one_sided

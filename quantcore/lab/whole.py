@@ -273,6 +273,15 @@ def uniform_bits(found: Sensitivity) -> dict[str, float]:
 
 
 @remembered(64)
+def planned_weights(lab: Bench, schemes: tuple[str, ...]) -> int:
+    """How many weights a plan made of these schemes speaks of: those of the layers that none of them skips."""
+    asked = [lab.scheme_of(one) for one in schemes]
+    return sum(
+        rows * columns for name, (rows, columns) in lab.shapes().items() if not any(one.skips(name) for one in asked)
+    )
+
+
+@remembered(64)
 def bits_of_all(lab: Bench, scheme: str) -> float:
     """Bits a weight, scales counted, where one scheme is on all layers that it quantizes."""
     known = lab.scheme_of(scheme)

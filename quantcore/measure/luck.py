@@ -93,8 +93,8 @@ def _with_jitter(plan: Plan, seed: int) -> Plan:
 
 
 def _has_grain(scheme: Scheme) -> bool:
-    """Whether the weights' scales are stored in 16 bits, and not in a coarser code of their own."""
-    return scheme.weights is not None and not scheme.weights.scales.is_coded
+    """Whether the weights' scales, or the global one that they stand under, may lie anywhere within half a grain."""
+    return scheme.weights is not None and scheme.weights.scales.has_grain
 
 
 def _scale_and_freedom(one: Spread, other: Spread) -> tuple[float, float]:

@@ -34,7 +34,7 @@ def clipped(
     refuse_all([Findings(examine(hessian), [], [], name)])
     if global_scale is None:
         global_scale = global_scale_of(weight, spec)
-    lo, hi = range_of_tiles(weight, spec, global_scale)
+    lo, hi = range_of_tiles(weight, spec, global_scale, hessian.diagonal())
     found = choose_qparams(lo, hi, spec, global_scale)
     tile = spec.granularity.tile(weight.shape)
     blocks = _own_columns(hessian.float(), tile[1])

@@ -37,10 +37,14 @@ class Problem:
     drift: Tensor | None = None
     global_scale: Tensor | None = None
 
+    @property
+    def needs_hessian(self) -> bool:
+        return self.method.needs_hessian or self.spec.weighs_columns
+
 
 Solver = Callable[[Sequence[Problem], Tensor | None, str], list[QTensor]]
-"""Codes of weights that read the same inputs, all by one method: the problems, X^T X of these inputs (None where the
-method has no `needs_hessian`), and what an error calls the layer."""
+"""Codes of weights that read the same inputs, all by one method: the problems, X^T X of these inputs (None where no
+problem `needs_hessian`), and what an error calls the layer."""
 
 
 def codes(problems: Sequence[Problem], hessian: Tensor | None, name: str = "this layer") -> list[QTensor]:
@@ -50,12 +54,13 @@ def codes(problems: Sequence[Problem], hessian: Tensor | None, name: str = "this
     problems = sharing_global(problems)
     for kind in dict.fromkeys(type(problem.method) for problem in problems):
         mine = {place: problem for place, problem in enumerate(problems) if type(problem.method) is kind}
-        if kind.needs_hessian and hessian is None:
-            method = next(iter(mine.values())).method
+        needing = next((problem for problem in mine.values() if problem.needs_hessian), None)
+        if needing is not None and hessian is None:
+            whose = needing.method if kind.needs_hessian else needing.spec.observer
             raise ValueError(
-                f"{name}: {method} needs the Hessian of its inputs, and there is none; give text that reaches it"
+                f"{name}: {whose} needs the Hessian of its inputs, and there is none; give text that reaches it"
             )
-        solved = SOLVERS[kind](list(mine.values()), hessian if kind.needs_hessian else None, name)
+        solved = SOLVERS[kind](list(mine.values()), None if needing is None else hessian, name)
         found |= zip(mine, solved, strict=True)
     return [found[place] for place in range(len(problems))]
 
@@ -95,8 +100,10 @@ def register(kind: type[Method], solver: Solver) -> None:
     METHODS[kind.name], SOLVERS[kind] = kind, solver
 
 
-def _rounded(problems: Sequence[Problem], _: Tensor | None, __: str) -> list[QTensor]:
-    return [quantize(one.weight, one.spec, qparams_for(one.weight, one.spec, one.global_scale)) for one in problems]
+def _rounded(problems: Sequence[Problem], hessian: Tensor | None, _: str) -> list[QTensor]:
+    power = None if hessian is None else hessian.diagonal().to(problems[0].weight.device)
+    chosen = [qparams_for(one.weight, one.spec, one.global_scale, power) for one in problems]
+    return [quantize(one.weight, one.spec, qparams) for one, qparams in zip(problems, chosen, strict=True)]
 
 
 def _by_clip(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:

@@ -61,7 +61,7 @@ def gptaq_quantize_many(
         order = Order.of(hessian, by_diagonal)
         pull, diagonal, without = factorize(hessian.to(work), order, damp)
         turned, pull = _with_drift(pull, diagonal, _visited(drift.to(work), order), alpha)
-        rows = [_rows(problems[place], order, turned) for place in places]
+        rows = [_rows(problems[place], order, turned, hessian) for place in places]
         checks.append(Findings(checks[0].hessian, [(damp, without)], rows, name))
         solved += zip(places, rows, sweep(rows, pull, diagonal, None), strict=True)
     refuse_all(checks)
@@ -87,9 +87,9 @@ def _visited(drift: Tensor, order: Order) -> Tensor:
     return drift.index_select(0, order.columns).index_select(1, order.columns) if order.sorted else drift
 
 
-def _rows(problem: GptqProblem, order: Order, turned: Tensor) -> Rows:
+def _rows(problem: GptqProblem, order: Order, turned: Tensor, hessian: Tensor) -> Rows:
     """The rows of v, with the scales of w."""
-    rows = Rows(problem, order, {})
+    rows = Rows(problem, order, {}, hessian)
     v = problem.weight.detach().to(turned.dtype).index_select(1, order.columns) @ turned
     rows.problem = replace(problem, weight=v.index_select(1, order.places))
     return rows

@@ -88,7 +88,7 @@ def gptq_plain(
     findings = examine(hessian)
     options = options or Gptq()
     order = Order.of(hessian, options.actorder is not None)
-    rows = Rows(GptqProblem(weight.double(), spec, options), order, {})
+    rows = Rows(GptqProblem(weight.double(), spec, options), order, {}, hessian)
     refuse_all([Findings(findings, [], [rows], name)])
     damped = hessian.double()[order.columns][:, order.columns]
     damped.diagonal().add_(options.damp * damped.diagonal().mean())
@@ -159,7 +159,7 @@ def _launch(problems: list[GptqProblem], hessian: Tensor, name: str, trace: Trac
     solved: dict[int, tuple[Rows, Tensor]] = {}
     for front, sets in fronts.items():
         order = factors.orders[front[0]]
-        rows = [[Rows(problems[index], order, known) for index in members] for members in sets.values()]
+        rows = [[Rows(problems[index], order, known, hessian) for index in members] for members in sets.values()]
         pull, diagonal = factors.next()
         for members, parts in zip(sets.values(), rows, strict=True):
             solved |= zip(members, zip(parts, sweep(parts, pull, diagonal, trace), strict=True), strict=True)

@@ -74,7 +74,9 @@ def solve_together(sets: list[GptqSet]) -> list[list[QTensor]]:
     options, fmt = sets[0].problems[0].options, sets[0].problems[0].spec.fmt
     hessians = [one.hessian.float() for one in sets]
     orders = [Order.of(one, options.actorder is not None) for one in hessians]
-    rows = [[Rows(each, order, {}) for each in one.problems] for one, order in zip(sets, orders, strict=True)]
+    rows = [
+        [Rows(each, order, {}, one.hessian) for each in one.problems] for one, order in zip(sets, orders, strict=True)
+    ]
     factors = [factorize(one, order, options.damp) for one, order in zip(hessians, orders, strict=True)]
     refuse_all(
         [

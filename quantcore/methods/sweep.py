@@ -30,21 +30,26 @@ class Rows:
     qparams     scales and zero points (O / rows_a_scale, groups)
     group       (K,) int32, the group of the column visited at each step
     run         so many steps share a group, from each step that is a multiple of it; 0: all do
+    power       (K,) diag(H) in visiting order, where the spec weighs columns
     reach       the weight's least and greatest value, NaN where it holds one: looked at when the GPU is done
     waits       whether the scale of a group is taken when the sweep reaches it"""
 
-    def __init__(self, problem: GptqProblem, order: Order, known: dict[object, tuple[Tensor, QParams]]) -> None:
+    def __init__(
+        self, problem: GptqProblem, order: Order, known: dict[object, tuple[Tensor, QParams]], hessian: Tensor
+    ) -> None:
         """`known` keeps scales for problems to come that take them from the same numbers."""
         self.problem, self.order, self.spec = problem, order, problem.spec
         weight, options = problem.weight.detach(), problem.options
         self.block_size, self.waits = options.block_size, not options.static_groups
         self.rows_a_scale, self.columns_a_scale = self.spec.granularity.tile(weight.shape)
         self.by_group = options.keeps_g_idx and self.spec.granularity.groups_columns
+        self.power = hessian.diagonal()[order.columns] if self.spec.weighs_columns else None
         key = (id(problem.weight), self.spec, self.by_group, id(problem.global_scale))
         found = None if self.waits else known.get(key)
         if found is None:
             visited = weight[:, order.columns] if self.by_group else weight
-            found = self._range_and_qparams(visited, problem.global_scale)
+            power = self.power if self.by_group or self.power is None else hessian.diagonal()
+            found = self._range_and_qparams(visited, problem.global_scale, power)
         if not self.waits:  # else they change on the way
             known[key] = found
         self.reach, self.qparams = found
@@ -76,16 +81,19 @@ class Rows:
 
     def rescale(self, start: int, columns: Tensor) -> None:
         """The scale of the group that begins at `start`, from its columns (columns_a_scale, O) as they are now."""
-        reach, fresh = self._range_and_qparams(columns.T.contiguous(), self.qparams.global_scale)
+        power = None if self.power is None else self.power[start : start + len(columns)]
+        reach, fresh = self._range_and_qparams(columns.T.contiguous(), self.qparams.global_scale, power)
         self.reach = torch.stack([torch.minimum(self.reach[0], reach[0]), torch.maximum(self.reach[1], reach[1])])
         for kept, new in zip(self.qparams[:2], fresh[:2], strict=True):
             if kept is not None and new is not None:
                 kept[:, start // self.columns_a_scale] = new[:, 0]
 
-    def _range_and_qparams(self, x: Tensor, global_scale: Tensor | None = None) -> tuple[Tensor, QParams]:
+    def _range_and_qparams(
+        self, x: Tensor, global_scale: Tensor | None, power: Tensor | None
+    ) -> tuple[Tensor, QParams]:
         if global_scale is None:
             global_scale = global_scale_of(x, self.spec)
-        lo, hi = range_of_tiles(x.float(), self.spec, global_scale)
+        lo, hi = range_of_tiles(x.float(), self.spec, global_scale, power)
         return torch.stack([lo.min(), hi.max()]), qparams_of_range(lo, hi, self.spec, global_scale)
 
     def codes(self, values: Tensor) -> Tensor:

@@ -5,7 +5,8 @@
 A scale is stored in 16 bits, so nobody can say where within half a grain (half a unit in the last place of float16) it
 should lie. Moving it there moves some weights across the middle between two codes: which of two equally good codes a
 weight gets is luck, and the model's figures with it. d is a hash of the range's own bits and the seed, uniform between
-the ends: the same on every device, and as good as independent from tile to tile and layer to layer.
+the ends: the same on every device, and as good as independent from tile to tile and layer to layer. Scales that are
+codes of 8 bits have no such grain; those under a global scale move with it, and powers of two cannot.
 """
 
 from __future__ import annotations

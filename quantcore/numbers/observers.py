@@ -7,7 +7,8 @@ only min, max, two moving averages and a histogram of fixed size, so its memory 
     minmax      [min, max]: nothing is clipped, one outlier stretches every step
     ema         moving average of each window's min and max: late windows weigh more, rare peaks are clipped
     p99.9       0.1% beyond each end is clipped
-    search      of coded scales, that with the least squared error around the one of min-max
+    search      of coded scales, that with the least squared error around the one of min-max; search=h: each column's
+                error weighted
     mse         min-max shrunk by the factor of SHRINK with the least squared error: clipping against rounding
 
 Source of mse as a search over shrink factors: Nagel et al. 2021, arXiv:2106.08295, section 3.1.1 (range setting).
@@ -33,11 +34,16 @@ MOST_COUNTED = 2**24  # histc counts in float32, which is exact up to here
 
 
 def tile_range(
-    tiles: Tensor, spec: QuantSpec, counts: Tensor | None = None, global_scale: Tensor | None = None
+    tiles: Tensor,
+    spec: QuantSpec,
+    counts: Tensor | None = None,
+    global_scale: Tensor | None = None,
+    power: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The range of each tile as `spec.observer` sees it.
 
-    Shapes: tiles (T, n); counts (n,), how often each column's value occurred (None: once); lo and hi (T, 1), float32.
+    Shapes: tiles (T, n); counts (n,), how often each column's value occurred (None: once); power (T / k, n), what an
+    error counts in each of k runs of as many tiles (None: 1); lo and hi (T, 1), float32.
     A moving average over a single batch is that batch's min and max."""
     tiles = tiles.float()
     lo, hi = tiles.amin(-1, keepdim=True), tiles.amax(-1, keepdim=True)
@@ -47,19 +53,22 @@ def tile_range(
     if isinstance(spec.observer, Mse):
         return _least_mse(tiles, lo, hi, spec, counts, global_scale)
     if isinstance(spec.observer, Search):
-        return _searched(tiles, lo, hi, spec, global_scale)
+        return _searched(tiles, lo, hi, spec, global_scale, power)
     return lo, hi
 
 
 def _searched(
-    tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, global_scale: Tensor | None
+    tiles: Tensor, lo: Tensor, hi: Tensor, spec: QuantSpec, global_scale: Tensor | None, power: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The range of that coded scale around min-max's whose round trip has the least squared error, tile by tile; of
-    equals min-max's own."""
+    """The range of that coded scale around min-max's whose round trip has the least (weighted) squared error, tile by
+    tile; of equals min-max's own."""
     start = qparams_of_range(lo, hi, spec, global_scale)
 
     def error_of(scale: Tensor) -> Tensor:
-        return (round_trip(tiles, start._replace(scale=scale), spec.fmt) - tiles).square().sum(-1, keepdim=True)
+        squared = (round_trip(tiles, start._replace(scale=scale), spec.fmt) - tiles).square()
+        if power is None:
+            return squared.sum(-1, keepdim=True)
+        return (squared.view(-1, *power.shape) * power).sum(-1).view(-1, 1)
 
     best, least = start.scale, error_of(start.scale)
     for scale in spec.scales.neighbours(start.scale, start.global_scale):

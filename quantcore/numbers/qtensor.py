@@ -121,38 +121,60 @@ def fake_quantize(x: Tensor, spec: QuantSpec, qparams: QParams | None = None) ->
     return round_trip(_split(x, tile), _over_tiles(qparams), spec.fmt).reshape(x.shape).to(x.dtype)
 
 
-def qparams_for(x: Tensor, spec: QuantSpec, global_scale: Tensor | None = None) -> QParams:
+def qparams_for(x: Tensor, spec: QuantSpec, global_scale: Tensor | None = None, power: Tensor | None = None) -> QParams:
     """Scale and zero point of every tile of x, from the range that `spec.observer` sees; x's own global scale where the
-    format of scales has one and none is given. Shape: x.shape / tile."""
+    format of scales has one and none is given; `power` as in `range_of_tiles`. Shape: x.shape / tile."""
     if global_scale is None:
         global_scale = global_scale_of(x, spec)
-    return choose_qparams(*range_of_tiles(x, spec, global_scale), spec, global_scale)
+    return choose_qparams(*range_of_tiles(x, spec, global_scale, power), spec, global_scale)
 
 
 def global_scale_of(x: Tensor, spec: QuantSpec) -> Tensor | None:
-    """The global scale of x, (1,) float32, from its largest |value|; None where scales have none."""
+    """The global scale of x, (1,) float32, from its largest |value|, moved where the spec has a jitter; None where
+    scales have none."""
     if spec.scales.global_of is None:
         return None
-    return spec.scales.global_of(torch.linalg.vector_norm(x.detach().float(), math.inf), spec.fmt)
+    reach = torch.linalg.vector_norm(x.detach().float(), math.inf)
+    return spec.scales.global_of(moved(-reach, reach, spec.jitter)[1] if spec.jitter else reach, spec.fmt)
 
 
-def range_of_tiles(x: Tensor, spec: QuantSpec, global_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The range lo..hi of every tile of x as `spec.observer` sees it, moved where the spec has a jitter; NaN where a
-    tile holds one. `global_scale`: that of coded scales. Shape: x.shape / tile."""
-    lo, hi = _range_of_tiles(x, spec, global_scale)
-    return moved(lo, hi, spec.jitter) if spec.jitter else (lo, hi)
+def range_of_tiles(
+    x: Tensor, spec: QuantSpec, global_scale: Tensor | None = None, power: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The range lo..hi of every tile of x as `spec.observer` sees it, moved where the spec has a jitter and no global
+    scale that moves; NaN where a tile holds one. `global_scale`: that of coded scales. `power`: (K,), diag(X^T X) of
+    what enters the columns of a weight x, where the observer weighs them. Shape: x.shape / tile.
+
+    Raises: ValueError where the observer weighs columns and no power is given."""
+    lo, hi = _range_of_tiles(x, spec, global_scale, power)
+    return moved(lo, hi, spec.jitter) if spec.jitter and not spec.scales.is_coded else (lo, hi)
 
 
-def _range_of_tiles(x: Tensor, spec: QuantSpec, global_scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    tiled = _split(x, _tile_of(x, spec))
+def _range_of_tiles(
+    x: Tensor, spec: QuantSpec, global_scale: Tensor | None, power: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    tile = _tile_of(x, spec)
+    tiled = _split(x, tile)
     within = tuple(range(1, tiled.ndim, 2))
     if isinstance(spec.observer, MinMax):
         return tiled.amin(within), tiled.amax(within)
     across = tuple(range(0, tiled.ndim, 2))
     tiles = tiled.permute(*across, *within).flatten(len(across)).flatten(0, -2)
     scale_shape = [tiled.shape[dim] for dim in across]
-    lo, hi = (bound.reshape(scale_shape) for bound in tile_range(tiles, spec, None, global_scale))
+    weights = _power_of_tiles(power, spec, tile) if spec.weighs_columns else None
+    lo, hi = (bound.reshape(scale_shape) for bound in tile_range(tiles, spec, None, global_scale, weights))
     return lo, hi
+
+
+def _power_of_tiles(power: Tensor | None, spec: QuantSpec, tile: tuple[int, ...]) -> Tensor:
+    """What an error counts in each number of the tiles along a row of tiles, (K / t1, t0 t1)."""
+    if power is None:
+        raise ValueError(
+            f"{spec.observer} weighs errors by how loud each column's inputs are, and there are no inputs; give text, "
+            f"or write {type(spec.observer)()}"
+        )
+    high, wide = tile
+    return power.float().view(-1, 1, wide).expand(-1, high, -1).flatten(1)
 
 
 def _tile_of(x: Tensor, spec: QuantSpec) -> tuple[int, ...]:

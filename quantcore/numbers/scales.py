@@ -61,6 +61,11 @@ class ScaleFormat:
         return self.bits is not None
 
     @property
+    def has_grain(self) -> bool:
+        """Whether something of a scale may lie anywhere: the scale itself, or the global one that it stands under."""
+        return not self.is_coded or self.has_global
+
+    @property
     def has_global(self) -> bool:
         return self.global_of is not None
 

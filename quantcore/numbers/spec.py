@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantcore.numbers.formats import Format
 from quantcore.numbers.granularity import Granularity
@@ -61,10 +61,14 @@ class Mse:
 class Search:
     """Of coded scales: that around max(|x|)'s whose round trip has the least squared error (`ScaleFormat.near`).
 
-    Source: Cook et al. 2025, arXiv:2512.02010 (Four Over Six), which tries two of them."""
+    weighted    (`search=h`) each column's error counts by its share of the inputs' power, diag(X^T X), which text tells
+    Source: Cook et al. 2025, arXiv:2512.02010 (Four Over Six), which tries two of them; weights as llm-compressor's
+    and llama.cpp's imatrix has them."""
+
+    weighted: bool = False
 
     def __str__(self) -> str:
-        return "search"
+        return "search=h" if self.weighted else "search"
 
 
 Observer = MinMax | MovingAverage | Percentile | Mse | Search
@@ -74,8 +78,8 @@ Observer = MinMax | MovingAverage | Percentile | Mse | Search
 class QuantSpec:
     """How one tensor becomes codes. `dynamic` speaks of activations: True takes the range from the tensor at hand.
     `scales`: how a scale is stored. Where dynamic ones stand under a global scale, that one is recorded beforehand.
-    `jitter` speaks of weights: not 0, it moves each scale within half a 16-bit grain (`jitter.moved`), so that the same
-    scheme has other rounding luck."""
+    `jitter` speaks of weights: not 0, it moves each scale within half a 16-bit grain (`jitter.moved`), of coded ones
+    the global scale, so that the same scheme has other rounding luck."""
 
     fmt: Format
     granularity: Granularity
@@ -94,7 +98,7 @@ class QuantSpec:
             )
         if self.scales.is_coded and not self.symmetric:
             raise ValueError(f"{self.scales} codes scales of symmetric codes alone; leave out asym, or {self.scales}")
-        if self.scales.is_coded and self.jitter:
+        if self.jitter and not self.scales.has_grain:
             raise ValueError(f"scales in {self.scales} have no 16-bit grain to move in; leave out jitter")
         if not self.symmetric and self.fmt.name.endswith("_narrow"):
             raise ValueError(
@@ -111,6 +115,16 @@ class QuantSpec:
             raise ValueError("mse weighs one scale for all that was seen, and local ones are many; leave mse out")
         if isinstance(self.observer, MovingAverage) and not self.static:
             raise ValueError("a moving average needs earlier steps, so it cannot be dynamic; try static, or minmax")
+
+    @property
+    def weighs_columns(self) -> bool:
+        """Of weights: whether ranges are chosen by how loud each column's inputs are, so that text must be read."""
+        return isinstance(self.observer, Search) and self.observer.weighted
+
+    @property
+    def unweighted(self) -> QuantSpec:
+        """The same where nothing is known of the inputs: all columns count alike."""
+        return replace(self, observer=Search()) if self.weighs_columns else self
 
     @property
     def static(self) -> bool:
@@ -141,6 +155,7 @@ def parse_observer(text: str) -> Observer:
         r"minmax": lambda _: MinMax(),
         r"mse": lambda _: Mse(),
         r"search": lambda _: Search(),
+        r"(search)=h": lambda _: Search(True),
         r"ema": lambda _: MovingAverage(),
         rf"ema{number}": lambda value: MovingAverage(float(value)),
         rf"p{number}": lambda value: Percentile(float(value)),
@@ -150,5 +165,5 @@ def parse_observer(text: str) -> Observer:
             return make(match[match.re.groups])
     raise ValueError(
         f"cannot read {text!r}; after the granularity come e8m0, e4m3, asym, static, dynamic, local, minmax, ema, "
-        "p99.9, mse or search"
+        "p99.9, mse, search or search=h"
     )

@@ -18,7 +18,7 @@ from quantcore.model.turned import turn_inputs, turn_of
 from quantcore.numbers.affine import QParams, choose_qparams
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.numbers.distance import signal_and_noise, sqnr_db
-from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize
+from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize, qparams_for
 from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.calibration import LayerStats
 from quantcore.pipeline.outputs import OutputSums
@@ -252,7 +252,9 @@ def _figures(layer: nn.Linear, scheme: Scheme, qweight: QTensor | None, hessian:
     found = dict(zip(("signal", "noise"), signal_and_noise(weight, w_hat), strict=True))
     if scheme.needs_hessian and hessian is not None:
         found["loss"] = output_loss(weight, w_hat, hessian)
-        found["rtn_loss"] = output_loss(weight, fake_quantize(weight, scheme.weights), hessian)
+        power = hessian.diagonal().to(weight.device)
+        nearest = qparams_for(weight, scheme.weights, power=power)
+        found["rtn_loss"] = output_loss(weight, fake_quantize(weight, scheme.weights, nearest), hessian)
     return found
 
 

@@ -197,12 +197,13 @@ class Scheme:
     @property
     def without_text(self) -> Scheme:
         """The same codes placed without a text: rounded to nearest, in the model as it is by then."""
-        return replace(self, method=Rtn(), every_token=self.every_token and self.needs_ranges)
+        weights = None if self.weights is None else self.weights.unweighted
+        return replace(self, weights=weights, method=Rtn(), every_token=self.every_token and self.needs_ranges)
 
     @property
     def needs_hessian(self) -> bool:
-        """Whether the method weighs errors with X^T X of the layers' inputs."""
-        return self.method.needs_hessian
+        """Whether the method, or the range of a weight, weighs errors with X^T X of the layers' inputs."""
+        return self.method.needs_hessian or (self.weights is not None and self.weights.weighs_columns)
 
     @property
     def needs_drift(self) -> bool:

@@ -43,6 +43,19 @@ def test_codes_change_by_one_at_most_and_few_do(text: str) -> None:
     assert not torch.equal(quantize(weight, weight_spec(text + "/jitter2")).scale, other.scale)
 
 
+def test_a_global_scale_moves_within_half_a_grain_and_codes_of_scales_stay() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(256, 64)
+    for search in ("", "/search"):
+        text = f"w:fp4_e2m1/group16/e4m3{search}"
+        plain, other = (quantize(weight, weight_spec(text + end)) for end in ("", "/jitter1"))
+        assert plain.global_scale is not None
+        assert other.global_scale is not None
+        assert 0 < float((other.global_scale / plain.global_scale - 1).abs()) < 2**-11
+        assert float((other.scale / plain.scale - 1).abs().median()) < 2**-11  # a few codes lay between two
+        assert 0 < float((other.q != plain.q).double().mean()) < 0.03
+
+
 def test_gptq_has_other_luck_too() -> None:
     weight, x = torch.randn(32, 64), torch.randn(200, 64)
     plain, other = (

@@ -169,6 +169,36 @@ def test_search_by_hand() -> None:
     assert (dequantize(found) - x).abs().max() < (dequantize(plain) - x).abs().max()
 
 
+def test_a_loud_column_decides_the_weighted_search() -> None:
+    # as above, but for a 5: where its column alone counts, 288 / 224 is best (global: 448 * 6 / 12), and 4 of it 5.14
+    x = torch.cat([torch.full((1, 16), 4.5), torch.full((1, 16), 12.0)], 1)
+    x[0, 0], x[0, 1] = 6.0, 5.0
+    spec = weights_spec("fp4_e2m1/group16/e4m3/search=h")
+    equal, loud = torch.ones(32), torch.ones(32)
+    loud[1] = 1e4
+    plain = qparams_for(x, weights_spec("fp4_e2m1/group16/e4m3/search"))
+    assert torch.equal(qparams_for(x, spec, power=equal).scale, plain.scale)
+    off = [float((fake_quantize(x, spec, one) - x)[0, 1].abs()) for one in (plain, qparams_for(x, spec, power=loud))]
+    assert off[1] < 0.15 < 0.2 < off[0]
+    with pytest.raises(ValueError, match="search=h weighs errors by how loud each column's inputs are.*write search$"):
+        quantize(x, spec)
+
+
+@pytest.mark.parametrize("text", CODED)
+def test_the_weighted_search_is_never_worse_by_its_own_measure(text: str) -> None:
+    torch.manual_seed(3)
+    x, power = torch.randn(32, 128), torch.logspace(-2, 2, 128)[torch.randperm(128)]
+    ways = ("", "/search", "/search=h")
+    lost = []
+    for spec in (weights_spec(f"{text}{way}") for way in ways):
+        found = qparams_for(x, spec, power=power)
+        error = fake_quantize(x, spec, found) - x
+        lost.append((error.square() * power).view(*found.scale.shape, -1).sum(-1))
+    assert bool((lost[2] <= lost[0] * (1 + 1e-6)).all())
+    assert bool((lost[2] <= lost[1] * (1 + 1e-6)).all())
+    assert float(lost[2].sum()) < float(lost[1].sum()) or "fp8" in text  # as above: powers of two have little to win
+
+
 @pytest.mark.parametrize(
     ("preset", "bits"), [("MXFP4A16", 4.25), ("MXFP6A16", 6.25), ("MXFP8A16", 8.25), ("W4A16", 4.125)]
 )

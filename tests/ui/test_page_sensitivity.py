@@ -11,8 +11,9 @@ from quantcore.measure.sensitivity import Sensitivity, sensitivity
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.plan import Plan
 from quantcore.text.reading import EVALUATE, Texts
-from tests.apptest_helpers import figure_of, figures_of, new_server, settle, values
+from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
+from ui.sections.plan import timed_schemes
 from ui.words import sensitivity as words
 
 
@@ -62,6 +63,36 @@ def test_a_plan_is_mended_in_place(page: AppTest) -> None:
     assert not page.error
     said = next(one.value for one in page.markdown if "tries in the plan itself" in one.value)
     assert ("no other scheme" in said) == (page.code[0].value == before)
+
+
+def test_a_budget_of_bytes_is_one_of_bits(page: AppTest) -> None:
+    """4 bits of 64 x (64 + 2 x 32 + 64 + 3 x 128) weights, twice: 0.03686 MB."""
+    page.query_params["cost"] = "megabytes"
+    page.query_params["megabytes"] = "0.0368"
+    settle(page)
+    assert not page.error
+    said = next(one.value for one in page.markdown if "The plan takes" in one.value)
+    took = float(said.split("The plan takes **")[1].split("**")[0])
+    assert took <= 0.0368
+    assert took == pytest.approx(float(said.split("weights (")[1].split(" ")[0]) * 73_728 / 8e6, rel=1e-3)
+    assert "w:int3/group32 for all takes 0.03226 MB of weights (3.500 bits each)" in said
+
+
+def test_a_budget_of_milliseconds_is_the_labs_plan(page: AppTest) -> None:
+    page.query_params["cost"] = "milliseconds"
+    page.query_params["plan_gpu"], page.query_params["plan_at_once"] = "T4", "8"
+    settle(page)
+    assert not page.error
+    lab, text = lab_of(page), page.code[0].value
+    schemes = tuple(str(lab.plan_of(one)) for one in timed_schemes("group32", ["group32", "channel"]))
+    budget = page.slider(key="milliseconds").value
+    timed = lab.plan_in_time(schemes, budget, "T4", 8)
+    assert text == str(timed.chosen.plan)
+    assert timed.ms <= budget
+    said = next(one.value for one in page.markdown if "ms a step of 8 sequences" in one.value)
+    assert "on T4, predicted" in said
+    trail = figure_of(page, "budgets")["figure"]["data"][0]
+    assert values(trail["x"]) == pytest.approx([ms for ms, _ in lab.trail_in_time(schemes, "T4", 8)])
 
 
 def test_everything_but_it(page: AppTest) -> None:

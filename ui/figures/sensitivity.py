@@ -151,10 +151,12 @@ def budgets(
     predicted: Sequence[tuple[float, float]],
     elsewhere: Mapping[str, tuple[float, float]],
     how: str = "measured",
+    price: str = "bits per weight, scales counted",
+    unit: str = "bits",
 ) -> go.Figure:
-    """Bits per weight against KL: uniform schemes (`how`: measured, estimated) and the plans that the solver finds
+    """A price against KL: uniform schemes (`how`: measured, estimated) and the plans that the solver finds
     (predicted), on the text that they were chosen on; and, by name, what was measured on another text."""
-    fig = figure("Plan against one scheme for all", "bits per weight, scales counted", "KL, nats, log", 380)
+    fig = figure("Plan against one scheme for all", price, "KL, nats, log", 380)
     names = [short_label(text) for text in uniform]
     places, across, up = _places(list(uniform.values()), names, predicted, list(elsewhere.values()))
     fig.add_trace(
@@ -164,7 +166,7 @@ def budgets(
             mode="lines",
             line={"color": BLUE, "width": 2, "dash": "dot"},
             name="plans, predicted",
-            hovertemplate="plan at %{x:.2f} bits: %{y:.4g} nats predicted<extra></extra>",
+            hovertemplate=f"plan at %{{x:.3g}} {unit}: %{{y:.4g}} nats predicted<extra></extra>",
         )
     )
     fig.add_trace(
@@ -177,7 +179,7 @@ def budgets(
             textposition=[place or "middle right" for place in places],
             marker={"color": VERMILION, "symbol": "x", "size": 11},
             name=f"one scheme for all, {how}",
-            hovertemplate="%{customdata}: %{y:.4g} nats at %{x:.3g} bits<extra></extra>",
+            hovertemplate=f"%{{customdata}}: %{{y:.4g}} nats at %{{x:.3g}} {unit}<extra></extra>",
         )
     )
     for (name, (bits, kl)), colour, symbol in zip(
@@ -190,7 +192,7 @@ def budgets(
                 mode="markers",
                 marker={"color": colour, "symbol": symbol, "size": 13},
                 name=f"{name}, another text",
-                hovertemplate=f"{name}, on another text: %{{y:.3g}} nats at %{{x:.3g}} bits<extra></extra>",
+                hovertemplate=f"{name}, on another text: %{{y:.3g}} nats at %{{x:.3g}} {unit}<extra></extra>",
             )
         )
     fig.update_xaxes(range=across)

@@ -71,26 +71,28 @@ def plan_words(
     chosen: PlannedChoice,
     found: Duel | None,
     rival: str | None,
-    rival_bits: float | None,
+    took: str,
+    rival_took: str | None,
     spreads: Mapping[str, Spread] | None = None,
     probed: ProbedPlan | None = None,
 ) -> list[str]:
-    """The plan's bits, its KL as predicted and as measured, and the scheme for all next to it. probed: what is known
-    of a plan that was mended in place."""
+    """What the plan takes, its KL as predicted and as measured, and the scheme for all next to it.
+
+    took, rival_took    the prices of both, in words and bold figures: `**4.125** bits a weight`
+    probed              what is known of a plan that was mended in place"""
     text = str(chosen.plan)
     predicted = (
-        mended(probed)
+        mended(probed, took)
         if probed is not None
         else (
-            f"The plan takes **{chosen.bits_per_weight:.3f}** bits a weight; its layers' own costs add up to "
-            f"**{chosen.predicted_kl:.3g}** nats on the text that it was chosen on."
+            f"The plan takes {took}; its layers' own costs add up to **{chosen.predicted_kl:.3g}** nats on the text "
+            "that it was chosen on."
         )
     )
     if rival == text:
         predicted = (
-            f"**The plan is {named(text)} for all**: at {chosen.bits_per_weight:.3f} bits a weight no bit saves more "
-            f"elsewhere. The layers' own costs add up to **{chosen.predicted_kl:.3g}** nats on the text that it was "
-            "chosen on."
+            f"**The plan is {named(text)} for all**: at {took} nothing saves more elsewhere. The layers' own costs add "
+            f"up to **{chosen.predicted_kl:.3g}** nats on the text that it was chosen on."
         )
     if found is None:
         return [predicted]
@@ -102,7 +104,7 @@ def plan_words(
     difference = apart.difference
     size = "" if apart.share is None else f" ({share_words(apart.share)})"
     against = (
-        f"{named(rival)} for all takes {rival_bits:.3f} bits and has KL {found.reports[rival].kl:.3g} there: the "
+        f"{named(rival)} for all takes {rival_took} and has KL {found.reports[rival].kl:.3g} there: the "
         f"plan's is {difference.value:+.3g}{size}, 95%: {difference.lo:+.2g} to {difference.hi:+.2g}"
         f"{luck_alone(apart)}."
     )
@@ -117,18 +119,29 @@ def plan_words(
     return [verdict, predicted, measured, against]
 
 
-def mended(probed: ProbedPlan) -> str:
+def bits_words(bits: float) -> str:
+    return f"**{bits:.3f}** bits a weight"
+
+
+def megabytes_words(bits: float, weights: int) -> str:
+    return f"**{bits * weights / 8e6:.4g}** MB of weights ({bits:.3f} bits each)"
+
+
+def time_words(ms: float, gpu: str, sequences: int) -> str:
+    """Of the products of one step."""
+    many = "one sequence" if sequences == 1 else f"{sequences} sequences"
+    return f"**{digits(ms, 3)}** ms a step of {many} on {gpu}, predicted"
+
+
+def mended(probed: ProbedPlan, took: str) -> str:
     """What trying layers in the plan itself did to it."""
-    took = (
+    changed = (
         "no other scheme for any layer did better"
         if not probed.changed
         else f"layers served as {probed.changed} products took another scheme, and it brought the KL on the text that "
         f"it was chosen on from {probed.start_kl:.3g} to **{probed.chosen.predicted_kl:.3g}** nats"
     )
-    return (
-        f"The plan takes **{probed.chosen.bits_per_weight:.3f}** bits a weight. In {probed.probes} tries in the plan "
-        f"itself {took}."
-    )
+    return f"The plan takes {took}. In {probed.probes} tries in the plan itself {changed}."
 
 
 def duel_lines(plan: str, rival: str | None, schemes: Sequence[str]) -> str:

@@ -1,0 +1,207 @@
+"""A plan within a budget of bits, of bytes or of predicted milliseconds, beside one scheme for all, on another text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+
+from quantcore.lab.bench import LEARNED, PLANNED_ON
+from quantcore.lab.lab import Lab
+from quantcore.lab.whole import uniform_bits
+from quantcore.measure.duel import Duel, short_label
+from quantcore.measure.planning import PlannedChoice, schemes_near
+from quantcore.measure.probing import ProbedPlan
+from quantcore.measure.sensitivity import Sensitivity
+from quantcore.measure.told_apart import told_apart
+from quantcore.studies.gpus import GPUS
+from quantcore.text.reading import EVALUATE
+from ui import frame
+from ui import widgets as controls
+from ui.answers import Answer, answer
+from ui.components.chart import chart
+from ui.figures import sensitivity as figures
+from ui.sections.luck import luck_part
+from ui.words import sensitivity as words
+
+BITS, MEGABYTES, MILLISECONDS = "bits a weight", "megabytes", "milliseconds"
+SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+MEND = "Mend the plan in place: try every layer's other schemes in the plan itself"
+DECIDING = (2560, 16384)  # tokens of the evaluation text
+CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
+STEP = 0.005  # of the budget, bits a weight
+LEAST, MOST = 2.125, 8.5  # bits a weight
+LONG_PLAN, PLAN_PIXELS = 600, 160  # letters, from which on a plan's text scrolls, and its height then
+
+Costs = Callable[[tuple[str, ...]], Answer[Sensitivity]]
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A plan, and the scheme for all that it is held against.
+
+    uniform    what each scheme for all costs; price: the plan; budget: what it may; trail: plans at other budgets
+    words      a price in words; axis, unit: of the picture"""
+
+    chosen: PlannedChoice
+    price: float
+    uniform: Mapping[str, float]
+    rival: str | None
+    trail: Sequence[tuple[float, float]]
+    words: Callable[[float], str]
+    axis: str
+    unit: str
+    probed: ProbedPlan | None = None
+
+
+def price_of(lab: Lab, bits: int, grain: str) -> float:
+    """The least budget that pays for so many bits on all layers, scales counted."""
+    return _up(lab.bits_of_all(f"w:int{bits}/{grain}"), STEP)
+
+
+def plan_part(lab: Lab, grain: str, grains: Sequence[str], costs: Costs) -> Callable[[], None]:
+    """The controls of the budget; what draws the plan, once the costs of single layers stand."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        spent = controls.pick("Spend", (BITS, MEGABYTES, MILLISECONDS), BITS, "cost")
+        gpu, sequences = "", 1
+        if spent == MILLISECONDS:
+            gpu = controls.select("GPU", list(GPUS), "L4", "plan_gpu", width=190)
+            sequences = controls.steps("Sequences at once", SEQUENCES, 1, "plan_at_once", width=260)
+    if spent == MILLISECONDS:
+        return _time_budget(lab, grain, grains, costs, gpu, sequences)
+    usual = price_of(lab, 4, grain)
+    steps = [grain, *(one for one in ("channel", "group32") if one in grains)]
+    weights = lab.planned_weights((f"w:int4/{grain}",))
+    if spent == BITS:
+        usual = controls.follow_default("budget", usual)
+        budget = controls.slide("Bits per weight, scales counted", LEAST, MOST, usual, "budget", STEP, format="%.3f")
+        return lambda: _draw(lab, *_of_bits(lab, schemes_near(budget, steps), budget, costs, weights, spent))
+    mb = weights / 8e6
+    lo, hi, step = _ends(LEAST * mb, MOST * mb)
+    usual = controls.follow_default("megabytes", _up(usual * mb, step))
+    label = "Megabytes of the layers' weights, scales counted"
+    asked = controls.slide(label, lo, hi, usual, "megabytes", step, format="%.4g")
+    bits = asked / mb
+    return lambda: _draw(lab, *_of_bits(lab, schemes_near(bits, steps), bits, costs, weights, spent))
+
+
+def _ends(least: float, most: float) -> tuple[float, float, float]:
+    """A slider's ends and its step: four digits of the larger end."""
+    step = 10.0 ** (math.floor(math.log10(most)) - 3)
+    return _up(least, step), _up(most, step), step
+
+
+def _up(value: float, step: float) -> float:
+    """The next whole number of steps."""
+    return round(math.ceil(round(value / step, 6)) * step, 9)
+
+
+def _of_bits(
+    lab: Lab, schemes: tuple[str, ...], budget: float, costs: Costs, weights: int, spent: str
+) -> tuple[Sensitivity | None, Priced | None]:
+    found = costs(schemes).whole
+    if found is None:
+        return None, None
+    chosen, uniform = lab.plan(schemes, budget, PLANNED_ON, LEARNED, True), uniform_bits(found)
+    paid = max(budget, min(uniform.values()))
+    title = f"The plan of {paid:.3f} bits, layers tried in place"
+    probed = answer(title, lab, Lab.probed_plan, schemes, paid, PLANNED_ON, start=False, button=MEND).whole
+    if probed is not None:
+        chosen = probed.chosen
+    rival = max((one for one in uniform if uniform[one] <= budget + 1e-6), key=lambda one: uniform[one], default=None)
+    trail = lab.plan_trail(schemes, PLANNED_ON, LEARNED, True)
+    said = words.bits_words if spent == BITS else lambda bits: words.megabytes_words(bits, weights)
+    priced = Priced(
+        chosen, chosen.bits_per_weight, uniform, rival, trail, said, "bits per weight, scales counted", "bits", probed
+    )
+    return found, priced
+
+
+def timed_schemes(grain: str, grains: Sequence[str]) -> tuple[str, ...]:
+    """What vLLM has kernels for, from the fewest bytes on."""
+    fine = ["w:int4/group32"] if "group32" in grains and grain != "group32" else []
+    return (f"w:int4/{grain}", *fine, "w:int8/channel", "W8A8", "FP8_DYNAMIC")
+
+
+def _time_budget(
+    lab: Lab, grain: str, grains: Sequence[str], costs: Costs, gpu: str, sequences: int
+) -> Callable[[], None]:
+    schemes = tuple(str(lab.plan_of(one)) for one in timed_schemes(grain, grains))
+    uniform = lab.uniform_ms(schemes, gpu, sequences)
+    lo, hi, step = _ends(min(uniform.values()), max(uniform.values()))
+    usual = controls.follow_default("milliseconds", _up((2 * lo + hi) / 3, step))
+    label = "Milliseconds of all layers' products in a step"
+    asked = controls.slide(label, lo, hi, usual, "milliseconds", step, format="%.4g")
+
+    def draw() -> None:
+        found = costs(schemes).whole
+        if found is None:
+            return
+        timed = lab.plan_in_time(schemes, asked, gpu, sequences)
+        within = [one for one in uniform if uniform[one] <= asked + 1e-9]
+        rival = min(within, key=lambda one: found.whole[one], default=None)
+        trail = lab.trail_in_time(schemes, gpu, sequences)
+        priced = Priced(
+            timed.chosen,
+            timed.ms,
+            uniform,
+            rival,
+            trail,
+            lambda ms: words.time_words(ms, gpu, sequences),
+            f"ms a step on {gpu}, predicted",
+            "ms",
+        )
+        _draw(lab, found, priced)
+
+    return draw
+
+
+def _beside_rival(lab: Lab, text: str, rival: str | None) -> tuple[Duel | None, str]:
+    """The plan beside the scheme for all, on as much of the other text as decides: more where a little does not; and
+    the reading of it."""
+    both, found = tuple(dict.fromkeys([text, *([] if rival is None else [rival])])), None
+    read = ""
+    for tokens in DECIDING:
+        with st.container():
+            title = f"The plan on another text, {tokens:,} tokens"
+            asked = str(EVALUATE.at_most(tokens))
+            more = answer(title, lab, Lab.duel, both, asked, place=f"plan{tokens}", patience_s=0).whole
+        found, read = (found, read) if more is None else (more, asked)
+        if more is None or rival is None or len(more.reports) < 2 or told_apart(more)[text, rival].p < CLEAR:
+            break
+    return found, read
+
+
+def _draw(lab: Lab, found: Sensitivity | None, plan: Priced | None) -> None:
+    """The plan, on another text beside the scheme for all that is within the budget too."""
+    if found is None or plan is None:
+        return
+    chosen, rival, uniform = plan.chosen, plan.rival, plan.uniform
+    text, schemes = str(chosen.plan), found.schemes
+    beside, read = _beside_rival(lab, text, rival)
+    place, spreads = st.container(), None
+    if beside is not None and len(beside.reports) > 1:
+        spreads = luck_part(lab, tuple(beside.reports), read, LEARNED)
+    rival_took = None if rival is None else plan.words(uniform[rival]).replace("**", "")
+    said = words.plan_words(chosen, beside, rival, plan.words(plan.price), rival_took, spreads, plan.probed)
+    with place:
+        frame.headline(said[0], "plan")
+        st.markdown(" ".join([*said[1:], words.bits_where(chosen.choice, found)]))
+    with st.grid(2, min_column_width=430):
+        chart(figures.plan_map(chosen.choice, found), key="plan_map", alt=said[0].replace("*", ""))
+        measured_at = {one: (uniform[one], found.whole[one]) for one in schemes}
+        named = {
+            text: ("this plan", plan.price),
+            **({} if rival is None else {rival: (short_label(rival), uniform[rival])}),
+        }
+        known = {} if beside is None else beside.reports
+        elsewhere = {named[one][0]: (named[one][1], report.kl) for one, report in known.items()}
+        budgets = figures.budgets(measured_at, plan.trail, elsewhere, "estimated", plan.axis, plan.unit)
+        chart(budgets, key="budgets", alt=" ".join(said).replace("*", ""))
+    st.markdown("The plan as text, for the duel, the command line, a recipe:")
+    st.code(text, language=None, wrap_lines=True, height=PLAN_PIXELS if len(text) > LONG_PLAN else "content")
+    frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": words.duel_lines(text, rival, schemes)})
+    frame.take_links({"the plan": text})
+    frame.numbers(words.plan_table(found, chosen), "layers")

@@ -2,6 +2,7 @@
 
     python -m benchmarks.plans costs                            the reference model
     python -m benchmarks.plans plans --uniform w:int4/group128  one budget; a few minutes on two cores
+    python -m benchmarks.plans plans --tokens 20480 --device cuda   all, on more text, on a GPU
     python -m benchmarks.plans costs --model FOLDER --layers 60 --schemes w:int4/group64
 
 costs    what each layer costs alone under a scheme: estimated from backward passes (`fisher`), and measured a run a
@@ -9,7 +10,8 @@ costs    what each layer costs alone under a scheme: estimated from backward pas
          in the model's order
 plans    for each uniform scheme of UNIFORM the plan of as many bits, made of whole bits in three granularities, chosen
          by estimates and mended in place (`probing`) on the calibration text; both measured on the evaluation text, the
-         difference judged as on the pages, beyond the chance of the text and of rounding luck
+         difference judged as on the pages, beyond the chance of the text and of rounding luck; `holm`: its p corrected
+         for all budgets that are in the file for this model and so many tokens
 
 All that is measured is kept in QUANT_HOME, so a run that was cut off goes on where it stood, and what is found is
 written at once: `benchmarks/results/plans.json`.
@@ -32,6 +34,7 @@ from quantcore.lab.bench import EACH, LEARNED, PLANNED_ON
 from quantcore.lab.lab import Lab
 from quantcore.measure.planning import schemes_near
 from quantcore.measure.sensitivity import layer_costs
+from quantcore.measure.statistics import holm
 from quantcore.measure.told_apart import apart_of
 from quantcore.model.loading import REFERENCE
 from quantcore.text.reading import EVALUATE
@@ -94,6 +97,7 @@ def spread(layers: list[str], count: int | None) -> list[str]:
 
 def plans(lab: Lab, uniform: list[str], tokens: int, out: Path) -> None:
     reading = str(EVALUATE.at_most(tokens))
+    tokens = lab.tokens(reading).numel()  # no more than the text has
     for scheme in map(str, map(lab.plan_of, uniform)):
         bits = lab.bits_of_all(scheme)
         asked = schemes_near(bits, ("channel", lab.grain, "group32")), bits
@@ -115,6 +119,16 @@ def plans(lab: Lab, uniform: list[str], tokens: int, out: Path) -> None:
             row |= {"share": apart.share, "luck": apart.luck, "p": apart.p, "verdict": apart.verdict}
         print(f"{bits:.3f} bits: {scheme} {kl[scheme]:.4f}, plan {kl[plan]:.4f}; {row.get('verdict')}")
         put_row(out, "plans", f"{lab.id} {scheme}", row)
+    corrected(lab.id, tokens, out)
+
+
+def corrected(model: str, tokens: int, out: Path) -> None:
+    """Write to each budget's row its p after Holm over all of them."""
+    rows: dict[str, dict[str, Any]] = json.loads(out.read_text(encoding="utf-8"))["plans"]
+    mine = {key: row for key, row in rows.items() if key.startswith(f"{model} ") and row["tokens"] == tokens}
+    for key, p in holm({key: row["p"] for key, row in mine.items() if "p" in row}).items():
+        put_row(out, "plans", key, mine[key] | {"holm": p})
+        print(f"{key}: p {mine[key]['p']:.4f}, after Holm {p:.4f}")
 
 
 if __name__ == "__main__":

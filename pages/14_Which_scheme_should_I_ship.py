@@ -16,6 +16,7 @@ from quantcore.studies.gpus import GPUS
 from ui import frame
 from ui import widgets as controls
 from ui.answers import answer
+from ui.classroom import classroom
 from ui.components.chart import chart
 from ui.figures import advice as figures
 from ui.sections.advice import leave_part, serve_part
@@ -28,6 +29,7 @@ SECTION = "Decide"
 CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LARGE = "meta-llama/Llama-3.3-70B-Instruct"  # instead of the model that comes along, which fits everywhere as it is
+OTHER = "another: hub id, folder or config.json"
 FREE = "whatever fits"
 FINALISTS_LUCK = f"Measure the finalists' rounding luck too: each {JITTERS} times more"
 PROMPTS, ANSWERS = (32, 128, 256, 512, 1024, 2048, 4096, 8192), (16, 64, 128, 256, 512, 1024)
@@ -50,7 +52,10 @@ def asked_for(choice: Choice) -> tuple[tuple[str, int, str, str, str], str]:
     usual = Load()
     first = controls.follow_default("shape", LARGE if choice.lab.source == REFERENCE else LOADED)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        model = controls.select("Model", [LOADED, *catalogue()], first, "shape", width=310)
+        others = [] if classroom() is not None else [OTHER]  # a visitor of a class reads no files of the server
+        model = controls.select("Model", [LOADED, *catalogue(), *others], first, "shape", width=310)
+        if model == OTHER:
+            model = controls.line("Hub id, folder or config.json", "", "config", width=310).strip()
         gpu = controls.select("GPU", [*GPUS, HERE], GPU, "gpu", width=190)
         gpus = controls.pick("How many", (1, 2, 4, 8), 1, "gpus")
         goal = controls.pick("What matters", GOALS, GOAL, "goal")
@@ -63,6 +68,8 @@ def asked_for(choice: Choice) -> tuple[tuple[str, int, str, str, str], str]:
         prompt = controls.steps("Prompt, tokens", PROMPTS, usual.prompt, "prompt_tokens")
         reply = controls.steps("Answer, tokens", ANSWERS, usual.answer, "answer_tokens")
     longest = choice.lab.loaded.context if model == LOADED else None
+    if not model:
+        st.caption("Shapes are enough: of a hub id only the config.json is read, of a folder too.")
     if longest is not None and context > longest:
         st.caption(f"The loaded model was made for {longest:,} tokens; a longer context is counted all the same.")
     return (gpu, gpus, str(Load(sequences, context, prompt, reply)), goal, limit), model
@@ -88,6 +95,8 @@ def card(found: Advice, shown: Verdict | None) -> None:
 
 def body(choice: Choice) -> None:
     asked, model = asked_for(choice)
+    if not model:
+        return
     lab = choice.lab
     drawn = settled("advice", f"The candidates on {asked[0]}", lab, (asked[0], model), prepared)
     if drawn is None:

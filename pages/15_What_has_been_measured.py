@@ -47,24 +47,38 @@ def tries(choice: Choice) -> frame.Tries:
     ]
 
 
+def queued(lab: Lab, asked: tuple[tuple[str, ...], str, str], begun: bool) -> None:
+    """One queue: it begins at a press, and goes on by itself where it was begun, before a restart too."""
+    count = len(asked[0])
+    found = answer(f"{count} schemes, one after another", lab, Lab.queue, *asked, start=begun, button="Measure")
+    if found.whole is not None:
+        st.caption(f"All {count} are measured: they stand in the table.")
+
+
 def more(choice: Choice) -> None:
-    """A list of schemes, or products of them, one a line, measured one after another."""
+    """A list of schemes, or products of them, one a line, measured one after another; and what is under way."""
+    begun = choice.lab.unfinished()
+    asked = list_of(choice)
+    for one in begun:
+        if one != asked:
+            queued(choice.lab, one, True)
+    if asked is not None:
+        queued(choice.lab, asked, asked in begun)
+
+
+def list_of(choice: Choice) -> tuple[tuple[str, ...], str, str] | None:
+    """What is asked for in the box; None for nothing that the model can take."""
     lab = choice.lab
     asked = controls.lines("Schemes, one a line; {a|b} are choices", "", "more", height=100)
     reading = str(EVALUATE.at_most(controls.pick("Tokens", DUEL_TOKENS, DUEL_TOKENS[0], "tokens")))
     lines = [one for line in asked.splitlines() if line.strip() for one in expanded(line.strip())]
     if not lines:
         st.caption(f"For example `{PRODUCT}`: six schemes. At most {MOST} from one line.")
-        return
+        return None
     able, refused = sorted_out(list(dict.fromkeys(lines)), lab.shapes(), lab.head)
     for text, reason in refused.items():
         frame.sentence(f"{text}: {reason}")
-    if not able:
-        return
-    asked_for = (tuple(able.values()), reading, choice.calibration)
-    found = answer(f"{len(able)} schemes, one after another", lab, Lab.queue, *asked_for, start=False, button="Measure")
-    if found.whole is not None:
-        st.caption(f"All {len(able)} are measured: they stand in the table.")
+    return (tuple(able.values()), reading, choice.calibration) if able else None
 
 
 def reading_of(lab: Lab, rows: list[Measured]) -> str | None:
@@ -101,6 +115,8 @@ def with_chosen(lab: Lab, chosen: list[Measured], spreads: Mapping[str, Spread])
     if not chosen:
         st.caption("Choose rows to compare them in pairs, to open them in a duel, or to throw them away.")
         return
+    if len(chosen) == 1:
+        frame.take_links({chosen[0].scheme: chosen[0].scheme})
     named = {row.key: row for row in chosen}
     for (one, other), apart in aparts(lab.store(), chosen[:MOST_PAIRS], spreads).items():
         st.markdown(f"- {words.difference(named[one], named[other], apart)}")
@@ -116,7 +132,8 @@ def with_chosen(lab: Lab, chosen: list[Measured], spreads: Mapping[str, Spread])
 
 def body(choice: Choice) -> None:
     lab = choice.lab
-    with st.expander("Measure more", expanded=not lab.measured() or "more" in st.query_params), frame.problems():
+    opened = not lab.measured() or "more" in st.query_params or bool(lab.unfinished())
+    with st.expander("Measure more", expanded=opened), frame.problems():
         more(choice)
     texts: dict[str, list[Measured]] = {}
     own, spreads = with_luck(lab.measured())
@@ -128,7 +145,13 @@ def body(choice: Choice) -> None:
         return
     largest_first = sorted(texts.values(), key=len, reverse=True)
     names = {words.text_name(rows, reading_of(lab, rows)): rows for rows in largest_first}
-    rows = names[controls.select("Read", list(names), next(iter(names)), "read")]
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        rows = names[controls.select("Read", list(names), next(iter(names)), "read", width=430)]
+        only = controls.line("Only schemes with", "", "only", placeholder="int4 gptq", width=260)
+    every, rows = rows, words.with_all(rows, only)
+    if not rows:
+        st.info(f"None of {len(every)} schemes on this text has {only.strip()!r} in its text or its preset's name.")
+        return
     said = words.headline(rows)
     frame.headline(said)
     place = st.container()

@@ -3,6 +3,7 @@
     shape_of("meta-llama/Llama-3.2-3B")     from the catalogue
     shape_of("some/folder")                 from the folder's config.json; weights need not be there
     shape_of("config.json")                 from the file itself
+    shape_of("owner/name@revision")         from the hub's config.json, which alone is downloaded
 
 The rows stand in assets/models.json, a line each: the configuration's entries that shapes depend on, where they were
 read and when, and the parameters that transformers builds from them. Each was checked by that total and by the share
@@ -24,7 +25,7 @@ from quantcore.model.config_file import read_config
 from quantcore.model.named_path import named_path
 from quantcore.model.sentences import named
 from quantcore.model.skeleton import build
-from quantcore.model.sources import ASSETS, REFERENCE
+from quantcore.model.sources import ASSETS, REFERENCE, config_folder
 
 FILE = ASSETS / "models.json"
 MOST_TENSORS = 40_000  # that a configuration without files may describe
@@ -51,10 +52,11 @@ def catalogue() -> dict[str, Known]:
 
 @lru_cache(maxsize=64)
 def shape_of(model: str) -> ServedShape:
-    """The shape of a model by its id in the catalogue (with or without its owner), its folder, or its config.json.
+    """The shape of a model by its id in the catalogue (with or without its owner), its folder, its config.json, or its
+    hub id.
 
-    Raises: ValueError for a name that is none of these, and a configuration that transformers cannot build or whose
-    cache is not known here."""
+    Raises: ValueError for a name that is none of these, for what the hub does not give, and for a configuration that
+    transformers cannot build or whose cache is not known here."""
     if (known := _named(model)) is not None:
         return _built(model, known.config)
     path = named_path(model)
@@ -62,10 +64,16 @@ def shape_of(model: str) -> ServedShape:
         path = ASSETS / "reference-lm"
     folder = path.parent if path.name == "config.json" else path
     if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{named(model)} is not among the {len(catalogue())} models of the catalogue, and no folder with a "
-            "config.json; download the model's config.json and name that file"
-        )
+        unknown = f"{named(model)} is not among the {len(catalogue())} models of the catalogue"
+        try:
+            fetched = config_folder(model)
+        except ValueError as error:
+            raise ValueError(f"{unknown}, and {error}; or download its config.json and name that file") from error
+        if fetched is None:
+            raise ValueError(
+                f"{unknown}, no folder with a config.json and no hub id; name owner/name, or a config.json file"
+            )
+        folder = fetched
     return _shape(model, folder, read_config(folder))
 
 

@@ -44,7 +44,9 @@ def advise(
 
 
 def add_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--model", default=REFERENCE, metavar="M", help="an id of the catalogue, a folder, a config.json")
+    made.add_argument(
+        "--model", default=REFERENCE, metavar="M", help="an id of the catalogue or the hub, a folder, a config.json"
+    )
     made.add_argument("--gpu", default=GPU, metavar="GPU", help='such as "H100 80GB", "RTX 4090", cpu')
     made.add_argument("--gpus", type=int, default=1, metavar="N", help="how many of them (default 1)")
     made.add_argument("--context", type=int, default=USUAL.context, metavar="N", help="tokens a sequence may have")

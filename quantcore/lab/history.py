@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,13 @@ from quantcore.lab.memo import remembered
 from quantcore.lab.whole import duel, kept_schemes
 from quantcore.measure.measured import Measured
 from quantcore.measure.measured import measured as read_measured
-from quantcore.measure.store import tokens_hash
+from quantcore.measure.store import Question, tokens_hash
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE, STUDY
 from quantcore.text.windows import TEXT_KINDS
+
+QUEUED = "queue"  # of the store's questions
 
 
 def measured(lab: Bench, reading: str = MEASURED) -> list[Measured]:
@@ -46,14 +49,30 @@ def queue(
     so_far: Callable[[Any], None] | None = None,
 ) -> list[str]:
     """Measure schemes one after another, each kept as soon as it is there: what is asked for again goes on where it
-    stood. `so_far` is told each one's text. The texts in full of those that the model can take."""
+    stood. Until it is done or given up the store knows of it (`unfinished`), so that a server that starts anew goes on.
+    `so_far` is told each one's text. The texts in full of those that the model can take."""
     able, _ = sorted_out(schemes, lab.shapes(), lab.head)
-    todo = list(able.values())
-    for place, text in enumerate(todo):
-        duel(lab, [text], reading, calibration, part_of(progress, place, len(todo)))
-        if so_far:
-            so_far(text)
+    todo, kept_in = list(able.values()), lab.store(reading, calibration)
+    asked = Question(QUEUED, "\n".join(todo), lab.id, lab.hash, f"{reading} {calibration}", lab.device, {})
+    kept_in.put(asked, {"schemes": todo, "reading": reading, "calibration": calibration}, {})
+    try:
+        for place, text in enumerate(todo):
+            duel(lab, [text], reading, calibration, part_of(progress, place, len(todo)))
+            if so_far:
+                so_far(text)
+    finally:  # done, cancelled or refused; where the process ends, nothing is dropped
+        kept_in.drop([asked.key])
     return todo
+
+
+def unfinished(lab: Bench, reading: str = MEASURED) -> list[tuple[tuple[str, ...], str, str]]:
+    """What `queue` was asked for on this model and device and has not done, first come first."""
+    found = []
+    for row in reversed(lab.store(reading).rows(QUEUED)):
+        if (row.model_hash, row.device) == (lab.hash, lab.device):
+            asked = json.loads(row.figures)
+            found.append((tuple(asked["schemes"]), str(asked["reading"]), str(asked["calibration"])))
+    return found
 
 
 def kept_queue(

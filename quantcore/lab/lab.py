@@ -54,6 +54,7 @@ class Beside(Bench):
     bits_of_all = whole.bits_of_all
     planned_weights = whole.planned_weights
     reading_of = history.reading_of
+    unfinished = history.unfinished
     short_name = take.short_name
     checkpoint_folder = take.checkpoint_folder
     facts = take.facts

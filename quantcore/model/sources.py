@@ -100,6 +100,24 @@ def fetch(source: str, progress: Progress = quiet, to_load: bool = True) -> Plac
         raise ValueError(f"could not load {source!r}: {hub_problem(error)}") from error
 
 
+def config_folder(source: str) -> Path | None:
+    """The folder that holds the config.json of a hub's `owner/name@revision`, which alone is downloaded; None for what
+    is no such id. Raises: ValueError, in half a sentence, where the hub does not give it."""
+    match = HUB_ID.fullmatch(source)
+    if match is None or "/" not in match["id"]:
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+
+    try:
+        file = hf_hub_download(match["id"], "config.json", revision=match["revision"], etag_timeout=TIMEOUT_S)
+    except HFValidationError:
+        return None
+    except (HTTPError, OSError) as error:
+        raise ValueError(hub_problem(error)) from error
+    return Path(file).parent
+
+
 def _local(source: str) -> Place | None:
     if source == REFERENCE:
         return Place(ASSETS / "reference-lm")

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from quantcore.advice.catalog import FILE, catalogue, shape_of
@@ -97,9 +98,30 @@ def test_a_config_alone_is_enough(tmp_path: Path) -> None:
     assert by_file.matrices == by_folder.matrices == shape_of("meta-llama/Llama-3.2-1B").matrices
 
 
-def test_what_cannot_be_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not among the 70 models of the catalogue.*name that file"):
+def test_of_a_hubs_model_the_config_alone_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(catalogue()["meta-llama/Llama-3.2-1B"].config))
+    asked: list[tuple[str, ...]] = []
+
+    def download(repo: str, name: str, revision: str | None, etag_timeout: float) -> str:
+        asked.append((repo, name, str(revision)))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert shape_of("somebody/a-new-llama@v2").matrices == shape_of("meta-llama/Llama-3.2-1B").matrices
+    assert asked == [("somebody/a-new-llama", "config.json", "v2")]
+
+
+def test_what_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> str:
+        raise ConnectionError
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", gone)
+    with pytest.raises(
+        ValueError, match="not among the 70 models of the catalogue, and the hub did not answer.*name that"
+    ):
         shape_of("nobody/nothing")
+    with pytest.raises(ValueError, match="no folder with a config.json and no hub id"):
+        shape_of("nothing at all")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "rwkv", "num_hidden_layers": 1}))
     with pytest.raises(ValueError, match="rwkv|not known here"):
         shape_of(str(tmp_path))

@@ -46,6 +46,17 @@ def test_alive_without_a_click_on_the_loaded_model(tiny_model_dir: Path) -> None
     assert any(button.label == "Measure the candidates on this model" for button in at.button)
 
 
+def test_a_config_alone_is_advised_on(tiny_model_dir: Path) -> None:
+    at = open_page(PAGE, shape="another: hub id, folder or config.json").run()
+    assert not at.error
+    assert "Ship" not in said(at)
+    at.text_input(key="config").set_value(str(tiny_model_dir / "config.json")).run()
+    assert not at.error
+    assert "Ship **" in said(at)
+    at.text_input(key="config").set_value("nothing at all").run()
+    assert "no folder with a config.json and no hub id" in at.error[0].value
+
+
 def test_beside_the_model_that_comes_along_it_opens_where_there_is_a_choice() -> None:
     """A model that fits everywhere as it is teaches nothing; and no limit is asked for that nothing can be held to."""
     at = open_page(PAGE).run()

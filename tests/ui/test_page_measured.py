@@ -1,11 +1,16 @@
 """What has been measured: the table of the store, a queue that fills it, and what can be done with its rows."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from quantcore.lab.bench import LEARNED, MEASURED
+from quantcore.lab.history import QUEUED
+from quantcore.lab.lab import Lab
+from quantcore.measure.store import Question, Row
 from tests.apptest_helpers import errors, figure_of, page, said, settle
 from ui import kept
 
@@ -51,6 +56,44 @@ def test_a_queue_fills_the_table_and_asking_again_finds_it(tiny_model_dir: Path)
     again = page(PAGE, model=tiny_model_dir, more="w:int{4|8}/channel").run()
     assert kept.jobs().unfinished() == []
     assert any("All 2 are measured" in one for one in again.caption.values)
+
+
+def test_a_queue_goes_on_after_a_restart(tiny_model_dir: Path) -> None:
+    """What a server that ended in the middle leaves in the store, a new one takes up without a press."""
+    lab, schemes = Lab(str(tiny_model_dir), "cpu"), ("w:int4/channel", "w:int8/channel")
+    asked = (schemes, MEASURED, LEARNED)
+
+    class Ended(BaseException):
+        """The process is gone: nothing is tidied."""
+
+    def end(_: str) -> None:
+        rows.extend(lab.store().rows(QUEUED))
+        raise Ended
+
+    rows: list[Row] = []
+    with pytest.raises(Ended):
+        lab.queue(*asked, so_far=end)
+    assert lab.unfinished() == []  # ended in order
+    question = Question(QUEUED, "\n".join(schemes), lab.id, lab.hash, f"{MEASURED} {LEARNED}", "cpu", {})
+    assert [row.key for row in rows] == [question.key]
+    lab.store().put(question, json.loads(rows[0].figures), {})
+    assert lab.unfinished() == [asked]
+    assert len(lab.measured()) == 1
+    at = opened(model=tiny_model_dir)
+    assert errors(at) == []
+    at.run()
+    assert "**2 schemes** on these windows" in said(at)
+    assert lab.unfinished() == []
+
+
+def test_rows_are_filtered_and_a_link_holds_it(tiny_model_dir: Path) -> None:
+    Lab(str(tiny_model_dir), "cpu").queue(["w:int4/channel", "w:int8/channel", "W8A8"])
+    at = opened(model=tiny_model_dir, only="INT8 channel")
+    assert set(at.dataframe[0].value["scheme"]) == {"w:int8/channel", "W8A8"}
+    at = opened(model=tiny_model_dir, only="w8a8")
+    assert list(at.dataframe[0].value["scheme"]) == ["W8A8"]
+    at = opened(model=tiny_model_dir, only="nvfp4")
+    assert any("None of 3 schemes on this text has 'nvfp4'" in one for one in at.info.values)
 
 
 def test_a_line_that_cannot_be_is_refused_and_the_others_stay(tiny_model_dir: Path) -> None:

@@ -25,6 +25,12 @@ def text_name(rows: Sequence[Measured], reading: str | None) -> str:
     return f"{name}: {rows[0].report.tokens:,} tokens, {len(rows)} scheme{'s' * (len(rows) > 1)}"
 
 
+def with_all(rows: Sequence[Measured], words: str) -> list[Measured]:
+    """Those that have every word in their scheme's text or in its preset's name."""
+    wanted = words.lower().split()
+    return [row for row in rows if all(one in f"{row.scheme} {short_label(row.scheme)}".lower() for one in wanted)]
+
+
 def headline(rows: Sequence[Measured]) -> str:
     best = frontier(rows)
     least = min(rows, key=lambda one: one.report.kl)

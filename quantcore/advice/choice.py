@@ -296,7 +296,8 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
         elif best.kl == 0 < mine.kl:
             said.append(f"loses {mine.kl:.2g} nats a token{whose}, the chosen none")
         elif mine.kl > best.kl > 0:
-            said.append(f"loses {mine.kl / best.kl:.2g} times as much KL{whose}{sure}")
+            times = f"{mine.kl / best.kl:.2g} times "
+            said.append(f"loses {'' if times == '1 times ' else times}as much KL{whose}{sure}")
         elif mine.kl < best.kl:
             said.append(f"would lose less{whose}{sure}")
     return ", ".join(said)

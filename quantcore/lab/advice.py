@@ -33,7 +33,7 @@ from quantcore.model.linears import expert_of, served_as_one
 from quantcore.model.memory import free_memory
 from quantcore.pipeline.calibration import Progress
 from quantcore.scheme.scheme import Scheme
-from quantcore.studies.gpus import GPUS, Machine, gpu_named
+from quantcore.studies.gpus import GPUS, Machine, gpu_named, gpus_like
 from quantcore.studies.hardware import measure_machine
 from quantcore.text.reading import CALIBRATE
 
@@ -245,6 +245,11 @@ def machine_named(lab: Bench, gpu: str) -> Machine:
         found = free_memory(torch.device("cpu"))
         return replace(measure_machine("cpu"), memory_gb=None if found is None else found[1] / 1e9)
     known = GPUS.get(gpu) or gpu_named(gpu)
-    if known is None:
+    if known is not None:
+        return known
+    alike = gpus_like(gpu)
+    if len(alike) > 1:
+        raise ValueError(f"{gpu[:60]!r} may be any of {', '.join(alike)}; name one")
+    if not alike:
         raise ValueError(f"no GPU of the table is called {gpu[:60]!r}; it has {', '.join(GPUS)}, or cpu")
-    return known
+    return GPUS[alike[0]]

@@ -69,3 +69,17 @@ LOOKED_UP = max(gpu.looked_up for gpu in GPUS.values())
 def gpu_named(device: str) -> Machine | None:
     """The GPU that a driver's name means, `NVIDIA H100 80GB HBM3` the H100 SXM; None for any other."""
     return next((gpu for gpu in GPUS.values() if re.search(gpu.device, device)), None)
+
+
+def gpus_like(words: str) -> list[str]:
+    """The names of the table that begin as a person writes them, `rtx4090` or `h100-sxm`; one that is it alone."""
+    asked = _letters(words)
+    if not asked:
+        return []
+    return [name for name in GPUS if _letters(name) == asked] or [
+        one for one in GPUS if _letters(one).startswith(asked)
+    ]
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("nvidia", "").replace("geforce", ""))

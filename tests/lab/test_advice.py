@@ -29,10 +29,16 @@ def lab(tiny_lm: LoadedModel, tmp_path: Path) -> Lab:
 
 def test_gpus_by_the_names_that_people_use(lab: Lab) -> None:
     names = {"H100 80GB": "H100 SXM", "H200": "H200", "NVIDIA GeForce RTX 4090": "RTX 4090", "A100 80GB": "A100 80GB"}
+    names |= {"rtx5090": "RTX 5090", "h100-pcie": "H100 PCIe", "geforce rtx 4060 ti": "RTX 4060 Ti 16GB"}
     assert {asked: machine_named(lab, asked).name for asked in names} == names
     here = machine_named(lab, HERE)
     assert here.measured
     assert here.memory_gb is None or here.memory_gb > 0.5
+    with pytest.raises(ValueError, match="'a100' may be any of A100 40GB, A100 80GB PCIe, A100 80GB; name one"):
+        machine_named(lab, "a100")
+    for asked in ("???", " "):
+        with pytest.raises(ValueError, match="no GPU of the table is called"):
+            machine_named(lab, asked)
     with pytest.raises(ValueError, match="no GPU of the table is called 'Voodoo 2'; it has T4.*or cpu"):
         lab.advise("Voodoo 2")
 

@@ -156,7 +156,7 @@ def test_other_peoples_recipes() -> None:
         ("w:int8_narrow/channel", "it has no int8_narrow"),
         ("w:fp8_e5m2/channel", "it has no fp8_e5m2"),
         ("w:fp4_e2m1/channel", "it has fp4_e2m1 with coded scales alone; write fp4_e2m1/group32/e8m0 or fp4_e2m1/gr"),
-        ("w:fp4_e2m1/group16/e4m3/search", "do not search over codes of scales"),
+        ("w:fp4_e2m1/group16/e4m3/search", "go along a grid of ranges, not from code to code of scales"),
         ("w:fp8_e4m3/group16/e8m0", "it has e8m0 scales for group32 of"),
         ("w:int8/channel/p99.9", "no percentile observer"),
         ("W4A16@down_proj=w:int8/channel/p99.9", "no percentile observer"),

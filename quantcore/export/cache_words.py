@@ -5,6 +5,10 @@
 
 The library's classes would bear more; here stands what means the same there, and what a reader of checkpoints takes:
 vLLM wants one frozen scale a layer or a head, and no zero points (its compressed-tensors loader, November 2026).
+
+R3 (/r3) would be a transform of keys (k_cache) and of queries (q_attn) in transform_config, and is refused: vLLM asks for
+the transforms of Linears alone, and codes keys unturned by the scales of turned ones; compressed-tensors 0.20 hands its
+cache to attention as past_key_value, which transformers 5.24 does not read, so that queries alone are turned.
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ def why_not(kv: CacheSpec | None) -> str | None:
     if kv is None:
         return None
     if kv.turned:
-        return f"no reader turns keys before it codes them, as {kv} does; leave /r3 out"
+        return (
+            f"no reader turns keys before it codes them, as {kv} does: vLLM passes over transform_config's q_attn and "
+            "k_cache, and under transformers 5.24 compressed-tensors turns queries alone; leave /r3 out"
+        )
     spec = kv.keys
     if spec is None or kv.keys != kv.values:
         return f"kv_cache_scheme says one thing of keys and values, and here each has its own ({kv}); {OUT}"

@@ -94,9 +94,9 @@ def export_checkpoint(
 
     plan = plan_for(scheme, linear_shapes(held(source).skeleton))
     require_words(plan.kv)
-    require_turned(plan.transforms, reader)
     model = treated(held(source), plan, calibration)
     schemes, _ = planned(model, plan)
+    require_turned(plan.transforms, reader, schemes)
     require_exportable(list(dict.fromkeys(schemes.values())), plan.kv)
     road = parts(model, plan, calibration, progress=progress)
     if not ranks().first:
@@ -139,10 +139,10 @@ def write_checkpoint(
         raise ValueError(
             f"{plan} gives the head a weight of its own, which this model's config does not say; export it"
         )
-    require_turned(plan.transforms, reader)
     head = head_of(model.skeleton)
     chosen = {name: plan.scheme_for(name, head) for name in quantized_linears(quantized)}
     schemes = {name: scheme for name, scheme in chosen.items() if scheme is not None}
+    require_turned(plan.transforms, reader, schemes)
     with _Writing(model, plan, schemes, folder, force, dtype, shard_bytes, reader) as writing:
         writing.try_out("", quantized)
         writing.add(quantized)

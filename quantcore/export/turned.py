@@ -10,18 +10,19 @@ against compressed-tensors 0.20 and vLLM's transform/linear.py, November 2026.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from quantcore.methods.transforms.options import Quip, Transform, Wush
 from quantcore.methods.transforms.turn import Turn
+from quantcore.model.linears import expert_of
 from quantcore.pipeline.turning import turns_online
 
 CONFIG = "transform_config"
 
 
-def require_turned(transforms: Sequence[Transform], reader: str) -> None:
-    """Raises: ValueError for turns of inputs that the reader would not do."""
+def require_turned(transforms: Sequence[Transform], reader: str, quantized: Collection[str]) -> None:
+    """Raises: ValueError for turns of inputs that the reader would not do; quantized: the layers' names."""
     if not turns_online(transforms):
         return
     words = ",".join(str(one) for one in transforms if turns_online([one]))
@@ -34,6 +35,11 @@ def require_turned(transforms: Sequence[Transform], reader: str) -> None:
         raise ValueError(
             f"{words} turns inputs when the model runs, and transformers 5.24 would leave that out; write it for vLLM "
             "(--reader vllm), or take rotate=hadamard, which is folded into the weights"
+        )
+    if experts := [name for name in quantized if expert_of(name)]:
+        raise ValueError(
+            f"{words} turns the inputs of {len(experts)} experts' Linears, and vLLM, which multiplies experts at once, "
+            "would leave that out; write skip=experts, or take rotate=hadamard, which is folded into the weights"
         )
 
 

@@ -28,10 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.matmul.grouped import grouped_product, stacked_weights, why_not_grouped
+from quantcore.methods.transforms.turn import Turn
 from quantcore.model.expert_names import expert_names
 from quantcore.model.memory import free_memory
 from quantcore.model.places import copy_with
 from quantcore.model.routes import Routes
+from quantcore.model.turned import turn_of
 
 GROUPED_TOKENS = 16  # an expert, on average: from there on a GPU multiplies all experts at once
 KEPT_SHARE = 0.2  # of the free memory, for one part's weights of all experts, kept as a grouped product wants them
@@ -234,24 +236,40 @@ class Experts(nn.Module):
             return False
         parts = [[self.linear(expert, part) for expert in range(self.num_experts)] for part in self.layout.own]
         if threading.get_ident() not in self.sorted_seen:
-            watched = any(one._forward_pre_hooks or one._forward_hooks for part in parts for one in part)
-            if watched or len(routes.pairs) < GROUPED_TOKENS * self.num_experts:
+            if any(_watched(one) for part in parts for one in part):
                 return False
-        return all(why_not_grouped(x, part) is None for part in parts)
+            if len(routes.pairs) < GROUPED_TOKENS * self.num_experts:
+                return False
+        return self._turns() is not None and all(why_not_grouped(x, part) is None for part in parts)
+
+    def _turns(self) -> dict[str, Turn | None] | None:
+        """What turns the inputs of a part ("gate", "up", "down") of every expert; None where experts differ in it, or
+        gate and up, which read one tensor, do."""
+        every = range(self.num_experts)
+        found = {part: {turn_of(self.linear(one, part)) for one in every} for part in self.layout.own}
+        before = {turn for part, turns in found.items() if part != "down" for turn in turns}
+        if len(before) > 1 or len(found["down"]) > 1:
+            return None
+        return {part: next(iter(turns)) for part, turns in found.items()}
 
     def _grouped(self, x: Tensor, routes: Routes) -> Tensor:
         """Every expert's answer to its tokens; x (P, H), sorted by expert."""
         see = self.sorted_seen.get(threading.get_ident())
-        ends = routes.all_ends
+        ends, turns = routes.all_ends, self._turns() or {}
+
+        def entering(part: str, rows: Tensor) -> Tensor:
+            turn = turns.get(part)
+            return rows if turn is None else turn.of_inputs(rows)
 
         def product(part: str, rows: Tensor) -> Tensor:
             layers = [self.linear(one, part) for one in range(self.num_experts)]
             return grouped_product(rows, ends, layers, self._stacked(part, layers, rows.dtype))
 
+        x = entering("up", x)
         if see:
             see(tuple(part for part in self.layout.own if part != "down"), x, routes.ends)
         gate = product("gate", x) if "gate" in self.layout.own else None
-        inside = self._joined(gate, product("up", x))
+        inside = entering("down", self._joined(gate, product("up", x)))
         if see:
             see(("down",), inside, routes.ends)
         return self._after(product("down", inside))
@@ -289,6 +307,12 @@ class Experts(nn.Module):
             if name == "_rest" or "_rest" not in self.__dict__:
                 raise
             return getattr(self._rest[0], name)
+
+
+def _watched(layer: nn.Module) -> bool:
+    """Whether a hook watches the layer, beside the one that turns its inputs."""
+    turns = turn_of(layer) is not None
+    return len(layer._forward_pre_hooks) > turns or bool(layer._forward_hooks)
 
 
 def _cut(module: nn.Module, cut: Slice) -> Tensor:

@@ -42,6 +42,18 @@ def every_linear(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: linear for name, linear in found.items() if linear is not None}
 
 
+def every_reader(model: nn.Module) -> dict[str, nn.Linear]:
+    """`every_linear`, and behind them what may multiply its inputs by a matrix of its own though its class is another:
+    routers, each given as a Linear that has the module's very weight. Whether it does is for the caller to try."""
+    found = every_linear(model)
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is not None and weight.ndim == 2 and name not in found and not isinstance(module, nn.Embedding):
+            found[name] = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            found[name].weight = weight
+    return found
+
+
 def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     """(out_features, in_features) of every Linear of `linears`, by name."""
     return {name: (layer.out_features, layer.in_features) for name, layer in linears(model).items()}
@@ -282,11 +294,11 @@ def block_of(layer: str, blocks: Sequence[str]) -> str | None:
 
 @contextmanager
 def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """Call `see(name, x)` before each call of the named Linears by this thread while the context lasts; a model may be
+    """Call `see(name, x)` before each call of the named Linears (`every_reader`) by this thread while the context lasts; a model may be
     shared, and what another thread runs through it meanwhile is not this one's to see.
 
     Raises: ValueError for a name that is no Linear of the model."""
-    known = every_linear(model)
+    known = every_reader(model)
     here = threading.get_ident()
     names = list(layers)
     if unknown := [name for name in names if name not in known]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.model.experts import every_token
-from quantcore.model.linears import every_linear, watch_inputs
+from quantcore.model.linears import every_linear, every_reader, watch_inputs
 
 Run = Callable[[nn.Module], Tensor]
 APART = 1e-3  # of its size, by which a block may change where a fold rounds
@@ -32,7 +32,7 @@ POWERS = (0.5, 1.0, 2.0)
 
 class Link(NamedTuple):
     """source   a norm, or a Linear, by its name in the block, whose output channels are scaled
-    readers     by name each Linear that reads them, (K,): which channel of the source each of its columns is
+    readers     by name each Linear, or router, that reads them, (K,): which channel of the source each of its columns is
     channels    how many the source has
     base        of a norm: what is added to its weight to give the factor, 0, or 1 as Gemma has it; None: a Linear"""
 
@@ -56,7 +56,7 @@ class Link(NamedTuple):
 def folded(block: nn.Module, link: Link, scales: Tensor) -> dict[str, Tensor]:
     """The tensors of a block, by name, that a link's scales (channels,) change: the source's outputs / scales, the
     readers' columns * scales. Each is worked out in float32 and rounded once to its own type."""
-    layers, found = every_linear(block), dict[str, Tensor]()
+    layers, found = every_reader(block), dict[str, Tensor]()
     s = scales.float()
     source: Any = block.get_submodule(link.source)
     if link.base is not None:
@@ -74,7 +74,7 @@ def stored(block: nn.Module, layers: Mapping[str, nn.Linear], name: str, tensor:
     """As the module keeps it: GPT-2's Conv1D keeps a Linear's weight transposed."""
     old = block.get_parameter(name)
     layer = layers.get(name.removesuffix(".weight"))
-    turned = layer is not None and layer is not block.get_submodule(name.removesuffix(".weight"))
+    turned = layer is not None and layer.weight is not old
     return (tensor.T if turned and name.endswith(".weight") else tensor).contiguous().to(old.dtype)
 
 
@@ -120,7 +120,7 @@ def _sources(block: nn.Module) -> list[str]:
 
 
 def _link(block: nn.Module, run: Run, source: str) -> Link | None:
-    names = [name for name in every_linear(block) if name != source]
+    names = [name for name in every_reader(block) if name != source]
     module: Any = block.get_submodule(source)
     width: int = module.weight.shape[0]
     if (layer := every_linear(block).get(source)) is not None:
@@ -162,9 +162,9 @@ def _inputs(block: nn.Module, run: Run, names: list[str], source: str, factors: 
 
 @contextmanager
 def _multiplied(module: nn.Module, factors: Tensor | None) -> Iterator[None]:
-    def hook(_: nn.Module, __: object, out: Tensor) -> Tensor:
+    def hook(_: nn.Module, __: object, out: Any) -> Any:
         assert factors is not None
-        return out * factors.to(out.device, out.dtype)
+        return out * factors.to(out.device, out.dtype) if isinstance(out, Tensor) else out  # a router says several
 
     handle = None if factors is None else module.register_forward_hook(hook)
     try:

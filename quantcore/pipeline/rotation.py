@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from quantcore.methods.transforms.hadamard import rotation
 from quantcore.methods.transforms.options import Rotate
-from quantcore.model.linears import every_linear, head_of
+from quantcore.model.linears import every_linear, every_reader, head_of
 from quantcore.model.places import copy_with
 from quantcore.model.wiring import Link, stored
 
@@ -82,7 +82,7 @@ class Rotation:
         """The tensors of a block that are changed, by name; whether it still says the same is to be tried.
 
         heads   those of the links that carry values, head by head of that width"""
-        layers = every_linear(block)
+        layers = every_reader(block)
         norms = [one for one in links if one.is_norm and one.channels == self.width]
         turned: dict[str, Tensor] = {}
         biases: dict[str, Tensor] = {}
@@ -90,7 +90,7 @@ class Rotation:
             gain = block.get_parameter(f"{link.source}.weight").float() + (link.base or 0)
             for name in link.readers:
                 turned[name] = (layers[name].weight.float() * gain) @ self.matrix
-        for name, layer in layers.items():
+        for name, layer in every_linear(block).items():
             if name not in turned and layer.out_features == self.width:
                 turned[name] = self.matrix.T @ layer.weight.float()
                 if layer.bias is not None:

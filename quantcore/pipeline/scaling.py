@@ -58,16 +58,16 @@ class Smoothing:
                 f"{self._transform} finds no norm in this model's blocks whose outputs Linears alone read, so there is "
                 "nothing to fold the scales into; leave it out"
             )
-        if (reach := next(self._known, None)) is None:
-            reach = _reach(block, {name for one in links for name in one.readers}, walk, schemes)
-            self._reaches.append(reach)
         layers = every_linear(block)
+        if (reach := next(self._known, None)) is None:
+            reach = _reach(block, {name for one in links for name in one.readers} & set(layers), walk, schemes)
+            self._reaches.append(reach)
         found: Chosen = []
         for link in links:
             seen = {name: reach[name] for name in link.readers if name in reach}
             if not seen:  # experts that no token reached
                 continue
-            weights = {name: layers[name].weight.detach().abs().amax(0) for name in link.readers}
+            weights = {name: layers[name].weight.detach().abs().amax(0) for name in link.readers if name in layers}
             s = smoothing_scales(link.gathered(seen), link.gathered(weights), self._transform.alpha)
             found.append((link, storable(block, link, s)))
         return found

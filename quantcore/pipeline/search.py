@@ -158,7 +158,8 @@ class _Watched:
 
     def _watched(self, link: Link) -> list[str]:
         """Readers of a norm get the same tokens, but experts, which share them out."""
-        names = list(link.readers)
+        linears = every_linear(self._block)
+        names = [name for name in link.readers if name in linears]
         return names if any(".experts." in f".{name}" for name in names) else names[:1]
 
     def mean(self, link: Link) -> Tensor | None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from quantcore.methods.transforms.options import Rotate
 from quantcore.methods.transforms.turn import Turn
 from quantcore.model.held import Held
-from quantcore.model.linears import head_of, linear_shapes
+from quantcore.model.linears import expert_of, head_of, linear_shapes
 from quantcore.model.probe import few_tokens
 from quantcore.model.turned import turn_inputs
 from quantcore.model.wiring import Link, copy_of, folded, links
@@ -221,12 +221,14 @@ class Treated:
         return copy_of(block, self._rotation.inside(block, found, self._heads(block, found), self._head_width))
 
     def _heads(self, block: nn.Module, found: list[Link]) -> list[Link]:
-        """The links that bear R2, tried on a few tokens, once for blocks of one kind."""
+        """The links that bear R2, tried on a few tokens, once for blocks of one kind: none of an expert's, which these
+        tokens may not reach."""
         assert self._rotation is not None
         width, kind = self._head_width, _kind(block)
         if kind not in self._valued:
             said = _said(self._plain, block)
-            able = [one for one in found if not one.is_norm and by_heads(one, width)]
+            inner = [one for one in found if not one.is_norm and not expert_of(one.source)]
+            able = [one for one in inner if by_heads(one, width)]
             trials = [(one, copy_of(block, self._rotation.heads_alone(block, one, width))) for one in able]
             limit = APART[next(block.parameters()).dtype] * said.abs().max()
             self._valued[kind] = [

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from quantcore.methods.transforms.options import Quip, Rotate, Transform, Wush
 from quantcore.methods.transforms.turn import HadamardTurn, Turn, moments_of, wush_turn
-from quantcore.model.experts import Experts
-from quantcore.model.linears import SharedInputs, every_linear, watch_inputs
+from quantcore.model.linears import SharedInputs, every_linear, expert_of, watch_inputs
 from quantcore.model.turned import turn_inputs
 from quantcore.model.wiring import Link, copy_of, stored
 from quantcore.pipeline.blocks import BlockWalk
@@ -48,7 +47,7 @@ class Turning:
 
         folded   those whose inputs R1 or R2 turn already
         walk     a text before the block, for WUSH, which it passes
-        Raises: ValueError for experts, and a width that no block divides"""
+        Raises: ValueError for WUSH of experts, and a width that no block divides"""
         found: dict[str, Turn] = {}
         for one in self._transforms:
             if isinstance(one, Rotate) and one.inner:
@@ -56,7 +55,7 @@ class Turning:
             if isinstance(one, Quip):
                 found |= self._hadamard(block, names, one, one.block, one.kind == "signed")
             if isinstance(one, Wush):
-                _require_no_experts(block, one)
+                _require_no_experts(names, one)
                 assert walk is not None
                 found |= _wush(block, names, walk, one)
         return found
@@ -64,7 +63,6 @@ class Turning:
     def _hadamard(
         self, block: nn.Module, names: Collection[str], transform: Transform, asked: int | None, signed: bool
     ) -> dict[str, Turn]:
-        _require_no_experts(block, transform)
         layers, found = every_linear(block), dict[str, Turn]()
         for name in names:
             columns = layers[name].in_features
@@ -85,11 +83,12 @@ def _signs(width: int, device: torch.device) -> Tensor:
     return (2 * drawn - 1).float().to(device)
 
 
-def _require_no_experts(block: nn.Module, transform: Transform) -> None:
-    if any(isinstance(one, Experts) for one in block.modules()):
+def _require_no_experts(names: Collection[str], transform: Wush) -> None:
+    if experts := [name for name in names if expert_of(name)]:
         raise ValueError(
-            f"{transform} turns what enters a Linear when the model runs, and experts multiply theirs together; leave "
-            "it out, or take smooth, awq or rotate=hadamard"
+            f"{transform} makes matrices of what enters each Linear, and {len(experts)} of a block's are experts', each "
+            "with the few tokens that its router gives it; write skip=experts, or quip=hadamard, whose matrix is the "
+            "same for all"
         )
 
 

@@ -1,5 +1,6 @@
 """A KV cache's frozen scales in a checkpoint: as compressed-tensors registers them, and it computes what ours does."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,29 @@ def test_what_transformers_makes_of_it(tiny_lm: LoadedModel, tmp_path: Path) -> 
     plain, _ = quantize_model(tiny_lm.model, "w:int8/channel")
     with torch.inference_mode():
         assert torch.allclose(loaded(TOKENS).logits, plain(TOKENS).logits, atol=1e-4)
+
+
+def test_nobody_turns_keys(tiny_lm: LoadedModel, tmp_path: Path) -> None:
+    """R3 in compressed-tensors' words, as llm-compressor's SpinQuantModifier writes it: queries are turned and keys are
+    not. Should this test fail, transformers' attention turns both, and R3 can be written (`cache_words`)."""
+    from compressed_tensors.transform import TransformConfig, apply_transform_config
+
+    def said(*locations: str) -> torch.Tensor:
+        model = copy.deepcopy(tiny_lm.model)
+        places = [{"targets": ["re:.*self_attn$"], "location": one} for one in locations]
+        r3 = {"type": "hadamard", "head_dim": 16, "apply": places}
+        apply_transform_config(model, TransformConfig.model_validate({"config_groups": {"R3": r3}}))
+        with torch.inference_mode():
+            return model(TOKENS).logits  # type: ignore[no-any-return]
+
+    with torch.inference_mode():
+        plain = tiny_lm.model(TOKENS).logits
+    assert torch.equal(said("k_cache"), plain)
+    both = said("q_attn", "k_cache")
+    assert torch.equal(both, said("q_attn"))
+    assert (both - plain).abs().max() > 0.1 * plain.abs().max()
+    with pytest.raises(ValueError, match="no reader turns keys .* compressed-tensors turns queries alone; leave /r3"):
+        export_checkpoint(tiny_lm, "W8A8,kv:fp8_e4m3/tensor/r3", tmp_path / "out", TOKENS)
 
 
 def test_their_token_is_no_token_of_a_cache(tiny_lm: LoadedModel) -> None:

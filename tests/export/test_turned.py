@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.convert import quantize_model
+from tests.model.test_experts import made
 
 
 @pytest.fixture
@@ -52,4 +53,10 @@ def test_what_no_reader_would_do_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         export_checkpoint(tiny_lm, f"w:int8/channel,{words}", tmp_path / "out", tokens, reader=reader)
+    assert not (tmp_path / "out").exists()
+
+
+def test_experts_that_vllm_would_leave_unturned_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="24 experts' Linears, and vLLM, .* would leave that out; write skip=experts"):
+        export_checkpoint(made("Mixtral"), "w:int8/channel,quip=hadamard", tmp_path / "out", reader="vllm")
     assert not (tmp_path / "out").exists()

@@ -9,11 +9,15 @@ from quantcore.methods.transforms.turn import HadamardTurn
 from quantcore.model.held import held
 from quantcore.model.loading import LoadedModel
 from quantcore.model.turned import turn_of
+from quantcore.model.experts import Experts
+from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.hessians import hessians_of
 from quantcore.pipeline.parts import parts
 from quantcore.pipeline.treated import treated, treated_model
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
+from tests.model.test_experts import made
 
 
 @pytest.fixture
@@ -78,6 +82,55 @@ def test_layers_of_one_input_are_solved_together(tiny_lm: LoadedModel, tokens: T
 def test_the_float_model_turns_too(tiny_lm: LoadedModel, tokens: Tensor) -> None:
     model = treated(held(tiny_lm), Plan.parse("W4A4,quip=hadamard"), None)
     assert len(_turning(treated_model(model))) == 14
+
+
+@pytest.mark.parametrize(("kind", "words"), [("Qwen2Moe", "rotate=hadamard/r4"), ("GptOss", "quip=hadamard/16")])
+def test_experts_turn_and_say_what_they_said(kind: str, words: str) -> None:
+    """R1 turns what a router reads, too, and R2 no expert, whose 16 channels might be two heads; R4 turns what enters
+    each expert's last Linear, quip every input."""
+    model, text = made(kind), torch.randint(3, 128, (2, 12))
+    floats = treated_model(treated(held(model), Plan.parse(f"W4A4,{words}"), None))
+    turning = {name: block for name, block in _turning(floats).items() if ".experts." in name}
+    assert set(turning.values()) == {16}
+    assert len(turning) == 2 * 4 * (1 if words.startswith("rotate") else 3)
+    with torch.inference_mode():
+        before, after = model(text).logits, floats(text).logits
+    assert (after - before).abs().max() < 1e-4 * before.abs().max()
+
+
+def test_experts_at_once_turn_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does: all experts in one product, their inputs turned before it, and before they are summed."""
+    plan = Plan.parse("W4A4,quip=hadamard")
+    model = treated_model(treated(held(made("Mixtral")), plan, None)).to(torch.bfloat16)
+    text, inside = torch.randint(3, 128, (2, 12)), held(model)
+    block, place = inside.blocks[0], "model.layers.0.mlp.experts"
+    wanted = [name for name in _turning(model) if name.startswith(place)]
+
+    def seen() -> list[Tensor]:
+        module = model.get_submodule(block)
+        found = hessians_of(module, block, wanted, BlockWalk(inside, text))
+        return [one.hessian for one in sorted(found, key=lambda one: min(one.layers))]
+
+    with torch.inference_mode():
+        alone, sums = model(text).logits, seen()
+        monkeypatch.setattr(Experts, "_goes_grouped", lambda *_: True)
+        together, at_once = model(text).logits, seen()
+    assert (together - alone).abs().max() < 0.03 * alone.abs().max()
+    assert len(sums) == len(at_once) == 8
+    for one, other in zip(sums, at_once, strict=True):
+        assert (one - other).abs().max() < 0.03 * one.abs().max()
+
+
+def test_experts_that_turn_differently_are_not_multiplied_at_once() -> None:
+    floats = treated_model(treated(held(made("Mixtral")), Plan.parse("W4A4,quip=hadamard,skip=w3"), None))
+    experts = floats.get_submodule("model.layers.0.mlp.experts")
+    assert isinstance(experts, Experts)
+    assert experts._turns() is None  # w1 turns what w3, which reads the same, does not
+
+
+def test_matrices_of_experts_are_refused() -> None:
+    with pytest.raises(ValueError, match="12 of a block's are experts', each with the few tokens .*quip=hadamard"):
+        quantize_model(made("Mixtral"), "w:int4/channel,wush=16", calibration=torch.randint(3, 128, (2, 12)))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ st.text(f"clicked {point['customdata']} in bar {point['point']}" if point else "
 
 error = np.outer(np.linspace(-1, 1, 8), np.ones(12)).astype(np.float32) * outlier
 heat = go.Figure(go.Heatmap(z=error, zmid=0, colorscale=DIVERGING))
-frames = [go.Figure(go.Heatmap(z=error * times)) for times in (1, 2, 3)]
+frames = [go.Figure(go.Heatmap(z=error * times), {"title": f"errors x {times}"}) for times in (1, 2, 3)]
 hand = Hand("times", ["1", "2", "3"], 0, frames)
 let_go = chart(heat, key="heat", alt=f"errors lie within -{outlier}..{outlier}", height=240, hand=hand)
 st.text(f"let go at {let_go['step']}" if let_go else "not held")

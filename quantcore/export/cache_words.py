@@ -6,9 +6,9 @@
 The library's classes would bear more; here stands what means the same there, and what a reader of checkpoints takes:
 vLLM wants one frozen scale a layer or a head, and no zero points (its compressed-tensors loader, November 2026).
 
-R3 (/r3) would be a transform of keys (k_cache) and of queries (q_attn) in transform_config, and is refused: vLLM asks for
-the transforms of Linears alone, and codes keys unturned by the scales of turned ones; compressed-tensors 0.20 hands its
-cache to attention as past_key_value, which transformers 5.24 does not read, so that queries alone are turned.
+R3 (/r3) would be a transform of keys (k_cache) and of queries (q_attn) in transform_config, and is refused: vLLM asks
+for the transforms of Linears alone, and codes keys unturned by the scales of turned ones; compressed-tensors 0.20 hands
+its cache to attention as past_key_value, which transformers 5.24 does not read, so that queries alone are turned.
 """
 
 from __future__ import annotations

@@ -294,8 +294,8 @@ def block_of(layer: str, blocks: Sequence[str]) -> str | None:
 
 @contextmanager
 def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """Call `see(name, x)` before each call of the named Linears (`every_reader`) by this thread while the context lasts; a model may be
-    shared, and what another thread runs through it meanwhile is not this one's to see.
+    """Call `see(name, x)` before each call of the named Linears (or routers, `every_reader`) by this thread while the
+    context lasts; a model may be shared, and what another thread runs through it meanwhile is not this one's to see.
 
     Raises: ValueError for a name that is no Linear of the model."""
     known = every_reader(model)

@@ -32,7 +32,7 @@ POWERS = (0.5, 1.0, 2.0)
 
 class Link(NamedTuple):
     """source   a norm, or a Linear, by its name in the block, whose output channels are scaled
-    readers     by name each Linear, or router, that reads them, (K,): which channel of the source each of its columns is
+    readers     by name each Linear or router that reads them, (K,): which channel of the source each of its columns is
     channels    how many the source has
     base        of a norm: what is added to its weight to give the factor, 0, or 1 as Gemma has it; None: a Linear"""
 

@@ -86,9 +86,9 @@ def _signs(width: int, device: torch.device) -> Tensor:
 def _require_no_experts(names: Collection[str], transform: Wush) -> None:
     if experts := [name for name in names if expert_of(name)]:
         raise ValueError(
-            f"{transform} makes matrices of what enters each Linear, and {len(experts)} of a block's are experts', each "
-            "with the few tokens that its router gives it; write skip=experts, or quip=hadamard, whose matrix is the "
-            "same for all"
+            f"{transform} makes matrices of what enters each Linear, and {len(experts)} of a block's are experts', "
+            "each with the few tokens that its router gives it; write skip=experts, or quip=hadamard, whose matrix is "
+            "the same for all"
         )
 
 

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from quantcore.measure.evaluate import compare
 from quantcore.methods.transforms.turn import HadamardTurn
+from quantcore.model.experts import Experts
 from quantcore.model.held import held
 from quantcore.model.loading import LoadedModel
 from quantcore.model.turned import turn_of
-from quantcore.model.experts import Experts
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.hessians import hessians_of

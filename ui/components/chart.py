@@ -32,7 +32,7 @@ HAND_HEIGHT = 44  # pixels
 @dataclass(frozen=True)
 class Hand:
     """A slider below a chart. label, steps: what it says; at: the step that `fig` shows; frames: for each step a figure
-    whose traces' fields take the place of those of the chart's first traces."""
+    whose traces' fields take the place of those of the chart's first traces, and whose title, if any, of its title."""
 
     label: str
     steps: Sequence[str]
@@ -113,7 +113,10 @@ def encode_chart(
     if hand is not None:
         frames = [frame.to_dict()["data"] for frame in hand.frames]
         moved = [[{name: one for name, one in trace.items() if name != "type"} for trace in frame] for frame in frames]
-        shown["hand"] = {"label": hand.label, "steps": list(hand.steps), "at": hand.at, "frames": moved}
+        titles = [frame.layout.title.text for frame in hand.frames]
+        shown["hand"] = {
+            "label": hand.label, "steps": list(hand.steps), "at": hand.at, "frames": moved, "titles": titles,
+        }  # fmt: skip
     payload = encode(shown)
     refuse_unknown(payload)
     return payload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -135,10 +135,11 @@ def surface(
     return fig
 
 
-def dragged(x: Tensor, scales: Sequence[Tensor], study: ChannelStudy, log: bool) -> list[go.Figure]:
-    """For each s (K,) what moves of `surface` where it shows |x / s|: heights, shades, and `study`'s marked peak."""
+def dragged(x: Tensor, scales: Mapping[str, Tensor], study: ChannelStudy, log: bool) -> list[go.Figure]:
+    """For each s (K,), by the title, what moves of `surface` where it shows |x / s|: heights, shades, and `study`'s
+    marked peak."""
     found, top = [], study.top[0]
-    for s in scales:
+    for title, s in scales.items():
         pooled = pool_extreme((x / s).abs(), SURFACE_TOKENS, SURFACE_CHANNELS)
         z = pooled.values.numpy().astype(np.float32)
         z = np.maximum(z, float(z.max()) * 10.0**-LOG_DECADES) if log else z
@@ -148,7 +149,8 @@ def dragged(x: Tensor, scales: Sequence[Tensor], study: ChannelStudy, log: bool)
                 [
                     go.Surface(z=z, surfacecolor=_shades(z, log), hoverinfo="skip"),
                     go.Scatter3d(z=[peak], hoverinfo="skip"),
-                ]
+                ],
+                {"title": {"text": title}},
             )
         )
     return found

@@ -92,14 +92,14 @@ def _both_surfaces(lab: Lab, drawn: tuple[str, str, str, str], log: bool) -> Non
     hand = None
     if words.startswith("smooth"):
         alpha = float(words.split("=")[1].split("/")[0])
-        scales = [lab.smoothing(layer, reading).scales(one) for one in ALPHAS]
+        scales = {_after(f"smooth={one:g}/all"): lab.smoothing(layer, reading).scales(one) for one in ALPHAS}
         frames = figures.dragged(x, scales, after.channels, log)
         hand = Hand("alpha", [f"{one:g}" for one in ALPHAS], ALPHAS.index(alpha), frames)
     let_go = None
     with st.grid(2, min_column_width=430):
         for key, side, shown, title in (
             ("surface_before", before, x, "|x| before"),
-            ("surface_after", after, lab.treated_layer(layer, words, reading)[0], f"|x| after {words}, same height"),
+            ("surface_after", after, lab.treated_layer(layer, words, reading)[0], _after(words)),
         ):
             let_go = chart(
                 figures.surface(shown, side.channels, texts, log, title, reach),
@@ -111,6 +111,11 @@ def _both_surfaces(lab: Lab, drawn: tuple[str, str, str, str], log: bool) -> Non
     if let_go and "step" in let_go and float(let_go["step"]) != st.session_state.get("alpha"):
         st.session_state[LET_GO] = float(let_go["step"])
         st.rerun()
+
+
+def _after(words: str) -> str:
+    """The title of the second surface."""
+    return f"|x| after {words}, same height"
 
 
 def _next_tokens(lab: Lab, plain: str, words: str) -> None:

@@ -115,7 +115,9 @@ class Chart {
     const { figure, height, hand } = this.message;
     const moved = hand?.frames[this.step] ?? [];
     const traces = figure.data.map((trace, index) => ({ ...trace, ...moved[index] }));
-    const { data, layout } = paint({ data: traces, layout: figure.layout ?? {} }, this.theme.colours);
+    const title = hand?.titles[this.step];
+    const named = title ? { ...figure.layout, title: { ...figure.layout?.title, text: title } } : figure.layout ?? {};
+    const { data, layout } = paint({ data: traces, layout: named }, this.theme.colours);
     const camera = groups.get(this.link)?.camera;
     if (camera) layout.scene = { ...layout.scene, camera };
     const kept = { uirevision: layout.uirevision ?? "kept", autosize: false, width, height };

@@ -12,6 +12,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
 from ui.components.column_player import best_step, column_player
+from ui.figures import drift
 from ui.figures import gptq as figures
 from ui.settled import Question, settled
 from ui.sidebar import Choice
@@ -25,6 +26,7 @@ DAMPS = (0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 TOKENS = (160, 640, 2560, 5120, 10240)
 TOGETHER, AROUND = "columns that go together", "around the loudest column"
 ORDERS = ("none", "weight", "group")
+FLOAT, ROUNDED = "float", "rounded to nearest"
 MAP_BITS, MAP_DAMPS = (2, 3, 4), (0.001, 0.01, 0.1)
 
 LOOK_FOR = (
@@ -36,6 +38,7 @@ TRIES: frame.Tries = [
     ("2 bits, loud columns first", {"bits": 2, "order": "weight"}),
     ("too few tokens, little damping", {"tokens": 160, "damp": 0.0001}),
     ("the loudest column, first", {"tile": AROUND, "order": "weight"}),
+    ("behind rounded layers: Qronos", {"before": ROUNDED}),
 ]
 
 
@@ -101,9 +104,11 @@ def body(choice: Choice) -> None:
             frame.headline(gptq_words.headline(study, drawn[0]))
         cost_part(lab, study, *cost_of(drawn[0], drawn[3]))
         frame.numbers(gptq_words.table(study), "gptq")
-    with frame.opened("Behind quantized layers: Qronos", "qronos") as is_open:
-        if is_open:
-            drift_part(lab, (layer, scheme, choice.reading, learned))
+    st.header("Behind quantized layers: Qronos")
+    if controls.pick("The layers before this one", [FLOAT, ROUNDED], FLOAT, "before") == ROUNDED:
+        drift_part(lab, (layer, scheme, choice.reading, learned))
+    else:
+        st.markdown(gptq_words.BEHIND)
     st.header("Which setting loses least?")
     map_part(
         lab, (layer, MAP_BITS, tuple("channel" if one == ROW else f"group{one}" for one in grains), MAP_DAMPS, learned)
@@ -183,7 +188,9 @@ def drift_part(lab: Lab, wanted: tuple[str, str, str, str]) -> None:
     found = lab.gptq_drift(*drawn)
     words = gptq_words.drift(found)
     st.markdown(words)
-    chart(figures.drift(found), key="drift", alt=words.replace("*", ""))
+    with st.grid(2, min_column_width=430):
+        chart(drift.courses(found), key="drift_courses", alt=gptq_words.drift_courses(found))
+        chart(drift.ends(found), key="drift", alt=words.replace("*", ""))
 
 
 def map_part(lab: Lab, wanted: tuple[str, tuple[int, ...], tuple[str, ...], tuple[float, ...], str]) -> None:

@@ -166,8 +166,8 @@ class _Look:
         z = product(error, factor.mixing.T)  # e M
         columns = order.columns.cpu()
         steps = self._steps(columns)
-        powers = _powers_of_moved(z, factor.inverse, steps)
-        visited, rounded = (_column_powers(part).cumsum(0) for part in (z, error))
+        powers = powers_of_moved(z, factor.inverse, steps)
+        visited, rounded = (column_powers(part).cumsum(0) for part in (z, error))
         ridge = self.damp * self.hessian.diagonal().mean().double()
         along, moved = torch.stack([visited, rounded]).cpu(), torch.stack([*powers, ridge]).cpu()  # waited for once
         at = torch.tensor(steps[1:]) - 1
@@ -206,7 +206,7 @@ class _Look:
         return float(_power(product(x, error.T)) / self._output)
 
 
-def _powers_of_moved(z: Tensor, inverse: Tensor, steps: Sequence[int]) -> list[Tensor]:
+def powers_of_moved(z: Tensor, inverse: Tensor, steps: Sequence[int]) -> list[Tensor]:
     """|E|^2 of the columns still to be visited, behind each of the steps but the first."""
     moved = Growing(z, inverse)
     return [_power(moved.behind(start, stop)) for start, stop in pairwise(steps)]
@@ -214,10 +214,10 @@ def _powers_of_moved(z: Tensor, inverse: Tensor, steps: Sequence[int]) -> list[T
 
 def _power(x: Tensor) -> Tensor:
     """The sum of squares, a float64 scalar that nobody waits for."""
-    return _column_powers(x).sum()
+    return column_powers(x).sum()
 
 
-def _column_powers(x: Tensor) -> Tensor:
+def column_powers(x: Tensor) -> Tensor:
     """The sum of squares of each column, (K,) float64; each is summed in float32, which reads x once."""
     size: Tensor = torch.linalg.vector_norm(x, dim=0)
     return size.double().square()

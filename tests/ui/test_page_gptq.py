@@ -256,15 +256,21 @@ def test_presets_name_no_layer_of_one_model() -> None:
 
 
 def test_qronos_mends_what_layers_before_have_moved(at: AppTest) -> None:
-    """Once it is opened, bars of both texts: the float weight on moved inputs, corrected, and four ways to codes."""
-    at.session_state["qronos"] = True
-    run(at)
+    """Once the layers before are rounded: the three losses along the columns, Qronos' from its first correction on, and
+    bars of both texts: the float weight on moved inputs, corrected, and four ways to codes."""
+    run(at, before="rounded to nearest")
     bars = {bar["name"]: dict(zip(bar["x"], values(bar["y"]).tolist(), strict=True)) for bar in drift_of(at)}
     learned = bars["learned from"]
     assert list(learned) == ["float weight", "corrected, in float", "RTN", "GPTQ", "GPTAQ", "Qronos"]
     assert learned["corrected, in float"] < learned["float weight"]
     assert learned["Qronos"] < learned["GPTAQ"] < learned["GPTQ"] < learned["RTN"]
     assert gptq_words.percent(learned["Qronos"] / 100) in figure_of(at, "drift")["alt"]
+    lines = {one["name"]: values(one["y"]).tolist() for one in figure_of(at, "drift_courses")["figure"]["data"]}
+    for name in ("RTN", "GPTQ", "Qronos"):
+        assert lines[name][0] == pytest.approx(learned["float weight"], rel=1e-4)
+        assert lines[name][-1] == pytest.approx(learned[name], rel=0.01)
+    assert lines["Qronos"][1] == pytest.approx(learned["corrected, in float"], rel=0.01)
+    assert lines["GPTQ"][1] == pytest.approx(learned["float weight"], rel=0.01)
 
 
 def drift_of(at: AppTest) -> list[dict[str, Any]]:

@@ -196,7 +196,9 @@ def test_alpha_under_the_hand_is_what_is_applied(tiny_model_dir: Path) -> None:
     hand = after["hand"]
     assert (hand["steps"][hand["at"]], len(hand["frames"])) == ("0.5", 10)
     assert hand["titles"][hand["at"]] == after["figure"]["layout"]["title"]["text"]
-    assert [f"smooth={step}/all" in title for step, title in zip(hand["steps"], hand["titles"], strict=True)] == [True] * 10
+    assert [f"smooth={step}/all" in title for step, title in zip(hand["steps"], hand["titles"], strict=True)] == [
+        True
+    ] * 10
     here = values(after["figure"]["data"][0]["z"])
     assert np.allclose(values(hand["frames"][hand["at"]][0]["z"]), here, rtol=0.01)
     lab = lab_of(at)

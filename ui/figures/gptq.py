@@ -14,7 +14,6 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from quantcore.studies.drift import DriftStudy
 from quantcore.studies.gptq_cost import OrderCosts, Spread
 from quantcore.studies.gptq_map import OrderMap
 from quantcore.studies.gptq_order import METHODS, OrderStudy
@@ -184,23 +183,6 @@ def cost(costs: OrderCosts) -> go.Figure:
         )
     fig.update_xaxes(type="category")
     fig.update_layout(barmode="group", bargap=0.35, showlegend=True)
-    return fig
-
-
-def drift(found: DriftStudy) -> go.Figure:
-    """What is lost of the float layer's output behind rounded layers, by weight: bars for both texts."""
-    fig = figure("Behind rounded layers: what is lost of the output", "", "loss, % of the float layer's output", 420)
-    for name, losses, colour in (("learned from", found.learned, BLUE), ("another text", found.read, VERMILION)):
-        fig.add_trace(
-            go.Bar(
-                x=list(losses),
-                y=[100 * one for one in losses.values()],
-                name=name,
-                marker={"color": colour},
-                text=[percent(one) for one in losses.values()],
-                hovertemplate=f"%{{x}}, {name}: %{{text}}<extra></extra>",
-            )
-        )
     return fig
 
 

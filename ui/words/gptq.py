@@ -18,6 +18,13 @@ ORDERS = (
 )
 
 
+BEHIND = (
+    "Until here the layer read what it reads in the float model. In a quantized model the layers before it have moved "
+    "its inputs, from X to X~, and GPTQ, which knows X~ alone, leaves that error. Qronos first corrects the whole "
+    "weight, W to W', so that X~ W' comes close to X W, and then sweeps as GPTQ. Round the layers before to see it."
+)
+
+
 def percent(share: float) -> str:
     """Three digits: 12.3%, 1.40%, 0.559%; below a hundredth of a percent in parts per million."""
     value = 100 * share
@@ -156,6 +163,16 @@ def drift(found: DriftStudy) -> str:
         f"against {percent(read[BY_GPTQ])} on another. GPTAQ, which looks forward alone, loses "
         f"{percent(learned[BY_GPTAQ])} and {percent(read[BY_GPTAQ])}. RTN, which learns from no text, loses "
         f"{percent(learned[ROUNDED])} and {percent(read[ROUNDED])}."
+    )
+
+
+def drift_courses(found: DriftStudy) -> str:
+    """Where the three lines begin and end."""
+    begun, ended = found.courses[BY_QRONOS][0], {name: losses[-1] for name, losses in found.courses.items()}
+    return (
+        f"Qronos' first correction takes the loss from {percent(found.learned[AS_IT_IS])} to {percent(begun)} before a "
+        f"column is rounded; in the end RTN is left with {percent(ended[ROUNDED])}, GPTQ with "
+        f"{percent(ended[BY_GPTQ])}, Qronos with {percent(ended[BY_QRONOS])}"
     )
 
 

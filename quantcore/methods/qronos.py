@@ -8,7 +8,8 @@ closest to it on X~ are not w, but w' = argmin |X w - X~ w'|^2. With H = X~^T X~
 so that GPTQ's sweep on w' with H is left to do. Only a share of the step from w to w' is taken, for it is fitted to the
 calibration text and overfits where that is short (`options.Qronos`). The damping pulls towards w, not towards 0: where
 X~ = X, D is 0, w' is w, and the codes are GPTQ's. GPTQ alone only makes its own error small on X~, and leaves that of
-the inputs.
+the inputs. On the road D is summed over the first windows alone where the text is long (`road.DRIFT_ROWS`), and taken
+for as many as H has.
 
 Source: Zhang et al. 2025, arXiv:2505.11695 (Qronos), proposition 1; Li et al. 2025, arXiv:2504.02692 (GPTAQ) has the
 same aim with another path to it.
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from quantcore.methods.gptq import CholeskyError, GptqProblem, gptq_quantize_many
+from quantcore.numbers.products import product
 from quantcore.numbers.qtensor import QTensor
 
 
@@ -44,7 +46,8 @@ def corrected(
             f"{10 * damp:g}, or calibrate on more tokens"
         )
     together = torch.cat([one.to(work) for one in weights])
-    moved = together + share * torch.cholesky_solve(drift.to(work) @ together.T, factor).T
+    pulled = product(drift, together.T) if work == torch.float32 else drift.to(work) @ together.T
+    moved = together + share * torch.cholesky_solve(pulled, factor).T
     return list(torch.split(moved, [len(one) for one in weights]))
 
 

@@ -70,8 +70,8 @@ def hessians_of(
     """X^T X of the named layers of a block (or, "", of what lies around the blocks), each with the layers that it
     belongs to: those that read one tensor. `every`: experts see every token, not only those that the router gives them.
 
-    floats   runs the module over the same text as it comes here in the float model, batch by batch; then each sum has
-             its drift. Raises: ValueError for an expert that gets other tokens there
+    floats   runs the module over the first windows of the text as they come here in the float model, batch by batch;
+             then each sum has their drift. Raises: ValueError for an expert that gets other tokens there
     A layer that no token reaches has none. Once a batch has called each layer once, a later one goes no further than
     the last of them."""
     if not names:
@@ -95,8 +95,9 @@ def hessians_of(
         if shared.is_first(name, x):
             sums.setdefault(name, Gram()).add(x)
             if floats is not None:
-                drift = drift_of(x, _same_tokens(prefix + name, x, wanted.get(name)))
-                drifts[name] = drifts[name].add_(drift) if name in drifts else drift
+                if (pair := _same_tokens(prefix + name, x, wanted.get(name), every)) is not None:
+                    drift = drift_of(*pair)
+                    drifts[name] = drifts[name].add_(drift) if name in drifts else drift
             tokens[name] = tokens.get(name, 0) + x.numel() // x.shape[-1]
         called([name])
 
@@ -134,13 +135,14 @@ def hessians_of(
     return [one._replace(layers=[f"{prefix}{name}" for name in one.layers]) for one in found]
 
 
-def _same_tokens(name: str, x: Tensor, wanted: Tensor | None) -> Tensor:
-    if wanted is None or wanted.shape != x.shape:
+def _same_tokens(name: str, x: Tensor, wanted: Tensor | None, every: bool) -> tuple[Tensor, Tensor] | None:
+    """The first windows of x, of which the float model's are known, and these; None where none is."""
+    if expert_of(name) and not every and (wanted is None or wanted.shape != x.shape):
         raise ValueError(
             f"the router sends other tokens to {name!r} behind quantized blocks than in the float model, so its inputs "
             "cannot be compared; write experts=all"
         )
-    return wanted
+    return None if wanted is None else (x[: len(wanted)], wanted)
 
 
 class _Together:

@@ -9,6 +9,7 @@ from quantcore.methods.gptq import GptqProblem, gptq_quantize
 from quantcore.methods.options import Gptq, Qronos
 from quantcore.methods.qronos import corrected, qronos_quantize_many
 from quantcore.numbers.qtensor import dequantize, quantize
+from quantcore.pipeline import road
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.gram import drift_of
 from quantcore.pipeline.seen import Passing
@@ -133,3 +134,24 @@ def test_the_float_stream_passes_each_block_once(tiny_lm, monkeypatch) -> None: 
     twice, _ = quantize_model(tiny_lm.model, "w:int3/group32,qronos", calibration=tokens)
     for name, one in once.state_dict().items():
         assert torch.equal(one, twice.state_dict()[name]), name
+
+
+def test_of_a_long_text_the_first_windows_tell_how_inputs_moved(tiny_lm, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """The widest layer has 128 columns: half a row for each is 64 tokens, 3 windows of 24. Where the other 3 say the
+    same, the codes are those of all 6. Before anything is quantized the float text is not looked at."""
+    tokens = torch.randint(3, 250, (3, 24), generator=torch.Generator().manual_seed(1)).repeat(2, 1)
+    passed: list[int] = []
+    passing = Passing.passing
+
+    def counted(self: Passing, module: torch.nn.Module, last: bool) -> object:
+        passed.append(len(self.walk.batches[0]))
+        return passing(self, module, last)
+
+    monkeypatch.setattr(Passing, "passing", counted)
+    found = []
+    for rows in (8, 0.5):
+        monkeypatch.setattr(road, "DRIFT_ROWS", rows)
+        found.append(quantize_model(tiny_lm.model, "w:int3/group32,qronos", calibration=tokens)[0].state_dict())
+    assert passed == [6, 3]
+    changed = [(one != found[1][name]).float().mean() for name, one in found[0].items() if name.endswith("codes")]
+    assert max(changed) < 0.01  # sums in another order

@@ -12,7 +12,7 @@ run: .venv/run
 	$(BIN)/streamlit run serve.py --server.address 127.0.0.1 --server.port 8501
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 4
+	$(BIN)/python -m pytest -q -n auto
 
 check: .venv/dev
 	$(BIN)/ruff check .

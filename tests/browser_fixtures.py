@@ -8,19 +8,19 @@ nothing of the user's settings is read or written, and only the processes starte
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.forked import ROOT, start
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -36,28 +36,25 @@ def serving(script: Path, home: Path, **variables: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless=true"]
+    command = ["-m", "streamlit", "run", str(script), "--server.headless=true"]
     command += ["--server.address=127.0.0.1", f"--server.port={port}"]
     log = home / f"{script.stem}.log"
     own = {**os.environ, "HOME": str(home), "QUANT_HOME": str(home / "results"), **variables}
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=out, stderr=subprocess.STDOUT)
+    process = start(*command, out=log, err=log, env=own)
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_healthy(url, process, log)
         yield url
     finally:
         process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.join(10)
+        process.kill()
+        process.join()
 
 
-def _wait_healthy(url: str, process: subprocess.Popen[Any], log: Path) -> None:
+def _wait_healthy(url: str, process: BaseProcess, log: Path) -> None:
     end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
+    while time.monotonic() < end and process.exitcode is None:
         try:
             with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
                 return
@@ -101,6 +98,16 @@ def page(browser_context: Any) -> Iterator[Any]:
     yield tab
     tab.close()
     assert raised == []
+
+
+def watched(page: Any, *servers: str) -> list[str]:
+    """What the page asks from now on of others than these servers, and what its policy has to forbid: a list that
+    fills."""
+    found: list[str] = []
+    ours = (*servers, *(one.replace("http", "ws", 1) for one in servers), "data:", "blob:")
+    page.on("request", lambda asked: None if asked.url.startswith(ours) else found.append(asked.url))
+    page.on("console", lambda said: found.append(said.text) if "Content Security Policy" in said.text else None)
+    return found
 
 
 def wait_until(page: Any, script: str, arg: Any = None) -> None:

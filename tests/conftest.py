@@ -7,11 +7,13 @@ With `-n 2` two processes share the tests (tests/sharing.py), the longest begin 
 """
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import tests.threads  # noqa: F401  # isort: skip  (before torch, which looks once)
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -39,14 +41,6 @@ SENTENCES = [
     "for row in rows: print(row.name, row.value)",
     "Where did you put the key? I left it on the table, next to the letter.",
 ]
-
-
-def pytest_configure() -> None:
-    """Processes that share the tests share the cores too: more threads than cores wait for each other."""
-    if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-        threads = max(1, (os.cpu_count() or 1) // processes)
-        torch.set_num_threads(threads)
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the servers and commands that tests start
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

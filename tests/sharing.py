@@ -1,9 +1,12 @@
 """Who runs which test where several processes share them: a file stays in one process, as do
 what its fixtures make, and so do all tests in a browser, of which there is one at a time.
 
+`-n auto` takes two processes a core, eight at most: tests in a browser, and those of jobs and servers, mostly wait.
+
 pytest-xdist 3.8 has marks for such groups, which do nothing with pytest 9.2; so its scheduler is told.
 """
 
+import os
 from typing import Any
 
 import pytest
@@ -17,6 +20,11 @@ class OneBrowser(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return "browser" if BROWSER in nodeid else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return min(8, 2 * (os.cpu_count() or 1))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 OURS = ("quantcore", "ui", "pages", "benchmarks", "tools", "tests")
 FILES = sorted(path for folder in OURS for path in (ROOT / folder).rglob("*.py")) + [ROOT / "app.py", ROOT / "serve.py"]
@@ -34,6 +32,7 @@ def test_it_sees_both_ways_of_taking_one() -> None:
     assert list(taken(source)) == ["quantcore.methods.gptq._one", "cached._store"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_private_name_crosses_a_module(path: Path) -> None:
-    assert list(taken(path.read_text(encoding="utf-8"))) == []
+def test_no_private_name_crosses_a_module() -> None:
+    found = {str(path.relative_to(ROOT)): list(taken(path.read_text(encoding="utf-8"))) for path in FILES}
+    assert len(found) > 600
+    assert {path: names for path, names in found.items() if names} == {}

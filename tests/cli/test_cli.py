@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from quantcore.numbers.formats import FORMATS
 from quantcore.numbers.granularity import parse_granularity
 from quantcore.numbers.spec import parse_observer
 from quantcore.scheme.scheme import PRESETS, Scheme
+from tests import forked
 from tests.conftest import BLOCKS, HIDDEN, VOCAB, tiny_tokenizer
 
 LAYER = "model.layers.1.mlp.down_proj"
@@ -289,13 +288,7 @@ def test_a_model_without_linear_layers(capsys: pytest.CaptureFixture[str], tmp_p
 
 def test_from_a_shell_stdout_is_json_and_stderr_bars_and_a_sentence(tiny_model_dir: Path) -> None:
     def shell(*argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "quantcore", *argv],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
+        return forked.run("-m", "quantcore", *argv)
 
     done = shell("evaluate", "--model", str(tiny_model_dir), "--scheme", "FP8", *FEW)
     assert done.returncode == 0

@@ -23,6 +23,7 @@ from quantcore.cli import outputs, verbs
 from quantcore.cli.command import main
 from quantcore.cli.sentences import LONGEST, sentence
 from quantcore.lab.lab import Lab
+from tests import forked
 
 LAYER = ["layer", "--layer", "model.layers.1.mlp.down_proj", "--scheme", "w:int4/channel"]
 LOADED = "a model is loaded"  # by whoever begins the work too early; the command line makes a sentence of it
@@ -427,16 +428,22 @@ def test_ctrl_c_ends_it_with_130(capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr().err.splitlines()[-1] == "quantcore: stopped; nothing was kept"
 
 
+INTO = """
+import os, runpy, sys
+if sys.argv[1] == "closed pipe":
+    read, write = os.pipe()
+    os.close(read)
+else:
+    write = os.open(sys.argv[1], os.O_WRONLY)
+os.dup2(write, 1)
+sys.argv = ["quantcore", "schemes"]
+runpy.run_module("quantcore", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize(("to", "code"), [("/dev/full", 2), ("closed pipe", 0)])
 def test_a_stdout_that_takes_nothing(to: str, code: int) -> None:
-    words = [sys.executable, "-m", "quantcore", "schemes"]
-    if to == "closed pipe":
-        read, write = os.pipe()
-        os.close(read)
-    else:
-        write = os.open(to, os.O_WRONLY)
-    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
-    os.close(write)
+    done = forked.run("-c", INTO, to)
     assert done.returncode == code
     if code == 2:
         assert done.stderr == "quantcore: the result cannot be written to stdout (No space left on device); make room\n"

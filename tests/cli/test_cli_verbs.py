@@ -1,9 +1,6 @@
 """The verbs that make something: quantize, compare, sensitivity, recipe. Progress on stderr, JSON on stdout."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from quantcore.model.loading import LoadedModel
 from quantcore.model.memory import TooLarge
 from quantcore.scheme.plan import Plan
 from quantcore.text.files import LoadedText
+from tests import forked
 from tests.cli.test_cli import FEW, LAYER, bad, good
 from tests.conftest import BLOCKS
 
@@ -169,11 +167,8 @@ def test_ctrl_c_keeps_nothing(
 
 
 def test_progress_is_on_stderr_and_json_on_stdout(tiny_model_dir: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "quantcore", "quantize", "--model", str(tiny_model_dir), "--scheme", "FP8", "--out",
-         str(tmp_path / "out"), *FEW],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
+    asked = ("quantize", "--model", str(tiny_model_dir), "--scheme", "FP8", "--out", str(tmp_path / "out"), *FEW)
+    done = forked.run("-m", "quantcore", *asked)
     assert done.returncode == 0
     assert json.loads(done.stdout)["format"] == "float-quantized"
     assert "quantizing: 100%" in done.stderr

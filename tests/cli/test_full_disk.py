@@ -7,22 +7,28 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 CHILD = """
-import resource, sys
+import contextlib, io, resource, sys
 from quantcore.cli.command import main
 out, model = sys.argv[1:]
 loaded = ["--model", model, "--device", "cpu"]
 read = [*loaded, "--max-tokens", "64", "--window", "12"]
+most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
-def limited(most, *words):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    print("code", main([*words]), file=sys.stderr)
+def limited(bytes, *words):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, most))
+    with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()) as told:
+        code = main([*words])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # what it said goes into files too
+    print(told.getvalue(), end="")
+    print(err.getvalue() + f"code {code}", file=sys.stderr)
 
 limited(40_000, "quantize", "--scheme", "w:int8/channel", "--out", f"{out}/new", *loaded)
 limited(40_000, "quantize", "--scheme", "w:int4/group32", "--out", f"{out}/old", "--force", "--stream", *loaded)
@@ -42,15 +48,8 @@ def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path, tiny_model_dir: Path
     out = tmp_path / "out"
     shutil.copytree(tiny_model_dir, out / "old")
     before = contents(out)
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(out), str(tiny_model_dir)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "QUANT_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    env = {**os.environ, "QUANT_HOME": str(tmp_path / "home")}
+    done = forked.run("-c", CHILD, str(out), str(tiny_model_dir), env=env)
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith(("quantcore:", "code"))]
     assert [re.sub(r"'/\S+/", "'", line) for line in said] == [  # long places are cut

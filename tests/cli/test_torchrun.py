@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from quantcore.cli import torchrun
 from quantcore.cli.command import main
 from quantcore.numbers.packing import unpack
+from tests import forked
 from tests.browser_fixtures import ROOT
 
 SCHEME = "w:int4/group32,gptq"
@@ -24,16 +25,29 @@ EXACT_BLOCK = 0.001  # of the first block's codes: ties, which a sum in another 
 WHOLE = 0.01  # of losses and KL
 
 
-def run(*command: str, store: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "QUANT_HOME": str(store)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+def two(*arguments: str, store: Path, module: str = "quantcore") -> subprocess.CompletedProcess[str]:
+    """torchrun's agent and its two ranks, forked (tests/forked_ranks.py)."""
+    return forked.run("-m", "tests.forked_ranks", module, *arguments, env=environment(store), timeout=900)
 
 
-def two(
-    *arguments: str, store: Path, script: tuple[str, ...] = ("-m", "quantcore")
-) -> subprocess.CompletedProcess[str]:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    return run(sys.executable, *launcher, *script, *arguments, store=store)
+def torchrun_itself(*arguments: str, store: Path) -> subprocess.CompletedProcess[str]:
+    """The same as a user types it; seconds more, of imports in three processes."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "quantcore",
+    ]
+    own = environment(store)
+    return subprocess.run([*command, *arguments], cwd=ROOT, env=own, capture_output=True, text=True, timeout=900)
+
+
+def environment(store: Path) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "QUANT_HOME": str(store)}
 
 
 def alone(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -64,7 +78,7 @@ def test_a_checkpoint_of_two_processes_is_that_of_one(
     """AWQ's scales, GPTQ's Hessians, and what Qronos compares: each sums up over both."""
     asked = ("quantize", "--model", str(tiny_model_dir), "--scheme", ALL, "--device", "cpu", *TEXT)
     one = alone(capsys, *asked, "--out", str(tmp_path / "one"))
-    both = answer(two(*asked, "--out", str(tmp_path / "both"), store=tmp_path))
+    both = answer(torchrun_itself(*asked, "--out", str(tmp_path / "both"), store=tmp_path))
     assert both["device"] == f"2 x {one['device'].partition(',')[0]}, 1 threads"
     assert [layer["name"] for layer in both["layers"]] == [layer["name"] for layer in one["layers"]]
     for mine, theirs in zip(both["layers"], one["layers"], strict=True):
@@ -120,8 +134,8 @@ def test_trouble_of_one_ends_all_with_one_sentence(
     tiny_model_dir: Path, tmp_path: Path, trouble: str, sentence: str
 ) -> None:
     asked = ("quantize", "--model", str(tiny_model_dir), "--scheme", SCHEME, "--device", "cpu", *TEXT)
-    script = ("-m", "tests.rank_in_trouble", trouble)
-    done = two(*asked, "--out", str(tmp_path / "out"), store=tmp_path / "store", script=script)
+    asked = (trouble, *asked, "--out", str(tmp_path / "out"))
+    done = two(*asked, store=tmp_path / "store", module="tests.rank_in_trouble")
     assert done.returncode != 0
     assert done.stdout == ""
     told = [line for line in done.stderr.splitlines() if "quantcore: " in line]

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.text.windows import bundled_text, token_windows
+from tests import forked
 from tests.conftest import VOCAB, tiny_tokenizer
 from tests.model.test_architectures import tiny
 
@@ -415,10 +415,7 @@ def test_a_killed_export_leaves_nothing_that_looks_finished(tiny_model_dir: Path
         "type(lm.model.config).save_pretrained = lambda *_: os.kill(os.getpid(), 9)\n"
         "export_checkpoint(lm, 'w:int8/channel', sys.argv[2])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tiny_model_dir), str(tmp_path / "out")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False,
-    )  # fmt: skip
+    done = forked.run("-c", program, str(tiny_model_dir), str(tmp_path / "out"))
     assert done.returncode == -signal.SIGKILL
     left = list(tmp_path.iterdir())
     assert not (tmp_path / "out").exists()

@@ -1,7 +1,6 @@
 """Kept results: found again, told apart by everything they depend on, shared by two processes, never fatal."""
 
 import sqlite3
-import subprocess
 import sys
 from dataclasses import make_dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from quantcore.measure.store import Question, Store, home, model_hash, shape_of, tokens_hash
 from quantcore.model.loading import LoadedModel
+from tests import forked
 
 QUESTION = Question("evaluation", "w:int4/group128", "reference", "abc", "def", "cpu", {"torch": "2.13.0"})
 ARRAYS = {"kl": np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -130,8 +130,11 @@ def test_two_processes_share_the_file(tmp_path: Path) -> None:
         "    store.put(Question('k', f'{sys.argv[2]}{n}', 'm', 'h', 't', 'd', {}), {'n': n}, {'x': np.ones(1000)})\n"
         "assert store.notice is None, store.notice\n"
     )
-    running = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), who]) for who in "ab"]
-    assert [process.wait(60) for process in running] == [0, 0]
+    log = tmp_path / "said"
+    running = [forked.start("-c", program, str(tmp_path), who, out=log, err=log) for who in "ab"]
+    for process in running:
+        process.join(60)
+    assert [process.exitcode for process in running] == [0, 0], log.read_text()
     assert Store(tmp_path).count() == 60
 
 

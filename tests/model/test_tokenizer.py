@@ -6,8 +6,6 @@ import gc
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from quantcore.model.streamed import StreamedModel
 from quantcore.model.tokenizer import BoundedTokenizer, require_ids
 from quantcore.text.files import LoadedText
 from quantcore.text.windows import prompt_tokens, token_windows
+from tests import forked
 from tests.conftest import SENTENCES, VOCAB
 
 Change = Callable[[dict[str, Any]], Any]
@@ -179,14 +178,8 @@ def test_a_script_without_a_main_guard_may_load_a_model(tiny_model_dir: Path, tm
         "from quantcore.model.loading import load_model\n"
         f"print(load_model({str(tiny_model_dir)!r}, 'cpu').tokenizer('a key')['input_ids'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, script],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": "."},
-    )
+    done = forked.run(str(script))
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     assert "[0, " in done.stdout
 

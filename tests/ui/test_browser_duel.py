@@ -9,11 +9,12 @@ from tests.browser_fixtures import WAIT_MS, wait_drawn, wait_until
 
 pytestmark = pytest.mark.browser
 
+LONG = ("W8A8", "W4A16", "w:int4/channel", "W3A16")  # some seconds on 5120 tokens
 BAR = '[data-testid="stProgress"]'
 
 
-def link(url: str, *schemes: str) -> str:
-    return f"{url}/Scheme_duel?tokens=16384&duel={quote(chr(10).join(schemes))}"
+def link(url: str, tokens: int, *schemes: str) -> str:
+    return f"{url}/Scheme_duel?tokens={tokens}&duel={quote(chr(10).join(schemes))}"
 
 
 def share(page: Any) -> int:
@@ -23,7 +24,7 @@ def share(page: Any) -> int:
 
 
 def test_a_reload_in_the_middle_neither_ends_nor_doubles_a_duel(page: Any, server_url: str) -> None:
-    page.goto(link(server_url, "W8A8", "W4A16", "w:int4/channel"))
+    page.goto(link(server_url, 5120, *LONG))
     page.wait_for_selector(BAR)
     wait_until(page, f"Number((document.querySelector('{BAR}')?.innerText.match(/: (\\d+)%/) ?? [0, 0])[1]) >= 20")
     before = share(page)
@@ -34,13 +35,13 @@ def test_a_reload_in_the_middle_neither_ends_nor_doubles_a_duel(page: Any, serve
     wait_drawn(page, "pareto")
     wait_drawn(page, "along")
     assert page.get_by_text("is closest to the float model").count() == 1
-    page.goto(link(server_url, "W8A8", "W4A16", "w:int4/channel"))  # from the store
+    page.goto(link(server_url, 5120, *LONG))  # from the store
     wait_drawn(page, "pareto")
     assert page.locator(".stException").count() == 0
 
 
 def test_two_browsers_share_a_job_and_its_cancel(page: Any, browser_context: Any, server_url: str) -> None:
-    address = link(server_url, "W2A16", "W3A16", "W5A16", "W6A16")
+    address = link(server_url, 16384, "W2A16", "W3A16", "W5A16", "W6A16")
     page.goto(address)
     page.wait_for_selector(BAR)
     share(page)  # it runs: what was in line before it is done

@@ -9,8 +9,6 @@ import os
 import random
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests import forked
 from tests.browser_fixtures import ROOT, serving
 from tests.visits import Visitor, visit
 from ui.server.scripts import Scripts, app_folders
@@ -28,7 +27,7 @@ from ui.server.scripts import Scripts, app_folders
 pytestmark = pytest.mark.server
 
 WORD = "the teacher's word"
-DROPS = 3  # of each script
+FLOOD = 10  # jobs that a visitor, or several, ask for
 DONE = "On the text itself"  # the heading under a whole duel
 SCHEMES = [f"w:int{bits}/{grain}" for bits in range(2, 9) for grain in ("tensor", "channel", "group32", "group128")]
 
@@ -70,15 +69,15 @@ def fetched(url: str, path: str) -> bytes:
     return gzip.decompress(body)
 
 
-def test_every_script_is_whole_after_connections_were_dropped(server_url: str) -> None:
+def test_every_script_is_whole_after_connections_were_dropped(class_url: str) -> None:
     """All of them, at random points, several at a time: the next visitor gets each file as it lies on the disk."""
     files, dice = Scripts(app_folders).files, random.Random(14)
     assert len(files) > 300
-    dropped = [(path, dice.random()) for path in files for _ in range(DROPS)]
+    dropped = [(path, dice.random()) for path in files]
     dice.shuffle(dropped)
     with ThreadPoolExecutor(16) as several:
-        list(several.map(lambda one: drop(server_url, one[0], random.Random(one[1])), dropped))
-        bodies = list(several.map(lambda path: fetched(server_url, path), files))
+        list(several.map(lambda one: drop(class_url, one[0], random.Random(one[1])), dropped))
+        bodies = list(several.map(lambda path: fetched(class_url, path), files))
     for (path, file), body in zip(files.items(), bodies, strict=True):
         assert body == file.read_bytes(), path
 
@@ -108,14 +107,14 @@ async def bobs_duel(url: str, model: str, schemes: str) -> tuple[int, bool]:
 
 
 @pytest.mark.parametrize("tabs", ["one after another", "all at once"])
-def test_twenty_jobs_asked_for_and_left_delay_another_visitor_by_two_at_most(
+def test_many_jobs_asked_for_and_left_delay_another_visitor_by_two_at_most(
     class_url: str, tiny_model_dir: Path, tabs: str
 ) -> None:
     async def flood_and_ask() -> tuple[int, bool]:
         if tabs == "all at once":
-            await asyncio.gather(*(ask_and_leave(class_url, number) for number in range(20)))
+            await asyncio.gather(*(ask_and_leave(class_url, number) for number in range(FLOOD)))
         else:
-            for number in range(20, 40):
+            for number in range(FLOOD, 2 * FLOOD):
                 await ask_and_leave(class_url, number)
         return await bobs_duel(class_url, tiny_model_dir.name, f"w:int8/channel\nw:int{4 + len(tabs) % 4}/channel")
 
@@ -124,12 +123,12 @@ def test_twenty_jobs_asked_for_and_left_delay_another_visitor_by_two_at_most(
     assert place <= 3  # two before it at most
 
 
-def test_a_tab_that_asks_for_twenty_delays_another_visitor_by_two_at_most(class_url: str, tiny_model_dir: Path) -> None:
+def test_a_tab_that_asks_for_many_delays_another_visitor_by_two_at_most(class_url: str, tiny_model_dir: Path) -> None:
     """It goes from duel to duel without waiting for any, and stays open."""
 
     async def flood_and_ask() -> tuple[int, bool]:
         async with visit(class_url, cookie="lab_visitor=ann") as tab:
-            for number in range(20):
+            for number in range(FLOOD):
                 await ask(tab, 1000 + number, tokens=2560)
             return await bobs_duel(class_url, tiny_model_dir.name, "w:int6/channel\nw:int3/channel")
 
@@ -159,19 +158,18 @@ def test_a_job_goes_with_its_last_visitor(class_url: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/_stcore/metrics", "/_stcore/agent/mcp", "/_stcore/script-health-check"])
-def test_closed_doors(server_url: str, path: str) -> None:
-    assert answer(server_url, path)[0] == 404
+def test_closed_doors(class_url: str, path: str) -> None:
+    assert answer(class_url, path)[0] == 404
 
 
 @pytest.mark.parametrize("path", ["/", "/static/js/x.js", "/media/x", "/_stcore/health", "/_stcore/stream"])
-def test_a_name_that_is_not_ours_is_refused(server_url: str, path: str) -> None:
-    assert answer(server_url, path, Host="rebound.test")[0] == 421
+def test_a_name_that_is_not_ours_is_refused(class_url: str, path: str) -> None:
+    assert answer(class_url, path, Host="rebound.test")[0] == 421
 
 
 def test_other_machines_are_not_listened_to_without_a_class(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "serve.py"), "--server.headless=true"]
-    command += ["--server.address=0.0.0.0", "--server.port=0"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = ["-m", "streamlit", "run", str(ROOT / "serve.py"), "--server.headless=true"]
+    done = forked.run(*command, "--server.address=0.0.0.0", "--server.port=0", timeout=120)
     assert done.returncode == 2
     assert "this server would listen on 0.0.0.0, and whoever reaches it could load any model" in done.stderr
 
@@ -179,8 +177,7 @@ def test_other_machines_are_not_listened_to_without_a_class(tmp_path: Path) -> N
 def test_a_visitors_text_leaves_the_memory_with_the_session(tmp_path: Path) -> None:
     """Also where a model was loaded meanwhile, which takes all that is there out of the collector's rounds."""
     own = {**os.environ, "QUANT_HOME": str(tmp_path)}
-    command = [sys.executable, str(ROOT / "tests" / "left_behind.py")]
-    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=420)
+    done = forked.run(str(ROOT / "tests" / "left_behind.py"), env=own, timeout=420)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {"before": ["LoadedText", "Visit"], "after": []}

@@ -1,0 +1,87 @@
+"""Python commands in processes of their own, begun in a moment: each is forked from one that has imported torch,
+transformers, the package and the pages (tests/preloaded.py), where a new process would take seconds for that.
+
+    done = run("-m", "quantcore", "schemes")           as subprocess.run([sys.executable, ...], capture_output=True)
+    process = start("-m", "streamlit", "run", "serve.py", out=log, err=log)
+
+Not for what the environment decides while libraries are imported (HF_HOME, TRITON_INTERPRET, the allocator's limits),
+nor for a test of what is imported: those start Python anew.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["tests.preloaded"])
+
+
+def start(
+    *command: str,
+    out: Path,
+    err: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+) -> BaseProcess:
+    """Begin `python COMMAND`, which writes to the files `out` and `err`, behind what they hold."""
+    with contextlib.chdir(ROOT):  # where tests.preloaded is found, should this be the first
+        process = _server.Process(
+            target=_become, args=(command, dict(os.environ if env is None else env), cwd, out, err)
+        )
+        process.start()
+    return process
+
+
+def run(
+    *command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT, timeout: float = 600
+) -> "subprocess.CompletedProcess[str]":
+    """Run `python COMMAND` to its end: its exit code, and what it wrote.
+
+    Raises: subprocess.TimeoutExpired where it takes longer than `timeout` seconds; it is killed then."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        process = start(*command, out=out, err=err, env=env, cwd=cwd)
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(command, timeout, out.read_text(), err.read_text())
+        return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), err.read_text())
+
+
+def _become(command: tuple[str, ...], env: dict[str, str], cwd: Path, out: Path, err: Path) -> None:
+    """Be `python COMMAND` in this forked process."""
+    import torch
+
+    for number, file in ((1, out), (2, err)):
+        with file.open("a") as opened:
+            os.dup2(opened.fileno(), number)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    if "OMP_NUM_THREADS" in env:
+        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
+    what, *arguments = command
+    try:
+        if what == "-m":
+            module, *arguments = arguments
+            sys.argv = [module, *arguments]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        elif what == "-c":
+            program, *arguments = arguments
+            sys.argv = ["-c", *arguments]
+            exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv = list(command)
+            runpy.run_path(what, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which a forked process leaves out

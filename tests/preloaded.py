@@ -1,0 +1,15 @@
+"""What a forked command finds imported (tests/forked.py): all that the command line and the pages import, but serve.py
+and what switches on Triton's interpreter."""
+
+import importlib
+import os
+import pkgutil
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # as quantcore/__main__.py, which comes too late here
+
+import ui  # noqa: E402
+
+for _name in ("quantcore.cli.command", "streamlit.web.cli", "transformers.models.llama.modeling_llama"):
+    importlib.import_module(_name)
+for _module in pkgutil.walk_packages(ui.__path__, "ui."):
+    importlib.import_module(_module.name)

@@ -29,7 +29,12 @@ ENGINE = game.Engines("bar", "free")
         (
             0.35,
             False,
-            "You **beat** the engine: your plan 0.35, with the same sliders the engine's 0.36 nats, a differe",
+            "A **tie** with the engine: your plan 0.35, with the same sliders the engine's 0.36 nats, a differe",
+        ),
+        (
+            0.38,
+            False,
+            "A **tie** with the engine: your plan 0.38, with the same sliders the engine's 0.36 nats, a differe",
         ),
         (
             0.5,

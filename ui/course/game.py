@@ -103,11 +103,14 @@ def verdict(duel: Duel, engine: Engines, mine: list[str]) -> str:
     if last == engine.bar:
         return f"You **found** the engine's own plan for these sliders, {bar:.4g} nats. {beyond}"
     apart = told_apart(duel)[last, engine.bar]
-    beaten = "You **beat** the engine" if apart.difference.value < 0 else "The engine keeps the lead"
-    chance = "more than the chance of this text" if apart.beyond else "a difference that may be this text's chance"
+    if not apart.beyond:
+        who, how = "A **tie** with the engine", "a difference that may be this text's chance"
+    else:
+        who = "You **beat** the engine" if apart.difference.value < 0 else "The engine keeps the lead"
+        how = "more than the chance of this text"
     return (
-        f"{beaten}: your plan {duel.reports[last].kl:.4g}, with the same sliders the engine's {bar:.4g} nats, "
-        f"{chance}. {beyond}"
+        f"{who}: your plan {duel.reports[last].kl:.4g}, with the same sliders the engine's {bar:.4g} nats, {how}. "
+        f"{beyond}"
     )
 
 

@@ -26,6 +26,7 @@ from quantcore.model.linears import expert_of, head_of, linear_named, linear_sha
 from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, load_model, reference_weight
 from quantcore.model.sources import Progress, quiet
 from quantcore.model.streamed import StreamedModel
+from quantcore.numbers.granularity import PerChannel, PerGroup
 from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.calibration import (
     LayerStats,
@@ -37,7 +38,7 @@ from quantcore.pipeline.calibration import (
 )
 from quantcore.pipeline.scaling import Reaches
 from quantcore.pipeline.treated import treated, treated_model
-from quantcore.scheme.fitting import fitting_grain, plan_for, require_fits
+from quantcore.scheme.fitting import fitting_grain, require_fits
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import HEAD, Scheme
 from quantcore.text.decoder import Decoder
@@ -262,17 +263,21 @@ class Bench:
     @property
     def grain(self) -> str:
         """The granularity that presets and defaults have on this model: `group128`, or what fits it."""
-        return str(fitting_grain(self.shapes()))
+        return str(self._grain())
+
+    @remembered(1)
+    def _grain(self) -> PerGroup | PerChannel:
+        return fitting_grain(self.shapes())
 
     def plan_of(self, text: str) -> Plan:
         """The plan that a text says on this model. Raises: ValueError where it is none."""
         Plan.parse(text)  # what is no plan anywhere is refused before the model is looked at
-        return plan_for(text, self.shapes())
+        return Plan.parse(text, self._grain())
 
     def scheme_of(self, text: str) -> Scheme:
         """The scheme likewise."""
         Scheme.parse(text)
-        return Scheme.parse(text, fitting_grain(self.shapes()))
+        return Scheme.parse(text, self._grain())
 
     def require_fits(self, *plans: str) -> None:
         """Raises: ValueError, before anything is loaded or read, for a plan that this model cannot take."""

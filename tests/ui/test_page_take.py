@@ -34,7 +34,9 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def take(folder: Path, **state: object) -> AppTest:
-    return settle(open_page("16_Take_it_with_you", model=folder, **{"scheme": SCHEME, **state}))
+    at = open_page("16_Take_it_with_you", model=folder, **{"scheme": SCHEME, **state})
+    at.session_state["layer_report"] = True  # the layer's report is open
+    return settle(at)
 
 
 def codes(at: AppTest) -> list[str]:
@@ -68,6 +70,17 @@ def test_alive_without_a_click_and_true(tiny_model_dir: Path, tiny_lm: LoadedMod
     assert f"**{parts.size.bits_per_weight:.4g} bits**" in said(at)
     assert "runs **weights only** on " in said(at)
     assert "tokens' outputs keeps" in said(at)
+
+
+def test_a_folded_report_asks_nothing_of_the_layer(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[object] = []
+    monkeypatch.setattr("ui.sections.take.layer_report", lambda *asked: drawn.append(asked))
+    at = take(tiny_model_dir)
+    assert drawn
+    drawn.clear()
+    at.session_state["layer_report"] = False
+    at.text_input(key="scheme").set_value("w:int5/group16").run()
+    assert not drawn
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,9 @@ def report_part(plan: Plan, choice: Choice) -> None:
         with st.container(), frame.problems():
             st.markdown("**The whole model**, beside the float one")
             model_report(str(plan), choice)
-        with st.container(), frame.problems():
-            st.markdown("**One layer**, the sidebar's")
-            layer_report(plan, choice)
+        with frame.opened("One layer, the sidebar's", "layer_report") as is_open, frame.problems():
+            if is_open:
+                layer_report(plan, choice)
 
 
 def model_report(plan: str, choice: Choice) -> None:

@@ -61,6 +61,24 @@ class Slider:
 
 
 @dataclass
+class Track(Slider):
+    """A slider moved by clicks on its track, `share` of its length each: a step too small may change nothing that is
+    drawn, such as a thousandth of a bit where a plan moves whole layers."""
+
+    share: float = 0.02
+    at: float = 0.5
+
+    def aim(self, page: Page) -> None:
+        self.at = (self.at + self.share) % 1
+
+    def fire(self, page: Page) -> str | None:
+        box = self.on(page).bounding_box()
+        assert box is not None
+        page.mouse.click(box["x"] + self.at * box["width"], box["y"] + box["height"] / 2)
+        return f"{self.at:.3f}"
+
+
+@dataclass
 class Buttons:
     """A row of buttons, pressed in turn."""
 
@@ -140,7 +158,7 @@ PLACES = [
     Place("Layer lab", "Layer_lab", lambda: Line("scheme B", LAB_SCHEMES), "shares"),
     Place("GPTQ step by step", "GPTQ_step_by_step", lambda: Slider("Weight 1, steps"), "toy"),
     Place("Scheme duel", "Scheme_duel", lambda: Slider("Token"), "along"),
-    Place("Which layers hurt", "Which_layers_hurt", lambda: Slider("Bits per weight, scales counted"), "plan_map"),
+    Place("Which layers hurt", "Which_layers_hurt", lambda: Track("Bits per weight, scales counted"), "plan_map"),
     Place("Speed and memory", "Speed_and_memory", lambda: Slider("Sequences at once"), "memory"),
     Place("Take it with you", "Take_it_with_you", lambda: Line("scheme SCHEME", PLANS), "bytes"),
 ]

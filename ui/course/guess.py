@@ -132,8 +132,9 @@ class Rows:
             return f"You said {self.words(text)}: right."
         if len(self.rows) == 1:
             return f"You said {self.words(text)}; it is {self.words(truth)}."
-        count = sum(one == other for one, other in zip(self.chosen(text), self.chosen(truth), strict=True))
-        return f"You have {count} of {len(self.rows)} right."
+        pairs = list(zip(self.rows, self.chosen(text), self.chosen(truth), strict=True))
+        wrong = [f"{name}: {one}" for (name, _), one, other in pairs if one != other]
+        return f"{len(pairs) - len(wrong)} of {len(pairs)} right. Not so: {'; '.join(wrong)}."
 
     def right(self, text: str, truth: str) -> bool:
         return text == truth

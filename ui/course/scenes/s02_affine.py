@@ -25,8 +25,8 @@ def find(lab: Lab) -> Specimen:
         f"A weight of {short(layer)}, one of the model's {len(lab.layers())} tables of weights: **x = {x:.4g}**. This "
         f"table's values lie between {float(grid.levels()[0]):.3g} "
         f"and {float(grid.levels()[-1]):.3g}, so {len(codes)} codes stand **S = {grid.scale:.4g}** apart, and the "
-        f"real 0 has the code **Z = {grid.zero_point}**. We took the weight of a loud row next to three quarters of "
-        "that range."
+        f"real 0 has the code **Z = {grid.zero_point}**. Of a loud row we took the weight that is nearest to three "
+        "quarters of the upper end."
     )
     ticks = tuple((float(code), f"{code:.0f}") for code in codes)
     guess = Number("", codes[0], codes[-1], 1, near=0, name="code q", ticks=ticks)
@@ -70,7 +70,7 @@ def draw(lab: Lab, layer: str, grid: Grid, snapped: Snap, key: str) -> None:
         x=x,
         counts=counts.counts,
         edges=counts.edges,
-        label=f"weights of {layer}",
+        label=short(layer),
     )
 
 

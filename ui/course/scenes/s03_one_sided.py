@@ -61,8 +61,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         lopsided = lab.fitted_grid(giant.layer, "int4_asym", "inputs").levels()
         first, last = digits(float(lopsided[0])), digits(float(lopsided[-1]))
         twist = (
-            f"{short(giant.layer).capitalize()} reaches from {first} to {last}, but for one token only: there no zero "
-            "point helps, see the giant's own scene."
+            f"{short(giant.layer).capitalize()} reaches from {first} to {last}, but for one token only. No zero point "
+            "helps there; the giant has a scene of its own."
         )
     said = f"unused codes: symmetric {one.unused}, asymmetric {other.unused} of 16"
     return Reveal(GUESS.of(truth), answer, why, (Shown(both(uses), said, 450),), twist)

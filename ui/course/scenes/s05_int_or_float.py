@@ -56,8 +56,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         grid = lab.fitted_grid(layer, fmt, "inputs")
         uses[fmt], _ = lab.format_use(layer, fmt, grid.scale, grid.zero_point, typical, "inputs")
     twist = (
-        f"The tensor as a whole keeps {uses['int8'].sqnr_db:z.1f} dB with int8 and {uses['fp8_e4m3'].sqnr_db:.1f} with "
-        f"fp8, though int8 leaves {uses['int8'].unused} of its codes unused: SQNR hears the largest values."
+        f"int8 leaves {uses['int8'].unused} of its 256 codes unused here, and yet the tensor as a whole keeps "
+        f"{uses['int8'].sqnr_db:z.1f} dB, {uses['fp8_e4m3'].sqnr_db:.1f} with fp8: SQNR hears the largest values most."
     )
     answer = f"A typical value: **{small}**. Half the largest: **{large}**."
     fig = relative(lab, layer, typical, largest)

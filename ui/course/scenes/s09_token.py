@@ -54,9 +54,9 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         f"**{float(token.token_sqnr_db.median()):.1f}**."
     )
     twist = (
-        f"Asked as a whole, the input keeps {tensor.input_sqnr_db:z.1f} dB under one scale and "
-        f"{token.input_sqnr_db:.1f} with a scale a token: the giant holds so much of its power that the whole hardly "
-        "notices who is lost."
+        f"Asked as a whole, the input keeps {tensor.input_sqnr_db:z.1f} dB under one scale, "
+        f"{token.input_sqnr_db:.1f} with a scale a token: the giant holds so much of the power that the whole speaks "
+        "for it, not for the median token."
     )
 
     def draw(key: str) -> None:

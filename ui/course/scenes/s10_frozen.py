@@ -74,7 +74,7 @@ def _reading(kind: str) -> str:
 SCENE = Scene(
     "frozen",
     "A frozen range",
-    "What share of a new text's tokens does it clip?",
+    "What share of a new text's tokens does a frozen range clip?",
     find,
     reveal,
     slow="A range is recorded and frozen",

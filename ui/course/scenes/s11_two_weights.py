@@ -107,7 +107,7 @@ def named(fig: go.Figure) -> go.Figure:
 SCENE = Scene(
     "two_weights",
     "GPTQ with two weights",
-    "Where will it land?",
+    "Where will GPTQ land?",
     find,
     reveal,
     slow="What GPTQ learns from: the inputs of one layer",

@@ -50,10 +50,11 @@ def lead(room: Room, scene: int) -> None:
 def top(lab: Lab, scene: int, teacher: bool) -> None:
     """What stands in the top line: a button to begin, or the code and how many have guessed."""
     room = mine()
-    if room is not None:
-        st.html(f'<span class="course-code">{room.code}</span>', width="content")
-        with st.container(key="course_count", width="content"):
-            count()
+    with st.container(horizontal=True, vertical_alignment="center", width="content"):  # also empty: what stands open
+        if room is not None:  # beside it stays so when a class begins
+            st.html(f'<span class="course-code">{room.code}</span>', width="content")
+            with st.container(key="course_count", width="content"):
+                count()
     with st.popover("Class"):
         if room is None:
             _join()

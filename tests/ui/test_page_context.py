@@ -131,7 +131,7 @@ def test_a_band_that_holds_0_is_drawn_down_to_the_axis() -> None:
     assert band.y[0] == pytest.approx(first.hi)
     assert band.y[-1] == pytest.approx(0.1 / 5)  # the floor: the least mean over 5
     fig = figures.along(found)
-    assert fig.layout.title.text == "KL along the context (bands: 95% over windows; some reach below the axis)"
+    assert fig.layout.title.text == "KL along the context (95% bands; some go below the axis)"
     assert 10 ** fig.layout.yaxis.range[0] == pytest.approx(0.1 / 5)
     one = figures.along(lens(few[:1], 2.0))
     assert ([trace.fill for trace in one.data], one.layout.title.text) == ([None], "KL along the context")

@@ -46,6 +46,10 @@ def test_the_plan_keeps_its_budget_and_is_measured(page: AppTest) -> None:
     assert verdict.startswith(("**Within chance**", "The plan loses less (", "The plan loses more ("))
     assert "On another text," in said
     assert "w:int3/group32 for all takes 3.500 bits" in said
+    drawn, *colours = figure_of(page, "plan_map")["figure"]["data"]
+    bits = {one for row in drawn["text"] for one in row if one}
+    assert bits <= {one["name"].removesuffix(" bits") for one in colours}
+    assert len({one["marker"]["color"] for one in colours}) == len(colours)  # a colour is one number of bits
     names = [trace.get("name") for trace in figure_of(page, "budgets")["figure"]["data"]]
     assert names == [
         "plans, predicted",

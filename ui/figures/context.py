@@ -25,7 +25,7 @@ def along(found: ContextLens) -> go.Figure:
     ends = [one.hi if name in bands else one.value for name, means in rows.items() for one in means]
     top = max(10 * floor, *ends)
     below = any(one.lo < floor for means in bands.values() for one in means)
-    said = f" (bands: 95% over windows{'; some reach below the axis' if below else ''})" if bands else ""
+    said = f" (95% bands{'; some go below the axis' if below else ''})" if bands else ""
     fig = figure(f"KL along the context{said}", "position in the window", "KL, nats a token, log", 380)
     for place, (name, means) in enumerate(rows.items()):
         if name in bands:

@@ -104,7 +104,7 @@ def cost_curve(study: GranularityStudy) -> go.Figure:
     """SQNR of the median token's output against bits per weight, every granularity and every way to store a scale a
     point, the chosen one ringed."""
     fig = figure(
-        "What finer scales cost and buy", "bits per weight, scales counted", "SQNR of the output, median token, dB", 380
+        "What finer scales cost and buy", "bits per weight, scales counted", "output SQNR, median token, dB", 500
     )
     for (family, stored), (colour, symbol) in FAMILIES.items():
         rows = [row for row in study.rows if row.granularity.startswith(family) and row.stored == stored]

@@ -96,20 +96,20 @@ def ranking(costs: Mapping[str, float], title: str, what: str) -> go.Figure:
 
 
 def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
-    """Which scheme each layer gets: colours from the fewest bits to the most, the bits of its codes in the cell (with
-    their scales in the hover text: two digits would not fit 30 blocks)."""
+    """How many bits each layer's codes get: a colour, and the number in the cell (bits with scales, and who shares one,
+    in the hover text: two digits would not fit 30 blocks)."""
     modules, columns, cells = grid_of(list(choice))
-    texts = sorted(found.schemes, key=lambda text: np.mean([found.bits[layer, text] for layer in found.layers]))
+    steps = sorted({code_bits(text) for text in found.schemes})
     z = np.full((len(modules), len(columns)), np.nan, np.float32)
     hovers = np.full((len(modules), len(columns)), "", dtype=object)
     written = np.full((len(modules), len(columns)), "", dtype=object)
     for layer, (row, column) in cells.items():
         text = choice[layer]
-        z[row, column] = texts.index(text)
+        z[row, column] = steps.index(code_bits(text))
         alone = f"KL alone {found.alone[layer, text]:.3g} nats"
         hovers[row, column] = f"{layer}<br>{short_label(text)}, {found.bits[layer, text]:.3g} bits with scales, {alone}"
         written[row, column] = f"{code_bits(text)}" if len(columns) <= LEGIBLE else ""
-    n = len(texts)
+    n = len(steps)
     colours = [STEPS[place % len(STEPS)] for place in range(n)]
     scale = [[edge, colour] for place, colour in enumerate(colours) for edge in (place / n, (place + 1) / n)]
     fig = figure("The plan: bits of each layer's codes", "block", "", 380)
@@ -131,9 +131,9 @@ def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
             ygap=2,
         )
     )
-    for place, text in enumerate(texts):
-        marker = {"color": colours[place], "symbol": "square", "size": 12}
-        fig.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=short_label(text)))
+    for colour, bits in zip(colours, steps, strict=True):
+        marker = {"color": colour, "symbol": "square", "size": 12}
+        fig.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=f"{bits} bits"))
     fig.update_yaxes(autorange="reversed", type="category")
     fig.update_xaxes(type="category")
     fig.update_layout(showlegend=True)

@@ -57,7 +57,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
                 for path in find_paths_if(attributes, lambda _, one: isinstance(one, str))
             },
         )
-        options = {name: constants[name] for name in ("num_warps", "num_stages") if name in constants}
+        options = {
+            name: constants[name] for name in ("num_warps", "num_stages", "enable_fp_fusion") if name in constants
+        }
         target = triton.backends.compiler.GPUTarget(*HOPPER)
         found[kernel.__name__] = triton.compile(source, target=target, options=options)
 
@@ -102,9 +104,9 @@ def test_codes_times_codes(scheme: str, instruction: str, compiled: dict[str, An
     parsed = Scheme.parse(scheme)
     assert parsed.activations is not None
     weight = coded_weight(quantize(torch.randn(256, 2048), parsed.weights), parsed.activations)
-    for tokens in (4, 64, 300):
+    for tokens, dtype in ((4, torch.bfloat16), (300, torch.bfloat16), (300, torch.float32)):
         codes = torch.zeros(tokens, 2048, dtype=parsed.activations.fmt.storage)
-        multiply(TokenCodes(codes, torch.ones(tokens), None, None), weight, None, torch.bfloat16)
+        multiply(TokenCodes(codes, torch.ones(tokens), None, None), weight, None, dtype)
         name = "_multiply_many" if tokens > 128 else "_multiply"
         assert instruction in compiled[name].asm["ptx"]
         assert compiled[name].metadata.shared <= HOPPER_SHARED
@@ -123,4 +125,5 @@ def test_what_stands_between_the_products_of_a_decode_step(compiled: dict[str, A
     rotate_and_keep(rows, turns, turns, place, keys, keys.clone(), 4)
     for pieces in (1, 4):
         Attention(1, 4, 2, 64, 256, rows.device, pieces).attend(rows, keys, keys.clone(), place, 0.1)
+    assert "fma.rn.bf16" not in compiled["_rotate_and_keep"].asm["ptx"]
     assert set(compiled) == {"_norm_rows", "_gate_rows", "_rotate_and_keep", "_attend"}

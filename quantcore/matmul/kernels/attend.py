@@ -126,7 +126,7 @@ def rotate_and_keep(
     tokens, heads, length, size = keys.shape
     launch(
         _rotate_and_keep, (tokens, queries + 2 * heads), rows, cos, sin, place, keys, values, length,
-        QUERIES=queries, KEYS=heads, HALF=size // 2, num_warps=1,
+        QUERIES=queries, KEYS=heads, HALF=size // 2, num_warps=1, enable_fp_fusion=False,  # rounded as in transformers
     )  # fmt: skip
 
 

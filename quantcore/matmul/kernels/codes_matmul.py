@@ -311,6 +311,8 @@ def multiply(
         w_desc = TensorDescriptor.from_tensor(weight.codes, [tile.n, tile.k])
         x_desc = TensorDescriptor.from_tensor(x.codes, [tile.t, tile.k])
         y_desc = TensorDescriptor.from_tensor(y, [tile.t, tile.n // 2])
+        if y.element_size() > 2:  # results take twice the shared memory
+            constants["num_stages"] = tile.stages - 1
         constants |= {"IS_INT": is_int, "PROGRAMS": programs}
         launch(_multiply_many, (programs,), w_desc, x_desc, y_desc, *after, **constants)
         return y
@@ -331,18 +333,22 @@ def tile_for(tokens: int, out: int, width: int, blocks: bool) -> Tile:
         if tokens <= 32:
             return Tile(few, 32, 128, 4, 4)
         return Tile(128, 64, 128, 4, 4) if tokens <= 64 else Tile(128, 128, 128, 8, 4)
+    if tokens <= 32:
+        least, stages = (16, 6) if tokens <= 16 else (32, 5)
+        return Tile(64, least, 128, 4, 4 if out >= 16384 else stages, splits=splits_for(out, width, 1024))
     if tokens <= 64:
-        least, stages = next(pair for pair in ((16, 6), (32, 5), (64, 4)) if tokens <= pair[0])
-        return Tile(64, least, 128, 4, stages, splits=splits_for(out, width))
+        if out >= 16384:
+            return Tile(128, 64, 128, 4, 4)
+        rows = 32 if out < 6144 else 64
+        return Tile(rows, 64, 128, 4, 4, splits=splits_for(out, width, 2048) if rows == 32 else 1)
     if tokens <= 128:
         return Tile(128, 128, 128, 4, 4)
     return Tile(128, 256, 128, 8, 4, persistent=True)
 
 
-def splits_for(out: int, width: int) -> int:
-    """Pieces of K for tiles of 64 rows: as many as give each of some 132 multiprocessors one program or two, of at
-    least 1024 columns."""
+def splits_for(out: int, width: int, least: int) -> int:
+    """Pieces of K, of at least so many columns, where few rows would leave multiprocessors idle."""
     pieces = 1
-    while pieces * out < 8192 and width // (2 * pieces) >= 1024:
+    while pieces * out < 16384 and width // (2 * pieces) >= least:
         pieces *= 2
     return pieces

@@ -128,7 +128,10 @@ def test_sensitivity(capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, t
     timed = good(capsys, *asked, "--milliseconds", "1", "--gpu", "L4", "--sequences", "4")["plan"]["milliseconds"]
     assert timed["plan"] <= 1
     assert (timed["gpu"], timed["sequences"]) == ("L4", 4)
-    assert "not both" in bad(capsys, *asked, "--milliseconds", "1", "--budget", "5")
+    weights = sum(one["weights"] for one in found["layers"].values())
+    in_bytes = good(capsys, *asked, "--megabytes", f"{weights * 5 / 8e6:.9f}")["plan"]
+    assert in_bytes["scheme"] == found["plan"]["scheme"]
+    assert "give one of --budget, --megabytes and" in bad(capsys, *asked, "--milliseconds", "1", "--budget", "5")
     assert "--probe mends a plan" in bad(capsys, *asked, "--probe")
     assert "cannot be met" in bad(capsys, *asked, "--budget", "1")
     assert "quantizes nothing" in bad(capsys, "sensitivity", "--model", tiny_model_dir, "--schemes", "float", *FEW)

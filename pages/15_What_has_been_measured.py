@@ -11,9 +11,9 @@ from quantcore.measure.measured import Measured, aparts, with_jitters, with_luck
 from quantcore.scheme.fitting import GROUPS, sorted_out
 from quantcore.scheme.products import MOST, expanded
 from quantcore.text.reading import EVALUATE
-from ui import frame, visitors
+from ui import frame, kept, visitors
 from ui import widgets as controls
-from ui.answers import answer
+from ui.answers import answer, job_key
 from ui.components.chart import chart
 from ui.figures.measured import bytes_and_kl
 from ui.ready import DUEL_TOKENS
@@ -53,17 +53,22 @@ def queued(lab: Lab, asked: tuple[tuple[str, ...], str, str], begun: bool) -> No
     found = answer(f"{count} schemes, one after another", lab, Lab.queue, *asked, start=begun, button="Measure")
     if found.whole is not None:
         st.caption(f"All {count} are measured: they stand in the table.")
+    elif (job := kept.jobs().get(job_key(lab, Lab.queue, *asked))) is not None:
+        lab.note_queue(*asked, given_up=job.over)  # one that waits in line has not come so far yet
 
 
-def more(choice: Choice) -> None:
-    """A list of schemes, or products of them, one a line, measured one after another; and what is under way."""
+def more(choice: Choice) -> str | None:
+    """A list of schemes, or products of them, one a line, measured one after another; and what is under way. What they
+    are measured on, where a list is asked for."""
     begun = choice.lab.unfinished()
     asked = list_of(choice)
     for one in begun:
         if one != asked:
             queued(choice.lab, one, True)
-    if asked is not None:
-        queued(choice.lab, asked, asked in begun)
+    if asked is None:
+        return None
+    queued(choice.lab, asked, asked in begun)
+    return asked[1]
 
 
 def list_of(choice: Choice) -> tuple[tuple[str, ...], str, str] | None:
@@ -133,8 +138,9 @@ def with_chosen(lab: Lab, chosen: list[Measured], spreads: Mapping[str, Spread])
 def body(choice: Choice) -> None:
     lab = choice.lab
     opened = not lab.measured() or "more" in st.query_params or bool(lab.unfinished())
+    asked = None
     with st.expander("Measure more", expanded=opened), frame.problems():
-        more(choice)
+        asked = more(choice)
     texts: dict[str, list[Measured]] = {}
     own, spreads = with_luck(lab.measured())
     for row in own:
@@ -144,9 +150,11 @@ def body(choice: Choice) -> None:
         frame.link("A first duel", "pages/7_Scheme_duel.py", {})
         return
     largest_first = sorted(texts.values(), key=len, reverse=True)
-    names = {words.text_name(rows, reading_of(lab, rows)): rows for rows in largest_first}
+    readings = [reading_of(lab, rows) for rows in largest_first]
+    names = {words.text_name(rows, read): rows for rows, read in zip(largest_first, readings, strict=True)}
+    first = list(names)[readings.index(asked) if asked in readings else 0]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        rows = names[controls.select("Read", list(names), next(iter(names)), "read", width=430)]
+        rows = names[controls.select("Read", list(names), controls.follow_default("read", first), "read", width=430)]
         only = controls.line("Only schemes with", "", "only", placeholder="int4 gptq", width=260)
     every, rows = rows, words.with_all(rows, only)
     if not rows:

@@ -146,7 +146,8 @@ def _builder(
             )
         if method is not None:
             with st.container(width=190):
-                offered = [str(one) for kind in METHODS.values() for one in kind.offered()]
+                kinds = [one for one in METHODS.values() if spec.scales.is_coded or not one.needs_coded_scales]
+                offered = [str(one) for kind in kinds for one in kind.offered()]
                 _menu(f"method of {key.upper()}", offered, str(method), f"{key}.method", _take_method, key)
 
 
@@ -188,8 +189,9 @@ def _edit(text_key: str, part: str, change: Change, menu_key: str) -> None:
 
 def _rewrite(text_key: str, part: str, spec: QuantSpec | None) -> None:
     scheme = _written(text_key)
-    if part == "weights" and spec is None:
-        scheme = replace(scheme, method=Rtn())  # no codes are left to place
+    lost = part == "weights" and (spec is None or (scheme.method.needs_coded_scales and not spec.scales.is_coded))
+    if lost:
+        scheme = replace(scheme, method=Rtn())  # no codes are left to place, or none of scales
     if spec is None and (scheme.activations if part == "weights" else scheme.weights) is None:
         scheme = replace(scheme, transforms=(), every_token=False)  # nothing is left to make easier
     scheme = replace(scheme, weights=spec) if part == "weights" else replace(scheme, activations=spec)

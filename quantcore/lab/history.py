@@ -52,17 +52,32 @@ def queue(
     stood. Until it is done or given up the store knows of it (`unfinished`), so that a server that starts anew goes on.
     `so_far` is told each one's text. The texts in full of those that the model can take."""
     able, _ = sorted_out(schemes, lab.shapes(), lab.head)
-    todo, kept_in = list(able.values()), lab.store(reading, calibration)
-    asked = Question(QUEUED, "\n".join(todo), lab.id, lab.hash, f"{reading} {calibration}", lab.device, {})
-    kept_in.put(asked, {"schemes": todo, "reading": reading, "calibration": calibration}, {})
+    todo = list(able.values())
+    note_queue(lab, todo, reading, calibration)
     try:
         for place, text in enumerate(todo):
             duel(lab, [text], reading, calibration, part_of(progress, place, len(todo)))
             if so_far:
                 so_far(text)
     finally:  # done, cancelled or refused; where the process ends, nothing is dropped
-        kept_in.drop([asked.key])
+        note_queue(lab, todo, reading, calibration, given_up=True)
     return todo
+
+
+def note_queue(
+    lab: Bench,
+    schemes: Sequence[str],
+    reading: str = MEASURED,
+    calibration: str = LEARNED,
+    given_up: bool = False,
+) -> None:
+    """Note in the store that a queue was asked for, as soon as it waits in line; or that nobody waits for it."""
+    kept_in = lab.store(reading, calibration)
+    asked = Question(QUEUED, "\n".join(schemes), lab.id, lab.hash, f"{reading} {calibration}", lab.device, {})
+    if given_up:
+        kept_in.drop([asked.key])
+    else:
+        kept_in.put(asked, {"schemes": list(schemes), "reading": reading, "calibration": calibration}, {})
 
 
 def unfinished(lab: Bench, reading: str = MEASURED) -> list[tuple[tuple[str, ...], str, str]]:

@@ -55,6 +55,7 @@ class Beside(Bench):
     planned_weights = whole.planned_weights
     reading_of = history.reading_of
     unfinished = history.unfinished
+    note_queue = history.note_queue
     short_name = take.short_name
     checkpoint_folder = take.checkpoint_folder
     facts = take.facts

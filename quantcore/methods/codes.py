@@ -20,8 +20,9 @@ from quantcore.methods.clip import clipped
 from quantcore.methods.gptaq import gptaq_quantize_many
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.gptq_batch import GptqSet, gptq_quantize_sets
-from quantcore.methods.options import METHODS, Clip, Gptaq, Gptq, Method, Qronos, Rtn
+from quantcore.methods.options import METHODS, Clip, Gptaq, Gptq, Method, Qronos, Refine, Rtn
 from quantcore.methods.qronos import qronos_quantize_many
+from quantcore.methods.refine import refined
 from quantcore.numbers.qtensor import QTensor, global_scale_of, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
 
@@ -112,6 +113,12 @@ def _by_clip(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> 
     return [clipped(one.weight, one.spec, here, one.global_scale, name) for one in problems]
 
 
+def _by_refine(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
+    assert hessian is not None
+    here = hessian.to(problems[0].weight.device)
+    return [refined(one.weight, one.spec, here, one.global_scale, name) for one in problems]
+
+
 def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
     assert hessian is not None
     asked = [GptqProblem(one.weight, one.spec, Gptq.of(one.method), one.global_scale) for one in problems]
@@ -161,6 +168,7 @@ TOGETHER: dict[type[Method], Callable[[Sequence[tuple[Sequence[Problem], Tensor,
 SOLVERS: dict[type[Method], Solver] = {
     Rtn: _rounded,
     Clip: _by_clip,
+    Refine: _by_refine,
     Gptq: _by_gptq,
     Qronos: _by_qronos,
     Gptaq: _by_gptaq,

@@ -19,6 +19,7 @@ class Method:
 
     name            the first word of its text
     needs_hessian   whether it weighs errors with X^T X of the layer's inputs, so that text must be read first
+    needs_coded_scales   whether it goes from code to code of scales, so that they must be codes (`scales`)
     needs_drift     whether it also wants to know how far quantized layers before have moved the inputs: X~^T (X - X~)
     keeps_g_idx     whether groups are formed of columns that are no neighbours, so that each column's group is stored
     damp            share of mean(diag(H)) added to the Hessian's diagonal; None where there is none
@@ -30,6 +31,7 @@ class Method:
     name: ClassVar[str]
     needs_hessian: ClassVar[bool] = False
     needs_drift: ClassVar[bool] = False
+    needs_coded_scales: ClassVar[bool] = False
     words: ClassVar[Mapping[str, tuple[str, Callable[[str], Any]]]] = {}
     usage: ClassVar[str] = ""
     damp: float | None = None
@@ -134,6 +136,16 @@ class Clip(Method):
 
 
 @dataclass(frozen=True)
+class Refine(Method):
+    """Round to nearest under coded scales, each of which in turn becomes the code with which the layer's outputs lose
+    least (`refine`): NVFP4A16,refine; with search=h it begins at each scale's best by diag(H) alone."""
+
+    name = "refine"
+    needs_hessian = True
+    needs_coded_scales = True
+
+
+@dataclass(frozen=True)
 class Qronos(Method):
     """GPTQ behind a first step that makes up for what quantized layers before did to the inputs (`qronos`):
     qronos/actorder=weight/damp=0.05. In a model whose other layers are float it is GPTQ.
@@ -214,7 +226,7 @@ class Gptaq(Method):
         return str(self.sweep).replace(Gptq.name, self.name, 1) + alpha
 
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Rtn, Gptq, Clip, Qronos, Gptaq)}
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Rtn, Gptq, Clip, Refine, Qronos, Gptaq)}
 
 
 def parse_method(text: str) -> Method:

@@ -78,6 +78,10 @@ class Scheme:
             _check_activations(self.activations)
         if self.method != Rtn() and self.weights is None:
             raise ValueError(f"{self.method} places the codes of weights, and these stay float; add w:int4/group128")
+        if self.method.needs_coded_scales and self.weights is not None and not self.weights.scales.is_coded:
+            raise ValueError(
+                f"{self.method} goes from code to code of scales, and {self.weights.scales} has none; use clip, or e8m0"
+            )
         if self.every_token and not self.of_layers.needs_text:
             raise ValueError(
                 f"{EVERY_TOKEN} says what experts see while they are calibrated, and "

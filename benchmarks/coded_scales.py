@@ -7,8 +7,8 @@
 duel     every scheme against the float model: perplexity and KL; of each format the method that loses least, and those
          compared in pairs, window by window, with 95% intervals, corrected for as many pairs; with --luck, beyond
          rounding luck too, where the scales may move (MXFP4's are powers of two)
-search   scales searched by squared error, and weighted with diag(H): means over all layers of what is left of min-max's
-         measures, and of the losses that GPTQ leaves under each
+search   scales searched by squared error, weighted with diag(H), and refined: means over all layers of what is left of
+         min-max's measures, and of the losses that GPTQ leaves under each
 
 A scheme at a time is measured, kept in QUANT_HOME and written to `benchmarks/results/coded_scales.json`; a run that was
 cut off goes on where it stood.
@@ -33,6 +33,7 @@ from quantcore.lab.lab import Lab
 from quantcore.measure.told_apart import apart_of
 from quantcore.methods.gptq import gptq_loss, gptq_quantize
 from quantcore.methods.options import Gptq
+from quantcore.methods.refine import refined
 from quantcore.model.linears import linears
 from quantcore.model.loading import REFERENCE
 from quantcore.numbers.qtensor import dequantize, fake_quantize, qparams_for
@@ -50,6 +51,7 @@ SCHEMES = {
         "MXFP4A16",
         f"{MXFP4}/search",
         f"{MXFP4}/search=h",
+        f"{MXFP4}/search=h,refine",
         "MXFP4A16,clip",
         f"MXFP4A16,{GPTQ}",
         f"{MXFP4}/search=h,{GPTQ}",
@@ -58,6 +60,7 @@ SCHEMES = {
         "NVFP4A16",
         f"{NVFP4}/search",
         f"{NVFP4}/search=h",
+        f"{NVFP4}/search=h,refine",
         "NVFP4A16,clip",
         f"NVFP4A16,{GPTQ}",
         f"{NVFP4}/search,{GPTQ}",
@@ -160,6 +163,9 @@ def measures(weight: Tensor, hessian: Any, ways: Mapping[str, QuantSpec]) -> dic
         }
     base = found["minmax"]
     ratios = {f"{what}, {way}": one / base[what] for way, mine in found.items() for what, one in mine.items()}
+    for way in ("minmax", "search=h"):
+        left = gptq_loss(weight, dequantize(refined(weight, ways[way], hessian)), hessian)
+        ratios[f"loss, {way}, refine"] = left / base["loss"]
     for way, spec in ways.items():
         left = gptq_loss(weight, dequantize(gptq_quantize(weight, hessian, spec, Gptq("weight"))), hessian)
         ratios[f"loss, {way}, GPTQ"] = left / base["loss"]

@@ -123,7 +123,7 @@ def test_a_plan_that_is_one_scheme_for_all_says_so() -> None:
     chosen = PlannedChoice(Plan.parse("W4A16"), 0.1, 4.125, {})
     took = plan_words.bits_words(4.125)
     assert plan_words.plan_words(chosen, None, "w:int4/group128", took, took) == [
-        "**The plan is W4A16 for all**: it takes **4.125** bits a weight, and nothing saves more elsewhere. The layers' "
-        "own costs add up to **0.1** nats on the text that it was chosen on."
+        "**The plan is W4A16 for all**: it takes **4.125** bits a weight, and nothing saves more elsewhere. The "
+        "layers' own costs add up to **0.1** nats on the text that it was chosen on."
     ]
     assert plan_words.plan_words(chosen, None, "W8A16", took, "8 bits")[0].startswith("The plan takes")

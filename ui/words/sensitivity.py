@@ -91,8 +91,8 @@ def plan_words(
     )
     if rival == text:
         predicted = (
-            f"**The plan is {named(text)} for all**: it takes {took}, and nothing saves more elsewhere. The layers' own "
-            f"costs add up to **{chosen.predicted_kl:.3g}** nats on the text that it was chosen on."
+            f"**The plan is {named(text)} for all**: it takes {took}, and nothing saves more elsewhere. The layers' "
+            f"own costs add up to **{chosen.predicted_kl:.3g}** nats on the text that it was chosen on."
         )
     if found is None:
         return [predicted]

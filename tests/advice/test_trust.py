@@ -1,6 +1,6 @@
 """The advice after a trial is held to an exhaustive duel: every candidate on the whole text, on real models.
 
-The duels are recorded in benchmarks/results/advice.json, with machine and date (`python -m benchmarks.advice losses`),
+The duels are recorded in benchmarks/results/advice.json (SmolLM2's on a GPU), with machine and date (`python -m benchmarks.advice losses`),
 since measuring takes minutes; shapes, bytes, speed and choice are
 worked out here. What a trial would have seen is replayed: the short text's losses choose the finalists, and they alone
 are known on the whole text."""
@@ -21,7 +21,7 @@ from quantcore.model.loading import load_model
 from quantcore.studies.gpus import GPUS
 
 RECORDED = json.loads(RESULT.read_text(encoding="utf-8"))
-WHOLE = ("reference",)  # models that were measured whole
+WHOLE = ("reference", "SmolLM2-135M")  # models that were measured whole
 PLACES = ("T4", "RTX 4090", "H100 SXM", "B200")
 LOADS = (Load(1, 2048), Load(32, 8192))
 

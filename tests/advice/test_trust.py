@@ -1,9 +1,8 @@
 """The advice after a trial is held to an exhaustive duel: every candidate on the whole text, on real models.
 
-The duels are recorded in benchmarks/results/advice.json (SmolLM2's on a GPU), with machine and date (`python -m benchmarks.advice losses`),
-since measuring takes minutes; shapes, bytes, speed and choice are
-worked out here. What a trial would have seen is replayed: the short text's losses choose the finalists, and they alone
-are known on the whole text."""
+The duels are recorded in benchmarks/results/advice.json, with machine and date (`python -m benchmarks.advice losses`),
+since measuring takes minutes; shapes, bytes, speed and choice are worked out here. What a trial would have seen is
+replayed: the short text's losses choose the finalists, and they alone are known on the whole text."""
 
 import json
 from typing import Any

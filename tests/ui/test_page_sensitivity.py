@@ -99,6 +99,17 @@ def test_a_budget_of_milliseconds_is_the_labs_plan(page: AppTest) -> None:
     assert values(trail["x"]) == pytest.approx([ms for ms, _ in lab.trail_in_time(schemes, "T4", 8)])
 
 
+def test_another_gpu_lets_go_of_a_time_that_is_beyond_its_own(page: AppTest) -> None:
+    page.query_params["cost"] = "milliseconds"
+    settle(page)
+    longest = page.slider(key="milliseconds").max
+    page.slider(key="milliseconds").set_value(longest).run()
+    assert page.slider(key="milliseconds").value == longest
+    page.selectbox(key="plan_gpu").set_value("T4").run()
+    assert not page.exception
+    assert page.slider(key="milliseconds").value <= page.slider(key="milliseconds").max < longest
+
+
 def test_everything_but_it(page: AppTest) -> None:
     page.query_params["way"] = "everything but it"
     settle(page)

@@ -80,7 +80,7 @@ def plan_part(lab: Lab, grain: str, grains: Sequence[str], costs: Costs) -> Call
         return lambda: _draw(lab, *_of_bits(lab, schemes_near(budget, steps), budget, costs, weights, spent))
     mb = weights / 8e6
     lo, hi, step = _ends(LEAST * mb, MOST * mb)
-    usual = controls.follow_default("megabytes", _up(usual * mb, step))
+    usual = _default("megabytes", _up(usual * mb, step), lo, hi)
     label = "Megabytes of the layers' weights, scales counted"
     asked = controls.slide(label, lo, hi, usual, "megabytes", step, format="%.4g")
     bits = asked / mb
@@ -91,6 +91,13 @@ def _ends(least: float, most: float) -> tuple[float, float, float]:
     """A slider's ends and its step: four digits of the larger end."""
     step = 10.0 ** (math.floor(math.log10(most)) - 3)
     return _up(least, step), _up(most, step), step
+
+
+def _default(key: str, usual: float, lo: float, hi: float) -> float:
+    """Where a slider begins whose ends move, with the model or with the GPU; what it stood on beyond them is let go."""
+    if (stood := st.session_state.get(key)) is not None and not lo <= stood <= hi:
+        st.session_state[key] = usual
+    return float(controls.follow_default(key, usual))
 
 
 def _up(value: float, step: float) -> float:
@@ -131,7 +138,7 @@ def _time_budget(
     schemes = tuple(str(lab.plan_of(one)) for one in timed_schemes(grain, grains))
     uniform = lab.uniform_ms(schemes, gpu, sequences)
     lo, hi, step = _ends(min(uniform.values()), max(uniform.values()))
-    usual = controls.follow_default("milliseconds", _up((2 * lo + hi) / 3, step))
+    usual = _default("milliseconds", _up((2 * lo + hi) / 3, step), lo, hi)
     label = "Milliseconds of all layers' products in a step"
     asked = controls.slide(label, lo, hi, usual, "milliseconds", step, format="%.4g")
 

@@ -155,6 +155,10 @@ def test_a_wall_is_smoothed_on_the_real_layer(tiny_model_dir: Path) -> None:
     assert before["layout"]["scene"]["zaxis"]["range"] == after["layout"]["scene"]["zaxis"]["range"]
     assert values(after["data"][0]["z"]).max() < values(before["data"][0]["z"]).max()
     assert len(figure_of(at, "difficulty")["figure"]["data"]) == 4
+    paid, pays = (figure_of(at, key) for key in ("pay_before", "pay_after"))
+    assert paid["figure"]["layout"]["yaxis"]["range"] == pays["figure"]["layout"]["yaxis"]["range"]
+    lost, kept = (float(one["alt"].split("keeps ")[1].split(" dB")[0]) for one in (paid, pays))
+    assert kept > lost
     assert any("W8A8,smooth=0.7/all" in text.value for text in at.markdown)
 
 

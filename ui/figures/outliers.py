@@ -13,7 +13,6 @@ from torch import Tensor
 
 from quantcore.numbers.pooling import extreme_places, pool_extreme
 from quantcore.studies.outliers import GRAINS, ChannelStudy, OutlierMap, Payer, Remedies, Remedy
-from quantcore.studies.treatment import TreatmentStudy
 from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
 from ui.figures.base import colour_bar, figure, log_ticks
 from ui.markdown import plotted
@@ -190,39 +189,14 @@ def _shades(z: np.ndarray, log: bool) -> np.ndarray:
     return np.rint(255 * heights / (heights.max() or 1.0)).astype(np.uint8)
 
 
-def difficulty(study: TreatmentStudy, words: str) -> go.Figure:
-    """The largest |x| and |w| of each channel before and after; channels by their |x| before, loudest first."""
-    before, after = study.before, study.after
-    order = before.channels.channel_absmax.argsort(descending=True, stable=True)
-    fig = figure(
-        "What the activations give, the weights take", "channels, the loudest first", "largest value, log", 420
-    )
-    lines = (
-        ("|x| before", before.channels.channel_absmax, VERMILION, "dot"),
-        (f"|x|, {words}", after.channels.channel_absmax, VERMILION, "solid"),
-        ("|w| before", before.weight_reach, BLUE, "dot"),
-        (f"|w|, {words}", after.weight_reach, BLUE, "solid"),
-    )
-    for name, values, colour, dash in lines:
-        fig.add_trace(
-            go.Scatter(
-                x=np.arange(len(order)),
-                y=values[order].float().numpy(),
-                mode="lines",
-                name=name,
-                line={"color": colour, "dash": dash, "width": 2},
-                hovertemplate=f"{name}: %{{y:.3g}}<extra></extra>",
-            )
-        )
-    seen = [
-        float(value) for _, values, _, _ in lines for value in (values[values > 0].min(), values.max()) if value > 0
-    ]
-    fig.update_yaxes(type="log", **log_ticks(seen))
-    return fig
-
-
-def token_errors(payers: Sequence[Payer], study: ChannelStudy, tokens: Sequence[str]) -> go.Figure:
-    """SQNR of each token under every granularity, by its position."""
+def token_errors(
+    payers: Sequence[Payer],
+    study: ChannelStudy,
+    tokens: Sequence[str],
+    title: str = "Which tokens pay",
+    span: list[float] | None = None,
+) -> go.Figure:
+    """SQNR of each token under every granularity, by its position. span: of the axis, where two are compared."""
     loudest = int(study.token_absmax.argmax())
     mark = {"x": loudest, "y": 1, "yref": "paper", "text": f"largest value: token {loudest}", "showarrow": False}
     side = {
@@ -232,7 +206,7 @@ def token_errors(payers: Sequence[Payer], study: ChannelStudy, tokens: Sequence[
     }
     line = {"type": "line", "x0": loudest, "x1": loudest, "y0": 0, "y1": 1, "yref": "paper"}
     fig = figure(
-        "Which tokens pay",
+        title,
         "token position",
         "SQNR of the token, dB",
         400,
@@ -244,6 +218,8 @@ def token_errors(payers: Sequence[Payer], study: ChannelStudy, tokens: Sequence[
     for payer in payers:
         hover = f"token %{{x}} %{{text}}<br>{_named(payer)}: %{{y:.1f}} dB<extra></extra>"
         fig.add_trace(_dots(payer, positions, payer.token_sqnr_db, text=texts, hovertemplate=hover))
+    if span is not None:
+        fig.update_yaxes(range=span)
     return fig
 
 

@@ -10,6 +10,7 @@ from ui import frame
 from ui import widgets as controls
 from ui.components.chart import Hand, chart
 from ui.figures import outliers as figures
+from ui.figures import treatment
 from ui.figures.home import next_token_picture
 from ui.settled import Question, settled
 from ui.sidebar import Choice
@@ -56,7 +57,7 @@ def treatment_part(choice: Choice, fmt: str, log: bool) -> None:
     frame.metrics(gains)
     _both_surfaces(lab, (layer, words, fmt, reading), log)
     chart(
-        figures.difficulty(study, words),
+        treatment.difficulty(study, words),
         key="difficulty",
         alt=f"largest over median channel from {before.channels.ratio:.1f} to {after.channels.ratio:.1f}, "
         f"of the weights from {before.weight_ratio:.1f} to {after.weight_ratio:.1f}",
@@ -72,6 +73,11 @@ def treatment_part(choice: Choice, fmt: str, log: bool) -> None:
         f"{before.layer.weight.sqnr_db:.1f} to {after.layer.weight.sqnr_db:.1f} dB. For the whole model write the "
         f"word behind a scheme, as in `W8A8,{words}`: in a duel, the layer lab, a checkpoint."
     )
+    pictures = treatment.both_token_errors(study, lab.token_texts(reading, layer), words)
+    with st.grid(2, min_column_width=430):
+        for key, side, picture in zip(("pay_before", "pay_after"), (before, after), pictures, strict=True):
+            said = ", ".join(f"{float(one.token_sqnr_db.median()):.1f} dB per {one.granularity}" for one in side.payers)
+            chart(picture, key=key, alt=f"{picture.layout.title.text}: the median token keeps {said}")
     with frame.opened("The very next tokens, before and after", "next") as is_open:
         if is_open:
             _next_tokens(lab, f"w:{fmt}/channel,a:{fmt}/tensor/dynamic", words)

@@ -240,9 +240,9 @@ class Experts(nn.Module):
                 return False
             if len(routes.pairs) < GROUPED_TOKENS * self.num_experts:
                 return False
-        return self._turns() is not None and all(why_not_grouped(x, part) is None for part in parts)
+        return self.turns_by_part() is not None and all(why_not_grouped(x, part) is None for part in parts)
 
-    def _turns(self) -> dict[str, Turn | None] | None:
+    def turns_by_part(self) -> dict[str, Turn | None] | None:
         """What turns the inputs of a part ("gate", "up", "down") of every expert; None where experts differ in it, or
         gate and up, which read one tensor, do."""
         every = range(self.num_experts)
@@ -255,7 +255,7 @@ class Experts(nn.Module):
     def _grouped(self, x: Tensor, routes: Routes) -> Tensor:
         """Every expert's answer to its tokens; x (P, H), sorted by expert."""
         see = self.sorted_seen.get(threading.get_ident())
-        ends, turns = routes.all_ends, self._turns() or {}
+        ends, turns = routes.all_ends, self.turns_by_part() or {}
 
         def entering(part: str, rows: Tensor) -> Tensor:
             turn = turns.get(part)

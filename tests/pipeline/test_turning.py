@@ -125,7 +125,7 @@ def test_experts_that_turn_differently_are_not_multiplied_at_once() -> None:
     floats = treated_model(treated(held(made("Mixtral")), Plan.parse("W4A4,quip=hadamard,skip=w3"), None))
     experts = floats.get_submodule("model.layers.0.mlp.experts")
     assert isinstance(experts, Experts)
-    assert experts._turns() is None  # w1 turns what w3, which reads the same, does not
+    assert experts.turns_by_part() is None  # w1 turns what w3, which reads the same, does not
 
 
 def test_matrices_of_experts_are_refused() -> None:

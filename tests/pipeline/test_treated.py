@@ -17,6 +17,7 @@ from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.parts import parts
 from quantcore.pipeline.treated import treated, treated_model, treated_tensors
 from quantcore.scheme.plan import Plan
+from tests.model.test_experts import made
 
 STATIC = "w:int8/channel,a:int8/tensor/static"
 TRANSFORMS = [
@@ -137,3 +138,17 @@ def test_another_alpha_reads_no_text(tiny_lm: LoadedModel, tokens: Tensor) -> No
         assert found.keys() == wanted.keys()
         alike = all(torch.equal(one, found[name]) for name, one in wanted.items())
         assert alike == (known is reaches)
+
+
+@pytest.mark.parametrize(("kind", "folds"), [("Mixtral", True), ("Llama4Text", False)])
+def test_a_router_reads_the_norm_too(kind: str, folds: bool) -> None:
+    """Its columns are multiplied with the experts'. Llama 4's router scales what experts read: that norm stays."""
+    model, text = made(kind), torch.randint(3, 128, (2, 12))
+    model.model.layers[0].post_attention_layernorm.weight[3] = 20.0
+    inside = treated(held(model), Plan.parse("W8A8,smooth=0.5"), text)
+    changed = treated_tensors(inside)
+    assert ("model.layers.0.post_attention_layernorm.weight" in changed) == folds
+    assert any(name.endswith(("mlp.gate.weight", "router.weight")) for name in changed) == folds
+    with torch.inference_mode():
+        before, after = model(text).logits, treated_model(inside)(text).logits
+    assert (after - before).abs().max() < 1e-4 * before.abs().max()

@@ -1,8 +1,8 @@
 """What papers found of treatments and methods, and what this lab measured on two models, side by side.
 
 KL to the float model in nats on the bundled evaluation text, calibrated on as many tokens of the calibration text:
-4,096 of the reference model, 8,192 of SmolLM2-135M, whose width takes groups of 64 where the others' takes 128. They are
-those of `benchmarks/results/treatments.json`, which has paired intervals; a test compares them.
+4,096 of the reference model, 8,192 of SmolLM2-135M, whose width takes groups of 64 in place of 128. They are those of
+`benchmarks/results/treatments.json`, which has paired intervals; a test compares them.
 """
 
 from __future__ import annotations

@@ -47,14 +47,15 @@ def page(name: str, **state: Any) -> AppTest:
 
 
 def settle(at: AppTest) -> AppTest:
-    """Run until no job is under way; the limit is for a machine that does much else."""
+    """Run until no job is under way, after each again; the limit is for a machine that does much else."""
     end = time.monotonic() + 240
     while time.monotonic() < end:
         at.run()
         assert not at.exception
         if not any(str(button.key).startswith("cancel_") for button in at.button):
             return at
-        time.sleep(0.05)
+        for job in kept.jobs().unfinished()[:1]:
+            job.ended.wait(end - time.monotonic())
     raise AssertionError("the page's job did not end")
 
 

@@ -58,6 +58,11 @@ def run(
         return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), err.read_text())
 
 
+def instead(command: list[str], cwd: Path, env: Mapping[str, str], **_: object) -> "subprocess.CompletedProcess[str]":
+    """In the place of subprocess.run, for a module whose processes are Python's."""
+    return run(*command[1:], cwd=cwd, env=env)
+
+
 def _become(command: tuple[str, ...], env: dict[str, str], cwd: Path, out: Path, err: Path) -> None:
     """Be `python COMMAND` in this forked process."""
     import torch

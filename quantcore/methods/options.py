@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 Actorder = Literal["weight", "group"] | None
+# words of a method's text
+_BY_WEIGHT = r"actorder=(weight)"
+_DAMP = r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)"
+_SHARE = r"(\d(?:\.\d{1,9})?)"
 
 
 class Method:
@@ -72,7 +76,7 @@ class Gptq(Method):
     needs_hessian = True
     words = {
         r"actorder=(weight|group)": ("actorder", str),
-        r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)": ("damp", float),
+        _DAMP: ("damp", float),
         r"block=(\d{1,9})": ("block_size", int),
         r"(moving)": ("static_groups", lambda _: False),
     }
@@ -146,75 +150,26 @@ class Refine(Method):
 
 
 @dataclass(frozen=True)
-class Qronos(Method):
-    """GPTQ behind a first step that makes up for what quantized layers before did to the inputs (`qronos`):
-    qronos/actorder=weight/damp=0.05. In a model whose other layers are float it is GPTQ.
+class Drifted(Method):
+    """What the methods share that go through GPTQ's sweep and make up, by a share, for what quantized layers before did
+    to the inputs. In a model whose other layers are float each is GPTQ.
 
-    share    of that first step which is taken (/share=1 is the paper's whole step). It is fitted to the calibration
-             text, and the whole of it overfits where that text has few tokens for a layer's columns. Reference model,
-             int3 in groups of 128, KL on another text: with 2,560 tokens .86 whole, .45 half, .49 GPTQ; with 15,360
-             tokens .44, .33, .44
-    The other options are Gptq's; groups keep their columns. Source: Zhang et al. 2025, arXiv:2505.11695."""
+    actorder, damp   Gptq's; groups keep their columns
+    of_drift         the name of the option that says how much is made up for"""
 
-    name = "qronos"
     needs_hessian = True
     needs_drift = True
-    words = {
-        r"actorder=(weight)": ("actorder", str),
-        r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)": ("damp", float),
-        r"share=(\d(?:\.\d{1,9})?)": ("share", float),
-    }
-    usage = "/actorder=weight, /damp=0.01 and /share=0.5"
+    of_drift: ClassVar[str]
 
     actorder: Literal["weight"] | None = None
     damp: float = 0.01
-    share: float = 0.5
 
     def __post_init__(self) -> None:
         Gptq(self.actorder, self.damp)
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share={self.share:g} is no part of Qronos' first step; use one above 0, up to 1")
-
-    @property
-    def sweep(self) -> Gptq:
-        """What is done behind the first step."""
-        return Gptq(self.actorder, self.damp)
-
-    @classmethod
-    def offered(cls) -> tuple[Method, ...]:
-        return (cls(), cls("weight"))
-
-    def __str__(self) -> str:
-        share = "" if self.share == Qronos.share else f"/share={self.share:.10g}"
-        return str(self.sweep).replace(Gptq.name, self.name, 1) + share
-
-
-@dataclass(frozen=True)
-class Gptaq(Method):
-    """GPTQ that hands on what quantized layers before did to each column's input (`gptaq`):
-    gptaq/actorder=weight/damp=0.05. In a model whose other layers are float it is GPTQ.
-
-    alpha    how much of it is handed on (/alpha=0.25)
-    The other options are Gptq's; groups keep their columns. Source: Li et al. 2025, arXiv:2504.02692."""
-
-    name = "gptaq"
-    needs_hessian = True
-    needs_drift = True
-    words = {
-        r"actorder=(weight)": ("actorder", str),
-        r"damp=(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)": ("damp", float),
-        r"alpha=(\d(?:\.\d{1,9})?)": ("alpha", float),
-    }
-    usage = "/actorder=weight, /damp=0.01 and /alpha=0.25"
-
-    actorder: Literal["weight"] | None = None
-    damp: float = 0.01
-    alpha: float = 0.25
-
-    def __post_init__(self) -> None:
-        Gptq(self.actorder, self.damp)
-        if not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha:g} is no share of what the inputs lost; use one above 0, up to 1")
+        if not 0 < (share := getattr(self, self.of_drift)) <= 1:
+            raise ValueError(
+                f"{self.of_drift}={share:g} is no share of what {self.name} makes up for; use one above 0, up to 1"
+            )
 
     @property
     def sweep(self) -> Gptq:
@@ -222,8 +177,48 @@ class Gptaq(Method):
         return Gptq(self.actorder, self.damp)
 
     def __str__(self) -> str:
-        alpha = "" if self.alpha == Gptaq.alpha else f"/alpha={self.alpha:.10g}"
-        return str(self.sweep).replace(Gptq.name, self.name, 1) + alpha
+        share, usual = getattr(self, self.of_drift), getattr(type(self), self.of_drift)
+        more = "" if share == usual else f"/{self.of_drift}={share:.10g}"
+        return str(self.sweep).replace(Gptq.name, self.name, 1) + more
+
+
+@dataclass(frozen=True)
+class Qronos(Drifted):
+    """GPTQ behind a first step that makes up for what quantized layers before did to the inputs (`qronos`):
+    qronos/actorder=weight/damp=0.05.
+
+    share    of that first step which is taken (/share=1 is the paper's whole step). It is fitted to the calibration
+             text, and the whole of it overfits where that text has few tokens for a layer's columns. Reference model,
+             int3 in groups of 128, KL on another text: with 2,560 tokens .86 whole, .45 half, .49 GPTQ; with 15,360
+             tokens .44, .33, .44
+    Source: Zhang et al. 2025, arXiv:2505.11695."""
+
+    name = "qronos"
+    words = {_BY_WEIGHT: ("actorder", str), _DAMP: ("damp", float), f"share={_SHARE}": ("share", float)}
+    usage = "/actorder=weight, /damp=0.01 and /share=0.5"
+    of_drift = "share"
+
+    share: float = 0.5
+
+    @classmethod
+    def offered(cls) -> tuple[Method, ...]:
+        return (cls(), cls("weight"))
+
+
+@dataclass(frozen=True)
+class Gptaq(Drifted):
+    """GPTQ that hands on what quantized layers before did to each column's input (`gptaq`):
+    gptaq/actorder=weight/damp=0.05.
+
+    alpha    how much of it is handed on (/alpha=0.25)
+    Source: Li et al. 2025, arXiv:2504.02692."""
+
+    name = "gptaq"
+    words = {_BY_WEIGHT: ("actorder", str), _DAMP: ("damp", float), f"alpha={_SHARE}": ("alpha", float)}
+    usage = "/actorder=weight, /damp=0.01 and /alpha=0.25"
+    of_drift = "alpha"
+
+    alpha: float = 0.25
 
 
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Rtn, Gptq, Clip, Refine, Qronos, Gptaq)}

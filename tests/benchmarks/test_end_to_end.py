@@ -1,23 +1,25 @@
 """The end-to-end benchmark runs whole, on a model of two small blocks: what it writes can be read as a record."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import end_to_end
 from benchmarks.floor import floor
 from benchmarks.llama_files import LLAMA_3_8B, quantized_numbers
-from tests.browser_fixtures import ROOT
+from tests import forked
 
 
-def test_all_contestants_that_are_here(tmp_path: Path) -> None:
+def test_all_contestants_that_are_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(end_to_end, "subprocess", SimpleNamespace(run=forked.instead))
     runs = ["ours: W4A16,gptq", "ours streamed: W4A16", "llm-compressor: W4A16,gptq", "duel"]
     out = tmp_path / "out.json"
-    command = ["-m", "benchmarks.end_to_end", "--tiny", "--device", "cpu", "--out", str(out), "--runs", *runs]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("sys.argv", ["", "--tiny", "--device", "cpu", "--out", str(out), "--runs", *runs])
+    end_to_end.main()
     found = json.loads(out.read_text())
     rows = {row["run"]: row for row in found["runs"]}
     assert list(rows) == runs
@@ -35,7 +37,7 @@ def test_all_contestants_that_are_here(tmp_path: Path) -> None:
     assert 0 < whole["quantize_s"] + whole["write_s"] + whole["read_s"] <= whole["seconds"]
     assert len(rows["duel"]["second"]["kl"]) == 6
     assert found["floor"]["floor_s"] > 0
-    assert "floors" in done.stdout
+    assert "floors" in capsys.readouterr().out
 
 
 def test_the_floor_counts_what_a_llama_costs() -> None:

@@ -1,20 +1,22 @@
 """The benchmark of a mixture runs whole, on eight small experts."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from benchmarks import end_to_end, experts
 from benchmarks.experts import TINY, beside, write_random_mixture
 from quantcore.model.streamed import StreamedModel
-from tests.browser_fixtures import ROOT
+from tests import forked
 
 
-def test_ours_alone(tmp_path: Path) -> None:
+def test_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(end_to_end, "subprocess", SimpleNamespace(run=forked.instead))
     out, run = tmp_path / "out.json", "ours streamed: w:int4/group32,gptq,experts=all"
-    command = ["-m", "benchmarks.experts", "--tiny", "--device", "cpu", "--out", str(out), "--runs", run]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("sys.argv", ["", "--tiny", "--device", "cpu", "--out", str(out), "--runs", run])
+    experts.main()
     (row,) = json.loads(out.read_text())["runs"]
     assert row["run"] == run
     assert row["second"]["written_gb"] > 1e-4

@@ -1,14 +1,13 @@
 """The benchmark of the pages drives every page: a control that was renamed, or a page that fails, is a problem here."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.pages_gpu import PAGES, p95, together, verdicts
-from tests.browser_fixtures import ROOT
+from tests import forked
+from tests.forked import ROOT
 
 
 def test_every_page_is_in_it() -> None:
@@ -21,7 +20,7 @@ def test_it_drives_the_pages_with_a_tiny_model(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     pages = ["", "2_Granularity", "5_Layer_lab", "6_GPTQ_step_by_step"]
     command = ["-m", "benchmarks.pages_gpu", "--tiny", "--device", "cpu", "--out", str(out), "--pages", *pages]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = forked.run(*command, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     found = json.loads(out.read_text())
     assert list(found["pages"]) == pages

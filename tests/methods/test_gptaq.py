@@ -121,7 +121,7 @@ def test_its_text_and_what_it_refuses() -> None:
     for text in ("gptaq", "gptaq/actorder=weight/alpha=1", "gptaq/damp=0.05"):
         assert str(Scheme.parse(f"W3A16,{text}").method) == text
     for alpha in ("0", "1.5"):
-        with pytest.raises(ValueError, match=f"alpha={alpha} is no share of what the inputs lost"):
+        with pytest.raises(ValueError, match=f"alpha={alpha} is no share of what gptaq makes up for"):
             Scheme.parse(f"W4A16,gptaq/alpha={alpha}")
     with pytest.raises(ValueError, match="cannot read 'actorder=group'"):
         Scheme.parse("W4A16,gptaq/actorder=group")

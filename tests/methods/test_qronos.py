@@ -110,7 +110,7 @@ def test_a_share_of_the_first_step() -> None:
 
 def test_what_it_refuses() -> None:
     for share in ("0", "1.5"):
-        with pytest.raises(ValueError, match=f"share={share} is no part of Qronos' first step"):
+        with pytest.raises(ValueError, match=f"share={share} is no share of what qronos makes up for"):
             Scheme.parse(f"W4A16,qronos/share={share}")
     with pytest.raises(ValueError, match="damp=0 keeps no Hessian"):
         Scheme.parse("W4A16,qronos/damp=0")

@@ -4,7 +4,7 @@ of what was tried and how it is refused, read at once or as a job, and whatever 
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,10 +27,13 @@ FILES = ("an array of no known type", "four thousand million dimensions")
 WAYS = ("page", "job")
 
 
-@pytest.fixture(autouse=True)
-def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUANT_HOME", str(tmp_path / "home"))
-    new_server()
+@pytest.fixture(autouse=True, scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One for all, as in life: what was refused before harms nobody who comes next."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANT_HOME", str(tmp_path_factory.mktemp("home")))
+        new_server()
+        yield
 
 
 @pytest.fixture

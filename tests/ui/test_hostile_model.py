@@ -5,6 +5,7 @@ No page shows them as anything but words (tests/ui/test_browser_class.py: what a
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ def make_hostile(good: Path, models: Path) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUANT_HOME", str(tmp_path / "home"))
-    new_server()
+@pytest.fixture(autouse=True, scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANT_HOME", str(tmp_path_factory.mktemp("home")))
+        new_server()
+        yield
 
 
 def read_in(at: Any) -> list[str]:

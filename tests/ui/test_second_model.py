@@ -39,7 +39,7 @@ def narrow_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("name", ["", *PAGES])
-def test_a_page_opens_on_it(name: str, narrow_dir: Path) -> None:
+def test_a_page_and_every_preset_work_on_it(name: str, narrow_dir: Path) -> None:
     at = page(name, model=narrow_dir).run()
     assert not at.exception
     assert errors(at) == []
@@ -47,12 +47,7 @@ def test_a_page_opens_on_it(name: str, narrow_dir: Path) -> None:
     assert "down_proj" not in said(at)  # a name of other models' layers
     if name in ("7_Scheme_duel", "16_Take_it_with_you"):
         assert any(GRAIN in one.value for one in at.caption)
-
-
-@pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize("name", ["", *PAGES])
-def test_every_preset_works_on_it(name: str, narrow_dir: Path) -> None:
-    found = presets(page(name, model=narrow_dir).run())
+    found = presets(at)
     assert bool(found) == (name != "0_Course")
     for label, state in found.items():
         at = page(name, **state).run()

@@ -11,7 +11,6 @@ bf16 product, below which no way can come. Writes `benchmarks/results/block_ways
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from torch import Tensor
 from benchmarks.floor import rates
 from benchmarks.llama_files import LLAMA_3_8B, TINY, Shape, quantized_numbers
 from benchmarks.machine import describe
+from benchmarks.rows import write
 
 RESULT = Path(__file__).parent / "results" / "block_ways.json"
 ROUNDS = 20
@@ -50,7 +50,7 @@ def main() -> None:
     tokens = windows * length
     flops = 2 * quantized_numbers(shape) * tokens + 2 * tokens * length * shape.hidden
     found["products_ms"] = 1e3 * flops / rate
-    chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write(chosen.out, found)
     for name, way in found["ways"].items():
         print(f"{name:12} {way['ms']:8.2f} ms   first call {way['first_s']:.2f} s")
     print(f"the products alone {found['products_ms']:.2f} ms")

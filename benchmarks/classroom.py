@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from urllib.parse import quote
 
 from benchmarks import machine, sessions
 from benchmarks.interaction import PLACES, RESULTS
+from benchmarks.rows import write
 from tests.browser_fixtures import ROOT, serving
 from tests.visits import visit
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "classroom.json")
     args = parser.parse_args()
     report = run(args.sessions, args.seconds)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    write(args.out, report)
     for name in ("alone", "beside_jobs"):
         print(f"{name:12s} p50 {report[name]['p50_ms']:.0f} ms, p95 {report[name]['p95_ms']:.0f} ms")
 

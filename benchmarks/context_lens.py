@@ -10,7 +10,6 @@ first, and counted. Two rounds, of which the second counts. Writes `benchmarks/r
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 
 from benchmarks.llama_files import TINY, Shape, write_random_llama
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore.model.held import held
 from quantcore.model.loading import load_model
 from quantcore.pipeline.cache_ranges import calibrate_cache
@@ -51,7 +51,7 @@ def main() -> None:
         write_random_llama(model, shape, device=chosen.device)
         rounds = measured(str(model), chosen.device, length, shape.vocabulary)
     found = {"machine": describe(), "shape": shape._asdict(), "tokens": length, "caches": CACHES, "rounds": rounds}
-    chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write(chosen.out, found)
     print(f"{len(CACHES)} caches along {length:,} tokens: {rounds[-1]['seconds']:.1f} s")
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.rows import write
 from tests.browser_fixtures import ROOT, serving
 from tests.visits import Visitor, visit
 
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     report = run(args.students)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    write(args.out, report)
     print(json.dumps(report, indent=1))
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore.measure.duel import duel
 from quantcore.measure.planning import plan_for_budget
 from quantcore.measure.sensitivity import sensitivity
@@ -100,7 +101,7 @@ def plans(lm: LoadedModel) -> list[dict[str, Any]]:
 def main() -> None:
     lm = load_model("reference", "cpu")
     result = {"machine": describe(), "duel": speed(lm), "plans": plans(lm)}
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(RESULTS, result)
     print(json.dumps(result, indent=2))
 
 

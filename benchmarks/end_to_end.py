@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
 from benchmarks.machine import describe
+from benchmarks.rows import write
 
 if TYPE_CHECKING:
     from benchmarks.contestants import Job
@@ -92,9 +93,9 @@ def main() -> None:
                 row = {"run": run, **in_process(contestant, task, chosen.peer, ranks, turns)}
             found["runs"].append(row)
             print(line(row), flush=True)
-            _write(chosen.out, found)
+            write(chosen.out, found)
         _add_floor(found, shape, windows, length, chosen.device, Path(folder))
-    _write(chosen.out, found)
+    write(chosen.out, found)
     print("\n".join(summary(found)))
 
 
@@ -192,11 +193,6 @@ def _add_floor(found: dict[str, Any], shape: Any, windows: int, length: int, dev
 
     found["rates"] = rates(device, folder)
     found["floor"] = floor(shape, windows, length, found["rates"], solve_block_s(shape, device))
-
-
-def _write(out: Path, found: dict[str, Any]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def line(row: dict[str, Any]) -> str:

@@ -14,7 +14,6 @@ t(48) = t(2) + (t(8) - t(2)) / 6 x 46, since blocks are alike.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmarks.end_to_end import ROOT, TURNS, counted, in_process, line, why_not
 from benchmarks.llama_files import drawn, save_blocks
 from benchmarks.machine import describe
+from benchmarks.rows import write
 
 if TYPE_CHECKING:
     import torch
@@ -89,8 +89,7 @@ def main() -> None:
             row = {"not run": reason} if reason else in_process(contestant, task, chosen.peer, 1, turns)
             found["runs"].append({"run": run, **row})
             print(line(found["runs"][-1]), flush=True)
-            chosen.out.parent.mkdir(parents=True, exist_ok=True)
-            chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            write(chosen.out, found)
     print("\n".join(beside(found)))
 
 

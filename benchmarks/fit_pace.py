@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
+from benchmarks.rows import write
 from quantcore.advice.pace import FILE, HeldOut, Pace, bounds_ms
 from quantcore.studies.gpus import GPUS, Machine, gpu_named
 from quantcore.studies.speed import REORDERED
@@ -144,7 +145,7 @@ def report() -> dict[str, Any]:
 
 def main() -> None:
     found = report()
-    FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write(FILE, found)
     print(json.dumps(found["held_out"], indent=1))
 
 

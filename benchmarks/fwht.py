@@ -11,7 +11,6 @@ Beside it stands the same turn as a product with the matrix. No speed is asserte
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore.methods.transforms.fwht import turned
 from quantcore.methods.transforms.hadamard import rotation
 from quantcore.studies.clock import Clock
@@ -39,7 +39,7 @@ def main() -> None:
     for width in WIDTHS:
         rows.append(measured(width))
         print(rows[-1], flush=True)
-        args.out.write_text(json.dumps({"machine": describe(), "bar": BAR, "rows": rows}, indent=1) + "\n")
+        write(args.out, {"machine": describe(), "bar": BAR, "rows": rows})
     missed = [f"{row['width']}: {row['of_copy']}" for row in rows if row["of_copy"] < BAR]
     print("below the bar: " + ", ".join(missed) if missed else f"every width reaches {BAR} of a copy")
     sys.exit(0)

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore import dequantize, load_model, quantize_model
 from quantcore.methods.gptq import GptqProblem, factorize, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
 from quantcore.methods.options import Actorder, Gptq
@@ -75,7 +76,7 @@ def main() -> None:
         row = work()
         found["rows"].append(row)
         print(json.dumps(row), flush=True)
-        out.write_text(json.dumps(found, indent=1) + "\n")
+        write(out, found)
 
 
 def one_layer(shape: tuple[int, int], device: str) -> dict[str, Any]:

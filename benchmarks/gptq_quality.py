@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore import compare, load_model, quantize_model
 from quantcore.model.loading import LoadedModel
 from quantcore.text.windows import bundled_text, token_windows
@@ -48,7 +49,7 @@ def main() -> None:
             "below RTN": f"{below} of {len(rows)} rows",
             "rows": [rows[name] for name in WEIGHTS if name in rows],
         }
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        write(args.out, found)
 
 
 def perplexities(lm: LoadedModel, weights: str, calibration: Tensor, evaluation: Tensor) -> dict[str, Any]:

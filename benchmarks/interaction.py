@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import statistics
@@ -29,6 +28,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page, sync_playwright
 
 from benchmarks import machine, sessions
+from benchmarks.rows import write
 from tests.browser_fixtures import FLAGS, NAMES, ROOT, serving
 
 RESULTS = Path(__file__).parent / "results"
@@ -347,8 +347,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "interaction.json")
     args = parser.parse_args()
     report = run(args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    write(args.out, report)
     print(table(report))
 
 

@@ -19,7 +19,6 @@ Without a GPU a small set of shapes is measured, and the file is results/matmul_
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -30,6 +29,7 @@ import torch
 
 from benchmarks.codes import measure_codes
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore import load_model, quantize_model
 from quantcore.matmul.humming import installed
 from quantcore.model.decode import GreedyDecoder
@@ -168,11 +168,7 @@ def main() -> None:
     args = parser.parse_args()
     out = args.out or RESULTS / ("matmul.json" if args.device == "cuda" else "matmul_cpu.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    run(args.device, lambda report: _write(out, report))
-
-
-def _write(out: Path, report: dict[str, Any]) -> None:
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    run(args.device, lambda report: write(out, report))
 
 
 if __name__ == "__main__":

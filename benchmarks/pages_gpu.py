@@ -19,7 +19,6 @@ shows as an error, ends up in `problems`: then the figures are not what they see
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import sys
@@ -34,6 +33,7 @@ from streamlit.testing.v1 import AppTest
 
 from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from ui.job import Job
 from ui.jobs import Jobs
 
@@ -108,8 +108,7 @@ def main() -> None:
                 else:
                     found["pages"][name] = drive(name, PAGES[name], state, jobs)
                 print(line(name, found["pages"][name]), flush=True)
-                chosen.out.parent.mkdir(parents=True, exist_ok=True)
-                chosen.out.write_text(json.dumps(found | {"together": together(found)}, indent=1) + "\n")
+                write(chosen.out, found | {"together": together(found)})
     print("\n".join(verdicts(found)))
     sys.exit(int(any(page.get("problems") for page in found["pages"].values())))
 

@@ -1,4 +1,4 @@
-"""One JSON file of a benchmark's rows, written as they come, so that a run that is cut off loses none."""
+"""The JSON file of a benchmark: written whole, or row by row as they come, so that a run that is cut off loses none."""
 
 from __future__ import annotations
 
@@ -11,4 +11,10 @@ def put_row(out: Path, part: str, key: str, found: dict[str, Any]) -> None:
     """Put one row into the file, in the place of an older one of the same question."""
     known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     known.setdefault(part, {})[key] = found
-    out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    write(out, known)
+
+
+def write(out: Path, found: dict[str, Any]) -> None:
+    """Write the whole file, and its folder where there is none."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

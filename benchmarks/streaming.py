@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.llama_files import Shape, write_random_llama
 from benchmarks.machine import describe
+from benchmarks.rows import write
 
 SHAPE = Shape(2048, 5632, 16, 16, 24, 8192)
 RUNS = ("export W4A16", "evaluate W4A16", "load")
@@ -98,7 +99,7 @@ def main() -> None:
             if chosen.out:
                 facts = {"machine": describe(), "shape": shape._asdict(), "weights_mb": round(weight_bytes / 1e6, 1)}
                 result = facts | {"tokens": TOKENS, "runs": runs}
-                chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+                write(chosen.out, result)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ text alike (of 16384 15360). Writes `benchmarks/results/told_apart.json`.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import Duel
 from quantcore.measure.luck import JITTERS, Spread, jittered
@@ -46,7 +46,7 @@ def main() -> None:
         rows += [{"tokens": tokens, "candidates": count, **claims(found, count), **luck} for count in COUNTS]
         print(*rows[-len(COUNTS) :], sep="\n")
     result = {"scheme": options.scheme, "moves": options.moves, "duels": DUELS, "machine": describe(), "rows": rows}
-    Path(options.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(Path(options.out), result)
 
 
 def claims(found: Duel, count: int) -> dict[str, float]:

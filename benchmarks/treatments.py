@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore import compare, load_model, quantize_model
 from quantcore.measure.statistics import Interval, paired_interval
 from quantcore.model.linears import linear_shapes
@@ -92,7 +93,7 @@ def main() -> None:
             rows.append(row | {"kl less": _ends(less), "x": round((rows[0] if rows else row)["kl"] / row["kl"], 2)})
             print({name: one for name, one in rows[-1].items() if name not in ("windows", "in full")}, flush=True)
             mine[contest] = {**asked, "rows": rows, "pairs": pairs_of(rows)}
-            args.out.write_text(json.dumps(found, indent=1) + "\n")
+            write(args.out, found)
         print(mine[contest]["pairs"])
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.gptq import gram_for, int4, median, problem
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore.methods.gptq import GptqProblem, factorize
 from quantcore.methods.kernels import gptq_sweep
 from quantcore.methods.kernels.gptq_sweep import Tile
@@ -51,7 +52,7 @@ def main() -> None:
         row = {"rows": rows, "order": order, "now": now, "best": times[:5], "all": times}
         found["rows"].append(row)
         print(json.dumps({key: value for key, value in row.items() if key != "all"}), flush=True)
-        args.out.write_text(json.dumps(found) + "\n")
+        write(args.out, found)
 
 
 def compile_them(tiles: list[Tile]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe
+from benchmarks.rows import write
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few, tile_for
 from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight, pack_weight
@@ -47,7 +48,7 @@ def main() -> None:
             row = {"shape": shape, "tokens": tokens} | search(shape, tokens)
             found["rows"].append(row)
             print(json.dumps({key: value for key, value in row.items() if key != "all"}), flush=True)
-            args.out.write_text(json.dumps(found) + "\n")
+            write(args.out, found)
 
 
 def compile_them(tiles: list[FewTile]) -> None:

@@ -8,7 +8,7 @@ from quantcore.lab.bench import LEARNED, Bench
 from quantcore.lab.whole import SoFar
 from quantcore.matmul.decoded import decoded
 from quantcore.pipeline.calibration import Progress
-from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.convert import quantized_copy
 from quantcore.studies.answers import Answers, greedy_answers
 from quantcore.text.reading import PROMPTS
 
@@ -37,7 +37,7 @@ def answers(
 
     def quantized(scheme: str, tell: Progress | None) -> nn.Module:
         learned = lab.tokens(calibration) if lab.plan_of(scheme).needs_text else None
-        return decoded(quantize_model(lab.model, scheme, calibration=learned, progress=tell)[0])
+        return decoded(quantized_copy(lab.model, scheme, learned, tell))
 
     ends = {lab.loaded.tokenizer.eos_token_id}
     prompts = prompts.to(lab.loaded.device)

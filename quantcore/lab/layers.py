@@ -12,7 +12,7 @@ from quantcore.lab.outliers import channels
 from quantcore.methods.options import Gptq, Qronos, Rtn
 from quantcore.model.linears import linear_named
 from quantcore.pipeline.calibration import LayerStats, NotReached, calibrate, layer_inputs, momenta_of
-from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.convert import quantized_copy
 from quantcore.pipeline.layers import static_qparams
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.drift import DriftStudy, drift_study
@@ -98,7 +98,7 @@ def gptq_drift(lab: Bench, layer: str, scheme: str, reading: str = READ, calibra
     """The layer behind layers that are rounded to nearest under the scheme's weights: what that costs it, and who makes
     up for it. The codes learn from the calibration text; all is measured on both texts."""
     spec, linear = weights_of(lab, scheme), lab.linear(layer)
-    rounded, _ = quantize_model(lab.model, f"{Scheme(spec)}@{layer}=float")
+    rounded = quantized_copy(lab.model, f"{Scheme(spec)}@{layer}=float")
 
     def inputs(text: str) -> tuple[Tensor, Tensor]:
         x, moved = lab.inputs(layer, text), layer_inputs(rounded, lab.tokens(text), layer).flatten(0, 1)

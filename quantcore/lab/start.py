@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from quantcore.lab.bench import LEARNED, Bench, weights_of
 from quantcore.lab.memo import remembered
 from quantcore.matmul.size import checkpoint_bytes
-from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.convert import quantized_copy
 from quantcore.studies.anatomy import Anatomy, anatomy
 from quantcore.studies.next_tokens import NextTokens, last_logits, next_tokens
 from quantcore.studies.row import RowStudy, loud_row, row_study
@@ -75,4 +75,4 @@ def quantized(lab: Bench, scheme: str) -> nn.Module:
 @remembered(8, "Quantizing the model ...")  # as many as the memo has bytes for: see `tensor_bytes`
 def _quantized(lab: Bench, scheme: str) -> nn.Module:
     learned = lab.tokens(LEARNED) if lab.plan_of(scheme).needs_text else None
-    return quantize_model(lab.model, scheme, calibration=learned)[0]
+    return quantized_copy(lab.model, scheme, learned)

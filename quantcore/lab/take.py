@@ -22,7 +22,7 @@ from quantcore.lab.whole import SoFar
 from quantcore.measure.store import tokens_hash
 from quantcore.model.machine import device_name
 from quantcore.pipeline.calibration import Progress
-from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.convert import quantized_copy
 from quantcore.scheme.plan import Plan
 from quantcore.studies.written import ReadBack, Written, written
 from quantcore.studies.written import read_back as read_again
@@ -131,7 +131,7 @@ def read_back(
             progress(0.8 * share, doing)
 
     learned = lab.tokens(calibration) if lab.plan_of(plan).needs_text else None
-    copy, _ = quantize_model(lab.model, lab.plan_of(plan).of_layers, calibration=learned, progress=tell)
+    copy = quantized_copy(lab.model, lab.plan_of(plan).of_layers, calibration=learned, progress=tell)
     tell(1, "loading the checkpoint")
     return read_again(kept.folder, copy, lab.tokens(reading))
 

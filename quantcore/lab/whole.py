@@ -25,7 +25,7 @@ from quantcore.measure.sensitivity import Sensitivity, joined, texts_on
 from quantcore.measure.side_by_side import compare_plans
 from quantcore.numbers.bits import Size, layer_size
 from quantcore.pipeline.calibration import Progress, part_of
-from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.convert import quantized_copy
 from quantcore.pipeline.layers import LayerReport
 from quantcore.scheme.fitting import sorted_out
 from quantcore.studies.generation import Written
@@ -313,7 +313,7 @@ def write_on(
 ) -> Written:
     """The model and its quantized copy write on from one prompt; without a seed the likeliest token each time."""
     learned = lab.tokens(calibration) if lab.plan_of(scheme).needs_text else None
-    copy, _ = quantize_model(lab.model, scheme, calibration=learned, progress=part_of(progress, 0, 2))
+    copy = quantized_copy(lab.model, scheme, calibration=learned, progress=part_of(progress, 0, 2))
     return write(lab.loaded, decoded(copy), prompt, count, seed, part_of(progress, 1, 2))
 
 

@@ -42,7 +42,7 @@ from quantcore.model.linears import linears, measured_together
 from quantcore.model.places import copy_with
 from quantcore.numbers.qtensor import dequantize
 from quantcore.pipeline.calibration import Progress
-from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.convert import quantized_copy
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.scheme import Scheme
 
@@ -86,7 +86,7 @@ def estimated_costs(
         if progress:
             progress(QUANTIZING * place / len(texts), f"quantizing: {text}")
         plain = Scheme.parse(text).plain
-        copy, _ = quantize_model(model, plain, calibration=calibration, sequential=False)
+        copy = quantized_copy(model, plain, calibration=calibration, sequential=False)
         copies[text] = quantized_linears(copy)
     layers = _same_layers(copies)
     units = measured_together(layers)

@@ -30,7 +30,7 @@ from quantcore.measure.swaps import recalling, require_shortcut, swapped
 from quantcore.model.experts import taken_apart
 from quantcore.model.linears import batches, block_names, measured_together, served_as_one
 from quantcore.pipeline.calibration import Progress, part_of
-from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.convert import quantized_copy
 from quantcore.scheme.scheme import Scheme
 
 REACH = 1.1  # bits a weight
@@ -93,11 +93,11 @@ class _Bench:
 
     def __init__(self, model: nn.Module, schemes: Sequence[str], tokens: Tensor, calibration: Tensor | None) -> None:
         model = transformed(taken_apart(model), Scheme.parse(schemes[0]), calibration)
-        self.own, _ = quantize_model(model, "float")  # modules of our own; the tensors are the model's
+        self.own = quantized_copy(model, "float")  # modules of our own; the tensors are the model's
         self.like = next(one for one in model.parameters() if one.is_floating_point())
         self.coded: dict[str, dict[str, QuantLinear]] = {}
         for text in schemes:
-            copy, _ = quantize_model(model, Scheme.parse(text).plain, calibration=calibration, sequential=False)
+            copy = quantized_copy(model, Scheme.parse(text).plain, calibration=calibration, sequential=False)
             self.coded[text] = quantized_linears(copy)
         self.members = measured_together(next(iter(self.coded.values())))
         self.blocks = block_names(model)

@@ -31,7 +31,7 @@ from quantcore.model.held import held
 from quantcore.model.linears import batches, block_names, linear_shapes, measured_together
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.pipeline.calibration import Progress, part_of
-from quantcore.pipeline.convert import quantize_model
+from quantcore.pipeline.convert import quantized_copy
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.treated import treated, treated_model
 from quantcore.scheme.fitting import fitting_grain
@@ -167,12 +167,12 @@ def layer_costs(
     so_far   called after each layer with the scheme and the costs measured by then, of `all_but` where it is asked"""
     asked = Scheme.parse(text)
     model = transformed(taken_apart(model), asked, calibration)
-    quantized, _ = quantize_model(model, asked.plain, calibration=calibration)
+    quantized = quantized_copy(model, asked.plain, calibration=calibration)
     apart = quantized
     if asked.needs_hessian:
-        apart, _ = quantize_model(model, asked.plain, calibration=calibration, sequential=False)
+        apart = quantized_copy(model, asked.plain, calibration=calibration, sequential=False)
     alone = quantized_linears(apart)
-    base, _ = quantize_model(model, "float")  # modules of our own to swap layers in; the tensors are the model's
+    base = quantized_copy(model, "float")  # modules of our own to swap layers in; the tensors are the model's
     layers = quantized_linears(quantized)
     require_layers(text, layers)
     units = {name: of for name, of in measured_together(layers).items() if only is None or name in only}

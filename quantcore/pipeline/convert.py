@@ -40,19 +40,46 @@ def quantize_model(
     tokens       (windows, T): the first OUTPUT_TOKENS of it measure each layer's output error
     calibration  text for static ranges and GPTQ's Hessians, (windows, T); `tokens` where it is not given
     The other arguments and what is refused: see `parts`."""
+    learned = tokens if calibration is None else calibration
+    made, reports = _converted(model, scheme, learned, tokens, stats, progress, sequential, weighed=True)
+    return made, in_order(held(model).skeleton, reports)
+
+
+def quantized_copy(
+    model: nn.Module,
+    scheme: Scheme | Plan | str,
+    calibration: Tensor | None = None,
+    progress: Progress | None = None,
+    sequential: bool = True,
+) -> nn.Module:
+    """`quantize_model` for whom the layers' errors are of no interest: they are not worked out."""
+    return _converted(model, scheme, calibration, None, None, progress, sequential, weighed=False)[0]
+
+
+def _converted(
+    model: nn.Module,
+    scheme: Scheme | Plan | str,
+    calibration: Tensor | None,
+    measured: Tensor | None,
+    stats: Mapping[str, LayerStats] | None,
+    progress: Progress | None,
+    sequential: bool,
+    weighed: bool,
+) -> tuple[nn.Module, dict[str, LayerReport]]:
     whole = held(model)
     asked = plan_for(scheme, linear_shapes(whole.skeleton))
-    whole = treated(whole, asked, tokens if calibration is None else calibration)
+    whole = treated(whole, asked, calibration)
     floats: dict[str, Tensor] = {}
     replaced: dict[str, QuantLinear] = {}
     reports: dict[str, LayerReport] = {}
     for part in parts(
         whole,
         asked,
-        tokens if calibration is None else calibration,
-        measured=tokens,
+        calibration,
+        measured=measured,
         stats=stats,
         sequential=sequential,
+        weighed=weighed,
         progress=progress,
     ):
         replaced |= part.layers
@@ -64,10 +91,8 @@ def quantize_model(
         from quantcore.pipeline.cache import with_cache  # transformers takes long to import
         from quantcore.pipeline.cache_ranges import calibrate_cache
 
-        made = with_cache(
-            made, asked.kv, calibrate_cache(whole, asked.kv, tokens if calibration is None else calibration)
-        )
-    return made, in_order(whole.skeleton, reports)
+        made = with_cache(made, asked.kv, calibrate_cache(whole, asked.kv, calibration))
+    return made, reports
 
 
 def in_order(model: nn.Module, reports: Mapping[str, LayerReport]) -> list[LayerReport]:

@@ -84,9 +84,13 @@ def quantize_linear(
 
 
 def quantize_together(
-    members: Mapping[str, tuple[nn.Linear, Scheme]], ranges: Mapping[str, LayerStats], hessian: Tensor | None
+    members: Mapping[str, tuple[nn.Linear, Scheme]],
+    ranges: Mapping[str, LayerStats],
+    hessian: Tensor | None,
+    weighed: bool = True,
 ) -> dict[str, Made]:
-    """Layers that read one input, whose X^T X is `hessian`; the name of each is in what is refused."""
+    """Layers that read one input, whose X^T X is `hessian`; the name of each is in what is refused. `weighed`: with
+    what the weights lost."""
     named = _named(members)
     try:
         statics = {name: static_qparams(scheme.activations, ranges.get(name)) for name, (_, scheme) in members.items()}
@@ -94,7 +98,7 @@ def quantize_together(
     except ValueError as error:
         raise type(error)(f"{named}: {error}") from error
     return {
-        name: made_of(name, layer, scheme, statics[name], qweight, _figures(layer, scheme, qweight, hessian))
+        name: made_of(name, layer, scheme, statics[name], qweight, _figures(layer, scheme, qweight, hessian, weighed))
         for (name, (layer, scheme)), qweight in zip(members.items(), coded, strict=True)
     }
 
@@ -102,6 +106,7 @@ def quantize_together(
 def quantize_sets(
     sets: Sequence[tuple[Mapping[str, tuple[nn.Linear, Scheme]], Tensor, Tensor | None]],
     ranges: Mapping[str, LayerStats],
+    weighed: bool = True,
 ) -> dict[str, Made]:
     """`quantize_together` of several sets of layers, each with a Hessian of its own, and its drift where that is known:
     experts, solved at once where the method can."""
@@ -123,7 +128,9 @@ def quantize_sets(
     for (members, hessian, _), coded in zip(sets, solved, strict=True):
         for (name, (layer, scheme)), qweight in zip(members.items(), coded, strict=True):
             static = static_qparams(scheme.activations, ranges.get(name))
-            found[name] = made_of(name, layer, scheme, static, qweight, _figures(layer, scheme, qweight, hessian))
+            found[name] = made_of(
+                name, layer, scheme, static, qweight, _figures(layer, scheme, qweight, hessian, weighed)
+            )
     return found
 
 
@@ -245,8 +252,10 @@ def _report(name: str, layer: nn.Linear, scheme: Scheme, qweight: QTensor | None
     )
 
 
-def _figures(layer: nn.Linear, scheme: Scheme, qweight: QTensor | None, hessian: Tensor | None) -> dict[str, Tensor]:
-    if qweight is None or scheme.weights is None:
+def _figures(
+    layer: nn.Linear, scheme: Scheme, qweight: QTensor | None, hessian: Tensor | None, weighed: bool
+) -> dict[str, Tensor]:
+    if qweight is None or scheme.weights is None or not weighed:
         return {}
     weight, w_hat = layer.weight.detach(), dequantize(qweight)
     found = dict(zip(("signal", "noise"), signal_and_noise(weight, w_hat), strict=True))

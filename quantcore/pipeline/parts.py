@@ -48,6 +48,7 @@ def parts(
     measured: Tensor | None = None,
     stats: Mapping[str, LayerStats] | None = None,
     sequential: bool = True,
+    weighed: bool = True,
     progress: Progress | None = None,
 ) -> Iterator[Part]:
     """The blocks of a model in order, each quantized, then the part outside of them; nothing of a part is kept here
@@ -57,6 +58,7 @@ def parts(
     measured     text (windows, T), whose first OUTPUT_TOKENS tokens measure each layer's output error; None: no such
     stats        recorded ranges and Hessians, where they were taken before; else they are taken here
     sequential   False: GPTQ's Hessians all come from the float model (then `stats` with Hessians are used as they are)
+    weighed      False: reports without errors of the weights, which take a third of the time of rounding
     progress     called after each layer; an exception that it raises ends the work, and nothing is changed
     Raises: ValueError before any work for a plan that does not fit the model or lacks its text; later, with the layer's
     name, for NaN or Inf in a weight; CholeskyError of `gptq`."""
@@ -67,6 +69,7 @@ def parts(
         measured=measured,
         stats=stats,
         sequential=sequential,
+        weighed=weighed,
         progress=progress,
     )
     return (together[""] for together in found)
@@ -80,6 +83,7 @@ def parts_of_plans(
     measured: Tensor | None = None,
     stats: Mapping[str, LayerStats] | None = None,
     sequential: bool = True,
+    weighed: bool = True,
     starts: Mapping[str, Held] | None = None,
     labels: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -101,7 +105,7 @@ def parts_of_plans(
             schemes, _ = planned(mine, plan)
             _require_text(plan, schemes, calibration, stats, sequential)
             read = 0 if calibration is None else calibration.numel()
-            roads[name] = Road(label, mine, schemes, calibration if sequential else None, read)
+            roads[name] = Road(label, mine, schemes, calibration if sequential else None, read, weighed)
     sides: dict[int, _Side] = {}
     for name, road in roads.items():
         sides.setdefault(id(road.model), _Side(road.model, {})).roads[name] = road

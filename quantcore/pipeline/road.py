@@ -62,16 +62,22 @@ class Road:
     """One plan on its way: which layers of each part it quantizes, and the text behind what it has quantized."""
 
     def __init__(
-        self, label: str, model: Held, schemes: dict[str, Scheme], calibration: Tensor | None, read: int
+        self,
+        label: str,
+        model: Held,
+        schemes: dict[str, Scheme],
+        calibration: Tensor | None,
+        read: int,
+        weighed: bool = True,
     ) -> None:
         """calibration: for Hessians behind the quantized blocks; None where they come from elsewhere. read: tokens of
-        the calibration text."""
+        the calibration text. weighed: whether reports say what the weights lost."""
         self.label, self.model, self.schemes, self.clock = label, model, schemes, Clock(model.device)
         self.names = by_block(model.blocks, schemes)
         self._why_float = why_float(model.skeleton) if schemes else {}
         self._left = by_block(model.blocks, self._why_float)
         self._sets: dict[str, list[str]] = {}  # by its first layer, what was solved together
-        self._read = read
+        self._read, self._weighed = read, weighed
         by_hessian = [name for name, one in schemes.items() if one.needs_hessian]
         self._text = self._float_text = None
         by_drift = [name for name, one in schemes.items() if one.needs_drift]
@@ -121,7 +127,9 @@ class Road:
             first = sets[0].layers[0]
             with self.clock.piece(first):
                 found |= quantize_sets(
-                    [({one: members[one] for one in each.layers}, each.hessian, each.drift) for each in sets], ranges
+                    [({one: members[one] for one in each.layers}, each.hessian, each.drift) for each in sets],
+                    ranges,
+                    self._weighed,
                 )
             self._sets[first] = [one for each in sets for one in each.layers]
         plain = {  # of a layer that no token came to, too
@@ -131,7 +139,7 @@ class Road:
         }
         for together in under_one_global(plain):
             with self.clock.piece(together[0]):
-                found |= quantize_together({one: plain[one] for one in together}, ranges, None)
+                found |= quantize_together({one: plain[one] for one in together}, ranges, None, self._weighed)
             self._sets[together[0]] = together
         for one, count in tokens.items():
             found[one].report = counted(found[one].report, self.schemes[one], count, self._read)
@@ -175,7 +183,7 @@ class Road:
         statics = {one: static_qparams(scheme.activations, ranges.get(one)) for one, (_, scheme) in members.items()}
 
         def solve(together: Members, hessian: Tensor, drift: Tensor | None) -> dict[str, Made]:
-            return quantize_sets([(together, hessian, drift)], ranges)
+            return quantize_sets([(together, hessian, drift)], ranges, self._weighed)
 
         first = next(iter(members))
         with self.clock.piece(first):

@@ -10,6 +10,7 @@ from quantcore.measure.evaluate import perplexity
 from quantcore.model.linears import linears
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.distance import tensor_error
+from quantcore.pipeline.convert import quantized_copy
 from quantcore.scheme.scheme import Scheme
 
 
@@ -135,3 +136,13 @@ class TestBadInput:
     def test_nothing_left(self, tiny_lm: LoadedModel) -> None:
         with pytest.raises(ValueError, match="skips every Linear of the model; shorten skip="):
             quantize_model(tiny_lm.model, "W8A16,skip=model,skip=lm_head")
+
+
+def test_a_copy_alone_is_the_same_copy(tiny_lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is worked out for reports that nobody reads."""
+    text = torch.randint(300, (2, 32))
+    expected, _ = quantize_model(tiny_lm.model, "w:int4/group32,gptq", calibration=text)
+    monkeypatch.setattr("quantcore.pipeline.layers.signal_and_noise", lambda *_: pytest.fail("a report was asked for"))
+    found = quantized_copy(tiny_lm.model, "w:int4/group32,gptq", text)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name

@@ -43,7 +43,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from quantcore.cli import torchrun, verbs
+from quantcore.cli import about, costs, torchrun, verbs
 from quantcore.cli.advise import add_options, advise
 from quantcore.cli.behaviour import answers, lens
 from quantcore.cli.pages import app
@@ -124,10 +124,10 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    verb(verbs.info).add_argument("--model", default=REFERENCE, help="`reference`, or a folder")
-    verb(verbs.schemes)
+    verb(about.info).add_argument("--model", default=REFERENCE, help="`reference`, or a folder")
+    verb(about.schemes)
     layer, whole, kept = verb(verbs.layer), verb(verbs.evaluate), verb(verbs.quantize)
-    many, each, paper = verb(verbs.compare), verb(verbs.sensitivity), verb(verbs.recipe)
+    many, each, paper = verb(verbs.compare), verb(costs.sensitivity), verb(verbs.recipe)
     layer.add_argument("--layer", required=True, metavar="NAME", help="its dotted name, as `info` lists them")
     layer.add_argument("--scheme", required=True, metavar="S", help=SCHEME)
     for made in (whole, kept):

@@ -6,12 +6,15 @@ at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from quantcore.lab.lab import Lab
 from quantcore.measure.store import tokens_hash
+from quantcore.scheme.scheme import Scheme
 from quantcore.text.files import named_text
 from quantcore.text.reading import CALIBRATE, Reader, Reading, Texts
 from quantcore.text.windows import TEXT_KINDS
@@ -56,6 +59,12 @@ class TextOptions:
             "hash": tokens_hash(tokens),
             "seed": reading.seed,
         }
+
+    def learned_facts(self, lab: Lab, schemes: Sequence[Scheme], reading: Reading) -> dict[str, Any] | None:
+        """Where the calibration tokens are from, where a scheme needs some."""
+        if not any(scheme.needs_text for scheme in schemes):
+            return None
+        return self.facts(reading, lab.tokens(str(reading)))
 
     def require_window(self, reader: Reader, *readings: Reading) -> None:
         """That the windows are as long as --window asks. Raises: ValueError, before any work, where the model or the

@@ -23,7 +23,8 @@ from urllib.parse import quote
 from benchmarks import machine, sessions
 from benchmarks.interaction import PLACES, RESULTS
 from benchmarks.rows import write
-from tests.browser_fixtures import ROOT, serving
+from tests.browser_fixtures import serving
+from tests.forked import ROOT
 from tests.visits import visit
 
 HEAVY = 3

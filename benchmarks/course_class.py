@@ -23,7 +23,8 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.rows import write
-from tests.browser_fixtures import ROOT, serving
+from tests.browser_fixtures import serving
+from tests.forked import ROOT
 from tests.visits import Visitor, visit
 
 RESULTS = Path(__file__).parent / "results" / "course_class.json"

@@ -29,7 +29,8 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 from benchmarks import machine, sessions
 from benchmarks.rows import write
-from tests.browser_fixtures import FLAGS, NAMES, ROOT, serving
+from tests.browser_fixtures import FLAGS, NAMES, serving
+from tests.forked import ROOT
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,7 +1,6 @@
 """Every path that runs without a GPU: against the float64 product of the same codes, by hand, and why the others are
 closed."""
 
-import importlib.util
 from dataclasses import replace
 
 import pytest
@@ -186,15 +185,6 @@ def test_no_format_is_without_a_path() -> None:
             assert torch.allclose(
                 best.run(x, weight, activations), reference, rtol=1e-4, atol=1e-4 * reference.abs().max()
             )
-
-
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_importing_the_package_leaves_triton_alone() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, quantcore.matmul.layers as _; sys.exit('quantcore.matmul.kernels.codes_matmul' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_weight_of_one_value_a_row_and_g_idx() -> None:

@@ -296,7 +296,8 @@ def test_importing_is_light_and_the_first_picture_needs_no_transformers() -> Non
         f"import sys, quantcore; assert not {heavy}, {heavy};"
         "from ui import kept; lab = kept.shared_lab('reference', 'cpu');"
         "layer = lab.default_layer(); assert layer in lab.layers();"
-        f"lab.row(layer, 'w:int4/channel', 0.9); assert not {heavy}, {heavy}"
+        f"lab.row(layer, 'w:int4/channel', 0.9); assert not {heavy}, {heavy};"
+        "import quantcore.matmul.layers; assert 'quantcore.matmul.kernels.codes_matmul' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-600:]

@@ -12,6 +12,7 @@ from ui.sections.memory import memory_part
 from ui.sections.times import LAYERS, measure_here, roof_part, schemes_for, shown_schemes, times_part
 from ui.sidebar import Choice
 from ui.words import speed as speed_words
+from ui.words.advice import others
 
 TITLE = "Speed and memory"
 SECTION = "Decide"
@@ -79,6 +80,9 @@ def body(choice: Choice) -> None:
         with times_here:
             times_part(report, schemes, [] if found is None else speed_words.closed(found.closed))
         frame.numbers(speed_words.times_table(report, schemes), "speed")
+    with st.expander("vLLM's own kernels beside ours, recorded"):
+        st.markdown(speed_words.VLLMS)
+        st.table(others().set_index("tokens"))
     roof_part(source == NOW, None if found is None else found.machine, report, shape, schemes)
     memory_part(choice.lab)
     native_part()

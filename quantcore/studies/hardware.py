@@ -31,7 +31,7 @@ from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.clock import Call, Clock
 from quantcore.studies.gpus import FLOAT, Machine
-from quantcore.studies.speed import REORDERED, SpeedReport
+from quantcore.studies.speed import REORDERED, SpeedReport, scheme_of
 
 SCALE_BYTES = 4
 ROUNDS = 2
@@ -126,7 +126,7 @@ class Work:
 
 def work_of(scheme: str, shape: tuple[int, int], tokens: int) -> Work:
     """What N tokens through a layer (O, K) cost under a scheme's text, `float` and `W4A16+g_idx` among them."""
-    return _work(Scheme.parse(scheme.removesuffix(REORDERED)), shape, tokens, scheme.endswith(REORDERED))
+    return _work(scheme_of(scheme), shape, tokens, REORDERED in scheme)
 
 
 def _work(scheme: Scheme, shape: tuple[int, int], tokens: int, reordered: bool) -> Work:
@@ -160,10 +160,10 @@ def predict(scheme: str, shape: tuple[int, int], tokens: int, machine: Machine) 
     """The bound of a scheme's text on a machine, for a layer (O, K) and N tokens.
 
     Raises: ValueError for a tile that does not divide the shape."""
-    parsed = Scheme.parse(scheme.removesuffix(REORDERED))
+    parsed = scheme_of(scheme)
     run = how_it_runs(parsed, machine)
     kept = replace(parsed, activations=None) if run.weights_only else parsed
-    work = _work(kept, shape, tokens, scheme.endswith(REORDERED))
+    work = _work(kept, shape, tokens, REORDERED in scheme)
     compute_s = work.flops / (1e12 * machine.rates[run.arithmetic])
     memory_s = work.product_bytes / (1e9 * machine.bandwidth_gb_s)
     encode_s = work.encode_bytes / (1e9 * machine.bandwidth_gb_s)
@@ -206,7 +206,7 @@ def best_machine(machines: Sequence[Machine], report: SpeedReport) -> Machine:
     rates = {name: max(one.rates[name] for one in machines) for name in machines[0].rates}
     for row in report.rows:
         gflop = 2e-9 * row.tokens * report.shape[0] * report.shape[1]
-        own = arithmetic_of(Scheme.parse(row.scheme.removesuffix(REORDERED)))
+        own = arithmetic_of(scheme_of(row.scheme))
         for name, milliseconds in ((FLOAT, row.float_ms), (own, row.product_ms)):
             if name in rates:
                 rates[name] = max(rates[name], gflop / milliseconds)

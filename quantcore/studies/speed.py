@@ -36,6 +36,12 @@ from quantcore.studies.clock import Call, Clock, calling
 Progress = Callable[[float, str], None]
 
 REORDERED = "+g_idx"  # behind a scheme's text: the same weight, groups of columns that are no neighbours
+HUMMING = "+humming"  # behind that: multiplied by vLLM's kernels
+
+
+def scheme_of(text: str) -> Scheme:
+    """The scheme of a timed product's text."""
+    return Scheme.parse(text.removesuffix(HUMMING).removesuffix(REORDERED))
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def measure_paths(
 ) -> SpeedReport:
     """Time every scheme on a random layer of `shape` (O, K) at every number of tokens.
 
-    schemes   texts; one with `+g_idx` behind it has its groups reordered
+    schemes   texts; one with `+g_idx` behind it has its groups reordered, one with `+humming` takes vLLM's kernels
     path      take this path for all of them (None: the best that is open)"""
     out, width = shape
     texts = list(schemes)
@@ -133,7 +139,7 @@ def closed_paths(report: SpeedReport, device: str) -> dict[str, tuple[str, str]]
     for text in report.weight_bytes:
         if all(row.path != "dequantize" for row in report.rows if row.scheme == text):
             continue
-        scheme = Scheme.parse(text.removesuffix(REORDERED))
+        scheme = scheme_of(text)
         assert scheme.weights is not None
         x = torch.zeros(1, report.shape[1], device=device, dtype=torch.bfloat16)
         few = quantize(torch.zeros(128, report.shape[1], device=device), scheme.weights)
@@ -155,16 +161,18 @@ class _Subject:
 
     @staticmethod
     def make(text: str, weight: Tensor, x: Tensor, path: str | None, clock: Clock) -> _Subject:
-        scheme = Scheme.parse(text.removesuffix(REORDERED))
+        scheme = scheme_of(text)
         if scheme.weights is None:
             raise ValueError(
                 f"{text!r} leaves the weight as it is, so there is no path to time; the float product is in every row"
             )
         qweight = quantize(weight, scheme.weights)
-        if text.endswith(REORDERED):
+        if REORDERED in text:
             qweight = _reordered(qweight)
         activations = scheme.activations
         static = None if activations is None or not activations.static else qparams_for(x, activations)
+        if text.endswith(HUMMING):
+            path = "humming"
         chosen = open_paths(x, qweight, activations)[0] if path is None else path_named(path)
         if (reason := chosen.why_not(x, qweight, activations)) is not None:
             raise ValueError(reason)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from quantcore.scheme.scheme import Scheme
 from quantcore.studies.footprint import BUDGETS_GB, GB, Footprint, GptqMemory
 from quantcore.studies.gpus import FLOAT, Machine
 from quantcore.studies.hardware import gain_bound, predict, work_of
-from quantcore.studies.speed import REORDERED, SpeedReport, SpeedRow
+from quantcore.studies.speed import HUMMING, REORDERED, SpeedReport, SpeedRow, scheme_of
 from quantcore.studies.speed_curves import crossings, rows_of
 from ui.components.palette import AMBER, BLUE, GREEN, INK, MUTED, PURPLE, SLATE, VERMILION, token
 from ui.figures.base import figure
@@ -26,8 +25,8 @@ NAMED = TICKS[::2]  # in half a window all fourteen would lie on one another
 
 def label(text: str) -> str:
     """A scheme's short name: the preset's, or what its arithmetic and its range say."""
-    reordered = ", reordered" if text.endswith(REORDERED) else ""
-    scheme = Scheme.parse(text.removesuffix(REORDERED))
+    reordered = ", reordered" if REORDERED in text else ""
+    scheme = scheme_of(text)
     name = scheme.label
     if name == "FP8":
         name = "FP8 static"
@@ -37,19 +36,19 @@ def label(text: str) -> str:
         kind = {"int8": "W8A8", "fp8_e4m3": "FP8"}.get(scheme.weights.fmt.name)
         if kind is not None and scheme.weights.fmt == scheme.activations.fmt:
             name = f"{kind} static" if not scheme.activations.dynamic else f"{kind} {scheme.activations.granularity}"
-    return f"{name}{reordered}"
+    return f"{name}{reordered}{', by Humming' if text.endswith(HUMMING) else ''}"
 
 
 def style(text: str) -> tuple[str, str, str]:
     """Colour, dash and marker of a scheme: colour by what is multiplied, dash by when the range is known."""
-    scheme = Scheme.parse(text.removesuffix(REORDERED))
+    scheme = scheme_of(text)
     activations = scheme.activations
     if scheme.weights is None:
         return INK, "solid", "circle-open"
     if activations is None:
         colour = GREEN if scheme.weights.fmt.bits <= 4 else PURPLE
         asymmetric = not scheme.weights.symmetric
-        return colour, "dash" if text.endswith(REORDERED) else "dot" if asymmetric else "solid", "square"
+        return colour, "dash" if REORDERED in text else "dot" if asymmetric else "solid", "square"
     colour = AMBER if "block" in str(scheme.weights) else VERMILION if activations.fmt.is_float else BLUE
     if not activations.dynamic:
         return colour, "dash", "x"

@@ -9,10 +9,11 @@ from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.lab.hardware import LOADED, Speed
 from quantcore.lab.lab import Lab
+from quantcore.matmul.humming import installed
 from quantcore.scheme.fitting import fitting_grain
 from quantcore.studies.gpus import GPUS, Machine, gpu_named
 from quantcore.studies.hardware import best_machine
-from quantcore.studies.speed import REORDERED, SpeedReport
+from quantcore.studies.speed import HUMMING, REORDERED, SpeedReport
 from quantcore.studies.speed_curves import best_of
 from ui import frame, kept
 from ui import widgets as controls
@@ -37,9 +38,10 @@ LARGE = 4_000_000  # weights: a layer that a CPU takes minutes for
 ROUNDS = 3  # each shown as soon as it is there: the best of what has been measured so far
 
 
-def schemes_for(width: int) -> tuple[str, ...]:
-    """The page's schemes, with the group that fits the layer."""
+def schemes_for(width: int, device: str = "cpu") -> tuple[str, ...]:
+    """The page's schemes, with the group that fits the layer; on a GPU that has them vLLM's kernels too."""
     grain = fitting_grain({"": (width, width)})
+    by_humming = (f"w:int4/{grain}{HUMMING}", f"w:int4/channel,a:int8/token/dynamic{HUMMING}")
     return (
         "W8A8",
         "w:int8/channel,a:int8/tensor/static",
@@ -48,6 +50,7 @@ def schemes_for(width: int) -> tuple[str, ...]:
         f"w:int4/{grain}",
         f"w:int4/{grain}{REORDERED}",
         f"w:int8/{grain}",
+        *(by_humming if device != "cpu" and installed() else ()),
     )
 
 
@@ -65,7 +68,7 @@ def measure_here(lab: Lab, layer: str, row: DeltaGenerator) -> Speed | None:
             f"{shape[0]} x {shape[1]} weights are much for a CPU: {max(counts)} tokens at most are timed, and it "
             "takes a minute or more. You may leave the page meanwhile."
         )
-    asked = (shape, counts, schemes_for(shape[1]))
+    asked = (shape, counts, schemes_for(shape[1], lab.device))
     keys = [job_key(lab, Lab.speed, *asked, turn=turn) for turn in range(rounds)]
     again.button("Measure again", on_click=measure_again, args=(keys,), key="again")
     found: list[Speed] = []
@@ -92,7 +95,8 @@ def shown_schemes(report: SpeedReport) -> list[str]:
     """The schemes of the report that the pictures show."""
     texts = list(dict.fromkeys(row.scheme for row in report.rows))
     names = {figures.label(text): text for text in texts}
-    usual = {figures.label(text) for text in schemes_for(report.shape[1])}
+    by_humming = [text for text in texts if text.endswith(HUMMING)]
+    usual = {figures.label(text) for text in (*schemes_for(report.shape[1]), *by_humming)}
     default = [name for name in names if name in usual] or list(names)
     chosen = controls.several("Schemes", list(names), default, "schemes", most=len(names))
     return [names[name] for name in chosen]

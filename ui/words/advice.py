@@ -105,10 +105,10 @@ def trust(found: Advice) -> str:
 
 
 def others() -> pd.DataFrame:
-    """How vLLM's backend did beside bf16, and how ours is predicted to."""
+    """How vLLM's backend and ours did beside bf16, in one run."""
     told = fitted().others
     names = [name for name in told if name not in ("whose", "tokens")]
-    return pd.DataFrame({"tokens": told["tokens"], **{f"Humming {name}, x bf16": told[name] for name in names}})
+    return pd.DataFrame({"tokens": told["tokens"], **{f"{name}, x bf16": told[name] for name in names}})
 
 
 def serve_line(folder: str, found: Advice, longest: int | None = None) -> str:

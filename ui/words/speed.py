@@ -30,7 +30,7 @@ TABLE_SCHEMES = {
 VLLMS = (
     "vLLM multiplies quantized layers by Humming's kernels (`pip install humming-kernels`). Recorded 2026-11-29 on an "
     "H200, Humming 0.1.20, a weight of 14336 x 4096, from bf16 to bf16: times as fast as bf16's product. Where Humming "
-    "is installed this page times it on the GPU with the other schemes, and a layer takes it where its `path` is humming."
+    "is installed this page times it on the GPU with the other schemes, and a layer takes it if its `path` says so."
 )
 
 

@@ -10,8 +10,8 @@ duel     every scheme against the float model: perplexity and KL; of each format
 search   scales searched by squared error, weighted with diag(H), and refined: means over all layers of what is left of
          min-max's measures, and of the losses that GPTQ leaves under each
 
-A scheme at a time is measured, kept in QUANT_HOME and written to `benchmarks/results/coded_scales.json`; a run that was
-cut off goes on where it stood.
+A scheme at a time is measured and written to `benchmarks/results/coded_scales.json`; a run that was cut off, or that
+new schemes were added to, goes on where it stood.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from torch import Tensor
 from benchmarks.machine import describe
 from benchmarks.rows import put_row
 from quantcore.lab.lab import Lab
-from quantcore.measure.told_apart import apart_of
+from quantcore.measure.luck import Spread
+from quantcore.measure.told_apart import Apart, apart_of
 from quantcore.methods.gptq import gptq_loss, gptq_quantize
 from quantcore.methods.options import Gptq
 from quantcore.methods.refine import refined
@@ -96,34 +97,46 @@ def main() -> None:
 
 def duel(lab: Lab, read: str, learned: str, luck: bool, out: Path) -> None:
     names = {text: str(lab.plan_of(text)) for texts in SCHEMES.values() for text in texts}
-    rows: list[dict[str, Any]] = []
+    asked = {"machine": describe(), "text": read, "learned": learned}
+    rows = recorded(lab.id, asked, out)
     for form, texts in SCHEMES.items():
         for text in texts:
+            if text in [row["scheme"] for row in rows]:
+                continue
             report = lab.duel((text,), read, learned).reports[names[text]]
             row = {"format": form, "scheme": text, "kl": report.kl, "perplexity": report.perplexity}
             row |= {"float_perplexity": report.float_perplexity, "bits_per_weight": lab.bits_of_all(text)}
             rows.append(row)
             print(f"{text}: KL {report.kl:.4g}, perplexity {report.perplexity:.4g}", flush=True)
-            asked = {"machine": describe(), "text": read, "learned": learned}
+            rows.sort(key=lambda row: list(names).index(row["scheme"]))
             put_row(out, lab.id, "duel", {**asked, "rows": rows, "pairs": []})
     best = {form: min(texts, key=lambda text: kl_of(rows, text)) for form, texts in SCHEMES.items()}
-    whole = lab.duel(tuple(best.values()), read, learned)  # all are kept by now
+    whole = lab.duel(tuple(best.values()), read, learned)
     groups = (WEIGHTS_ALONE, tuple(form for form in SCHEMES if form not in WEIGHTS_ALONE))
     pairs = [(best[one], best[other]) for group in groups for one, other in combinations(group, 2)]
-    spreads = (
-        lab.luck(tuple(best.values()), read, learned) if luck else lab.known_luck(tuple(best.values()), read, learned)
-    )
-    aparts = apart_of(whole, [(names[one], names[other]) for one, other in pairs], spreads)
-    told = []
-    for one, other in pairs:
-        found = aparts[names[one], names[other]]
-        ends = {"kl": found.difference.value, "lo": found.difference.lo, "hi": found.difference.hi, "p": found.p}
-        told.append({"scheme": one, "minus": other, **ends, "share": found.share, "luck": found.luck})
-        told[-1]["verdict"] = found.verdict
-    known = {text: spreads[names[text]] for text in best.values() if names[text] in spreads}
-    lucks = {text: spread.values for text, spread in known.items() if spread.freedom}
-    put_row(out, lab.id, "duel", {**asked, "rows": rows, "best": best, "luck": lucks, "pairs": told})
+    spreads: dict[str, Spread] = {}
+    for text in (None, *(best.values() if luck else ())):  # at first by the text alone, so that pairs are there early
+        spreads |= {} if text is None else lab.luck((text,), read, learned)
+        aparts = apart_of(whole, [(names[one], names[other]) for one, other in pairs], spreads)
+        told = [{"scheme": one, "minus": other, **told_of(aparts[names[one], names[other]])} for one, other in pairs]
+        lucks = {text: spread.values for text, spread in spreads.items() if spread.freedom}
+        put_row(out, lab.id, "duel", {**asked, "rows": rows, "best": best, "luck": lucks, "pairs": told})
     print(json.dumps(told, indent=1))
+
+
+def recorded(model: str, asked: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
+    """The rows of the file that were measured on the same texts and the same kind of machine."""
+    known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    found: dict[str, Any] = known.get(model, {}).get("duel", {})
+    same = all(found.get(name) == asked[name] for name in ("text", "learned"))
+    alike = found.get("machine", {}).get("gpu") == asked["machine"].get("gpu")
+    return list(found["rows"]) if same and alike else []
+
+
+def told_of(apart: Apart) -> dict[str, Any]:
+    difference = apart.difference
+    ends = {"kl": difference.value, "lo": difference.lo, "hi": difference.hi, "p": apart.p}
+    return ends | {"share": apart.share, "luck": apart.luck, "verdict": apart.verdict}
 
 
 def kl_of(rows: list[dict[str, Any]], text: str) -> float:

@@ -104,7 +104,7 @@ def test_a_hand_moves_the_picture_and_tells_when_it_lets_go(lab: Any) -> None:
     lab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     wait_drawn(lab, "heat", after=drawn)
     assert lab.evaluate(peak) == pytest.approx(6)
-    assert chart(lab, "heat").locator(".gtitle").inner_text() == "errors x 2"
+    assert chart(lab, "heat").locator(".gtitle").text_content() == "errors x 2"
     assert lab.get_by_text("not held").is_visible()
     lab.mouse.up()
     lab.get_by_text("let go at 2").wait_for()

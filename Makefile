@@ -11,8 +11,9 @@ BIN := .venv/bin
 run: .venv/run
 	$(BIN)/streamlit run serve.py --server.address 127.0.0.1 --server.port 8501
 
+# Bytecode is kept even where the environment says otherwise: many processes import the same files.
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n auto
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto
 
 check: .venv/dev
 	$(BIN)/ruff check .

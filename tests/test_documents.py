@@ -15,7 +15,7 @@ from tests.browser_fixtures import ROOT
 from ui import menu, settled
 
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
-TO_COME = {"quantcore/methods/down.py", "pages/13_Zeros.py", "tests/ui/test_page_zeros.py"}  # the toys' own files
+TO_COME = {"quantcore/methods/down.py", "pages/17_Zeros.py", "tests/ui/test_page_zeros.py"}  # the toys' own files
 ROOMS = ("app.py", "serve.py", "pages/", "ui/", "quantcore/", "tests/", "benchmarks/", "tools/", "assets/")
 
 
@@ -65,14 +65,14 @@ def test_the_toy_page_opens_and_stands_in_the_menu(
     shutil.copytree(ROOT / "pages", tmp_path / "pages")
     shutil.copy(ROOT / "app.py", tmp_path)
     (code,) = blocks("ARCHITECTURE.md", "py")
-    (tmp_path / "pages" / "13_Zeros.py").write_text(code)
+    (tmp_path / "pages" / "17_Zeros.py").write_text(code)
     monkeypatch.setattr(menu, "ROOT", tmp_path)
     monkeypatch.setattr(settled, "SOON_S", 120.0)
     menu.sections.cache_clear()
     try:
-        assert menu.sections()["Learn"]["Zeros"] == "pages/13_Zeros.py"
+        assert menu.sections()["Learn"]["Zeros"] == "pages/17_Zeros.py"
         at = AppTest.from_file(str(tmp_path / "app.py"), default_timeout=240)
-        at.switch_page("pages/13_Zeros.py")
+        at.switch_page("pages/17_Zeros.py")
         at.query_params["model"] = str(tiny_model_dir)
         at.run()
     finally:

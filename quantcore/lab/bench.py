@@ -27,7 +27,6 @@ from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, loa
 from quantcore.model.sources import Progress, quiet
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.granularity import PerChannel, PerGroup
-from quantcore.numbers.spec import QuantSpec
 from quantcore.pipeline.calibration import (
     LayerStats,
     NotReached,
@@ -356,34 +355,3 @@ def is_own(value: object) -> bool:
     if isinstance(value, str):
         return value.startswith(OWN)
     return isinstance(value, tuple) and any(map(is_own, value))
-
-
-def activations_of(lab: Bench, scheme: str) -> QuantSpec:
-    """Raises: ValueError where the scheme leaves the activations float."""
-    spec = lab.scheme_of(scheme).activations
-    if spec is None:
-        raise ValueError(f"{scheme!r} leaves the activations float; add a:..., as in a:int8/tensor/static")
-    _require_untransformed(lab.scheme_of(scheme))
-    return spec
-
-
-def weights_of(lab: Bench, scheme: str) -> QuantSpec:
-    """Raises: ValueError where the scheme leaves the weights float."""
-    spec = lab.scheme_of(scheme).weights
-    if spec is None:
-        raise ValueError(f"{scheme!r} leaves the weights float; add w:..., as in w:int4/group128")
-    _require_untransformed(lab.scheme_of(scheme))
-    return spec
-
-
-def _require_untransformed(scheme: Scheme) -> None:
-    if scheme.transforms:
-        words = ",".join(map(str, scheme.transforms))
-        raise ValueError(f"this looks at one tensor as the model has it, and {words} would change it; leave it out")
-    require_of_layers(scheme)
-
-
-def require_of_layers(scheme: Scheme) -> None:
-    """Raises: ValueError where a question about layers is asked of a scheme that speaks of the cache."""
-    if scheme.kv is not None:
-        raise ValueError(f"this looks at layers, and {scheme.kv} speaks of the whole model's cache; leave it out")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from quantcore.lab.bench import READ, Bench, activations_of
+from quantcore.lab.bench import READ, Bench
 from quantcore.lab.memo import remembered
+from quantcore.lab.specs import activations_of
 from quantcore.studies.dynamic_cost import DynamicCost, measure_cost
 from quantcore.studies.ranges import (
     CALL_TOKENS,

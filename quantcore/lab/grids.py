@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quantcore.lab.bench import READ, Bench, weights_of
+from quantcore.lab.bench import READ, Bench
 from quantcore.lab.memo import remembered
+from quantcore.lab.specs import weights_of
 from quantcore.numbers.formats import format_named
 from quantcore.numbers.granularity import PerTensor
 from quantcore.numbers.observers import MOST_COUNTED

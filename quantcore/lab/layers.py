@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from quantcore.lab.bench import LEARNED, READ, Bench, require_of_layers, weights_of
+from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.memo import remembered
 from quantcore.lab.outliers import channels
+from quantcore.lab.specs import require_of_layers, weights_of
 from quantcore.methods.options import Gptq, Qronos, Rtn
 from quantcore.model.linears import linear_named
 from quantcore.pipeline.calibration import LayerStats, NotReached, calibrate, layer_inputs, momenta_of

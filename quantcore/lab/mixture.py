@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from quantcore.lab.bench import LEARNED, READ, Bench, require_of_layers
+from quantcore.lab.bench import LEARNED, READ, Bench
+from quantcore.lab.specs import require_of_layers
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.plan import Plan

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from quantcore.lab.bench import READ, Bench, activations_of, weights_of
+from quantcore.lab.bench import READ, Bench
 from quantcore.lab.grids import Of, ValueCounts, fitted_grid, values_of
 from quantcore.lab.layers import gptq_of
 from quantcore.lab.memo import remembered
+from quantcore.lab.specs import activations_of, weights_of
 from quantcore.numbers.qtensor import fake_quantize
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies import few_columns, specimens

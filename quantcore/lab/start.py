@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from quantcore.lab.bench import LEARNED, Bench, weights_of
+from quantcore.lab.bench import LEARNED, Bench
 from quantcore.lab.memo import remembered
+from quantcore.lab.specs import weights_of
 from quantcore.matmul.size import checkpoint_bytes
 from quantcore.pipeline.convert import quantized_copy
 from quantcore.studies.anatomy import Anatomy, anatomy

@@ -63,20 +63,24 @@ class Slider:
 
 @dataclass
 class Track(Slider):
-    """A slider moved by clicks on its track, `share` of its length each: a step too small may change nothing that is
-    drawn, such as a thousandth of a bit where a plan moves whole layers."""
+    """A slider moved by clicks on its track, from `first` to `last` of its length in `steps` steps, and again: a step
+    too small changes nothing that is drawn, such as a thousandth of a bit where a plan moves whole layers."""
 
-    share: float = 0.02
-    at: float = 0.5
+    first: float = 0.0
+    last: float = 1.0
+    steps: int = 10
+    count: int = -1
 
     def aim(self, page: Page) -> None:
-        self.at = (self.at + self.share) % 1
+        self.count += 1
 
     def fire(self, page: Page) -> str | None:
-        box = self.on(page).bounding_box()
+        box = self.on(page).locator("xpath=ancestor::*[@data-orientation][1]").bounding_box()  # the input is a pixel
         assert box is not None
-        page.mouse.click(box["x"] + self.at * box["width"], box["y"] + box["height"] / 2)
-        return f"{self.at:.3f}"
+        place = self.count % self.steps
+        at = self.first + (self.last - self.first) * place / self.steps
+        page.mouse.click(box["x"] + at * box["width"], box["y"] + box["height"] / 2)
+        return f"{place}"
 
 
 @dataclass
@@ -159,7 +163,12 @@ PLACES = [
     Place("Layer lab", "Layer_lab", lambda: Line("scheme B", LAB_SCHEMES), "shares"),
     Place("GPTQ step by step", "GPTQ_step_by_step", lambda: Slider("Weight 1, steps"), "toy"),
     Place("Scheme duel", "Scheme_duel", lambda: Slider("Token"), "along"),
-    Place("Which layers hurt", "Which_layers_hurt", lambda: Track("Bits per weight, scales counted"), "plan_map"),
+    Place(
+        "Which layers hurt",
+        "Which_layers_hurt",
+        lambda: Track("Bits per weight, scales counted", first=0.3, last=0.445),  # 4.03 to 4.96 bits
+        "plan_map",
+    ),
     Place("Speed and memory", "Speed_and_memory", lambda: Slider("Sequences at once"), "memory"),
     Place("Take it with you", "Take_it_with_you", lambda: Line("scheme SCHEME", PLANS), "bytes"),
 ]

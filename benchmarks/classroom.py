@@ -23,8 +23,7 @@ from urllib.parse import quote
 from benchmarks import machine, sessions
 from benchmarks.interaction import PLACES, RESULTS
 from benchmarks.rows import write
-from tests.browser_fixtures import serving
-from tests.forked import ROOT
+from benchmarks.served import serving
 from tests.visits import visit
 
 HEAVY = 3
@@ -71,7 +70,7 @@ def moves(url: str, count: int, seconds: float) -> dict[str, float]:
 
 def run(count: int, seconds: float) -> dict[str, Any]:
     report: dict[str, Any] = {"machine": machine.describe(), "sessions": count, "jobs": HEAVY, "tokens": TOKENS}
-    with tempfile.TemporaryDirectory() as home, serving(ROOT / "serve.py", Path(home), QUANT_CLASS="reference") as url:
+    with tempfile.TemporaryDirectory() as home, serving(Path(home), QUANT_CLASS="reference") as url:
         moves(url, 4, 10.0)  # the first visitors pay for what is kept from then on
         report["alone"] = moves(url, count, seconds)
         with heavy_jobs(url, HEAVY):

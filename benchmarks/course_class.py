@@ -23,8 +23,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.rows import write
-from tests.browser_fixtures import serving
-from tests.forked import ROOT
+from benchmarks.served import serving
 from tests.visits import Visitor, visit
 
 RESULTS = Path(__file__).parent / "results" / "course_class.json"
@@ -89,7 +88,7 @@ async def _timed(watching: asyncio.Task[bool], started: float) -> float:
 
 def run(count: int) -> dict[str, Any]:
     os.environ |= {"QUANT_CLASS": "reference", "QUANT_TEACHER": WORD}
-    with tempfile.TemporaryDirectory() as home, serving(ROOT / "serve.py", Path(home)) as url:
+    with tempfile.TemporaryDirectory() as home, serving(Path(home)) as url:
         time.sleep(25)  # the server warms up and finds the course's scenes
         found = asyncio.run(lesson(url, count))
     every = sorted(one for times in found.values() for one in times)

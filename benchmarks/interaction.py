@@ -29,8 +29,8 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 from benchmarks import machine, sessions
 from benchmarks.rows import write
-from tests.browser_fixtures import FLAGS, NAMES, serving
-from tests.forked import ROOT
+from benchmarks.served import ROOT, pid_of, serving
+from tests.browser_fixtures import FLAGS, NAMES
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -275,15 +275,6 @@ def chromium_path() -> str:
     return path
 
 
-def server_pid(url: str) -> int:
-    """The process that listens on the address."""
-    port = url.rsplit(":", 1)[1]
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        if f"--server.port={port}".encode() in status.read_bytes().split(b"\0"):
-            return int(status.parent.name)
-    raise RuntimeError(f"no process serves {url}")
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {"machine": machine.describe(), "cli_info_s": measure_cli()}
     with tempfile.TemporaryDirectory() as home:
@@ -292,20 +283,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             starts = []
             for _ in range(3):
                 launched = time.perf_counter()
-                with serving(ROOT / "serve.py", Path(home)) as url:
+                with serving(Path(home)) as url:
                     visit(browser.new_context().new_page(), url, PLACES[0])
                     starts.append(time.perf_counter() - launched)
             report["start_to_chart_s"] = statistics.median(starts)
-        with serving(ROOT / "serve.py", Path(home)) as url:
+        with serving(Path(home)) as url:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
                 visit(browser.new_context().new_page(), url, PLACES[0])
                 visitors = [visit(browser.new_context().new_page(), url, PLACES[0]) for _ in range(5)]
                 report["visitor"] = {key: statistics.median(v[key] for v in visitors) for key in visitors[0]}
                 report["pages"] = measure_pages(url, browser, args.moves)
-            report["server_rss_bytes"] = machine.resident_bytes(server_pid(url))
+            report["server_rss_bytes"] = machine.resident_bytes(pid_of(url))
             report["sessions"] = measure_sessions(url, args.sessions, args.seconds)
-            report["server_rss_after_sessions_bytes"] = machine.resident_bytes(server_pid(url))
+            report["server_rss_after_sessions_bytes"] = machine.resident_bytes(pid_of(url))
     return report
 
 

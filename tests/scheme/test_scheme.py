@@ -80,7 +80,7 @@ def test_skip_matches_whole_parts_of_a_name() -> None:
         ("", "the scheme text is empty; try w:int4/group128, or W4A16"),
         (
             "W4A17",
-            "awq, quip=hadamard, wush=32, rtn, gptq, clip, qronos, gptaq, experts=all, kv:... and skip=..., or",
+            "awq, quip=hadamard, wush=32, rtn, gptq, clip, refine, qronos, gptaq, experts=all, kv:... and skip=..., or",
         ),
         ("w:int4", "'int4' lacks its granularity; write format/granularity"),
         ("w:int9/tensor", "no number format is called 'int9'"),

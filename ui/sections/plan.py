@@ -138,7 +138,8 @@ def _time_budget(
     schemes = tuple(str(lab.plan_of(one)) for one in timed_schemes(grain, grains))
     uniform = lab.uniform_ms(schemes, gpu, sequences)
     lo, hi, step = _ends(min(uniform.values()), max(uniform.values()))
-    usual = _default("milliseconds", _up((2 * lo + hi) / 3, step), lo, hi)
+    halfway = (lo + uniform[str(lab.plan_of("w:int8/channel"))]) / 2  # of four bits and eight
+    usual = _default("milliseconds", _up(halfway, step), lo, hi)
     label = "Milliseconds of all layers' products in a step"
     asked = controls.slide(label, lo, hi, usual, "milliseconds", step, format="%.4g")
 

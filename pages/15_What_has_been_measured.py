@@ -152,7 +152,7 @@ def body(choice: Choice) -> None:
     largest_first = sorted(texts.values(), key=len, reverse=True)
     readings = [reading_of(lab, rows) for rows in largest_first]
     names = {words.text_name(rows, read): rows for rows, read in zip(largest_first, readings, strict=True)}
-    first = list(names)[readings.index(asked) if asked in readings else 0]
+    first = list(names)[readings.index(asked) if asked is not None and asked in readings else 0]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         rows = names[controls.select("Read", list(names), controls.follow_default("read", first), "read", width=430)]
         only = controls.line("Only schemes with", "", "only", placeholder="int4 gptq", width=260)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from quantcore.lab.bench import LEARNED, MEASURED
+from quantcore.lab.bench import EACH, LEARNED, MEASURED
 from quantcore.lab.history import QUEUED
 from quantcore.lab.lab import Lab
 from quantcore.measure.store import Question, Row
+from quantcore.text.reading import EVALUATE
 from tests.apptest_helpers import errors, figure_of, page, said, settle
 from ui import kept
 
@@ -94,6 +95,17 @@ def test_rows_are_filtered_and_a_link_holds_it(tiny_model_dir: Path) -> None:
     assert list(at.dataframe[0].value["scheme"]) == ["W8A8"]
     at = opened(model=tiny_model_dir, only="nvfp4")
     assert any("None of 3 schemes on this text has 'nvfp4'" in one for one in at.info.values)
+
+
+def test_it_opens_on_the_text_of_the_queue_else_on_the_one_with_most_rows(tiny_model_dir: Path) -> None:
+    lab = Lab(str(tiny_model_dir), "cpu")
+    lab.duel(["w:int4/channel", "w:int8/channel"], MEASURED, LEARNED)
+    lab.duel(["w:int4/channel"], EACH, LEARNED)  # newer, and none of the page's texts
+    at = opened(model=tiny_model_dir)
+    assert at.selectbox(key="read").value.endswith("2 schemes")
+    lab.queue(["w:int4/channel"], str(EVALUATE.at_most(5120)), LEARNED)
+    at = opened(model=tiny_model_dir, more="w:int4/channel", tokens=5120)
+    assert at.selectbox(key="read").value == "our evaluation text: 5,120 tokens, 1 scheme"
 
 
 def test_a_line_that_cannot_be_is_refused_and_the_others_stay(tiny_model_dir: Path) -> None:

@@ -33,8 +33,9 @@ STATIC = "w:int8/channel,a:int8/tensor/static"
 CONTESTS = {
     "W8A8 static": [
         STATIC,
-        *(f"{STATIC},smooth={words}" for words in ("0.5", "0.5/all", "0.7/all", "0.85/all")),
+        *(f"{STATIC},smooth={words}" for words in ("0.5", "0.7", "0.5/all", "0.7/all", "0.85/all")),
     ],
+    "W8A8 static, down_proj float": [f"{STATIC},skip=down_proj{more}" for more in ("", ",smooth=0.5", ",smooth=0.7")],
     "W4A4": [
         "W4A4",
         "W4A4,rotate=hadamard",

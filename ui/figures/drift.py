@@ -39,7 +39,7 @@ def courses(found: DriftStudy) -> go.Figure:
             y=[100 * one for _, one, _ in correction],
             text=[text for _, _, text in correction],
             mode="markers+text",
-            textposition="bottom right",
+            textposition=["top right", "bottom right"],
             marker={"color": LINES[BY_QRONOS][0], "size": 9},
             name="Qronos' first correction",
             hovertemplate="%{text}: loss %{y:.3g}% of the output<extra></extra>",

@@ -163,6 +163,12 @@ def drift(found: DriftStudy) -> str:
         f"against {percent(read[BY_GPTQ])} on another. GPTAQ, which looks forward alone, loses "
         f"{percent(learned[BY_GPTAQ])} and {percent(read[BY_GPTAQ])}. RTN, which learns from no text, loses "
         f"{percent(learned[ROUNDED])} and {percent(read[ROUNDED])}."
+        + (
+            " That GPTQ loses more than RTN here is no mistake: it holds on to W on the moved inputs, where rounding "
+            "happened to make up for the move."
+            if learned[BY_GPTQ] > learned[ROUNDED]
+            else ""
+        )
     )
 
 

@@ -111,6 +111,7 @@ def move(number: int, room: Room | None) -> None:
 def stage(lab: Lab, scene: Scene, at: Place, room: Room | None) -> None:
     left, right = st.columns([screen.LEFT, screen.RIGHT], gap="medium")
     if at.shown:
+        st.empty()  # in the guess's place: what a run leaves out would stand below the answer until the run ends
         _answer(lab, scene, at, room, left, right)
         return
     with left:

@@ -39,7 +39,7 @@ def outside(code: str) -> None:
     if st.session_state.get(FOLLOWED) == code:
         st.title("The class has ended")
         st.markdown("Your teacher has closed it; no guess was kept. You may go through the course on your own.")
-        frame.link("To the course", "pages/0_Course.py", {})
+        st.button("To the course", on_click=st.query_params.clear, type="primary")  # the code goes from the address too
         return
     st.title("Join a class")
     st.error("No class is open under this name (any more); ask your teacher for the six signs of yours.")

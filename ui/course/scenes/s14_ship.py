@@ -85,7 +85,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     best = {key: nearest(lab, rules()[key], one) for key, one in results.items()}
     truth = guess.of(*(WORDS[best[key]] for key in results))
     answer = "; ".join(f"{ASKED[key]}: **{WORDS[text]}**" for key, text in best.items()) + "."
-    why = f"Striped are the usual rules. {verdicts(results)} The figures are KL in nats: less is nearer."
+    why = f"Striped are the usual rules. {verdicts(results)}"
     changed = [rules()[key] for key in results if not rules()[key].since.startswith("Nothing")]
     since = " ".join(f"{ASKED[rule.key]}: {rule.since}" for rule in changed[-2:])
     twist = f"Rules age; as of {changed[-1].as_of}: {since}" if changed else ""
@@ -126,7 +126,7 @@ def kl_of(lab: Lab, result: RuleResult, text: str) -> float:
 
 def bars(lab: Lab, results: dict[str, RuleResult]) -> go.Figure:
     """KL of every scheme, rule by rule, on a log axis: the rule's own scheme is striped."""
-    fig = picture("KL from the float model, nats (log)", "", 430, showlegend=False, bargap=0.3)
+    fig = picture("KL from the float model, nats (log): less is nearer", "", 430, showlegend=False, bargap=0.3)
     names, values, numbers, colours, shapes = [], [], [], [], []
     for key, result in reversed(results.items()):
         rule = rules()[key]

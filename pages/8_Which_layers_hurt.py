@@ -61,7 +61,8 @@ def usual_way(lab: Lab) -> str:
 
 
 def costs_of(lab: Lab, schemes: tuple[str, ...], way: str, reading: str) -> Answer[Sensitivity]:
-    title = f"{' and '.join(short_label(one) for one in schemes)}, layer by layer"
+    named = short_label(schemes[0]) if len(schemes) == 1 else f"{len(schemes)} schemes for the plan"
+    title = f"{named}, layer by layer"
     place = "ranking" if len(schemes) == 1 else "plan's layers"
     asked = schemes, way == ALL_BUT, reading, LEARNED, way == ESTIMATED
     return answer(title, lab, Lab.sensitivity, *asked, place=place)

@@ -172,5 +172,7 @@ def test_a_class_that_ended_is_said(model: str, monkeypatch: pytest.MonkeyPatch)
     settle(at)
     ann.run()
     assert (errors(ann), ann.title[0].value) == ([], "The class has ended")
+    next(one for one in ann.button if one.label == "To the course").click().run()
+    assert ann.title[0].value == scenes()[0].ask  # and the code is gone, else the course would ask for another
     ben = page("0_Course", join=room.code).run()
     assert "No class is open under this name" in errors(ben)[0]

@@ -64,6 +64,8 @@ def bars(guess: Guess, texts: tuple[str, ...], truth: str, height: int) -> go.Fi
     tally = guess.tally(texts, truth)
     flat = isinstance(guess, Rows)
     fig = picture("", "" if flat else "guesses", height, showlegend=False, bargap=0.15)
+    if flat:
+        fig.update_layout(margin={"t": 8})  # nothing stands above
     colours = [GREEN if place in tally.true else SLATE for place in range(len(tally.counts))]
     counts = [str(count) if count else "" for count in tally.counts]
     labels = [f"{label} ✓" if place in tally.true else label for place, label in enumerate(tally.labels)]

@@ -108,7 +108,7 @@ def class_bars(guess: Guess, texts: list[str], truth: str, key: str) -> None:
     right = sum(guess.right(text, truth) for text in texts)
     said = f"{len(texts)} {'guess' if len(texts) == 1 else 'guesses'}, {right} of them right"
     st.markdown(f"**{said}**; green is the truth.")
-    height = min(185, 60 + 22 * len(guess.tally(texts, truth).labels)) if isinstance(guess, Rows) else 155
+    height = min(174, 34 + 22 * len(guess.tally(texts, truth).labels)) if isinstance(guess, Rows) else 145
     chart(bars(guess, tuple(texts), truth, height), key=f"class_{key}", alt=said, height=height)
 
 

@@ -203,7 +203,7 @@ class Order:
         return self.pairs(text, truth) == self.most
 
     def verdict(self, text: str, truth: str) -> str:
-        return f"{self.pairs(text, truth)} of {self.most} pairs of your order stand as diag(H) puts them."
+        return f"{self.pairs(text, truth)} of {self.most} pairs stand as diag(H) puts them."
 
     def tally(self, texts: Sequence[str], truth: str) -> Tally:
         found = [self.pairs(text, truth) for text in texts]

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.matmul.codes import MULTIPLE, TokenCodes
-from quantcore.matmul.kernels.quantize_rows import _absolute_bits, _grid, _qparams, _stored
+from quantcore.matmul.kernels.quantize_rows import absolute_bits, as_code, on_grid, qparams_of
 from quantcore.numbers.granularity import PerToken
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.spec import MinMax, QuantSpec
@@ -76,10 +76,10 @@ def _leave(
     """A row, rounded to the model's type, as it is or as codes."""
     if CODES:
         y = tl.where(columns < width, y.to(tl.float32), 0.0)
-        hi = tl.max(_absolute_bits(y), 0).to(tl.float32, bitcast=True)
-        scale, zero = _qparams(hi, hi, half_range, qmin, qmax, True)
+        hi = tl.max(absolute_bits(y), 0).to(tl.float32, bitcast=True)
+        scale, zero = qparams_of(hi, hi, half_range, qmin, qmax, True)
         tl.store(scale_ptr + row, scale)
-        codes = _stored(_grid(y, scale, zero, qmin, qmax, FLOAT, SOFT), codes_ptr.dtype.element_ty)
+        codes = as_code(on_grid(y, scale, zero, qmin, qmax, FLOAT, SOFT), codes_ptr.dtype.element_ty)
         tl.store(codes_ptr + row * padded + columns, codes, mask=columns < padded)
     else:
         tl.store(y_ptr + row * width + columns, y, mask=columns < width)

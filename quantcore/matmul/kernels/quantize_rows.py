@@ -32,13 +32,13 @@ MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole numb
 
 
 @triton.jit
-def _absolute_bits(x):
+def absolute_bits(x):
     """|x| as an integer that grows with it; NaN is the largest of all."""
     return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
 @triton.jit
-def _qparams(lo, hi, half_range, qmin, qmax, SYMMETRIC: tl.constexpr):
+def qparams_of(lo, hi, half_range, qmin, qmax, SYMMETRIC: tl.constexpr):
     """Scale and zero point of a range that holds 0; symmetric ranges give hi alone."""
     if SYMMETRIC:
         scale = tl.div_rn(hi, half_range + tl.zeros_like(hi))
@@ -60,7 +60,7 @@ def _round(x):
 
 
 @triton.jit
-def _grid(x, scale, zero, qmin, qmax, FLOAT: tl.constexpr, SOFT: tl.constexpr):
+def on_grid(x, scale, zero, qmin, qmax, FLOAT: tl.constexpr, SOFT: tl.constexpr):
     """Value on the grid before the zero point is added: clamp, then round. fp8 rounds when it is stored, but for SOFT,
     which rounds by hand: Triton's interpreter casts without half to even."""
     steps = tl.minimum(tl.maximum(tl.div_rn(x, scale), qmin - zero), qmax - zero)
@@ -74,7 +74,7 @@ def _grid(x, scale, zero, qmin, qmax, FLOAT: tl.constexpr, SOFT: tl.constexpr):
 
 
 @triton.jit
-def _stored(value, dtype: tl.constexpr):
+def as_code(value, dtype: tl.constexpr):
     """A value on the grid as its code. Whole numbers stand in the low bits of value + MAGIC; converting costs more."""
     if dtype == tl.int8:
         return (value + MAGIC).to(tl.int32, bitcast=True).to(tl.int8)
@@ -94,7 +94,7 @@ def _range_parts(x_ptr, lo_ptr, hi_ptr, count, per_part, SYMMETRIC: tl.constexpr
         at = start + tl.arange(0, BLOCK)
         x = tl.load(x_ptr + at, mask=at < end, other=0.0).to(tl.float32)
         if SYMMETRIC:
-            bits = tl.maximum(bits, _absolute_bits(x))
+            bits = tl.maximum(bits, absolute_bits(x))
         else:
             lo = tl.minimum(lo, x, propagate_nan=tl.PropagateNan.ALL)
             hi = tl.maximum(hi, x, propagate_nan=tl.PropagateNan.ALL)
@@ -144,18 +144,18 @@ def _quantize_rows(
     else:
         if RANGE == "parts":
             piece = tl.arange(0, PARTS)
-            hi = tl.max(_absolute_bits(tl.load(hi_ptr + piece, mask=piece < parts, other=0.0)), 0).to(
+            hi = tl.max(absolute_bits(tl.load(hi_ptr + piece, mask=piece < parts, other=0.0)), 0).to(
                 tl.float32, bitcast=True
             )
             if not SYMMETRIC:
                 lo = tl.min(tl.load(lo_ptr + piece, mask=piece < parts, other=0.0), 0)
         elif SYMMETRIC:
-            bits = _absolute_bits(x)
+            bits = absolute_bits(x)
             if not WHOLE:
                 for start in range(0, width, BLOCK):
                     at = start + columns
                     part = tl.load(x_ptr + at, mask=at < width, other=0.0).to(tl.float32)
-                    bits = tl.maximum(bits, _absolute_bits(part))
+                    bits = tl.maximum(bits, absolute_bits(part))
             hi = tl.max(bits, 0).to(tl.float32, bitcast=True)
         else:
             low, high = tl.minimum(x, 0.0), tl.maximum(x, 0.0)
@@ -165,17 +165,17 @@ def _quantize_rows(
                     part = tl.load(x_ptr + at, mask=at < width, other=0.0).to(tl.float32)
                     low, high = tl.minimum(low, part), tl.maximum(high, part)
             lo, hi = tl.min(low, 0), tl.max(high, 0)
-        scale, zero = _qparams(lo, hi, half_range, qmin, qmax, SYMMETRIC)
+        scale, zero = qparams_of(lo, hi, half_range, qmin, qmax, SYMMETRIC)
         at_scale = row if RANGE == "token" else 0
         if RANGE == "token" or row == 0:
             tl.store(scale_ptr + at_scale, scale)
             if not SYMMETRIC:
                 tl.store(zero_ptr + at_scale, zero.to(tl.int32))
     if WHOLE:
-        steps = _grid(x, scale, zero, qmin, qmax, FLOAT, SOFT)
+        steps = on_grid(x, scale, zero, qmin, qmax, FLOAT, SOFT)
         inside = columns < width
         codes = tl.where(inside, steps + zero, 0.0)
-        tl.store(codes_ptr + columns, _stored(codes, codes_ptr.dtype.element_ty), mask=columns < padded)
+        tl.store(codes_ptr + columns, as_code(codes, codes_ptr.dtype.element_ty), mask=columns < padded)
         if SUMS:
             tl.store(sum_ptr + row, tl.sum(tl.where(inside, steps, 0.0).to(tl.int32), 0))
     else:
@@ -183,9 +183,9 @@ def _quantize_rows(
         for start in range(0, padded, BLOCK):
             at = start + columns
             part = tl.load(x_ptr + at, mask=at < width, other=0.0).to(tl.float32)
-            steps = _grid(part, scale, zero, qmin, qmax, FLOAT, SOFT)
+            steps = on_grid(part, scale, zero, qmin, qmax, FLOAT, SOFT)
             codes = tl.where(at < width, steps + zero, 0.0)
-            tl.store(codes_ptr + at, _stored(codes, codes_ptr.dtype.element_ty), mask=at < padded)
+            tl.store(codes_ptr + at, as_code(codes, codes_ptr.dtype.element_ty), mask=at < padded)
             if SUMS:
                 total += tl.where(at < width, steps, 0.0).to(tl.int32)
         if SUMS:
@@ -212,10 +212,10 @@ def _quantize_groups(
     inside = group[:, None] < groups
     start = row * groups * GROUP
     x = tl.load(x_ptr + start + at, mask=inside, other=0.0).to(tl.float32)
-    hi = tl.max(_absolute_bits(x), 1).to(tl.float32, bitcast=True)
-    scale, zero = _qparams(hi, hi, half_range, qmin, qmax, True)
+    hi = tl.max(absolute_bits(x), 1).to(tl.float32, bitcast=True)
+    scale, zero = qparams_of(hi, hi, half_range, qmin, qmax, True)
     tl.store(scale_ptr + row * groups + group, scale, mask=group < groups)
-    steps = _grid(x, scale[:, None], zero[:, None], qmin, qmax, FLOAT, SOFT)
+    steps = on_grid(x, scale[:, None], zero[:, None], qmin, qmax, FLOAT, SOFT)
     tl.store(codes_ptr + start + at, steps.to(codes_ptr.dtype.element_ty), mask=inside)
 
 

@@ -32,7 +32,7 @@ def nothing_more_is_measured(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def forbid() -> None:
         new_server()  # what the server remembers is gone; the file is there
-        for name in ("duel.quantize_model", "sensitivity.quantize_model", "fisher.quantize_model"):
+        for name in ("duel.quantize_model", "sensitivity.quantized_copy", "fisher.quantized_copy"):
             monkeypatch.setattr(f"quantcore.measure.{name}", lambda *_, **__: pytest.fail("was measured again"))
 
     return forbid

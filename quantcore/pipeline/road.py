@@ -82,22 +82,27 @@ class Road:
         self._text = self._float_text = None
         by_drift = [name for name, one in schemes.items() if one.needs_drift]
         if by_hessian and calibration is not None:
-            self._text = Passing(model, ranks().share(calibration), by_hessian)
+            text = ranks().share(calibration)
             if by_drift:
-                few, self._more = self._for_drift(calibration, by_drift)
+                few, rest = self._for_drift(calibration, by_drift)
+                text = torch.cat([few, rest])
                 self._float_text = Passing(model, few, by_drift)
+            self._text = Passing(model, text, by_hessian)
         self._moved = False  # whether what is quantized already moves the inputs of the next part
 
-    def _for_drift(self, calibration: Tensor, names: list[str]) -> tuple[Tensor, float]:
-        """The first of this rank's windows, DRIFT_ROWS tokens a column on all ranks; and how many times as many windows
-        the whole text has. A regression on some rows a column costs a third of one on all, and loses little by it."""
+    def _for_drift(self, calibration: Tensor, names: list[str]) -> tuple[Tensor, Tensor]:
+        """This rank's windows: those whose float inputs are looked at too, and the others. In all, whatever the number
+        of ranks, these are the same windows, evenly spread: DRIFT_ROWS tokens a column. A regression on some rows a
+        column costs a third of one on all, and loses little by it."""
         shapes = linear_shapes(self.model.skeleton)
-        windows, length = calibration.shape
+        count, length = calibration.shape
         wanted = math.ceil(DRIFT_ROWS * max(shapes[name][1] for name in names) / length)
-        sizes = [len(one) for one in torch.tensor_split(torch.empty(windows), ranks().size)]
-        most = math.ceil(wanted / ranks().size)
-        taken = sum(min(size, most) for size in sizes)
-        return ranks().share(calibration)[:most], windows / max(1, taken)
+        wanted = min(count, max(wanted, ranks().size))
+        self._more = count / wanted
+        taken = torch.zeros(count, dtype=torch.bool)
+        taken[torch.arange(wanted) * count // wanted] = True
+        mine, taken = ranks().share(calibration), ranks().share(taken).to(calibration.device)
+        return mine[taken], mine[~taken]
 
     def make(self, name: str, root: nn.Module, module: nn.Module, floats: Seen) -> dict[str, Made]:
         """The layers of a part, quantized; those that read one input together."""

@@ -112,14 +112,15 @@ def test_what_a_path_keeps_is_counted_and_dropped(case) -> None:
     layer = QuantLinear(quantize(weight, scheme.weights), None, scheme.activations)
     assert layer.prepared_bytes == 0
     before = layer(x)
-    assert layer.prepared_bytes == 4 * 128  # the codes are shared; 128 sums of rows in int32 are new
+    new = 128 + 128 // 16  # int32: sums of rows, and turns of 16 rows each; the codes are shared
+    assert layer.prepared_bytes == 4 * new
     layer.path = "dequantize"
     assert layer.prepared_bytes == 0
     layer(x)
     assert layer.prepared_bytes == 0
     odd = QuantLinear(quantize(weight[:, :200], scheme.weights), None, PRESETS["W8A8"].activations)
     odd(x[..., :200])
-    assert odd.prepared_bytes == 128 * 256  # 200 columns padded to 256: a second copy of the codes
+    assert odd.prepared_bytes == 128 * 256 + 4 * 128 // 16  # 200 columns padded to 256: a second copy of the codes
     layer.path = None
     assert torch.equal(layer(x), before)
     other = QuantLinear(quantize(weight * 2 + 1, scheme.weights), None, scheme.activations)

@@ -213,7 +213,7 @@ def test_a_wrong_card_leaves_the_rest_alive(
     settle(page)
     assert sentence in page.error[0].value
     assert [shown["key"] for shown in figures_of(page)] == ["times", "split", "roofline", "bounds"]
-    assert len(page.table) == 2  # what is native, and the rates
+    assert len(page.table) == 3  # vLLM's kernels, what is native, and the rates
 
 
 def test_the_table_names_what_is_native() -> None:

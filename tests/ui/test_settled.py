@@ -100,6 +100,7 @@ def test_the_last_pages_do_not_stand_still_either(
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
     new_server()
     at = page(name)
+    at.session_state["layer_report"] = True  # Take's fold, open
     with slow(monkeypatch):
         at.run()
         assert title in [job.title for job in kept.jobs().unfinished()]

@@ -71,11 +71,15 @@ class Track(Slider):
     steps: int = 10
     count: int = -1
 
+    def on_track(self, page: Page) -> Locator:
+        return self.on(page).locator("xpath=ancestor::*[@data-orientation][1]")  # the input is a pixel
+
     def aim(self, page: Page) -> None:
         self.count += 1
+        self.on_track(page).scroll_into_view_if_needed()  # a click outside the window hits nothing
 
     def fire(self, page: Page) -> str | None:
-        box = self.on(page).locator("xpath=ancestor::*[@data-orientation][1]").bounding_box()  # the input is a pixel
+        box = self.on_track(page).bounding_box()
         assert box is not None
         place = self.count % self.steps
         at = self.first + (self.last - self.first) * place / self.steps

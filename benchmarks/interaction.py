@@ -69,7 +69,7 @@ class Track(Slider):
     first: float = 0.0
     last: float = 1.0
     steps: int = 10
-    count: int = -1
+    count: int = 0  # at `first` the plan may be the one that is drawn
 
     def on_track(self, page: Page) -> Locator:
         return self.on(page).locator("xpath=ancestor::*[@data-orientation][1]")  # the input is a pixel
@@ -178,14 +178,15 @@ PLACES = [
 ]
 
 # Resolves with the milliseconds from the key press (or click) to the frame after the chart was drawn.
-ARM = """chart => { const host = document.querySelector(`.lab-chart[data-key="${chart}"]`);
-  window.repainted = new Promise((resolve, reject) => { let start;
+ARM = """chart => { window.repainted = new Promise((resolve, reject) => { let start;
     setTimeout(() => reject(new Error(`the chart ${chart} was not drawn anew within 10 s`)), 10000);
     for (const event of ["keydown", "pointerdown"])
       addEventListener(event, () => { start ??= performance.now(); }, { capture: true, once: true });
-    const seen = new MutationObserver(() => { seen.disconnect();
+    const seen = new MutationObserver(changes => {
+      if (!changes.some(({ target }) => target.dataset.key === chart && target.dataset.drawn !== "0")) return;
+      seen.disconnect();
       requestAnimationFrame(() => resolve(performance.now() - start)); });
-    seen.observe(host, { attributes: true, attributeFilter: ["data-drawn"] }); }); }"""
+    seen.observe(document.body, { subtree: true, attributes: true, attributeFilter: ["data-drawn"] }); }); }"""
 
 
 class Wire:

@@ -170,7 +170,7 @@ PLACES = [
     Place(
         "Which layers hurt",
         "Which_layers_hurt",
-        lambda: Track("Bits per weight, scales counted", first=0.3, last=0.445),  # 4.03 to 4.96 bits
+        lambda: Track("Bits per weight, scales counted", first=0.2, last=0.44, steps=6),  # 3.4 to 4.9 bits
         "plan_map",
     ),
     Place("Speed and memory", "Speed_and_memory", lambda: Slider("Sequences at once"), "memory"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,7 @@ class Duel(Comparison):
     refused: dict[str, str] = field(default_factory=dict)
 
 
+@lru_cache(4096)  # a table of a plan asks for the same few names hundreds of times
 def short_label(text: str, longest: int = 34) -> str:
     """A scheme or plan as a short name: its preset's, else its text, cut where it is long."""
     name = Plan.parse(text).label

@@ -175,6 +175,8 @@ class Apart:
 
 def product(layers: Sequence[Any], like: Tensor) -> Product | Floats | Apart:
     """The layers' common product for x of the type and device of `like`."""
+    if len({layer.bias is None for layer in layers}) > 1:
+        return Apart(layers)
     if all(type(layer) is nn.Linear for layer in layers):
         weight = _stacked([layer.weight for layer in layers])
         for layer, part in zip(layers, weight.split_with_sizes([layer.out_features for layer in layers]), strict=True):
@@ -240,10 +242,5 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _bias(layers: Sequence[Any]) -> Tensor | None:
-    if all(layer.bias is None for layer in layers):
-        return None
-    parts = [
-        layer.bias.detach() if layer.bias is not None else torch.zeros(layer.out_features, device=layers[0].bias.device)
-        for layer in layers
-    ]
-    return torch.cat(parts)
+    """One behind the other; all layers have one, or none has."""
+    return None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])

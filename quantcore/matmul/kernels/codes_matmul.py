@@ -57,49 +57,30 @@ def _place(tile, tiles_n, tiles_t, GROUP: tl.constexpr):
 
 
 @triton.jit
-def _finish(
-    acc,
-    y_ptr,
-    n,
-    t,
-    N,
-    T,
-    sx_ptr,
-    sw_ptr,
-    zx_ptr,
-    zw_ptr,
-    x_sum_ptr,
-    w_sum_ptr,
-    bias_ptr,
-    SX: tl.constexpr,
-    SW: tl.constexpr,
-    X_ZERO: tl.constexpr,
-    W_ZERO: tl.constexpr,
-    BIAS: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    """Zero points, scales, bias and the store of one tile; acc (BLOCK_N, BLOCK_T). SX, SW: 1 per row, 0 for one
+def _results(
+    sums, n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
+    SX: tl.constexpr, SW: tl.constexpr, X_ZERO: tl.constexpr, W_ZERO: tl.constexpr, BIAS: tl.constexpr,
+    BLOCKS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Zero points, scales and bias of one tile, in y's type; sums (tokens t, rows n). SX, SW: 1 per row, 0 for one
     scale."""
     in_n, in_t = n < N, t < T
     if W_ZERO:
         zw = tl.load(zw_ptr + n * SW, mask=in_n, other=0)
-        acc -= zw[:, None] * tl.load(x_sum_ptr + t, mask=in_t, other=0)[None, :]
+        sums -= tl.load(x_sum_ptr + t, mask=in_t, other=0)[:, None] * zw[None, :]
     if X_ZERO:
         zx = tl.load(zx_ptr + t * SX, mask=in_t, other=0)
-        acc -= tl.load(w_sum_ptr + n, mask=in_n, other=0)[:, None] * zx[None, :]
-    out = tl.trans(acc)
-    at = y_ptr + t.to(tl.int64)[:, None] * N + n[None, :]
-    inside = in_t[:, None] & in_n[None, :]
-    if y_ptr.dtype.element_ty == tl.int32:
-        tl.store(at, out, mask=inside)
+        sums -= zx[:, None] * tl.load(w_sum_ptr + n, mask=in_n, other=0)[None, :]
+    if DTYPE == tl.int32:
+        y = sums
     else:
-        y = out.to(tl.float32)
+        y = sums.to(tl.float32)
         if not BLOCKS:
             y = y * tl.load(sx_ptr + t * SX, mask=in_t, other=0.0)[:, None]
             y = y * tl.load(sw_ptr + n * SW, mask=in_n, other=0.0)[None, :]
         if BIAS:
             y += tl.load(bias_ptr + n, mask=in_n, other=0.0).to(tl.float32)[None, :]
-        tl.store(at, y.to(y_ptr.dtype.element_ty), mask=inside)
+    return y.to(DTYPE)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -176,52 +157,11 @@ def _multiply(
                 acc += tl.load(parts_ptr + piece * size + own, mask=inside, other=0, cache_modifier=".cg")
             tl.store(turns_ptr + tl.program_id(0), 0)
     if last:
-        _finish(
-            acc, y_ptr, n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
-            SX, SW, X_ZERO, W_ZERO, BIAS, BLOCKS,
+        y = _results(
+            tl.trans(acc), n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
+            SX, SW, X_ZERO, W_ZERO, BIAS, BLOCKS, y_ptr.dtype.element_ty,
         )  # fmt: skip
-
-
-@triton.jit
-def _store_half(
-    acc,
-    y_desc,
-    n,
-    t,
-    N,
-    T,
-    sx_ptr,
-    sw_ptr,
-    zx_ptr,
-    zw_ptr,
-    x_sum_ptr,
-    w_sum_ptr,
-    bias_ptr,
-    SX: tl.constexpr,
-    SW: tl.constexpr,
-    X_ZERO: tl.constexpr,
-    W_ZERO: tl.constexpr,
-    BIAS: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    HALF: tl.constexpr,
-):
-    """As `_finish`, of a tile (BLOCK_T, HALF) that begins at token t and row n; the copy engine knows the edges."""
-    ts, ns = t + tl.arange(0, BLOCK_T), n + tl.arange(0, HALF)
-    in_t, in_n = ts < T, ns < N
-    if W_ZERO:
-        zw = tl.load(zw_ptr + ns * SW, mask=in_n, other=0)
-        acc -= tl.load(x_sum_ptr + ts, mask=in_t, other=0)[:, None] * zw[None, :]
-    if X_ZERO:
-        zx = tl.load(zx_ptr + ts * SX, mask=in_t, other=0)
-        acc -= zx[:, None] * tl.load(w_sum_ptr + ns, mask=in_n, other=0)[None, :]
-    if y_desc.dtype == tl.int32:
-        y_desc.store([t, n], acc)
-    else:
-        y = acc.to(tl.float32) * tl.load(sx_ptr + ts * SX, mask=in_t, other=0.0)[:, None]
-        y = y * tl.load(sw_ptr + ns * SW, mask=in_n, other=0.0)[None, :]
-        if BIAS:
-            y += tl.load(bias_ptr + ns, mask=in_n, other=0.0).to(tl.float32)[None, :]
-        y_desc.store([t, n], y.to(y_desc.dtype))
+        tl.store(y_ptr + t.to(tl.int64)[:, None] * N + n[None, :], y, mask=(t < T)[:, None] & (n < N)[None, :])
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -264,15 +204,15 @@ def _multiply_many(
                 acc = tl.dot(x, tl.trans(w), acc, out_dtype=tl.int32)
             else:
                 acc = tl.dot(x, tl.trans(w), acc, max_num_imprecise_acc=BLOCK_K)
-        left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_T, 2, half)), (0, 2, 1)))
-        _store_half(
-            left, y_desc, pid_n * BLOCK_N, pid_t * BLOCK_T, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr,
-            bias_ptr, SX, SW, X_ZERO, W_ZERO, BIAS, BLOCK_T, half,
-        )  # fmt: skip
-        _store_half(
-            right, y_desc, pid_n * BLOCK_N + half, pid_t * BLOCK_T, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr,
-            w_sum_ptr, bias_ptr, SX, SW, X_ZERO, W_ZERO, BIAS, BLOCK_T, half,
-        )  # fmt: skip
+        t = pid_t * BLOCK_T + tl.arange(0, BLOCK_T)
+        halves = tl.split(tl.permute(tl.reshape(acc, (BLOCK_T, 2, half)), (0, 2, 1)))
+        for side in tl.static_range(2):
+            begin = pid_n * BLOCK_N + side * half
+            y = _results(
+                halves[side], begin + tl.arange(0, half), t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr,
+                bias_ptr, SX, SW, X_ZERO, W_ZERO, BIAS, False, y_desc.dtype,
+            )  # fmt: skip
+            y_desc.store([pid_t * BLOCK_T, begin], y)
 
 
 def multiply(

@@ -4,10 +4,13 @@ import base64
 import functools
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
@@ -26,6 +29,15 @@ def new_server() -> None:
     """As after a start: no lab, no job, no teacher, and the store where QUANT_HOME is by now."""
     for one in (kept.store, kept.jobs, kept.shelf, visitors.teachers):
         one.clear()
+
+
+@contextmanager
+def own_server(home: Path) -> Iterator[None]:
+    """A new server inside, that keeps what it measures in `home`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANT_HOME", str(home))
+        new_server()
+        yield
 
 
 def lab_of(at: AppTest) -> Lab:

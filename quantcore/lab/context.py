@@ -9,6 +9,7 @@ import torch
 from quantcore.lab.bench import LEARNED, Bench
 from quantcore.lab.whole import SoFar
 from quantcore.measure.store import Answer, Question, shape_of, tokens_hash
+from quantcore.model.config_file import head_dim_of
 from quantcore.model.held import held
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.calibration import Progress, part_of
@@ -29,8 +30,6 @@ KIND = f"context lens {shape_of(ContextLens)}"  # of the store's questions
 
 def usual_caches(lab: Bench) -> list[str]:
     """Three caches that every head of the model takes."""
-    from quantcore.pipeline.cache import head_dim_of  # transformers takes long to import
-
     width = head_dim_of(lab.model.config)
     group = next((size for size in GROUPS if width % size == 0), None)
     return ["kv:fp8_e4m3/tensor", "kv:int8/token", f"kv:int4/group{group}" if group else "kv:int4/token"]

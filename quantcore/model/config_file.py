@@ -125,3 +125,9 @@ def require_counts(config: dict[str, Any], tensors: int, numbers: int) -> None:
 
 def _bounded(name: str) -> bool:
     return name in BLOCKS or (COUNTED.search(name) is not None and LENGTHS.search(name) is None)
+
+
+def head_dim_of(config: Any) -> int:
+    """How many numbers a head's row of keys has."""
+    decoder = config.get_text_config(decoder=True)
+    return int(getattr(decoder, "head_dim", None) or decoder.hidden_size // decoder.num_attention_heads)

@@ -24,6 +24,7 @@ from quantcore.matmul.codes import TokenCodes
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.paths import DEQUANTIZE, Path, open_paths
 from quantcore.matmul.why_not import REAL_TYPES, why_no_kernels
+from quantcore.model.config_file import head_dim_of
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerTensor
 from quantcore.numbers.qtensor import QTensor
@@ -44,7 +45,7 @@ def why_not_fused(model: Any) -> str | None:
         return f"its attention looks back {config.sliding_window} tokens only"
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}, and silu is what is fused"
-    size = _head_size(config)
+    size = head_dim_of(config)
     if size & (size - 1) or size < 16:
         return f"its heads have {size} channels, and a power of two from 16 on is what the kernel takes"
     weight = next(model.parameters())
@@ -60,10 +61,6 @@ def why_not_fused(model: Any) -> str | None:
             if type(layer) not in (nn.Linear, QuantLinear):
                 return f"its layers are {type(layer).__name__}, and Linear is what is fused"
     return None
-
-
-def _head_size(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _readers(block: Any) -> tuple[tuple[nn.Module, ...], ...]:

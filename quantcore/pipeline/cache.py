@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from quantcore.methods.transforms.fwht import turned
+from quantcore.model.config_file import head_dim_of
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.packing import codes_per_byte, pack, unpack
 from quantcore.numbers.qtensor import QTensor, dequantize, quantize
@@ -232,12 +233,6 @@ def turned_head(x: Tensor) -> Tensor:
     """x (..., head_dim) turned by Hadamard's matrix, in blocks of the largest power of two in head_dim; it undoes
     itself."""
     return turned(x, x.shape[-1] & -x.shape[-1])
-
-
-def head_dim_of(config: Any) -> int:
-    """How many numbers a head's row of keys has."""
-    decoder = config.get_text_config(decoder=True)
-    return int(getattr(decoder, "head_dim", None) or decoder.hidden_size // decoder.num_attention_heads)
 
 
 def with_cache(model: nn.Module, kv: CacheSpec, scales: Scales | None) -> nn.Module:

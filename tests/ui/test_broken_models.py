@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.apptest_helpers import errors, figures_of, new_server, page, settle
+from tests.apptest_helpers import errors, figures_of, own_server, page, settle
 from tests.model.broken_folders import BROKEN
 from tests.model.test_gguf_file import HOSTILE
 from tests.model.test_tokenizer import REFUSED_AT_LOAD, REFUSED_ON_A_TEXT, REFUSED_TEMPLATES, shorten
@@ -28,11 +28,9 @@ WAYS = ("page", "job")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One for all, as in life: what was refused before harms nobody who comes next."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANT_HOME", str(tmp_path_factory.mktemp("home")))
-        new_server()
+    with own_server(tmp_path_factory.mktemp("home")):
         yield
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.apptest_helpers import ROOT, errors, figures_of, new_server, page, settle
+from tests.apptest_helpers import ROOT, errors, figures_of, own_server, page, settle
 
 PAGES = ["", *sorted(path.stem for path in (ROOT / "pages").glob("*.py"))]
 MARKUP = (
@@ -48,10 +48,8 @@ def make_hostile(good: Path, models: Path) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANT_HOME", str(tmp_path_factory.mktemp("home")))
-        new_server()
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with own_server(tmp_path_factory.mktemp("home")):
         yield
 
 

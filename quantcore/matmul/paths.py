@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,10 +28,6 @@ from quantcore.matmul import humming, products, why_not
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import QuantSpec
-
-if TYPE_CHECKING:
-    pass
-
 
 Refuse = Callable[[Tensor, QTensor, "QuantSpec | None"], "str | None"]
 Prepare = Callable[[QTensor, "QuantSpec | None"], Any]

@@ -124,6 +124,15 @@ def wait_until(page: Any, script: str, arg: Any = None) -> None:
         page.wait_for_timeout(50)
 
 
+def wait_link(page: Any, part: str) -> None:
+    """Wait until the page's link says `part`, such as "bits=3".
+
+    The server sends the new picture and the new link one after the other, and Playwright's own `page.url` follows the
+    address bar later still.
+    """
+    wait_until(page, "part => location.search.includes(part)", part)
+
+
 def _evaluate(page: Any, script: str, arg: Any) -> Any:
     try:
         return page.evaluate(script, arg)

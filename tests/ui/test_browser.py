@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser_fixtures import ROOT, serving, wait_drawn, wait_until
+from tests.browser_fixtures import ROOT, serving, wait_drawn, wait_link, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -32,7 +32,7 @@ def test_one_slider_move_changes_the_number_it_should(page: Any, server_url: str
     page.keyboard.press("ArrowLeft")
     wait_drawn(page, "row", after=before)
     wait_until(page, "document.querySelector('h1').innerText.includes('only 8 values')")
-    assert page.url.endswith("bits=3")
+    wait_link(page, "bits=3")
 
 
 def test_reset_brings_back_the_page_the_sidebar_and_the_link(page: Any, server_url: str) -> None:
@@ -95,7 +95,7 @@ def test_a_dragged_number_goes_into_the_link_and_comes_back(page: Any, server_ur
     handle.focus()
     for _ in range(3):
         page.keyboard.press("ArrowRight")
-    wait_until(page, "location.search.includes('x=')")
+    wait_link(page, "x=")
     said = page.locator(".lab-line-card").first.get_attribute("data-x-hat")
     page.goto(page.url)
     wait_drawn(page, "codes_blue")
@@ -108,8 +108,8 @@ def test_a_preset_keeps_the_layer_and_changes_the_state(page: Any, server_url: s
     before = wait_drawn(page, "cost_curve")
     page.get_by_role("link", name="one scale for all").click()
     wait_drawn(page, "cost_curve", after=before)
-    wait_until(page, "location.search.includes('grain=tensor')")
-    assert "layer=model.layers.3.mlp.gate_proj" in page.url
+    wait_link(page, "grain=tensor")
+    wait_link(page, "layer=model.layers.3.mlp.gate_proj")
     assert page.locator(BITS).inner_text() == "4.000"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser_fixtures import wait_drawn, wait_until
+from tests.browser_fixtures import wait_drawn, wait_link, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -63,7 +63,7 @@ def test_the_slider_follows_the_hand_and_the_link_follows_the_slider(page: Any, 
     said = re.search(r"loss is (\d+)% of RTN's", words)
     assert said is not None
     assert round(100 * shown(page, "loss")) == int(said[1])
-    wait_until(page, "location.search.includes('step=48')")
+    wait_link(page, "step=48")
     assert 1 <= len(sent) <= 16  # a message where the hand stops, a few looks at jobs; none for each of 48 steps
     opened(page, page.url.partition("/GPTQ")[0], "&step=7")  # and who follows such a link sees that step
     wait_step(page, 7)
@@ -123,5 +123,5 @@ def test_a_change_of_bits_keeps_the_step(page: Any, server_url: str) -> None:
     page.keyboard.press("ArrowRight")
     wait_until(page, f"Number(document.querySelector('{PLAYER}').dataset.loss) !== {before!r}")
     assert shown(page, "step") == 5
-    assert "bits=4" in page.url
+    wait_link(page, "bits=4")
     assert page.locator(".stException").count() == 0

@@ -30,7 +30,8 @@ from quantcore.model.decode import GreedyDecoder
 
 RESULT = Path(__file__).parent / "results" / "decode_steps.json"
 SCHEMES = ("float", "W8A8", "w:int8/channel,a:int8/tensor/static", "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "W4A16",
-           "W4A16_ASYM", "W8A16")  # fmt: skip
+           "W4A16_ASYM", "W8A16", "w:int4/channel,a:int8/token/dynamic",
+           "w:int4/group128,a:fp8_e4m3/token/dynamic")  # fmt: skip
 SHAPE = LLAMA_3_8B._replace(blocks=8, vocabulary=256)
 PROMPT, SHORT, LONG, ROUNDS = 64, 40, 240, 3
 WAYS = {"plain_": False, "": True}  # by transformers' own blocks, and with what stands between products fused

@@ -30,7 +30,7 @@ if importlib.util.find_spec("xdist"):  # most of the tests' time is compiling
 PARTS: dict[str, list[str]] = {
     "test_gptq": [*PYTEST, "tests/methods/test_gptq_kernel.py"],
     "gptq": ["-m", "benchmarks.gptq", "--out", "{out}/gptq.json"],
-    "test_low_bit": [*PYTEST, "tests/matmul/test_cuda_matmul.py", "-k", "low_bit or unpacked"],
+    "test_low_bit": [*PYTEST, "tests/matmul/test_cuda_matmul.py", "-k", "low_bit or unpacked or w4a8"],
     "matmul": ["-m", "benchmarks.matmul", "--out", "{out}/matmul.json"],
     "fwht": ["-m", "benchmarks.fwht", "--out", "{out}/fwht.json"],
     "tune": ["-m", "benchmarks.tune_low_bit", "--out", "{out}/tune_low_bit.json"],

@@ -44,12 +44,12 @@ OTHERS = {"q, o": (4096, 4096), "k, v": (1024, 4096), "down": (4096, 14336)}
 STATIC_W8A8 = "w:int8/channel,a:int8/tensor/static"
 TENSOR_W8A8 = "w:int8/channel,a:int8/tensor/dynamic"
 TENSOR_FP8 = "w:fp8_e4m3/tensor,a:fp8_e4m3/tensor/dynamic"
+W4A8 = ["w:int4/channel,a:int8/token/dynamic", "w:int4/group128,a:fp8_e4m3/token/dynamic"]
 SCHEMES = [
     "W8A8", STATIC_W8A8, TENSOR_W8A8, "FP8", TENSOR_FP8, "FP8_DYNAMIC", "FP8_BLOCK",
-    "W4A16", "W4A16_ASYM", "W4A16+g_idx", "W8A16", "NVFP4A16", "MXFP4A16", "MXFP8A16",
+    "W4A16", "W4A16_ASYM", "W4A16+g_idx", "W8A16", "NVFP4A16", "MXFP4A16", "MXFP8A16", *W4A8,
 ]  # fmt: skip
-HUMMING = ["W8A8", "FP8_DYNAMIC", "W4A16", "W8A16", "w:int4/channel,a:int8/token/dynamic",
-           "w:int4/group128,a:fp8_e4m3/token/dynamic"]  # fmt: skip
+HUMMING = ["W8A8", "FP8_DYNAMIC", "W4A16", "W8A16", *W4A8]
 FEW_SCHEMES = ["W8A8", "FP8", "FP8_DYNAMIC", "W4A16", "W8A16"]
 CODES = [
     "int8/token/dynamic",

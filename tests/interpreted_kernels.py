@@ -6,8 +6,9 @@ import torch
 
 from quantcore.matmul.kernels import few_tokens_matmul
 from quantcore.matmul.kernels.codes_matmul import Tile, multiply
+from quantcore.matmul.kernels.expand import expand
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
-from quantcore.matmul.kernels.low_bit_matmul import expand, multiply_packed
+from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
 from quantcore.matmul.kernels.low_bit_weight import pack_weight
 from quantcore.matmul.paths import open_paths
 from quantcore.matmul.why_not import why_no_kernels
@@ -103,6 +104,21 @@ def test_low_bit_in_several_blocks(scheme: str) -> None:
         laws.check_product("low_bit", scheme, 20, 24, 512, torch.float16, reorder=True)
 
 
+@pytest.mark.parametrize("scheme", laws.W4A8_SCHEMES)
+def test_w4a8(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """Few tokens unpacked to 16 bits, many by codes of 8 bits; 320 columns end inside a block."""
+    width = 512 if "256" in scheme else 384 if "128" in scheme else 320
+    laws.check_product("w4a8", scheme, 5, 40, width, torch.float16)
+    monkeypatch.setattr("quantcore.matmul.w4a8.FEW_TOKENS", 2)
+    laws.check_product("w4a8", scheme, 5, 40, width, torch.float16)
+    laws.check_product("w4a8", scheme, 3, 17, width, torch.float16, with_bias=False, reorder="group" in scheme)
+
+
+def test_a_decode_step_of_w4a8() -> None:
+    """In float16 a sum may round to the next code of 8 bits: half a percent of the largest logit was seen."""
+    decode_laws.check_step("llama", "w:int4/group32,a:int8/token/dynamic", 2, torch.float16, "cpu", 1e-2, 1)
+
+
 @pytest.mark.parametrize("spec", laws.ROUNDED)
 def test_activations_rounded_in_groups(spec: str) -> None:
     for dtype in (torch.float32, torch.float16):
@@ -166,7 +182,10 @@ def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, shape: tuple[i
     x, weight, bias = laws.draw(tokens, out, width, torch.float16)
     q = quantize(weight, Scheme.parse(scheme).weights)
     exact = x.double() @ dequantize(q).double().T
+    scale = torch.rand(tokens) + 0.5
     for tile in (FewTile(1, 2, 1), FewTile(2, 2, 2)):
+        y = multiply_few(x, pack_weight(q), bias, tile, scale)
+        assert torch.allclose(y.double(), exact * scale.double()[:, None] + bias.double(), rtol=2**-10, atol=1e-3), tile
         y = multiply_few(x, pack_weight(q), bias, tile)
         assert torch.allclose(y.double(), exact + bias.double(), rtol=2**-10, atol=1e-3), tile
         assert torch.allclose(multiply_few(x, pack_weight(q), None, tile).double(), exact, rtol=2**-10, atol=1e-3)

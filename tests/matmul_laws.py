@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from quantcore.matmul import w4a8
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.paths import PATHS
 from quantcore.matmul.products import FUSED_FLOATS, FUSED_TOKENS, token_codes
@@ -23,6 +24,7 @@ from quantcore.scheme.scheme import Scheme
 # Of sum |x_hat| |w_hat|, what the sums themselves may lose. Hopper's fp8 tensor cores cut each of 32 products at 2^-13
 # of the largest: 2^-8 at worst; the most seen on an H200, over these schemes, was 2^-9.7.
 SUMS_LOSE = {"int8": 0.0, "int8_torch": 0.0, "fp8": 2**-9, "fp8_torch": 2**-9, "fp8_block": 2**-9, "low_bit": 2**-19}
+SUMS_LOSE["w4a8"] = 2**-19
 SUMS_LOSE["humming"] = 2**-8 + 2**-9  # scales of weights in bfloat16, where they are multiplied in too, and fp8's sums
 REFERENCE_LOSES = 2**-48  # of the same, the float64 reference itself
 EPILOGUE = 4 * 2**-24  # to float32, times one scale, times the other, plus bias
@@ -54,6 +56,15 @@ LOW_BIT_SCHEMES = [
     "w:int8/group128",
     "w:int8/channel/asym",
     "w:int6/group32",
+]
+W4A8_SCHEMES = [
+    "w:int4/group128,a:fp8_e4m3/token/dynamic",
+    "w:int4/channel,a:int8/token/dynamic",
+    "w:int4/group128/asym,a:int8/token/dynamic",
+    "w:int3/group256,a:int8/tensor/static",
+    "w:int4/group64/asym,a:int8/token/dynamic",
+    "w:int4/channel/asym,a:fp8_e4m3/tensor/dynamic",
+    "w:int3/tensor/asym,a:int6/token/dynamic",
 ]
 FLOAT_BIT_SCHEMES = [
     "NVFP4A16",
@@ -153,6 +164,12 @@ def check_product(
     lost = SUMS_LOSE[path] + REFERENCE_LOSES
     if path == "low_bit" and tokens > (FUSED_FLOATS if scheme.weights.fmt.is_float else FUSED_TOKENS):
         lost += rounding  # the weight is unpacked to x's dtype
+    if path == "w4a8" and tokens > w4a8.FEW_TOKENS:
+        assert scheme.activations is not None
+        if "group64" in scheme_text:
+            lost += 2 * rounding  # products of 16 bits
+        elif scheme.activations.fmt.is_float:
+            lost += 2**-9
     bound = rounding * expected.abs() + EPILOGUE * size + lost * products
     times = float(((y.cpu().double() - expected).abs() / bound).max())
     assert times <= 1.01, f"{path} {scheme_text} {tokens} x {width} -> {out}: {times:g} times the bound"

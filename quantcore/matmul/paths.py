@@ -1,6 +1,7 @@
 """Paths: the ways in which a quantized layer can multiply, and why a way is closed.
 
     name         x, weight                          arithmetic                               where
+    w4a8         codes, codes of at most 4 bits     unpacked in registers, or to 8 bits      GPU: Triton
     int8         integer codes on both sides        int32 sums, scales in the epilogue       GPU: Triton
     int8_torch   the same                           torch._int_mm, scales after it           GPU, CPU
     fp8          e4m3 codes on both sides           float32 sums, scales in the epilogue     GPU: Triton, _scaled_mm
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantcore.matmul import humming, products, why_not
+from quantcore.matmul import humming, products, w4a8, why_not
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import QuantSpec
@@ -91,6 +92,14 @@ def path_named(name: str) -> Path:
 PATHS: dict[str, Path] = {
     path.name: path
     for path in [
+        Path(
+            "w4a8",
+            "codes x codes of at most 4 bits, unpacked in registers or to 8 bits",
+            w4a8.why_not,
+            products.pack,
+            w4a8.encode,
+            w4a8.multiply,
+        ),
         Path(
             "int8",
             "integer codes x integer codes, int32 sums, scales fused",

@@ -159,7 +159,8 @@ def in_order(x: Tensor, weight: LowBitWeight, spec: QuantSpec | None, static: QP
 
 def multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     from quantcore.matmul.kernels import few_tokens_matmul as few
-    from quantcore.matmul.kernels.low_bit_matmul import expand, multiply_packed
+    from quantcore.matmul.kernels.expand import expand
+    from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
 
     if few.takes(x, weight):
         return few.multiply_few(x, weight, bias)

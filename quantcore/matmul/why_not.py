@@ -91,10 +91,10 @@ def fp8(x: Tensor, qweight: QTensor, activations: QuantSpec | None) -> str | Non
 
 
 def fp8_torch(x: Tensor, qweight: QTensor, activations: QuantSpec | None) -> str | None:
-    return _codes(x, qweight, activations, floats=True) or _no_fp8_here(x)
+    return _codes(x, qweight, activations, floats=True) or no_fp8_here(x)
 
 
-def _no_fp8_here(x: Tensor) -> str | None:
+def no_fp8_here(x: Tensor) -> str | None:
     if x.device.type not in ("cpu", "cuda"):
         return f"fp8 products run on cpu and cuda, x is on {x.device.type}"
     if x.device.type == "cuda" and (capability := torch.cuda.get_device_capability(x.device)) < (8, 9):
@@ -111,7 +111,7 @@ def fp8_block(x: Tensor, qweight: QTensor, activations: QuantSpec | None) -> str
             f"it scales {MULTIPLE} columns at a time and got weights per {qweight.spec.granularity}, activations per "
             f"{activations.granularity}; use block128x128 and group128"
         )
-    return _dtype(x, REAL_TYPES) or _no_fp8_here(x) or why_no_kernels(x)
+    return _dtype(x, REAL_TYPES) or no_fp8_here(x) or why_no_kernels(x)
 
 
 def low_bit(x: Tensor, qweight: QTensor, activations: QuantSpec | None) -> str | None:

@@ -136,7 +136,8 @@ class Product:
         from quantcore.matmul.kernels.decode_rows import codes_leave
 
         self.path, self.weight, self.spec, self.static, self.bias, self.dtype = path, weight, spec, static, bias, dtype
-        plain = path.name.startswith(("int8", "fp8")) and getattr(weight, "zero_point", None) is None
+        coded = path.name.startswith(("int8", "fp8")) and getattr(weight, "zero_point", None) is None
+        plain = coded or (path.name == "w4a8" and weight.order is None)
         self.leaves = spec if plain and codes_leave(spec) else None
 
     def __call__(self, x: Tensor | TokenCodes) -> Tensor:

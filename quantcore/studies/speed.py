@@ -143,9 +143,19 @@ def closed_paths(report: SpeedReport, device: str) -> dict[str, tuple[str, str]]
         assert scheme.weights is not None
         x = torch.zeros(1, report.shape[1], device=device, dtype=torch.bfloat16)
         few = quantize(torch.zeros(128, report.shape[1], device=device), scheme.weights)
-        name = "low_bit" if scheme.activations is None else "fp8" if scheme.activations.fmt.is_float else "int8"
+        name = _own_path(scheme)
         found[text] = name, path_named(name).why_not(x, few, scheme.activations) or "open by now"
     return found
+
+
+def _own_path(scheme: Scheme) -> str:
+    """The path that was made for such codes."""
+    assert scheme.weights is not None
+    if scheme.activations is None:
+        return "low_bit"
+    if scheme.weights.fmt.bits <= 4 and not scheme.weights.fmt.is_float:
+        return "w4a8"
+    return "fp8" if scheme.activations.fmt.is_float else "int8"
 
 
 @dataclass(frozen=True)

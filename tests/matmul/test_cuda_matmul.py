@@ -127,9 +127,19 @@ def test_low_bit(scheme: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("scheme", laws.W4A8_SCHEMES)
+def test_w4a8(scheme: str, dtype: torch.dtype) -> None:
+    for tokens, out in ((1, 16), (7, 100), (16, 8216), (50, 256), (100, 264), (300, 272)):
+        laws.check_product("w4a8", scheme, tokens, out, 512, dtype, "cuda")
+    if "group" in scheme:
+        laws.check_product("w4a8", scheme, 3, 72, 768, dtype, "cuda", reorder=True)
+        laws.check_product("w4a8", scheme, 300, 72, 768, dtype, "cuda", with_bias=False, reorder=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize("scheme", laws.LOW_BIT_SCHEMES + laws.FLOAT_BIT_SCHEMES)
 def test_unpacked_weights_are_the_dequantized_ones(scheme: str, dtype: torch.dtype) -> None:
-    from quantcore.matmul.kernels.low_bit_matmul import expand
+    from quantcore.matmul.kernels.expand import expand
     from quantcore.matmul.kernels.low_bit_weight import pack_weight
 
     spec = Scheme.parse(scheme).weights

@@ -35,6 +35,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
         attend,
         codes_matmul,
         decode_rows,
+        expand,
         few_tokens_matmul,
         low_bit_matmul,
         round_groups,
@@ -63,7 +64,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
         target = triton.backends.compiler.GPUTarget(*HOPPER)
         found[kernel.__name__] = triton.compile(source, target=target, options=options)
 
-    for module in (attend, codes_matmul, decode_rows, few_tokens_matmul, low_bit_matmul, round_groups, fwht):
+    for module in (attend, codes_matmul, decode_rows, expand, few_tokens_matmul, low_bit_matmul, round_groups, fwht):
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(triton.runtime.driver, "_active", _Hopper())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -110,6 +111,24 @@ def test_codes_times_codes(scheme: str, instruction: str, compiled: dict[str, An
         name = "_multiply_many" if tokens > 128 else "_multiply"
         assert instruction in compiled[name].asm["ptx"]
         assert compiled[name].metadata.shared <= HOPPER_SHARED
+
+
+@pytest.mark.parametrize("scheme", ["w:int4/group128,a:fp8_e4m3/token/dynamic", "w:int4/channel,a:int8/token/dynamic"])
+def test_codes_of_four_bits_times_codes_of_eight(scheme: str, compiled: dict[str, Any]) -> None:
+    from quantcore.matmul import w4a8
+    from quantcore.matmul.codes import TokenCodes
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
+
+    parsed = Scheme.parse(scheme)
+    assert parsed.activations is not None
+    weight = pack_weight(quantize(torch.randn(256, 2048), parsed.weights))
+    for tokens in (20, 300):
+        codes = torch.zeros(tokens, 2048, dtype=parsed.activations.fmt.storage)
+        w4a8.multiply(TokenCodes(codes, torch.ones(tokens), None, None), weight, None, torch.bfloat16)
+    sums = "f32.e4m3.e4m3" if parsed.activations.fmt.is_float else "s32.s8.s8"
+    name = "_multiply" if "group" in scheme else "_multiply_many"
+    assert sums in compiled[name].asm["ptx"]
+    assert set(compiled) == {"_multiply_packed", "_expand", name}
 
 
 def test_what_stands_between_the_products_of_a_decode_step(compiled: dict[str, Any]) -> None:

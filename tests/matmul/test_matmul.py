@@ -152,7 +152,7 @@ def test_other_dtypes_and_unknown_names() -> None:
     weight = quantize(torch.randn(16, 32), scheme.weights)
     reason = PATHS["int8_torch"].why_not(torch.zeros(1, 32, dtype=torch.float64), weight, scheme.activations)
     assert reason == "it takes x in float32, float16, bfloat16, got float64"
-    with pytest.raises(ValueError, match="no path is called 'int7'; try one of int8, int8_torch"):
+    with pytest.raises(ValueError, match="no path is called 'int7'; try one of w4a8, int8, int8_torch"):
         path_named("int7")
 
 

@@ -13,8 +13,8 @@ one program per multiprocessor walks over the tiles: the bulk copy engine brings
 next tile is multiplied. Both operands lie along K, which is how tensor cores want 8-bit codes, and as checkpoints keep
 weights. K is padded to a multiple of 128 by zero codes; other edges are masked.
 
-With BLOCKS each 128 columns of a token and each block of the weight have their own scale (sx[t, k/128], sw[n/rows,
-k/128]): the sum over those columns is scaled before it is added.
+With BLOCKS each block of the weight, 128 columns of some rows, has its own scale (sw[n/rows, k/128]), with X_BLOCKS so
+has each 128 columns of a token (sx[t, k/128]): the sum over those columns is scaled before it is added, in float32.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _place(tile, tiles_n, tiles_t, GROUP: tl.constexpr):
 def _results(
     sums, n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
     SX: tl.constexpr, SW: tl.constexpr, X_ZERO: tl.constexpr, W_ZERO: tl.constexpr, BIAS: tl.constexpr,
-    BLOCKS: tl.constexpr, DTYPE: tl.constexpr,
+    BLOCKS: tl.constexpr, X_BLOCKS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Zero points, scales and bias of one tile, in y's type; sums (tokens t, rows n). SX, SW: 1 per row, 0 for one
     scale."""
@@ -75,8 +75,9 @@ def _results(
         y = sums
     else:
         y = sums.to(tl.float32)
-        if not BLOCKS:
+        if not X_BLOCKS:
             y = y * tl.load(sx_ptr + t * SX, mask=in_t, other=0.0)[:, None]
+        if not BLOCKS:
             y = y * tl.load(sw_ptr + n * SW, mask=in_n, other=0.0)[None, :]
         if BIAS:
             y += tl.load(bias_ptr + n, mask=in_n, other=0.0).to(tl.float32)[None, :]
@@ -107,6 +108,7 @@ def _multiply(
     W_ZERO: tl.constexpr,
     BIAS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    X_BLOCKS: tl.constexpr,
     FEW: tl.constexpr,  # a tile has more tokens than there are
     SPLITS: tl.constexpr,  # > 1: partial sums go through parts, (SPLITS, N, T)
     BLOCK_N: tl.constexpr,
@@ -122,7 +124,7 @@ def _multiply(
     w_at = w_ptr + row_n.to(tl.int64)[:, None] * K + k[None, :]
     x_at = x_ptr + row_t.to(tl.int64)[:, None] * K + k[None, :]
     is_int: tl.constexpr = w_ptr.dtype.element_ty == tl.int8
-    acc = tl.zeros([BLOCK_N, BLOCK_T], tl.int32 if is_int else tl.float32)
+    acc = tl.zeros([BLOCK_N, BLOCK_T], tl.int32 if is_int and not BLOCKS else tl.float32)
     each = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS)
     begin = tl.program_id(1) * each
     w_at += begin * BLOCK_K
@@ -135,8 +137,12 @@ def _multiply(
             x = tl.load(x_at)
         if BLOCKS:
             sw = tl.load(sw_ptr + (row_n // rows) * (K // BLOCK_K) + block)
-            sx = tl.load(sx_ptr + row_t * (K // BLOCK_K) + block)
-            acc += tl.dot(w, tl.trans(x)) * (sw[:, None] * sx[None, :])
+            part = tl.dot(w, tl.trans(x), out_dtype=tl.int32 if is_int else tl.float32).to(tl.float32)
+            if X_BLOCKS:
+                sx = tl.load(sx_ptr + row_t * (K // BLOCK_K) + block)
+                acc += part * (sw[:, None] * sx[None, :])
+            else:
+                acc += part * sw[:, None]
         elif is_int:
             acc = tl.dot(w, tl.trans(x), acc, out_dtype=tl.int32)
         else:
@@ -159,7 +165,7 @@ def _multiply(
     if last:
         y = _results(
             tl.trans(acc), n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,
-            SX, SW, X_ZERO, W_ZERO, BIAS, BLOCKS, y_ptr.dtype.element_ty,
+            SX, SW, X_ZERO, W_ZERO, BIAS, BLOCKS, X_BLOCKS, y_ptr.dtype.element_ty,
         )  # fmt: skip
         tl.store(y_ptr + t.to(tl.int64)[:, None] * N + n[None, :], y, mask=(t < T)[:, None] & (n < N)[None, :])
 
@@ -210,7 +216,7 @@ def _multiply_many(
             begin = pid_n * BLOCK_N + side * half
             y = _results(
                 halves[side], begin + tl.arange(0, half), t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr,
-                bias_ptr, SX, SW, X_ZERO, W_ZERO, BIAS, False, y_desc.dtype,
+                bias_ptr, SX, SW, X_ZERO, W_ZERO, BIAS, False, False, y_desc.dtype,
             )  # fmt: skip
             y_desc.store([pid_t * BLOCK_T, begin], y)
 
@@ -257,9 +263,9 @@ def multiply(
         launch(_multiply_many, (programs,), w_desc, x_desc, y_desc, *after, **constants)
         return y
     splits = tile.splits if weight.turns is not None and tiles <= len(weight.turns) else 1
-    kind = torch.int32 if is_int else torch.float32
+    kind = torch.int32 if is_int and not blocks else torch.float32
     parts = torch.empty(splits, out, tokens, dtype=kind, device=y.device) if splits > 1 else None
-    constants |= {"BLOCKS": blocks, "FEW": tokens < tile.t, "SPLITS": splits}
+    constants |= {"BLOCKS": blocks, "X_BLOCKS": x.scale.dim() == 2, "FEW": tokens < tile.t, "SPLITS": splits}
     launch(_multiply, (tiles, splits), weight.codes, x.codes, y, *after, weight.rows, parts, weight.turns, **constants)
     return y
 

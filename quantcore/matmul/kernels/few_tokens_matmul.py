@@ -33,7 +33,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantcore.matmul.kernels.low_bit_matmul import group_of
+from quantcore.matmul.kernels.low_bit_matmul import group_of, scales_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.matmul.kernels.unpacking import rest_of, scale_pair, unpack, unpack_scaled
 from quantcore.numbers.kernels.launch import launch
@@ -144,6 +144,7 @@ def _multiply_few(
     scale_ptr,
     zero_ptr,
     global_ptr,
+    sx_ptr,
     bias_ptr,
     N,
     T,
@@ -154,6 +155,7 @@ def _multiply_few(
     GROUP: tl.constexpr,  # columns that share a scale, 0: the whole row does
     HALVES: tl.constexpr,  # 2: each 64 columns have their own scale; 1: 128 share one
     ZERO: tl.constexpr,
+    SCALES: tl.constexpr,  # of x, codes of which are multiplied: 0 none, 1 one for all tokens, 2 one each
     BIAS: tl.constexpr,
     BF16: tl.constexpr,
     TOKEN_TILES: tl.constexpr,  # of 8 tokens
@@ -259,6 +261,8 @@ def _multiply_few(
     place = tl.arange(0, TILES * TOKEN_TILES * 4)[None, :]
     n = first_row + 8 * (place // (2 * TOKEN_TILES)) + lane // 4
     t = 8 * (place // 2 % TOKEN_TILES) + 2 * (lane % 4) + place % 2
+    if SCALES > 0:
+        out *= tl.load(sx_ptr + t * (SCALES - 1), mask=t < T, other=0.0)
     if BIAS:
         out += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
     tl.store(y_ptr + t * N + n, out.to(y_ptr.dtype.element_ty), mask=(n < N) & (t < T))
@@ -286,19 +290,23 @@ def _wide(weight: LowBitWeight) -> bool:
     return weight.group % 64 == 0 or weight.group >= weight.shape[1]
 
 
-def multiply_few(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: FewTile | None = None) -> Tensor:
-    """y (N, O) in the dtype of x, bf16 or fp16. Shape of x: (N, K), contiguous, columns in the weight's order."""
+def multiply_few(
+    x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: FewTile | None = None, scale: Tensor | None = None
+) -> Tensor:
+    """y (N, O) in the dtype of x, bf16 or fp16. Shape of x: (N, K), contiguous, columns in the weight's order; with
+    `scale`, (N,) or (1,) in float32, x holds codes and y is multiplied by it."""
     tokens, (out, width) = len(x), weight.shape
     tile = tile or tile_for(tokens, out)
     coded = weight.scale.dtype == torch.uint8
     group = 0 if weight.group >= width or coded else weight.group
-    scale = weight.scale.view(torch.int32) if coded else weight.scale
+    scales = weight.scale.view(torch.int32) if coded else weight.scale
     y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
     launch(
         _multiply_few, (triton.cdiv(out, 16 * tile.tiles),),
-        weight.words, x, y, scale, weight.zero_point, weight.global_scale, bias,
+        weight.words, x, y, scales, weight.zero_point, weight.global_scale, scale, bias,
         out, tokens, width, triton.cdiv(width, BLOCK), CODED=coded, PAIRS=weight.pairs,
-        GROUP=group, HALVES=1 if group % BLOCK == 0 else 2, ZERO=weight.zero_point is not None, BIAS=bias is not None,
+        GROUP=group, HALVES=1 if group % BLOCK == 0 else 2, ZERO=weight.zero_point is not None,
+        SCALES=scales_of(scale), BIAS=bias is not None,
         BF16=x.dtype == torch.bfloat16,
         TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,
         BLOCKS=tile.blocks, EVEN=out % (16 * tile.tiles) == 0 and width % (BLOCK * tile.warps * tile.blocks) == 0,

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from quantcore.matmul.kernels.codes_matmul import Tile
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, PLANE, LowBitWeight
-from quantcore.matmul.kernels.unpacking import byte_values, plane, plane_values, scale_values
+from quantcore.matmul.kernels.unpacking import byte_values, plane, scale_of, scales_of_pairs
 from quantcore.numbers.formats import FP8_E4M3
 from quantcore.numbers.kernels.launch import launch
 
@@ -48,24 +48,6 @@ def group_of(k, K, group, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
         return tl.minimum(k // group, (K - 1) // group)
 
 
-@triton.jit
-def _scales_of_pairs(scale_ptr, k, N, row_n, j):
-    """e4m3 scales of columns k + j, two groups of 16, (BLOCK_N, 32) in float32."""
-    at = scale_ptr + ((k // 128) * N + row_n) * 8 + (k % 128) // 32
-    first = byte_values(tl.load(at), True)
-    second = byte_values(tl.load(at + 4), True)
-    return tl.where((j < 16)[None, :], first[:, None], second[:, None])
-
-
-@triton.jit
-def _scale(scale_ptr, k, at, N, row_n, POWERS: tl.constexpr):
-    """The scale of the columns that end at a plane's, which begins at k; `at`: its place where it is a float."""
-    if POWERS:
-        return scale_values(tl.load(scale_ptr + ((k // 128) * N + row_n) * 4 + (k % 128) // 32), True)
-    else:
-        return tl.load(scale_ptr + at)
-
-
 @triton.jit(do_not_specialize=["T", "blocks"])
 def _multiply_packed(
     w_ptr,
@@ -76,6 +58,7 @@ def _multiply_packed(
     scale_ptr,
     zero_ptr,
     global_ptr,
+    sx_ptr,
     bias_ptr,
     N,
     T,
@@ -91,6 +74,7 @@ def _multiply_packed(
     CHUNK: tl.constexpr,  # columns of a block that share a scale
     GROUPS: tl.constexpr,  # 1: the whole row shares one; 2: each CHUNK has its own; 3: several CHUNKs share one
     ZERO: tl.constexpr,
+    SCALES: tl.constexpr,  # of x, codes of which are multiplied: 0 none, 1 one for all tokens, 2 one each
     BIAS: tl.constexpr,
     EVEN: tl.constexpr,  # K is a multiple of 128
     FEW: tl.constexpr,  # T <= BLOCK_T
@@ -134,7 +118,7 @@ def _multiply_packed(
                     x = tl.load(x_at + k, mask=(t < T)[:, None] & (k + j[None, :] < K), other=0.0)
                 w = plane(words, part, FLOATS, dtype, PLAIN)
                 if PAIRS:
-                    w = (w * _scales_of_pairs(scale_ptr, k, N, row_n, j).to(dtype)).to(dtype)
+                    w = (w * scales_of_pairs(scale_ptr, k, N, row_n, j).to(dtype)).to(dtype)
                     acc = tl.dot(w, tl.trans(x), acc)
                 else:
                     partial = tl.dot(w, tl.trans(x), partial)
@@ -145,7 +129,7 @@ def _multiply_packed(
                     if ZERO:
                         partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * sums[None, :]
                         sums = tl.zeros([BLOCK_T], tl.float32)
-                    acc += partial * _scale(scale_ptr, k, at, N, row_n, POWERS)[:, None]
+                    acc += partial * scale_of(scale_ptr, k, at, N, row_n, POWERS)[:, None]
                     partial = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     else:
         j = tl.arange(0, CHUNK)
@@ -165,7 +149,7 @@ def _multiply_packed(
             at = group_of(k, K, group, CHUNK, GROUPS) * N + row_n
             if ZERO:
                 partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * tl.sum(x.to(tl.float32), 1)[None, :]
-            acc += partial * _scale(scale_ptr, k, at, N, row_n, POWERS)[:, None]
+            acc += partial * scale_of(scale_ptr, k, at, N, row_n, POWERS)[:, None]
     out = tl.trans(acc)
     if PAIRS:
         out = tl.div_rn(out, tl.load(global_ptr) + tl.zeros_like(out))
@@ -184,63 +168,28 @@ def _multiply_packed(
                 out += tl.load(parts_ptr + other * size_y + at, mask=inside, other=0.0, cache_modifier=".cg")
             tl.store(turns_ptr + tile, 0)
     if last:
+        if SCALES > 0:
+            out *= tl.load(sx_ptr + row_t * (SCALES - 1))[:, None]
         if BIAS:
             out += tl.load(bias_ptr + n, mask=in_n, other=0.0).to(tl.float32)[None, :]
         tl.store(y_ptr + at, out.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["blocks"])
-def _expand(
-    w_ptr,
-    out_ptr,
-    scale_ptr,
-    zero_ptr,
-    global_ptr,
-    N,
-    K,
-    blocks,
-    group,
-    BITS: tl.constexpr,
-    FLOATS: tl.constexpr,
-    POWERS: tl.constexpr,
-    PAIRS: tl.constexpr,
-    PLANE: tl.constexpr,
-    ZERO: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    block = tl.program_id(0)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    j = tl.arange(0, PLANE)
-    in_n = n < N
-    row = n.to(tl.int64)
-    if BITS == 4:
-        at = w_ptr + block.to(tl.int64) * N * PLANE + row[:, None] * PLANE + j[None, :]
-        words = tl.load(at, mask=in_n[:, None], other=0)
-    for part in tl.static_range(4):
-        start = (block * 4 + part) * PLANE
-        k = start + j
-        if BITS == 4:
-            codes = plane_values(words, part, FLOATS)
-        else:
-            at = w_ptr + row[:, None] * (blocks * 128) + k[None, :]
-            codes = byte_values(tl.load(at, mask=in_n[:, None], other=0), FLOATS)
-        at_scale = tl.minimum(start // group, (K - 1) // group) * N + tl.minimum(n, N - 1)
-        if ZERO:
-            codes -= tl.load(zero_ptr + at_scale, mask=in_n, other=0).to(tl.float32)[:, None]
-        if PAIRS:
-            scales = _scales_of_pairs(scale_ptr, start, N, tl.minimum(n, N - 1), j)
-            real = codes * tl.div_rn(scales, tl.load(global_ptr) + tl.zeros_like(scales))
-        else:
-            real = codes * _scale(scale_ptr, start, at_scale, N, tl.minimum(n, N - 1), POWERS)[:, None]
-        inside = in_n[:, None] & (k[None, :] < K)
-        tl.store(out_ptr + row[:, None] * K + k[None, :], real.to(out_ptr.dtype.element_ty), mask=inside)
+def scales_of(scale: Tensor | None) -> int:
+    """The kernels' SCALES."""
+    return 0 if scale is None else 1 if scale.numel() == 1 else 2
 
 
 def multiply_packed(
-    x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: Tile | None = None, splits: int | None = None
+    x: Tensor,
+    weight: LowBitWeight,
+    bias: Tensor | None,
+    tile: Tile | None = None,
+    splits: int | None = None,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """y (N, O) in the dtype of x, which is bf16 or fp16. Shape of x: (N, K), contiguous, columns in the weight's
-    order."""
+    order; with `scale`, (N,) or (1,) in float32, x holds codes and y is multiplied by it."""
     tokens, width = x.shape
     out = weight.shape[0]
     tile = tile or tile_for(tokens, weight)
@@ -255,32 +204,14 @@ def multiply_packed(
     parts = torch.empty(splits, tokens, out, dtype=torch.float32, device=x.device) if splits > 1 else None
     launch(
         _multiply_packed, (tiles, splits),
-        words, x, y, parts, weight.turns, weight.scale, weight.zero_point, weight.global_scale, bias,
+        words, x, y, parts, weight.turns, weight.scale, weight.zero_point, weight.global_scale, scale, bias,
         out, tokens, width, triton.cdiv(width, BLOCK), weight.group,
-        BITS=weight.bits, **_kinds(weight), NATIVE=native, PLANE=PLANE, CHUNK=chunk,
+        BITS=weight.bits, **weight.kinds, NATIVE=native, PLANE=PLANE, CHUNK=chunk,
         GROUPS=1 if weight.group >= width else 2 if weight.group == chunk else 3, ZERO=weight.zero_point is not None,
-        BIAS=bias is not None, EVEN=width % BLOCK == 0, FEW=tokens <= tile.t, SPLITS=splits, PLAIN=not x.is_cuda,
-        BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,
+        SCALES=scales_of(scale), BIAS=bias is not None, EVEN=width % BLOCK == 0, FEW=tokens <= tile.t, SPLITS=splits,
+        PLAIN=not x.is_cuda, BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return y
-
-
-def _kinds(weight: LowBitWeight) -> dict[str, bool]:
-    powers = weight.scale.dtype == torch.uint8 and not weight.pairs
-    return {"FLOATS": weight.floats, "POWERS": powers, "PAIRS": weight.pairs}
-
-
-def expand(weight: LowBitWeight, dtype: torch.dtype) -> Tensor:
-    """W_hat (O, K) in dtype, columns in the weight's order: scale * (q - zero) in float32, rounded once."""
-    rows, width = weight.shape
-    out = torch.empty(rows, width, dtype=dtype, device=weight.words.device)
-    blocks = triton.cdiv(width, BLOCK)
-    launch(
-        _expand, (blocks, triton.cdiv(rows, 64)),
-        weight.words, out, weight.scale, weight.zero_point, weight.global_scale, rows, width, blocks, weight.group,
-        BITS=weight.bits, **_kinds(weight), PLANE=PLANE, ZERO=weight.zero_point is not None, BLOCK_N=64,
-    )  # fmt: skip
-    return out
 
 
 def tile_for(tokens: int, weight: LowBitWeight) -> Tile:

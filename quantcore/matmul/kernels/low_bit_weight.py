@@ -73,6 +73,12 @@ class LowBitWeight(NamedTuple):
         """Whether the tensor cores take two groups at once."""
         return self.global_scale is not None
 
+    @property
+    def kinds(self) -> dict[str, bool]:
+        """What the kernels are told of codes and scales."""
+        powers = self.scale.dtype == torch.uint8 and not self.pairs
+        return {"FLOATS": self.floats, "POWERS": powers, "PAIRS": self.pairs}
+
 
 def pack_weight(qweight: QTensor) -> LowBitWeight:
     """The codes of a QTensor in the layout above. Groups of columns that are no neighbours become neighbours: columns

@@ -167,3 +167,21 @@ def scale_values(codes, POWERS: tl.constexpr):
         return (codes.to(tl.int32) << 23).to(tl.float32, bitcast=True)
     else:
         return codes
+
+
+@triton.jit
+def scales_of_pairs(scale_ptr, k, N, row_n, j):
+    """e4m3 scales of columns k + j, two groups of 16, (BLOCK_N, 32) in float32."""
+    at = scale_ptr + ((k // 128) * N + row_n) * 8 + (k % 128) // 32
+    first = byte_values(tl.load(at), True)
+    second = byte_values(tl.load(at + 4), True)
+    return tl.where((j < 16)[None, :], first[:, None], second[:, None])
+
+
+@triton.jit
+def scale_of(scale_ptr, k, at, N, row_n, POWERS: tl.constexpr):
+    """The scale of the columns that end at a plane's, which begins at k; `at`: its place where it is a float."""
+    if POWERS:
+        return scale_values(tl.load(scale_ptr + ((k // 128) * N + row_n) * 4 + (k % 128) // 32), True)
+    else:
+        return tl.load(scale_ptr + at)

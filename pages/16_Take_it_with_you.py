@@ -9,7 +9,7 @@ from quantcore.export.experts import experts_in, fused_on_the_hub
 from quantcore.export.serving import CHECKED, serving
 from quantcore.lab.bench import LEARNED
 from quantcore.measure.duel import short_label
-from quantcore.model.linears import place_of
+from quantcore.model.layer_names import place_of
 from quantcore.model.mixture import known_mixture
 from quantcore.scheme.plan import Plan
 from quantcore.text.reading import CALIBRATE, Reading

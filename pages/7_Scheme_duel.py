@@ -7,7 +7,7 @@ from quantcore.lab.lab import Lab
 from quantcore.lab.report import duel_document, duel_table
 from quantcore.measure.duel import Duel
 from quantcore.measure.luck import Spread
-from quantcore.model.linears import place_of
+from quantcore.model.layer_names import place_of
 from quantcore.scheme.fitting import GROUPS, sorted_out
 from quantcore.text.reading import EVALUATE, Reading
 from ui import frame, job_view

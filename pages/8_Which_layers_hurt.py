@@ -10,7 +10,7 @@ from quantcore.lab.lab import Lab
 from quantcore.lab.start import SMALL_MODEL
 from quantcore.measure.duel import short_label
 from quantcore.measure.sensitivity import Sensitivity
-from quantcore.model.linears import measured_together
+from quantcore.model.layer_names import measured_together
 from quantcore.scheme.fitting import GROUPS as FITTING
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.reading import EACH_LAYER, EVALUATE

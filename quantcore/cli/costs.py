@@ -10,7 +10,8 @@ from quantcore.cli.texts import TextOptions
 from quantcore.lab.advice import GPU
 from quantcore.lab.lab import Lab
 from quantcore.measure.planning import plan_for_budget, require_budget
-from quantcore.model.linears import linears, measured_together
+from quantcore.model.layer_names import measured_together
+from quantcore.model.linears import linears
 from quantcore.model.loading import REFERENCE
 from quantcore.model.machine import device_name
 from quantcore.pipeline.ranks import ranks

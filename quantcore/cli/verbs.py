@@ -62,7 +62,8 @@ def layer(
         "calibration": texts.learned_facts(lab, [wanted], learning),
     }
     if target is not None:
-        from quantcore.lab.report import layer_document, to_html
+        from quantcore.lab.report import layer_document
+        from quantcore.lab.report_html import to_html
 
         about = {**read, "model hash": lab.hash, "device": device_name(lab.loaded.device)}
         write_whole(target, to_html(layer_document(study, layer, about)))
@@ -154,7 +155,8 @@ def compare(
     """several schemes or plans on one text, paired, with intervals; --luck measures their rounding luck too, without
     which no difference is called real; --out writes it as one HTML file. One that the
     model cannot take is left out, with its reason"""
-    from quantcore.lab.report import duel_document, to_html
+    from quantcore.lab.report import duel_document
+    from quantcore.lab.report_html import to_html
 
     reading, learning = texts.measured(EVALUATE), texts.learned()
     target = None if out is None or not ranks().first else new_file(out, force)

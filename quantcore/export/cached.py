@@ -20,7 +20,7 @@ from transformers.cache_utils import DummyLayer
 from quantcore.export.cache_words import spec_of
 from quantcore.export.checkpoint_format import rounded_scale
 from quantcore.model.held import held
-from quantcore.model.linears import block_of
+from quantcore.model.layer_names import block_of
 from quantcore.numbers.granularity import PerHead, PerTensor
 from quantcore.pipeline.cache import Scales, plain_layers
 from quantcore.scheme.cache import CacheSpec

@@ -47,7 +47,8 @@ from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
 from quantcore.methods.transforms.turn import Turn
 from quantcore.model.held import Held, held
-from quantcore.model.linears import block_of, head_of, linear_shapes
+from quantcore.model.layer_names import block_of
+from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.machine import device_name, versions
 from quantcore.model.mixture import known_mixture
 from quantcore.model.places import holding

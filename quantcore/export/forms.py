@@ -25,7 +25,8 @@ from quantcore.export.checkpoint_format import config_entry, configuration, form
 from quantcore.export.experts import experts_in, patterns, read_as_linears
 from quantcore.export.opening import forms_of, hub_names, named, promised, why_not
 from quantcore.export.words import PACKED, READ_AS_BFLOAT16
-from quantcore.model.linears import every_linear, flat_inputs, left_float, short_names
+from quantcore.model.layer_names import short_names
+from quantcore.model.linears import every_linear, flat_inputs, left_float
 from quantcore.numbers.granularity import PerTensor, PerToken
 from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.scheme import Scheme

@@ -15,7 +15,7 @@ from typing import Any
 
 from quantcore.methods.transforms.options import Quip, Transform, Wush
 from quantcore.methods.transforms.turn import Turn
-from quantcore.model.linears import expert_of
+from quantcore.model.layer_names import expert_of
 from quantcore.pipeline.turning import turns_online
 
 CONFIG = "transform_config"

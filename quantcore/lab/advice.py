@@ -29,7 +29,7 @@ from quantcore.measure.kept_scores import FLOAT
 from quantcore.measure.planning import PlannedChoice, plan_for_price
 from quantcore.measure.statistics import window_interval
 from quantcore.measure.told_apart import told_apart
-from quantcore.model.linears import expert_of, served_as_one
+from quantcore.model.layer_names import expert_of, served_as_one
 from quantcore.model.memory import free_memory
 from quantcore.pipeline.calibration import Progress
 from quantcore.scheme.scheme import Scheme

@@ -22,7 +22,8 @@ from quantcore.measure.store import Store, model_hash
 from quantcore.methods.transforms.options import Smooth
 from quantcore.model.held import held
 from quantcore.model.inventory import inventory, outline
-from quantcore.model.linears import expert_of, head_of, linear_named, linear_shapes
+from quantcore.model.layer_names import expert_of
+from quantcore.model.linears import head_of, linear_named, linear_shapes
 from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, load_model, reference_weight
 from quantcore.model.sources import Progress, quiet
 from quantcore.model.streamed import StreamedModel

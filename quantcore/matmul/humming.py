@@ -110,12 +110,15 @@ def packed(codes: Tensor, bits: int) -> Tensor:
     code + 2^(bits - 1)."""
     if codes.dtype.is_floating_point:
         return codes.contiguous().view(torch.int32)
-    unsigned = codes.to(torch.int32) + 2 ** (bits - 1)
-    each = torch.arange(bits, device=codes.device)
-    stream = (unsigned[..., None] >> each & 1).view(len(codes), -1, 32).to(torch.int64)
-    words = (stream << torch.arange(32, device=codes.device)).sum(-1)
-    signed: Tensor = words - (words >> 31 << 32)
-    return signed.to(torch.int32)
+    unsigned = codes.view(len(codes), -1, 32).to(torch.int64) + 2 ** (bits - 1)
+    words = unsigned.new_zeros(*unsigned.shape[:2], bits + 1)
+    for place in range(32):  # of 32 codes, which fill so many words as a code has bits
+        word, shift = divmod(place * bits, 32)
+        part = unsigned[..., place] << shift
+        words[..., word] |= part & 0xFFFFFFFF
+        words[..., word + 1] |= part >> 32  # what did not fit
+    signed = words[..., :bits] - (words[..., :bits] >> 31 << 32)
+    return signed.to(torch.int32).flatten(1)
 
 
 def encode(x: Tensor, weight: HummingWeight, spec: QuantSpec | None, static: QParams | None) -> Tensor | TokenCodes:

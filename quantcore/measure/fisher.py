@@ -38,7 +38,8 @@ from quantcore.measure.sensitivity import (
     transformed,
 )
 from quantcore.model.experts import take_apart
-from quantcore.model.linears import linears, measured_together
+from quantcore.model.layer_names import measured_together
+from quantcore.model.linears import linears
 from quantcore.model.places import copy_with
 from quantcore.numbers.qtensor import dequantize
 from quantcore.pipeline.calibration import Progress

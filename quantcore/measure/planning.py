@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from quantcore.measure.sensitivity import Sensitivity
-from quantcore.model.linears import served_as_one
+from quantcore.model.layer_names import served_as_one
 from quantcore.numbers.bits import FLOAT_BITS, weight_size
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme

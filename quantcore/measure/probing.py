@@ -28,7 +28,8 @@ from quantcore.measure.planning import PlannedChoice, plan_for_budget, planned, 
 from quantcore.measure.sensitivity import BATCH_TOKENS, Sensitivity, kl_sum, transformed
 from quantcore.measure.swaps import recalling, require_shortcut, swapped
 from quantcore.model.experts import taken_apart
-from quantcore.model.linears import batches, block_names, measured_together, served_as_one
+from quantcore.model.layer_names import measured_together, served_as_one
+from quantcore.model.linears import batches, block_names
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.convert import quantized_copy
 from quantcore.scheme.scheme import Scheme

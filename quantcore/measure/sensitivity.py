@@ -28,7 +28,8 @@ from quantcore.measure.scores import divergence
 from quantcore.measure.swaps import recalling, require_shortcut, swapped
 from quantcore.model.experts import taken_apart
 from quantcore.model.held import held
-from quantcore.model.linears import batches, block_names, linear_shapes, measured_together
+from quantcore.model.layer_names import measured_together
+from quantcore.model.linears import batches, block_names, linear_shapes
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.convert import quantized_copy

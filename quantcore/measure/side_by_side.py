@@ -22,7 +22,8 @@ from quantcore.matmul.size import checkpoint_bytes
 from quantcore.measure import evaluate
 from quantcore.measure.scores import Comparison, Facts, Tally, comparison, log_probabilities, pool
 from quantcore.model.held import Held, held
-from quantcore.model.linears import by_block, linears
+from quantcore.model.layer_names import by_block
+from quantcore.model.linears import linears
 from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.calibration import Progress

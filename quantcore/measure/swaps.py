@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantcore.model.linears import block_of
+from quantcore.model.layer_names import block_of
 
 
 def require_shortcut(

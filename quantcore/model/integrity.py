@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from quantcore.model.config_file import read_config, require_counts
-from quantcore.model.experts import Slice, take_apart
+from quantcore.model.experts import take_apart
+from quantcore.model.fused_experts import Slice
 from quantcore.model.load_report import require_complete
 from quantcore.model.quantized_before import FLOATS, require_float
 from quantcore.model.sentences import and_more, named, quoted, reason

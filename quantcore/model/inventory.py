@@ -22,7 +22,8 @@ from quantcore.model import gguf_file
 from quantcore.model.config_file import context_of, language_part
 from quantcore.model.experts import taken_apart
 from quantcore.model.integrity import examine, read_headers
-from quantcore.model.linears import left_float, linear_shapes, place_of
+from quantcore.model.layer_names import place_of
+from quantcore.model.linears import left_float, linear_shapes
 from quantcore.model.sentences import named, reason
 from quantcore.model.skeleton import build, most_parameters
 from quantcore.model.sources import Place, locate

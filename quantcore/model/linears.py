@@ -1,26 +1,21 @@
-"""What a Linear is, what a decoder block is, who reads the same input, what stays float: nobody else guesses."""
+"""What a Linear is, what stays float and why, what a decoder block is: nobody else guesses."""
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from quantcore.model.experts import Experts
+from quantcore.model.layer_names import short_names
 from quantcore.model.probe import Probed, is_a_product, probe
 from quantcore.model.sentences import and_more, cut
 from quantcore.model.turned import TURN, turn_of
 from quantcore.scheme.plan import Plan
-
-SERVED_AS_ONE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers whose weights vLLM stacks, under one scheme for all of them: its `packed_modules_mapping`, November 2026."""
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -95,13 +90,6 @@ def require_plan(model: nn.Module, plan: Plan) -> None:
             f"this {type(model).__name__} changes the weights of {and_more(changed)} as it runs, so codes "
             f"cannot stand for them; leave them float with {','.join(f'skip={end}' for end in ends)}"
         )
-
-
-def short_names(layers: Iterable[str]) -> list[str]:
-    """How a plan may name these layers in every block: by the last two parts of their names, or the last alone where
-    the other is a number."""
-    ends = (name.split(".")[-2:] for name in layers)
-    return list(dict.fromkeys(".".join(part for part in end if not part.isdecimal()) for end in ends))
 
 
 def head_of(model: Any) -> str | None:
@@ -222,41 +210,6 @@ def linear_named(model: nn.Module, name: str) -> nn.Linear:
     return layers[name]
 
 
-def place_of(name: str) -> tuple[int | None, str]:
-    """A layer's place on a map: (block number or None, module within the block), `model.layers.3.mlp.up_proj` ->
-    (3, `mlp.up_proj`)."""
-    match = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+)", name)
-    return (int(match[1]), match[2]) if match else (None, name)
-
-
-def expert_of(name: str) -> tuple[str, int, str] | None:
-    """Of a layer of an expert: where the experts are, its number, and which layer of the expert it is,
-    `model.layers.3.mlp.experts.5.up_proj` -> (`model.layers.3.mlp.experts`, 5, `up_proj`); None for any other."""
-    match = re.fullmatch(r"(.*\bexperts)\.(\d+)\.(\w+)", name)
-    return (match[1], int(match[2]), match[3]) if match else None
-
-
-def measured_together(names: Iterable[str]) -> dict[str, list[str]]:
-    """The layers that are measured as one, by its name: all experts of a block, `model.layers.3.mlp.experts`, of which
-    a large model has thousands of layers, and any other layer by itself."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        expert = expert_of(name)
-        found.setdefault(name if expert is None else expert[0], []).append(name)
-    return found
-
-
-def served_as_one(names: Iterable[str]) -> dict[str, list[str]]:
-    """The layers that vLLM and its kin multiply as one, by the first of them: q, k and v of an attention, gate and up
-    of an MLP (`SERVED_AS_ONE`); any other layer by itself."""
-    parts = {part: together[0] for together in SERVED_AS_ONE for part in together}
-    units: dict[tuple[str, str], list[str]] = {}
-    for name in names:
-        place, _, part = name.rpartition(".")
-        units.setdefault((place, parts.get(part, part)), []).append(name)
-    return {unit[0]: unit for unit in units.values()}
-
-
 def batches(tokens: Tensor, device: torch.device, tokens_a_batch: int = 4096) -> Iterator[Tensor]:
     """The windows in batches of about `tokens_a_batch` tokens, on the device."""
     for rows in torch.split(tokens, max(1, tokens_a_batch // tokens.shape[1])):
@@ -285,73 +238,3 @@ def _decoder(model: Any) -> nn.Module:
     except (AttributeError, NotImplementedError, TypeError):
         return cast(nn.Module, model)
     return found if isinstance(found, nn.Module) else cast(nn.Module, model)
-
-
-def block_of(layer: str, blocks: Sequence[str]) -> str | None:
-    """The block that a layer is in, of `block_names`; None for one outside of them."""
-    return next((block for block in blocks if layer.startswith(f"{block}.")), None)
-
-
-@contextmanager
-def watch_inputs(model: nn.Module, layers: Iterable[str], see: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """Call `see(name, x)` before each call of the named Linears (or routers, `every_reader`) by this thread while the
-    context lasts; a model may be shared, and what another thread runs through it meanwhile is not this one's to see.
-
-    Raises: ValueError for a name that is no Linear of the model."""
-    known = every_reader(model)
-    here = threading.get_ident()
-    names = list(layers)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(
-            f"no Linear layer is called {unknown[0]!r}; this model has {len(known)}, such as {next(iter(known))}"
-        )
-
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if threading.get_ident() == here:
-                see(name, inputs[0])
-
-        return hook
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(hook_for(name)) for name in names]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-class SharedInputs:
-    """Layers that read the very same tensor (q, k, v; gate, up), found as one input after another is told.
-
-    first   for each layer told of, the first layer that reads its input: itself where it is the first"""
-
-    def __init__(self) -> None:
-        self.first: dict[str, str] = {}
-        self._reader = WeakTensorKeyDictionary()
-
-    def is_first(self, name: str, x: Tensor) -> bool:
-        """Whether nobody told of read `x` before the layer `name`."""
-        reader = self._reader.setdefault(x, name)  # type: ignore[no-untyped-call]
-        self.first.setdefault(name, reader)
-        return bool(reader == name)
-
-
-def shared_inputs(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
-    """For each layer the first that reads the very same tensor, itself if none: {k_proj: q_proj, ...}. Two tokens run
-    through the model; a layer that they do not reach (an expert) shares with none."""
-    names, shared = list(layers), SharedInputs()
-    device = next(model.parameters()).device
-    with watch_inputs(model, names, shared.is_first), torch.inference_mode():
-        model(torch.zeros(1, 2, dtype=torch.int64, device=device), use_cache=False)
-    return {name: shared.first.get(name, name) for name in names}
-
-
-def by_block(blocks: Collection[str], names: Iterable[str]) -> dict[str, list[str]]:
-    """The layers of each block, and under "" those outside of the blocks, in the order of the names."""
-    found: dict[str, list[str]] = {block: [] for block in [*blocks, ""]}
-    for name in names:
-        ends = [place for place, sign in enumerate(name) if sign == "."]
-        block = next((name[:end] for end in ends if name[:end] in found), "")
-        found[block].append(name)
-    return found

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quantcore.model.linears import expert_of, linear_shapes
+from quantcore.model.layer_names import expert_of
+from quantcore.model.linears import linear_shapes
 
 CHOSEN = ("num_experts_per_tok", "top_k_experts", "experts_per_token", "moe_top_k", "moe_topk")
 EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from quantcore.model.linears import NOT_REACHED, ROUTER, head_of, left_float, linear_shapes, short_names, why_float
+from quantcore.model.layer_names import short_names
+from quantcore.model.linears import NOT_REACHED, ROUTER, head_of, left_float, linear_shapes, why_float
 from quantcore.model.sentences import quoted
 
 WHOLE = 0.95

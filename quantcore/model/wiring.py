@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.model.experts import every_token
-from quantcore.model.linears import every_linear, every_reader, watch_inputs
+from quantcore.model.inputs import watch_inputs
+from quantcore.model.linears import every_linear, every_reader
 
 Run = Callable[[nn.Module], Tensor]
 APART = 1e-3  # of its size, by which a block may change where a fold rounds

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from quantcore.model.experts import weights_kept
 from quantcore.model.held import Held
-from quantcore.model.linears import by_block, expert_of, linears
+from quantcore.model.layer_names import by_block, expert_of
+from quantcore.model.linears import linears
 from quantcore.model.places import BlockPlace, places_of
 from quantcore.pipeline.waiting import Waiting
 

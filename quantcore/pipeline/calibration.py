@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.model.experts import Experts, every_token, taken_apart
-from quantcore.model.linears import SharedInputs, batches, linears, watch_inputs
+from quantcore.model.inputs import SharedInputs, watch_inputs
+from quantcore.model.linears import batches, linears
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.numbers.spec import MovingAverage
 from quantcore.pipeline.gram import gram_of

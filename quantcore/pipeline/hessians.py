@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.model.experts import Experts, SeeSorted, every_token, watch_sorted, weights_kept
-from quantcore.model.linears import SharedInputs, expert_of, watch_inputs
+from quantcore.model.inputs import SharedInputs, watch_inputs
+from quantcore.model.layer_names import expert_of
 from quantcore.model.memory import free_memory
 from quantcore.pipeline.blocks import BlockWalk, Enough
 from quantcore.pipeline.gram import ExpertGrams, Gram, drift_of

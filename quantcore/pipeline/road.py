@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
 from quantcore.model.held import Held
-from quantcore.model.linears import by_block, every_linear, expert_of, linear_shapes, served_as_one, why_float
+from quantcore.model.layer_names import by_block, expert_of, served_as_one
+from quantcore.model.linears import every_linear, linear_shapes, why_float
 from quantcore.model.places import copy_with
 from quantcore.pipeline.calibration import LayerStats
 from quantcore.pipeline.clock import Clock

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from quantcore.methods.transforms.options import Awq, Smooth, Transform
 from quantcore.methods.transforms.smooth import smoothing_scales
 from quantcore.model.experts import every_token
-from quantcore.model.linears import SharedInputs, every_linear, watch_inputs
+from quantcore.model.inputs import SharedInputs, watch_inputs
+from quantcore.model.linears import every_linear
 from quantcore.model.wiring import Link, storable
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.ranks import ranks

@@ -21,7 +21,8 @@ from torch.func import functional_call
 from quantcore.methods.transforms.awq import candidates, weight_means
 from quantcore.methods.transforms.options import Awq
 from quantcore.model.experts import every_token
-from quantcore.model.linears import every_linear, watch_inputs
+from quantcore.model.inputs import watch_inputs
+from quantcore.model.linears import every_linear
 from quantcore.model.wiring import Link, storable, stored
 from quantcore.numbers.qtensor import fake_quantize
 from quantcore.numbers.spec import MinMax, QuantSpec

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from quantcore.model.experts import Experts, every_token
 from quantcore.model.held import Held
-from quantcore.model.linears import by_block, watch_inputs
+from quantcore.model.inputs import watch_inputs
+from quantcore.model.layer_names import by_block
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.calibration import LayerStats, momenta_of

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from quantcore.methods.transforms.options import Rotate
 from quantcore.methods.transforms.turn import Turn
 from quantcore.model.held import Held
-from quantcore.model.linears import expert_of, head_of, linear_shapes
+from quantcore.model.layer_names import expert_of
+from quantcore.model.linears import head_of, linear_shapes
 from quantcore.model.probe import few_tokens
 from quantcore.model.turned import turn_inputs
 from quantcore.model.wiring import Link, copy_of, folded, links

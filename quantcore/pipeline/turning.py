@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from quantcore.methods.transforms.options import Quip, Rotate, Transform, Wush
 from quantcore.methods.transforms.turn import HadamardTurn, Turn, moments_of, wush_turn
-from quantcore.model.linears import SharedInputs, every_linear, expert_of, watch_inputs
+from quantcore.model.inputs import SharedInputs, watch_inputs
+from quantcore.model.layer_names import expert_of
+from quantcore.model.linears import every_linear
 from quantcore.model.turned import turn_inputs
 from quantcore.model.wiring import Link, copy_of, stored
 from quantcore.pipeline.blocks import BlockWalk

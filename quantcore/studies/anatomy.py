@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from quantcore.matmul.size import checkpoint_bytes
-from quantcore.model.linears import block_names, linears, place_of
+from quantcore.model.layer_names import place_of
+from quantcore.model.linears import block_names, linears
 from quantcore.model.loading import LoadedModel
 from quantcore.model.machine import device_name, versions
 from quantcore.numbers.bits import FLOAT_BITS

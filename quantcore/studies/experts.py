@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.model.experts import Experts
-from quantcore.model.linears import batches, expert_of, place_of, watch_inputs
+from quantcore.model.inputs import watch_inputs
+from quantcore.model.layer_names import expert_of, place_of
+from quantcore.model.linears import batches
 from quantcore.pipeline.layers import LayerReport
 
 

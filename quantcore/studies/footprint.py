@@ -23,7 +23,9 @@ from typing import Any
 
 from torch import nn
 
-from quantcore.model.linears import expert_of, linear_shapes, linears, place_of, shared_inputs
+from quantcore.model.inputs import shared_inputs
+from quantcore.model.layer_names import expert_of, place_of
+from quantcore.model.linears import linear_shapes, linears
 from quantcore.model.mixture import chosen_of, experts_of, idle_numbers
 from quantcore.numbers.bits import FLOAT_BITS, Size, cache_size, layer_size
 from quantcore.scheme.cache import CacheSpec

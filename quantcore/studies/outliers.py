@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.model.linears import place_of
+from quantcore.model.layer_names import place_of
 from quantcore.numbers.affine import QParams, choose_qparams, to_grid
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.numbers.distance import sqnr_db, sqnr_db_each

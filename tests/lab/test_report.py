@@ -12,7 +12,8 @@ import torch
 
 from quantcore.export.plain import plain
 from quantcore.lab import svg
-from quantcore.lab.report import duel_document, layer_document, to_html
+from quantcore.lab.report import duel_document, layer_document
+from quantcore.lab.report_html import to_html
 from quantcore.measure.duel import Duel, duel
 from quantcore.measure.luck import Spread
 from quantcore.measure.statistics import window_interval

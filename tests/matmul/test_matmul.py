@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from quantcore import load_model, quantize_model
+from quantcore.matmul import humming
 from quantcore.matmul.paths import PATHS, open_paths, path_named
 from quantcore.matmul.products import int_mm
 from quantcore.matmul.size import quantized_linears
@@ -194,3 +195,16 @@ def test_weight_of_one_value_a_row_and_g_idx() -> None:
     x = torch.randn(3, 64)
     assert torch.allclose(PATHS["dequantize"].run(x, q), (x.double() @ laws.exact(q).T).float(), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(PATHS["dequantize"].run(x, replace(q, g_idx=None)), PATHS["dequantize"].run(x, q))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 7, 8])
+def test_codes_as_a_row_of_bits(bits: int) -> None:
+    """As Humming reads them: code k's bits are the row's bits k b to k b + b - 1, each word's lowest first."""
+    half = 2 ** (bits - 1)
+    codes = torch.randint(-half, half, (3, 64), dtype=torch.int8)
+    words = humming.packed(codes, bits)
+    assert words.shape == (3, 64 * bits // 32)
+    assert words.dtype == torch.int32
+    for row, kept in zip(words.tolist(), codes.tolist(), strict=True):
+        whole = sum((word & 0xFFFFFFFF) << (32 * place) for place, word in enumerate(row))
+        assert [(whole >> (bits * k) & (2**bits - 1)) - half for k in range(64)] == kept

@@ -12,7 +12,7 @@ from quantcore.measure.planning import plan_for_budget, schemes_near, uniform_ch
 from quantcore.measure.probing import probed_plan
 from quantcore.measure.sensitivity import Sensitivity, sensitivity
 from quantcore.measure.store import Store
-from quantcore.model.linears import served_as_one
+from quantcore.model.layer_names import served_as_one
 from quantcore.model.loading import LoadedModel
 
 SCHEMES = ["w:int2/group32", "w:int3/group32", "w:int4/group32"]

@@ -13,7 +13,8 @@ from quantcore.matmul.size import quantized_linears
 from quantcore.measure.planning import of_a_kind, plan_for_budget, plan_for_price, plan_of
 from quantcore.measure.sensitivity import Sensitivity, layer_costs, sensitivity
 from quantcore.model.experts import taken_apart
-from quantcore.model.linears import linear_shapes, served_as_one
+from quantcore.model.layer_names import served_as_one
+from quantcore.model.linears import linear_shapes
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme

@@ -18,7 +18,8 @@ from quantcore.measure.sensitivity import sensitivity
 from quantcore.measure.store import Store
 from quantcore.model.experts import taken_apart
 from quantcore.model.inventory import inventory
-from quantcore.model.linears import left_float, linears, measured_together
+from quantcore.model.layer_names import measured_together
+from quantcore.model.linears import left_float, linears
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.scheme import Scheme
 from tests.conftest import VOCAB

@@ -9,8 +9,10 @@ import transformers
 from torch import Tensor, nn
 
 from quantcore.matmul.grouped import grouped_product, stacked_weights, why_not_grouped
-from quantcore.model.experts import Experts, every_token, fused_experts, layout_of, taken_apart, weights_kept
-from quantcore.model.linears import every_linear, linears, watch_inputs, why_float
+from quantcore.model.experts import Experts, every_token, taken_apart, weights_kept
+from quantcore.model.fused_experts import fused_experts, layout_of
+from quantcore.model.inputs import watch_inputs
+from quantcore.model.linears import every_linear, linears, why_float
 from quantcore.model.routes import Routes
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import quantize_linear

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from quantcore.model.linears import block_names, block_of, measured_together, shared_inputs
+from quantcore.model.inputs import shared_inputs
+from quantcore.model.layer_names import block_of, measured_together
+from quantcore.model.linears import block_names
 
 
 class Block(nn.Module):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from quantcore import calibrate
-from quantcore.model.linears import linears, shared_inputs, watch_inputs
+from quantcore.model.inputs import shared_inputs, watch_inputs
+from quantcore.model.linears import linears
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.observers import RangeRecorder
 from quantcore.pipeline.calibration import LayerStats, layer_inputs, outlier_ratio

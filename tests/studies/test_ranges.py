@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from quantcore import fake_quantize
 from quantcore.matmul.layers import QuantLinear
-from quantcore.model.linears import watch_inputs
+from quantcore.model.inputs import watch_inputs
 from quantcore.model.loading import LoadedModel
 from quantcore.numbers.affine import choose_qparams
 from quantcore.numbers.distance import tensor_error

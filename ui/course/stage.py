@@ -8,7 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from quantcore.lab.lab import Lab
-from quantcore.model.linears import expert_of, linear_shapes, place_of
+from quantcore.model.layer_names import expert_of, place_of
+from quantcore.model.linears import linear_shapes
 from quantcore.scheme.scheme import Scheme
 from ui.components.chart import Over
 from ui.components.palette import GREEN, VERMILION

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.frontier import unbeaten
 from quantcore.measure.statistics import window_interval
-from quantcore.model.linears import place_of
+from quantcore.model.layer_names import place_of
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
 from ui.figures.base import figure, log_ticks
 from ui.figures.names import Point, ends, positions, share

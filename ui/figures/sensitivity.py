@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from quantcore.measure.duel import short_label
 from quantcore.measure.sensitivity import Sensitivity
-from quantcore.model.linears import place_of
+from quantcore.model.layer_names import place_of
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.scheme.plan import Plan
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SEQUENTIAL, SLATE, VERMILION

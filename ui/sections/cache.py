@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from quantcore.lab.lab import Lab
-from quantcore.model.linears import place_of
+from quantcore.model.layer_names import place_of
 from quantcore.studies.outliers import ChannelStudy
 from ui import frame
 from ui.components.chart import chart

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import streamlit as st
 
 from quantcore.export.plain import plain
-from quantcore.lab.report import Document, to_html
+from quantcore.lab.report import Document
+from quantcore.lab.report_html import to_html
 
 
 def downloads(document: Callable[[], Document], name: str) -> None:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from quantcore.lab.bench import READ
 from quantcore.lab.lab import Lab
-from quantcore.model.linears import place_of
+from quantcore.model.layer_names import place_of
 from ui.components.palette import BLUE, VERMILION
 from ui.course.guess import Rows
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen

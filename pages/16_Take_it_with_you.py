@@ -6,7 +6,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.export.experts import experts_in, fused_on_the_hub
-from quantcore.export.serving import CHECKED, serving
+from quantcore.export.vllm import CHECKED, serving
 from quantcore.lab.bench import LEARNED
 from quantcore.measure.duel import short_label
 from quantcore.model.layer_names import place_of

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from quantcore.model.locate import HUB_ID, REFERENCE, locate
 from quantcore.model.named_path import named_path
 from quantcore.model.sentences import quoted
-from quantcore.model.sources import HUB_ID, REFERENCE, locate
 
 VARIABLE, TEACHER, OPEN = "QUANT_CLASS", "QUANT_TEACHER", "QUANT_OPEN"
 SHORTEST_WORD = 8  # characters of the teacher's word: a class may try a few

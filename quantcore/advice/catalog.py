@@ -22,10 +22,10 @@ from typing import Any
 
 from quantcore.advice.shape import ServedShape, served_shape
 from quantcore.model.config_file import read_config
+from quantcore.model.locate import ASSETS, REFERENCE, config_folder
 from quantcore.model.named_path import named_path
 from quantcore.model.sentences import named
 from quantcore.model.skeleton import build
-from quantcore.model.sources import ASSETS, REFERENCE, config_folder
 
 FILE = ASSETS / "models.json"
 MOST_TENSORS = 40_000  # that a configuration without files may describe

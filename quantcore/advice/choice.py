@@ -30,7 +30,7 @@ from quantcore.advice.shape import ServedShape
 from quantcore.export.kernels import AMD, CPU, Place, why_not_on
 from quantcore.measure.frontier import unbeaten
 from quantcore.measure.told_apart import BY_TEXT, Apart, Pair, share_words
-from quantcore.model.sources import ASSETS
+from quantcore.model.locate import ASSETS
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gpus import Machine

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from quantcore.model.sources import ASSETS
+from quantcore.model.locate import ASSETS
 from quantcore.numbers.granularity import PerGroup
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gpus import Machine

@@ -19,8 +19,8 @@ from quantcore.model.held import held
 from quantcore.model.inventory import outline
 from quantcore.model.linears import head_of, linear_named, linear_shapes
 from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import locate
 from quantcore.model.memory import TooLarge
-from quantcore.model.sources import locate
 from quantcore.model.tokenizer import tokenizer_of
 from quantcore.model.wholeness import partly, require_much
 from quantcore.pipeline.ranks import ranks

@@ -38,11 +38,11 @@ from quantcore.export.experts import experts_in, fused_on_the_hub, require_reada
 from quantcore.export.export_report import REPORT_FILE, ExportReport
 from quantcore.export.new_folder import all_or_nothing, require_place
 from quantcore.export.promise import promise
-from quantcore.export.serving import Serving, serving
 from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
-from quantcore.export.stored import checkpoint_parts, require_scales, scale_rounding, stored_type
+from quantcore.export.tensors import checkpoint_parts, require_scales, scale_rounding, stored_type
 from quantcore.export.turned import CONFIG as TURNS
 from quantcore.export.turned import require_turned, transform_entry
+from quantcore.export.vllm import Serving, serving
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.store import model_hash, tokens_hash
 from quantcore.methods.transforms.turn import Turn

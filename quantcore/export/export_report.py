@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantcore.export.serving import Serving
 from quantcore.export.shards import StoredFile
+from quantcore.export.vllm import Serving
 from quantcore.pipeline.layers import LayerReport
 
 REPORT_FILE = "export.json"

@@ -25,7 +25,7 @@ from quantcore.model.inventory import inventory, outline
 from quantcore.model.layer_names import expert_of
 from quantcore.model.linears import head_of, linear_named, linear_shapes
 from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, load_model, reference_weight
-from quantcore.model.sources import Progress, quiet
+from quantcore.model.locate import Progress, quiet
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.granularity import PerChannel, PerGroup
 from quantcore.pipeline.calibration import (

@@ -117,8 +117,9 @@ def packed(codes: Tensor, bits: int) -> Tensor:
         part = unsigned[..., place] << shift
         words[..., word] |= part & 0xFFFFFFFF
         words[..., word + 1] |= part >> 32  # what did not fit
-    signed = words[..., :bits] - (words[..., :bits] >> 31 << 32)
-    return signed.to(torch.int32).flatten(1)
+    row = words[..., :bits].flatten(1)
+    signed: Tensor = row - (row >> 31 << 32)
+    return signed.to(torch.int32)
 
 
 def encode(x: Tensor, weight: HummingWeight, spec: QuantSpec | None, static: QParams | None) -> Tensor | TokenCodes:

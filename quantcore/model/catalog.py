@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantcore.model.sources import REFERENCE, locate
+from quantcore.model.locate import REFERENCE, locate
 
 
 @dataclass(frozen=True)

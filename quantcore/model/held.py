@@ -17,8 +17,8 @@ from quantcore.model.config_file import context_of
 from quantcore.model.experts import taken_apart
 from quantcore.model.linears import block_names
 from quantcore.model.loading import LoadedModel
+from quantcore.model.locate import Place
 from quantcore.model.places import with_places
-from quantcore.model.sources import Place
 
 
 class Held(Protocol):

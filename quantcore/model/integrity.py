@@ -25,10 +25,10 @@ from quantcore.model.config_file import read_config, require_counts
 from quantcore.model.experts import take_apart
 from quantcore.model.fused_experts import Slice
 from quantcore.model.load_report import require_complete
+from quantcore.model.locate import quiet
 from quantcore.model.quantized_before import FLOATS, require_float
 from quantcore.model.sentences import and_more, named, quoted, reason
 from quantcore.model.skeleton import build, most_parameters, numbers_of
-from quantcore.model.sources import quiet
 from quantcore.model.watch import Watch
 from quantcore.model.weight_files import Stored, stored_tensors
 

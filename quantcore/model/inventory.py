@@ -24,9 +24,9 @@ from quantcore.model.experts import taken_apart
 from quantcore.model.integrity import examine, read_headers
 from quantcore.model.layer_names import place_of
 from quantcore.model.linears import left_float, linear_shapes
+from quantcore.model.locate import Place, locate
 from quantcore.model.sentences import named, reason
 from quantcore.model.skeleton import build, most_parameters
-from quantcore.model.sources import Place, locate
 from quantcore.model.weight_files import read_json
 
 EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$")

@@ -1,7 +1,7 @@
 """Load a causal language model and the text it reads; say in one sentence what is wrong when that fails.
 
 A source is `reference` (the model that comes along), a local folder in the transformers format, a GGUF file, or a
-hub id (see `sources`). Only safetensors and GGUF weights are read and no code that comes with a model is ever run.
+hub id (see `locate`). Only safetensors and GGUF weights are read and no code that comes with a model is ever run.
 
     loaded = load_model("reference")
     tokens = token_windows(loaded.tokenizer, bundled_text("evaluation"))        # (windows, 512)
@@ -25,12 +25,12 @@ from quantcore.model.finite import beside_linears, require_finite
 from quantcore.model.gguf_tensors import one_table
 from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
+from quantcore.model.locate import ASSETS, Place, Progress, fetch, quiet
+from quantcore.model.locate import REFERENCE as REFERENCE
+from quantcore.model.locate import source_path as source_path
 from quantcore.model.memory import require_memory
 from quantcore.model.sentences import cut, named, reason
 from quantcore.model.skeleton import numbers_of
-from quantcore.model.sources import ASSETS, Place, Progress, fetch, quiet
-from quantcore.model.sources import REFERENCE as REFERENCE
-from quantcore.model.sources import source_path as source_path
 from quantcore.model.staging import move
 from quantcore.model.tokenizer import require_ids, tokenizer_of
 from quantcore.model.watch import Watch

@@ -31,11 +31,11 @@ from quantcore.model.finite import beside_linears, require_finite
 from quantcore.model.integrity import examine
 from quantcore.model.linears import block_names
 from quantcore.model.loading import generation_config
+from quantcore.model.locate import Progress, fetch, quiet
 from quantcore.model.memory import give_back
 from quantcore.model.places import with_places
 from quantcore.model.sentences import named, quoted
 from quantcore.model.skeleton import build, most_parameters
-from quantcore.model.sources import Progress, fetch, quiet
 from quantcore.model.staging import made_on, to_device
 from quantcore.model.tokenizer import require_ids, tokenizer_of
 

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from quantcore.model.bounded_process import BoundedProcess, Ended, Limits, Reported
+from quantcore.model.locate import REFERENCE, SMALL_FILES, Place, require_plain
 from quantcore.model.memory import free_memory
-from quantcore.model.sources import REFERENCE, SMALL_FILES, Place, require_plain
 
 PROGRAM = Path(__file__).with_name("tokenizer_program.py")
 LOAD_S = 60.0  # of 262,000 tokens in 36 MB: 3.3 s

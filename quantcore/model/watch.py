@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from quantcore.model.sources import Progress
+from quantcore.model.locate import Progress
 
 _HERE = threading.local()  # .watch: this thread's
 

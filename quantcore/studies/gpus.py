@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quantcore.model.sources import ASSETS
+from quantcore.model.locate import ASSETS
 
 FILE = ASSETS / "gpus.json"
 FLOAT = "bf16"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.zoo_models import build, save
 from quantcore.export.checkpoint import export_checkpoint
-from quantcore.export.serving import serving
+from quantcore.export.vllm import serving
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.scheme import Scheme

@@ -22,9 +22,9 @@ from quantcore.export.checkpoint import export_checkpoint, write_checkpoint
 from quantcore.export.checkpoint_format import as_stored, group, why_not
 from quantcore.export.export_report import ExportReport
 from quantcore.export.kernels import KERNELS
-from quantcore.export.serving import serving
 from quantcore.export.shards import write_shards
-from quantcore.export.stored import checkpoint_parts, require_scales, stored_type
+from quantcore.export.tensors import checkpoint_parts, require_scales, stored_type
+from quantcore.export.vllm import serving
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.model.loading import LoadedModel, load_model

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.promise import promise
-from quantcore.export.stored import stored_type
+from quantcore.export.tensors import stored_type
 from quantcore.matmul.size import checkpoint_bytes, quantized_linears
 from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.convert import quantize_model

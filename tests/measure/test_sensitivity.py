@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quantcore import compare, quantize_model
-from quantcore.export.serving import serving
+from quantcore.export.vllm import serving
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.planning import of_a_kind, plan_for_budget, plan_for_price, plan_of
 from quantcore.measure.sensitivity import Sensitivity, layer_costs, sensitivity

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from quantcore.model import catalog, sources
+from quantcore.model import catalog, locate
 from quantcore.model.catalog import CATALOG, cached_models, on_this_machine
 from quantcore.model.loading import load_model
 from tests.fake_hub import COMMIT
@@ -29,7 +29,7 @@ def cache(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch)
 def test_every_entry_can_be_typed_and_says_why() -> None:
     assert len({entry.id for entry in CATALOG}) == len(CATALOG) == 8
     for entry in CATALOG:
-        assert sources.HUB_ID.fullmatch(entry.id)
+        assert locate.HUB_ID.fullmatch(entry.id)
         assert re.fullmatch(r"[\d.]+ [MB]", entry.size)
         assert len(entry.why) > 30
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from quantcore.model import tokenizer as house
 from quantcore.model.loading import LoadedModel, load_model
-from quantcore.model.sources import Place
+from quantcore.model.locate import Place
 from quantcore.model.streamed import StreamedModel
 from quantcore.model.tokenizer import BoundedTokenizer, require_ids
 from quantcore.text.files import LoadedText

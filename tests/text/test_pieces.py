@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from quantcore.model.sources import REFERENCE, source_path
+from quantcore.model.locate import REFERENCE, source_path
 from quantcore.text import pieces
 from quantcore.text.pieces import ids_of
 from quantcore.text.windows import bundled_text

@@ -14,7 +14,7 @@ from quantcore.cli.texts import TextOptions
 from quantcore.export import trial
 from quantcore.export.promise import promise
 from quantcore.export.recipe import plan_from_recipe, recipe, script
-from quantcore.export.stored import stored_type
+from quantcore.export.tensors import stored_type
 from quantcore.lab.lab import Lab
 from quantcore.lab.take import slug
 from quantcore.measure.store import home

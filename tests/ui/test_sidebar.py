@@ -20,7 +20,7 @@ from quantcore.lab import bench
 from quantcore.lab.house import default_device
 from quantcore.model import loading as models
 from quantcore.model.loading import LoadedModel
-from quantcore.model.sources import Place
+from quantcore.model.locate import Place
 from quantcore.text.files import LoadedText
 from quantcore.text.reading import Reading
 from quantcore.text.windows import bundled_text, token_windows

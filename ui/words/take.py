@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from quantcore.export.promise import Promise
-from quantcore.export.serving import Serving
+from quantcore.export.vllm import Serving
 from quantcore.measure.scores import ModelReport
 from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.plan import Plan

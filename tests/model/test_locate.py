@@ -14,15 +14,15 @@ import torch
 
 from quantcore.model import memory
 from quantcore.model.inventory import inventory
+from quantcore.model.locate import locate, source_path
 from quantcore.model.memory import free_memory, require_memory, size
-from quantcore.model.sources import locate, source_path
 from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
 
 CPU = torch.device("cpu")
 ASK = """
 import json, sys
-from quantcore.model.sources import fetch
+from quantcore.model.locate import fetch
 answers = []
 for source in sys.argv[1:]:
     told = []

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quantcore.export.kernels import Kernel, kernel_for, unfit
-from quantcore.export.serving_cache import CacheRow, cache_flag, cache_problems, cache_row
+from quantcore.export.vllm_cache import CacheRow, cache_flag, cache_problems, cache_row
 from quantcore.export.words import strategy
 from quantcore.model.layer_names import SERVED_AS_ONE, expert_of
 from quantcore.model.mixture import Mixture

@@ -15,7 +15,7 @@ from quantcore.export.kernels import (
     stays_16_bit,
     why_not_on,
 )
-from quantcore.export.serving import Serving, serving
+from quantcore.export.vllm import Serving, serving
 from quantcore.model.experts import taken_apart
 from quantcore.model.loading import LoadedModel
 from quantcore.model.mixture import chosen_of, experts_of, mixture_of

@@ -74,6 +74,19 @@ def lens_part(choice: Choice, caches: tuple[str, ...], reading: str) -> None:
     chart(figures.recall(drawn), key="recall", alt=words.recalled(drawn).replace("*", ""))
 
 
+def facts_part(choice: Choice, caches: tuple[str, ...], reading: str) -> None:
+    """A job that is asked for: it takes as long as the lens itself."""
+    lab = choice.lab
+    st.header("Is a fact found that was placed early?")
+    st.markdown("*The secret number of Anna is 48213.* and the like are put into each window, and asked for behind it.")
+    asked = (caches, reading, choice.calibration)
+    found = answer("asking for the facts", lab, Lab.retrieval, *asked, start=False, button="Ask for facts placed early")
+    if (drawn := found.whole or found.so_far) is not None:
+        said = words.facts(drawn)
+        st.markdown(said)
+        chart(figures.facts(drawn), key="facts", alt=said.replace("*", ""))
+
+
 @st.fragment
 def growth_part(lab: Lab, caches: tuple[str, ...]) -> None:
     """Bytes against context and sequences; nothing is run for them."""
@@ -100,6 +113,7 @@ def growth_part(lab: Lab, caches: tuple[str, ...]) -> None:
 def body(choice: Choice) -> None:
     caches, reading = asked_for(choice)
     lens_part(choice, caches, reading)
+    facts_part(choice, caches, reading)
     growth_part(choice.lab, caches)
     frame.link("Open them in the duel", "pages/7_Scheme_duel.py", {"duel": "\n".join(caches)})
 

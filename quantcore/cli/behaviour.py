@@ -46,7 +46,9 @@ def answers(
     }
 
 
-def lens(caches: list[str], texts: TextOptions, model: str = REFERENCE, device: str | None = None) -> dict[str, Any]:
+def lens(
+    caches: list[str], texts: TextOptions, model: str = REFERENCE, device: str | None = None, facts: bool = False
+) -> dict[str, Any]:
     """what coded KV caches lose along the context, position by position, and what they still recall"""
     reading, learning = texts.measured(LONG), texts.learned()
     asked = Lab(model, device)
@@ -56,6 +58,7 @@ def lens(caches: list[str], texts: TextOptions, model: str = REFERENCE, device: 
     texts.require_window(lab.whole, reading)
     with progress_bar("reading") as tell:
         found = lab.context_lens(tuple(caches), str(reading), str(learning), progress=tell)
+    said = _facts(lab, tuple(caches), str(reading), str(learning)) if facts else {}
     return {
         "model": model,
         "revision": lab.loaded.revision,
@@ -73,4 +76,27 @@ def lens(caches: list[str], texts: TextOptions, model: str = REFERENCE, device: 
             }
             for name, kl in found.kl.items()
         },
+        **said,
+    }
+
+
+def _facts(lab: Lab, caches: tuple[str, ...], reading: str, learning: str) -> dict[str, Any]:
+    with progress_bar("asking") as tell:
+        found = lab.retrieval(caches, reading, learning, progress=tell)
+    return {
+        "facts": {
+            "asked": found.asked,
+            "tokens_back": [round(float(one)) for one in found.back.double().mean(0)],
+            "float_finds": found.finds,
+            "caches": {
+                name: {
+                    "named": found.share(name),
+                    "gain": asdict(found.gain(name)),
+                    "lost": asdict(found.lost(name)),
+                    "log_p_by_place": said.double().mean(0).tolist(),
+                }
+                for name, said in found.said.items()
+            },
+            "log_p_of_other_facts": found.misled.double().mean(0).tolist(),
+        }
     }

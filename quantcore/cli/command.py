@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     wrote.add_argument("--schemes", required=True, nargs="+", metavar="S", help=f"each {SCHEME}, or a plan")
     wrote.add_argument("--tokens", type=int, default=ANSWER, metavar="N", help=f"of an answer (default {ANSWER})")
     along.add_argument("--caches", required=True, nargs="+", metavar="KV", help="such as kv:int8/token, one to six")
+    along.add_argument("--facts", action="store_true", help="ask for facts placed early in the text, too")
     ahead = verb(warm)
     ahead.add_argument("--model", metavar="M", help="compile for its Linears' shapes (default: common ones)")
     ahead.add_argument("--device", help="cuda:0, cuda:1 ... (default: the first)")

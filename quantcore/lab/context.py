@@ -75,23 +75,14 @@ def context_lens(
     """KL, flips and recall of one to MOST caches, kv:... each, along the windows of `reading`.
 
     Raises: ValueError as `cache_of`, and for windows that leave no room for what is to be recalled."""
-    from quantcore.pipeline.cache_ranges import calibrate_cache
-
-    if not 1 <= len(caches) <= MOST:
-        raise ValueError(f"{len(caches)} caches cannot be seen at once; give one to {MOST}")
-    asked = {text: cache_of(lab, text) for text in caches}
+    require_caches(lab, caches)
     tokens, context = lab.tokens(reading), lab.loaded.context
     if context is not None and tokens.shape[1] + RECALLED > context:
         tokens = tokens[:, : context - RECALLED]
     if (kept := kept_context_lens(lab, caches, reading, calibration)) is not None:
         return kept
-    question = _question(lab, caches, reading, calibration)
-    ranges, needing = part_of(progress, 0, 10, "ranges"), [text for text, one in asked.items() if one.needs_ranges]
-    learned = lab.tokens(calibration) if needing else None
-    frozen: dict[str, tuple[CacheSpec | None, Scales]] = {}
-    for text, one in asked.items():
-        part = part_of(ranges, needing.index(text), len(needing)) if text in needing else None
-        frozen[text] = one, calibrate_cache(held(lab.loaded), one, learned, part)
+    question = question_of(lab, KIND, caches, reading, calibration)
+    frozen = frozen_caches(lab, caches, calibration, part_of(progress, 0, 10, "ranges"))
 
     def tell(share: float, doing: str) -> None:
         if progress:
@@ -103,11 +94,36 @@ def context_lens(
     return found
 
 
+def require_caches(lab: Bench, caches: tuple[str, ...]) -> dict[str, CacheSpec]:
+    """What each text says of the cache. Raises: ValueError as `cache_of`, and for none or more than MOST."""
+    if not 1 <= len(caches) <= MOST:
+        raise ValueError(f"{len(caches)} caches cannot be seen at once; give one to {MOST}")
+    return {text: cache_of(lab, text) for text in caches}
+
+
+def frozen_caches(
+    lab: Bench, caches: tuple[str, ...], calibration: str, progress: Progress | None
+) -> dict[str, tuple[CacheSpec | None, Scales]]:
+    """What each cache holds, and the static scales of those that have such, learned from the calibration text.
+
+    Raises: ValueError as `require_caches`."""
+    from quantcore.pipeline.cache_ranges import calibrate_cache
+
+    asked = require_caches(lab, caches)
+    needing = [text for text, one in asked.items() if one.needs_ranges]
+    learned = lab.tokens(calibration) if needing else None
+    found: dict[str, tuple[CacheSpec | None, Scales]] = {}
+    for text, one in asked.items():
+        part = part_of(progress, needing.index(text), len(needing)) if text in needing else None
+        found[text] = one, calibrate_cache(held(lab.loaded), one, learned, part)
+    return found
+
+
 def kept_context_lens(
     lab: Bench, caches: tuple[str, ...], reading: str = str(LONG), calibration: str = LEARNED
 ) -> ContextLens | None:
     """The lens that was kept of the same question."""
-    answer = lab.store(reading, calibration).get(_question(lab, caches, reading, calibration), _read)
+    answer = lab.store(reading, calibration).get(question_of(lab, KIND, caches, reading, calibration), _read)
     return None if answer is None else _read(answer)
 
 
@@ -122,11 +138,12 @@ def _read(answer: Answer) -> ContextLens:
     return ContextLens(held=held, **parts)
 
 
-def _question(lab: Bench, caches: tuple[str, ...], reading: str, calibration: str) -> Question:
-    asked = {text: cache_of(lab, text) for text in caches}
+def question_of(lab: Bench, kind: str, caches: tuple[str, ...], reading: str, calibration: str) -> Question:
+    """How the store knows a question of these caches."""
+    asked = require_caches(lab, caches)
     learned = (lab.tokens(calibration),) if any(one.needs_ranges for one in asked.values()) else ()
     return Question(
-        kind=KIND,
+        kind=kind,
         scheme=" ".join(caches),
         model=lab.id,
         model_hash=lab.hash,

@@ -22,6 +22,7 @@ from quantcore.lab import (
     layers,
     mixture,
     outliers,
+    retrieval,
     specimens,
     start,
     take,
@@ -46,6 +47,7 @@ class Beside(Bench):
     known_luck = whole.known_luck
     kept_rule = whole.kept_rule
     kept_context_lens = context.kept_context_lens
+    kept_retrieval = retrieval.kept_retrieval
     kept_sensitivity = whole.kept_sensitivity
     kept_probed_plan = whole.kept_probed_plan
     kept_queue = history.kept_queue
@@ -118,6 +120,7 @@ class Lab(Beside):
     luck = whole.luck
     answers = answers.answers
     context_lens = context.context_lens
+    retrieval = retrieval.retrieval
     evaluate = whole.evaluate
     rule = whole.rule
     sensitivity = whole.sensitivity

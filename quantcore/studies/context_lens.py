@@ -121,7 +121,7 @@ def context_lens(
             behind = windows[:, place * PIECE + 1 : (place + 1) * PIECE + 1]
             log_p: Tensor | None = None
             for name, cache in running.items():
-                log_q = _log_p(model, piece, cache)
+                log_q = log_p_of(model, piece, cache)
                 log_p = log_q if log_p is None else log_p
                 found[name].append(_look(log_p, log_q, behind))
             if progress:
@@ -151,7 +151,7 @@ def _lens(rows: Mapping[str, list[_Read]], held: dict[str, int], length: int) ->
     )
 
 
-def _log_p(model: Any, piece: Tensor, cache: Any) -> Tensor:
+def log_p_of(model: Any, piece: Tensor, cache: Any) -> Tensor:
     """log p of the next token behind each of a piece, (B, t, V) float32; the cache grows by the piece."""
     with torch.inference_mode():
         log_p: Tensor = model(piece, cache=cache, use_cache=True).logits.float().log_softmax(-1)

@@ -7,6 +7,7 @@ import pytest
 
 from quantcore.cli.command import main
 from quantcore.lab.lab import Lab
+from quantcore.studies import retrieval
 
 TEXT = ("--max-tokens", "320", "--window", "64")
 
@@ -34,3 +35,19 @@ def test_lens(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said["bytes"] == found.held
     assert main(["lens", "--model", str(tiny_model_dir), "--caches", "W8A8", *TEXT]) == 2
     assert "must speak of the cache alone" in capsys.readouterr().err
+
+
+def test_lens_asks_for_facts(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval, "QUESTION", "\n{}:")  # its tokenizer takes a token for almost each letter
+    cache = "kv:int4/group16/dynamic"
+    line = ["lens", "--model", str(tiny_model_dir), "--caches", cache, "--facts"]
+    assert main([*line, "--max-tokens", "1250", "--window", "250"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    found = Lab(str(tiny_model_dir)).retrieval((cache,), said["text"]["reading"])
+    assert said["facts"]["asked"] == found.asked == 20
+    assert said["facts"]["caches"][cache]["log_p_by_place"] == found.said[cache].double().mean(0).tolist()
+    assert said["facts"]["float_finds"] is found.finds
+    assert main([*line, *TEXT]) == 2
+    assert "more than half of a window of 64" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
+from quantcore.studies import retrieval
 from quantcore.studies.context_lens import FLOAT, RECALLED, ContextLens
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, said, settle, values
 from tests.apptest_helpers import page as open_page
@@ -46,6 +47,20 @@ def test_a_line_that_is_no_cache_is_said(page: AppTest) -> None:
     page.query_params["caches"] = "kv:int8/token\nW8A8"
     settle(page)
     assert any("must speak of the cache alone" in one.value for one in page.error)
+
+
+def test_facts_are_asked_for_with_a_button(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "QUESTION", "\n{}:")  # its tokenizer takes a token for almost each letter
+    page.query_params["window"] = "256"
+    page.query_params["caches"] = "kv:int8/token"
+    settle(page)
+    assert "facts" not in [shown["key"] for shown in figures_of(page)]
+    next(button for button in page.button if button.label == "Ask for facts placed early").click()
+    settle(page)
+    assert not page.error
+    found = lab_of(page).retrieval(("kv:int8/token/dynamic",), "evaluation/all|5x256")
+    assert words.facts(found) in said(page)
+    assert figure_of(page, "facts")["figure"]["data"][1]["name"] == "kv:int8/token/dynamic"
 
 
 def test_bytes_follow_the_sequences(page: AppTest) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from quantcore.studies.context_lens import FLOAT, ContextLens
+from quantcore.studies.retrieval import Retrieval
 from ui.components.palette import INK, SLATE, token
 from ui.figures.base import figure, log_ticks
 from ui.figures.duel import COLOURS, DASHES
@@ -78,6 +79,19 @@ def recall(found: ContextLens) -> go.Figure:
                 showlegend=False,
             )
         )
+    return fig
+
+
+def facts(found: Retrieval) -> go.Figure:
+    """log p of the right number by how far back its fact stands; dotted: where the facts say other numbers."""
+    fig = figure("Log likelihood of the right number", "tokens between fact and question", "nats an answer", 320)
+    back = found.back.double().mean(0).tolist()
+    for place, (name, said) in enumerate(found.said.items()):
+        means, colour = said.double().mean(0).tolist(), SLATE if name == FLOAT else None
+        line = _line(place - 1, name, back, means, "%{y:.2f} nats, %{x:.0f} tokens back", colour)
+        fig.add_trace(line.update(mode="lines+markers"))
+    misled = _line(0, "facts that say others", back, found.misled.double().mean(0).tolist(), "%{y:.2f} nats", SLATE)
+    fig.add_trace(misled.update(line={"color": SLATE, "dash": "dot", "width": 1.5}))
     return fig
 
 

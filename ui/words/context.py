@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from quantcore.advice.load import SHARE
 from quantcore.studies.context_lens import FLOAT, ContextLens
+from quantcore.studies.retrieval import FACTS, Retrieval
 from ui.markdown import code
 
+OFTEN = 0.25  # of the answers, from which on a share says something
 LATER = 1.5  # times the loss at the beginning, from which on it grows with the context
 
 
@@ -78,6 +80,34 @@ def recalled(found: ContextLens) -> str:
     return (
         f"The first tokens of a window come once more at its end, {found.length:,} tokens later, and are "
         f"{own.value:.2f} nats likelier there: the model finds them in its cache. Of that gain {each}."
+    )
+
+
+def facts(found: Retrieval) -> str:
+    """Whether the float model finds facts, and what each cache leaves of that."""
+    own, count = found.gain(FLOAT), len(found.misled)
+    far = f"{int(found.back.min()):,} to {int(found.back.max()):,} tokens"
+    placed = f"{FACTS} facts stand in each window, {far} before they are asked for"
+    if not math.isfinite(own.lo):
+        return f"{placed}; {count} windows are too few to say whether they are found."
+    if not found.finds:
+        return (
+            f"{placed}. **This model does not find them** even in a float cache: the right numbers are no likelier "
+            f"than where the facts say others ({own.value:+.1f} nats, within chance). So figures of other caches mean "
+            "nothing here."
+        )
+    said = f"the model says {found.share(FLOAT):.0%} of {found.asked} numbers right"
+    if found.share(FLOAT) < OFTEN:
+        said = f"{said}: **too few to go by**, so read the likelihood alone"
+    each = ", ".join(
+        f"{code(name)} says {found.share(name):.0%} and keeps **{found.gain(name).value / own.value:.0%}** of the gain"
+        + ("" if found.lost(name).significant else " (not told from all of it)")
+        for name in found.said
+        if name != FLOAT
+    )
+    return (
+        f"{placed}. With a float cache {said}; they are **{own.value:.1f} nats** likelier than where the facts say "
+        f"others. Coded: {each}."
     )
 
 

@@ -118,6 +118,11 @@ def body(choice: Choice) -> None:
         named = {one.candidate.name: one for one in found.verdicts}
         with place:
             card(found, named.get(name[0] if isinstance(name, list) else str(name), found.chosen))
+    if found.tolerance != FREE and not found.held:
+        st.caption(
+            f"That {found.tolerance} is kept to is not known yet: no loss was measured on this model. Measure the "
+            "candidates above."
+        )
     st.header("Why not the others")
     table = words.table(found)
     st.table(table[["candidate", "why not", "GB", "tokens/s", "KL", "KL of"]].set_index("candidate"))

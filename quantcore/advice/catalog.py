@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def shape_of(model: str) -> ServedShape:
         path = ASSETS / "reference-lm"
     folder = path.parent if path.name == "config.json" else path
     if not (folder / "config.json").is_file():
-        unknown = f"{named(model)} is not among the {len(catalogue())} models of the catalogue"
+        unknown = f"{named(model)} is not among the {len(catalogue())} models of the catalogue{_near(model)}"
         try:
             fetched = config_folder(model)
         except ValueError as error:
@@ -83,6 +84,13 @@ def _named(model: str) -> Known | None:
         return found[model]
     alike = [one for name, one in found.items() if name.partition("/")[2].lower() == model.lower()]
     return alike[0] if len(alike) == 1 else None
+
+
+def _near(model: str) -> str:
+    """Names of the catalogue that are almost the same, for a refusal."""
+    short = {name.rpartition("/")[2].lower(): name for name in catalogue()}
+    alike = get_close_matches(model.rpartition("/")[2].lower(), short, n=3, cutoff=0.75)
+    return f" (did you mean {' or '.join(short[one] for one in alike)}?)" if alike else ""
 
 
 def _built(model: str, config: dict[str, Any]) -> ServedShape:

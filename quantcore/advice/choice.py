@@ -27,7 +27,7 @@ from quantcore.advice.candidates import NOT_HERE, Candidate, candidates
 from quantcore.advice.load import Load, Memory, ServeTime, memory_of, serve_time, weight_bytes
 from quantcore.advice.pace import band, kind_of
 from quantcore.advice.shape import ServedShape
-from quantcore.export.kernels import AMD, CPU, Place, why_not_on
+from quantcore.export.kernels import AMD, CPU, Place, stays_16_bit, why_not_on
 from quantcore.measure.frontier import unbeaten
 from quantcore.measure.told_apart import BY_TEXT, Apart, Pair, share_words
 from quantcore.model.locate import ASSETS
@@ -41,6 +41,11 @@ FLOAT = "float"
 GOALS = ("quality", "latency", "throughput", "memory")
 SAME = 1.1  # times; smaller differences in speed are inside the prediction's error
 GB = 1e9
+BFLOAT16_FROM = (8, 0)
+UNTIMED = {
+    AMD: "vLLM runs it here by a Triton kernel of 2026, whose speed nobody measured for this lab",
+    CPU: "vLLM runs it here since 2026, but this lab has no product of packed codes on a CPU to predict its speed by",
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Loss:
 class Verdict:
     """A candidate on this GPU under this load; `why` it is not the one, None for the chosen. `time` is None where it
     cannot run; `kind` names the measured products that its time rests on; `apart`: its KL beside the chosen's,
-    where both were measured on the same windows."""
+    where both were measured on the same windows; `note`: what this GPU makes of the scheme, where that is less."""
 
     candidate: Candidate
     memory: Memory
@@ -102,11 +107,13 @@ class Verdict:
     why: str | None = None
     frontier: bool = False
     apart: Apart | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class Advice:
-    """chosen: None where nothing fits. verdicts: all candidates, in their order; elsewhere: schemes that are none."""
+    """chosen: None where nothing fits. held: whether the tolerance was held to losses of this very model; without them
+    nothing can be. verdicts: all candidates, in their order; elsewhere: schemes that are none."""
 
     model: str
     parameters: int
@@ -115,6 +122,7 @@ class Advice:
     load: Load
     goal: str
     tolerance: str
+    held: bool
     chosen: Verdict | None
     runner_up: Verdict | None
     verdicts: tuple[Verdict, ...]
@@ -176,6 +184,7 @@ def advise(
         load,
         goal,
         tolerance,
+        all(one.loss is not None and one.loss.own for one in open_ones),
         by_name[names[0]] if names else None,
         by_name[names[1]] if len(names) > 1 else None,
         told,
@@ -201,6 +210,8 @@ def _verdict(
     place, mixes = place_of(machine), any(matrix.used < 1 for matrix in shape.matrices)
     if (why := why_not_on(scheme, place) or (why_not_on(scheme, place, expert=True) if mixes else None)) is not None:
         return Verdict(one, memory, None, None, None, loss, True, why)
+    if place in UNTIMED and not scheme.is_float and scheme.activations is None:
+        return Verdict(one, memory, None, None, None, loss, True, UNTIMED[place])
     time = serve_time(shape, plan, load, machine, gpus)
     why = None
     if memory.left < 0:
@@ -208,7 +219,18 @@ def _verdict(
     elif loss is not None and loss.own:
         why = loss.why_not(limit)
     bound, kind = band(time.step_ms, machine), kind_of(scheme, machine)
-    return Verdict(one, memory, time, bound, kind, loss, why is not None, why)
+    return Verdict(one, memory, time, bound, kind, loss, why is not None, why, note=_note(scheme, place, mixes))
+
+
+def _note(scheme: Scheme, place: Place, mixes: bool) -> str | None:
+    """What a GPU makes of a scheme, where that is less than its name says."""
+    if isinstance(place, str):
+        return None
+    if scheme.is_float and place < BFLOAT16_FROM:
+        return "served as fp16: this GPU has no bfloat16, and a model made in it may overflow"
+    if stays_16_bit(scheme, place) or (mixes and stays_16_bit(scheme, place, expert=True)):
+        return "inputs stay 16-bit on this GPU: codes save memory, not arithmetic, and lose less than is said here"
+    return None
 
 
 def _by_one_model(several: Sequence[Verdict]) -> dict[str, Loss | None]:
@@ -267,10 +289,15 @@ def frontier(open_ones: Sequence[Verdict]) -> list[Verdict]:
 def _pace(speed: float) -> str:
     """How fast one is beside the advice, `speed` times as slow."""
     if speed > SAME:
-        return f"{speed:.2g} times as slow"
+        return f"{_times(speed)} times as slow"
     share = f"{abs(1 / speed - 1):.0%}"
     way = "faster" if speed < 1 else "slower"
     return "as fast" if share == "0%" else f"{share} {way}, inside the prediction's error"
+
+
+def _times(ratio: float) -> str:
+    """Two digits, written out: 1.3, 150."""
+    return f"{float(f'{ratio:.2g}'):,.10g}"
 
 
 def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
@@ -296,8 +323,8 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
         elif best.kl == 0 < mine.kl:
             said.append(f"loses {mine.kl:.2g} nats a token{whose}, the chosen none")
         elif mine.kl > best.kl > 0:
-            times = f"{mine.kl / best.kl:.2g} times "
+            times = f"{_times(mine.kl / best.kl)} times "
             said.append(f"loses {'' if times == '1 times ' else times}as much KL{whose}{sure}")
         elif mine.kl < best.kl:
             said.append(f"would lose less{whose}{sure}")
-    return ", ".join(said)
+    return ", ".join(said) + (f"; {one.note}" if one.note else "")

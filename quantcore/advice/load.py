@@ -14,6 +14,7 @@ Activations as in `studies.footprint`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,6 +88,29 @@ class ServeTime:
     first_s: float
     step_ms: float
     tokens_s: float
+
+
+@dataclass(frozen=True)
+class WaysOut:
+    """What would fit where a load does not: so many GPUs of the kind, so many sequences at once of the same context, or
+    so many tokens of context; None where not even one does."""
+
+    gpus: int | None
+    sequences: int | None
+    context: int | None
+
+
+def ways_out(memory: Memory, load: Load, gpus: int) -> WaysOut:
+    """Of a load that does not fit. The cache grows with sequences and context, activations with the number of GPUs."""
+    room, each = memory.budget - memory.weights - memory.activations, (memory.budget - memory.activations) / gpus
+    share = max(0.0, room / memory.cache) if memory.cache else 0.0
+    needed = math.ceil((memory.weights + memory.cache) / each) if each > 0 else None
+    context = int(load.context * share) // 128 * 128
+    return WaysOut(
+        needed,
+        int(load.sequences * share) or None,
+        context if context >= load.prompt + load.answer else None,
+    )
 
 
 def schemes_of(shape: ServedShape, plan: Plan) -> dict[Matrix, Scheme]:

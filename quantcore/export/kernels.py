@@ -53,9 +53,18 @@ FROM_BLACKWELL = (
 )
 KERNELS = (
     Kernel(
-        "int4/group int4/channel int8/group int8/channel",
+        "int4/group int4/channel",
         "float",
-        "4- and 8-bit integer weights alone: NVIDIA 7.5 and above (Marlin; on 7.5 with fp16)",
+        "4-bit integer weights alone: NVIDIA 7.5 and above (Marlin; on 7.5 with fp16), AMD MI300 (Triton), x86 CPUs",
+        "vLLM pull requests 29901, December 2025, 37352 (AMD) and 38219 (CPUs), March 2026",
+        (7, 5),
+        elsewhere=(AMD, CPU),
+        marlin=True,
+    ),
+    Kernel(
+        "int8/group int8/channel",
+        "float",
+        "8-bit integer weights alone: NVIDIA 7.5 and above (Marlin; on 7.5 with fp16)",
         "vLLM pull request 29901, December 2025",
         (7, 5),
         marlin=True,
@@ -223,6 +232,8 @@ def why_not_on(scheme: Scheme, place: Place, expert: bool = False) -> str | None
         return f"vLLM lists no kernel for {what}"
     if not kernel.runs_on(place):
         return f"vLLM has no kernel for it here ({kernel.gpus})"
+    if place == CPU and scheme.weights is not None and not scheme.weights.symmetric:
+        return f"vLLM's kernel for {what} takes no zero points on a CPU"
     why = unfit(kernel, scheme, expert=expert)
     return None if why is None else f"vLLM's kernel for {what} {why}"
 

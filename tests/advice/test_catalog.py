@@ -120,6 +120,8 @@ def test_what_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ValueError, match="not among the 70 models of the catalogue, and the hub did not answer.*name that"
     ):
         shape_of("nobody/nothing")
+    with pytest.raises(ValueError, match=r"catalogue \(did you mean meta-llama/Meta-Llama-3.1-70B"):
+        shape_of("meta-llama/Llama-3.1-70B")
     with pytest.raises(ValueError, match="no folder with a config.json and no hub id"):
         shape_of("nothing at all")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "rwkv", "num_hidden_layers": 1}))

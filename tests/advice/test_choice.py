@@ -5,7 +5,7 @@ import pytest
 from quantcore.advice.candidates import candidates
 from quantcore.advice.catalog import shape_of
 from quantcore.advice.choice import GOALS, Advice, Loss, advise, frontier
-from quantcore.advice.load import SHARE, Load, memory_of, serve_time, weight_bytes
+from quantcore.advice.load import SHARE, Load, memory_of, serve_time, ways_out, weight_bytes
 from quantcore.export import kernels
 from quantcore.scheme.plan import Plan
 from quantcore.studies.gpus import GPUS
@@ -92,6 +92,61 @@ def test_why_not() -> None:
     assert verdict(b200, "W8A8").startswith("vLLM has no kernel for it here")
     nothing = advise(shape_of("meta-llama/Meta-Llama-3.1-405B"), GPUS["T4"], Load(), tolerance=FREE)
     assert (nothing.chosen, nothing.runner_up) == (None, None)
+
+
+def test_where_a_gpu_makes_less_of_a_scheme_it_says_so() -> None:
+    """fp8 is only stored before 8.9, Turing has no bfloat16, and nobody measured four bits on AMD."""
+    a100, t4, h100 = (
+        advise(LLAMA, GPUS[name], Load(1, 2048), tolerance=FREE) for name in ("A100 80GB", "T4", "H100 SXM")
+    )
+    assert "inputs stay 16-bit on this GPU" in verdict(a100, "FP8_DYNAMIC")
+    assert "stay 16-bit" not in verdict(a100, "W8A8")
+    notes = [{one.candidate.name: one.note for one in found.verdicts} for found in (t4, h100)]
+    assert "served as fp16: this GPU has no bfloat16" in (notes[0]["bf16"] or "")
+    assert not any(notes[1].values())
+    amd = advise(LLAMA, GPUS["MI300X"], Load(1, 2048), tolerance=FREE)
+    assert "whose speed nobody measured" in verdict(amd, "W4A16 GPTQ")
+    assert verdict(amd, "W8A16").startswith("vLLM has no kernel for it here")
+    mixture = advise(shape_of("Qwen/Qwen3-30B-A3B"), GPUS["A100 80GB"], Load(), tolerance=FREE)
+    assert "inputs stay 16-bit" in verdict(mixture, "FP8_DYNAMIC")
+
+
+def test_the_way_out_fits() -> None:
+    """405B in four bits is 206 GB; so many T4, so many sequences or tokens are enough, and one less is not."""
+    big = shape_of("meta-llama/Meta-Llama-3.1-405B")
+    load, gpu = Load(8, 8192), GPUS["H100 SXM"]
+    least = advise(big, gpu, load, 4, tolerance=FREE)
+    memory = next(one.memory for one in least.verdicts if one.candidate.name == "bf16")
+    ways = ways_out(memory, load, 4)
+    assert (ways.sequences, ways.context) == (None, None)  # its weights alone are too many
+    assert ways.gpus is not None
+    fits = [memory_of(big, memory.weights, load, gpu, n).left >= 0 for n in (ways.gpus - 1, ways.gpus)]
+    assert fits == [False, True]
+    load = Load(64, 8192)
+    memory = memory_of(LLAMA, weight_bytes(LLAMA, Plan.parse("W4A16")), load, GPUS["RTX 4090"])
+    ways = ways_out(memory, load, 1)
+    assert ways.sequences is not None
+    assert ways.context is not None
+    for inside, outside in (
+        (Load(ways.sequences, 8192), Load(ways.sequences + 1, 8192)),
+        (Load(64, ways.context, 128, 64), Load(64, ways.context + 128, 128, 64)),
+    ):
+        kept = [memory_of(LLAMA, memory.weights, one, GPUS["RTX 4090"]).left >= 0 for one in (inside, outside)]
+        assert kept == [True, False]
+
+
+def test_a_tolerance_that_nothing_was_held_to() -> None:
+    assert not advise(LLAMA, H100, Load(1)).held
+    every = {one.text: Loss(0.001, 0.0, 0.002, 0.001, 1.0, "this model") for one in candidates(LLAMA)}
+    assert advise(LLAMA, H100, Load(1), measured=every).held
+
+
+def test_large_ratios_are_written_out() -> None:
+    """Four bits beside eight: 0.102 and 0.00067 nats on the reference model."""
+    found = advise(shape_of("HuggingFaceTB/SmolLM2-135M"), GPUS["T4"], Load(), tolerance=FREE)
+    assert found.chosen is not None
+    assert found.chosen.candidate.name == "W8A16"
+    assert "loses 150 times as much KL" in verdict(found, "W4A16 GPTQ")
 
 
 def test_a_measured_loss_is_held_to_what_is_tolerated() -> None:

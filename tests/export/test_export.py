@@ -463,7 +463,7 @@ def test_serving() -> None:
         return serving("my models/out", {f"m.layers.0.{k}": Scheme.parse(v) for k, v in schemes.items()}, 2048)
 
     assert of(q_proj="W4A16").command == "vllm serve 'my models/out' --max-model-len 2048"
-    assert of(o_proj="W4A16").gpus[0].startswith("4- and 8-bit integer weights alone: NVIDIA 7.5 and above")
+    assert of(o_proj="W4A16").gpus[0].startswith("4-bit integer weights alone: NVIDIA 7.5 and above")
     assert all("202" in kernel.source or "0.32" in kernel.source for kernel in KERNELS)  # each row has its date
     assert "not Blackwell" in of(o_proj="W8A8").gpus[0]
     assert "8.9 and above" in of(o_proj="FP8_BLOCK").gpus[0]

@@ -31,9 +31,10 @@ EVERY: tuple[Place, ...] = (TURING, AMPERE, ADA, HOPPER, BLACKWELL, GEFORCE_50, 
     ("scheme", "places"),
     [
         ("float", EVERY),
-        ("W4A16", EVERY[:6]),
-        ("W4A16_ASYM", EVERY[:6]),
-        ("w:int4/group32,gptq/actorder=weight", EVERY[:6]),
+        ("W4A16", EVERY),
+        ("W4A16_ASYM", EVERY[:7]),
+        ("w:int4/group32,gptq/actorder=weight", EVERY),
+        ("W8A16", EVERY[:6]),
         ("W8A8", (TURING, AMPERE, ADA, HOPPER, CPU)),
         ("FP8_DYNAMIC", (*EVERY[:6], AMD)),
         ("FP8_BLOCK", (*EVERY[:6], AMD)),
@@ -57,6 +58,7 @@ def test_where_vllm_has_a_kernel(scheme: str, places: tuple[Place, ...]) -> None
 def test_why_not() -> None:
     assert why_not_on(Scheme.parse("w:fp4_e2m1/group32"), HOPPER) == "vLLM lists no kernel for w:fp4_e2m1/group32"
     assert "takes groups of 32, 64, 128" in (why_not_on(Scheme.parse("w:int4/group96"), HOPPER) or "")
+    assert why_not_on(Scheme.parse("W4A16_ASYM"), CPU) == ("vLLM's kernel for W4A16_ASYM takes no zero points on a CPU")
     assert "not Blackwell" in (why_not_on(Scheme.parse("W8A8"), BLACKWELL) or "")
 
 

@@ -1,6 +1,5 @@
 """Facts placed early, asked late: what the window says, what is read of it by hand, and what is said and kept."""
 
-
 import pytest
 import torch
 

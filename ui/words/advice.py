@@ -7,7 +7,7 @@ import shlex
 import pandas as pd
 
 from quantcore.advice.choice import GB, Advice, Loss, Verdict
-from quantcore.advice.load import SHARE
+from quantcore.advice.load import SHARE, ways_out
 from quantcore.advice.pace import MEASURED_ON, fitted
 from ui.markdown import as_is
 
@@ -17,6 +17,7 @@ GUIDE = (
     "differs where the load says so: few sequences wait for the weights, so four bits are faster than FP8 on a Hopper "
     "too; many wait for arithmetic, so they are not. It also asks what the model loses."
 )
+MOST_AT_HAND = 16  # GPUs
 RECORDED = "the reference model, recorded"  # by which name it is not taken for the loaded one, which it may be
 
 
@@ -32,8 +33,26 @@ def title(found: Advice) -> str:
             if short > 0
             else "what fits is not tolerated or not run"
         )
-        return f"**Nothing** of {model} can be shipped on {gpus} under this load: {out}."
+        return f"**Nothing** of {model} can be shipped on {gpus} under this load: {out}.{way_out(found, least)}"
     return f"Ship **{found.chosen.candidate.name}** of {model} on {gpus}: `{found.chosen.candidate.text}`"
+
+
+def way_out(found: Advice, least: Verdict) -> str:
+    """What would fit of the smallest candidate, where it does not."""
+    if least.memory.left >= 0:
+        return ""
+    ways = ways_out(least.memory, found.load, found.gpus)
+    said = [
+        f"on {ways.gpus} of them" if ways.gpus and ways.gpus <= MOST_AT_HAND else "",
+        f"with {count(ways.sequences, 'sequence')} at once" if ways.sequences else "",
+        f"with {ways.context:,} tokens of context" if ways.context else "",
+    ]
+    said = [one for one in said if one]
+    return f" It fits {', or '.join(said)}." if said else " Take a smaller model, or a larger GPU."
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def card(one: Verdict) -> list[str]:
@@ -51,6 +70,8 @@ def card(one: Verdict) -> list[str]:
             f"({lo:.3g} to {hi:.3g}): **{one.time.tokens_s:,.4g} tokens/s** for all sequences. Predicted."
         )
     lines.append(loss(one.loss))
+    if one.note:
+        lines.append(f"{one.note[0].upper()}{one.note[1:]}.")
     return lines
 
 

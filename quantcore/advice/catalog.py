@@ -89,7 +89,7 @@ def _named(model: str) -> Known | None:
 def _near(model: str) -> str:
     """Names of the catalogue that are almost the same, for a refusal."""
     short = {name.rpartition("/")[2].lower(): name for name in catalogue()}
-    alike = get_close_matches(model.rpartition("/")[2].lower(), short, n=3, cutoff=0.75)
+    alike = get_close_matches(model.rpartition("/")[2].lower(), short, n=2, cutoff=0.8)
     return f" (did you mean {' or '.join(short[one] for one in alike)}?)" if alike else ""
 
 

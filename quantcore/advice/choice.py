@@ -184,7 +184,7 @@ def advise(
         load,
         goal,
         tolerance,
-        all(one.loss is not None and one.loss.own for one in open_ones),
+        _held([one for one in found if one.time is not None and one.memory.left >= 0]),
         by_name[names[0]] if names else None,
         by_name[names[1]] if len(names) > 1 else None,
         told,
@@ -220,6 +220,11 @@ def _verdict(
         why = loss.why_not(limit)
     bound, kind = band(time.step_ms, machine), kind_of(scheme, machine)
     return Verdict(one, memory, time, bound, kind, loss, why is not None, why, note=_note(scheme, place, mixes))
+
+
+def _held(able: Sequence[Verdict]) -> bool:
+    """Whether the losses of all that could run are this model's own."""
+    return bool(able) and all(one.loss is not None and one.loss.own for one in able)
 
 
 def _note(scheme: Scheme, place: Place, mixes: bool) -> str | None:

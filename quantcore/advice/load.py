@@ -92,8 +92,8 @@ class ServeTime:
 
 @dataclass(frozen=True)
 class WaysOut:
-    """What would fit where a load does not: so many GPUs of the kind, so many sequences at once of the same context, or
-    so many tokens of context; None where not even one does."""
+    """What would fit where a load does not: so many GPUs of the kind, a power of two as heads are shared out, so many
+    sequences at once of the same context, or so many tokens of context; None where not even one does."""
 
     gpus: int | None
     sequences: int | None
@@ -104,7 +104,7 @@ def ways_out(memory: Memory, load: Load, gpus: int) -> WaysOut:
     """Of a load that does not fit. The cache grows with sequences and context, activations with the number of GPUs."""
     room, each = memory.budget - memory.weights - memory.activations, (memory.budget - memory.activations) / gpus
     share = max(0.0, room / memory.cache) if memory.cache else 0.0
-    needed = math.ceil((memory.weights + memory.cache) / each) if each > 0 else None
+    needed = 2 ** math.ceil(math.log2((memory.weights + memory.cache) / each)) if each > 0 else None
     context = int(load.context * share) // 128 * 128
     return WaysOut(
         needed,

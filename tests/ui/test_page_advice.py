@@ -57,6 +57,27 @@ def test_a_config_alone_is_advised_on(tiny_model_dir: Path) -> None:
     assert "no folder with a config.json and no hub id" in at.error[0].value
 
 
+def test_a_tolerance_that_nothing_is_held_to_is_said(tiny_model_dir: Path) -> None:
+    at = open_page(PAGE, model=tiny_model_dir, limit="perplexity + 1%").run()
+    assert any("That perplexity + 1% is kept to is not known yet" in one.value for one in at.caption)
+
+
+def test_what_the_words_are_where_nothing_fits_and_where_all_is_slow() -> None:
+    mixture = shape_of("Qwen/Qwen3-30B-A3B")
+    nothing = advise(mixture, GPUS["RTX 4090"], Load(), tolerance=FREE)
+    assert words.title(nothing).endswith(
+        "It fits on 2 of them, or with 6 sequences at once, or with 6,144 tokens of context."
+    )
+    huge = advise(shape_of("deepseek-ai/DeepSeek-V3"), GPUS["T4"], Load(), tolerance=FREE)
+    assert words.title(huge).endswith("Take a smaller model, or more memory.")
+    a100 = advise(mixture, GPUS["A100 80GB"], Load(), tolerance=FREE)
+    fp8 = next(one for one in a100.verdicts if one.candidate.name == "FP8_DYNAMIC")
+    assert words.card(fp8)[-1].startswith("Inputs stay 16-bit on this GPU")
+    assert [words.duration(ms) for ms in (6.04, 999.4, 1300.0, 105_000.0, 2_351_000.0)] == [
+        "6.04 ms", "999 ms", "1.3 s", "105 s", "2,350 s",
+    ]  # fmt: skip
+
+
 def test_beside_the_model_that_comes_along_it_opens_where_there_is_a_choice() -> None:
     """A model that fits everywhere as it is teaches nothing; and no limit is asked for that nothing can be held to."""
     at = open_page(PAGE).run()

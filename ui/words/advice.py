@@ -9,6 +9,7 @@ import pandas as pd
 from quantcore.advice.choice import GB, Advice, Loss, Verdict
 from quantcore.advice.load import SHARE, ways_out
 from quantcore.advice.pace import MEASURED_ON, fitted
+from quantcore.studies.gpus import GPUS
 from ui.markdown import as_is
 
 GUIDE = (
@@ -42,13 +43,19 @@ def way_out(found: Advice, least: Verdict) -> str:
     if least.memory.left >= 0:
         return ""
     ways = ways_out(least.memory, found.load, found.gpus)
+    several = found.gpu in GPUS and ways.gpus is not None and ways.gpus <= MOST_AT_HAND
     said = [
-        f"on {ways.gpus} of them" if ways.gpus and ways.gpus <= MOST_AT_HAND else "",
+        f"on {ways.gpus} of them" if several else "",
         f"with {count(ways.sequences, 'sequence')} at once" if ways.sequences else "",
         f"with {ways.context:,} tokens of context" if ways.context else "",
     ]
     said = [one for one in said if one]
-    return f" It fits {', or '.join(said)}." if said else " Take a smaller model, or a larger GPU."
+    return f" It fits {', or '.join(said)}." if said else " Take a smaller model, or more memory."
+
+
+def duration(ms: float) -> str:
+    """Milliseconds, from a second on seconds: 6.04 ms, 105 s."""
+    return f"{ms:.3g} ms" if ms < 999.5 else f"{float(f'{ms / 1e3:.3g}'):,.10g} s"
 
 
 def count(number: int, what: str) -> str:
@@ -65,9 +72,10 @@ def card(one: Verdict) -> list[str]:
     )
     if one.time is not None and one.step_band is not None:
         lo, hi = one.step_band
+        first, step, least, most = map(duration, (1e3 * one.time.first_s, one.time.step_ms, lo, hi))
         lines.append(
-            f"First token after **{1e3 * one.time.first_s:,.3g} ms**, then one each **{one.time.step_ms:.3g} ms** "
-            f"({lo:.3g} to {hi:.3g}): **{one.time.tokens_s:,.4g} tokens/s** for all sequences. Predicted."
+            f"First token after **{first}**, then one each **{step}** ({least} to {most}): "
+            f"**{one.time.tokens_s:,.4g} tokens/s** for all sequences. Predicted."
         )
     lines.append(loss(one.loss))
     if one.note:

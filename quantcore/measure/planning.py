@@ -69,12 +69,24 @@ def of_a_kind(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """A choice that at most so many units may leave."""
+
+    choice: Mapping[str, str]
+    units: int
+
+
 def plan_for_budget(
-    found: Sensitivity, bits_per_weight: float, together: Callable[[Iterable[str]], dict[str, list[str]]] | None = None
+    found: Sensitivity,
+    bits_per_weight: float,
+    together: Callable[[Iterable[str]], dict[str, list[str]]] | None = None,
+    leaving: Leaving | None = None,
 ) -> PlannedChoice:
     """The choice of one scheme a layer with the least predicted KL whose mean bits per weight are within the budget.
 
     together    names which layers choose as one; without it those that are served as one
+    leaving     how far the choice may lie from another one
     Raises: ValueError for a budget that no choice meets."""
     units = list((together or served_as_one)(found.layers).values())
     total = sum(found.weights.values())
@@ -84,7 +96,7 @@ def plan_for_budget(
     def share(unit: Sequence[str], text: str) -> float:
         return sum(found.bits[one, text] * found.weights[one] for one in unit) / total
 
-    return _solved(found, units, share, bits_per_weight)
+    return _solved(found, units, share, bits_per_weight, leaving)
 
 
 def plan_for_price(
@@ -105,7 +117,11 @@ def plan_for_price(
 
 
 def _solved(
-    found: Sensitivity, units: Sequence[Sequence[str]], price: Callable[[Sequence[str], str], float], budget: float
+    found: Sensitivity,
+    units: Sequence[Sequence[str]],
+    price: Callable[[Sequence[str], str], float],
+    budget: float,
+    leaving: Leaving | None = None,
 ) -> PlannedChoice:
     """One scheme a unit, the least sum of costs whose sum of prices is within the budget: a 0/1 program."""
     import numpy as np
@@ -117,11 +133,15 @@ def _solved(
     share = np.array([price(unit, text) for unit, text in pairs])
     cost = np.array([sum(found.alone[one, text] for one in unit) for unit, text in pairs])
     one_each = np.repeat(np.eye(len(units)), len(found.schemes), axis=1)
+    limits = [LinearConstraint(one_each, 1, 1), LinearConstraint(share[None] / budget, 0, 1 + 1e-9)]
+    if leaving is not None:
+        left = np.array([float(text != leaving.choice[unit[0]]) for unit, text in pairs])
+        limits.append(LinearConstraint(left[None], 0, leaving.units))
     result = milp(
         cost / (cost.max() or 1.0),
         integrality=np.ones(len(pairs)),
         bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(share[None] / budget, 0, 1 + 1e-9)],
+        constraints=limits,
         options={"mip_rel_gap": 1e-6, "time_limit": 20.0},
     )
     if result.x is None:

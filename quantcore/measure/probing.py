@@ -3,13 +3,16 @@
     change[u, s] = KL(float || the plan with unit u under s) - KL(float || the plan)                 nats a token
 
 What layers cost alone (`sensitivity`, `fisher`) leaves out what they do to each other: at 3 bits the reference model
-loses a third more than the sum. Changes in place hold that. The same 0/1 program spends the budget by them
-(`planning`), the plan that comes out is measured, and where it loses less on this text the next round starts from it.
+loses a third more than the sum. Changes in place hold that, while they are few: the same 0/1 program spends the budget
+by them (`planning`), once with every unit free to leave its scheme and then with at most so many (LEAVING). Each plan
+that comes out is measured, and from the one that loses least on this text the next round starts, until none does or
+after ROUNDS. In a later round those changes are tried again that were worth it in the one before: of a unit, where no
+other scheme took fewer bits and lost less.
 The first plan is the better one of that by costs alone and of the largest scheme for all within the budget, so the plan
 that comes out never loses more on this text than either.
 
-A unit is what is served as one product; tried is what lies within REACH bits of its present scheme, on PROBED tokens of
-the text, evenly spread. A run starts at the unit's block, so a round takes about (units x tries / 2) runs over them.
+A unit is what is served as one product; at first is tried what lies within REACH bits of its scheme, on PROBED tokens
+of the text, evenly spread. A run starts at the unit's block, so a round takes about (units x tries / 2) runs over them.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from quantcore.matmul.decoded import decoded_layer
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.measure.evaluate import next_log_p
-from quantcore.measure.planning import PlannedChoice, plan_for_budget, planned, uniform_choice
+from quantcore.measure.frontier import unbeaten
+from quantcore.measure.planning import Leaving, PlannedChoice, plan_for_budget, planned, uniform_choice
 from quantcore.measure.sensitivity import BATCH_TOKENS, Sensitivity, kl_sum, transformed
 from quantcore.measure.swaps import recalling, require_shortcut, swapped
 from quantcore.model.experts import taken_apart
@@ -36,20 +40,23 @@ from quantcore.scheme.scheme import Scheme
 
 REACH = 1.1  # bits a weight
 PROBED = 1280  # tokens
-ROUNDS = 1
+ROUNDS = 5
+LEAVING = (None, 8, 4, 2)  # units that may leave their scheme at once; None: all
 
 
 @dataclass(frozen=True)
 class ProbedPlan:
     """chosen: the plan; its `predicted_kl` is what it loses on the text that it was probed on. start_kl: what the plan
     by costs alone loses there; uniform_kl: the largest scheme for all within the budget, None where none is. probes:
-    how many changes were measured; changed: how many units took another scheme than by costs alone."""
+    how many changes were measured; changed: how many units took another scheme than by costs alone; kls: what it lost
+    there after each round."""
 
     chosen: PlannedChoice
     start_kl: float
     uniform_kl: float | None
     probes: int
     changed: int
+    kls: tuple[float, ...]
 
 
 def probed_plan(
@@ -75,18 +82,48 @@ def probed_plan(
         uniform_kl = bench.kl(uniform)
         if uniform_kl < kl:
             choice, kl = uniform, uniform_kl
-    probes = 0
-    for turn in range(rounds):
-        changes = bench.changes(choice, kl, costs, part_of(progress, turn, rounds))
-        probes += sum(len(own) - 1 for own in changes.values())
-        found = plan_for_budget(_priced(costs, changes), bits_per_weight).choice
-        after = bench.kl(found)
-        if found == choice or after >= kl:
-            break
-        choice, kl = dict(found), after
+    probes, kls = 0, list[float]()
     units = served_as_one(costs.layers)
+    tries = {unit: near(costs, names, choice[unit]) for unit, names in units.items()}
+    for turn in range(rounds):
+        changes = bench.changes(choice, kl, costs, tries, part_of(progress, turn, rounds))
+        probes += sum(len(own) - 1 for own in changes.values())
+        better = _steps(bench, _priced(costs, changes), bits_per_weight, choice)
+        if not better or min(better)[0] >= kl:
+            break
+        kl, _, found = min(better)
+        kls.append(kl)
+        tries = worth_it(costs, changes, found)
+        choice = found
+    if progress:
+        progress(1.0, "mended")
     changed = sum(choice[unit] != start.choice[unit] for unit in units)
-    return ProbedPlan(replace(planned(costs, choice), predicted_kl=kl), start_kl, uniform_kl, probes, changed)
+    plan = replace(planned(costs, choice), predicted_kl=kl)
+    return ProbedPlan(plan, start_kl, uniform_kl, probes, changed, tuple(kls))
+
+
+def _steps(
+    bench: _Bench, priced: Sensitivity, bits_per_weight: float, choice: Mapping[str, str]
+) -> list[tuple[float, int, dict[str, str]]]:
+    """Plans that leave a choice by so many units at most, each other than it and measured: its KL and place."""
+    found: list[dict[str, str]] = []
+    for most in LEAVING:
+        leaving = None if most is None else Leaving(choice, most)
+        step = dict(plan_for_budget(priced, bits_per_weight, leaving=leaving).choice)
+        if step != choice and step not in found:
+            found.append(step)
+    return [(bench.kl(step), place, step) for place, step in enumerate(found)]
+
+
+def worth_it(
+    costs: Sensitivity, changes: Mapping[str, Mapping[str, float]], choice: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Of each unit the schemes, but for the chosen one, of which no other took fewer bits and lost less."""
+    found: dict[str, list[str]] = {}
+    for unit, names in served_as_one(costs.layers).items():
+        prices = {text: (unit_bits(costs, names, text), change) for text, change in changes[unit].items()}
+        found[unit] = [text for text in unbeaten(prices, prices.__getitem__) if text != choice[unit]]
+    return found
 
 
 class _Bench:
@@ -120,11 +157,15 @@ class _Bench:
             return sum(kl_sum(log_p, next_log_p(self.own, part)) for part, log_p in self.read) / self._counted
 
     def changes(
-        self, choice: Mapping[str, str], kl: float, costs: Sensitivity, tell: Progress | None
+        self,
+        choice: Mapping[str, str],
+        kl: float,
+        costs: Sensitivity,
+        tries: Mapping[str, Sequence[str]],
+        tell: Progress | None,
     ) -> dict[str, dict[str, float]]:
-        """By unit, named by its first layer, and by scheme within reach: by how much the choice's KL would change."""
+        """By unit, named by its first layer, and by scheme that is tried: by how much the choice's KL would change."""
         units = served_as_one(costs.layers)
-        tries = {unit: near(costs, names, choice[unit]) for unit, names in units.items()}
         sums = {unit: dict.fromkeys(texts, 0.0) for unit, texts in tries.items()}
         done, whole = 0, len(self.read) * sum(map(len, tries.values()))
         with swapped(self.own, self.under(choice)), torch.inference_mode():
@@ -153,13 +194,14 @@ class _Bench:
 
 def near(costs: Sensitivity, names: Sequence[str], present: str) -> list[str]:
     """The other schemes within REACH bits of a unit's present one."""
+    bits = {text: unit_bits(costs, names, text) for text in costs.schemes}
+    return [text for text in costs.schemes if text != present and abs(bits[text] - bits[present]) <= REACH]
 
+
+def unit_bits(costs: Sensitivity, names: Sequence[str], text: str) -> float:
+    """A unit's mean bits a weight under a scheme."""
     weights = sum(costs.weights[name] for name in names)
-
-    def bits(text: str) -> float:
-        return sum(costs.bits[name, text] * costs.weights[name] for name in names) / weights
-
-    return [text for text in costs.schemes if text != present and abs(bits(text) - bits(present)) <= REACH]
+    return sum(costs.bits[name, text] * costs.weights[name] for name in names) / weights
 
 
 def _priced(costs: Sensitivity, changes: Mapping[str, Mapping[str, float]]) -> Sensitivity:

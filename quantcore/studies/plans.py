@@ -121,7 +121,8 @@ def read_probed_plan(
 
 def _read_plan(answer: Answer) -> ProbedPlan:
     chosen = dict(answer.figures["chosen"])
-    return ProbedPlan(**{**answer.figures, "chosen": PlannedChoice(**{**chosen, "plan": Plan.parse(chosen["plan"])})})
+    plan = PlannedChoice(**{**chosen, "plan": Plan.parse(chosen["plan"])})
+    return ProbedPlan(**{**answer.figures, "chosen": plan, "kls": tuple(answer.figures["kls"])})
 
 
 def _of_plan(

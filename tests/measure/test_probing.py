@@ -8,7 +8,8 @@ import torch
 
 from quantcore import compare, quantize_model
 from quantcore.lab.lab import Lab
-from quantcore.measure.planning import plan_for_budget, schemes_near, uniform_choice
+from quantcore.measure import probing
+from quantcore.measure.planning import Leaving, plan_for_budget, schemes_near, uniform_choice
 from quantcore.measure.probing import probed_plan
 from quantcore.measure.sensitivity import Sensitivity, sensitivity
 from quantcore.measure.store import Store
@@ -45,7 +46,9 @@ def test_a_plan_by_wrong_costs_is_mended(tiny_lm: LoadedModel, tokens: torch.Ten
     assert found.changed
     units = served_as_one(costs.layers).values()
     assert all(len({found.chosen.choice[one] for one in unit}) == 1 for unit in units)
-    assert found.probes == len(units) * 2  # int3 for all is where it begins; int2 and int4 are within reach
+    assert found.probes > len(units) * 2  # int3 for all is where it begins; int2 and int4 are within reach, then again
+    assert list(found.kls) == sorted(found.kls, reverse=True)
+    assert found.kls[-1] == found.chosen.predicted_kl
     assert told == sorted(told)
     assert told[-1] == 1
 
@@ -65,6 +68,26 @@ def test_a_change_in_place_is_what_a_whole_run_says(
         ones[unit] = compare(tiny_lm.model, quantize_model(tiny_lm.model, plan)[0], tokens).kl
     assert found.chosen.predicted_kl <= min(ones.values()) * 1.001
     assert found.chosen.choice[min(ones, key=ones.__getitem__)] == SCHEMES[2]
+
+
+def test_a_plan_that_leaves_another_by_a_few_units(costs: Sensitivity) -> None:
+    """Costs that want every unit in 4 bits, and a budget that allows it: one unit may go, and the dearest goes."""
+    units = served_as_one(costs.layers)
+    present = dict.fromkeys(costs.layers, SCHEMES[1])
+    alone = {
+        (one, text): -float(place) * (text == SCHEMES[2]) for place, one in enumerate(costs.layers) for text in SCHEMES
+    }
+    dear = max(units, key=lambda unit: sum(-alone[one, SCHEMES[2]] for one in units[unit]))
+    found = plan_for_budget(replace(costs, alone=alone), 4.5, leaving=Leaving(present, 1)).choice
+    assert {one for one, text in found.items() if text != SCHEMES[1]} == set(units[dear])
+
+
+def test_later_rounds_try_what_wasworth_it(costs: Sensitivity) -> None:
+    """4 bits that lose more than 3 are not tried again, 2 bits are: they are cheaper."""
+    units = served_as_one(costs.layers)
+    changes = {unit: {SCHEMES[0]: 0.5, SCHEMES[1]: 0.0, SCHEMES[2]: 0.1} for unit in units}
+    choice = dict.fromkeys(costs.layers, SCHEMES[1])
+    assert probing.worth_it(costs, changes, choice) == {unit: [SCHEMES[0]] for unit in units}
 
 
 def test_the_lab_keeps_it(tiny_lm: LoadedModel, tmp_path: Path) -> None:

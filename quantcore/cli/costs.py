@@ -97,6 +97,7 @@ def sensitivity(
             and {
                 "tries": probed.probes,
                 "changed": probed.changed,
+                "kl_by_round": list(probed.kls),
                 "kl_by_costs_alone": probed.start_kl,
                 "kl_of_uniform": probed.uniform_kl,
             },

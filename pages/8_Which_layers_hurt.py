@@ -20,7 +20,7 @@ from ui.answers import Answer, answer
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
 from ui.sections.experts import experts_part
-from ui.sections.plan import MILLISECONDS, plan_part, price_of
+from ui.sections.plan import MILLISECONDS, draw_before, plan_part, price_of
 from ui.sidebar import Choice
 from ui.words import sensitivity as words
 
@@ -112,9 +112,11 @@ def body(choice: Choice) -> None:
             if len(together) < len(asked):
                 st.caption(words.EXPERTS_TOGETHER)
         experts_part(choice, scheme)
-    if found.whole is not None:
-        with st.container(), frame.problems():
+    with st.container(), frame.problems():
+        if found.whole is not None:
             draw()
+        else:
+            draw_before(lab)
 
 
 frame.show(__file__, "Which layers hurt?", LOOK_FOR, tries, body)

@@ -26,7 +26,7 @@ from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar
 from quantcore.measure.duel import Duel
 from quantcore.measure.kept_scores import FLOAT
-from quantcore.measure.planning import PlannedChoice, plan_for_price
+from quantcore.measure.planning import PlannedChoice, plan_for_price, plan_trail
 from quantcore.measure.statistics import window_interval
 from quantcore.measure.told_apart import told_apart
 from quantcore.model.layer_names import expert_of, served_as_one
@@ -51,7 +51,6 @@ class TimedPlan:
 
 
 FINALISTS = 3
-TIMES = 9  # budgets of a trail
 FEW = str(CALIBRATE.at_most(2560))  # what candidates learn from before they are finalists
 
 
@@ -191,12 +190,9 @@ def trail_in_time(
     reading: str = PLANNED_ON,
     calibration: str = LEARNED,
 ) -> tuple[tuple[float, float], ...]:
-    """Milliseconds and predicted KL of the plans at TIMES budgets, from the cheapest scheme's to the dearest's."""
-    ends = uniform_ms(lab, schemes, gpu, sequences).values()
-    least, most = min(ends), max(ends)
-    budgets = [least + (most - least) * (step / (TIMES - 1)) ** 2 for step in range(TIMES)]
-    plans = [plan_in_time(lab, schemes, one * (1 + 1e-9), gpu, sequences, reading, calibration) for one in budgets]
-    return tuple((one.ms, one.chosen.predicted_kl) for one in plans)
+    """Milliseconds and predicted KL of plans from the quickest to the one that loses least."""
+    found = whole.sensitivity(lab, schemes, False, reading, calibration, True)
+    return plan_trail(found, _product_price(lab, machine_named(lab, gpu), sequences))
 
 
 def finalists(found: Advice, able: Sequence[str]) -> list[str]:

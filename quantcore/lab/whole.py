@@ -18,10 +18,11 @@ from quantcore.measure.duel import Duel, known
 from quantcore.measure.duel import duel as measure_duel
 from quantcore.measure.luck import Spread, jittered
 from quantcore.measure.planning import PlannedChoice, of_a_kind, plan_for_budget
+from quantcore.measure.planning import plan_trail as trail_of
 from quantcore.measure.probing import ProbedPlan
 from quantcore.measure.rules import Rule, RuleResult, best_practice
 from quantcore.measure.scores import ModelReport
-from quantcore.measure.sensitivity import Sensitivity, joined, texts_on
+from quantcore.measure.sensitivity import LayerCosts, Sensitivity, joined, texts_on
 from quantcore.measure.side_by_side import compare_plans
 from quantcore.numbers.bits import Size, layer_size
 from quantcore.pipeline.calibration import Progress, part_of
@@ -36,7 +37,6 @@ from quantcore.studies.plans import probed_plan as measure_probed_plan
 
 SoFar = Callable[[Any], None]
 WRITTEN = 48  # tokens
-TRAIL = 25  # budgets
 
 
 def duel(
@@ -61,10 +61,15 @@ def duel(
 
 
 def kept_duel(lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED) -> Duel | None:
-    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
-    if not able or len(kept_schemes(lab, tuple(able), reading, calibration)) < len(able):
+    if not _all_kept(lab, schemes, reading, calibration):
         return None
     return _read_duel(lab, tuple(schemes), reading, calibration)
+
+
+def _all_kept(lab: Bench, schemes: Sequence[str], reading: str, calibration: str) -> bool:
+    """Of those that the model can take; False where it can take none."""
+    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
+    return bool(able) and len(kept_schemes(lab, tuple(able), reading, calibration)) == len(able)
 
 
 def kept_schemes(
@@ -107,7 +112,8 @@ def known_luck(
 ) -> dict[str, Spread]:
     """Of those schemes whose luck was measured on these texts."""
     able, _ = sorted_out(schemes, lab.shapes(), lab.head)
-    kept = {text: kept_duel(lab, (text, *jittered(text)), reading, calibration) for text in able.values()}
+    begun = [text for text in able.values() if _all_kept(lab, (text, *jittered(text, 1)), reading, calibration)]
+    kept = {text: kept_duel(lab, (text, *jittered(text)), reading, calibration) for text in begun}
     return {text: spread_of(one) for text, one in kept.items() if one is not None}
 
 
@@ -188,6 +194,9 @@ def sensitivity(
 ) -> Sensitivity:
     """What each layer costs when it alone is quantized, or (`all_but`) left out of quantizing all; `so_far` hears the
     costs of one scheme's layers. `estimated`: for all layers at once, from a few backward passes (`measure.fisher`)."""
+    kept = kept_sensitivity(lab, schemes, all_but, reading, calibration, estimated)
+    if kept is not None:
+        return kept
     lab.require_fits(*schemes)
     return measure_sensitivity(
         lab.loaded,
@@ -211,13 +220,32 @@ def kept_sensitivity(
     calibration: str = LEARNED,
     estimated: bool = False,
 ) -> Sensitivity | None:
+    asked = tuple(schemes), all_but, reading, calibration, estimated
+    if lab.remembers(_read_sensitivity, *asked):
+        return _read_sensitivity(lab, *asked)
+    costs = _kept_costs(lab, *asked)
+    return _read_sensitivity(lab, *asked) if costs and all(costs) else None
+
+
+def _kept_costs(
+    lab: Bench, schemes: tuple[str, ...], all_but: bool, reading: str, calibration: str, estimated: bool
+) -> list[LayerCosts | None]:
     tokens, learned, kept_in = lab.tokens(reading), lab.tokens(calibration), lab.store(reading, calibration)
-    texts = texts_on(lab.model, schemes)
     way = WAYS[all_but, estimated]
-    costs = [kept_costs(lab.loaded, one, tokens, learned, kept_in, way, lab.hash) for one in texts]
-    return joined([cost for cost in costs if cost is not None]) if all(costs) else None
+    return [
+        kept_costs(lab.loaded, one, tokens, learned, kept_in, way, lab.hash) for one in texts_on(lab.model, schemes)
+    ]
 
 
+@remembered(32)
+def _read_sensitivity(
+    lab: Bench, schemes: tuple[str, ...], all_but: bool, reading: str, calibration: str, estimated: bool
+) -> Sensitivity:
+    """One whose every scheme is kept, so that nothing is measured."""
+    return joined([one for one in _kept_costs(lab, schemes, all_but, reading, calibration, estimated) if one])
+
+
+@remembered(64)
 def plan(
     lab: Bench,
     schemes: Sequence[str],
@@ -293,12 +321,8 @@ def bits_of_all(lab: Bench, scheme: str) -> float:
 def plan_trail(
     lab: Bench, schemes: tuple[str, ...], reading: str = PLANNED_ON, calibration: str = LEARNED, estimated: bool = True
 ) -> tuple[tuple[float, float], ...]:
-    """Bits per weight and predicted KL of the plans at TRAIL budgets, from the smallest scheme's to the largest's."""
-    found = sensitivity(lab, schemes, False, reading, calibration, estimated)
-    bits = uniform_bits(found).values()
-    least, most = min(bits), max(bits)
-    budgets = [least + (most - least) * (step / (TRAIL - 1)) ** 2 for step in range(TRAIL)]
-    return tuple((one.bits_per_weight, one.predicted_kl) for one in (plan_for_budget(found, bits) for bits in budgets))
+    """Bits per weight and predicted KL of plans from the smallest to the one that loses least."""
+    return trail_of(sensitivity(lab, schemes, False, reading, calibration, estimated))
 
 
 def write_on(

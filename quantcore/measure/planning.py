@@ -1,7 +1,7 @@
 """Spend a budget of bits: one scheme for each layer, so that the sum of what the layers cost alone is least.
 
     alone[l, s] of `sensitivity`, and the mean bits per weight, scales and zero points counted, within the budget:
-    a 0/1 linear program, solved exactly by scipy.optimize.milp (HiGHS)
+    a 0/1 linear program, solved exactly (`allocation`)
 
 Layers that are served as one product (q, k, v; gate, up; all experts of a block) take one scheme: vLLM stacks their
 weights, so a plan that tears them apart could not be loaded there. That the sum predicts the whole is a model (errors
@@ -14,13 +14,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import nn
 
+from quantcore.measure.allocation import allocate, optimal_at_their_price
 from quantcore.measure.sensitivity import Sensitivity
 from quantcore.model.layer_names import served_as_one
 from quantcore.numbers.bits import FLOAT_BITS, weight_size
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
+
+TRAIL = 64  # points of a curve
+Price = Callable[[Sequence[str], str], float]  # of layers that choose as one, under a scheme
 
 
 @dataclass(frozen=True)
@@ -89,19 +94,14 @@ def plan_for_budget(
     leaving     how far the choice may lie from another one
     Raises: ValueError for a budget that no choice meets."""
     units = list((together or served_as_one)(found.layers).values())
-    total = sum(found.weights.values())
     bits = [{layer: found.bits[layer, text] for layer in found.layers} for text in found.schemes]
     _require_bits(bits_per_weight, _least(bits, found.weights, units), found.weights)
-
-    def share(unit: Sequence[str], text: str) -> float:
-        return sum(found.bits[one, text] * found.weights[one] for one in unit) / total
-
-    return _solved(found, units, share, bits_per_weight, leaving)
+    if leaving is not None:
+        return _near(found, units, bits_per_weight, leaving)
+    return _within(found, units, _bits_price(found), bits_per_weight)
 
 
-def plan_for_price(
-    found: Sensitivity, price: Callable[[Sequence[str], str], float], budget: float, word: str
-) -> PlannedChoice:
+def plan_for_price(found: Sensitivity, price: Price, budget: float, word: str) -> PlannedChoice:
     """The same for a price of another kind, such as milliseconds: `price` of layers that are served as one product
     under a scheme, which adds up over the products; `word` names its unit.
 
@@ -113,41 +113,62 @@ def plan_for_price(
             f"a budget of {budget:.4g} {word} cannot be met: the cheapest scheme for every layer takes {least:.4g}; "
             "raise the budget, or add a cheaper scheme"
         )
-    return _solved(found, units, price, budget)
+    return _within(found, units, price, budget)
 
 
-def _solved(
-    found: Sensitivity,
-    units: Sequence[Sequence[str]],
-    price: Callable[[Sequence[str], str], float],
-    budget: float,
-    leaving: Leaving | None = None,
+def plan_trail(found: Sensitivity, price: Price | None = None) -> tuple[tuple[float, float], ...]:
+    """Price and predicted KL of plans from the cheapest to the one that costs least, all of those (up to TRAIL, evenly
+    spread) that are best at their own price and stand on the lower hull of all plans. price: bits a weight without it.
+    """
+    units = list(served_as_one(found.layers).values())
+    every = optimal_at_their_price(*_prices_and_costs(found, units, price or _bits_price(found)))
+    places = np.linspace(0, len(every) - 1, min(TRAIL, len(every))).round().astype(int)
+    return tuple((float(taken), float(kl)) for taken, kl in every[places])
+
+
+def _bits_price(found: Sensitivity) -> Price:
+    total = sum(found.weights.values())
+    return lambda unit, text: sum(found.bits[one, text] * found.weights[one] for one in unit) / total
+
+
+def _prices_and_costs(
+    found: Sensitivity, units: Sequence[Sequence[str]], price: Price
+) -> tuple[list[list[float]], list[list[float]]]:
+    prices = [[price(unit, text) for text in found.schemes] for unit in units]
+    return prices, [[sum(found.alone[one, text] for one in unit) for text in found.schemes] for unit in units]
+
+
+def _within(found: Sensitivity, units: Sequence[Sequence[str]], price: Price, budget: float) -> PlannedChoice:
+    return _chosen(found, units, allocate(*_prices_and_costs(found, units, price), budget))
+
+
+def _near(
+    found: Sensitivity, units: Sequence[Sequence[str]], bits_per_weight: float, leaving: Leaving
 ) -> PlannedChoice:
-    """One scheme a unit, the least sum of costs whose sum of prices is within the budget: a 0/1 program."""
-    import numpy as np
+    """The same 0/1 program with one more limit, by a solver of any such."""
+    from scipy.optimize import Bounds, LinearConstraint, milp  # .3 s to import: only those who mend a plan pay it
 
-    # 0.3 s to import: only those who plan pay it
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    pairs = [(unit, text) for unit in units for text in found.schemes]
-    share = np.array([price(unit, text) for unit, text in pairs])
-    cost = np.array([sum(found.alone[one, text] for one in unit) for unit, text in pairs])
+    prices, costs = map(np.array, _prices_and_costs(found, units, _bits_price(found)))
     one_each = np.repeat(np.eye(len(units)), len(found.schemes), axis=1)
-    limits = [LinearConstraint(one_each, 1, 1), LinearConstraint(share[None] / budget, 0, 1 + 1e-9)]
-    if leaving is not None:
-        left = np.array([float(text != leaving.choice[unit[0]]) for unit, text in pairs])
-        limits.append(LinearConstraint(left[None], 0, leaving.units))
+    left = np.array([float(text != leaving.choice[unit[0]]) for unit in units for text in found.schemes])
     result = milp(
-        cost / (cost.max() or 1.0),
-        integrality=np.ones(len(pairs)),
+        costs.ravel() / (costs.max() or 1.0),
+        integrality=np.ones(costs.size),
         bounds=Bounds(0, 1),
-        constraints=limits,
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(prices.reshape(1, -1) / bits_per_weight, 0, 1 + 1e-9),
+            LinearConstraint(left[None], 0, leaving.units),
+        ],
         options={"mip_rel_gap": 1e-6, "time_limit": 20.0},
     )
     if result.x is None:
-        raise ValueError(f"the solver found no plan within {budget:.4g} ({result.message})")
-    taken = [pair for pair, x in zip(pairs, result.x, strict=True) if x > 0.5]
-    by_layer = {one: text for unit, text in taken for one in unit}
+        raise ValueError(f"the solver found no plan within {bits_per_weight:.4g} ({result.message})")
+    return _chosen(found, units, result.x.reshape(costs.shape).argmax(1))
+
+
+def _chosen(found: Sensitivity, units: Sequence[Sequence[str]], taken: Iterable[int]) -> PlannedChoice:
+    by_layer = {one: found.schemes[place] for unit, place in zip(units, taken, strict=True) for one in unit}
     return planned(found, {layer: by_layer[layer] for layer in found.layers})
 
 

@@ -11,6 +11,7 @@ row (`channel`) is, which those kernels take too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from quantcore.numbers.granularity import PerChannel, PerGroup
 from quantcore.scheme.plan import Plan
@@ -67,15 +68,26 @@ def sorted_out(lines: Sequence[str], shapes: Shapes, head: str | None = None) ->
     line -> the reason. Presets have the model's own grain."""
     able: dict[str, str] = {}
     refused: dict[str, str] = {}
+    known = tuple(shapes.items())
     for line in lines:
-        try:
-            plan = plan_for(line, shapes)
-            require_fits(plan, shapes, head)
-            if str(plan) not in able.values():
-                able[line] = str(plan)
-        except ValueError as error:
-            refused[line] = str(error)
+        text, reason = _sorted(line, known, head)
+        if reason:
+            refused[line] = reason
+        elif text not in able.values():
+            able[line] = text
     return able, refused
+
+
+@lru_cache(maxsize=256)
+def _sorted(line: str, known: tuple[tuple[str, tuple[int, int]], ...], head: str | None) -> tuple[str, str]:
+    """The text in full and no reason, or the other way round."""
+    shapes = dict(known)
+    try:
+        plan = plan_for(line, shapes)
+        require_fits(plan, shapes, head)
+    except ValueError as error:
+        return "", str(error)
+    return str(plan), ""
 
 
 def _way_out(shapes: Shapes) -> str:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
 
 LETTER, LINE = 7.6, 17.0  # pixels of the template's text; a font's widest letters are rare
-STEPS = 200  # points of a line that are looked at between two of its corners
+NEXT = 1.0  # pixels between two points of a line that are looked at
 MARKER, GAP = 6.0, 8.0  # half a marker; from its middle to where plotly begins the text
 NEAR = 13.0  # so near to another point a name would be taken for that one's
 SIDES = tuple(f"{v} {h}" for h in ("right", "left", "center") for v in ("top", "bottom", "middle"))[:-1]
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+Trace = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def positions(
@@ -36,6 +39,7 @@ def positions(
     plot     pixels of the smallest plot that must be legible; in a larger one points and names only move apart"""
     width, height = plot
     middles, corners = ([(x * width, (1 - y) * height) for x, y in some] for some in (points, line))
+    along = _along(corners)
     taken: list[Box] = []
     found: list[str | None] = []
     for place, (middle, name) in enumerate(zip(middles, names, strict=True)):
@@ -45,7 +49,7 @@ def positions(
         free = _free(inside, [*taken, *(marker_box(*one, MARKER if _same(one, middle) else NEAR) for one in others)])
         if not free and place < sure:
             free = _free(inside, [*taken, *(marker_box(*one) for one in others)])
-        free.sort(key=lambda side: _on_line(boxes[side], corners))
+        free.sort(key=lambda side: _on_line(boxes[side], along))
         found.append(free[0] if free else None)
         taken += [boxes[side] for side in free[:1]]
     return found
@@ -91,11 +95,17 @@ def cross(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _on_line(box: Box, corners: Sequence[Point]) -> bool:
-    """Whether a line through these corners passes through the box; looked at from step to step."""
-    steps = [step / STEPS for step in range(STEPS + 1)]
-    return any(
-        box[0] < x0 + part * (x1 - x0) < box[2] and box[1] < y0 + part * (y1 - y0) < box[3]
-        for (x0, y0), (x1, y1) in pairwise(corners)
-        for part in steps
-    )
+def _on_line(box: Box, points: Trace) -> bool:
+    """Whether one of the points along a line lies in the box."""
+    x, y = points
+    return bool(((box[0] < x) & (x < box[2]) & (box[1] < y) & (y < box[3])).any())
+
+
+def _along(corners: Sequence[Point]) -> Trace:
+    """A line through its corners as points, about NEXT pixels from each other; none without corners."""
+    x, y = np.array(corners, float).reshape(-1, 2).T
+    if not len(x):
+        return x, y
+    far = np.concatenate([[0.0], np.hypot(np.diff(x), np.diff(y)).cumsum()])
+    steps = np.linspace(0, far[-1], 2 + int(far[-1] / NEXT))
+    return np.interp(steps, far, x), np.interp(steps, far, y)

@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.lab.bench import LEARNED, PLANNED_ON
 from quantcore.lab.lab import Lab
@@ -18,7 +21,7 @@ from quantcore.measure.sensitivity import Sensitivity
 from quantcore.measure.told_apart import told_apart
 from quantcore.studies.gpus import GPUS
 from quantcore.text.reading import EVALUATE
-from ui import frame
+from ui import frame, settled
 from ui import widgets as controls
 from ui.answers import Answer, answer
 from ui.components.chart import chart
@@ -33,6 +36,7 @@ DECIDING = (2560, 16384)  # tokens of the evaluation text
 CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
 STEP = 0.005  # of the budget, bits a weight
 LEAST, MOST = 2.125, 8.5  # bits a weight
+BEFORE = "_plan_before"  # in the session
 LONG_PLAN, PLAN_PIXELS = 600, 160  # letters, from which on a plan's text scrolls, and its height then
 
 Costs = Callable[[tuple[str, ...]], Answer[Sensitivity]]
@@ -54,6 +58,19 @@ class Priced:
     axis: str
     unit: str
     probed: ProbedPlan | None = None
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A plan as it is drawn: its words, pictures, text, the lines of its duel, its numbers."""
+
+    said: str
+    more: str
+    plan_map: go.Figure
+    budgets: go.Figure
+    text: str
+    duel: str
+    table: pd.DataFrame
 
 
 def price_of(lab: Lab, bits: int, grain: str) -> float:
@@ -108,7 +125,8 @@ def _up(value: float, step: float) -> float:
 def _of_bits(
     lab: Lab, schemes: tuple[str, ...], budget: float, costs: Costs, weights: int, spent: str
 ) -> tuple[Sensitivity | None, Priced | None]:
-    found = costs(schemes).whole
+    with st.container():
+        found = costs(schemes).whole
     if found is None:
         return None, None
     chosen, uniform = lab.plan(schemes, budget, PLANNED_ON, LEARNED, True), uniform_bits(found)
@@ -144,8 +162,10 @@ def _time_budget(
     asked = controls.slide(label, lo, hi, usual, "milliseconds", step, format="%.4g")
 
     def draw() -> None:
-        found = costs(schemes).whole
+        with st.container():
+            found = costs(schemes).whole
         if found is None:
+            draw_before(lab)
             return
         timed = lab.plan_in_time(schemes, asked, gpu, sequences)
         within = [one for one in uniform if uniform[one] <= asked + 1e-9]
@@ -175,7 +195,8 @@ def _beside_rival(lab: Lab, text: str, rival: str | None) -> tuple[Duel | None, 
         with st.container():
             title = f"The plan on another text, {tokens:,} tokens"
             asked = str(EVALUATE.at_most(tokens))
-            more = answer(title, lab, Lab.duel, both, asked, place=f"plan{tokens}", patience_s=0).whole
+            place = f"plan{tokens}"
+            more = answer(title, lab, Lab.duel, both, asked, place=place, patience_s=0, passing=True).whole
         found, read = (found, read) if more is None else (more, asked)
         if more is None or rival is None or len(more.reports) < 2 or told_apart(more)[text, rival].p < CLEAR:
             break
@@ -183,8 +204,10 @@ def _beside_rival(lab: Lab, text: str, rival: str | None) -> tuple[Duel | None, 
 
 
 def _draw(lab: Lab, found: Sensitivity | None, plan: Priced | None) -> None:
-    """The plan, on another text beside the scheme for all that is within the budget too."""
+    """The plan, on another text beside the scheme for all that is within the budget too; until its costs are there the
+    one before."""
     if found is None or plan is None:
+        draw_before(lab)
         return
     chosen, rival, uniform = plan.chosen, plan.rival, plan.uniform
     text, schemes = str(chosen.plan), found.schemes
@@ -194,22 +217,52 @@ def _draw(lab: Lab, found: Sensitivity | None, plan: Priced | None) -> None:
         spreads = luck_part(lab, tuple(beside.reports), read, LEARNED)
     rival_took = None if rival is None else plan.words(uniform[rival]).replace("**", "")
     said = words.plan_words(chosen, beside, rival, plan.words(plan.price), rival_took, spreads, plan.probed)
+    named = {
+        text: ("this plan", plan.price),
+        **({} if rival is None else {rival: (short_label(rival), uniform[rival])}),
+    }
+    known = {} if beside is None else beside.reports
+    elsewhere = {named[one][0]: (named[one][1], report.kl) for one, report in known.items()}
+    measured_at = {one: (uniform[one], found.whole[one]) for one in schemes}
+    shown = _Shown(
+        said=said[0],
+        more=" ".join([*said[1:], words.bits_where(chosen.choice, found)]),
+        plan_map=figures.plan_map(chosen.choice, found),
+        budgets=figures.budgets(measured_at, plan.trail, elsewhere, "estimated", plan.axis, plan.unit),
+        text=text,
+        duel=words.duel_lines(text, rival, schemes),
+        table=words.plan_table(found, chosen),
+    )
+    st.session_state[BEFORE] = _whose(lab), shown
+    _show(shown, place)
+
+
+def draw_before(lab: Lab) -> None:
+    """The plan that was drawn last, where there is one; words say that it is not the one that was asked for."""
+    whose, shown = st.session_state.get(BEFORE, (None, None))
+    if shown is None or whose != _whose(lab):
+        return
+    place = st.container()
+    place.caption(settled.BEFORE)
+    _show(shown, place)
+
+
+def _whose(lab: Lab) -> tuple[str, str]:
+    return lab.id, lab.device
+
+
+def _show(shown: _Shown, place: DeltaGenerator) -> None:
+    """place: of the words, which stand above what luck asks."""
     with place:
-        frame.headline(said[0], "plan")
-        st.markdown(" ".join([*said[1:], words.bits_where(chosen.choice, found)]))
+        frame.headline(shown.said, "plan")
+        st.markdown(shown.more)
+    alt = shown.said.replace("*", "")
     with st.grid(2, min_column_width=430):
-        chart(figures.plan_map(chosen.choice, found), key="plan_map", alt=said[0].replace("*", ""))
-        measured_at = {one: (uniform[one], found.whole[one]) for one in schemes}
-        named = {
-            text: ("this plan", plan.price),
-            **({} if rival is None else {rival: (short_label(rival), uniform[rival])}),
-        }
-        known = {} if beside is None else beside.reports
-        elsewhere = {named[one][0]: (named[one][1], report.kl) for one, report in known.items()}
-        budgets = figures.budgets(measured_at, plan.trail, elsewhere, "estimated", plan.axis, plan.unit)
-        chart(budgets, key="budgets", alt=" ".join(said).replace("*", ""))
+        chart(shown.plan_map, key="plan_map", alt=alt)
+        chart(shown.budgets, key="budgets", alt=f"{alt} {shown.more.replace('*', '')}")
     st.markdown("The plan as text, for the duel, the command line, a recipe:")
-    st.code(text, language=None, wrap_lines=True, height=PLAN_PIXELS if len(text) > LONG_PLAN else "content")
-    frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": words.duel_lines(text, rival, schemes)})
-    frame.take_links({"the plan": text})
-    frame.numbers(words.plan_table(found, chosen), "layers")
+    long = len(shown.text) > LONG_PLAN
+    st.code(shown.text, language=None, wrap_lines=True, height=PLAN_PIXELS if long else "content")
+    frame.link("Open it in the duel", "pages/7_Scheme_duel.py", {"duel": shown.duel})
+    frame.take_links({"the plan": shown.text})
+    frame.numbers(shown.table, "layers")

@@ -36,7 +36,7 @@ class Chart {
     this.component = component;
     this.options = options;
     loadPlotly(options.plotly).catch(() => {}); // a head start; the draw itself reports a failure
-    if (this.bytes !== component.data) {
+    if (!sameBytes(this.bytes, component.data)) {
       this.bytes = component.data;
       this.message = JSON.parse(new TextDecoder().decode(component.data));
       this.label(this.message);
@@ -275,6 +275,11 @@ function nextFrame() {
     const late = setTimeout(resolve, 250);
     requestAnimationFrame(() => { clearTimeout(late); resolve(); });
   });
+}
+
+/** Streamlit sends every chart again at each rerun: one that says the same is not drawn anew. */
+function sameBytes(one, other) {
+  return one?.length === other.length && one.every((byte, place) => byte === other[place]);
 }
 
 function sameTheme(one, other) {

@@ -22,6 +22,7 @@ from quantcore.lab import (
     layers,
     mixture,
     outliers,
+    quick,
     retrieval,
     specimens,
     start,
@@ -53,6 +54,7 @@ class Beside(Bench):
     kept_queue = history.kept_queue
     kept_checkpoint = take.kept_checkpoint
     plan_trail = whole.plan_trail
+    quick_plan = quick.quick_plan
     bits_of_all = whole.bits_of_all
     planned_weights = whole.planned_weights
     reading_of = history.reading_of

@@ -125,7 +125,7 @@ def test_buttons_walk_the_course_to_its_end_and_back(gpt2_dir: Path) -> None:
         at.run()
         assert errors(at) == []
     assert seen == [scene.ask for scene in scenes()]
-    assert "can you beat the engine" in at.title[0].value
+    assert "who spends the bits best" in at.title[0].value
     assert at.button(key="course_next").disabled
     at.button(key="course_back").click()
     at.run()

@@ -7,6 +7,7 @@ import pytest
 
 from quantcore.lab.lab import Lab
 from quantcore.measure.rules import EQUAL, FAILS, HOLDS, LEADS, TRAILS
+from quantcore.measure.statistics import Interval
 from quantcore.model.loading import LoadedModel
 from ui.course import game
 from ui.course.scenes import s14_ship
@@ -15,47 +16,49 @@ from ui.course.stage import built, kinds_of, short
 KEYS = ("int4-groups", "int8-tokens", "fp8-weights")
 
 
-ENGINE = game.Engines("bar", "free")
+ENGINE = game.Engines("quick", "bar", "free")
+BEYOND_SLIDERS = "Layer by layer, as no slider here can, it comes to 0.3."
+
+
+def _duel(mine: float) -> Any:
+    """Of plans by their KL on 40 windows alike: what lies .02 apart is beyond chance, .002 is not."""
+    kl = {"quick": 0.4, "bar": 0.36, "free": 0.3, "mine": mine}
+
+    def difference(one: str, other: str) -> Interval:
+        value = kl[one] - kl[other]
+        return Interval(value, value - 0.01, value + 0.01, 0.5 if abs(value) < 0.01 else 1e-6)
+
+    return SimpleNamespace(
+        reports={plan: SimpleNamespace(kl=one) for plan, one in kl.items()}, kl_difference=difference
+    )
 
 
 @pytest.mark.parametrize(
-    ("mine", "beyond", "said"),
+    ("mine", "said"),
     [
-        (
-            0.2,
-            True,
-            "You **beat** the engine: your plan 0.2, with the same sliders the engine's 0.36 nats, more than the",
-        ),
-        (
-            0.35,
-            False,
-            "A **tie** with the engine: your plan 0.35, with the same sliders the engine's 0.36 nats, a differe",
-        ),
-        (
-            0.38,
-            False,
-            "A **tie** with the engine: your plan 0.38, with the same sliders the engine's 0.36 nats, a differe",
-        ),
-        (
-            0.5,
-            True,
-            "The engine keeps the lead: your plan 0.5, with the same sliders the engine's 0.36 nats, more than",
-        ),
+        (0.2, "0.2 nats, **beats** the quick plan's 0.4; it **beats** the engine's 0.36. Layer"),
+        (0.358, "0.358 nats, **beats** the quick plan's 0.4; it **ties** with the engine's 0.36. A tie: the diff"),
+        (0.38, "0.38 nats, **beats** the quick plan's 0.4; it **loses** to the engine's 0.36. Layer"),
+        (0.402, "0.402 nats, **ties** with the quick plan's 0.4; it **loses** to the engine's 0.36. A tie: the diff"),
+        (0.5, "0.5 nats, **loses** to the quick plan's 0.4; it **loses** to the engine's 0.36. Layer"),
     ],
 )
-def test_who_wins_the_last_game(mine: float, beyond: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kl = {"bar": 0.36, "free": 0.3, "mine": mine}
-    duel: Any = SimpleNamespace(reports={plan: SimpleNamespace(kl=one) for plan, one in kl.items()})
-    apart = SimpleNamespace(difference=SimpleNamespace(value=mine - 0.36), beyond=beyond)
-    monkeypatch.setattr(game, "told_apart", lambda _: {("mine", "bar"): apart})
-    assert game.verdict(duel, ENGINE, ["an earlier plan", "mine"]).startswith(said)
-    beyond_sliders = "Layer by layer, as no slider here can, it comes to 0.3."
-    assert game.verdict(duel, ENGINE, ["mine", "bar"]) == (
-        f"You **found** the engine's own plan for these sliders, 0.36 nats. {beyond_sliders}"
+def test_who_wins_the_last_game(mine: float, said: str) -> None:
+    assert game.verdict(_duel(mine), ENGINE, ["an earlier plan", "mine"]).startswith(f"Your plan, {said}")
+
+
+def test_who_found_a_plan_of_the_game() -> None:
+    found = f"You **found** the engine's own plan for these sliders, 0.36 nats. {BEYOND_SLIDERS}"
+    assert game.verdict(_duel(0.5), ENGINE, ["mine", "bar"]) == found
+    assert game.verdict(_duel(0.5), ENGINE, ["quick"]) == (
+        f"Your plan, 0.4 nats, is the quick plan; it **loses** to the engine's 0.36. {BEYOND_SLIDERS}"
     )
-    assert game.verdict(duel, ENGINE, []) == (
-        f"The bar to beat: with your sliders the engine chose a plan that loses **0.36** nats. {beyond_sliders}"
+    assert game.verdict(_duel(0.5), ENGINE, []) == (
+        "With your sliders the quick plan loses **0.4** nats, which you can beat; the engine's **0.36**, which is hard "
+        f"to reach. {BEYOND_SLIDERS}"
     )
+    same = "With your sliders the quick plan and the engine's are the same here: **0.36** nats."
+    assert game.verdict(_duel(0.5), game.Engines("bar", "bar", "free"), []) == f"{same} {BEYOND_SLIDERS}"
 
 
 @pytest.mark.parametrize(

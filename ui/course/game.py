@@ -1,14 +1,15 @@
-"""The last game: the smallest KL within a budget of bits, against the engine's own plan.
+"""The last game: the smallest KL within a budget of bits, against a rule of thumb and against the engine.
 
-The player gives each kind of layer a number of bits. The engine has estimated what each layer alone costs (Fisher,
-from a few backward passes), and chosen two plans for the same budget: one with the player's own sliders, a number of
-bits a kind, which is the bar to beat, and one layer by layer. All are run on the whole model, on the same text, and
-that is another one than the engine has chosen on: what suits one text by chance does not win.
+The player gives each kind of layer a number of bits. Three plans for the same budget are held against that: a quick
+one, by how far rounding moves the weights, which who looks at layers can beat; the engine's, by what each layer alone
+costs (Fisher, from a few backward passes), with the player's own sliders, which is there to be reached; and the
+engine's layer by layer. All are run on the whole model, on the same text, and that is another one than the engine has
+chosen on: what suits one text by chance does not win.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -18,7 +19,7 @@ from quantcore.lab.bench import EACH, LEARNED
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import Duel
-from quantcore.measure.told_apart import told_apart
+from quantcore.measure.told_apart import Apart, apart_of
 from quantcore.scheme.plan import Plan
 from quantcore.text.reading import EVALUATE
 from ui import frame
@@ -26,6 +27,7 @@ from ui.answers import answer
 from ui.components.chart import chart
 from ui.components.palette import BLUE, GREEN, INK, SLATE, SURFACE
 from ui.course.stage import kinds_of, picture
+from ui.settled import Question, settled
 
 BITS = (2, 3, 4, 8)
 START = 3
@@ -37,14 +39,16 @@ HEIGHT = 330
 
 
 class Engines(NamedTuple):
-    """The engine's plans: with the player's sliders, the bar to beat, and layer by layer."""
+    """With the player's sliders the quick plan, to be beaten, and the engine's, to be reached; and the engine's layer
+    by layer."""
 
+    quick: str
     bar: str
     free: str
 
 
 def body(lab: Lab) -> None:
-    st.title("The smallest loss within a budget: can you beat the engine?")
+    st.title("The smallest loss within a budget: who spends the bits best?")
     with st.container(key="scene"), frame.problems():
         play(lab)
 
@@ -55,8 +59,8 @@ def play(lab: Lab) -> None:
     st.markdown(
         f"Give each kind of layer its bits, in all blocks at once; scales count, {shared}. The budget is "
         f"**{budget:g} bits a weight** on average: more than 3 bits for all, less than 4. Each plan is run on the "
-        f"whole model, on {lab.tokens(JUDGED_ON).numel():,} tokens; the least KL wins. The engine has chosen its plan "
-        "on another text."
+        f"whole model, on {lab.tokens(JUDGED_ON).numel():,} tokens; the least KL wins. Beat the **quick plan**, which "
+        "looks at weights alone; reach the **engine's**, which has tried what each layer does to another text."
     )
     left, right = st.columns([5, 8], gap="medium")
     with left:
@@ -83,8 +87,11 @@ def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
     if found is None:
         st.caption("Choose your bits meanwhile; the engine estimates what each layer costs.")
         return
+    with st.container():
+        if settled("quick plan", "The quick plan", lab, quick_asked(schemes, budget), quickly) is None:
+            return
     engine, mine = engines(lab, schemes, budget), plans_of(lab.id)
-    plans = tuple(dict.fromkeys((engine.bar, engine.free, *(mine or [schemes[1]]))))
+    plans = tuple(dict.fromkeys((*engine, *(mine or [schemes[1]]))))
     with st.container():
         duel = answer("The plans, measured on the whole model", lab, Lab.duel, plans, JUDGED_ON, place="game").whole
     if duel is not None:
@@ -94,31 +101,43 @@ def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
 
 
 def verdict(duel: Duel, engine: Engines, mine: list[str]) -> str:
-    """What the last plan is worth beside the engine's."""
-    bar, free = (duel.reports[plan].kl for plan in engine)
+    """What the last plan is worth beside the others."""
+    quick, bar, free = (duel.reports[plan].kl for plan in engine)
     beyond = f"Layer by layer, as no slider here can, it comes to {free:.4g}."
+    if not mine and engine.quick == engine.bar:
+        return f"With your sliders the quick plan and the engine's are the same here: **{bar:.4g}** nats. {beyond}"
     if not mine:
-        return f"The bar to beat: with your sliders the engine chose a plan that loses **{bar:.4g}** nats. {beyond}"
+        return (
+            f"With your sliders the quick plan loses **{quick:.4g}** nats, which you can beat; the engine's "
+            f"**{bar:.4g}**, which is hard to reach. {beyond}"
+        )
     last = mine[-1]
     if last == engine.bar:
         return f"You **found** the engine's own plan for these sliders, {bar:.4g} nats. {beyond}"
-    apart = told_apart(duel)[last, engine.bar]
-    if not apart.beyond:
-        who, how = "A **tie** with the engine", "a difference that may be this text's chance"
-    else:
-        who = "You **beat** the engine" if apart.difference.value < 0 else "The engine keeps the lead"
-        how = "more than the chance of this text"
-    return (
-        f"{who}: your plan {duel.reports[last].kl:.4g}, with the same sliders the engine's {bar:.4g} nats, {how}. "
-        f"{beyond}"
+    aparts = apart_of(duel, [(last, plan) for plan in dict.fromkeys(engine[:2]) if plan != last])
+    quickly = (
+        "is the quick plan"
+        if last == engine.quick
+        else f"{standing(aparts[last, engine.quick])} the quick plan's {quick:.4g}"
     )
+    chance = "" if all(one.beyond for one in aparts.values()) else " A tie: the difference may be this text's chance."
+    return (
+        f"Your plan, {duel.reports[last].kl:.4g} nats, {quickly}; it {standing(aparts[last, engine.bar])} the "
+        f"engine's {bar:.4g}.{chance} {beyond}"
+    )
+
+
+def standing(apart: Apart) -> str:
+    """Of the first plan beside the second, in words."""
+    return "**ties** with" if not apart.beyond else "**beats**" if apart.difference.value < 0 else "**loses** to"
 
 
 def standings(lab: Lab, duel: Duel, engine: Engines, mine: list[str]) -> go.Figure:
     """KL of each plan; beside it its bits a weight."""
     names = {plan: f"your plan {place + 1}" for place, plan in enumerate(mine)}
     names |= {engine.free: "engine, layer by layer"}
-    names[engine.bar] = "engine, your sliders" if engine.bar not in mine else f"{names[engine.bar]}, the engine's"
+    for plan, name in ((engine.quick, "the quick plan"), (engine.bar, "engine, your sliders")):
+        names[plan] = f"{names[plan]} = {name}" if plan in mine else name
     rows = [(names.get(plan, "3 bits for all"), duel.reports[plan].kl, bits_of(lab, plan)) for plan in duel.reports]
     rows.sort(key=lambda row: -row[1])
     fig = picture("KL, nats", "", HEIGHT, showlegend=False, bargap=0.3)
@@ -167,9 +186,23 @@ def costs_asked(schemes: tuple[str, ...]) -> tuple[Any, ...]:
 def engines(lab: Lab, schemes: tuple[str, ...], budget: float) -> Engines:
     """The engine's plans, from the costs that are known by then."""
     free, held = (lab.plan(schemes, budget, EACH, LEARNED, ESTIMATED, by_kind) for by_kind in (False, True))
+    quick = lab.quick_plan(*quick_asked(schemes, budget))
+    by_sliders = [_by_kind(choice, schemes, lab.grain) for choice in (quick, held.choice)]
+    return Engines(by_sliders[0], by_sliders[1], str(free.plan))
+
+
+def _by_kind(choice: Mapping[str, str], schemes: tuple[str, ...], grain: str) -> str:
+    """The plan of a choice that has one scheme for each kind of layer."""
     bits = dict(zip(schemes, BITS, strict=True))
-    chosen = {layer.rpartition(".")[2]: bits[text] for layer, text in held.choice.items()}
-    return Engines(plan_of(chosen, lab.grain), str(free.plan))
+    return plan_of({layer.rpartition(".")[2]: bits[text] for layer, text in choice.items()}, grain)
+
+
+def quick_asked(schemes: tuple[str, ...], budget: float) -> tuple[Any, ...]:
+    return schemes, budget, EACH, LEARNED, True
+
+
+def quickly(*asked: Any) -> list[Question]:
+    return [(Lab.quick_plan, *asked)]
 
 
 def plan_of(chosen: dict[str, int], grain: str) -> str:

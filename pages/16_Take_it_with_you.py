@@ -57,8 +57,9 @@ def chosen_plan(choice: Choice, menus: DeltaGenerator) -> Plan:
         return choice.lab.plan_of(st.session_state["scheme"])  # a plan's exceptions have no menus
     finally:
         st.caption(grain_words(choice.lab))
-    with menus, st.expander("Build it with menus"):
-        scheme_menus(scheme, "scheme", shape)
+    with menus, frame.opened("Build it with menus", "menus") as is_open:
+        if is_open:
+            scheme_menus(scheme, "scheme", shape)
     return Plan.of(scheme)
 
 

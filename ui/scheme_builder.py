@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import streamlit as st
 
@@ -68,7 +69,7 @@ def scheme_line(label: str, default: str, key: str, lab: Lab) -> Scheme:
         scheme = lab.scheme_of(text)
     except ValueError as error:
         problem = error
-    known = {name: lab.scheme_of(name) for name in PRESETS}
+    known = _presets(lab.grain)
     names = [CUSTOM, *PRESETS]
     current = next((name for name, preset in known.items() if preset == scheme), CUSTOM)
     with presets:
@@ -77,6 +78,12 @@ def scheme_line(label: str, default: str, key: str, lab: Lab) -> Scheme:
     if scheme is None:
         raise problem or ValueError(f"cannot read {text!r}")
     return scheme
+
+
+@lru_cache(maxsize=8)
+def _presets(grain: str) -> dict[str, Scheme]:
+    """Every preset on a model of this grain."""
+    return {name: Scheme.parse(name, parse_granularity(grain)) for name in PRESETS}
 
 
 def scheme_menus(scheme: Scheme, key: str, shape: tuple[int, int] | None = None) -> None:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from quantcore.export.promise import Promise
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION, token
-from ui.figures.base import figure
+from ui.figures.base import LEGEND, figure
 
 PARTS = {
     "weights before": token("blue", 0.4),
@@ -28,22 +28,29 @@ def bytes_by_part(parts: Promise, label: str) -> go.Figure:
         **{part: (0, size) for part, size in parts.parts.items()},
         "float rest": (parts.parts["float rest"],) * 2,
     }
-    fig = figure("Bytes by part", "MB", "", 178, barmode="stack", bargap=0.35, showlegend=True)
-    for name, sizes in widths.items():
-        if any(sizes):
-            fig.add_trace(
-                go.Bar(
-                    x=[size / 1e6 for size in sizes],
-                    y=[before, after],
-                    orientation="h",
-                    name=name,
-                    marker={"color": PARTS[name]},
-                    hovertemplate=f"{name}: %{{x:.3f}} MB<extra></extra>",
-                )
-            )
-    fig.update_layout(
-        margin={"t": 54},
-        legend={"traceorder": "normal", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"},
+    fig = figure(
+        "Bytes by part",
+        height=178,
+        barmode="stack",
+        bargap=0.35,
+        showlegend=True,
+        xaxis={"title": {"text": "MB"}, "automargin": True},
+        yaxis={"automargin": True, "autorange": "reversed", "type": "category", "ticksuffix": " "},
+        margin={"l": 8, "r": 8, "t": 54, "b": 8},
+        legend={**LEGEND, "traceorder": "normal", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"},
     )
-    fig.update_yaxes(autorange="reversed", type="category", ticksuffix=" ")
+    fig.add_traces(
+        [
+            go.Bar(
+                x=[size / 1e6 for size in sizes],
+                y=[before, after],
+                orientation="h",
+                name=name,
+                marker={"color": PARTS[name]},
+                hovertemplate=f"{name}: %{{x:.3f}} MB<extra></extra>",
+            )
+            for name, sizes in widths.items()
+            if any(sizes)
+        ]
+    )
     return fig

@@ -14,7 +14,7 @@ from quantcore.lab.bench import LEARNED, PLANNED_ON, Bench
 from quantcore.lab.memo import remembered
 from quantcore.lab.specs import weights_of
 from quantcore.measure.planning import of_a_kind, plan_for_budget
-from quantcore.model.linears import measured_together
+from quantcore.model.layer_names import measured_together
 from quantcore.numbers.qtensor import fake_quantize
 
 

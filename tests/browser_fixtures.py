@@ -133,6 +133,11 @@ def wait_link(page: Any, part: str) -> None:
     wait_until(page, "part => location.search.includes(part)", part)
 
 
+def wait_words(page: Any, words: str) -> None:
+    """Wait until the page says `words`."""
+    wait_until(page, "words => document.body.innerText.includes(words)", words)
+
+
 def _evaluate(page: Any, script: str, arg: Any) -> Any:
     try:
         return page.evaluate(script, arg)

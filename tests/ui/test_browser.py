@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser_fixtures import ROOT, serving, wait_drawn, wait_link, wait_until
+from tests.browser_fixtures import ROOT, serving, wait_drawn, wait_link, wait_until, wait_words
 
 pytestmark = pytest.mark.browser
 
@@ -39,13 +39,13 @@ def test_reset_brings_back_the_page_the_sidebar_and_the_link(page: Any, server_u
     """The button is in the body, which runs alone; the sidebar is outside of it, and the block's sides are hidden."""
     page.goto(f"{server_url}/Granularity?format=int3&grain=block&text=story")
     before = wait_drawn(page, "error_map")
-    assert "one scale for 128 x 128" in page.inner_text("body")
+    wait_words(page, "one scale for 128 x 128")
     page.get_by_role("button", name="Reset", exact=True).click()
     wait_drawn(page, "error_map", after=before)
     wait_until(page, "location.search === ''")
     checked = [name for name in ("int4", "group", "encyclopedia") if page.get_by_role("radio", name=name).is_checked()]
     assert checked == ["int4", "group", "encyclopedia"]
-    assert "one scale for 1 x 128" in page.inner_text("body")
+    wait_words(page, "one scale for 1 x 128")
 
 
 def test_the_menu_opens_one_page_after_another(page: Any, server_url: str) -> None:
@@ -96,8 +96,9 @@ def test_a_dragged_number_goes_into_the_link_and_comes_back(page: Any, server_ur
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     wait_link(page, "x=")
+    there = page.evaluate("location.href")
     said = page.locator(".lab-line-card").first.get_attribute("data-x-hat")
-    page.goto(page.url)
+    page.goto(there)
     wait_drawn(page, "codes_blue")
     page.wait_for_selector(".lab-line-card")
     assert page.locator(".lab-line-card").first.get_attribute("data-x-hat") == said

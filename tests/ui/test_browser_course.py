@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser_fixtures import ROOT, serving, wait_drawn, wait_link, wait_until
+from tests.browser_fixtures import ROOT, serving, wait_drawn, wait_link, wait_until, wait_words
 from ui.course.scene import scenes
 
 pytestmark = pytest.mark.browser
@@ -34,7 +34,7 @@ def test_arrow_keys_walk_show_and_go_back(page: Any, server_url: str) -> None:
     page.keyboard.press("ArrowRight")
     wait_drawn(page, "shown_clip_0")
     wait_link(page, "shown=true")
-    assert "You said" in page.inner_text("body")
+    wait_words(page, "You said")
     main = "document.querySelector('[data-testid=stMain]')"
     high = page.evaluate(f"{main}.scrollHeight - {main}.clientHeight")
     assert high <= 1  # nothing scrolls on a projector

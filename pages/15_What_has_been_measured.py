@@ -20,6 +20,7 @@ from ui.ready import DUEL_TOKENS
 from ui.sections.luck import luck_part
 from ui.sidebar import Choice
 from ui.words import measured as words
+from ui.words.measured import rows_key
 
 TITLE = "What has been measured"
 SECTION = "Decide"
@@ -29,6 +30,8 @@ MOST_IN_DUEL = 6
 FORMATS = {"KL": "%.3g", "luck ±": "%.2g", "same token, %": "%.1f", "perplexity": "%.2f", "MB": "%.1f"}
 FORMATS |= {"bits a weight": "%.3f"}
 COLUMNS = {name: st.column_config.NumberColumn(format=digits, width=90) for name, digits in FORMATS.items()}
+
+CHOSEN = "chosen_rows"  # of the table, by their keys in the store
 
 LOOK_FOR = (
     "Every whole-model measurement of this model is kept: duels, rules, advice, from pages, shell and notebooks alike. "
@@ -92,13 +95,18 @@ def reading_of(lab: Lab, rows: list[Measured]) -> str | None:
 
 
 def table(rows: list[Measured], spreads: Mapping[str, Spread]) -> list[Measured]:
-    """All rows; those that are chosen in it."""
+    """All rows; those that are chosen in it: a browser knows them by their places, so where rows come, go or are
+    filtered it is another table, in which the same ones are chosen."""
+    before = st.session_state.get(CHOSEN, ())
     shown = st.dataframe(
-        words.short_table(rows, spreads), hide_index=True, width="stretch", column_config=COLUMNS, key="rows",
+        words.short_table(rows, spreads), hide_index=True, width="stretch", column_config=COLUMNS, key=rows_key(rows),
         on_select="rerun", selection_mode="multi-row", placeholder="",
+        selection_default={"selection": {"rows": [place for place, row in enumerate(rows) if row.key in before]}},
     )  # fmt: skip
     places = shown.get("selection", {}).get("rows", [])
-    return [rows[place] for place in places if place < len(rows)]
+    chosen = [rows[place] for place in places if place < len(rows)]
+    st.session_state[CHOSEN] = tuple(row.key for row in chosen)
+    return chosen
 
 
 def luck_of(lab: Lab, chosen: list[Measured], spreads: Mapping[str, Spread]) -> None:

@@ -10,10 +10,12 @@ from streamlit.testing.v1 import AppTest
 from quantcore.lab.bench import EACH, LEARNED, MEASURED
 from quantcore.lab.history import QUEUED
 from quantcore.lab.lab import Lab
+from quantcore.measure.measured import with_luck
 from quantcore.measure.store import Question, Row
 from quantcore.text.reading import EVALUATE
-from tests.apptest_helpers import errors, figure_of, page, said, settle
+from tests.apptest_helpers import errors, figure_of, lab_of, page, said, settle
 from ui import kept
+from ui.words.measured import rows_key
 
 PAGE = "15_What_has_been_measured"
 
@@ -24,6 +26,16 @@ pytestmark = pytest.mark.usefixtures("fresh")
 def opened(**state: Any) -> AppTest:
     """The page, once no job is under way."""
     return settle(page(PAGE, **state))
+
+
+def table_key(at: AppTest) -> str:
+    """What the page calls its table now, of the one text that was read."""
+    return rows_key(with_luck(lab_of(at).measured())[0])
+
+
+def chosen(at: AppTest) -> list[str]:
+    places = at.session_state[table_key(at)]["selection"]["rows"]
+    return [at.dataframe[0].value["scheme"].iloc[place] for place in places]
 
 
 def test_with_nothing_measured_the_page_says_where_to_begin(tiny_model_dir: Path) -> None:
@@ -45,7 +57,7 @@ def test_a_queue_fills_the_table_and_asking_again_finds_it(tiny_model_dir: Path)
     assert float(table["KL"].min()) > 0
     drawn = figure_of(at, "measured")
     assert sorted(drawn["figure"]["data"][1]["text"]) == ["w:int4/channel", "w:int8/channel"]
-    at.session_state["rows"] = {"selection": {"rows": [0, 1]}}
+    at.session_state[table_key(at)] = {"selection": {"rows": [0, 1]}}
     at.run()
     assert "rounding luck not measured" in said(at)
     next(one for one in at.button if one.label.startswith("Measure rounding luck")).click()
@@ -57,6 +69,24 @@ def test_a_queue_fills_the_table_and_asking_again_finds_it(tiny_model_dir: Path)
     again = page(PAGE, model=tiny_model_dir, more="w:int{4|8}/channel").run()
     assert kept.jobs().unfinished() == []
     assert any("All 2 are measured" in one for one in again.caption.values)
+
+
+def test_what_is_chosen_stays_chosen_where_rows_come_and_go(tiny_model_dir: Path) -> None:
+    """A browser knows rows by their places: thrown away, those that move up must not be chosen in their stead."""
+    lab = Lab(str(tiny_model_dir), "cpu")
+    lab.queue(["w:int4/channel", "w:int8/channel", "W8A8"])
+    at = opened(model=tiny_model_dir)
+    first, second, _ = at.dataframe[0].value["scheme"]
+    at.session_state[table_key(at)] = {"selection": {"rows": [1]}}
+    at.run()
+    assert [one.label for one in at.button if one.label.startswith("Throw")] == ["Throw 1 away"]
+    lab.queue(["w:int3/channel"])
+    at.run()
+    assert chosen(at) == [second]  # one row further down
+    next(one for one in at.button if one.label == "Throw 1 away").click().run()
+    assert set(at.dataframe[0].value["scheme"]) == {first, "w:int3/channel", *(_,)}
+    assert chosen(at) == []
+    assert not [one for one in at.button if one.label.startswith("Throw")]
 
 
 def test_a_queue_goes_on_after_a_restart(tiny_model_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from zlib import crc32
 
 import pandas as pd
 
@@ -35,10 +36,18 @@ def headline(rows: Sequence[Measured]) -> str:
     best = frontier(rows)
     least = min(rows, key=lambda one: one.report.kl)
     kl, megabytes = shown_kl(least.scheme, least.report.kl), least.report.bytes / 1e6
+    named = f"`{short_label(least.scheme)}`, {kl} nats a token in {megabytes:,.1f} MB."
+    if len(rows) == 1:
+        return f"**1 scheme** on these windows: {named}"
     return (
         f"**{len(rows)} schemes** on these windows; of **{len(best)}** no other is smaller and no worse. The smallest "
-        f"KL: `{short_label(least.scheme)}`, {kl} nats a token in {megabytes:,.1f} MB."
+        f"KL: {named}"
     )
+
+
+def rows_key(rows: Sequence[Measured]) -> str:
+    """What a table of these rows, in this order, is called."""
+    return f"rows {crc32(' '.join(row.key for row in rows).encode()):08x}"
 
 
 def short_table(rows: Sequence[Measured], spreads: Mapping[str, Spread]) -> pd.DataFrame:

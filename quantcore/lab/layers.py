@@ -11,6 +11,7 @@ from quantcore.lab.memo import remembered
 from quantcore.lab.outliers import channels
 from quantcore.lab.specs import require_of_layers, weights_of
 from quantcore.methods.options import Gptq, Qronos, Rtn
+from quantcore.methods.qronos import Step
 from quantcore.model.linears import linear_named
 from quantcore.pipeline.calibration import LayerStats, NotReached, calibrate, layer_inputs, momenta_of
 from quantcore.pipeline.convert import quantized_copy
@@ -108,7 +109,9 @@ def gptq_drift(lab: Bench, layer: str, scheme: str, reading: str = READ, calibra
         return x, moved
 
     damp = gptq_of(lab, scheme).damp
-    return drift_study(linear.weight.detach(), inputs(calibration), inputs(reading), spec, damp, Qronos.share)
+    return drift_study(
+        linear.weight.detach(), inputs(calibration), inputs(reading), spec, damp, Step(Qronos.share, Qronos.ridge)
+    )
 
 
 def loud_channels(lab: Bench, layer: str, reading: str = READ) -> tuple[int, ...]:

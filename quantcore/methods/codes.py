@@ -21,7 +21,7 @@ from quantcore.methods.gptaq import gptaq_quantize_many
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.gptq_batch import GptqSet, gptq_quantize_sets
 from quantcore.methods.options import METHODS, Clip, Gptaq, Gptq, Method, Qronos, Refine, Rtn
-from quantcore.methods.qronos import qronos_quantize_many
+from quantcore.methods.qronos import Step, qronos_quantize_many
 from quantcore.methods.refine import refined
 from quantcore.numbers.qtensor import QTensor, global_scale_of, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
@@ -128,7 +128,7 @@ def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> 
 def _by_qronos(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
     methods = [cast(Qronos, one.method) for one in problems]
     asked, hessian, drift = _behind(problems, [one.sweep for one in methods], hessian)
-    return qronos_quantize_many(asked, hessian, drift, [one.share for one in methods], name)
+    return qronos_quantize_many(asked, hessian, drift, [Step(one.share, one.ridge) for one in methods], name)
 
 
 def _by_gptaq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from quantcore.methods.gptaq import gptaq_quantize_many
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
 from quantcore.methods.options import Gptaq, Gptq
-from quantcore.methods.qronos import corrected
+from quantcore.methods.qronos import Step, corrected
 from quantcore.numbers.products import product
 from quantcore.numbers.qtensor import dequantize, fake_quantize
 from quantcore.numbers.spec import QuantSpec
@@ -55,15 +55,13 @@ class DriftStudy:
     courses: dict[str, tuple[float, ...]]
 
 
-def drift_study(
-    weight: Tensor, learned: Inputs, read: Inputs, spec: QuantSpec, damp: float, share: float = 1.0
-) -> DriftStudy:
-    """share: of the correction, see `options.Qronos`. Raises: ValueError as `gptq_quantize`."""
+def drift_study(weight: Tensor, learned: Inputs, read: Inputs, spec: QuantSpec, damp: float, step: Step) -> DriftStudy:
+    """step: the correction's, see `options.Qronos`. Raises: ValueError as `gptq_quantize`."""
     with torch.inference_mode():
         weight = weight.float()
         x, moved = (one.float() for one in learned)
         hessian, drift = gram_of(moved), drift_of(moved, x)
-        (mended,) = corrected([weight], hessian, drift, damp, "this layer", share)
+        (mended,) = corrected([weight], hessian, drift, step.ridge, "this layer", step.share)
         problems = [GptqProblem(one, spec, Gptq(damp=damp)) for one in (weight, mended)]
         by_gptq, by_qronos = map(dequantize, gptq_quantize_many(problems, hessian))
         (by_gptaq,) = map(dequantize, gptaq_quantize_many(problems[:1], hessian, drift, [Gptaq.alpha]))

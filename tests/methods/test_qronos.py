@@ -7,7 +7,7 @@ from torch import Tensor
 from quantcore.methods.codes import Problem, codes
 from quantcore.methods.gptq import GptqProblem, gptq_quantize
 from quantcore.methods.options import Gptq, Qronos
-from quantcore.methods.qronos import corrected, qronos_quantize_many
+from quantcore.methods.qronos import Step, corrected, qronos_quantize_many
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.pipeline import road
 from quantcore.pipeline.convert import quantize_model
@@ -69,7 +69,7 @@ def test_it_comes_closer_to_the_float_layer(bits: int, least: float) -> None:
 
     rtn = lost(dequantize(quantize(weight, spec)))
     gptq = lost(dequantize(gptq_quantize(weight, hessian, spec)))
-    (solved,) = qronos_quantize_many([GptqProblem(weight, spec)], hessian, drift, [1.0])
+    (solved,) = qronos_quantize_many([GptqProblem(weight, spec)], hessian, drift, [Step(1.0, 0.01)])
     qronos = lost(dequantize(solved))
     assert gptq < rtn
     assert qronos < least * gptq
@@ -108,7 +108,52 @@ def test_a_share_of_the_first_step() -> None:
     assert not torch.equal(half, none)
 
 
+def test_the_step_has_a_ridge_of_its_own() -> None:
+    """4 rows of X~ = 1 where X = 2: H = 4, D = 4, so w' = 3 + 3 * 4 / (4 + 4 ridge); the sweep's damping is another."""
+    hessian, drift = torch.tensor([[4.0]]).double(), torch.tensor([[4.0]]).double()
+    for ridge, wanted in ((1.0, 4.5), (3.0, 3.75)):
+        (found,) = corrected([torch.tensor([[3.0]]).double()], hessian, drift, ridge, "w")
+        assert found.item() == pytest.approx(wanted)
+    assert str(Scheme.parse("W3A16,qronos/ridge=0.1/share=1").method) == "qronos/share=1/ridge=0.1"
+    assert str(Scheme.parse("W3A16,qronos/ridge=1").method) == "qronos"
+    spec = Scheme.parse("w:int3/group32").weights
+    x, weight = _inputs(), torch.randn(24, 64)
+    moved = x + 0.3 * torch.randn(512, 64)
+    held, loose = (
+        codes([Problem(weight, spec, Qronos(ridge=ridge), drift_of(moved, x))], moved.T @ moved)[0].q  # type: ignore[arg-type]
+        for ridge in (1.0, 0.01)
+    )
+    assert not torch.equal(held, loose)
+
+
+def test_a_few_giant_rows_do_not_make_the_step_overfit() -> None:
+    """32 of 232 rows are some 60 times as large, each off in its own way: a step fitted to them loses more on the usual
+    rows than no step does; held by the ridge it costs them nothing."""
+    torch.manual_seed(5)
+    weight = torch.randn(16, 64).double() / 8
+
+    def usual(count: int) -> tuple[Tensor, Tensor]:
+        x = torch.randn(count, 64).double()
+        return x, 0.7 * x + 0.2 * torch.randn(count, 64).double()
+
+    giants = 60 * torch.randn(64).double() + 12 * torch.randn(32, 64).double()
+    (x, moved), (wanted, fresh) = usual(200), usual(512)
+    x, moved = torch.cat([giants + 6 * torch.randn(32, 64).double(), x]), torch.cat([giants, moved])
+    hessian, drift = moved.T @ moved, moved.T @ (x - moved)
+
+    def lost(w: Tensor) -> float:
+        return float((fresh @ w.T - wanted @ weight.T).norm() / (wanted @ weight.T).norm())
+
+    loose, held = (corrected([weight], hessian, drift, ridge, "w", 0.5)[0] for ridge in (0.01, 1.0))
+    assert lost(held) < 1.01 * lost(weight)
+    assert lost(loose) > 1.04 * lost(weight)
+
+
 def test_what_it_refuses() -> None:
+    with pytest.raises(
+        ValueError, match="ridge=0.001 holds the first step to the weight by less than the sweep's damp"
+    ):
+        Scheme.parse("W4A16,qronos/ridge=0.001")
     for share in ("0", "1.5"):
         with pytest.raises(ValueError, match=f"share={share} is no share of what qronos makes up for"):
             Scheme.parse(f"W4A16,qronos/share={share}")

@@ -5,7 +5,7 @@ import torch
 
 from quantcore.methods.gptq import gptq_quantize
 from quantcore.methods.options import Gptq
-from quantcore.methods.qronos import corrected
+from quantcore.methods.qronos import Step, corrected
 from quantcore.numbers.qtensor import dequantize, fake_quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
@@ -21,7 +21,7 @@ def spec() -> QuantSpec:
 
 def test_without_drift_nothing_is_mended(spec: QuantSpec) -> None:
     x, weight = torch.randn(200, 32) @ (torch.eye(32) + 0.5), torch.randn(8, 32)
-    study = drift_study(weight, (x, x), (x, x), spec, 0.01)
+    study = drift_study(weight, (x, x), (x, x), spec, 0.01, Step(1.0, 0.01))
     assert study.moved == study.corrected == study.learned[AS_IT_IS] == 0
     assert study.learned[BY_QRONOS] == study.learned[BY_GPTQ] < study.learned[ROUNDED]
     assert study.learned[BY_GPTAQ] == study.learned[BY_GPTQ]
@@ -30,7 +30,7 @@ def test_without_drift_nothing_is_mended(spec: QuantSpec) -> None:
 def test_a_uniform_drift_is_undone(spec: QuantSpec) -> None:
     """X~ = X / 2: w costs a quarter of the output, w' = 2 w costs nothing, up to the damping."""
     x, weight = torch.randn(400, 32), torch.randn(8, 32)
-    study = drift_study(weight, (x, x / 2), (x[:50], x[:50] / 2), spec, 1e-6)
+    study = drift_study(weight, (x, x / 2), (x[:50], x[:50] / 2), spec, 1e-6, Step(1.0, 1e-6))
     assert study.moved == pytest.approx(0.25)
     assert study.learned[AS_IT_IS] == study.read[AS_IT_IS] == pytest.approx(0.25, rel=1e-4)
     assert study.learned[CORRECTED] < 1e-6
@@ -43,7 +43,7 @@ def test_the_loss_along_the_columns(spec: QuantSpec) -> None:
     and the others moved by the inverse of what is left of H. Qronos begins with the corrected weight."""
     x, weight, damp = torch.randn(200, 32) @ (torch.eye(32) + 0.3), torch.randn(8, 32), 0.01
     moved = x + 0.3 * torch.randn(200, 32)
-    study = drift_study(weight, (x, moved), (x, moved), spec, damp, share=0.5)
+    study = drift_study(weight, (x, moved), (x, moved), spec, damp, Step(0.5, damp))
     assert study.steps == tuple(range(33))
     hessian = (moved.T @ moved).double()
     damped = hessian + damp * hessian.diagonal().mean() * torch.eye(32).double()

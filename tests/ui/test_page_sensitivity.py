@@ -13,7 +13,9 @@ from quantcore.scheme.plan import Plan
 from quantcore.text.reading import EVALUATE, Texts
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
+from ui import answers
 from ui.sections.plan import timed_schemes
+from ui.settled import BEFORE
 from ui.words import sensitivity as words
 
 
@@ -57,6 +59,22 @@ def test_the_plan_keeps_its_budget_and_is_measured(page: AppTest) -> None:
         "this plan, another text",
         "w:int3/group32, another text",
     ]
+
+
+def test_the_plan_before_stays_while_other_costs_are_found(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(page)
+    before = page.code[0].value, figure_of(page, "plan_map")["figure"], figure_of(page, "budgets")["figure"]
+    assert BEFORE not in [one.value for one in page.caption]
+    monkeypatch.setattr(answers.job_view, "result_of", lambda *_, **__: None)  # whatever is asked takes long
+    page.slider(key="budget").set_value(6.0).run()
+    assert not page.error
+    assert BEFORE in [one.value for one in page.caption]
+    assert (page.code[0].value, figure_of(page, "plan_map")["figure"], figure_of(page, "budgets")["figure"]) == before
+    monkeypatch.undo()
+    page.run()
+    settle(page)
+    assert BEFORE not in [one.value for one in page.caption]
+    assert page.code[0].value != before[0]
 
 
 def test_a_plan_is_mended_in_place(page: AppTest) -> None:

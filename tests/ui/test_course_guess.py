@@ -67,6 +67,7 @@ def test_one_option_a_row() -> None:
     assert TWO.words("2,1") == "small: fp8, large: int8"
     assert TWO.of("fp8", "int8") == "2,1"
     assert TWO.verdict("1,1", "2,1") == "1 of 2 right. Not so: small: int8."
+    assert TWO.verdict("2,1", "2,1") == "Both right."
     assert Pick("yes", "no").verdict("1", "2") == "You said yes; it is no."
     assert TWO.tally(["2,1", "1,1"], "2,1").counts == (1, 1, 2, 0)
     assert TWO.tally([], "2,1").true == (1, 2)

@@ -128,8 +128,10 @@ class Rows:
         return ", ".join(f"{name}: {one}" for (name, _), one in zip(self.rows, found, strict=True))
 
     def verdict(self, text: str, truth: str) -> str:
-        if self.right(text, truth):
+        if len(self.rows) == 1 and text == truth:
             return f"You said {self.words(text)}: right."
+        if text == truth:
+            return "Both right." if len(self.rows) == 2 else f"All {len(self.rows)} right."
         if len(self.rows) == 1:
             return f"You said {self.words(text)}; it is {self.words(truth)}."
         pairs = list(zip(self.rows, self.chosen(text), self.chosen(truth), strict=True))

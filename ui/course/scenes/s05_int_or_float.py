@@ -14,7 +14,7 @@ from ui.course.stage import picture, short
 from ui.words.digits import digits
 
 FORMATS = (("int8", BLUE, "circle"), ("fp8_e4m3", VERMILION, "x"))
-SMALL, LARGE = "the small are kept by", "the giant is kept by"
+SMALL, LARGE = "small values", "the giant"
 NAMES = ("int8", "fp8")
 GUESS = Rows(((SMALL, NAMES), (LARGE, NAMES)))
 POINTS, CURVE = 61, 40

@@ -168,7 +168,7 @@ def body(choice: Choice) -> None:
     if not rows:
         st.info(f"None of {len(every)} schemes on this text has {only.strip()!r} in its text or its preset's name.")
         return
-    said = words.headline(rows)
+    said = words.headline(rows, only)
     frame.headline(said)
     place = st.container()
     chosen = table(rows, spreads)

@@ -121,8 +121,10 @@ def test_rows_are_filtered_and_a_link_holds_it(tiny_model_dir: Path) -> None:
     Lab(str(tiny_model_dir), "cpu").queue(["w:int4/channel", "w:int8/channel", "W8A8"])
     at = opened(model=tiny_model_dir, only="INT8 channel")
     assert set(at.dataframe[0].value["scheme"]) == {"w:int8/channel", "W8A8"}
+    assert "**2 schemes** with INT8 channel on these windows" in said(at)
     at = opened(model=tiny_model_dir, only="w8a8")
     assert list(at.dataframe[0].value["scheme"]) == ["W8A8"]
+    assert "**One scheme** with w8a8 on these windows: `W8A8`, KL " in said(at)
     at = opened(model=tiny_model_dir, only="nvfp4")
     assert any("None of 3 schemes on this text has 'nvfp4'" in one for one in at.info.values)
 

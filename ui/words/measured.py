@@ -12,6 +12,7 @@ from quantcore.measure.luck import Spread
 from quantcore.measure.measured import Measured, frontier
 from quantcore.measure.told_apart import Apart, share_words
 from quantcore.text.reading import ALL, Reading
+from ui.markdown import as_is
 from ui.words.digits import shown_kl
 from ui.words.luck import luck_alone
 from ui.words.names import by_name
@@ -32,16 +33,18 @@ def with_all(rows: Sequence[Measured], words: str) -> list[Measured]:
     return [row for row in rows if all(one in f"{row.scheme} {short_label(row.scheme)}".lower() for one in wanted)]
 
 
-def headline(rows: Sequence[Measured]) -> str:
+def headline(rows: Sequence[Measured], only: str = "") -> str:
+    """only: the words that all of them have."""
     best = frontier(rows)
     least = min(rows, key=lambda one: one.report.kl)
     kl, megabytes = shown_kl(least.scheme, least.report.kl), least.report.bytes / 1e6
     named = f"`{short_label(least.scheme)}`, {kl} nats a token in {megabytes:,.1f} MB."
+    those = f" with {as_is(' '.join(only.split()))}" if only.strip() else ""
     if len(rows) == 1:
-        return f"**1 scheme** on these windows: {named}"
+        return f"**1 scheme**{those} on these windows: {named}"
     return (
-        f"**{len(rows)} schemes** on these windows; of **{len(best)}** no other is smaller and no worse. The smallest "
-        f"KL: {named}"
+        f"**{len(rows)} schemes**{those} on these windows; of **{len(best)}** no other is smaller and no worse. The "
+        f"smallest KL: {named}"
     )
 
 

@@ -21,7 +21,8 @@ from typing import Any
 from urllib.parse import quote
 
 from benchmarks import machine, sessions
-from benchmarks.interaction import PLACES, RESULTS
+from benchmarks.interaction import RESULTS
+from benchmarks.places import PLACES
 from benchmarks.rows import write
 from benchmarks.served import serving
 from tests.visits import visit

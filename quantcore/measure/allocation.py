@@ -92,7 +92,7 @@ def allocate(prices: ArrayLike, costs: ArrayLike, budget: float) -> list[int]:
         left -= rest[unit]
         price, over = (np.add.outer(a, b[unit, options]).ravel() for a, b in ((spent, prices), (above, reduced)))
         within = (price + left <= budget) & (bound + over <= best + SLACK * abs(best))
-        kept = _unbeaten(price, over - slope * price, np.flatnonzero(within), budget)
+        kept = undominated(price, over - slope * price, np.flatnonzero(within), budget)
         trace.append((unit, options, kept))
         spent, above = price[kept], over[kept]
     place = int(np.argmin(above - slope * spent))
@@ -115,7 +115,7 @@ def _along_the_hull(prices: Array, costs: Array, budget: float) -> tuple[Places,
     return taken, ends
 
 
-def _unbeaten(price: Array, cost: Array, places: Places, budget: float) -> Places:
+def undominated(price: Array, cost: Array, places: Places, budget: float) -> Places:
     """Those of which no other takes as small a price and cost, by price; at most MOST, see above."""
     places = places[np.lexsort((cost[places], price[places]))]
     falling = cost[places]

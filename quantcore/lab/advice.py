@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -165,9 +166,12 @@ def _product_price(lab: Bench, machine: Machine, sequences: int) -> Callable[[Se
     """Layers that are served as one product, and their scheme -> milliseconds of it in a step."""
     shapes = lab.shapes()
 
+    @cache
+    def product(out: int, width: int, text: str) -> float:
+        return product_ms(Scheme.parse(text), (out, width), sequences, machine)
+
     def price(unit: Sequence[str], text: str) -> float:
-        joined = sum(shapes[name][0] for name in unit), shapes[unit[0]][1]
-        return product_ms(Scheme.parse(text), joined, sequences, machine)
+        return product(sum(shapes[name][0] for name in unit), shapes[unit[0]][1], text)
 
     return price
 

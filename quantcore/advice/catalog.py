@@ -3,6 +3,7 @@
     shape_of("meta-llama/Llama-3.2-3B")     from the catalogue
     shape_of("some/folder")                 from the folder's config.json; weights need not be there
     shape_of("config.json")                 from the file itself
+    shape_of("model.gguf")                  from a GGUF file's header
     shape_of("owner/name@revision")         from the hub's config.json, which alone is downloaded
 
 The rows stand in assets/models.json, a line each: the configuration's entries that shapes depend on, where they were
@@ -23,6 +24,7 @@ from typing import Any
 
 from quantcore.advice.shape import ServedShape, served_shape
 from quantcore.model.config_file import read_config
+from quantcore.model.inventory import outline
 from quantcore.model.locate import ASSETS, REFERENCE, config_folder
 from quantcore.model.named_path import named_path
 from quantcore.model.sentences import named
@@ -53,14 +55,16 @@ def catalogue() -> dict[str, Known]:
 
 @lru_cache(maxsize=64)
 def shape_of(model: str) -> ServedShape:
-    """The shape of a model by its id in the catalogue (with or without its owner), its folder, its config.json, or its
-    hub id.
+    """The shape of a model by its id in the catalogue (with or without its owner), its folder, its config.json, its
+    GGUF file, or its hub id.
 
     Raises: ValueError for a name that is none of these, for what the hub does not give, and for a configuration that
     transformers cannot build or whose cache is not known here."""
     if (known := _named(model)) is not None:
         return _built(model, known.config)
     path = named_path(model)
+    if path.suffix == ".gguf" and path.is_file() and (built := outline(model)) is not None:
+        return served_shape(model, built)
     if model == REFERENCE:
         path = ASSETS / "reference-lm"
     folder = path.parent if path.name == "config.json" else path

@@ -45,7 +45,10 @@ def advise(
 
 def add_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--model", default=REFERENCE, metavar="M", help="an id of the catalogue or the hub, a folder, a config.json"
+        "--model",
+        default=REFERENCE,
+        metavar="M",
+        help="an id of the catalogue or the hub, a folder, a config.json, a GGUF",
     )
     made.add_argument("--gpu", default=GPU, metavar="GPU", help='such as "H100 80GB", "RTX 4090", cpu')
     made.add_argument("--gpus", type=int, default=1, metavar="N", help="how many of them (default 1)")

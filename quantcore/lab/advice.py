@@ -7,6 +7,7 @@ successive halving: every candidate that is open on a short text, then the best 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -244,6 +245,11 @@ def machine_named(lab: Bench, gpu: str) -> Machine:
     if gpu.lower() in ("cpu", HERE.lower()):
         found = free_memory(torch.device("cpu"))
         return replace(measure_machine("cpu"), memory_gb=None if found is None else found[1] / 1e9)
+    if (several := re.match(r"\s*(\d{1,4})\s*[x×*]\s*(\D.*)", gpu, re.IGNORECASE)) is not None:
+        count, one = several.groups()
+        raise ValueError(
+            f"{gpu[:60]!r} is a GPU and how many of it; name {one[:50]!r}, and {count} as how many (--gpus)"
+        )
     known = GPUS.get(gpu) or gpu_named(gpu)
     if known is not None:
         return known

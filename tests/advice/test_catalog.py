@@ -8,7 +8,9 @@ import huggingface_hub
 import pytest
 
 from quantcore.advice.catalog import FILE, catalogue, shape_of
-from quantcore.advice.shape import Cache, Matrix
+from quantcore.advice.shape import Cache, Matrix, served_shape
+from quantcore.model import gguf_file
+from quantcore.model.loading import LoadedModel
 
 LARGEST = {  # what their authors publish, billions: all, and the share that a token passes
     "openai/gpt-oss-120b": (116.8, 5.1),
@@ -109,6 +111,20 @@ def test_of_a_hubs_model_the_config_alone_is_read(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert shape_of("somebody/a-new-llama@v2").matrices == shape_of("meta-llama/Llama-3.2-1B").matrices
     assert asked == [("somebody/a-new-llama", "config.json", "v2")]
+
+
+def test_a_gguf_says_its_shape_by_its_header(
+    tiny_lm: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match="is no whole GGUF file"):
+        shape_of(str(file))
+    monkeypatch.setattr(gguf_file, "examine", lambda *_: (None, tiny_lm.model))
+    found = shape_of(str(tmp_path / "." / "tiny.gguf"))
+    assert found.matrices == served_shape("tiny", tiny_lm.model).matrices
+    with pytest.raises(ValueError, match="is not among the 70 models"):
+        shape_of(str(tmp_path / "none.gguf"))
 
 
 def test_what_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,11 @@ def test_gpus_by_the_names_that_people_use(lab: Lab) -> None:
     for asked in ("???", " "):
         with pytest.raises(ValueError, match="no GPU of the table is called"):
             machine_named(lab, asked)
+    for asked in ("2x H100", "4 × RTX 4090"):
+        with pytest.raises(
+            ValueError, match=r"is a GPU and how many of it; name '(H100|RTX 4090)', and [24] as how many"
+        ):
+            machine_named(lab, asked)
     with pytest.raises(ValueError, match="no GPU of the table is called 'Voodoo 2'; it has T4.*or cpu"):
         lab.advise("Voodoo 2")
 

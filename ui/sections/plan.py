@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -60,6 +61,17 @@ class Priced:
     probed: ProbedPlan | None = None
 
 
+class _Places(NamedTuple):
+    """Where things stand that come and go, above the pictures: in places of their own, or the browser would build the
+    pictures anew each time."""
+
+    costs: DeltaGenerator
+    mend: DeltaGenerator
+    beside: DeltaGenerator
+    words: DeltaGenerator
+    luck: DeltaGenerator
+
+
 @dataclass(frozen=True)
 class _Shown:
     """A plan as it is drawn: its words, pictures, text, the lines of its duel, its numbers."""
@@ -94,14 +106,14 @@ def plan_part(lab: Lab, grain: str, grains: Sequence[str], costs: Costs) -> Call
     if spent == BITS:
         usual = controls.follow_default("budget", usual)
         budget = controls.slide("Bits per weight, scales counted", LEAST, MOST, usual, "budget", STEP, format="%.3f")
-        return lambda: _draw(lab, *_of_bits(lab, schemes_near(budget, steps), budget, costs, weights, spent))
+        return lambda: _draw_bits(lab, schemes_near(budget, steps), budget, costs, weights, spent)
     mb = weights / 8e6
     lo, hi, step = _ends(LEAST * mb, MOST * mb)
     usual = _default("megabytes", _up(usual * mb, step), lo, hi)
     label = "Megabytes of the layers' weights, scales counted"
     asked = controls.slide(label, lo, hi, usual, "megabytes", step, format="%.4g")
     bits = asked / mb
-    return lambda: _draw(lab, *_of_bits(lab, schemes_near(bits, steps), bits, costs, weights, spent))
+    return lambda: _draw_bits(lab, schemes_near(bits, steps), bits, costs, weights, spent)
 
 
 def _ends(least: float, most: float) -> tuple[float, float, float]:
@@ -122,17 +134,22 @@ def _up(value: float, step: float) -> float:
     return round(math.ceil(round(value / step, 6)) * step, 9)
 
 
-def _of_bits(
-    lab: Lab, schemes: tuple[str, ...], budget: float, costs: Costs, weights: int, spent: str
-) -> tuple[Sensitivity | None, Priced | None]:
-    with st.container():
+def _places() -> _Places:
+    return _Places(*(st.container() for _ in _Places._fields))
+
+
+def _draw_bits(lab: Lab, schemes: tuple[str, ...], budget: float, costs: Costs, weights: int, spent: str) -> None:
+    places = _places()
+    with places.costs:
         found = costs(schemes).whole
     if found is None:
-        return None, None
+        _draw_before(lab, places)
+        return
     chosen, uniform = lab.plan(schemes, budget, PLANNED_ON, LEARNED, True), uniform_bits(found)
     paid = max(budget, min(uniform.values()))
     title = f"The plan of {paid:.3f} bits, layers tried in place"
-    probed = answer(title, lab, Lab.probed_plan, schemes, paid, PLANNED_ON, start=False, button=MEND).whole
+    with places.mend:
+        probed = answer(title, lab, Lab.probed_plan, schemes, paid, PLANNED_ON, start=False, button=MEND).whole
     if probed is not None:
         chosen = probed.chosen
     rival = max((one for one in uniform if uniform[one] <= budget + 1e-6), key=lambda one: uniform[one], default=None)
@@ -141,7 +158,7 @@ def _of_bits(
     priced = Priced(
         chosen, chosen.bits_per_weight, uniform, rival, trail, said, "bits per weight, scales counted", "bits", probed
     )
-    return found, priced
+    _draw(lab, found, priced, places)
 
 
 def timed_schemes(grain: str, grains: Sequence[str]) -> tuple[str, ...]:
@@ -162,10 +179,11 @@ def _time_budget(
     asked = controls.slide(label, lo, hi, usual, "milliseconds", step, format="%.4g")
 
     def draw() -> None:
-        with st.container():
+        places = _places()
+        with places.costs:
             found = costs(schemes).whole
         if found is None:
-            draw_before(lab)
+            _draw_before(lab, places)
             return
         timed = lab.plan_in_time(schemes, asked, gpu, sequences)
         within = [one for one in uniform if uniform[one] <= asked + 1e-9]
@@ -181,7 +199,7 @@ def _time_budget(
             f"ms a step on {gpu}, predicted",
             "ms",
         )
-        _draw(lab, found, priced)
+        _draw(lab, found, priced, places)
 
     return draw
 
@@ -203,18 +221,16 @@ def _beside_rival(lab: Lab, text: str, rival: str | None) -> tuple[Duel | None, 
     return found, read
 
 
-def _draw(lab: Lab, found: Sensitivity | None, plan: Priced | None) -> None:
-    """The plan, on another text beside the scheme for all that is within the budget too; until its costs are there the
-    one before."""
-    if found is None or plan is None:
-        draw_before(lab)
-        return
+def _draw(lab: Lab, found: Sensitivity, plan: Priced, places: _Places) -> None:
+    """The plan, on another text beside the scheme for all that is within the budget too."""
     chosen, rival, uniform = plan.chosen, plan.rival, plan.uniform
     text, schemes = str(chosen.plan), found.schemes
-    beside, read = _beside_rival(lab, text, rival)
-    place, spreads = st.container(), None
+    with places.beside:
+        beside, read = _beside_rival(lab, text, rival)
+    spreads = None
     if beside is not None and len(beside.reports) > 1:
-        spreads = luck_part(lab, tuple(beside.reports), read, LEARNED)
+        with places.luck:
+            spreads = luck_part(lab, tuple(beside.reports), read, LEARNED)
     rival_took = None if rival is None else plan.words(uniform[rival]).replace("**", "")
     said = words.plan_words(chosen, beside, rival, plan.words(plan.price), rival_took, spreads, plan.probed)
     named = {
@@ -234,26 +250,29 @@ def _draw(lab: Lab, found: Sensitivity | None, plan: Priced | None) -> None:
         table=words.plan_table(found, chosen),
     )
     st.session_state[BEFORE] = _whose(lab), shown
-    _show(shown, place)
+    _show(shown, places)
 
 
 def draw_before(lab: Lab) -> None:
+    """The plan that was drawn last, where there is one, while what it stands under is found."""
+    _draw_before(lab, _places())
+
+
+def _draw_before(lab: Lab, places: _Places) -> None:
     """The plan that was drawn last, where there is one; words say that it is not the one that was asked for."""
     whose, shown = st.session_state.get(BEFORE, (None, None))
     if shown is None or whose != _whose(lab):
         return
-    place = st.container()
-    place.caption(settled.BEFORE)
-    _show(shown, place)
+    places.words.caption(settled.BEFORE)
+    _show(shown, places)
 
 
 def _whose(lab: Lab) -> tuple[str, str]:
     return lab.id, lab.device
 
 
-def _show(shown: _Shown, place: DeltaGenerator) -> None:
-    """place: of the words, which stand above what luck asks."""
-    with place:
+def _show(shown: _Shown, places: _Places) -> None:
+    with places.words:
         frame.headline(shown.said, "plan")
         st.markdown(shown.more)
     alt = shown.said.replace("*", "")

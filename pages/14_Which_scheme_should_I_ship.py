@@ -55,7 +55,9 @@ def asked_for(choice: Choice) -> tuple[tuple[str, int, str, str, str], str]:
         others = [] if classroom() is not None else [OTHER]  # a visitor of a class reads no files of the server
         model = controls.select("Model", [LOADED, *catalogue(), *others], first, "shape", width=310)
         if model == OTHER:
-            model = controls.line("Hub id, folder or config.json", "", "config", width=310).strip()
+            model = controls.line(
+                "Hub id, folder or config.json", "", "config", width=310, placeholder="Qwen/Qwen3-8B"
+            ).strip()
         gpu = controls.select("GPU", [*GPUS, HERE], GPU, "gpu", width=190)
         gpus = controls.pick("How many", (1, 2, 4, 8), 1, "gpus")
         goal = controls.pick("What matters", GOALS, GOAL, "goal")

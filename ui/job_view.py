@@ -20,7 +20,7 @@ PATIENCE_S = 0.4
 POLL_S = 0.5
 TURN_S = 2.0  # between two looks at whether one more job may be asked for
 
-__all__ = ["Progress", "Teller", "Work", "ask", "kept_notice", "result_of", "so_far", "words"]
+__all__ = ["Progress", "Teller", "Work", "ask", "kept_notice", "leave", "result_of", "so_far", "words"]
 
 
 def result_of(
@@ -88,6 +88,11 @@ def so_far(key: str) -> Any:
     """What the job with this key has shown of its result; None: nothing, or it does not run."""
     job = kept.jobs().get(key)
     return None if job is None else job.so_far
+
+
+def leave(place: str) -> None:
+    """The visitor has moved on from what was asked for at a place, and asks for nothing there now."""
+    _move_on(place, "")
 
 
 def kept_notice() -> None:

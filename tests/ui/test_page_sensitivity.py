@@ -14,7 +14,7 @@ from quantcore.text.reading import EVALUATE, Texts
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
 from ui import answers
-from ui.sections.plan import timed_schemes
+from ui.sections.plan import DUEL, timed_schemes
 from ui.settled import BEFORE
 from ui.words import sensitivity as words
 
@@ -65,11 +65,14 @@ def test_the_plan_before_stays_while_other_costs_are_found(page: AppTest, monkey
     settle(page)
     before = page.code[0].value, figure_of(page, "plan_map")["figure"], figure_of(page, "budgets")["figure"]
     assert BEFORE not in [one.value for one in page.caption]
+    left: list[str] = []
     monkeypatch.setattr(answers.job_view, "result_of", lambda *_, **__: None)  # whatever is asked takes long
+    monkeypatch.setattr(answers.job_view, "leave", left.append)
     page.slider(key="budget").set_value(6.0).run()
     assert not page.error
     assert BEFORE in [one.value for one in page.caption]
     assert (page.code[0].value, figure_of(page, "plan_map")["figure"], figure_of(page, "budgets")["figure"]) == before
+    assert left == [DUEL]  # the costs do not wait in line behind the duel of the plan before
     monkeypatch.undo()
     page.run()
     settle(page)
@@ -112,7 +115,7 @@ def test_a_budget_of_milliseconds_is_the_labs_plan(page: AppTest) -> None:
     assert text == str(timed.chosen.plan)
     assert timed.ms <= budget
     said = next(one.value for one in page.markdown if "ms a step of 8 sequences" in one.value)
-    assert "on T4, predicted" in said
+    assert "takes a predicted **" in said
     trail = figure_of(page, "budgets")["figure"]["data"][0]
     assert values(trail["x"]) == pytest.approx([ms for ms, _ in lab.trail_in_time(schemes, "T4", 8)])
 

@@ -22,7 +22,7 @@ from quantcore.measure.sensitivity import Sensitivity
 from quantcore.measure.told_apart import told_apart
 from quantcore.studies.gpus import GPUS
 from quantcore.text.reading import EVALUATE
-from ui import frame, settled
+from ui import frame, job_view, settled
 from ui import widgets as controls
 from ui.answers import Answer, answer
 from ui.components.chart import chart
@@ -37,6 +37,7 @@ DECIDING = (2560, 16384)  # tokens of the evaluation text
 CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
 STEP = 0.005  # of the budget, bits a weight
 LEAST, MOST = 2.125, 8.5  # bits a weight
+DUEL = "plan"  # the place of its jobs
 BEFORE = "_plan_before"  # in the session
 LONG_PLAN, PLAN_PIXELS = 600, 160  # letters, from which on a plan's text scrolls, and its height then
 
@@ -213,8 +214,7 @@ def _beside_rival(lab: Lab, text: str, rival: str | None) -> tuple[Duel | None, 
         with st.container():
             title = f"The plan on another text, {tokens:,} tokens"
             asked = str(EVALUATE.at_most(tokens))
-            place = f"plan{tokens}"
-            more = answer(title, lab, Lab.duel, both, asked, place=place, patience_s=0, passing=True).whole
+            more = answer(title, lab, Lab.duel, both, asked, place=DUEL, patience_s=0, passing=True).whole
         found, read = (found, read) if more is None else (more, asked)
         if more is None or rival is None or len(more.reports) < 2 or told_apart(more)[text, rival].p < CLEAR:
             break
@@ -260,6 +260,7 @@ def draw_before(lab: Lab) -> None:
 
 def _draw_before(lab: Lab, places: _Places) -> None:
     """The plan that was drawn last, where there is one; words say that it is not the one that was asked for."""
+    job_view.leave(DUEL)  # what is asked now need not wait for it
     whose, shown = st.session_state.get(BEFORE, (None, None))
     if shown is None or whose != _whose(lab):
         return

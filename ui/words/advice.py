@@ -137,7 +137,8 @@ def others() -> pd.DataFrame:
     """How vLLM's backend and ours did beside bf16, in one run."""
     told = fitted().others
     names = [name for name in told if name not in ("whose", "tokens")]
-    return pd.DataFrame({"tokens": told["tokens"], **{f"{name}, x bf16": told[name] for name in names}})
+    times = {f"{name}, x bf16": [f"{one:.2f}" for one in told[name]] for name in names}
+    return pd.DataFrame({"tokens": told["tokens"], **times})
 
 
 def serve_line(folder: str, found: Advice, longest: int | None = None) -> str:

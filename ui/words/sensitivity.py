@@ -130,7 +130,7 @@ def megabytes_words(bits: float, weights: int) -> str:
 def time_words(ms: float, gpu: str, sequences: int) -> str:
     """Of the products of one step."""
     many = "one sequence" if sequences == 1 else f"{sequences} sequences"
-    return f"**{digits(ms, 3)}** ms a step of {many} on {gpu}, predicted"
+    return f"a predicted **{digits(ms, 3)}** ms a step of {many} on {gpu}"
 
 
 def mended(probed: ProbedPlan, took: str) -> str:

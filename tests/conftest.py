@@ -26,7 +26,7 @@ if importlib.util.find_spec("xdist"):  # a GPU's machine may lack it
 
 BROWSER = "/test_browser"  # how the files begin whose tests drive a browser
 LONGEST = (
-    BROWSER, "test_server", "test_torchrun", "test_streaming", "test_gptq_kernel", "test_course", "test_end_to_end",
+    BROWSER, "test_server", "test_torchrun", "test_streaming", "test_course", "test_end_to_end",
     "test_kernels_interpreted", "test_matmul", "test_notebook", "test_second_model", "test_broken_models",
 )  # fmt: skip
 

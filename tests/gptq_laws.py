@@ -55,7 +55,7 @@ def check_float32(text: str, kind: str, order: str | None, device: str, block_si
 
 def check_factorization(width: int, by_diagonal: bool, device: str) -> None:
     """The kernel's pull and diagonal are float64's, for channels of very different size, one that shouts and one that
-    is dead; and the same numbers every time, in whatever order its programs come to their tiles."""
+    is dead; and on a GPU the same numbers every time, in whatever order its programs come to their tiles."""
     from quantcore.methods.kernels.cholesky import factor_of
 
     x = torch.randn(2 * width, width) * torch.exp(2 * torch.randn(width))
@@ -68,5 +68,6 @@ def check_factorization(width: int, by_diagonal: bool, device: str) -> None:
     assert without == 0
     torch.testing.assert_close(diagonal.double(), exact_diagonal, rtol=4e-6, atol=0)
     torch.testing.assert_close(pull.tril().double(), exact_pull, rtol=0, atol=2e-6 * float(exact_pull.abs().max()))
-    again, _ = factor_of(hessian, order.columns, 0.01)
-    assert torch.equal(again.tril(), pull.tril())
+    if device != "cpu":  # where one program does all
+        again, _ = factor_of(hessian, order.columns, 0.01)
+        assert torch.equal(again.tril(), pull.tril())

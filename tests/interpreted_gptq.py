@@ -1,4 +1,4 @@
-"""The GPTQ kernel on the CPU, in Triton's interpreter. Run by test_gptq_kernel.py in a process of its own: the
+"""The GPTQ kernel on the CPU, in Triton's interpreter. Run by test_kernels_interpreted.py in a process of its own: the
 interpreter is switched on where Triton is imported."""
 
 import pytest
@@ -12,6 +12,7 @@ from quantcore.methods.kernels import cholesky
 from quantcore.methods.kernels.gptq_passes import codes_of, halves_of
 from quantcore.methods.kernels.gptq_sweep import sweep_block
 from tests import gptq_laws as laws
+from tests import quick_interpreter  # noqa: F401
 from tests.specs import weights_spec
 
 
@@ -92,6 +93,8 @@ def test_the_whole_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch, order: str | No
         assert float((q.q == plain.q).double().mean()) > 0.99
         losses = [gptq.gptq_loss(weight, dequantize(found), hessian) for found in (q, plain)]
         assert losses[0] == pytest.approx(losses[1], rel=5e-3)  # the interpreter cuts bits off the halves
+    if order != "weight":  # a trace keeps what any order gives
+        return
     trace = gptq.Trace(rows=(0, 7))
     traced = gptq_quantize(weight, hessian, specs[0], options, trace)
     assert float((traced.q == together[0].q).double().mean()) > 0.99
@@ -114,12 +117,12 @@ def test_halves_of_pull(width: int, size: int) -> None:
         assert torch.allclose(high + low, exact, rtol=2**-14, atol=0)
 
 
-@pytest.mark.parametrize(("width", "large"), [(1, 8192), (64, 8192), (140, 8192), (100, 64), (136, 64)])
+@pytest.mark.parametrize(("width", "large"), [(1, 8192), (64, 8192), (140, 8192), (136, 64)])
 def test_the_factorization(monkeypatch: pytest.MonkeyPatch, width: int, large: int) -> None:
     """One tile and several, of both sizes, whole and not, the channels as they come and, where the width is no multiple
     of a tile's, sorted. Two programs share the tiles (here the first does all)."""
     monkeypatch.setattr(cholesky, "LARGE", large)
-    laws.check_factorization(width, width in (100, 140), "cpu")
+    laws.check_factorization(width, width == 140, "cpu")
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")

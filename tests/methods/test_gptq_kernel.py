@@ -1,10 +1,4 @@
-"""The GPTQ kernel computes what the plain form says: in Triton's interpreter (interpreted_gptq.py, in a process that
-has it on), and on a GPU where there is one."""
-
-import importlib.util
-import os
-import subprocess
-import sys
+"""The GPTQ kernel computes what the plain form says, on a GPU. Without one: tests/interpreted_gptq.py."""
 
 import pytest
 import torch
@@ -13,24 +7,11 @@ from quantcore import dequantize
 from quantcore.methods.gptq import CholeskyError, GptqProblem, Trace, gptq_loss, gptq_quantize, gptq_quantize_many
 from quantcore.methods.options import Gptq
 from tests import gptq_laws as laws
-from tests.browser_fixtures import ROOT
 from tests.specs import weights_spec
 
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU runs the kernel itself")
-def test_the_kernel_in_the_interpreter() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted_gptq.py"],
-        cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-4000:]
-    assert " passed" in run.stdout
-
-
-@on_gpu
 @pytest.mark.parametrize("order", laws.ORDERS)
 @pytest.mark.parametrize("kind", ["random", "dead", "outlier"])
 @pytest.mark.parametrize("text", laws.TEXTS)
@@ -38,7 +19,6 @@ def test_on_the_gpu(text: str, kind: str, order: str | None) -> None:
     laws.check_float32(text, kind, order, "cuda")
 
 
-@on_gpu
 @pytest.mark.parametrize("text", ["int4/group128", "int4/group128/asym", "int3/channel"])
 @pytest.mark.parametrize("shape", [(200, 1408), (1, 640), (1000, 1088)])
 def test_wide_layers_on_the_gpu(text: str, shape: tuple[int, int]) -> None:
@@ -58,7 +38,6 @@ def test_wide_layers_on_the_gpu(text: str, shape: tuple[int, int]) -> None:
         assert torch.allclose(trace.quantized[0], dequantize(fast).cpu()[0, trace.order], atol=1e-6)
 
 
-@on_gpu
 @pytest.mark.parametrize(("width", "large"), [(1, 8192), (70, 8192), (2500, 8192), (2500, 64)])
 def test_the_factorization_on_the_gpu(monkeypatch: pytest.MonkeyPatch, width: int, large: int) -> None:
     from quantcore.methods.kernels import cholesky
@@ -68,7 +47,6 @@ def test_the_factorization_on_the_gpu(monkeypatch: pytest.MonkeyPatch, width: in
         laws.check_factorization(width, by_diagonal, "cuda")
 
 
-@on_gpu
 def test_a_factorization_that_fails_on_the_gpu() -> None:
     weight, hessian = (t.float().cuda() for t in laws.problem("random"))
     indefinite = hessian - 2 * hessian.diagonal().mean() * torch.eye(len(hessian), device="cuda")
@@ -76,7 +54,6 @@ def test_a_factorization_that_fails_on_the_gpu() -> None:
         gptq_quantize(weight, indefinite, weights_spec("int4/group32"), name="q_proj")
 
 
-@on_gpu
 def test_many_and_moving_scales_on_the_gpu() -> None:
     weight, hessian = (t.float().cuda() for t in laws.problem("random", 64, 512))
     ways = [Gptq(), Gptq("weight"), Gptq("group", static_groups=False), Gptq(damp=0.1)]

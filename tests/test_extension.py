@@ -61,6 +61,7 @@ def known() -> Iterator[None]:
     codes.register(Shrink, shrink)
     yield
     del formats.FORMATS[FP5.name], options.METHODS[Shrink.name], codes.SOLVERS[Shrink]
+    Scheme.parse.cache_clear()
 
 
 @pytest.fixture(scope="module")

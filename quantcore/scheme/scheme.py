@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from quantcore.methods.options import METHODS, Method, Rtn, parse_method
 from quantcore.methods.transforms.options import (
@@ -123,6 +124,7 @@ class Scheme:
         return ",".join(parts)
 
     @staticmethod
+    @lru_cache(4096)  # a page asks for the same few thousands of times
     def parse(text: str, grain: Granularity = PRESET_GRAIN) -> Scheme:
         """The scheme that a text (or a preset's name) says; `grain` stands where presets have groups.
 

@@ -5,6 +5,7 @@ since measuring takes minutes; shapes, bytes, speed and choice are worked out he
 replayed: the short text's losses choose the finalists, and they alone are known on the whole text."""
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ PLACES = ("T4", "RTX 4090", "H100 SXM", "B200")
 LOADS = (Load(1, 2048), Load(32, 8192))
 
 
+@cache
 def shape(model: str) -> ServedShape:
     return (
         served_shape(model, load_model(model, "cpu").model)

@@ -19,9 +19,15 @@ from ui.settled import BEFORE
 from ui.words import sensitivity as words
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one test has measured the next finds, each on a server of its own."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def page(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
+def page(tiny_model_dir: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setenv("QUANT_HOME", str(home))
     new_server()
     return open_page("8_Which_layers_hurt", model=tiny_model_dir, grain="group32", budget=4.0)
 

@@ -37,9 +37,15 @@ OWN = 'He said: "Don\'t {go} out", and lit the lamp. ' * 4
 T = TypeVar("T")
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one page has measured another finds, each on a server of its own."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture(autouse=True)
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUANT_HOME", str(tmp_path))
+def own_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANT_HOME", str(home))
     new_server()
 
 

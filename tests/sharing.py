@@ -1,7 +1,8 @@
 """Who runs which test where several processes share them: a file stays in one process, as do
 what its fixtures make, and so do all tests in a browser, of which there is one at a time.
 
-`-n auto` takes two processes a core, eight at most: tests in a browser, and those of jobs and servers, mostly wait.
+`-n auto` takes a process a core and one more, for the tests in a browser, which mostly wait; eight at most. Each
+takes 15 s of the processor to begin.
 
 pytest-xdist 3.8 has marks for such groups, which do nothing with pytest 9.2; so its scheduler is told.
 """
@@ -24,7 +25,7 @@ class OneBrowser(LoadFileScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    return min(8, 2 * (os.cpu_count() or 1))
+    return min(8, 1 + (os.cpu_count() or 1))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.conftest import tiny_llama
+from tests.tiny import tiny_llama
 from tools.train_reference_lm import Run
 
 ROOT = Path(__file__).parents[1]

@@ -23,7 +23,7 @@ from quantcore.numbers.granularity import parse_granularity
 from quantcore.numbers.spec import parse_observer
 from quantcore.scheme.scheme import PRESETS, Scheme
 from tests import forked
-from tests.conftest import BLOCKS, HIDDEN, VOCAB, tiny_tokenizer
+from tests.tiny import BLOCKS, HIDDEN, VOCAB, tiny_tokenizer
 
 LAYER = "model.layers.1.mlp.down_proj"
 FEW = ["--max-tokens", "60"]

@@ -16,7 +16,7 @@ from quantcore.scheme.plan import Plan
 from quantcore.text.files import LoadedText
 from tests import forked
 from tests.cli.test_cli import FEW, LAYER, bad, good
-from tests.conftest import BLOCKS
+from tests.tiny import BLOCKS
 
 ALL = 7 * BLOCKS
 

@@ -16,8 +16,8 @@ from quantcore.export.vllm import serving
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.pipeline.convert import quantize_model
 from quantcore.scheme.scheme import Scheme
-from tests.conftest import tiny_tokenizer
 from tests.model.test_experts import made
+from tests.tiny import tiny_tokenizer
 
 TOKENS = torch.arange(3, 63).view(3, 20)
 ROUTERS = [f"model.layers.{block}.{name}.gate" for name in ("mlp", "block_sparse_moe") for block in range(2)]

@@ -33,7 +33,7 @@ from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
 from quantcore.text.windows import bundled_text, token_windows
 from tests import forked
-from tests.conftest import VOCAB, tiny_tokenizer
+from tests.tiny import VOCAB, tiny_tokenizer
 from tests.model.test_architectures import tiny
 
 unpack_from_int32 = pytest.importorskip("compressed_tensors.compressors.pack_quantized").unpack_from_int32

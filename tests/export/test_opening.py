@@ -19,8 +19,8 @@ from quantcore.model.loading import LoadedModel, load_model
 from quantcore.pipeline.calibration import LayerStats
 from quantcore.pipeline.layers import quantize_linear, static_qparams
 from quantcore.scheme.scheme import Scheme
-from tests.conftest import tiny_tokenizer
 from tests.model.test_architectures import tiny
+from tests.tiny import tiny_tokenizer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.1,

@@ -19,7 +19,7 @@ from quantcore.scheme.scheme import PRESETS
 from quantcore.studies.footprint import ModelShape, footprint
 from quantcore.studies.written import as_zip, read_back, written
 from quantcore.text.windows import bundled_text, token_windows
-from tests.conftest import VOCAB, tiny_tokenizer
+from tests.tiny import VOCAB, tiny_tokenizer
 
 SCHEMES = [  # every layout, packed and plain zero points, static ranges, a mixture, a tied head
     "w:int4/group16",

@@ -16,7 +16,7 @@ from quantcore.measure.store import Store
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.files import LoadedText
-from tests.conftest import VOCAB, tiny_tokenizer
+from tests.tiny import VOCAB, tiny_tokenizer
 
 FREE = "whatever fits"
 LOAD = "2x64,32+16"

@@ -22,7 +22,7 @@ from quantcore.model.layer_names import measured_together
 from quantcore.model.linears import left_float, linears
 from quantcore.model.loading import LoadedModel
 from quantcore.scheme.scheme import Scheme
-from tests.conftest import VOCAB
+from tests.tiny import VOCAB
 
 SIZES: dict[str, Any] = {
     "vocab_size": 128,

@@ -15,7 +15,7 @@ from quantcore.model.gguf_file import GgufHeader, notices, read_header
 from quantcore.model.linears import linear_shapes, linears
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
-from tests.conftest import tiny_tokenizer
+from tests.tiny import tiny_tokenizer
 
 ONE_ENTRY = struct.pack("<IQQ", 3, 0, 1)
 ONE_TENSOR = struct.pack("<IQQ", 3, 1, 0)

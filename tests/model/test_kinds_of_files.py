@@ -14,9 +14,9 @@ from quantcore.model.experts import taken_apart
 from quantcore.model.inventory import inventory
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
-from tests.conftest import VOCAB
 from tests.model.broken_folders import HEAD
 from tests.model.changes import besides, weights
+from tests.tiny import VOCAB
 
 WAYS: dict[str, Callable[[str, str], Any]] = {"whole": load_model, "streamed": StreamedModel}
 SIZES: dict[str, Any] = {

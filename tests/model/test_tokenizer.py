@@ -22,7 +22,7 @@ from quantcore.model.tokenizer import BoundedTokenizer, require_ids
 from quantcore.text.files import LoadedText
 from quantcore.text.windows import prompt_tokens, token_windows
 from tests import forked
-from tests.conftest import SENTENCES, VOCAB
+from tests.tiny import SENTENCES, VOCAB
 
 Change = Callable[[dict[str, Any]], Any]
 TALK = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]

@@ -10,8 +10,8 @@ from quantcore.model.held import held
 from quantcore.model.linears import block_names
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.hessians import hessians_of
-from tests.conftest import VOCAB
 from tests.model.test_architectures import tiny
+from tests.tiny import VOCAB
 
 
 def gemma3() -> nn.Module:

@@ -28,7 +28,7 @@ from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import parts, planned
 from quantcore.scheme.plan import Plan
 from quantcore.text.windows import bundled_text, token_windows
-from tests.conftest import VOCAB, tiny_tokenizer
+from tests.tiny import VOCAB, tiny_tokenizer
 from tests.model.test_architectures import fused
 
 MODEL_MB, LIMIT_MB = 150, 75

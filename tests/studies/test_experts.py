@@ -14,8 +14,8 @@ from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import LayerReport
 from quantcore.studies.experts import ExpertStudy, expert_load, expert_study, has_experts, tokens_by_expert
-from tests.conftest import tiny_tokenizer
 from tests.model.test_experts import KINDS, made
+from tests.tiny import tiny_tokenizer
 from ui.figures import experts as figures
 from ui.words import experts as words
 

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from quantcore import quantize_model
 from quantcore.model.loading import LoadedModel
 from quantcore.studies.next_tokens import last_logits, next_tokens, token_text
-from tests.conftest import tiny_tokenizer
+from tests.tiny import tiny_tokenizer
 
 PROMPT = "The lighthouse keeper"
 

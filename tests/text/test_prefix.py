@@ -6,7 +6,7 @@ import pytest
 from tokenizers import processors
 
 from quantcore.text.windows import prefix_of, prompt_tokens, token_windows
-from tests.conftest import END, tiny_tokenizer
+from tests.tiny import END, tiny_tokenizer
 
 TEXT = "The keeper lit the lamp, and all night long the ships counted its turns. " * 4
 

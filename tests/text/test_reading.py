@@ -9,7 +9,7 @@ from quantcore.model.loading import LoadedModel
 from quantcore.text.files import LoadedText
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, STUDY, Reading, Texts
 from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
-from tests.conftest import CONTEXT
+from tests.tiny import CONTEXT
 
 LAMP = LoadedText("lamp.txt", ("The keeper lit the lamp before the storm came in. " * 40,))
 

@@ -22,7 +22,7 @@ from quantcore.text import files
 from quantcore.text.files import LoadedText, hub_text, named_text, read_content, read_text_file
 from quantcore.text.windows import token_windows
 from tests.browser_fixtures import ROOT
-from tests.conftest import END, tiny_tokenizer
+from tests.tiny import END, tiny_tokenizer
 from tests.fake_hub import COMMIT, fake_hub
 from ui.sidebar import UPLOAD_HELP
 

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from quantcore.lab.lab import Lab
 from quantcore.text.reading import EVALUATE
 from tests.apptest_helpers import ROOT, errors, new_server, page, said, settle
-from tests.conftest import VOCAB, tiny_tokenizer
+from tests.tiny import VOCAB, tiny_tokenizer
 from ui import kept
 from ui.course import answers
 from ui.course.guess import Number, Order, Rows

@@ -9,8 +9,8 @@ from streamlit.testing.v1 import AppTest
 from benchmarks.zoo_models import build, save
 from tests.apptest_helpers import figure_of, figures_of, new_server, settle
 from tests.apptest_helpers import page as open_page
-from tests.conftest import VOCAB, tiny_tokenizer
 from tests.model.test_experts import KINDS
+from tests.tiny import VOCAB, tiny_tokenizer
 from ui.sections.experts import EVERY, GPTQ
 
 UP = "model.layers.0.mlp.experts.{}.w3"

@@ -23,8 +23,8 @@ from quantcore.text.reading import CALIBRATE
 from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
 from tests.apptest_helpers import figure_of, figures_of, lab_of, metrics, said, values
 from tests.apptest_helpers import page as open_page
-from tests.conftest import LOUD_CHANNEL
 from tests.specs import weights_spec
+from tests.tiny import LOUD_CHANNEL
 from ui.components.column_player import describe
 from ui.words import gptq as gptq_words
 

@@ -13,7 +13,7 @@ from quantcore.pipeline.calibration import layer_inputs
 from quantcore.studies.outliers import CLIPS, channel_study, who_pays
 from quantcore.text.windows import bundled_text, token_windows
 from tests.apptest_helpers import figure_of, figures_of, lab_of, metrics, page, said, values
-from tests.conftest import LOUD_CHANNEL
+from tests.tiny import LOUD_CHANNEL
 
 LAYER = "model.layers.1.self_attn.q_proj"  # reads the channel whose gain was planted
 CHARTS = ["layer_map", "surface", "token_errors", "channel_errors", "clip_curve", "keep_curve"]

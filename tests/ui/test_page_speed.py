@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from quantcore.lab.lab import Lab
 from quantcore.model.loading import LoadedModel
-from quantcore.studies import clock, hardware
+from quantcore.studies import hardware
 from quantcore.studies.footprint import LLAMA_3_8B, ModelShape, footprint
 from quantcore.studies.gpus import GPUS
 from quantcore.studies.hardware import gain_bound
@@ -32,7 +32,6 @@ LIVE += ["w:int4/group64", "w:int4/group64, reordered", "w:int8/group64"]
 def page(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("QUANT_HOME", str(tmp_path))
     monkeypatch.setattr(kept, "RECORDED", tmp_path)
-    monkeypatch.setattr(clock, "CPU_SECONDS", 1e-4)  # three calls of each are enough to draw
     monkeypatch.setattr(hardware, "ROUNDS", 1)
     monkeypatch.setattr(speed_words, "disturbed", lambda _: [])  # other work beside the tests disturbs every clock
     new_server()

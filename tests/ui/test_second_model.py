@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.apptest_helpers import errors, page, said
-from tests.conftest import CONTEXT, VOCAB, tiny_tokenizer
+from tests.tiny import CONTEXT, VOCAB, tiny_tokenizer
 
 PAGES = (
     "0_Course", "1_Number_formats", "2_Granularity", "3_Outliers", "4_Static_or_dynamic", "5_Layer_lab",

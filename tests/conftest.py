@@ -69,6 +69,17 @@ def _own_results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _forked_children() -> Iterator[None]:
+    """Each process that a tokenizer lives in is forked: to start Python for it would take a second."""
+    from quantcore.model import bounded_process
+    from tests.forked_children import Subprocess
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounded_process, "subprocess", Subprocess)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> Iterator[None]:
     """Every test draws from the same seed and leaves no mark on the next one's."""

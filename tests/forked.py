@@ -4,8 +4,9 @@ transformers, the package and the pages (tests/preloaded.py), where a new proces
     done = run("-m", "quantcore", "schemes")           as subprocess.run([sys.executable, ...], capture_output=True)
     process = start("-m", "streamlit", "run", "serve.py", out=log, err=log)
 
-Not for what the environment decides while libraries are imported (HF_HOME, TRITON_INTERPRET, the allocator's limits),
-nor for a test of what is imported: those start Python anew.
+What the environment decides while huggingface_hub is imported (HF_HOME, HF_ENDPOINT) holds here too. Not for what it
+decides while others are (TRITON_INTERPRET, the allocator's limits), nor for a test of what is imported: those start
+Python anew.
 """
 
 import atexit
@@ -17,12 +18,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from multiprocessing import forkserver, spawn
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.preloaded"])
+forking = multiprocessing.get_context("forkserver")
+forking.set_forkserver_preload(["tests.preloaded"])
+
+
+_preparation = spawn.get_preparation_data
+
+
+def _without_main(name: str) -> dict[str, Any]:
+    """A forked process would import the program of this one, be it pytest or the page that AppTest ran last."""
+    return {key: value for key, value in _preparation(name).items() if not key.startswith("init_main")}
+
+
+spawn.get_preparation_data = _without_main
 
 
 def start(
@@ -34,9 +48,10 @@ def start(
 ) -> BaseProcess:
     """Begin `python COMMAND`, which writes to the files `out` and `err`, behind what they hold."""
     with contextlib.chdir(ROOT):  # where tests.preloaded is found, should this be the first
-        process = _server.Process(
-            target=_become, args=(command, dict(os.environ if env is None else env), cwd, out, err)
-        )
+        forkserver.ensure_running()
+        address = forkserver._forkserver._forkserver_address
+        own = dict(os.environ if env is None else env)
+        process = forking.Process(target=_become, args=(command, own, cwd, out, err, address))
         process.start()
     return process
 
@@ -63,16 +78,26 @@ def instead(command: list[str], cwd: Path, env: Mapping[str, str], **_: object) 
     return run(*command[1:], cwd=cwd, env=env)
 
 
-def _become(command: tuple[str, ...], env: dict[str, str], cwd: Path, out: Path, err: Path) -> None:
-    """Be `python COMMAND` in this forked process."""
+def _become(command: tuple[str, ...], env: dict[str, str], cwd: Path, out: Path, err: Path, address: str) -> None:
+    """Be `python COMMAND` in this forked process; the tokenizers' processes that it starts are forked too, from where
+    it came itself."""
     import torch
 
+    from quantcore.model import bounded_process
+    from tests.forked_children import Subprocess
+
+    forkserver._forkserver._forkserver_address = address
+    forkserver._forkserver.ensure_running = lambda: None
+    vars(bounded_process)["subprocess"] = Subprocess
     for number, file in ((1, out), (2, err)):
         with file.open("a") as opened:
             os.dup2(opened.fileno(), number)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    if "HF_HOME" in env:  # our own code imports the hub's library where it asks the hub: then it is read anew
+        for name in [one for one in sys.modules if one.partition(".")[0] == "huggingface_hub"]:
+            del sys.modules[name]
     if "OMP_NUM_THREADS" in env:
         torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
     what, *arguments = command

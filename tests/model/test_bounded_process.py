@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,12 @@ def write(question, content):
 ANSWERS = {name: one for name, one in globals().items() if callable(one)}
 """
 LIMITS = Limits(seconds=2, memory=200_000_000, answer=1_000_000)
+
+
+@pytest.fixture(autouse=True)
+def _as_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not forked, as other tests' are."""
+    monkeypatch.setattr(bounded_process, "subprocess", subprocess)
 
 
 @pytest.fixture

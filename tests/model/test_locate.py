@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,8 @@ from quantcore.model import memory
 from quantcore.model.inventory import inventory
 from quantcore.model.locate import locate, source_path
 from quantcore.model.memory import free_memory, require_memory, size
-from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT, fake_hub
+from tests.forked import run
 
 CPU = torch.device("cpu")
 ASK = """
@@ -47,12 +46,12 @@ def hub(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with fake_hub({**repos, "tiny/pickle": pickle, "tiny/ggufs": ggufs}) as url:
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "critical"}
         home = str(tmp_path_factory.mktemp("hf"))
-        yield {**os.environ, **quiet, "HF_ENDPOINT": url, "HF_HOME": home, "PYTHONPATH": str(ROOT)}
+        yield {**os.environ, **quiet, "HF_ENDPOINT": url, "HF_HOME": home}
 
 
 def ask(hub: dict[str, str], *sources: str) -> list[dict[str, Any]]:
     """What `fetch` says to each, in a process of its own: the hub's address is read when its library is imported."""
-    done = subprocess.run([sys.executable, "-c", ASK, *sources], env=hub, capture_output=True, text=True, timeout=120)
+    done = run("-c", ASK, *sources, env=hub, timeout=120)
     assert done.returncode == 0, done.stderr[-800:]
     answers: list[dict[str, Any]] = json.loads(done.stdout)
     return answers
@@ -93,7 +92,7 @@ for more in ([], ["--stream", "--force"]):
 
 
 def run_python(hub: dict[str, str], *arguments: str) -> list[dict[str, Any]]:
-    done = subprocess.run([sys.executable, "-c", *arguments], env=hub, capture_output=True, text=True, timeout=180)
+    done = run("-c", *arguments, env=hub, timeout=180)
     assert done.returncode == 0, done.stderr[-800:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 

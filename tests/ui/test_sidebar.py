@@ -6,7 +6,6 @@ import os
 import re
 import resource
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from quantcore.text.files import LoadedText
 from quantcore.text.reading import Reading
 from quantcore.text.windows import bundled_text, token_windows
 from tests.apptest_helpers import errors, figures_of, lab_of, page
-from tests.browser_fixtures import ROOT
 from tests.fake_hub import COMMIT
+from tests.forked import run
 from tests.text.test_texts import one_text_in_every_row
 from ui import kept, sidebar
 from ui.job import Job
@@ -325,9 +324,8 @@ def test_a_model_and_a_data_set_of_the_hub_and_then_without_a_network(tiny_model
     table.parent.mkdir(parents=True)
     pd.DataFrame({"text": [f"Lamp {k} was lit at {k} past nine.\n" for k in range(60)]}).to_parquet(table)
     home = {"HF_HOME": str(tmp_path / "hf"), "QUANT_HOME": str(tmp_path / "kept")}
-    env = {**os.environ, **home, "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-c", PAGE, str(tiny_model_dir), str(tmp_path / "wikitext")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    env = {**os.environ, **home, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = run("-c", PAGE, str(tiny_model_dir), str(tmp_path / "wikitext"), env=env, timeout=240)
     assert done.returncode == 0, done.stderr[-800:]
     first, again = json.loads(done.stdout.splitlines()[-1])
     assert first["errors"] == []

@@ -28,10 +28,10 @@ from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import parts, planned
 from quantcore.scheme.plan import Plan
 from quantcore.text.windows import bundled_text, token_windows
-from tests.tiny import VOCAB, tiny_tokenizer
 from tests.model.test_architectures import fused
+from tests.tiny import VOCAB, tiny_tokenizer
 
-MODEL_MB, LIMIT_MB = 150, 75
+MODEL_MB, LIMIT_MB = 120, 60
 PLANS = [
     "w:int4/group32",
     "w:int3/group32/asym,gptq",
@@ -213,16 +213,17 @@ from transformers import LlamaConfig
 tiny = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
 scheme = Scheme.parse("w:int8/channel")
 loadable(LlamaForCausalLM(tiny), {"model.layers.0.mlp.up_proj": scheme}, torch.float32)  # what is imported late
-verb, model, out, limit = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+model, out, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.ones(2**20).sqrt()  # the pool of threads has its stacks
 Path("/proc/self/clear_refs").write_text("5")
 before = memory("VmRSS")
 allowed = memory("VmData") + limit
 resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
-if verb == "export":
-    export_checkpoint(StreamedModel(model, "cpu"), "w:int4/group128", out, shard_bytes=8 * 10**6)
-else:
+try:
     load_model(model, "cpu")
+except ValueError as refusal:
+    print(refusal)
+export_checkpoint(StreamedModel(model, "cpu"), "w:int4/group128", out, shard_bytes=4 * 10**6)
 print(memory("VmHWM") - before)
 """
 
@@ -233,23 +234,16 @@ def test_exports_a_model_twice_as_large_as_the_memory_it_may_take(tmp_path: Path
     the model whole fails under it. Pages of the mapped files are no allocation, and how many of them are resident is
     the kernel's affair: of all together it is only asked that they stay below the model's own size. glibc is told to
     give every freed matrix back at once: else it keeps some for later, and what it keeps counts."""
-    written = write_random_llama(tmp_path / "model", Shape(512, 1408, 8, 8, 24, 512))
+    written = write_random_llama(tmp_path / "model", Shape(256, 768, 4, 4, 72, 512))
     assert written > MODEL_MB * 10**6
-
-    def run(verb: str) -> subprocess.CompletedProcess[str]:
-        arguments = [verb, str(tmp_path / "model"), str(tmp_path / "out"), str(LIMIT_MB * 10**6)]
-        command = [sys.executable, "-c", LIMITED, *arguments]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parents[2],
-            env=os.environ | {"OMP_NUM_THREADS": "2", "MALLOC_MMAP_THRESHOLD_": "1048576"},
-        )
-
-    done = run("export")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "model"), str(tmp_path / "out"), str(LIMIT_MB * 10**6)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "2", "MALLOC_MMAP_THRESHOLD_": "1048576"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.splitlines()[-1]) < written
-    whole = run("load")
-    assert whole.returncode != 0
-    assert re.search(r"needs .* of memory and this machine has .* of .* free", whole.stderr)
+    *refused, resident = done.stdout.splitlines()
+    assert int(resident) < written
+    assert re.search(r"needs .* of memory and this machine has .* of .* free", "\n".join(refused))

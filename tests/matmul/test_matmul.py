@@ -162,7 +162,7 @@ def test_perplexity_through_the_real_path_is_that_of_the_reference(scheme: str) 
     # A last bit of one layer's output turns a few codes of the next layer over; that alone moves the perplexity of 1024
     # tokens by up to 0.5%, as noise of 1e-7 on every input does.
     lm = load_model("reference", "cpu")
-    tokens = token_windows(lm.tokenizer, bundled_text("evaluation"), limit=2048)
+    tokens = token_windows(lm.tokenizer, bundled_text("evaluation"), limit=1024)
     quantized, _ = quantize_model(lm.model, scheme, tokens[:2])
     layers = quantized_linears(quantized).values()
     real = perplexity(quantized, tokens)

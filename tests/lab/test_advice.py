@@ -57,10 +57,10 @@ def test_bytes_are_those_of_the_checkpoint(lab: Lab) -> None:
 
 @pytest.fixture(scope="module")
 def smol_lm(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """Blocks of SmolLM2-135M's shapes (576 wide, 9 heads, 3 of them for keys and values, FFN 1536), two of its 30, made
+    """Blocks of SmolLM2-135M's shapes (576 wide, 9 heads, 3 of them for keys and values, FFN 1536), one of its 30, made
     weights, the tests' own tokens."""
     config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=576, intermediate_size=1536, num_hidden_layers=2, num_attention_heads=9,
+        vocab_size=VOCAB, hidden_size=576, intermediate_size=1536, num_hidden_layers=1, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=256, tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(3)

@@ -9,7 +9,7 @@ from tests.browser_fixtures import WAIT_MS, wait_drawn, wait_until
 
 pytestmark = pytest.mark.browser
 
-LONG = ("W8A8", "W4A16", "w:int4/channel", "W3A16")  # some seconds on 5120 tokens
+LONG = ("W8A8", "W4A16", "W3A16")  # some seconds on 5120 tokens
 BAR = '[data-testid="stProgress"]'
 
 

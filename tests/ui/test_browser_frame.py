@@ -52,6 +52,7 @@ def test_controls_stay_in_sight_and_a_narrow_window_folds_the_menu(page: Any, se
 
 
 def test_a_preset_scrolls_to_what_it_moved(page: Any, server_url: str) -> None:
+    page.emulate_media(reduced_motion="no-preference")
     page.goto(f"{server_url}/Outliers")
     wait_drawn(page, "keep_curve")
     page.get_by_role("link", name="spare the loudest channel").click()

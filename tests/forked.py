@@ -17,7 +17,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import forkserver, spawn
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,8 +26,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 forking = multiprocessing.get_context("forkserver")
 forking.set_forkserver_preload(["tests.preloaded"])
-
-
+SHARED = "TESTS_FORK_FROM"  # the address of a process to fork from that another has begun
+_forks: Any = forkserver._forkserver  # multiprocessing gives its address to nobody
 _preparation = spawn.get_preparation_data
 
 
@@ -39,6 +39,28 @@ def _without_main(name: str) -> dict[str, Any]:
 spawn.get_preparation_data = _without_main
 
 
+def share() -> None:
+    """Begin the process that others are forked from, for the tests' processes that this one starts."""
+    os.environ[SHARED] = _address()
+
+
+def _address() -> str:
+    with contextlib.chdir(ROOT):  # where tests.preloaded is found, should this be the first
+        _forks.ensure_running()
+    return str(_forks._forkserver_address)
+
+
+def _fork_from(address: str) -> None:
+    """Fork from a process that is not this one's child."""
+    _forks._forkserver_address, _forks.ensure_running = address, lambda: None
+    if _forks._forkserver_alive_fd is None:
+        _forks._forkserver_alive_fd = os.pipe()[1]  # each child is given one
+
+
+if SHARED in os.environ:
+    _fork_from(os.environ[SHARED])
+
+
 def start(
     *command: str,
     out: Path,
@@ -47,12 +69,15 @@ def start(
     cwd: Path = ROOT,
 ) -> BaseProcess:
     """Begin `python COMMAND`, which writes to the files `out` and `err`, behind what they hold."""
-    with contextlib.chdir(ROOT):  # where tests.preloaded is found, should this be the first
-        forkserver.ensure_running()
-        address = forkserver._forkserver._forkserver_address
-        own = dict(os.environ if env is None else env)
-        process = forking.Process(target=_become, args=(command, own, cwd, out, err, address))
-        process.start()
+    own = dict(os.environ if env is None else env)
+    return begin(_become, command, own, cwd, out, err, _address())
+
+
+def begin(what: Callable[..., None], *args: object, daemon: bool = False) -> BaseProcess:
+    """Call a function in a process of its own; a daemon ends with this one."""
+    _address()
+    process = forking.Process(target=what, args=args, daemon=daemon)
+    process.start()
     return process
 
 
@@ -86,8 +111,7 @@ def _become(command: tuple[str, ...], env: dict[str, str], cwd: Path, out: Path,
     from quantcore.model import bounded_process
     from tests.forked_children import Subprocess
 
-    forkserver._forkserver._forkserver_address = address
-    forkserver._forkserver.ensure_running = lambda: None
+    _fork_from(address)
     vars(bounded_process)["subprocess"] = Subprocess
     for number, file in ((1, out), (2, err)):
         with file.open("a") as opened:

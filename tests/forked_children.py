@@ -1,7 +1,6 @@
 """In the place of subprocess.Popen for a `BoundedProcess`: the same `serve`, limits and signals in a process that is
 forked (tests/forked.py), where its program would import for a second what is here already."""
 
-import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -11,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import IO, Any
 
 from quantcore.model import bounded_process
-from tests.forked import ROOT, forking
+from tests.forked import begin
 
 
 class ForkedChild:
@@ -21,9 +20,7 @@ class ForkedChild:
         answers, replies = multiprocessing.Pipe(duplex=False)
         errors = Connection(os.dup(stderr.fileno()), readable=False)
         ends, here = (questions, replies, errors), os.getcwd()  # noqa: PTH109
-        with contextlib.chdir(ROOT):
-            self._process = forking.Process(target=_serve, args=(program, dict(env), here, *ends), daemon=True)
-            self._process.start()
+        self._process = begin(_serve, program, dict(env), here, *ends, daemon=True)
         self.stdin, self.stdout = os.fdopen(os.dup(to.fileno()), "wb"), os.fdopen(os.dup(answers.fileno()), "rb")
         for end in (*ends, to, answers):
             end.close()

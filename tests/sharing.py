@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from tests import forked
 from tests.conftest import BROWSER
 
 
@@ -21,6 +22,12 @@ class OneBrowser(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return "browser" if BROWSER in nodeid else super()._split_scope(nodeid)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """All that tests fork comes from one process, which imports while the others collect."""
+    if getattr(session.config.option, "dist", "no") != "no" and not hasattr(session.config, "workerinput"):
+        forked.share()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,6 +8,7 @@ imports this file too, and no more than it needs: fixtures import the rest.
 """
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,12 +72,15 @@ def _own_results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _forked_children() -> Iterator[None]:
-    """Each process that a tokenizer lives in is forked: to start Python for it would take a second."""
+    """Where several processes share the tests, each process that a tokenizer lives in is forked: to start Python for it
+    would take a second. For a file alone the first fork would take longer than that."""
     from quantcore.model import bounded_process
+    from tests.forked import SHARED
     from tests.forked_children import Subprocess
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bounded_process, "subprocess", Subprocess)
+        if SHARED in os.environ:
+            patch.setattr(bounded_process, "subprocess", Subprocess)
         yield
 
 

@@ -89,9 +89,14 @@ def test_a_class_follows_its_presenter_through_the_browsers_history(model: str) 
     at.query_params["scene"] = "1"
     settle(at)
     assert (room.scene, at.title[0].value) == (0, scenes()[0].ask)
+    assert "**0** of 0 guessed" in said(at)
     room.go(CLIP)  # as another page of the presenter's would
     settle(at)
     assert room.scene == CLIP  # this page has not moved
+    room.go(len(scenes()))  # the last game, where nobody guesses
+    settle(at)
+    assert "**0** follow" in said(at)
+    assert "guessed" not in said(at)
 
 
 def test_another_browser_is_no_teachers(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from quantcore.lab.lab import Lab
 from ui import frame, kept, visitors
 from ui.course import alone
 from ui.course.rooms import Room, Rooms
+from ui.course.scene import scenes
 from ui.markdown import as_is
 from ui.server.announce import own_address
 
@@ -79,10 +80,12 @@ def _join() -> None:
 
 @st.fragment(run_every=LOOK_S)
 def count() -> None:
-    """How many follow, how many have guessed."""
+    """How many follow, how many have guessed; in the last game nobody guesses."""
     room = mine()
     if room is not None:
-        st.markdown(f"**{len(room.guesses)}** of {room.followers} guessed", width="content")
+        guessed = room.scene < len(scenes())
+        said = f"**{len(room.guesses)}** of {room.followers} guessed" if guessed else f"**{room.followers}** follow"
+        st.markdown(said, width="content")
 
 
 def line() -> None:

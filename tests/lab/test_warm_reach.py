@@ -18,7 +18,7 @@ triton = pytest.importorskip("triton")
 
 KERNELS = {
     "quantcore.methods.kernels": ("cholesky", "gptq_passes", "gptq_sweep"),
-    "quantcore.matmul.kernels": ("codes_matmul", "few_tokens_matmul", "low_bit_matmul", "quantize_rows"),
+    "quantcore.matmul.kernels": ("codes_matmul", "expand", "few_tokens_matmul", "low_bit_matmul", "quantize_rows"),
 }
 SHAPES = [(384, 384), (128, 384), (1024, 384), (384, 1024), (96, 256)]
 SETS = [((384, 128, 128), 384), ((1024, 1024), 384), ((384,), 1024), ((4608, 4608), 512), ((96,), 256), ((64,), 2048)]

@@ -9,7 +9,7 @@ from tests.browser_fixtures import WAIT_MS, wait_drawn, wait_until
 
 pytestmark = pytest.mark.browser
 
-LONG = ("W8A8", "W4A16", "W3A16")  # some seconds on 5120 tokens
+LONG = ("W8A8", "W4A16", "W3A16")  # some seconds on 2,560 tokens
 BAR = '[data-testid="stProgress"]'
 
 
@@ -24,7 +24,7 @@ def share(page: Any) -> int:
 
 
 def test_a_reload_in_the_middle_neither_ends_nor_doubles_a_duel(page: Any, server_url: str) -> None:
-    page.goto(link(server_url, 5120, *LONG))
+    page.goto(link(server_url, 2560, *LONG))
     page.wait_for_selector(BAR)
     wait_until(page, f"Number((document.querySelector('{BAR}')?.innerText.match(/: (\\d+)%/) ?? [0, 0])[1]) >= 20")
     before = share(page)
@@ -35,7 +35,7 @@ def test_a_reload_in_the_middle_neither_ends_nor_doubles_a_duel(page: Any, serve
     wait_drawn(page, "pareto")
     wait_drawn(page, "along")
     assert page.get_by_text("is closest to the float model").count() == 1
-    page.goto(link(server_url, 5120, *LONG))  # from the store
+    page.goto(link(server_url, 2560, *LONG))  # from the store
     wait_drawn(page, "pareto")
     assert page.locator(".stException").count() == 0
 

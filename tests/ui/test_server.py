@@ -27,7 +27,7 @@ from ui.server.scripts import Scripts, app_folders
 pytestmark = pytest.mark.server
 
 WORD = "the teacher's word"
-FLOOD = 10  # jobs that a visitor, or several, ask for
+FLOOD = 5  # jobs that a visitor, or several, ask for
 DONE = "On the text itself"  # the heading under a whole duel
 SCHEMES = [f"w:int{bits}/{grain}" for bits in range(2, 9) for grain in ("tensor", "channel", "group32", "group128")]
 

@@ -1,6 +1,8 @@
 """What the frame does in a browser: controls stay in sight, a preset shows what it moved, a map goes by keyboard."""
 
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -32,9 +34,9 @@ def test_no_legend_lies_on_an_axis_when_the_window_changes(page: Any, server_url
 
 
 @pytest.mark.parametrize("name", STICKY)
-def test_long_pages_keep_their_controls_in_sight(page: Any, server_url: str, name: str) -> None:
+def test_long_pages_keep_their_controls_in_sight(page: Any, server_url: str, tiny_model_dir: Path, name: str) -> None:
     page.set_viewport_size({"width": 1280, "height": 720})
-    page.goto(f"{server_url}/{name}")
+    page.goto(f"{server_url}/{name}?model={quote(str(tiny_model_dir))}")
     wait_drawn(page, STICKY[name])
     row = "document.querySelector('.st-key-controls').getBoundingClientRect()"
     page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop = 1e6")

@@ -8,9 +8,9 @@
 FACTS sentences, "The secret number of Anna is 48213.", stand in each window of real text, evenly spread, and behind
 the window all of them are asked, in another order: the question is the sentence up to the number. Nobody can guess a
 random number of five digits, so its log p says whether it was found in the cache. Behind each question stands its true
-answer, so that every question meets the same text, whatever was said before. Where the
-model does not find the facts, the answers are as likely when the facts say other numbers: so the float model reads each
-window once more, with facts that say others.
+answer, so that every question meets the same text, whatever was said before. Where the model does not find the facts,
+the answers are as likely when the facts say other numbers: so the float model reads each window once more, with facts
+that say others.
 
 Small models may not find them at all: the float cache's gain over those windows says so.
 Source: Kamradt 2023, Needle in a haystack (github.com/gkamradt/LLMTest_NeedleInAHaystack); several facts at once and

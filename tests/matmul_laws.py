@@ -14,7 +14,7 @@ from torch import Tensor
 from quantcore.matmul import w4a8
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.paths import PATHS
-from quantcore.matmul.products import FUSED_FLOATS, FUSED_TOKENS, token_codes
+from quantcore.matmul.products import FEW_TOKENS, fused_tokens, token_codes
 from quantcore.methods.transforms.hadamard import rotation
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.qtensor import QTensor, fake_quantize, global_scale_of, qparams_for, quantize
@@ -25,6 +25,7 @@ from quantcore.scheme.scheme import Scheme
 # of the largest: 2^-8 at worst; the most seen on an H200, over these schemes, was 2^-9.7.
 SUMS_LOSE = {"int8": 0.0, "int8_torch": 0.0, "fp8": 2**-9, "fp8_torch": 2**-9, "fp8_block": 2**-9, "low_bit": 2**-19}
 SUMS_LOSE["w4a8"] = 2**-19
+HOPPER_ROUNDS_BEYOND = 32  # tokens: the weight to bf16
 SUMS_LOSE["humming"] = 2**-8 + 2**-9  # scales of weights in bfloat16, where they are multiplied in too, and fp8's sums
 REFERENCE_LOSES = 2**-48  # of the same, the float64 reference itself
 EPILOGUE = 4 * 2**-24  # to float32, times one scale, times the other, plus bias
@@ -162,14 +163,21 @@ def check_product(
     rounding = torch.finfo(dtype).eps / 2
     products = x_hat.abs() @ exact(qweight, sizes=True).T
     lost = SUMS_LOSE[path] + REFERENCE_LOSES
-    if path == "low_bit" and tokens > (FUSED_FLOATS if scheme.weights.fmt.is_float else FUSED_TOKENS):
+    on_gpu = device == "cuda"
+    if path == "low_bit" and tokens > fused_tokens(out, not scheme.weights.fmt.is_float):
         lost += rounding  # the weight is unpacked to x's dtype
+    elif path == "low_bit" and on_gpu and tokens > HOPPER_ROUNDS_BEYOND and dtype == torch.bfloat16:
+        lost += rounding  # and so it is on Hopper
+    if path == "low_bit" and on_gpu:
+        lost += 2**-16  # by scales of 16 bits
+    if path in ("fp8", "fp8_torch") and on_gpu and (tokens > FEW_TOKENS or path == "fp8_torch"):
+        lost += width // 32 * 2**-14
     if path == "w4a8" and tokens > w4a8.FEW_TOKENS:
         assert scheme.activations is not None
         if "group64" in scheme_text:
             lost += 2 * rounding  # products of 16 bits
         elif scheme.activations.fmt.is_float:
-            lost += 2**-9
+            lost += 2**-9 + (width // 32 * 2**-14 if on_gpu else 0.0)
     bound = rounding * expected.abs() + EPILOGUE * size + lost * products
     times = float(((y.cpu().double() - expected).abs() / bound).max())
     assert times <= 1.01, f"{path} {scheme_text} {tokens} x {width} -> {out}: {times:g} times the bound"

@@ -67,6 +67,10 @@ def multiply(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: to
 
         x_hat = (x.codes[:, :width].float() * x.scale[:, None]).to(dtype)
         return F.linear(x_hat, expand(weight, dtype), None if bias is None else bias.to(dtype))
+    from quantcore.matmul.kernels import hopper_codes
+
+    if hopper_codes.takes_packed(x, weight, dtype):
+        return hopper_codes.multiply_packed_many(x, weight, bias, dtype)
     coded = codes_of(weight, x.codes.dtype)
     if coded.rows or not x.codes.dtype.is_floating_point or not x.codes.is_cuda or len(coded.codes) % ROW_MULTIPLE:
         return multiply_codes(x, coded, bias, dtype)

@@ -29,7 +29,6 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
     """The kernels whose launch was asked for meanwhile, compiled and not run, by name."""
     from triton._utils import find_paths_if, get_iterable_path
     from triton.backends.nvidia.compiler import CUDABackend
-    from triton.compiler import ASTSource
 
     from quantcore.matmul.kernels import (
         attend,
@@ -37,6 +36,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
         decode_rows,
         expand,
         few_tokens_matmul,
+        hopper_codes,
+        hopper_low_bit,
         low_bit_matmul,
         round_groups,
     )
@@ -49,7 +50,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
         names = [parameter.name for parameter in kernel.params]
         kinds, attributes = ([one[place] for one in specialization] for place in (0, 1))
         values = list(bound.values())
-        source = ASTSource(
+        source = kernel.ASTSource(
             kernel,
             dict(zip(names, kinds, strict=True)),
             {path: get_iterable_path(values, path) for path in find_paths_if(kinds, lambda _, one: one == "constexpr")},
@@ -64,7 +65,10 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
         target = triton.backends.compiler.GPUTarget(*HOPPER)
         found[kernel.__name__] = triton.compile(source, target=target, options=options)
 
-    for module in (attend, codes_matmul, decode_rows, expand, few_tokens_matmul, low_bit_matmul, round_groups, fwht):
+    for module in (
+        attend, codes_matmul, decode_rows, expand, few_tokens_matmul, hopper_codes, hopper_low_bit, low_bit_matmul,
+        round_groups, fwht,
+    ):  # fmt: skip
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(triton.runtime.driver, "_active", _Hopper())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -129,6 +133,82 @@ def test_codes_of_four_bits_times_codes_of_eight(scheme: str, compiled: dict[str
     name = "_multiply" if "group" in scheme else "_multiply_many"
     assert sums in compiled[name].asm["ptx"]
     assert set(compiled) == {"_multiply_packed", "_expand", name}
+
+
+@pytest.mark.parametrize(
+    "scheme", ["W8A8", "w:int8/channel/asym,a:int8/token/asym/dynamic", "FP8_DYNAMIC", "FP8_BLOCK", "W4AFP8", "W4AINT8"]
+)
+def test_products_of_many_codes_for_hopper(scheme: str, compiled: dict[str, Any]) -> None:
+    from quantcore.matmul import w4a8
+    from quantcore.matmul.codes import TokenCodes
+    from quantcore.matmul.kernels.hopper_codes import multiply_many
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
+    from quantcore.matmul.products import coded_blocks, coded_weight
+
+    parsed = Scheme.parse({"W4AINT8": "w:int4/group128,a:int8/token/dynamic"}.get(scheme, scheme))
+    assert parsed.activations is not None
+    storage = parsed.activations.fmt.storage
+    qweight = quantize(torch.randn(256, 2048), parsed.weights)
+    if "W4" in scheme:
+        weight = w4a8.codes_of(pack_weight(qweight), storage)
+    else:
+        weight = (coded_blocks if "BLOCK" in scheme else coded_weight)(qweight, parsed.activations)
+    zero = None if parsed.activations.symmetric else torch.zeros(300, dtype=torch.int32)
+    codes = torch.zeros(300, 2048, dtype=storage)
+    scale = torch.ones(300, 16) if "BLOCK" in scheme else torch.ones(300)
+    multiply_many(TokenCodes(codes, scale, zero, zero), weight, torch.ones(256), torch.bfloat16)
+    kernel = compiled["_multiply_on_hopper"]
+    assert ("s32.s8.s8" if storage == torch.int8 else "f32.e4m3.e4m3") in kernel.asm["ptx"]
+    assert kernel.metadata.shared <= HOPPER_SHARED
+
+
+def test_products_of_many_codes_of_four_bits_for_hopper(compiled: dict[str, Any]) -> None:
+    from quantcore.matmul.codes import TokenCodes
+    from quantcore.matmul.kernels.hopper_codes import multiply_packed_many
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
+
+    spec = Scheme.parse("w:int4/channel,a:int8/token/dynamic").weights
+    assert spec is not None
+    codes = TokenCodes(torch.zeros(300, 2048, dtype=torch.int8), torch.ones(300), None, None)
+    multiply_packed_many(codes, pack_weight(quantize(torch.randn(256, 2048), spec)), torch.ones(256), torch.bfloat16)
+    kernel = compiled["_multiply_on_hopper"]
+    assert "s32.s8.s8" in kernel.asm["ptx"]
+    assert "prmt" in kernel.asm["ptx"]
+    assert kernel.metadata.shared <= HOPPER_SHARED
+
+
+@pytest.mark.parametrize("scheme", ["W4A16", "W4A16_ASYM"])
+@pytest.mark.parametrize("tile", [(32, 2, 1), (64, 2, 2), (256, 1, 1)])
+def test_products_of_four_bits_for_hopper(scheme: str, tile: tuple[int, int, int], compiled: dict[str, Any]) -> None:
+    from quantcore.matmul.kernels.hopper_low_bit import Tile, multiply_low_bit
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
+
+    spec = Scheme.parse(scheme).weights
+    assert spec is not None
+    weight = pack_weight(quantize(torch.randn(256, 1024), spec))
+    multiply_low_bit(torch.zeros(tile[0], 1024, dtype=torch.bfloat16), weight, torch.ones(256), Tile(*tile))
+    kernel = compiled["_multiply_low_bit"]
+    assert f"m64n{tile[0]}k16.f32.bf16" in kernel.asm["ptx"]
+    assert ("_add_splits" in compiled) == (tile[2] > 1)
+    assert kernel.metadata.shared <= HOPPER_SHARED
+
+
+@pytest.mark.parametrize(
+    ("tokens", "out", "width", "tile"),
+    [
+        (32, 14336, 4096, (32, 2, 1)),  # 112 tiles for 132 multiprocessors
+        (128, 4096, 14336, (128, 1, 4)),  # 32 tiles
+        (256, 4096, 14336, (256, 1, 4)),
+        (256, 4096, 4096, (128, 1, 2)),  # 4 splits would be of 8 blocks, few for 256 tokens
+        (1024, 4096, 4096, (256, 1, 1)),
+        (32, 4096, 4096, None),  # splits of 8 blocks, few for few tokens
+        (512, 1024, 4096, None),  # 8 tiles a row of them
+    ],
+)
+def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, int, int] | None) -> None:
+    from quantcore.matmul.kernels.hopper_low_bit import tile_for
+
+    assert tile_for(tokens, out, width, 132) == tile
 
 
 def test_what_stands_between_the_products_of_a_decode_step(compiled: dict[str, Any]) -> None:

@@ -295,6 +295,6 @@ def tile_for(tokens: int, out: int, width: int, blocks: bool) -> Tile:
 def splits_for(out: int, width: int, least: int) -> int:
     """Pieces of K, of at least so many columns, where few rows would leave multiprocessors idle."""
     pieces = 1
-    while pieces * out < 16384 and width // (2 * pieces) >= least:
+    while pieces * out < 14336 and width // (2 * pieces) >= least:
         pieces *= 2
     return pieces

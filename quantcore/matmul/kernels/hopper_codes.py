@@ -1,0 +1,350 @@
+"""Codes times codes for many tokens, on Hopper: the product and the epilogue of `codes_matmul`.
+
+    y[l, r] = sl[l] sr[r] sum over blocks of 128 columns of bl[l, block] br[r / 128, block] sum_k L[l, k] R[r, k]
+
+L are tokens and R rows of the weight, or the other way round where each row has a scale a block. A tile is 128 of L x
+256 of R, 128 columns at a time. Hopper's instruction of 256 rows is not within Triton's reach for int8, and one of 128
+reads its left operand from shared memory twice as often as that allows at full speed. So each group of warps loads its
+64 of L into registers once and multiplies them by both halves of R: what is read in a cycle is then what an instruction
+of 256 rows would read.
+
+Integer sums stay in the tensor cores' registers, exact. Those of fp8, which the tensor cores cut, are taken out and
+added in float32 each 128 columns, where blocks have scales multiplied by them.
+
+A weight of 4 bits times integers of 8 is the left operand, too: it comes packed, as `low_bit_weight` has it, and each
+thread unpacks what it multiplies, 16 (u - 8) in a byte, u being the stored code. Sums are 16 times too large, and
+exact.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from quantcore.matmul.codes import CodedWeight, TokenCodes
+from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper, place
+from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
+from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.triton_here import multiprocessors
+
+BLOCK_L, BLOCK_R, BLOCK_K = 128, 256, 128
+WORDS = 16  # of 32 bits, 128 codes of 4
+MANY_TOKENS = 256  # from here on
+SOME_TOKENS = 65  # where blocks have scales, or the weight is packed
+MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 bits and one of 8
+
+
+@gluon.jit
+def _bring(
+    l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, PACKED: gl.constexpr, BLOCK_R: gl.constexpr,
+    BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    tiles_r, tiles_l = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L)
+    l_bytes: gl.constexpr = BLOCK_L * BLOCK_K // 2 if PACKED else BLOCK_L * BLOCK_K
+    step = 0
+    for tile in range(gl.program_id(0), tiles_r * tiles_l, gl.num_programs(0)):
+        pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
+        for block in range(gl.cdiv(K, BLOCK_K)):
+            stage = step % STAGES
+            came = full.index(stage)
+            mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
+            mbarrier.expect(came, l_bytes + BLOCK_R * BLOCK_K)
+            for half in gl.static_range(2):
+                row_l = pid_l * BLOCK_L + half * (BLOCK_L // 2)
+                row_r = pid_r * BLOCK_R + half * (BLOCK_R // 2)
+                at_l = [block * L + row_l, 0] if PACKED else [row_l, block * BLOCK_K]
+                tma.async_copy_global_to_shared(l_desc, at_l, came, l_bufs.index(2 * stage + half))
+                tma.async_copy_global_to_shared(r_desc, [row_r, block * BLOCK_K], came, r_bufs.index(2 * stage + half))
+            step += 1
+
+
+@gluon.jit
+def _results(
+    sums, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr,
+    SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr, R_ZERO: gl.constexpr, BIAS: gl.constexpr,
+    PACKED: gl.constexpr, DTYPE: gl.constexpr,
+):  # fmt: skip
+    """Zero points, scales and bias of sums, in y's type. SL, SR: 1 per row, 0 for one scale, -1 for none."""
+    in_r, in_l = at_r < R, at_l < L
+    if R_ZERO:
+        zr = gl.load(zr_ptr + at_r * SR, mask=in_r, other=0)
+        sums -= gl.load(l_sum_ptr + at_l, mask=in_l, other=0).expand_dims(1) * zr.expand_dims(0)
+    if L_ZERO:
+        zl = gl.load(zl_ptr + at_l * SL, mask=in_l, other=0)
+        sums -= zl.expand_dims(1) * gl.load(r_sum_ptr + at_r, mask=in_r, other=0).expand_dims(0)
+    y = sums.to(gl.float32)
+    if PACKED:
+        y = y * 0.0625  # codes are 16 times too large
+    if SL >= 0:
+        y = y * gl.load(sl_ptr + at_l * SL, mask=in_l, other=0.0).expand_dims(1)
+    if SR >= 0:
+        y = y * gl.load(sr_ptr + at_r * SR, mask=in_r, other=0.0).expand_dims(0)
+    if BIAS == "r":
+        y += gl.load(bias_ptr + at_r, mask=in_r, other=0.0).to(gl.float32).expand_dims(0)
+    if BIAS == "l":
+        y += gl.load(bias_ptr + at_l, mask=in_l, other=0.0).to(gl.float32).expand_dims(1)
+    return y.to(DTYPE)
+
+
+def _asm(plane: int) -> str:
+    """Plane `plane` of four neighbouring columns, their words in the halves of $1 and $3, as four codes of 8 bits in
+    $0: 16 (u - 8)."""
+    halves = f"prmt.b32 t, $1, $3, {'0x6420' if plane < 2 else '0x7531'};"
+    up = "shl.b32 t, t, 4;" if plane % 2 == 0 else ""
+    return f"{{ .reg .b32 t; {halves} {up} lop3.b32 $0, t, 0xF0F0F0F0, 0x80808080, 0x6A; }}"
+
+
+PLANE_0, PLANE_1, PLANE_2, PLANE_3 = (gl.constexpr(_asm(plane)) for plane in range(4))
+
+
+@gluon.jit
+def _plane(words, CODE: gl.constexpr):
+    return gl.inline_asm_elementwise(CODE, "=r,r,r,r,r", [words], dtype=gl.int8, is_pure=True, pack=4)
+
+
+@gluon.jit
+def _unpacked(words):
+    """int8 codes (rows, 128), 16 times those of 4 bits in words (rows, 16)."""
+    twice = gl.join(words, words).reshape([words.shape[0], 32])
+    low = gl.join(_plane(twice, PLANE_0), _plane(twice, PLANE_1))
+    high = gl.join(_plane(twice, PLANE_2), _plane(twice, PLANE_3))
+    return gl.join(low, high).permute([0, 3, 2, 1]).reshape([words.shape[0], 128])
+
+
+@gluon.jit
+def _block_scale(bl_ptr, br_ptr, at_l, at_r, block, blocks, BL: gl.constexpr, BR: gl.constexpr):
+    """Of 128 columns: bl of each at_l, times br of the 128 rows that at_r is of."""
+    scale = gl.load(bl_ptr + at_l * blocks + block) if BL else 1.0
+    return scale * gl.load(br_ptr + (at_r // 128) * blocks + block) if BR else scale
+
+
+@gluon.jit
+def _sum_up(
+    tensors, SIDE: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
+    BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
+    R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
+    STAGES: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    l_bufs, r_bufs, y_bufs, full, empty, y_desc, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr = tensors[:12]
+    l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K = tensors[12:]
+    half: gl.constexpr = BLOCK_L // 2
+    rows: gl.constexpr = BLOCK_R // 2
+    kind: gl.constexpr = gl.int32 if IS_INT else gl.float32
+    apart: gl.constexpr = BL or BR or not IS_INT
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, rows, 32])
+    operand: gl.constexpr = gl.DotOperandLayout(0, layout, 4)
+    held: gl.constexpr = gl.DistributedLinearLayout(
+        reg_bases=[[0, 1], [8, 0], [0, 8]],
+        lane_bases=[[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]],
+        warp_bases=[[16, 0], [32, 0]],
+        block_bases=[],
+        shape=[half, 16],
+    )
+    tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
+    y_buf = y_bufs.index(SIDE)
+    step = 0
+    for tile in range(gl.program_id(0), tiles_r * tiles_l, gl.num_programs(0)):
+        pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
+        begin_l, begin_r = pid_l * BLOCK_L + SIDE * half, pid_r * BLOCK_R
+        at_l = begin_l + gl.arange(0, half, gl.SliceLayout(1, layout))
+        row = gl.minimum(at_l, L - 1)
+        first = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
+        second = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
+        row_1, row_2 = gl.minimum(begin_r, R - 1), gl.minimum(begin_r + rows, R - 1)
+        if BL or BR:
+            scale_1 = _block_scale(bl_ptr, br_ptr, row, row_1, 0, blocks, BL, BR)
+            scale_2 = _block_scale(bl_ptr, br_ptr, row, row_2, 0, blocks, BL, BR)
+        for block in range(blocks):
+            stage = step % STAGES
+            mbarrier.wait(full.index(stage), (step // STAGES) & 1)
+            if PACKED:
+                words = l_bufs.index(2 * stage + SIDE).load(held)
+                left = gl.convert_layout(_unpacked(words), operand, assert_trivial=True)
+            else:
+                left = l_bufs.index(2 * stage + SIDE).load(operand)
+            one, two = r_bufs.index(2 * stage).permute([1, 0]), r_bufs.index(2 * stage + 1).permute([1, 0])
+            if apart:
+                none = gl.zeros([half, rows], kind, layout)
+                part = warpgroup_mma_wait(0, deps=(warpgroup_mma(left, one, none, use_acc=False, is_async=True),))
+                if BL or BR:
+                    first += part.to(gl.float32) * (scale_1.expand_dims(1) if BL else scale_1)
+                else:
+                    first += part
+                part = warpgroup_mma_wait(0, deps=(warpgroup_mma(left, two, none, use_acc=False, is_async=True),))
+                mbarrier.arrive(empty.index(stage), count=1)
+                if BL or BR:
+                    second += part.to(gl.float32) * (scale_2.expand_dims(1) if BL else scale_2)
+                    then = gl.minimum(block + 1, blocks - 1)
+                    scale_1 = _block_scale(bl_ptr, br_ptr, row, row_1, then, blocks, BL, BR)
+                    scale_2 = _block_scale(bl_ptr, br_ptr, row, row_2, then, blocks, BL, BR)
+                else:
+                    second += part
+            else:
+                doing = warpgroup_mma(left, one, first, use_acc=block > 0, is_async=True)
+                doing_too = warpgroup_mma(left, two, second, use_acc=block > 0, is_async=True)
+                first, second = warpgroup_mma_wait(0, deps=(doing, doing_too))
+                mbarrier.arrive(empty.index(stage), count=1)
+            step += 1
+        for side in gl.static_range(2):
+            at_r = begin_r + side * rows + gl.arange(0, rows, gl.SliceLayout(0, layout))
+            y = _results(
+                first if side == 0 else second, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr,
+                bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, y_desc.dtype,
+            )  # fmt: skip
+            tma.store_wait(0)
+            if TURNED:
+                y_buf.permute([1, 0]).store(y)
+            else:
+                y_buf.store(y)
+            fence_async_shared()
+            if TURNED:
+                tma.async_copy_shared_to_global(y_desc, [begin_r + side * rows, begin_l], y_buf)
+            else:
+                tma.async_copy_shared_to_global(y_desc, [begin_l, begin_r + side * rows], y_buf)
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["L", "R"])
+def _multiply_on_hopper(
+    l_desc, r_desc, y_desc, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K,
+    IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr, BR: gl.constexpr, TURNED: gl.constexpr,
+    SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr, R_ZERO: gl.constexpr, BIAS: gl.constexpr,
+    BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
+    num_warps: gl.constexpr,
+):  # fmt: skip
+    l_bufs = gl.allocate_shared_memory(l_desc.dtype, [2 * STAGES] + l_desc.block_shape, l_desc.layout)
+    r_bufs = gl.allocate_shared_memory(r_desc.dtype, [2 * STAGES] + r_desc.block_shape, r_desc.layout)
+    y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2] + y_desc.block_shape, y_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=2)
+    fence_async_shared()
+    tensors = (
+        l_bufs, r_bufs, y_bufs, full, empty, y_desc, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
+        r_sum_ptr, bias_ptr, R, L, K,
+    )  # fmt: skip
+    gl.warp_specialize(
+        [
+            (_sum_up, (
+                tensors, gl.constexpr(0), IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS, BLOCK_R,
+                BLOCK_L, BLOCK_K, STAGES, GROUP,
+            )),
+            (_sum_up, (
+                tensors, gl.constexpr(1), IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS, BLOCK_R,
+                BLOCK_L, BLOCK_K, STAGES, GROUP,
+            )),
+            (_bring, (
+                l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, PACKED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP,
+            )),
+        ],
+        [4, 1],  # warps of the second group, and one that brings
+        [232, 40],  # registers a thread of theirs; the first group has what is left
+    )  # fmt: skip
+
+
+def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
+    """Whether this kernel multiplies so many tokens by such a weight, and does it quickest."""
+    if weight.rows == 128:
+        return _fits(x, weight.out, dtype, SOME_TOKENS)
+    return (
+        weight.rows in (0, 1)
+        and _fits(x, weight.out, dtype, MANY_TOKENS)
+        and (weight.rows == 1 or _fills(len(x.codes), weight.out, x.codes.device))
+    )
+
+
+def takes_packed(x: TokenCodes, weight: LowBitWeight, dtype: torch.dtype) -> bool:
+    """The same of a weight of 4 bits times integers of 8, where a row has one scale."""
+    out, width = weight.shape
+    return (
+        x.codes.dtype == torch.int8
+        and weight.bits == 4
+        and weight.is_plain
+        and weight.zero_point is None
+        and weight.group >= width
+        and width <= MOST_COLUMNS
+        and _fits(x, out, dtype, SOME_TOKENS)
+        and _fills(out, len(x.codes), x.codes.device)
+    )
+
+
+def _fits(x: TokenCodes, out: int, dtype: torch.dtype, least: int) -> bool:
+    return (
+        is_hopper(x.codes.device)
+        and len(x.codes) >= least
+        and dtype in (torch.bfloat16, torch.float16)
+        and out * dtype.itemsize % COPIED == 0
+    )
+
+
+def _fills(left: int, right: int, device: torch.device) -> bool:
+    """Whether so many rows of L and R are tiles for three in four multiprocessors."""
+    return 4 * triton.cdiv(left, BLOCK_L) * triton.cdiv(right, BLOCK_R) >= 3 * multiprocessors(device)
+
+
+class _Side(NamedTuple):
+    """One operand: rows, and what the epilogue needs of them. `kind`: 1 a scale per row, 0 one, -1 none."""
+
+    codes: Tensor
+    rows: int
+    scale: Tensor
+    kind: int
+    zero_point: Tensor | None = None
+    sums: Tensor | None = None
+
+
+def multiply_many(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """y (N, O) in `dtype`, of 16 bits. x and weight are padded alike, to whole 128 columns."""
+    kind = -1 if weight.rows else int(weight.scale.numel() > 1)
+    of_w = _Side(weight.codes, weight.out, weight.scale, kind, weight.zero_point, weight.sums)
+    if weight.rows == 1:
+        return _multiply(of_w, _tokens(x), bias, dtype, turned=True, bl=weight.scale)
+    bl, br = x.scale if x.scale.dim() == 2 else None, weight.scale if weight.rows else None
+    return _multiply(_tokens(x), of_w, bias, dtype, bl=bl, br=br)
+
+
+def multiply_packed_many(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The same of a weight that is packed."""
+    words = weight.words.view(torch.int32).view(-1, WORDS)
+    of_w = _Side(words, weight.shape[0], weight.scale, int(weight.scale.numel() > 1))
+    return _multiply(of_w, _tokens(x), bias, dtype, turned=True, packed=True)
+
+
+def _tokens(x: TokenCodes) -> _Side:
+    kind = -1 if x.scale.dim() == 2 else int(x.scale.numel() > 1)
+    return _Side(x.codes, len(x.codes), x.scale, kind, x.zero_point, x.sums)
+
+
+def _multiply(
+    left: _Side, right: _Side, bias: Tensor | None, dtype: torch.dtype, turned: bool = False, packed: bool = False,
+    bl: Tensor | None = None, br: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    out, tokens = (left.rows, right.rows) if turned else (right.rows, left.rows)
+    y = torch.empty(tokens, out, dtype=dtype, device=right.codes.device)
+    tiles = triton.cdiv(right.rows, BLOCK_R) * triton.cdiv(left.rows, BLOCK_L)
+    half_l, half_r = BLOCK_L // 2, BLOCK_R // 2
+    launch(
+        _multiply_on_hopper, (min(tiles, multiprocessors(y.device)),),
+        described(left.codes, [half_l, WORDS if packed else BLOCK_K]), described(right.codes, [half_r, BLOCK_K]),
+        described(y, [half_r, half_l] if turned else [half_l, half_r]), bl, br, left.scale, right.scale,
+        left.zero_point, right.zero_point, left.sums, right.sums, bias, right.rows, left.rows, right.codes.shape[1],
+        IS_INT=right.codes.dtype == torch.int8, PACKED=packed, BL=bl is not None, BR=br is not None, TURNED=turned,
+        SL=left.kind, SR=right.kind, L_ZERO=left.zero_point is not None, R_ZERO=right.zero_point is not None,
+        BIAS="none" if bias is None else "l" if turned else "r", BLOCK_R=BLOCK_R, BLOCK_L=BLOCK_L, BLOCK_K=BLOCK_K,
+        STAGES=4, GROUP=8, num_warps=4,
+    )  # fmt: skip
+    return y

@@ -1,0 +1,405 @@
+"""bf16 tokens times codes of at most 4 bits, on Hopper: the product of `low_bit_matmul`, on the layout of
+`low_bit_weight`.
+
+A tile is 128 rows of the weight x 16 to 256 tokens, and the weight is the left operand, which a warp may hold in
+registers: each lane reads its words of a block, unpacks a plane of each to pairs of neighbouring columns, and that is
+the operand of the instruction, as it stands. No unpacked weight moves between threads, nor through shared memory.
+
+    up to 32 tokens   c = t - (136 + zero), t = 128 + u, u the stored code + 8: exact; a block's sums are scaled
+    beyond them       w = c s_hi + (c s_lo), rounded once to bf16; s_hi + s_lo are 16 bits of the scale's 24, two bf16:
+                      the dequantized weight in bf16, as `expand` writes it, but for ties that the lost 8 bits decide
+
+Up to 64 tokens what is slow is one block behind the other, so two teams share a tile's blocks, every other one each,
+and add their sums. Where there are fewer tiles than multiprocessors, K is split, too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
+from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper, place
+from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
+from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.triton_here import multiprocessors
+
+BLOCK_N = 128
+BARE_TOKENS = 32  # up to here sums of a block are scaled, beyond them weights
+TEAM_TOKENS = 64  # up to here two teams
+MOST_TOKENS = 4096  # beyond them unpacking first is quicker
+WORDS = 16  # of 32 bits, a block of a row
+SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
+FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
+
+
+def _asm(shift: int, scaled: bool) -> str:
+    """Bits [shift, shift + 4) of both halves of word $2 as two bf16 in $0 and $1; -(136 + zero) in $3, twice; scaled by
+    s_hi in $4 and s_lo in $5, each twice."""
+    unpack = f"shr.u32 t, $2, {shift}; lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;"
+    code = "mov.b32 one, 0x3F803F80; fma.rn.bf16x2 t, t, one, $3;"
+    scale = "mov.b32 c, 0x80008000; fma.rn.bf16x2 c, t, $5, c; fma.rn.bf16x2 t, t, $4, c;" if scaled else ""
+    return f"{{ .reg .b32 t, one, c; {unpack} {code} {scale} mov.b32 {{$0, $1}}, t; }}"
+
+
+PLANE_0, PLANE_1, PLANE_2, PLANE_3 = (gl.constexpr(_asm(4 * plane, True)) for plane in range(4))
+BARE_0, BARE_1, BARE_2, BARE_3 = (gl.constexpr(_asm(4 * plane, False)) for plane in range(4))
+
+
+@gluon.jit
+def _range(split, blocks, splits):
+    """The first block of a split of K, and the one behind its last; the last splits may have none."""
+    each = gl.cdiv(blocks, splits)
+    begin = gl.minimum(split * each, blocks)
+    return begin, gl.minimum(begin + each, blocks)
+
+
+@gluon.jit
+def _bring(
+    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, splits, BLOCK_N: gl.constexpr,
+    BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
+    half: gl.constexpr = BLOCK_N // 2
+    step = 0
+    for piece in range(gl.program_id(0), tiles_n * tiles_t * splits, gl.num_programs(0)):
+        pid_n, pid_t = place(piece // splits, tiles_n, tiles_t, GROUP)
+        begin, end = _range(piece % splits, blocks, splits)
+        for block in range(begin, end):
+            w_stage = step % W_STAGES
+            came = w_full.index(w_stage)
+            mbarrier.wait(w_empty.index(w_stage), ((step // W_STAGES) & 1) ^ 1)
+            mbarrier.expect(came, BLOCK_N * 64)
+            for side in gl.static_range(2):
+                row = block * N + pid_n * BLOCK_N + side * half
+                tma.async_copy_global_to_shared(w_desc, [row, 0], came, w_bufs.index(2 * w_stage + side))
+            for h in gl.static_range(2):
+                x_step = 2 * step + h
+                x_stage = x_step % X_STAGES
+                there = x_full.index(x_stage)
+                mbarrier.wait(x_empty.index(x_stage), ((x_step // X_STAGES) & 1) ^ 1)
+                mbarrier.expect(there, BLOCK_T * 128)
+                at = [pid_t * BLOCK_T, block * 128 + h * 64]
+                tma.async_copy_global_to_shared(x_desc, at, there, x_bufs.index(x_stage))
+            step += 1
+
+
+@gluon.jit
+def _pairs(words, less, hi, lo, CODE: gl.constexpr, BARE: gl.constexpr):
+    if BARE:
+        low, high = gl.inline_asm_elementwise(
+            CODE, "=h,=h,r,r", [words, less], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1
+        )
+    else:
+        low, high = gl.inline_asm_elementwise(
+            CODE, "=h,=h,r,r,r,r", [words, less, hi, lo], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1
+        )
+    return gl.join(low, high).reshape([words.shape[0], 32])
+
+
+@gluon.jit
+def _half(words, less, hi, lo, H: gl.constexpr, BARE: gl.constexpr):
+    """64 columns of a block, of its planes 2 H and 2 H + 1."""
+    if BARE:
+        first = _pairs(words, less, hi, lo, BARE_0 if H == 0 else BARE_2, BARE)
+        second = _pairs(words, less, hi, lo, BARE_1 if H == 0 else BARE_3, BARE)
+    else:
+        first = _pairs(words, less, hi, lo, PLANE_0 if H == 0 else PLANE_2, BARE)
+        second = _pairs(words, less, hi, lo, PLANE_1 if H == 0 else PLANE_3, BARE)
+    return gl.join(first, second).permute([0, 2, 1]).reshape([words.shape[0], 64])
+
+
+@gluon.jit
+def _twice(value):
+    bits = value.to(gl.int16, bitcast=True).to(gl.int32) & 0xFFFF
+    return (bits | (bits << 16)).expand_dims(1)
+
+
+@gluon.jit
+def _sum_up(
+    tensors, SIDE: gl.constexpr, TEAM: gl.constexpr, TEAMS: gl.constexpr, ZERO: gl.constexpr, BIAS: gl.constexpr,
+    BARE: gl.constexpr, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr,
+    W_STAGES: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
+):  # fmt: skip
+    x_bufs, w_bufs, y_bufs, sum_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc = tensors[:11]
+    scale_ptr, zero_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group = tensors[11:]
+    half: gl.constexpr = BLOCK_N // 2
+    part: gl.constexpr = BLOCK_T // PARTS
+    layout: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, BLOCK_T, 16]
+    )
+    operand: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=layout, k_width=2)
+    held: gl.constexpr = gl.DistributedLinearLayout(
+        reg_bases=[[8, 0], [0, 4], [0, 8]],
+        lane_bases=[[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]],
+        warp_bases=[[16, 0], [32, 0]],
+        block_bases=[],
+        shape=[64, 16],
+    )
+    scaled: gl.constexpr = gl.SliceLayout(1, layout if BARE else held)
+    tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
+    y_buf = y_bufs.index(SIDE)
+    before = 0
+    turn = 0
+    for piece in range(gl.program_id(0), tiles_n * tiles_t * splits, gl.num_programs(0)):
+        pid_n, pid_t = place(piece // splits, tiles_n, tiles_t, GROUP)
+        begin, end = _range(piece % splits, blocks, splits)
+        first = pid_n * BLOCK_N + SIDE * half
+        row = gl.minimum(first + gl.arange(0, half, scaled), N - 1)
+        row_z = gl.minimum(first + gl.arange(0, half, gl.SliceLayout(1, held)), N - 1)
+        at = gl.minimum(begin + TEAM, blocks - 1) // blocks_a_group * N
+        scale = gl.load(scale_ptr + at + row)
+        if ZERO:
+            zero = gl.load(zero_ptr + at + row_z).to(gl.float32)
+        acc = gl.zeros([half, BLOCK_T], gl.float32, layout)
+        for block in range(begin + TEAM, end, TEAMS):
+            step = before + block - begin
+            w_stage = step % W_STAGES
+            mbarrier.wait(w_full.index(w_stage), (step // W_STAGES) & 1)
+            words = w_bufs.index(2 * w_stage + SIDE).load(held)
+            mbarrier.arrive(w_empty.index(w_stage), count=1)
+            of_block = scale
+            if BARE:
+                hi = 0
+                lo = 0
+            else:
+                high = scale.to(gl.bfloat16)
+                lo = _twice((scale - high.to(gl.float32)).to(gl.bfloat16))
+                hi = _twice(high)
+            if ZERO:
+                less = _twice((-136.0 - zero).to(gl.bfloat16))
+            else:
+                less = 0xC308C308
+            at = gl.minimum(block + TEAMS, blocks - 1) // blocks_a_group * N
+            scale = gl.load(scale_ptr + at + row)
+            if ZERO:
+                zero = gl.load(zero_ptr + at + row_z).to(gl.float32)
+            sums = gl.zeros([half, BLOCK_T], gl.float32, layout) if BARE else acc
+            for h in gl.static_range(2):
+                w = gl.convert_layout(_half(words, less, hi, lo, h, BARE), operand, assert_trivial=True)
+                x_stage = (2 * step + h) % X_STAGES
+                mbarrier.wait(x_full.index(x_stage), ((2 * step + h) // X_STAGES) & 1)
+                x = x_bufs.index(x_stage).permute([1, 0])
+                going = h > 0 if BARE else (block > begin + TEAM) | (h > 0)
+                sums = warpgroup_mma(w, x, sums, use_acc=going, is_async=True)
+                sums = warpgroup_mma_wait(1 - h, deps=(sums,))
+            mbarrier.arrive(x_empty.index((2 * step) % X_STAGES), count=1)
+            mbarrier.arrive(x_empty.index((2 * step + 1) % X_STAGES), count=1)
+            acc = acc + sums * of_block.expand_dims(1) if BARE else sums
+        before += end - begin
+        if TEAM > 0:
+            mbarrier.wait(taken.index(SIDE), (turn & 1) ^ 1)
+            sum_bufs.index(SIDE).store(acc)
+            mbarrier.arrive(given.index(SIDE), count=1)
+        else:
+            if TEAMS > 1:
+                mbarrier.wait(given.index(SIDE), turn & 1)
+                acc += sum_bufs.index(SIDE).load(layout)
+                mbarrier.arrive(taken.index(SIDE), count=1)
+            n = first + gl.arange(0, half, gl.SliceLayout(1, layout))
+            if SPLIT:
+                t = pid_t * BLOCK_T + gl.arange(0, BLOCK_T, gl.SliceLayout(0, layout))
+                at = ((piece % splits) * N + n) * (tiles_t * BLOCK_T)
+                gl.store(parts_ptr + at.expand_dims(1) + t.expand_dims(0), acc, mask=(n < N).expand_dims(1))
+            else:
+                if BIAS:
+                    acc += gl.load(bias_ptr + n, mask=n < N, other=0.0).to(gl.float32).expand_dims(1)
+                out = acc.to(gl.bfloat16)
+                parts = (out, out) if PARTS == 1 else out.reshape([half, 2, part]).permute([0, 2, 1]).split()
+                for one in gl.static_range(PARTS):
+                    tma.store_wait(0)
+                    y_buf.permute([1, 0]).store(parts[one])
+                    fence_async_shared()
+                    tma.async_copy_shared_to_global(y_desc, [pid_t * BLOCK_T + one * part, first], y_buf)
+        turn += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["T", "splits"])
+def _multiply_low_bit(
+    x_desc, w_desc, y_desc, scale_ptr, zero_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
+    ZERO: gl.constexpr, BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr, TEAMS: gl.constexpr,
+    BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr,
+    PARTS: gl.constexpr, PHASES: gl.constexpr, num_warps: gl.constexpr,
+):  # fmt: skip
+    x_bufs = gl.allocate_shared_memory(x_desc.dtype, [X_STAGES, BLOCK_T, 64], x_desc.layout)
+    w_bufs = gl.allocate_shared_memory(w_desc.dtype, [2 * W_STAGES, BLOCK_N // 2, 16], w_desc.layout)
+    y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2, BLOCK_T // PARTS, BLOCK_N // 2], y_desc.layout)
+    x_full = gl.allocate_shared_memory(gl.int64, [X_STAGES, 1], mbarrier.MBarrierLayout())
+    x_empty = gl.allocate_shared_memory(gl.int64, [X_STAGES, 1], mbarrier.MBarrierLayout())
+    w_full = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
+    w_empty = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
+    given = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    taken = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(X_STAGES):
+        mbarrier.init(x_full.index(stage), count=1)
+        mbarrier.init(x_empty.index(stage), count=2)
+    for stage in gl.static_range(W_STAGES):
+        mbarrier.init(w_full.index(stage), count=1)
+        mbarrier.init(w_empty.index(stage), count=2)
+    for side in gl.static_range(2):
+        mbarrier.init(given.index(side), count=1)
+        mbarrier.init(taken.index(side), count=1)
+    fence_async_shared()
+    if TEAMS == 1:
+        tensors = (
+            x_bufs, w_bufs, y_bufs, x_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr, zero_ptr,
+            bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
+        )  # fmt: skip
+        gl.warp_specialize(
+            [
+                (_sum_up, (
+                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    X_STAGES, W_STAGES, GROUP, PARTS,
+                )),
+                (_sum_up, (
+                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    X_STAGES, W_STAGES, GROUP, PARTS,
+                )),
+                (_bring, (
+                    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, splits, BLOCK_N,
+                    BLOCK_T, X_STAGES, W_STAGES, GROUP,
+                )),
+            ],
+            [4, 1],  # warps of the second group, and one that brings
+            [232, 40],  # registers a thread of theirs; the first group has what is left
+        )  # fmt: skip
+    else:
+        sum_layout: gl.constexpr = gl.SwizzledSharedLayout(vec=8, per_phase=1, max_phase=PHASES, order=[1, 0])
+        sum_bufs = gl.allocate_shared_memory(gl.float32, [2, BLOCK_N // 2, BLOCK_T], sum_layout)
+        tensors = (
+            x_bufs, w_bufs, y_bufs, sum_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr,
+            zero_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
+        )  # fmt: skip
+        gl.warp_specialize(
+            [
+                (_sum_up, (
+                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    X_STAGES, W_STAGES, GROUP, PARTS,
+                )),
+                (_sum_up, (
+                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    X_STAGES, W_STAGES, GROUP, PARTS,
+                )),
+                (_sum_up, (
+                    tensors, gl.constexpr(0), gl.constexpr(1), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    X_STAGES, W_STAGES, GROUP, PARTS,
+                )),
+                (_sum_up, (
+                    tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    X_STAGES, W_STAGES, GROUP, PARTS,
+                )),
+                (_bring, (
+                    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, splits, BLOCK_N,
+                    BLOCK_T, X_STAGES, W_STAGES, GROUP,
+                )),
+            ],
+            [4, 4, 4, 1],
+            [112, 112, 112, 24],
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["T", "splits"])
+def _add_splits(
+    parts_ptr, y_ptr, bias_ptr, N, T, stride, splits, BIAS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr
+):
+    """y[t, n] = sum over splits of parts[split, n, t], in their order, + bias[n]."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
+    at = parts_ptr + n[:, None] * stride + t[None, :]
+    sums = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
+    for split in range(splits):
+        sums += tl.load(at + split * N * stride, mask=(n < N)[:, None], other=0.0)
+    if BIAS:
+        sums += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
+    y = tl.trans(sums).to(y_ptr.dtype.element_ty)
+    tl.store(y_ptr + t.to(tl.int64)[:, None] * N + n[None, :], y, mask=(t < T)[:, None] & (n < N)[None, :])
+
+
+class Tile(NamedTuple):
+    """How a product is shared: tokens of a tile, teams of a program, splits of K."""
+
+    tokens: int
+    teams: int
+    splits: int
+
+
+def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
+    """The quickest on an H200 of `programs` multiprocessors; None where another kernel is: with few rows, or where few
+    tokens and few columns leave little to a split."""
+    blocks, rows = triton.cdiv(width, BLOCK), triton.cdiv(out, BLOCK_N)
+    block_t = min(256, max(16, triton.next_power_of_2(tokens)))
+    tiles = rows * triton.cdiv(tokens, block_t)
+    splits = _splits(tiles, blocks, programs, LONG if block_t == 256 else SHORT)
+    if block_t == 256 and 4 * splits * tiles < 3 * programs:
+        block_t, tiles = 128, rows * triton.cdiv(tokens, 128)
+        splits = _splits(tiles, blocks, programs, SHORT)
+    if out <= FEWEST_ROWS or (tokens <= BARE_TOKENS and blocks // splits < 2 * SHORT):
+        return None
+    return Tile(block_t, 2 if tokens <= TEAM_TOKENS else 1, splits)
+
+
+def _splits(tiles: int, blocks: int, programs: int, least: int) -> int:
+    """As many as give each multiprocessor a tile, of at least `least` blocks."""
+    splits = 1
+    while 2 * splits * tiles <= programs and blocks // (2 * splits) >= least:
+        splits *= 2
+    return splits
+
+
+def takes(x: Tensor, weight: LowBitWeight) -> bool:
+    """Whether this kernel multiplies so many tokens by such a weight, and does it quickest."""
+    out, width = weight.shape
+    return (
+        is_hopper(x.device)
+        and x.dtype == torch.bfloat16
+        and FEW_TOKENS < len(x) < MOST_TOKENS
+        and weight.bits == 4
+        and weight.is_plain
+        and (weight.group % BLOCK == 0 or weight.group >= width)
+        and x.data_ptr() % COPIED == 0
+        and width * x.element_size() % COPIED == 0
+        and out * x.element_size() % COPIED == 0
+        and tile_for(len(x), out, width, multiprocessors(x.device)) is not None
+    )
+
+
+def multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: Tile | None = None) -> Tensor:
+    """y (N, O) in bf16. Shape of x: (N, K), contiguous, columns in the weight's order."""
+    tokens, (out, width) = len(x), weight.shape
+    block_t, teams, splits = tile or tile_for(tokens, out, width, multiprocessors(x.device)) or Tile(128, 1, 1)
+    halves = 2 if block_t == 256 else 1
+    y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
+    blocks, padded = triton.cdiv(width, BLOCK), triton.cdiv(tokens, block_t) * block_t
+    parts = torch.empty(splits, out, padded, dtype=torch.float32, device=x.device) if splits > 1 else None
+    pieces = triton.cdiv(out, BLOCK_N) * (padded // block_t) * splits
+    launch(
+        _multiply_low_bit, (min(pieces, multiprocessors(x.device)),),
+        described(x, [block_t, BLOCK // 2]),
+        described(weight.words.view(torch.int32).view(-1, WORDS), [BLOCK_N // 2, WORDS]),
+        described(y, [block_t // halves, BLOCK_N // 2]), weight.scale, weight.zero_point, bias, parts,
+        out, tokens, blocks, splits, blocks if weight.group >= width else weight.group // BLOCK,
+        ZERO=weight.zero_point is not None, BIAS=bias is not None, BARE=block_t <= BARE_TOKENS, SPLIT=splits > 1,
+        TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, X_STAGES=5 if block_t == 256 else 8,
+        W_STAGES=3 if block_t == 256 else 6, GROUP=8, PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4,
+    )  # fmt: skip
+    if parts is not None:
+        grid = triton.cdiv(out, 32), triton.cdiv(tokens, 32 if tokens > 16 else 16)
+        launch(
+            _add_splits, grid, parts, y, bias, out, tokens, padded, splits, BIAS=bias is not None, BLOCK_N=32,
+            BLOCK_T=32 if tokens > 16 else 16, num_warps=4,
+        )  # fmt: skip
+    return y

@@ -23,21 +23,29 @@ from scipy.optimize import least_squares
 from benchmarks.rows import write
 from quantcore.advice.pace import FILE, HeldOut, Pace, bounds_ms
 from quantcore.studies.gpus import GPUS, Machine, gpu_named
-from quantcore.studies.speed import REORDERED
 from quantcore.studies.speed_curves import read_run
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = ("matmul.json", "matmul_h200.json")
-KINDS = ("float", "W8A8", "w:int8/channel,a:int8/tensor/static", "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "W4A16",
+FEW = 32  # tokens
+STATIC = "w:int8/channel,a:int8/tensor/static"
+OLDER_MANY = {"matmul.json": ("W8A8", STATIC, "FP8_BLOCK")}  # more tokens are multiplied by other kernels since
+OLDER_FEW = {"matmul_h200.json": ("W8A8", STATIC, "FP8", "FP8_DYNAMIC")}  # so are FEW by as many rows as gate has
+GATE = (14336, 4096)
+KINDS = ("float", "W8A8", STATIC, "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "W4A16",
          "W4A16_ASYM", "W8A16")  # fmt: skip
 START = np.array([-5.8, 0.3, 0.15, 0.4, 0.7, 1.0])
 LEAST = np.array([-np.inf, -np.inf, 0.0, -np.inf, -np.inf, -np.inf])  # memory: at least once the bytes
 DRAWN = 0.05
 BLOCK = ((4096, 4096), (4096, 4096), (1024, 4096), (1024, 4096), (14336, 4096), (14336, 4096), (4096, 14336))
 BLOCKS = 8
+TOKENS = [1, 16, 64, 256, 1024, 4096]
+BESIDE = {"W4A16": "W4A16", "W8A8": "W8A8", "FP8_DYNAMIC": "FP8_DYNAMIC",
+          "int4 channel x int8": "w:int4/channel,a:int8/token/dynamic",
+          "int4 group128 x fp8": "w:int4/group128,a:fp8_e4m3/token/dynamic"}  # fmt: skip
 DECODED = json.loads((RESULTS / "decode_steps.json").read_text(encoding="utf-8"))
 WHAT, ROWS = next(iter(DECODED.items()))  # `benchmarks.decode_steps`, one H200
-STEPS = {kind: row["ms"] for kind, row in ROWS.items()}
+STEPS = {kind: row["ms"] for kind, row in ROWS.items() if kind in KINDS}
 
 
 class Row(NamedTuple):
@@ -50,17 +58,24 @@ class Row(NamedTuple):
 
 
 def rows() -> list[Row]:
-    """Every recorded product of the kinds, whole; `float` once for each number of tokens."""
+    """Every recorded product of the kinds by the present code, whole; `float` once for each number of tokens."""
     found = []
     for name in RUNS:
         for report in read_run(RESULTS / name).reports.values():
             gpu = gpu_named(report.device)
             assert gpu is not None
             for row in report.rows:
-                if not row.scheme.endswith(REORDERED) and row.scheme in KINDS:
+                if row.scheme in KINDS and _is_present(name, row.scheme, report.shape, row.tokens):
                     found.append(_row(row.scheme, gpu, report.shape, row.tokens, row.total_ms))
             found += [_row("float", gpu, report.shape, tokens, ms) for tokens, ms in report.floats.items()]
     return found
+
+
+def _is_present(run: str, kind: str, shape: tuple[int, int], tokens: int) -> bool:
+    """Whether the present code multiplies as the run did."""
+    if tokens > FEW:
+        return kind not in OLDER_MANY.get(run, ())
+    return shape != GATE or kind not in OLDER_FEW.get(run, ())
 
 
 def _row(kind: str, gpu: Machine, shape: tuple[int, int], tokens: int, ms: float) -> Row:
@@ -137,12 +152,18 @@ def report() -> dict[str, Any]:
 
 def beside_vllm() -> dict[str, Any]:
     """Humming's products and ours, times as fast as bf16's, from one run."""
-    run = json.loads((RESULTS / "humming.json").read_text(encoding="utf-8"))
+    run = json.loads((RESULTS / "matmul_h200.json").read_text(encoding="utf-8"))
+
+    def gains(rows: Sequence[dict[str, Any]], scheme: str) -> list[float]:
+        of_tokens = {row["tokens"]: row["float_ms"] / row["total_ms"] for row in rows if row["scheme"] == scheme}
+        return [round(of_tokens[tokens], 2) for tokens in TOKENS]
+
+    ours, others = run["shapes"]["gate"]["rows"], run["humming"]["rows"]
     return {
         "whose": "Humming 0.1.20, vLLM's quantized products, and ours, beside bf16 on an H200, 14336 x 4096",
-        "tokens": run["tokens"],
-        **{f"Humming: {name}": gains for name, gains in run["humming 0.1.20"].items()},
-        **{f"ours: {name}": gains for name, gains in run["ours"].items()},
+        "tokens": TOKENS,
+        **{f"Humming: {name}": gains(others, scheme) for name, scheme in BESIDE.items()},
+        **{f"ours: {name}": gains(ours, scheme) for name, scheme in BESIDE.items()},
     }
 
 

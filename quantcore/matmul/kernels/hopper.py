@@ -39,6 +39,10 @@ def is_hopper(device: torch.device) -> bool:
 
 def described(tensor: Tensor, block: list[int]) -> Any:
     """`tensor`, of two dimensions, as the copy engine takes tiles of it."""
-    wide = block[1] * tensor.element_size()
-    layout = gl.NVMMASharedLayout(next(size for size in SWIZZLES if wide % size == 0), 8 * tensor.element_size(), 2)
-    return TensorDescriptor.from_tensor(tensor, block, layout)
+    return TensorDescriptor.from_tensor(tensor, block, _layout(block[1], tensor.element_size()))
+
+
+@cache
+def _layout(columns: int, size: int) -> Any:
+    """Of a tile of so many columns of `size` bytes in shared memory."""
+    return gl.NVMMASharedLayout(next(wide for wide in SWIZZLES if columns * size % wide == 0), 8 * size, 2)

@@ -21,7 +21,7 @@ from quantcore.advice.choice import advise as choose
 from quantcore.advice.load import Load
 from quantcore.advice.pace import product_ms
 from quantcore.advice.shape import ServedShape, served_shape
-from quantcore.lab import take, whole
+from quantcore.lab import layer_costs, take, whole
 from quantcore.lab.bench import EACH, LEARNED, MEASURED, PLANNED_ON, Bench
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.memo import remembered
@@ -155,7 +155,7 @@ def plan_in_time(
     if any(expert_of(name) for name in lab.shapes()):
         raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
     machine = machine_named(lab, gpu)
-    found = whole.sensitivity(lab, schemes, False, reading, calibration, True, progress)
+    found = layer_costs.sensitivity(lab, schemes, False, reading, calibration, True, progress)
     price = _product_price(lab, machine, sequences)
     units = served_as_one(found.layers).values()
     chosen = plan_for_price(found, price, milliseconds, f"ms on {machine.name}")
@@ -196,7 +196,7 @@ def trail_in_time(
     calibration: str = LEARNED,
 ) -> tuple[tuple[float, float], ...]:
     """Milliseconds and predicted KL of plans from the quickest to the one that loses least."""
-    found = whole.sensitivity(lab, schemes, False, reading, calibration, True)
+    found = layer_costs.sensitivity(lab, schemes, False, reading, calibration, True)
     return plan_trail(found, _product_price(lab, machine_named(lab, gpu), sequences))
 
 

@@ -19,6 +19,7 @@ from quantcore.lab import (
     grids,
     hardware,
     history,
+    layer_costs,
     layers,
     mixture,
     outliers,
@@ -49,14 +50,14 @@ class Beside(Bench):
     kept_rule = whole.kept_rule
     kept_context_lens = context.kept_context_lens
     kept_retrieval = retrieval.kept_retrieval
-    kept_sensitivity = whole.kept_sensitivity
-    kept_probed_plan = whole.kept_probed_plan
+    kept_sensitivity = layer_costs.kept_sensitivity
+    kept_probed_plan = layer_costs.kept_probed_plan
     kept_queue = history.kept_queue
     kept_checkpoint = take.kept_checkpoint
-    plan_trail = whole.plan_trail
+    plan_trail = layer_costs.plan_trail
     quick_plan = quick.quick_plan
-    bits_of_all = whole.bits_of_all
-    planned_weights = whole.planned_weights
+    bits_of_all = layer_costs.bits_of_all
+    planned_weights = layer_costs.planned_weights
     reading_of = history.reading_of
     unfinished = history.unfinished
     note_queue = history.note_queue
@@ -125,9 +126,9 @@ class Lab(Beside):
     retrieval = retrieval.retrieval
     evaluate = whole.evaluate
     rule = whole.rule
-    sensitivity = whole.sensitivity
-    plan = whole.plan
-    probed_plan = whole.probed_plan
+    sensitivity = layer_costs.sensitivity
+    plan = layer_costs.plan
+    probed_plan = layer_costs.probed_plan
     measured = history.measured
     queue = history.queue
     experts = mixture.experts

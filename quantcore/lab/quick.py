@@ -2,15 +2,15 @@
 
     cost of a layer under a scheme = sum over its weights of (w_hat - w)^2,  in place of what it does to the next words
 
-What a rule of thumb is worth, beside a plan that looked (`whole.plan`).
+What a rule of thumb is worth, beside a plan that looked (`layer_costs.plan`).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from quantcore.lab import whole
 from quantcore.lab.bench import LEARNED, PLANNED_ON, Bench
+from quantcore.lab.layer_costs import sensitivity
 from quantcore.lab.memo import remembered
 from quantcore.lab.specs import weights_of
 from quantcore.measure.planning import of_a_kind, plan_for_budget
@@ -28,10 +28,10 @@ def quick_plan(
     by_kind: bool = False,
 ) -> dict[str, str]:
     """Layer -> scheme, within `budget` bits a weight, scales counted. Layers and their sizes are those whose costs the
-    plan by costs, on these texts, is made of (`whole.plan`, and by_kind as there).
+    plan by costs, on these texts, is made of (`layer_costs.plan`, and by_kind as there).
 
     Raises: ValueError for a budget that no choice meets, and for schemes that change more than weights."""
-    found = whole.sensitivity(lab, schemes, False, reading, calibration, True)
+    found = sensitivity(lab, schemes, False, reading, calibration, True)
     members = measured_together(lab.layers())
     moved = {
         (layer, text): sum(_squared_error(lab, one, text) for one in members[layer])

@@ -1,4 +1,4 @@
-"""Questions about the whole model: schemes side by side, rules, which layers hurt, a plan for a budget, what it writes.
+"""Questions about the whole model under a scheme: several side by side, rules, rounding luck, what it writes.
 
 Each takes seconds to minutes, tells `progress` how far it is and `so_far` what is known by then, and keeps its answer
 in the store; `kept_...` gives that answer where it is there already, else None. Browser, shell and notebook ask through
@@ -11,29 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantcore.lab.bench import EACH, LEARNED, MEASURED, PLANNED_ON, Bench
+from quantcore.lab.bench import LEARNED, MEASURED, Bench
 from quantcore.lab.memo import remembered
 from quantcore.matmul.decoded import decoded
 from quantcore.measure.duel import Duel, known
 from quantcore.measure.duel import duel as measure_duel
 from quantcore.measure.luck import Spread, jittered
-from quantcore.measure.planning import PlannedChoice, of_a_kind, plan_for_budget
-from quantcore.measure.planning import plan_trail as trail_of
-from quantcore.measure.probing import ProbedPlan
 from quantcore.measure.rules import Rule, RuleResult, best_practice
 from quantcore.measure.scores import ModelReport
-from quantcore.measure.sensitivity import LayerCosts, Sensitivity, joined, texts_on
 from quantcore.measure.side_by_side import compare_plans
-from quantcore.numbers.bits import Size, layer_size
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.convert import quantized_copy
 from quantcore.pipeline.layers import LayerReport
 from quantcore.scheme.fitting import sorted_out
 from quantcore.studies.generation import Written
 from quantcore.studies.generation import write_on as write
-from quantcore.studies.plans import WAYS, kept_costs, read_probed_plan
-from quantcore.studies.plans import kept_sensitivity as measure_sensitivity
-from quantcore.studies.plans import probed_plan as measure_probed_plan
 
 SoFar = Callable[[Any], None]
 WRITTEN = 48  # tokens
@@ -180,149 +172,6 @@ def kept_rule(lab: Bench, key: str, reading: str = MEASURED, calibration: str = 
 @remembered(64)
 def _read_rule(lab: Bench, key: str, reading: str, calibration: str) -> RuleResult:
     return rule(lab, key, reading, calibration)
-
-
-def sensitivity(
-    lab: Bench,
-    schemes: Sequence[str],
-    all_but: bool = False,
-    reading: str = EACH,
-    calibration: str = LEARNED,
-    estimated: bool = False,
-    progress: Progress | None = None,
-    so_far: SoFar | None = None,
-) -> Sensitivity:
-    """What each layer costs when it alone is quantized, or (`all_but`) left out of quantizing all; `so_far` hears the
-    costs of one scheme's layers. `estimated`: for all layers at once, from a few backward passes (`measure.fisher`)."""
-    kept = kept_sensitivity(lab, schemes, all_but, reading, calibration, estimated)
-    if kept is not None:
-        return kept
-    lab.require_fits(*schemes)
-    return measure_sensitivity(
-        lab.loaded,
-        schemes,
-        lab.tokens(reading),
-        lab.tokens(calibration),
-        lab.store(reading, calibration),
-        all_but=all_but,
-        estimated=estimated,
-        hashed=lab.hash,
-        progress=progress,
-        so_far=None if so_far is None else lambda _, costs: so_far(costs),
-    )
-
-
-def kept_sensitivity(
-    lab: Bench,
-    schemes: Sequence[str],
-    all_but: bool = False,
-    reading: str = EACH,
-    calibration: str = LEARNED,
-    estimated: bool = False,
-) -> Sensitivity | None:
-    asked = tuple(schemes), all_but, reading, calibration, estimated
-    if lab.remembers(_read_sensitivity, *asked):
-        return _read_sensitivity(lab, *asked)
-    costs = _kept_costs(lab, *asked)
-    return _read_sensitivity(lab, *asked) if costs and all(costs) else None
-
-
-def _kept_costs(
-    lab: Bench, schemes: tuple[str, ...], all_but: bool, reading: str, calibration: str, estimated: bool
-) -> list[LayerCosts | None]:
-    tokens, learned, kept_in = lab.tokens(reading), lab.tokens(calibration), lab.store(reading, calibration)
-    way = WAYS[all_but, estimated]
-    return [
-        kept_costs(lab.loaded, one, tokens, learned, kept_in, way, lab.hash) for one in texts_on(lab.model, schemes)
-    ]
-
-
-@remembered(32)
-def _read_sensitivity(
-    lab: Bench, schemes: tuple[str, ...], all_but: bool, reading: str, calibration: str, estimated: bool
-) -> Sensitivity:
-    """One whose every scheme is kept, so that nothing is measured."""
-    return joined([one for one in _kept_costs(lab, schemes, all_but, reading, calibration, estimated) if one])
-
-
-@remembered(64)
-def plan(
-    lab: Bench,
-    schemes: Sequence[str],
-    budget: float,
-    reading: str = PLANNED_ON,
-    calibration: str = LEARNED,
-    estimated: bool = True,
-    by_kind: bool = False,
-) -> PlannedChoice:
-    """The plan of at most `budget` bits a weight whose layers cost least, by their estimated costs or by those that
-    were measured; below the smallest scheme, that scheme. by_kind: one scheme for each kind of layer, `q_proj`, in all
-    blocks."""
-    found = sensitivity(lab, schemes, False, reading, calibration, estimated)
-    least = min(uniform_bits(found).values())
-    return plan_for_budget(found, max(budget + 1e-6, least), of_a_kind if by_kind else None)
-
-
-def probed_plan(
-    lab: Bench,
-    schemes: Sequence[str],
-    budget: float,
-    reading: str = PLANNED_ON,
-    calibration: str = LEARNED,
-    progress: Progress | None = None,
-    so_far: SoFar | None = None,
-) -> ProbedPlan:
-    """The plan by estimated costs, mended in place: other schemes for each layer are tried in the plan itself."""
-    if (kept := kept_probed_plan(lab, schemes, budget, reading, calibration)) is not None:
-        return kept
-    found = sensitivity(lab, schemes, False, reading, calibration, True, part_of(progress, 0, 4))
-    return measure_probed_plan(
-        lab.loaded,
-        found,
-        budget,
-        lab.tokens(reading),
-        lab.tokens(calibration),
-        lab.store(reading, calibration),
-        hashed=lab.hash,
-        progress=None if progress is None else lambda share, doing: progress(0.25 + 0.75 * share, doing),
-    )
-
-
-def kept_probed_plan(
-    lab: Bench, schemes: Sequence[str], budget: float, reading: str = PLANNED_ON, calibration: str = LEARNED
-) -> ProbedPlan | None:
-    texts, read = texts_on(lab.model, schemes), (lab.tokens(reading), lab.tokens(calibration))
-    return read_probed_plan(lab.loaded, texts, budget, *read, lab.store(reading, calibration), lab.hash)
-
-
-def uniform_bits(found: Sensitivity) -> dict[str, float]:
-    """Bits a weight of each scheme on all layers."""
-    return {text: found.mean_bits(dict.fromkeys(found.layers, text)) for text in found.schemes}
-
-
-@remembered(64)
-def planned_weights(lab: Bench, schemes: tuple[str, ...]) -> int:
-    """How many weights a plan made of these schemes speaks of: those of the layers that none of them skips."""
-    asked = [lab.scheme_of(one) for one in schemes]
-    return sum(
-        rows * columns for name, (rows, columns) in lab.shapes().items() if not any(one.skips(name) for one in asked)
-    )
-
-
-@remembered(64)
-def bits_of_all(lab: Bench, scheme: str) -> float:
-    """Bits a weight, scales counted, where one scheme is on all layers that it quantizes."""
-    known = lab.scheme_of(scheme)
-    coded = (known.coded(shape) for name, shape in lab.shapes().items() if not known.skips(name))
-    return sum((layer_size(one) for one in coded if one is not None), Size()).bits_per_weight
-
-
-@remembered(16)
-def plan_trail(
-    lab: Bench, schemes: tuple[str, ...], reading: str = PLANNED_ON, calibration: str = LEARNED, estimated: bool = True
-) -> tuple[tuple[float, float], ...]:
-    """Bits per weight and predicted KL of plans from the smallest to the one that loses least."""
-    return trail_of(sensitivity(lab, schemes, False, reading, calibration, estimated))
 
 
 def write_on(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantcore.lab.bench import LEARNED, PLANNED_ON
+from quantcore.lab.bench import LEARNED
 from quantcore.lab.house import House, Visit
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import duel
@@ -103,7 +103,22 @@ def test_a_plan_stays_within_its_budget(lab: Lab) -> None:
     trail = lab.plan_trail(schemes)
     assert [bits for bits, _ in trail] == sorted(bits for bits, _ in trail)
     assert trail[0][0] == pytest.approx(2.5)
-    assert lab.kept_sensitivity(schemes, False, PLANNED_ON, LEARNED, True) is not None
+
+
+def test_kept_costs_are_read_once(
+    lab: Lab, tiny_lm: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("w:int2/group32", "w:int4/group32"), False, "calibration/all|2x64", LEARNED, True
+    assert lab.kept_sensitivity(*asked) is None
+    measured = lab.sensitivity(*asked)
+    later, read = Lab(tiny_lm, store=Store(tmp_path)), list[str]()
+    get = Store.get
+    monkeypatch.setattr(Store, "get", lambda self, of, *how: (read.append(of.scheme), get(self, of, *how))[1])
+    found = later.kept_sensitivity(*asked)
+    assert found is not None
+    assert found.alone == measured.alone
+    assert later.kept_sensitivity(*asked) is found
+    assert read == list(asked[0])
 
 
 def test_both_write_on_as_a_copy_by_hand_does(lab: Lab, tiny_lm: LoadedModel) -> None:

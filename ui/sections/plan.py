@@ -14,7 +14,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from quantcore.lab.bench import LEARNED, PLANNED_ON
 from quantcore.lab.lab import Lab
-from quantcore.lab.whole import uniform_bits
+from quantcore.lab.layer_costs import uniform_bits
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.planning import PlannedChoice, schemes_near
 from quantcore.measure.probing import ProbedPlan

@@ -1,9 +1,12 @@
 """What a forked command finds imported (tests/forked.py): all that the command line and the pages import, but serve.py
 and what switches on Triton's interpreter."""
 
+import gc
 import importlib
 import os
 import pkgutil
+
+gc.disable()  # what imports make stays, so nobody need look for garbage in it, now or in a forked process
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # as quantcore/__main__.py, which comes too late here
 
@@ -13,3 +16,5 @@ for _name in ("quantcore.cli.command", "streamlit.web.cli", "transformers.models
     importlib.import_module(_name)
 for _module in pkgutil.walk_packages(ui.__path__, "ui."):
     importlib.import_module(_module.name)
+gc.freeze()
+gc.enable()

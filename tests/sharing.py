@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from tests import forked
+from tests import forked, forked_worker
 from tests.conftest import BROWSER
 
 
@@ -24,10 +24,14 @@ class OneBrowser(LoadFileScheduling):
         return "browser" if BROWSER in nodeid else super()._split_scope(nodeid)
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """All that tests fork comes from one process, which imports while the others collect."""
-    if getattr(session.config.option, "dist", "no") != "no" and not hasattr(session.config, "workerinput"):
-        forked.share()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """The processes that share the tests, and all that tests fork, come from one process. They share the cores too:
+    more threads than cores wait for each other."""
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(specs)))
+    forked.share()
+    for spec in specs:
+        spec.python = forked_worker.command()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -72,43 +72,54 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def browser_context() -> Iterator[Any]:
-    """One Chromium with one cache for a file's tests: the app's JavaScript is fetched and compiled once.
-
-    Not for the whole session: while Playwright is open its event loop runs, and other tests could not use asyncio.run.
-    """
+@pytest.fixture(scope="session")
+def browser_context() -> Any:
+    """One Chromium for all tests that drive one: the app's JavaScript is fetched and compiled once."""
     named = os.environ.get("CHROMIUM")
     path = named or next(filter(None, map(shutil.which, (SHELL, *NAMES))), None)
     if path is None:
         pytest.skip("no Chromium found; install one or name its program in the variable CHROMIUM")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        context = chromium.new_context(viewport=WINDOW, color_scheme="light", reduced_motion="reduce")
-        context.set_default_timeout(WAIT_MS)
-        yield context
-        chromium.close()
+    chromium = _open.enter_context(sync_api.sync_playwright()).chromium.launch(executable_path=path, args=FLAGS)
+    _open.callback(chromium.close)
+    context = chromium.new_context(viewport=WINDOW, color_scheme="light", reduced_motion="reduce")
+    context.set_default_timeout(WAIT_MS)
+    return context
 
 
-@pytest.fixture(scope="module")
+_open = ExitStack()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
+    """The browser closes behind its last test (conftest.py sorts them together): while Playwright is open its event
+    loop runs, and other tests could not use asyncio.run."""
+    yield
+    if nextitem is None or nextitem.get_closest_marker("browser") is None:
+        _open.close()
+
+
+@pytest.fixture(scope="session")
 def tab(browser_context: Any) -> Any:
-    """A file's one tab. Who opens a page where another of the app's is finds the app's JavaScript compiled and in
-    memory, which is a third of what a page costs; so a test's last page stays until the next one opens its own."""
+    """The one tab. Who opens a page where another of the app's is finds the app's JavaScript compiled and in memory,
+    which is a third of what a page costs; so a test's last page stays until the next one opens its own."""
     return browser_context.new_page()
 
 
 @pytest.fixture
 def page(tab: Any) -> Iterator[Any]:
-    """The tab, 1440 x 1000, light, without what moves to please; the test fails if any script on its page raised."""
+    """The tab of a new visitor, 1440 x 1000, light, without what moves to please; the test fails if any script on its
+    page raised."""
     raised: list[str] = []
 
     def keep(error: object) -> None:
         raised.append(str(error))
 
+    tab.context.clear_cookies()
     tab.on("pageerror", keep)
     yield tab
     tab.remove_listener("pageerror", keep)
+    tab.unroute_all()
     tab.mouse.move(0, 0)
     if tab.viewport_size != WINDOW:
         tab.set_viewport_size(WINDOW)
@@ -116,14 +127,24 @@ def page(tab: Any) -> Iterator[Any]:
     assert raised == []
 
 
-def watched(page: Any, *servers: str) -> list[str]:
-    """What the page asks from now on of others than these servers, and what its policy has to forbid: a list that
-    fills."""
+@contextmanager
+def watched(page: Any, *servers: str) -> Iterator[list[str]]:
+    """What the page asks of others than these servers until the block ends, and what its policy has to forbid: a list
+    that fills."""
     found: list[str] = []
     ours = (*servers, *(one.replace("http", "ws", 1) for one in servers), "data:", "blob:")
-    page.on("request", lambda asked: None if asked.url.startswith(ours) else found.append(asked.url))
-    page.on("console", lambda said: found.append(said.text) if "Content Security Policy" in said.text else None)
-    return found
+
+    def asked(request: Any) -> None:
+        found.extend([] if request.url.startswith(ours) else [request.url])
+
+    def said(message: Any) -> None:
+        found.extend([message.text] if "Content Security Policy" in message.text else [])
+
+    page.on("request", asked)
+    page.on("console", said)
+    yield found
+    page.remove_listener("request", asked)
+    page.remove_listener("console", said)
 
 
 def wait_until(page: Any, script: str, arg: Any = None) -> None:
@@ -132,11 +153,12 @@ def wait_until(page: Any, script: str, arg: Any = None) -> None:
     It is asked from outside. Playwright's own wait_for_function evaluates text inside the page, which the app's
     Content-Security-Policy forbids.
     """
-    end = time.monotonic() + WAIT_MS / 1000
+    end, pause_ms = time.monotonic() + WAIT_MS / 1000, 50.0
     while not _evaluate(page, script, arg):
         if time.monotonic() > end:
             raise TimeoutError(f"after {WAIT_MS / 1000:.0f} s still not true at {page.url}: {script} of {arg!r}")
-        page.wait_for_timeout(50)
+        page.wait_for_timeout(pause_ms)
+        pause_ms = min(1.2 * pause_ms, 250.0)  # to ask costs what the page needs to go on
 
 
 def wait_link(page: Any, part: str) -> None:

@@ -65,19 +65,18 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("path", PATHS)
 def test_no_page_keeps_anybody_out(page: Any, own_server: str, tiny_model_dir: Path, path: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    strays = watched(page, own_server)
     model = f"?model={quote(str(tiny_model_dir))}" if Path(path).name.startswith(WHOLE) else ""
-    page.goto(f"{own_server}/{Path(path).stem.partition('_')[2] if path != 'app.py' else ''}{model}")
     found = []
-    for theme, rules in (("light", RULES), ("dark", COLOURS)):
-        page.emulate_media(color_scheme=theme)
-        for _ in range(LOOKS):
-            wait_until(page, READY)
-            page.wait_for_timeout(500)  # colours fade from theme to theme
-            if not (seen := violations(page, axe, rules)):
-                break
-        found += [f"{theme}, {one}" for one in seen]
-    page.emulate_media(color_scheme="light")
+    with watched(page, own_server) as strays:
+        page.goto(f"{own_server}/{Path(path).stem.partition('_')[2] if path != 'app.py' else ''}{model}")
+        for theme, rules in (("light", RULES), ("dark", COLOURS)):
+            page.emulate_media(color_scheme=theme)
+            for _ in range(LOOKS):
+                wait_until(page, READY)
+                page.wait_for_timeout(500)  # colours fade from theme to theme
+                if not (seen := violations(page, axe, rules)):
+                    break
+            found += [f"{theme}, {one}" for one in seen]
     assert found == []
     assert page.locator(".stException").count() == 0
     assert strays == []

@@ -44,9 +44,10 @@ def class_url(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def strays(page: Any, class_url: str, server_url: str) -> list[str]:
+def strays(page: Any, class_url: str, server_url: str) -> Iterator[list[str]]:
     """What the page asked of others, and what its policy had to forbid."""
-    return watched(page, class_url, server_url)
+    with watched(page, class_url, server_url) as found:
+        yield found
 
 
 def foreign(page: Any) -> list[str]:

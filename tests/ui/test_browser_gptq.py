@@ -43,7 +43,7 @@ def colour_at(page: Any, picture: int, row: int, column: int) -> list[int]:
 
 def test_the_slider_follows_the_hand_and_the_link_follows_the_slider(page: Any, server_url: str) -> None:
     sent: list[Any] = []
-    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
+    page.once("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
     opened(page, server_url)
     wait_drawn(page, "toy")  # the page has come to rest
     assert sent  # the page came that way

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from quantcore.cli import torchrun
 from quantcore.cli.command import main
 from quantcore.numbers.packing import unpack
 from tests import forked
-from tests.browser_fixtures import ROOT
 
 SCHEME = "w:int4/group32,gptq"
 # narrow: absmax / 7.5 puts a weight between two codes, and the last digit of AWQ's scales says which it gets
@@ -31,19 +29,9 @@ def two(*arguments: str, store: Path, module: str = "quantcore") -> subprocess.C
 
 
 def torchrun_itself(*arguments: str, store: Path) -> subprocess.CompletedProcess[str]:
-    """The same as a user types it; seconds more, of imports in three processes."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "quantcore",
-    ]
-    own = environment(store)
-    return subprocess.run([*command, *arguments], cwd=ROOT, env=own, capture_output=True, text=True, timeout=900)
+    """The same with ranks as a user's agent starts them, each a Python of its own; seconds more, of imports in both."""
+    agent = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "quantcore")
+    return forked.run(*agent, *arguments, env=environment(store), timeout=900)
 
 
 def environment(store: Path) -> dict[str, str]:

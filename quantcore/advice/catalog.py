@@ -24,8 +24,9 @@ from typing import Any
 
 from quantcore.advice.shape import ServedShape, served_shape
 from quantcore.model.config_file import read_config
+from quantcore.model.hub import config_folder
 from quantcore.model.inventory import outline
-from quantcore.model.locate import ASSETS, REFERENCE, config_folder
+from quantcore.model.locate import ASSETS, REFERENCE
 from quantcore.model.named_path import named_path
 from quantcore.model.sentences import named
 from quantcore.model.skeleton import build

@@ -23,9 +23,10 @@ from quantcore.model.config_file import context_of
 from quantcore.model.experts import taken_apart
 from quantcore.model.finite import beside_linears, require_finite
 from quantcore.model.gguf_tensors import one_table
+from quantcore.model.hub import fetch
 from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
-from quantcore.model.locate import ASSETS, Place, Progress, fetch, quiet
+from quantcore.model.locate import ASSETS, Place, Progress, quiet
 from quantcore.model.locate import REFERENCE as REFERENCE
 from quantcore.model.locate import source_path as source_path
 from quantcore.model.memory import require_memory

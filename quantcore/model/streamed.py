@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from quantcore.model.config_file import context_of
 from quantcore.model.experts import take_apart
 from quantcore.model.finite import beside_linears, require_finite
+from quantcore.model.hub import fetch
 from quantcore.model.integrity import examine
 from quantcore.model.linears import block_names
 from quantcore.model.loading import generation_config
-from quantcore.model.locate import Progress, fetch, quiet
+from quantcore.model.locate import Progress, quiet
 from quantcore.model.memory import give_back
 from quantcore.model.places import with_places
 from quantcore.model.sentences import named, quoted

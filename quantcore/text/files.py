@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.model.bounded_process import BoundedProcess, Ended, Limits, Reported
-from quantcore.model.locate import hub_problem
+from quantcore.model.hub import hub_problem
 from quantcore.model.named_path import cause, named_path
 from quantcore.model.sentences import quoted
 from quantcore.text.windows import LONGEST_TEXT_BYTES, require_text_size

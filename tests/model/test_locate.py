@@ -21,7 +21,7 @@ from tests.forked import run
 CPU = torch.device("cpu")
 ASK = """
 import json, sys
-from quantcore.model.locate import fetch
+from quantcore.model.hub import fetch
 answers = []
 for source in sys.argv[1:]:
     told = []

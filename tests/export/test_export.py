@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from quantcore import dequantize
-from quantcore.export import checkpoint as export
+from quantcore.export import writing
 from quantcore.export.checkpoint import export_checkpoint, write_checkpoint
 from quantcore.export.checkpoint_format import as_stored, group, why_not
 from quantcore.export.export_report import ExportReport
@@ -431,7 +431,7 @@ def test_a_disk_that_is_full(tiny_lm: LoadedModel, tmp_path: Path, monkeypatch: 
     try:
         with pytest.raises(ValueError, match=r"needs about 0\.\d MB and .* has 0\.1 MB free; make room"):
             export_checkpoint(tiny_lm, "w:int8/channel", disk / "out")
-        monkeypatch.setattr(export, "require_space", lambda *_: None)
+        monkeypatch.setattr(writing, "require_space", lambda *_: None)
         with pytest.raises(ValueError, match="is full; nothing was kept"):
             export_checkpoint(tiny_lm, "w:int8/channel", disk / "out")
         assert list(disk.iterdir()) == []

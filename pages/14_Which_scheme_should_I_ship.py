@@ -3,8 +3,9 @@
 import streamlit as st
 
 from quantcore.advice.catalog import catalogue
-from quantcore.advice.choice import GOALS, TOLERANCES, Advice, Verdict
+from quantcore.advice.choice import GOALS, Advice, Verdict
 from quantcore.advice.load import Load
+from quantcore.advice.losses import TOLERANCES
 from quantcore.lab.advice import GOAL, GPU, HERE, TOLERANCE
 from quantcore.lab.bench import LEARNED, MEASURED
 from quantcore.lab.hardware import LOADED

@@ -9,33 +9,29 @@ tolerated. Of those that stay, by what matters:
     quality      the least loss                     latency, throughput     the fastest; of those within SAME of it the
     memory       the fewest bytes                                           least loss: the prediction tells no less
 
-A loss is measured on this model, or it is `kin`'s: recorded on another model, fit for an order and not for a limit. Of
-losses that were measured on the same windows the line says whether they are told apart, as a duel does (`told_apart`);
-the order goes by the figures. Candidates are compared by figures of one model: this one's where all of them were
-measured on it, else kin's.
+A loss is measured on this model, or it is `kin`'s (`advice.losses`). Of losses that were measured on the same windows
+the line says whether they are told apart, as a duel does (`told_apart`); the order goes by the figures. Candidates are
+compared by figures of one model: this one's where all of them were measured on it, else kin's.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from quantcore.advice.candidates import NOT_HERE, Candidate, candidates
 from quantcore.advice.load import Load, Memory, ServeTime, memory_of, serve_time, weight_bytes
+from quantcore.advice.losses import TOLERANCES, Loss, Tolerance, kin
 from quantcore.advice.pace import band, kind_of
 from quantcore.advice.shape import ServedShape
 from quantcore.export.kernels import AMD, CPU, Place, stays_16_bit, why_not_on
 from quantcore.measure.frontier import unbeaten
 from quantcore.measure.told_apart import BY_TEXT, Apart, Pair, share_words
-from quantcore.model.locate import ASSETS
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gpus import Machine
 
-KIN = ASSETS / "kin.json"
 MOST_GPUS = 4096
 FLOAT = "float"
 GOALS = ("quality", "latency", "throughput", "memory")
@@ -46,49 +42,6 @@ UNTIMED = {
     AMD: "vLLM runs it here by a Triton kernel of 2026, whose speed nobody measured for this lab",
     CPU: "vLLM runs it here since 2026, but this lab has no product of packed codes on a CPU to predict its speed by",
 }
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How much may be lost: the words, and the limits that they mean."""
-
-    words: str
-    perplexity: float | None = None
-    top1: float | None = None
-
-
-TOLERANCES = {
-    one.words: one
-    for one in (
-        Tolerance("perplexity + 1%", perplexity=0.01),
-        Tolerance("perplexity + 3%", perplexity=0.03),
-        Tolerance("perplexity + 10%", perplexity=0.10),
-        Tolerance("same next token in 99 of 100", top1=0.99),
-        Tolerance("same next token in 95 of 100", top1=0.95),
-        Tolerance("whatever fits"),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Loss:
-    """KL in nats a token with its interval; `perplexity`: its relative change, at the upper end of the interval;
-    `top1`: share of equal likeliest tokens. `on`: the model and the tokens; `own`: whether that is this model."""
-
-    kl: float
-    lo: float
-    hi: float
-    perplexity: float
-    top1: float
-    on: str
-    own: bool = True
-
-    def why_not(self, limit: Tolerance) -> str | None:
-        if limit.perplexity is not None and self.perplexity > limit.perplexity:
-            return f"perplexity rises by up to {self.perplexity:.1%}, more than {limit.perplexity:.0%}"
-        if limit.top1 is not None and self.top1 < limit.top1:
-            return f"the next token is the same in {self.top1:.1%}, fewer than {limit.top1:.0%}"
-        return None
 
 
 @dataclass(frozen=True)
@@ -127,13 +80,6 @@ class Advice:
     runner_up: Verdict | None
     verdicts: tuple[Verdict, ...]
     elsewhere: Mapping[str, str]
-
-
-@lru_cache
-def kin() -> dict[str, Loss]:
-    """By candidate's name what it lost on the model that comes along."""
-    content = json.loads(KIN.read_text(encoding="utf-8"))
-    return {name: Loss(**figures, on=content["on"], own=False) for name, figures in content["losses"].items()}
 
 
 def place_of(machine: Machine) -> Place:

@@ -6,8 +6,9 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from quantcore.advice.choice import GOALS, TOLERANCES
+from quantcore.advice.choice import GOALS
 from quantcore.advice.load import Load
+from quantcore.advice.losses import TOLERANCES
 from quantcore.cli.labs import loaded_lab
 from quantcore.cli.outputs import progress_bar
 from quantcore.lab.advice import GOAL, GPU, TOLERANCE

@@ -16,9 +16,10 @@ import torch
 
 from quantcore.advice.candidates import candidates
 from quantcore.advice.catalog import shape_of
-from quantcore.advice.choice import Advice, Loss
+from quantcore.advice.choice import Advice
 from quantcore.advice.choice import advise as choose
 from quantcore.advice.load import Load
+from quantcore.advice.losses import Loss
 from quantcore.advice.pace import product_ms
 from quantcore.advice.shape import ServedShape, served_shape
 from quantcore.lab import layer_costs, take, whole

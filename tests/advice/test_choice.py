@@ -4,8 +4,9 @@ import pytest
 
 from quantcore.advice.candidates import candidates
 from quantcore.advice.catalog import shape_of
-from quantcore.advice.choice import GOALS, Advice, Loss, advise, frontier
+from quantcore.advice.choice import GOALS, Advice, advise, frontier
 from quantcore.advice.load import SHARE, Load, memory_of, serve_time, ways_out, weight_bytes
+from quantcore.advice.losses import Loss
 from quantcore.export import kernels
 from quantcore.scheme.plan import Plan
 from quantcore.studies.gpus import GPUS

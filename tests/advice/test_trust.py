@@ -13,8 +13,9 @@ import pytest
 from benchmarks.advice import RESULT
 from quantcore.advice.candidates import candidates
 from quantcore.advice.catalog import shape_of
-from quantcore.advice.choice import GOALS, TOLERANCES, Advice, Loss, advise, frontier
+from quantcore.advice.choice import GOALS, Advice, advise, frontier
 from quantcore.advice.load import Load
+from quantcore.advice.losses import TOLERANCES, Loss
 from quantcore.advice.shape import ServedShape, served_shape
 from quantcore.lab.advice import finalists
 from quantcore.model.loading import load_model

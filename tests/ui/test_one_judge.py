@@ -9,8 +9,9 @@ from itertools import combinations
 import pytest
 
 from quantcore.advice.catalog import shape_of
-from quantcore.advice.choice import Loss, advise
+from quantcore.advice.choice import advise
 from quantcore.advice.load import Load
+from quantcore.advice.losses import Loss
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import Duel
 from quantcore.measure.luck import Spread, jittered

@@ -6,8 +6,9 @@ import shlex
 
 import pandas as pd
 
-from quantcore.advice.choice import GB, Advice, Loss, Verdict
+from quantcore.advice.choice import GB, Advice, Verdict
 from quantcore.advice.load import SHARE, ways_out
+from quantcore.advice.losses import Loss
 from quantcore.advice.pace import MEASURED_ON, fitted
 from quantcore.studies.gpus import GPUS
 from ui.markdown import as_is

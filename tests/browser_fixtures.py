@@ -8,18 +8,18 @@ nothing of the user's settings is read or written, and only the processes starte
 import os
 import shutil
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from multiprocessing.process import BaseProcess
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.forked import ROOT, start
+from tests.forked import ROOT, Forked, start
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SHELL = "chromium-headless-shell"  # no windows, whose own pages take half a second of the processor for each tab
@@ -49,14 +49,15 @@ def serving(script: Path, home: Path, **variables: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.join(10)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
         process.kill()
-        process.join()
+        process.wait()
 
 
-def _wait_healthy(url: str, process: BaseProcess, log: Path) -> None:
+def _wait_healthy(url: str, process: Forked, log: Path) -> None:
     end = time.monotonic() + START_S
-    while time.monotonic() < end and process.exitcode is None:
+    while time.monotonic() < end and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
                 return

@@ -76,20 +76,6 @@ def _own_results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _forked_children() -> Iterator[None]:
-    """Where several processes share the tests, each process that a tokenizer lives in is forked: to start Python for it
-    would take a second. For a file alone the first fork would take longer than that."""
-    from quantcore.model import bounded_process
-    from tests.forked import SHARED
-    from tests.forked_children import Subprocess
-
-    with pytest.MonkeyPatch.context() as patch:
-        if SHARED in os.environ:
-            patch.setattr(bounded_process, "subprocess", Subprocess)
-        yield
-
-
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> Iterator[None]:
     """Every test draws from the same seed and leaves no mark on the next one's."""

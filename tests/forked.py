@@ -1,8 +1,9 @@
 """Python commands in processes of their own, begun in a moment: each is forked from one that has imported torch,
-transformers, the package and the pages (tests/preloaded.py), where a new process would take seconds for that.
+transformers, the package and the pages (tests/fork_server.py), where a new process would take seconds for that.
 
     done = run("-m", "quantcore", "schemes")           as subprocess.run([sys.executable, ...], capture_output=True)
     process = start("-m", "streamlit", "run", "serve.py", out=log, err=log)
+    process.wait(10)                                   as a subprocess.Popen; it ends with who began it
 
 What the environment decides while huggingface_hub is imported (HF_HOME, HF_ENDPOINT) holds here too. Not for what it
 decides while others are (TRITON_INTERPRET, the allocator's limits), nor for a test of what is imported: those start
@@ -10,55 +11,95 @@ Python anew.
 """
 
 import atexit
-import contextlib
-import multiprocessing
+import json
 import os
-import runpy
+import select
+import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from multiprocessing import forkserver, spawn
-from multiprocessing.process import BaseProcess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
-forking = multiprocessing.get_context("forkserver")
-forking.set_forkserver_preload(["tests.preloaded"])
-SHARED = "TESTS_FORK_FROM"  # the address of a process to fork from that another has begun
-_forks: Any = forkserver._forkserver  # multiprocessing gives its address to nobody
-_preparation = spawn.get_preparation_data
+NUMBER = struct.Struct("<i")  # what the server says: a process's id, later its exit code
+server: str | None = None  # the address of the process that forks, once there is one
 
 
-def _without_main(name: str) -> dict[str, Any]:
-    """A forked process would import the program of this one, be it pytest or the page that AppTest ran last."""
-    return {key: value for key, value in _preparation(name).items() if not key.startswith("init_main")}
+def address() -> str:
+    """Of the process that forks; begun at the first call, and ended with this one. It imports for some seconds."""
+    global server
+    if server is None:
+        folder = tempfile.TemporaryDirectory(prefix="fork-")
+        server = f"{folder.name}/asked"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(server)
+            listener.listen(64)
+            command = [sys.executable, "-m", "tests.fork_server", server, str(listener.fileno())]
+            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+        atexit.register(_end, process, folder)
+    return server
 
 
-spawn.get_preparation_data = _without_main
+def _end(process: "subprocess.Popen[bytes]", folder: "tempfile.TemporaryDirectory[str]") -> None:
+    process.kill()
+    process.communicate()
+    folder.cleanup()
 
 
-def share() -> None:
-    """Begin the process that others are forked from, for the tests' processes that this one starts."""
-    os.environ[SHARED] = _address()
+class Forked:
+    """`python COMMAND` as a forked process, which reads and writes at `ends`, three file descriptors."""
 
+    def __init__(
+        self, command: Sequence[str], ends: Sequence[int], env: Mapping[str, str], cwd: Path | str = ROOT
+    ) -> None:
+        self.command = command
+        self.returncode: int | None = None
+        self._line = socket.socket(socket.AF_UNIX)
+        self._line.connect(address())
+        socket.send_fds(self._line, [b"."], ends)
+        self._line.sendall(json.dumps({"command": command, "env": dict(env), "cwd": str(cwd)}).encode() + b"\n")
+        if (pid := self._hear()) is None:
+            raise RuntimeError("the process that others are forked from has ended; what it wrote says why")
+        self.pid = pid
 
-def _address() -> str:
-    with contextlib.chdir(ROOT):  # where tests.preloaded is found, should this be the first
-        _forks.ensure_running()
-    return str(_forks._forkserver_address)
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code; minus the signal that ended it. Raises: subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            if not select.select([self._line], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.command, timeout or 0.0)
+            said = self._hear()
+            self.returncode = -signal.SIGKILL if said is None else said  # None: it went with the one that forked it
+            self._line.close()
+        return self.returncode
 
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
 
-def _fork_from(address: str) -> None:
-    """Fork from a process that is not this one's child."""
-    _forks._forkserver_address, _forks.ensure_running = address, lambda: None
-    if _forks._forkserver_alive_fd is None:
-        _forks._forkserver_alive_fd = os.pipe()[1]  # each child is given one
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
 
-if SHARED in os.environ:
-    _fork_from(os.environ[SHARED])
+    def _send(self, what: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, what)
+
+    def _hear(self) -> int | None:
+        """The next number; None where nobody says one any more."""
+        told = self._line.recv(NUMBER.size, socket.MSG_WAITALL)
+        return int(NUMBER.unpack(told)[0]) if told else None
+
+    def __del__(self) -> None:
+        self._line.close()
 
 
 def start(
@@ -67,18 +108,11 @@ def start(
     err: Path,
     env: Mapping[str, str] | None = None,
     cwd: Path = ROOT,
-) -> BaseProcess:
+) -> Forked:
     """Begin `python COMMAND`, which writes to the files `out` and `err`, behind what they hold."""
-    own = dict(os.environ if env is None else env)
-    return begin(_become, command, own, cwd, out, err, _address())
-
-
-def begin(what: Callable[..., None], *args: object, daemon: bool = False) -> BaseProcess:
-    """Call a function in a process of its own; a daemon ends with this one."""
-    _address()
-    process = forking.Process(target=what, args=args, daemon=daemon)
-    process.start()
-    return process
+    with Path(os.devnull).open("rb") as nothing, out.open("ab") as said, err.open("ab") as told:
+        ends = [one.fileno() for one in (nothing, said, told)]
+        return Forked(command, ends, os.environ if env is None else env, cwd)
 
 
 def run(
@@ -90,12 +124,13 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
         process = start(*command, out=out, err=err, env=env, cwd=cwd)
-        process.join(timeout)
-        if process.exitcode is None:
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
             process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(command, timeout, out.read_text(), err.read_text())
-        return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), err.read_text())
+            process.wait()
+            raise subprocess.TimeoutExpired(command, timeout, out.read_text(), err.read_text()) from None
+        return subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())
 
 
 def instead(command: list[str], cwd: Path, env: Mapping[str, str], **_: object) -> "subprocess.CompletedProcess[str]":
@@ -103,39 +138,18 @@ def instead(command: list[str], cwd: Path, env: Mapping[str, str], **_: object) 
     return run(*command[1:], cwd=cwd, env=env)
 
 
-def _become(command: tuple[str, ...], env: dict[str, str], cwd: Path, out: Path, err: Path, address: str) -> None:
-    """Be `python COMMAND` in this forked process; the tokenizers' processes that it starts are forked too, from where
-    it came itself."""
-    import torch
+class Bounded(Forked):
+    """In the place of subprocess.Popen, for a `BoundedProcess`: the same program, limits and signals. Torch is imported
+    there already, and cannot be kept out any more."""
 
-    from quantcore.model import bounded_process
-    from tests.forked_children import Subprocess
+    def __init__(self, command: list[str], stderr: IO[bytes], env: Mapping[str, str], **_: object) -> None:
+        questions, to = os.pipe()
+        answers, replies = os.pipe()
+        self.stdin, self.stdout = os.fdopen(to, "wb"), os.fdopen(answers, "rb")
+        program = command[command.index("-P") + 1 :]
+        super().__init__([*program, "with-torch"], (questions, replies, stderr.fileno()), env, Path.cwd())
+        os.close(questions)
+        os.close(replies)
 
-    _fork_from(address)
-    vars(bounded_process)["subprocess"] = Subprocess
-    for number, file in ((1, out), (2, err)):
-        with file.open("a") as opened:
-            os.dup2(opened.fileno(), number)
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
-    if "HF_HOME" in env:  # our own code imports the hub's library where it asks the hub: then it is read anew
-        for name in [one for one in sys.modules if one.partition(".")[0] == "huggingface_hub"]:
-            del sys.modules[name]
-    if "OMP_NUM_THREADS" in env:
-        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
-    what, *arguments = command
-    try:
-        if what == "-m":
-            module, *arguments = arguments
-            sys.argv = [module, *arguments]
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        elif what == "-c":
-            program, *arguments = arguments
-            sys.argv = ["-c", *arguments]
-            exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
-        else:
-            sys.argv = list(command)
-            runpy.run_path(what, run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # which a forked process leaves out
+
+POPEN: Any = SimpleNamespace(PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired, Popen=Bounded)

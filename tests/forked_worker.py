@@ -1,5 +1,5 @@
 """A process that shares the tests, forked where pytest-xdist would start Python anew: torch, transformers, the package
-and the pages are imported once for all of them (tests/preloaded.py).
+and the pages are imported once for all of them (tests/fork_server.py).
 
     spec.python = command()        instead of sys.executable, for each process that execnet is to start
 """
@@ -7,33 +7,21 @@ and the pages are imported once for all of them (tests/preloaded.py).
 import os
 import shlex
 import sys
-from multiprocessing.connection import Connection
+from pathlib import Path
 
-from tests.forked import ROOT, begin
+from tests import forked
 
 
 def command() -> str:
     """What takes the options of a Python and does what they ask in a forked process."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests import forked_worker; forked_worker.ask()"
+    program = f"""
+import sys; sys.path.insert(0, {str(forked.ROOT)!r})
+from tests import forked_worker; forked_worker.ask({forked.address()!r})
+"""
     return shlex.join([sys.executable, "-c", program])
 
 
-def ask() -> None:
+def ask(address: str) -> None:
     """Stand between execnet and the forked process, which reads and writes where this one would."""
-    ends = [Connection(os.dup(end), readable=end == 0, writable=end > 0) for end in range(3)]
-    worker = begin(_serve, sys.argv[-1], dict(os.environ), *ends)
-    for end in (*ends, sys.stdin, sys.stdout):
-        end.close()
-    worker.join()
-    sys.exit(worker.exitcode)
-
-
-def _serve(program: str, env: dict[str, str], *ends: Connection) -> None:
-    """Be `python -c PROGRAM`."""
-    for number, end in enumerate(ends):
-        os.dup2(end.fileno(), number)
-        end.close()
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: PTH123, SIM115
-    os.environ.clear()
-    os.environ.update(env)
-    exec(program, {"__name__": "__main__"})
+    forked.server = address
+    sys.exit(forked.Forked(sys.argv[-2:], (0, 1, 2), os.environ, Path.cwd()).wait())

@@ -2,7 +2,10 @@
 
 Triton 3.7 puts its interpreted functions into `triton.language` anew for every call of a device function, after looking
 through the whole module: a third of the time. Here they are put in once, and stay. And it does every sum of int32 again
-in int64, a quarter of the rest: here numbers are compared at the end, where one that overflowed is wrong."""
+in int64, a quarter of the rest: here numbers are compared at the end, where one that overflowed is wrong.
+
+Private names are replaced because no public one does it: a launch's `sanitize_overflow` reaches the compiler alone, and
+nothing says how long what was put in stays."""
 
 import functools
 import types

@@ -1,8 +1,8 @@
 """Who runs which test where several processes share them: a file stays in one process, as do
 what its fixtures make, and so do all tests in a browser, of which there is one at a time.
 
-`-n auto` takes a process a core and one more, for the tests in a browser, which mostly wait; eight at most. Each
-takes 15 s of the processor to begin.
+`-n auto` takes a process a core and one more, for the tests in a browser, which mostly wait; eight at most. All are
+forked (tests/forked_worker.py).
 
 pytest-xdist 3.8 has marks for such groups, which do nothing with pytest 9.2; so its scheduler is told.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from tests import forked, forked_worker
+from tests import forked_worker
 from tests.conftest import BROWSER
 
 
@@ -26,10 +26,8 @@ class OneBrowser(LoadFileScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """The processes that share the tests, and all that tests fork, come from one process. They share the cores too:
-    more threads than cores wait for each other."""
+    """The processes share the cores too: more threads than cores wait for each other."""
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(specs)))
-    forked.share()
     for spec in specs:
         spec.python = forked_worker.command()
 

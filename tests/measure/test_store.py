@@ -132,9 +132,7 @@ def test_two_processes_share_the_file(tmp_path: Path) -> None:
     )
     log = tmp_path / "said"
     running = [forked.start("-c", program, str(tmp_path), who, out=log, err=log) for who in "ab"]
-    for process in running:
-        process.join(60)
-    assert [process.exitcode for process in running] == [0, 0], log.read_text()
+    assert [process.wait(60) for process in running] == [0, 0], log.read_text()
     assert Store(tmp_path).count() == 60
 
 

@@ -83,8 +83,9 @@ def ranking_part(found: Answer[Sensitivity], scheme: str, way: str, layers: list
         st.markdown(more)
     with st.grid(2, min_column_width=430):
         title, alt = f"{Scheme.parse(scheme).label}: {way}", said.replace("*", "")
-        chart(figures.heat_map(costs, title, what, layers), key="map", alt=alt)
-        chart(figures.ranking(costs, "Ranked; a colour is a module", what), key="ranking", alt=alt)
+        heat_map, ranking = figures.ranked(tuple(costs.items()), title, what, tuple(layers))
+        chart(heat_map, key="map", alt=alt)
+        chart(ranking, key="ranking", alt=alt)
     frame.numbers(pd.DataFrame([{"layer": one, "scheme": scheme, what: kl} for one, kl in costs.items()]), "layers")
 
 

@@ -110,6 +110,7 @@ class Job:
     left_at   since when nobody does, in monotonic seconds
     private   made of a visitor's own text: the result goes with the visitor
     passing   what a move asks for: of no use once nobody waits for it
+    rest_s    seconds from when it was asked for in which it does not begin: the next move may ask for another
     number    its own, of all jobs of this program"""
 
     _count = count(1)
@@ -124,6 +125,7 @@ class Job:
         rules: Rules,
         private: bool,
         passing: bool = False,
+        rest_s: float = 0.0,
     ) -> None:
         self.device, self.key, self.title, self.private, self.passing = device, key, title, private, passing
         self.number = next(Job._count)
@@ -134,7 +136,7 @@ class Job:
         self.askers: set[Asker] = set()
         self.left_at: float | None = None
         self.problem: str | None = None
-        self.asked = time.monotonic()
+        self.asked, self._rest_s = time.monotonic(), rest_s
         self.started: float | None = None
         self.ended = threading.Event()
         self._work: Work | None = work
@@ -150,6 +152,11 @@ class Job:
     def age_s(self) -> float:
         """Seconds since it was asked for."""
         return time.monotonic() - self.asked
+
+    @property
+    def rests_s(self) -> float:
+        """Seconds until it may begin; 0 or less: it may."""
+        return self._rest_s - self.age_s
 
     @property
     def ahead(self) -> int:

@@ -33,6 +33,7 @@ def result_of(
     patience_s: float | None = None,
     button: str = "Run it",
     passing: bool = False,
+    rest_s: float = 0.0,
 ) -> Any:
     """The job's result; while there is none, its progress stands here instead, and None is returned. The page is drawn
     again when the job is over, and whenever it has shown more of its result. Call it inside a container that is there
@@ -45,13 +46,15 @@ def result_of(
     patience_s   how long a fresh job is waited for, so that a quick one shows no progress; 0: what stands below is
              drawn at once
     passing  a move's job: it ends where the visitor moves on or leaves, unless others wait for it
+    rest_s   seconds in which a fresh job does not begin, so that it is not in the way of what the page draws now, and
+             of the moves that follow at once
     Raises: ValueError with the sentence that ended the job."""
     jobs, mark = kept.jobs(), hashlib.sha256(key.encode()).hexdigest()[:12]
     if place is not None:
         _move_on(place, key)
     job, declined = jobs.get(key), key in _declined()
     if start and not declined and (job is None or not job.over):
-        job = jobs.submit(device, key, title, work, visitors.asker(), OWN in key, passing)
+        job = jobs.submit(device, key, title, work, visitors.asker(), OWN in key, passing, rest_s)
         if job is None:
             _wait_for_a_turn(title)
             return None

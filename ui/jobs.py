@@ -60,9 +60,10 @@ class Jobs:
         asker: Asker = ALONE,
         private: bool = False,
         passing: bool = False,
+        rest_s: float = 0.0,
     ) -> Job | None:
         """The job with this key: the one that waits, runs or is done, or a new one in the device's line; None where
-        the visitor has as many jobs waiting as the rules allow. private, passing: as `Job` has them."""
+        the visitor has as many jobs waiting as the rules allow. private, passing, rest_s: as `Job` has them."""
         with self._lock:
             known = self._jobs.get(key)
             if known is not None and known.state not in ("failed", "cancelled"):
@@ -71,7 +72,7 @@ class Jobs:
             if self.full(asker):
                 return None
             line = self._lines.setdefault(device, Line(device))
-            job = self._jobs[key] = Job(device, key, title, work, line, self.rules, private, passing)
+            job = self._jobs[key] = Job(device, key, title, work, line, self.rules, private, passing, rest_s)
             job.askers.add(asker)
             over = [old for old, one in self._jobs.items() if one.over]
             for old in over[: max(0, len(over) - KEPT)]:

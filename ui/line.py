@@ -2,7 +2,7 @@
 
 Visitors take turns: of those who wait, the one served longest ago is next, and of a visitor's own jobs the first asked
 for. Jobs whose visitors are all away are passed over while anybody else's waits. So a visitor who asks for many jobs,
-or who leaves many behind, delays another by no more than the one that runs.
+or who leaves many behind, delays another by no more than the one that runs. One that rests still is passed over too.
 
 The thread outlives every job, whatever a job raises. It runs at a lower priority than the pages (Linux; elsewhere at
 the same), so that thirty visitors can move sliders meanwhile.
@@ -29,6 +29,9 @@ class Waiting(Protocol):
 
     @property
     def attended(self) -> bool: ...
+
+    @property
+    def rests_s(self) -> float: ...
 
     def run(self) -> None: ...
 
@@ -94,10 +97,11 @@ class Line(Generic[J]):
     def _next(self) -> J:
         with self._changed:
             self.running = None
-            while not self._waiting:
-                self._turns.clear()  # nobody waits: nobody has a grievance
-                self._changed.wait()
-            job = self.running = order(self._waiting, self._turns)[0]
+            while not (ready := [job for job in self._waiting if job.rests_s <= 0]):
+                if not self._waiting:
+                    self._turns.clear()  # nobody waits: nobody has a grievance
+                self._changed.wait(min((job.rests_s for job in self._waiting), default=None))
+            job = self.running = order(ready, self._turns)[0]
             self._waiting.remove(job)
             self._turn += 1
             self._turns.update(dict.fromkeys(job.visitors, self._turn))

@@ -20,7 +20,7 @@ from quantcore.lab.memo import Key, Memo, T, key_of, remembered, room_on
 from quantcore.lab.warm import keep_compiled
 from quantcore.measure.store import Store, model_hash
 from quantcore.methods.transforms.options import Smooth
-from quantcore.model.held import held
+from quantcore.model.held import Held, held
 from quantcore.model.inventory import inventory, outline
 from quantcore.model.layer_names import expert_of
 from quantcore.model.linears import head_of, linear_named, linear_shapes
@@ -156,6 +156,11 @@ class Bench:
     @property
     def model(self) -> nn.Module:
         return self.loaded.model
+
+    @remembered(1)
+    def by_block(self) -> Held:
+        """The model as those see it who go through it block by block: its blocks and experts are looked for once."""
+        return held(self.load())
 
     @property
     def hash(self) -> str:

@@ -69,7 +69,7 @@ def kept_schemes(
 ) -> tuple[str, ...]:
     """The texts in full of those schemes that were measured on these texts already."""
     read = lab.tokens(reading), lab.tokens(calibration)
-    return tuple(known(lab.whole, schemes, *read, lab.store(reading, calibration), lab.hash))
+    return tuple(known(lab.by_block(), schemes, *read, lab.store(reading, calibration), lab.hash))
 
 
 def luck(
@@ -104,8 +104,10 @@ def known_luck(
 ) -> dict[str, Spread]:
     """Of those schemes whose luck was measured on these texts."""
     able, _ = sorted_out(schemes, lab.shapes(), lab.head)
-    begun = [text for text in able.values() if _all_kept(lab, (text, *jittered(text, 1)), reading, calibration)]
-    kept = {text: kept_duel(lab, (text, *jittered(text)), reading, calibration) for text in begun}
+    begun = {text: (text, *jittered(text, 1)) for text in able.values()}
+    there = set(kept_schemes(lab, [one for both in begun.values() for one in both], reading, calibration))
+    asked = [text for text, both in begun.items() if there.issuperset(both)]
+    kept = {text: kept_duel(lab, (text, *jittered(text)), reading, calibration) for text in asked}
     return {text: spread_of(one) for text, one in kept.items() if one is not None}
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -46,10 +47,9 @@ class Spread:
 
 def jittered(text: str, count: int = JITTERS) -> list[str]:
     """The plan's text with other luck, `count` times; none where no scale of a weight has a 16-bit grain to move in."""
-    plan = Plan.parse(text)
-    if not any(_has_grain(one) for one in plan.schemes):
+    if not any(_has_grain(one) for one in Plan.parse(text).schemes):
         return []
-    return [str(_with_jitter(plan, seed)) for seed in range(1, count + 1)]
+    return [_jittered(text, seed) for seed in range(1, count + 1)]
 
 
 def without_jitter(text: str) -> str:
@@ -81,6 +81,11 @@ def both(p_text: float, p_luck: float) -> float:
         return max(p_text, p_luck)
     texts, lucks = NORMAL.inv_cdf(p_text / 2), NORMAL.inv_cdf(p_luck / 2)
     return 2 * NORMAL.cdf(-1 / math.sqrt(1 / texts**2 + 1 / lucks**2))
+
+
+@lru_cache(256)  # a page asks again with every move
+def _jittered(text: str, seed: int) -> str:
+    return str(_with_jitter(Plan.parse(text), seed))
 
 
 def _with_jitter(plan: Plan, seed: int) -> Plan:

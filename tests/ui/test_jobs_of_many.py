@@ -273,6 +273,25 @@ def test_a_moves_job_ends_with_the_move_and_others_keep_it(monkeypatch: pytest.M
     assert end(closed).state == "cancelled"
 
 
+def test_a_job_that_rests_lets_others_pass_and_begins_by_itself_or_never() -> None:
+    """What a move asks for does not begin before the move is drawn, and never where the next move follows at once."""
+    jobs, ann, bob = Jobs(), Asker("ann", "tab of ann"), Asker("bob", "tab of bob")
+    began: list[str] = []
+
+    def put(key: str, asker: Asker, rest_s: float = 0.0) -> Job:
+        job = jobs.submit("cpu", key, "t", lambda _: began.append(key), asker, passing=True, rest_s=rest_s)
+        assert job is not None
+        return job
+
+    given_up, follows = put("given up", ann, rest_s=3600.0), put("follows", ann, rest_s=0.3)
+    end(put("passes", bob))
+    assert (given_up.state, follows.state, began) == ("waiting", "waiting", ["passes"])
+    jobs.leave("given up", ann)
+    assert given_up.state == "cancelled"
+    assert end(follows).age_s >= 0.3
+    assert began == ["passes", "follows"]
+
+
 def test_a_result_on_an_own_text_goes_with_its_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ui.jobs.RELOAD_S", 0.0)
     tabs = Tabs("tab of ann")

@@ -13,7 +13,8 @@ from quantcore.scheme.plan import Plan
 from quantcore.text.reading import EVALUATE, Texts
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
-from ui import answers
+from ui import answers, kept
+from ui.sections import plan as plan_section
 from ui.sections.plan import DUEL, timed_schemes
 from ui.settled import BEFORE
 from ui.words import sensitivity as words
@@ -84,6 +85,20 @@ def test_the_plan_before_stays_while_other_costs_are_found(page: AppTest, monkey
     settle(page)
     assert BEFORE not in [one.value for one in page.caption]
     assert page.code[0].value != before[0]
+
+
+def test_a_moves_duel_begins_once_the_slider_rests(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A duel that began at once would slow down the very repaint that asked for it."""
+    settle(page)
+    monkeypatch.setattr(plan_section, "REST_S", 3600.0)
+    asked, texts = [], [page.code[0].value]
+    for budget in (4.3, 4.6):
+        page.slider(key="budget").set_value(budget).run()
+        asked.append(next(job for job in kept.jobs().unfinished() if "another text" in job.title))
+        texts.append(page.code[0].value)
+    assert [job.state for job in asked] == ["cancelled", "waiting"]  # the first was given up before it began
+    assert len(set(texts)) == 3  # the plan itself was drawn at once
+    asked[1].end()
 
 
 def test_a_plan_is_mended_in_place(page: AppTest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import plotly.graph_objects as go
@@ -34,6 +35,16 @@ def grid_of(layers: Sequence[str]) -> tuple[list[str], list[str], dict[str, tupl
         for layer, (block, module) in places.items()
     }
     return modules, columns, cells
+
+
+@lru_cache(64)
+def ranked(
+    costs: tuple[tuple[str, float], ...], title: str, what: str, layers: tuple[str, ...]
+) -> tuple[go.Figure, go.Figure]:
+    """The map and the ranking of what layers cost, drawn once: with every move of the budget they are asked for again,
+    as they were."""
+    by_layer = dict(costs)
+    return heat_map(by_layer, title, what, layers), ranking(by_layer, "Ranked; a colour is a module", what)
 
 
 def heat_map(costs: Mapping[str, float], title: str, what: str, layers: Sequence[str]) -> go.Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -38,6 +38,7 @@ CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
 STEP = 0.005  # of the budget, bits a weight
 LEAST, MOST = 2.125, 8.5  # bits a weight
 DUEL = "plan"  # the place of its jobs
+REST_S = 0.8  # a duel that began at once would slow the repaint down, and be given up with the next move of the slider
 BEFORE = "_plan_before"  # in the session
 LONG_PLAN, PLAN_PIXELS = 600, 160  # letters, from which on a plan's text scrolls, and its height then
 
@@ -214,7 +215,8 @@ def _beside_rival(lab: Lab, text: str, rival: str | None) -> tuple[Duel | None, 
         with st.container():
             title = f"The plan on another text, {tokens:,} tokens"
             asked = str(EVALUATE.at_most(tokens))
-            more = answer(title, lab, Lab.duel, both, asked, place=DUEL, patience_s=0, passing=True).whole
+            view: dict[str, Any] = {"place": DUEL, "patience_s": 0, "passing": True, "rest_s": REST_S}
+            more = answer(title, lab, Lab.duel, both, asked, **view).whole
         found, read = (found, read) if more is None else (more, asked)
         if more is None or rival is None or len(more.reports) < 2 or told_apart(more)[text, rival].p < CLEAR:
             break

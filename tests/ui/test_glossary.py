@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 from tests.apptest_helpers import page
 from ui.course.scene import scenes
 from ui.menu import sections
-from ui.words.glossary import ALIKE, MOST_CHARACTERS, WORDS, defined
+from ui.words.glossary import ALIKE, MOST_CHARACTERS, WORDS, defined, pattern
 
 WORD = re.compile(r"[A-Za-z_][\w()]*(?:-[a-z]+)*")
 PLAIN = set(
@@ -42,6 +42,10 @@ def test_other_forms_lead_to_a_word() -> None:
     assert not set(ALIKE) & set(WORDS)
     assert defined("Outliers") == WORDS["outlier"]
     assert defined("house") is None
+    assert defined("group64") == defined("groups") == WORDS["group"]
+    assert defined("p99.97") == WORDS["percentile"]
+    assert (defined("fp4_e2m1"), defined("fp8_e5m2")) == (WORDS["fp4"], WORDS["fp8"])
+    assert defined("W3A16") == WORDS["W4A16"]
 
 
 def headings(at: AppTest) -> list[str]:
@@ -54,7 +58,7 @@ def undefined(texts: list[str]) -> list[str]:
     found = set()
     for text in texts:
         for explained in sorted((*WORDS, *ALIKE), key=len, reverse=True):
-            text = re.sub(rf"(?<!\w){re.escape(explained)}(?!\w)", " ", text, flags=re.IGNORECASE)
+            text = re.sub(rf"(?<!\w)(?:{pattern(explained)})(?!\w)", " ", text, flags=re.IGNORECASE)
         found |= {word for word in WORD.findall(text) if word.lower() not in PLAIN}
     return sorted(found)
 

@@ -8,15 +8,16 @@ are, and a page need not know which of its words are explained. A browser withou
 from functools import cache
 
 from ui.components.bridge import component, encode
-from ui.words.glossary import ALIKE, WORDS
+from ui.words.glossary import ALIKE, ALONE, OTHERWISE, WORDS, pattern
 
 _mount = component("glossary")
 
 
 @cache
 def _message() -> bytes:
-    forms = {form: form for form in WORDS} | dict(ALIKE)
-    return encode({"words": WORDS, "forms": forms})
+    words: dict[str, str | None] = {form: form for form in WORDS} | ALIKE | dict.fromkeys(OTHERWISE)
+    ordered = sorted(words, key=lambda form: ("#" in form, -len(form)))  # the first that fits is meant
+    return encode({"words": WORDS, "forms": [[pattern(form), words[form]] for form in ordered], "alone": ALONE})
 
 
 def glossary() -> None:

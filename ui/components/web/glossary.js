@@ -46,12 +46,18 @@ class Reader {
     });
   }
 
-  take({ words, forms }) {
+  /** forms: [a regular expression, the word it is a form of, or null where no word is meant], the first that fits. */
+  take({ words, forms, alone }) {
     if (this.words) return;
-    [this.words, this.forms] = [words, new Map(Object.entries(forms).map(([form, word]) => [form.toLowerCase(), word]))];
-    const all = Object.keys(forms).sort((a, b) => b.length - a.length).map((one) => one.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-    this.pattern = new RegExp(`(?<![\\w:/.-])(?:${all.join("|")})(?![\\w-])`, "gi");
+    [this.words, this.alone, this.known] = [words, alone, new Map()];
+    this.forms = forms.map(([form, word]) => [new RegExp(`^${form}$`, "i"), word]);
+    this.pattern = new RegExp(`(?<![\\w-])(?:${forms.map(([form]) => form).join("|")})(?![\\w-])`, "gi");
     this.later();
+  }
+
+  word(text) {
+    if (!this.known.has(text)) this.known.set(text, this.forms.find(([form]) => form.test(text))[1]);
+    return this.known.get(text);
   }
 
   dress({ colours }) {
@@ -80,10 +86,11 @@ class Reader {
     for (const area of document.querySelectorAll(AREAS)) {
       const walker = document.createTreeWalker(area, NodeFilter.SHOW_TEXT);
       for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-        if (node.data.length < 2 || node.parentElement?.closest(NOT)) continue;
+        if (node.data.length < 2 || this.alone.includes(node.data.trim()) || node.parentElement?.closest(NOT)) continue;
         const here = [];
         for (const match of node.data.matchAll(this.pattern)) {
-          const word = this.forms.get(match[0].toLowerCase());
+          const word = this.word(match[0]);
+          if (word === null) continue;
           if (!found.has(word) && !node.parentElement.closest(PLAIN)) {
             marks.push([node, match.index, match.index + match[0].length]);
             found.add(word);

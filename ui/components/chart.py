@@ -61,6 +61,7 @@ def chart(
     link: str | None = None,
     over: Over | None = None,
     hand: Hand | None = None,
+    grow: float = 0.0,
 ) -> dict[str, Any] | None:
     """Draw `fig`; the clicked point if `on_click` and this rerun comes from a click, else None.
 
@@ -69,14 +70,17 @@ def chart(
     link      3-D charts of one page with the same link turn together
     over      shapes and annotations on top of the figure's own, in plotly.js's words; `fig` stays as it is
     hand      a slider that moves the picture as it is dragged; when it is let go, the answer is {"step": its text}
+    grow      the share that it takes of what the window has left over, which a page's CSS says in --lab-tall
     Returns: x, y, z, customdata, text, name (each if the trace has it), curve (the trace's number) and point (the
     index in the trace; [row, column] for a heatmap).
     Raises: ValueError without alt or with an unknown colour name, TypeError for float16 data.
     """
     height = int(height or fig.layout.height or DEFAULT_HEIGHT)
-    payload = encode_chart(fig, key=key, alt=alt, height=height, on_click=on_click, link=link, over=over, hand=hand)
-    below = HAND_HEIGHT if hand else 0
-    result = _mount(payload, key=key, height=height + below, on_click_change=_nothing, on_hand_change=_nothing)
+    payload = encode_chart(
+        fig, key=key, alt=alt, height=height, on_click=on_click, link=link, over=over, hand=hand, grow=grow
+    )
+    high = "content" if grow else height + (HAND_HEIGHT if hand else 0)
+    result = _mount(payload, key=key, height=high, on_click_change=_nothing, on_hand_change=_nothing)
     if hand is not None and isinstance(step := result.get("hand"), str):
         return {"step": step} if step in hand.steps else None
     clicked = result.get("click")
@@ -93,6 +97,7 @@ def encode_chart(
     link: str | None,
     over: Over | None = None,
     hand: Hand | None = None,
+    grow: float = 0.0,
 ) -> bytes:
     """The message to the browser: JSON bytes, arrays packed as base64 by plotly.py."""
     if not alt.strip():
@@ -109,7 +114,9 @@ def encode_chart(
                 f"chart {key!r}: {place} is float16 of shape {array.shape}, which the browser cannot unpack;"
                 " use .astype('float32'), or uint8 with tick labels"
             )
-    shown = {"key": key, "alt": alt, "height": height, "click": on_click, "link": link, "figure": figure}
+    shown = {
+        "key": key, "alt": alt, "height": height, "grow": grow, "click": on_click, "link": link, "figure": figure,
+    }  # fmt: skip
     if hand is not None:
         frames = [frame.to_dict()["data"] for frame in hand.frames]
         moved = [[{name: one for name, one in trace.items() if name != "type"} for trace in frame] for frame in frames]

@@ -3,7 +3,8 @@
     wipe([("one scale", errors), ("a scale a row", finer)], key="errors", alt="...", axes="output x input")
 
 Errors span decades, so a colour goes by their logarithm, on one scale for all maps: from the largest value down by
-DECADES. A cell larger than a number shows the largest of its block.
+DECADES. A cell larger than a number shows the largest of its block. `height` is the least: what the window has left
+over, as a page's CSS says it in --lab-tall, is added.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def wipe(maps: Sequence[tuple[str, Tensor]], *, key: str, alt: str, axes: str, u
             for name, values in pooled
         ],
     }
-    _mount(encode(message), key=key, height=height)
+    _mount(encode(message), key=key, height="content")
 
 
 def _packed(values: Tensor, most: float) -> str:

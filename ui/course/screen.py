@@ -1,6 +1,7 @@
 """One scene on one screen: on the left the question, the guess and why, on the right the picture.
 
-Nothing scrolls at 1280 x 720; on a phone the columns stand under each other. Who may move on, and what becomes of a
+Nothing scrolls at 1280 x 720; on larger screens type and pictures are larger; on a phone the columns stand under each
+other. Who may move on, and what becomes of a
 guess, is the business of who calls: `alone`, or a class's presenter and followers.
 """
 
@@ -22,15 +23,19 @@ STYLE = """<style>
 [data-testid="stHeader"] { background: none; }
 [data-testid="stHeader"] button, [data-testid="stHeader"] button * { pointer-events: auto; }
 [data-testid="stStatusWidget"] { display: none; }
-[data-testid="stMain"] h1 { font-size: 2rem; padding: 0.1rem 0 0.3rem; }
-.st-key-scene p, .st-key-scene li { font-size: 1.14rem; line-height: 1.42; }
+[data-testid="stMain"] { --lab-tall: 0px; --lab-type: 0px; }  /* what the window has more than a scene needs */
+@media (min-width: 1100px) { [data-testid="stMain"] { --lab-tall: clamp(0px, 100vh - 720px, 500px);
+  --lab-type: clamp(0px, min(100vh - 720px, (100vw - 1280px) * 0.6) * 0.02, 8px); } }
+[data-testid="stMain"] h1 { font-size: calc(2rem + 2 * var(--lab-type)); padding: 0.1rem 0 0.3rem; }
+.st-key-scene p, .st-key-scene li { font-size: calc(1.14rem + var(--lab-type)); line-height: 1.42; }
 .st-key-scene [data-testid="stBaseButton-primary"]:disabled { opacity: 0.45; }
-.st-key-answer p { font-size: 1.32rem; line-height: 1.35; }
-.st-key-twist p { font-size: 1.06rem; }
+.st-key-answer p { font-size: calc(1.32rem + var(--lab-type)); line-height: 1.35; }
+.st-key-twist p { font-size: calc(1.06rem + var(--lab-type)); }
+[class*="st-key-course_to_"] button { min-height: 2.1rem; padding: 0.1rem 0; }
 .st-key-course_keys { position: absolute; width: 1px; }  /* nothing to see */
 .st-key-course_top { min-height: 2.6rem; padding: 0 2.2rem; }
-.st-key-before { max-width: 56rem; }
-.st-key-before p { font-size: 1.3rem; line-height: 1.5; }
+.st-key-before { max-width: calc(56rem + 40 * var(--lab-type)); }
+.st-key-before p { font-size: calc(1.3rem + var(--lab-type)); line-height: 1.5; }
 .course-progress { display: flex; gap: 4px; align-items: center; width: 100%; }
 .course-progress i { flex: 1 1 0; height: 9px; border-radius: 5px; background: currentColor; opacity: 0.14; }
 .course-progress i.past { opacity: 0.42; }
@@ -95,7 +100,7 @@ def pictures(many: tuple[Shown, ...], key: str, marked: Marked = NOT_MARKED) -> 
         here = f"{key}_{place}"
         if isinstance(one.picture, go.Figure):
             over = marks(one.picture, axis, guess, truth) if axis and place == 0 else None
-            chart(one.picture, key=here, alt=one.alt, height=one.height, over=over)
+            chart(one.picture, key=here, alt=one.alt, height=one.height, over=over, grow=round(1 / len(many), 3))
         else:
             one.picture(here)
 

@@ -45,11 +45,12 @@ class Chart {
     this.schedule(Promise.resolve());
   }
 
-  label({ key, alt, height, click, link, hand }) {
+  label({ key, alt, height, grow, click, link, hand }) {
     this.host.dataset.key = key;
     this.host.setAttribute("aria-label", alt);
-    this.host.style.height = `${height + (hand ? 44 : 0)}px`;
-    this.plot.style.height = `${height}px`;
+    const more = grow ? ` + ${grow} * var(--lab-tall, 0px)` : "";
+    this.host.style.height = `calc(${height + (hand ? 44 : 0)}px${more})`;
+    this.plot.style.height = `calc(${height}px${more})`;
     this.host.toggleAttribute("data-click", click);
     this.join(link);
     this.step = undefined;
@@ -98,21 +99,23 @@ class Chart {
 
   async react() {
     const { bytes, theme, step } = this;
-    const width = this.host.clientWidth;
+    const [width, height] = [this.host.clientWidth, this.plot.clientHeight];
     if (!bytes || !width) return; // in a closed tab or expander: drawn when it opens
-    if (bytes === this.drawn?.bytes && step === this.drawn.step && width === this.drawn.width && sameTheme(theme, this.drawn.theme)) return;
+    const { drawn } = this;
+    const same = bytes === drawn?.bytes && step === drawn.step && width === drawn.width && height === drawn.height;
+    if (same && sameTheme(theme, drawn.theme)) return;
     const plotly = await loadPlotly(this.options.plotly);
-    const { data, layout } = this.figure(width);
+    const { data, layout } = this.figure(width, height);
     await plotly.react(this.plot, data, layout, this.config(plotly, data));
     await nextFrame();
-    this.drawn = { bytes, width, theme, step };
+    this.drawn = { bytes, width, height, theme, step };
     this.note.textContent = "";
     this.listen(plotly);
     this.host.dataset.drawn = String(Number(this.host.dataset.drawn) + 1);
   }
 
-  figure(width) {
-    const { figure, height, hand } = this.message;
+  figure(width, height) {
+    const { figure, hand } = this.message;
     const moved = hand?.frames[this.step] ?? [];
     const traces = figure.data.map((trace, index) => ({ ...trace, ...moved[index] }));
     const title = hand?.titles[this.step];

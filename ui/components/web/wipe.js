@@ -43,7 +43,7 @@ class Wipe {
     const { maps, alt, key, height, ends, axes } = this.message;
     this.root.dataset.key = key;
     this.root.setAttribute("aria-label", alt);
-    this.root.style.height = `${height}px`; // names and scale may take two lines each: the maps give way
+    this.root.style.height = `calc(${height}px + var(--lab-tall, 0px))`; // names and scale may take two lines each: the maps give way
     this.right = Math.min(this.right ?? 1, maps.length - 1);
     this.names.replaceChildren(element("b", { textContent: `left: ${maps[0].name}` }));
     const choices = element("span", { className: "lab-wipe-choices" });

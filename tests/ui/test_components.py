@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from tests.apptest_helpers import click, figure_of, figures_of, move_number_line, number_lines_of, values
 from ui.components import palette
 from ui.components.chart import encode_chart
+from ui.components.hand import round_places
 from ui.components.number_line import Line, describe, read
 
 PAGE = Path(__file__).parents[1] / "component_page.py"
@@ -176,3 +177,17 @@ def test_apptest_can_click_and_drag() -> None:
         "not held",
         "server has x=0.25 scales=[0.2, 0.1, 0.1] zeros=(None, -3, None)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "places"),
+    [
+        (0, 130, [0, 20, 40, 60, 80, 100, 120]),
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (0.3, 0.55, [0.3, 0.35, 0.4, 0.45, 0.5, 0.55]),
+        (-8, 7, [-8, -6, -4, -2, 0, 2, 4, 6]),
+        (4, 100, [20, 40, 60, 80, 100]),
+    ],
+)
+def test_a_rulers_marks_are_round(lo: float, hi: float, places: list[float]) -> None:
+    assert round_places(lo, hi) == pytest.approx(places)

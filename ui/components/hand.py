@@ -9,6 +9,7 @@ when it changes from outside: what the hand did stays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from ui.components.bridge import component, encode
 
 _mount_ruler = component("ruler")
 _mount_sorter = component("sorter")
-TICKS = 5
+MOST_TICKS = 9
 
 
 def ruler(
@@ -40,7 +41,6 @@ def ruler(
         raise ValueError(f"the ruler {key!r} goes from {lo:g} to {hi:g}; its ends must differ")
     if counts and len(edges) != len(counts) + 1:
         raise ValueError(f"the ruler {key!r}: {len(counts)} counts need {len(counts) + 1} edges, got {len(edges)}")
-    places = [lo + (hi - lo) * i / (TICKS - 1) for i in range(TICKS)]
     message = {
         "key": key,
         "label": label,
@@ -52,7 +52,7 @@ def ruler(
         "hint": hint,
         "value": None if start is None else float(start),
         "start_id": f"{key}/{start}",
-        "ticks": [list(tick) for tick in ticks] or [[place, f"{place:g}"] for place in places],
+        "ticks": [list(tick) for tick in ticks] or [[place, f"{place:g}"] for place in round_places(lo, hi)],
         "counts": list(counts),
         "edges": list(edges),
         "locked": locked,
@@ -74,6 +74,14 @@ def sorter(
         "locked": locked,
     }
     return _answer(_mount_sorter, message, start)
+
+
+def round_places(lo: float, hi: float) -> list[float]:
+    """Round numbers from lo to hi, at most MOST_TICKS of them: every 1, 2 or 5, times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((hi - lo) / MOST_TICKS))
+    steps = (power * times for times in (1, 2, 5, 10, 20))
+    step = next(one for one in steps if math.floor(hi / one) - math.ceil(lo / one) < MOST_TICKS)
+    return [step * place for place in range(math.ceil(lo / step), math.floor(hi / step) + 1)]
 
 
 def _answer(mount: Any, message: dict[str, Any], start: str | None) -> str | None:

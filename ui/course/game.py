@@ -5,6 +5,8 @@ one, by how far rounding moves the weights, which who looks at layers can beat; 
 costs (Fisher, from a few backward passes), with the player's own sliders, which is there to be reached; and the
 engine's layer by layer. All are run on the whole model, on the same text, and that is another one than the engine has
 chosen on: what suits one text by chance does not win.
+
+?scene=15&guess=3,4,8,3,4,3,3      the sliders, in the model's order      &shown=true     and that plan measured
 """
 
 from __future__ import annotations
@@ -64,19 +66,48 @@ def play(lab: Lab) -> None:
     )
     left, right = st.columns([5, 8], gap="medium")
     with left:
+        opened = from_link(kinds)
         chosen = {}
-        with st.grid(2, min_column_width=170, gap="small"):
+        with st.grid(2, min_column_width=140, gap="small"):
             for kind in kinds:
-                chosen[kind] = st.select_slider(kind, BITS, START, key=f"game_{kind}", format_func=bits_words)
+                chosen[kind] = st.select_slider(kind, BITS, key=f"game_{kind}", format_func=bits_words)
         plan = plan_of(chosen, grain)
         spent = bits_of(lab, plan)
         over = spent > budget + 1e-6
+        if opened and not over:
+            played(lab.id, plan)
+        to_link(chosen, plan in plans_of(lab.id))
         st.markdown(f"You spend **{spent:.3f}** of {budget:g} bits a weight{': too many.' if over else '.'}")
         st.button(
             "Measure my plan", on_click=played, args=(lab.id, plan), key="course_show", type="primary", disabled=over
         )
     with right:
         race(lab, schemes, budget)
+
+
+def from_link(kinds: list[str]) -> bool:
+    """Set the sliders as the link says when they are drawn first; whether it wants that plan measured."""
+    if f"game_{kinds[0]}" in st.session_state:
+        return False
+    text = st.query_params.get("guess", "")
+    parts = text.split(",")
+    fits = len(parts) == len(kinds) and all(part in map(str, BITS) for part in parts)
+    if text and not fits:
+        bits = ", ".join(map(str, BITS))
+        st.warning(f"The link's guess is no plan of this game: it takes {len(kinds)} numbers out of {bits}.")
+    for place, kind in enumerate(kinds):
+        st.session_state[f"game_{kind}"] = int(parts[place]) if fits else START
+    return fits and "shown" in st.query_params
+
+
+def to_link(chosen: dict[str, int], measured: bool) -> None:
+    """The sliders, once they have been moved; and whether that plan has been measured."""
+    said = {"guess": ",".join(map(str, chosen.values())), "shown": "true"}
+    for name, there in (("guess", set(chosen.values()) != {START}), ("shown", measured)):
+        if not there:
+            st.query_params.pop(name, None)
+        elif st.query_params.get(name) != said[name]:
+            st.query_params[name] = said[name]
 
 
 def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
@@ -96,7 +127,7 @@ def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
         duel = answer("The plans, measured on the whole model", lab, Lab.duel, plans, JUDGED_ON, place="game").whole
     if duel is not None:
         said = verdict(duel, engine, mine)
-        chart(standings(lab, duel, engine, mine), key="game", alt=said.replace("*", ""), height=HEIGHT)
+        chart(standings(lab, duel, engine, mine), key="game", alt=said.replace("*", ""), height=HEIGHT, grow=0.8)
         st.markdown(said)
 
 

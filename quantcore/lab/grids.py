@@ -51,6 +51,13 @@ def value_counts(lab: Bench, layer: str, of: Of = "weight", reading: str = READ,
 
 
 @remembered(64)
+def value_range(lab: Bench, layer: str, of: Of = "weight", reading: str = READ) -> tuple[float, float]:
+    """The least and the greatest value; a grid that is fitted to them ends near them, for its zero point is rounded."""
+    lo, hi = values_of(lab, layer, of, reading).aminmax()
+    return float(lo), float(hi)
+
+
+@remembered(64)
 def large_value(lab: Bench, layer: str, of: Of = "weight", reading: str = READ, share: float = 0.99) -> float:
     """The value whose magnitude exceeds that of `share` of all: one that is really there, far enough from 0 to see."""
     values = values_of(lab, layer, of, reading).flatten()

@@ -37,6 +37,7 @@ class Beside(Bench):
     """What pictures and pages need beside the answers: ends of axes, names, and long answers that are kept already."""
 
     value_counts = grids.value_counts
+    value_range = grids.value_range
     fitted_grid = grids.fitted_grid
     coarsest_error = grids.coarsest_error
     weight_limit = grids.weight_limit

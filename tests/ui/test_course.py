@@ -11,11 +11,12 @@ from quantcore.text.reading import EVALUATE
 from tests.apptest_helpers import ROOT, errors, new_server, page, said, settle
 from tests.tiny import VOCAB, tiny_tokenizer
 from ui import kept
-from ui.course import answers
+from ui.course import answers, game
 from ui.course.guess import Number, Order, Rows
 from ui.course.scene import Missing, Scene, Specimen, scenes
-from ui.course.scenes import s14_ship
+from ui.course.scenes import s10_frozen, s14_ship
 from ui.course.screen import RIGHT_WORDS
+from ui.words.digits import digits
 
 SCENES = [pytest.param(number, scene, id=scene.key) for number, scene in enumerate(scenes(), 1)]
 NEEDS_OUTLIERS = {"one_sided", "wall", "token"}  # which random weights may lack
@@ -151,6 +152,47 @@ def test_a_links_guess_that_is_none_is_told(guess: str) -> None:
     at = page("0_Course", scene=4, guess=guess.replace("99", "999"), shown="true")
     settle(at)
     assert [one.value for one in at.warning] == told  # with the answer, too
+
+
+def test_the_game_is_as_its_link_says(gpt2_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(game, "race", lambda *_: None)  # measures
+    kinds = game.kinds_of(lab_of(str(gpt2_dir)))
+    at = course(15, str(gpt2_dir))
+    assert "guess" not in at.query_params
+    plan = [4, *[3] * (len(kinds) - 1)]
+    asked = ",".join(map(str, plan))
+    at = course(15, str(gpt2_dir), guess=asked)
+    assert [at.select_slider(key=f"game_{kind}").value for kind in kinds] == plan
+    assert "shown" not in at.query_params
+    at.button(key="course_show").click().run()
+    assert [at.query_params[name] for name in ("guess", "shown")] == [asked, "true"]
+    at.select_slider(key=f"game_{kinds[0]}").set_value(2).run()
+    assert at.query_params["guess"] == f"2{asked[1:]}"
+    assert "shown" not in at.query_params  # of another plan
+    at = course(15, str(gpt2_dir), guess=asked, shown="true")
+    assert len(at.session_state[f"_played_{lab_of(str(gpt2_dir)).id}"]) == 1
+    at = course(15, str(gpt2_dir), guess="9,9")
+    assert f"takes {len(kinds)} numbers out of 2, 3, 4, 8" in at.warning[0].value
+    assert {at.select_slider(key=f"game_{kind}").value for kind in kinds} == {3}
+
+
+def test_ranges_are_those_of_the_values() -> None:
+    """Not the ends of a grid whose zero point is rounded; or two scenes say two reaches of one layer."""
+    lab = lab_of("reference")
+    giant = lab.giant()
+    assert giant is not None
+    x, scene = lab.inputs(giant.layer), {scene.key: scene for scene in scenes()}
+    assert lab.value_range(giant.layer, "inputs") == (float(x.min()), float(x.max()))
+    twist = answers.revealed(lab, scene["one_sided"]).twist
+    assert f"reaches from {digits(float(x.min()))} to {digits(float(x.max()))}" in twist
+
+
+def test_a_frozen_range_is_passed_by_values_that_stand_out() -> None:
+    """The scene's layer is one whose clipped values can be seen beyond the line."""
+    lab = lab_of("reference")
+    layer, kind = answers.found(lab, next(scene for scene in scenes() if scene.key == "frozen")).of
+    study = lab.ranges(layer, (s10_frozen.OBSERVER,), reading=f"evaluation/{kind}|1x512")
+    assert max(study.token_hi.max(), -study.token_lo.min()) > 1.2 * study.static[0].hi
 
 
 def test_a_scene_is_one_file() -> None:

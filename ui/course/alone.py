@@ -93,9 +93,10 @@ def top(at: Place, room: Room | None, beside: Callable[[], None]) -> None:
         st.button("◀ Back", on_click=move, args=(at.scene - 1, room), key="course_back", disabled=at.scene == 0)
         with st.container(width="stretch"):
             screen.progress(at.scene, names)
-        with st.popover("Scenes", key=f"course_scenes_{st.session_state.get('_turn', 0)}"):  # a new one is closed
+        turn = st.session_state.get("_turn", 0)
+        with st.popover("Scenes", key=f"course_scenes_{turn}"), st.container(gap=None):  # a new one is closed
             for number, name in enumerate(names):
-                label = f"{number + 1}. {name}"
+                label = f"**{number + 1}. {name}**" if number == at.scene else f"{number + 1}. {name}"
                 st.button(label, on_click=move, args=(number, room), key=f"course_to_{number}", type="tertiary")
         beside()
         last = at.scene == len(names) - 1

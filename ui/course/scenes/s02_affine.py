@@ -14,19 +14,18 @@ HEIGHT = 430
 
 
 def find(lab: Lab) -> Specimen:
-    """A weight of the default layer's loud row: the one whose code lies nearest to three quarters of the way up."""
+    """Of some neighbours in a loud row of the default layer, the largest weight."""
     layer = lab.default_layer()
     grid = lab.fitted_grid(layer, FORMAT)
     row = lab.row(layer, "w:int4/channel", 0.9)
-    goal = 0.75 * float(grid.levels()[-1])
-    x = min(row.weight.tolist(), key=lambda one: (abs(one - goal), one))
+    lo, hi = lab.value_range(layer)
+    x = float(row.weight.max())
     codes = grid.fmt.grid().tolist()
     said = (
-        f"A weight of {short(layer)}, one of the model's {len(lab.layers())} tables of weights: **x = {x:.4g}**. This "
-        f"table's values lie between {float(grid.levels()[0]):.3g} "
-        f"and {float(grid.levels()[-1]):.3g}, so {len(codes)} codes stand **S = {grid.scale:.4g}** apart, and the "
-        f"real 0 has the code **Z = {grid.zero_point}**. Of a loud row we took the weight that is nearest to three "
-        "quarters of the upper end."
+        f"A weight of {short(layer)}, one of the model's {len(lab.layers())} tables of weights: **x = {x:.4g}**. What "
+        f"is kept of it is a code q, which stands for **S (q - Z)**. This table's values lie between {lo:.3g} and "
+        f"{hi:.3g}, so {len(codes)} codes stand **S = {grid.scale:.4g}** apart, and the real 0 has the code "
+        f"**Z = {grid.zero_point}**. (x is the largest of {len(row.weight)} neighbours in a loud row.)"
     )
     ticks = tuple((float(code), f"{code:.0f}") for code in codes)
     guess = Number("", codes[0], codes[-1], 1, near=0, name="code q", ticks=ticks)

@@ -27,8 +27,7 @@ def find(lab: Lab) -> Specimen | Missing:
             "single giant token: nothing to show here. Models whose MLP ends in a ReLU or a GELU have such layers."
         )
     counts = lab.value_counts(best.layer, "inputs")
-    grid = lab.fitted_grid(best.layer, "int4_asym", "inputs")
-    lo, hi = float(grid.levels()[0]), float(grid.levels()[-1])
+    lo, hi = lab.value_range(best.layer, "inputs")
     said = (
         f"What enters {short(best.layer)} reaches from **{digits(lo)}** to **{digits(hi)}**: {best.figure:.1f} times "
         f"further to one side, the most of this model's {best.of} layers (but those that one giant token stretches). "
@@ -58,8 +57,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     )
     twist, giant = "", lab.giant()
     if giant is not None:
-        lopsided = lab.fitted_grid(giant.layer, "int4_asym", "inputs").levels()
-        first, last = digits(float(lopsided[0])), digits(float(lopsided[-1]))
+        first, last = map(digits, lab.value_range(giant.layer, "inputs"))
         twist = (
             f"{short(giant.layer).capitalize()} reaches from {first} to {last}, but for one token only. No zero point "
             "helps there; the giant has a scene of its own."

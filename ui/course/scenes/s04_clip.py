@@ -20,7 +20,7 @@ def find(lab: Lab) -> Specimen | Missing:
     if best is None:
         return Missing("This model has no Linear that a scheme quantizes, so there is no range to cut.")
     counts = lab.value_counts(best.layer, bins=2 * BINS)
-    reach = counts.hi / 1.05
+    reach = max(map(abs, lab.value_range(best.layer)))
     inside = [(lo, hi, n) for lo, hi, n in zip(counts.edges, counts.edges[1:], counts.counts, strict=False) if hi > 0]
     said = (
         f"{short(best.layer).capitalize()} has weights up to **{reach:.3g}**, and its rows differ most of this model's "

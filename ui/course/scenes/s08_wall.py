@@ -31,7 +31,7 @@ def find(lab: Lab) -> Specimen | Missing:
     token = int((x[:, loud] - study.top[0].absmax / 2).abs().argmin())  # a token on which the wall is half as high
     peaks = [channel for channel in x[token].argsort(descending=True).tolist() if channel != loud][: PEAKS - 1]
     channels = sorted([loud, *peaks])
-    others = _others(lab, best.layer)
+    others = others_of(lab, best.layer)[:LAYERS]
     layers = sorted([best.layer, *others])
     guess = Rows(
         ((CHANNEL, tuple(map(str, channels))), (LAYER, tuple(short(one) for one in layers))) if others
@@ -91,8 +91,8 @@ def peaks_of(values: list[float], channels: list[int]) -> go.Figure:
     return fig
 
 
-def _others(lab: Lab, layer: str) -> list[str]:
-    """Up to LAYERS other layers of the same block that read something else."""
+def others_of(lab: Lab, layer: str) -> list[str]:
+    """The other layers of the same block that read something else, one of each that read the same."""
     block, _ = place_of(layer)
     stats = lab.stats()
     mine = stats[layer].channel_absmax
@@ -103,7 +103,7 @@ def _others(lab: Lab, layer: str) -> list[str]:
             continue
         seen.append(here)
         found.append(name)
-    return found[:LAYERS]
+    return found
 
 
 SCENE = Scene("wall", "The wall", "Which channel stays loud, and in which layer?", find, reveal)

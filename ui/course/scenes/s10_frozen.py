@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from quantcore.lab.frozen_ranges import OBSERVERS, WATCHED
 from quantcore.lab.lab import Lab
-from quantcore.studies.ranges import MOST_STEPS
+from quantcore.studies.ranges import MOST_STEPS, Clip
 from quantcore.text.reading import STUDY, Reading
 from quantcore.text.windows import TEXT_KINDS
 from ui.course.guess import Number
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
+from ui.course.scenes.s08_wall import others_of
 from ui.course.stage import fitted, short
 from ui.figures.ranges import steps_picture, tokens_picture
 from ui.words.digits import digits
 
 OBSERVER = next(one for one in OBSERVERS if one.endswith("p99.99"))
 RECORDED = Reading.parse(WATCHED).source.rpartition("/")[2]
+NAMES = {kind: f"{kind} text" for kind in TEXT_KINDS} | {"code": "source code"}  # no code of a number
 READINGS = tuple(f"evaluation/{kind}|1x{STUDY.length}" for kind in TEXT_KINDS)
 
 
 def find(lab: Lab) -> Specimen | Missing:
-    """The layer with the wall, else the default one; the kind of text that its frozen range clips most."""
+    """Of the block with the wall, else of the default layer's, the layer and the kind of text whose tokens its frozen
+    range clips most."""
     wall = lab.wall()
-    layer = lab.default_layer() if wall is None else wall.layer
-    clips = list(lab.clips(layer, (OBSERVER,), MOST_STEPS, WATCHED, READINGS))
-    worst = max(clips, key=lambda one: one.touched)
+    first = lab.default_layer() if wall is None else wall.layer
+    block = [first, *others_of(lab, first)]
+    worst, layer = max(
+        ((max(clips_of(lab, one), key=lambda clip: clip.touched), one) for one in block),
+        key=lambda pair: pair[0].touched,
+    )
     if worst.touched == 0:
         return Missing(f"The range that {short(layer)} freezes on {RECORDED} text clips no token of any of our texts.")
     study = lab.ranges(layer, (OBSERVER,), MOST_STEPS, reading=_reading(worst.text))
@@ -31,8 +37,9 @@ def find(lab: Lab) -> Specimen | Missing:
     said = (
         f"While the model read {study.tokens:,} tokens of {RECORDED} text, the range of what enters {short(layer)} was "
         f"recorded and frozen: {digits(row.lo)} to **{digits(row.hi)}**, with 1 value in 10,000 left outside at either "
-        f"end. Now it reads new text: {worst.text} text, which of our {len(TEXT_KINDS)} kinds suffers most. What share "
-        "of its tokens has a value clipped?"
+        f"end. Now it reads new text: {NAMES[worst.text]}, which of our {len(TEXT_KINDS)} kinds suffers most"
+        f"{f'; and this layer most of {len(block)} of its block' if len(block) > 1 else ''}. What share of its tokens "
+        "has a value clipped?"
     )
     guess = Number("%", 0, 100, 0.5, near=2, name="tokens of the new text with a clipped value")
     return Specimen(said, guess, of=(layer, worst.text))
@@ -41,17 +48,19 @@ def find(lab: Lab) -> Specimen | Missing:
 def reveal(lab: Lab, found: Specimen) -> Reveal:
     layer, kind = found.of
     reading = _reading(kind)
-    clips = {one.text: one for one in lab.clips(layer, (OBSERVER,), MOST_STEPS, WATCHED, READINGS)}
+    clips = {one.text: one for one in clips_of(lab, layer)}
     study = lab.ranges(layer, (OBSERVER,), MOST_STEPS, reading=reading)
     row, token = study.static[0], study.others.token
     touched = 100 * clips[kind].touched
     why = (
-        f"The range was wide enough for what it had seen. {kind.capitalize()} text goes beyond it on "
-        f"**{touched:.1f}%** of its tokens, though only {1e6 * clips[kind].clipped:,.0f} in a million values are "
-        f"clipped. Frozen, the median token keeps {row.token_sqnr_db:z.1f} dB; with a range of its own, taken as it "
-        f"comes, **{token.token_sqnr_db:.1f}**."
+        f"{NAMES[kind].capitalize()} goes beyond the range with {1e6 * clips[kind].clipped:,.0f} in a million values. "
+        f"That is little, but each token brings {lab.layers()[layer][1]:,} values: **{touched:.1f}%** of the tokens "
+        f"lose one or more. Frozen, the median token keeps {row.token_sqnr_db:z.1f} dB; with a range of its own, taken "
+        f"as it comes, **{token.token_sqnr_db:.1f}**."
     )
-    others = ", ".join(f"{name} {one.touched:.1%}" for name, one in clips.items() if name != kind)
+    others = ", ".join(
+        f"{NAMES[name].removesuffix(' text')} {one.touched:.1%}" for name, one in clips.items() if name != kind
+    )
     twist = f"It depends on the text: {others}. What a range was frozen on decides what it does to yours."
     texts = lab.token_texts(reading)
     steps = fitted(steps_picture(study), 225, showlegend=False, title=None)
@@ -65,6 +74,11 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         Shown(tokens, f"{touched:.1f}% of the tokens of {kind} go beyond {digits(row.hi)}", 225),
     )
     return Reveal(f"{touched:.6g}", f"**{touched:.1f}%** of the tokens.", why, pictures, twist)
+
+
+def clips_of(lab: Lab, layer: str) -> tuple[Clip, ...]:
+    """What the layer's frozen range clips of each kind of text."""
+    return lab.clips(layer, (OBSERVER,), MOST_STEPS, WATCHED, READINGS)
 
 
 def _reading(kind: str) -> str:

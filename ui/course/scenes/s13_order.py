@@ -18,6 +18,9 @@ from ui.words.gptq import percent, ratio
 
 BITS, TOKENS = 3, 24
 HEIGHT = 400
+NAMES = dict(  # as the sentence beside the picture says them
+    zip(METHODS, ("rounding", "GPTQ, as the columns come", "GPTQ, by diag(H)", "GPTQ, groups follow too"), strict=True)
+)
 MOST_SPREAD = 1.5  # of a ratio's interval that is still told, its upper end over its lower one
 
 
@@ -83,7 +86,8 @@ def order_of(lab: Lab, layer: str) -> OrderStudy:
 
 
 def losses(study: OrderStudy) -> go.Figure:
-    return fitted(courses(study), HEIGHT, title=None)
+    fig = fitted(courses(study), HEIGHT, title=None)
+    return fig.for_each_trace(lambda trace: trace.update(name=NAMES.get(trace.name, trace.name)))
 
 
 def _grain(lab: Lab, layer: str) -> str:

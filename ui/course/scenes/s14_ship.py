@@ -126,7 +126,7 @@ def kl_of(lab: Lab, result: RuleResult, text: str) -> float:
 
 def bars(lab: Lab, results: dict[str, RuleResult]) -> go.Figure:
     """KL of every scheme, rule by rule, on a log axis: the rule's own scheme is striped."""
-    fig = picture("KL from the float model, nats (log): less is nearer", "", 430, showlegend=False, bargap=0.3)
+    fig = picture("KL, nats (log): less is nearer", "", 430, showlegend=False, bargap=0.3)
     names, values, numbers, colours, shapes = [], [], [], [], []
     for key, result in reversed(results.items()):
         rule = rules()[key]

@@ -91,7 +91,7 @@ def ways_in() -> None:
     """For whom the lab is, and where each begins."""
     with st.grid(3, min_column_width=240, gap="small"):
         for name, what, label, path in WAYS:
-            with st.container(border=True, gap=None, key=f"way_{name.lower()}"):
+            with st.container(border=True, gap=None, height="stretch", key=f"way_{name.lower()}"):
                 st.markdown(f"**{name}**: {what}")
                 frame.link(label, path, {})
 

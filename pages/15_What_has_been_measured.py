@@ -20,6 +20,7 @@ from ui.ready import DUEL_TOKENS
 from ui.sections.luck import luck_part
 from ui.sidebar import Choice
 from ui.words import measured as words
+from ui.words.glossary import first_defined
 from ui.words.measured import rows_key
 
 TITLE = "What has been measured"
@@ -29,7 +30,10 @@ MOST_PAIRS = 6  # rows that are compared at once
 MOST_IN_DUEL = 6
 FORMATS = {"KL": "%.3g", "luck ±": "%.2g", "same token, %": "%.1f", "perplexity": "%.2f", "MB": "%.1f"}
 FORMATS |= {"bits a weight": "%.3f"}
-COLUMNS = {name: st.column_config.NumberColumn(format=digits, width=90) for name, digits in FORMATS.items()}
+COLUMNS = {
+    name: st.column_config.NumberColumn(format=digits, width=90, help=first_defined(name))
+    for name, digits in FORMATS.items()
+}
 
 CHOSEN = "chosen_rows"  # of the table, by their keys in the store
 

@@ -21,6 +21,7 @@ from ui.settled import Question, settled
 from ui.sidebar import Choice, open_layer
 from ui.words import outliers as outlier_words
 from ui.words.digits import digits
+from ui.words.glossary import defined
 from ui.words.published import FINDINGS
 
 TITLE = "Outliers"
@@ -39,7 +40,7 @@ PATTERNS = {
 COLUMNS: dict[str, Any] = {
     "absmax": st.column_config.NumberColumn("largest |x|", format="%.4g"),
     "over_median": st.column_config.NumberColumn("largest / median channel's", format="%.1f"),
-    "kurtosis": st.column_config.NumberColumn("kurtosis (3: normal)", format="%.1f"),
+    "kurtosis": st.column_config.NumberColumn("kurtosis (3: normal)", format="%.1f", help=defined("kurtosis")),
     "token": "on token",
     "share_above_half": st.column_config.NumberColumn("tokens above half of it", format="%.1f%%"),
 }
@@ -88,7 +89,8 @@ def body(choice: Choice) -> None:
     treatment_part(choice, fmt, log)
     with frame.opened("What papers found, and what is measured here", "published") as is_open:
         if is_open:
-            st.dataframe(pd.DataFrame([one.row for one in FINDINGS]), hide_index=True, width="stretch")
+            published = pd.DataFrame([one.row for one in FINDINGS])
+            st.dataframe(published, hide_index=True, width="stretch", column_config=frame.heads(published))
     st.header("Two remedies")
     remedies(choice, fmt, len(study.channel_absmax))
     cache_part(choice, log)

@@ -41,6 +41,7 @@ from ui.job_end import LONGEST, own_words
 from ui.markdown import as_is
 from ui.menu import page_of, sections
 from ui.sidebar import Choice, shared_state, sidebar
+from ui.words.glossary import first_defined
 
 ICON = Path(__file__).with_name("icon.png")  # a file of ours: an icon by name would be fetched from the internet
 STYLE = """<style>
@@ -313,6 +314,12 @@ def numbers(table: pd.DataFrame, name: str) -> None:
     st.session_state["_numbers"] = (table, name)
 
 
+def heads(table: pd.DataFrame) -> dict[str, Any]:
+    """The glossary's lines on the headings of a table that a browser paints: no text there can be pointed at."""
+    said = {str(name): first_defined(str(name)) for name in table.columns}
+    return {name: st.column_config.Column(help=lines) for name, lines in said.items() if lines}
+
+
 def _foot(lab: Lab) -> None:
     """Under the pictures, or under the sentence that stands in their place: reset, copy link, the numbers and their
     CSV, and what the page asked its lab, in Python."""
@@ -332,7 +339,7 @@ def _foot(lab: Lab) -> None:
     if table is not None:
         with opened("The numbers", "numbers") as here:
             if here:
-                st.dataframe(table, hide_index=True, width="stretch")
+                st.dataframe(table, hide_index=True, width="stretch", column_config=heads(table))
     if python_code.asked(lab):
         with opened("Python", "python") as here, problems():
             if here:

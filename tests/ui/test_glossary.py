@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.apptest_helpers import page
+from ui import frame
 from ui.course.scene import scenes
 from ui.menu import sections
-from ui.words.glossary import ALIKE, MOST_CHARACTERS, WORDS, defined, pattern
+from ui.words.glossary import ALIKE, MOST_CHARACTERS, WORDS, defined, first_defined, pattern
 
 WORD = re.compile(r"[A-Za-z_][\w()]*(?:-[a-z]+)*")
 PLAIN = set(
@@ -46,6 +48,14 @@ def test_other_forms_lead_to_a_word() -> None:
     assert defined("p99.97") == WORDS["percentile"]
     assert (defined("fp4_e2m1"), defined("fp8_e5m2")) == (WORDS["fp4"], WORDS["fp8"])
     assert defined("W3A16") == WORDS["W4A16"]
+
+
+def test_a_column_has_the_lines_of_its_first_word() -> None:
+    assert first_defined("input_sqnr_db") == WORDS["SQNR"]
+    assert first_defined("g_idx, bytes") == WORDS["g_idx"]
+    assert first_defined("bits a weight") == WORDS["bits per weight"]
+    assert first_defined("MB") is None
+    assert frame.heads(pd.DataFrame({"KL": [0.1], "MB": [1.0]}))["KL"]["help"] == WORDS["KL"]
 
 
 def headings(at: AppTest) -> list[str]:

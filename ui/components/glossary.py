@@ -8,16 +8,14 @@ are, and a page need not know which of its words are explained. A browser withou
 from functools import cache
 
 from ui.components.bridge import component, encode
-from ui.words.glossary import ALIKE, ALONE, OTHERWISE, WORDS, pattern
+from ui.words.glossary import ALONE, WORDS, forms, pattern
 
 _mount = component("glossary")
 
 
 @cache
 def _message() -> bytes:
-    words: dict[str, str | None] = {form: form for form in WORDS} | ALIKE | dict.fromkeys(OTHERWISE)
-    ordered = sorted(words, key=lambda form: ("#" in form, -len(form)))  # the first that fits is meant
-    return encode({"words": WORDS, "forms": [[pattern(form), words[form]] for form in ordered], "alone": ALONE})
+    return encode({"words": WORDS, "forms": [[pattern(form), word] for form, word in forms().items()], "alone": ALONE})
 
 
 def glossary() -> None:

@@ -9,6 +9,7 @@ group128, p# is p99.9. Where a word has a formula, it is given in plain text: a 
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Final
 
 MOST_CHARACTERS = 230  # about two lines of a tooltip
@@ -233,6 +234,7 @@ ALIKE: Final[dict[str, str]] = {
     "kernels": "kernel",
     "losses": "loss",
     "within chance": "beyond chance",
+    "luck": "rounding luck",
     "intervals": "interval",
     "giant": "giant token",
     "giants": "giant token",
@@ -273,9 +275,25 @@ def pattern(form: str) -> str:
     return r"\d+(?:\.\d+)?".join(re.sub(r"[.*+?^${}()|\[\]\\]", r"\\\g<0>", part) for part in form.split("#"))
 
 
+def forms() -> dict[str, str | None]:
+    """Every form and the word it is a form of, None for what only looks like one; the first that fits is meant."""
+    words: dict[str, str | None] = {form: form for form in WORDS} | ALIKE | dict.fromkeys(OTHERWISE)
+    return {form: words[form] for form in sorted(words, key=lambda form: ("#" in form, -len(form)))}
+
+
 def defined(word: str) -> str | None:
     """The word's two lines, whichever of its forms is asked for; None for a word that is not here."""
-    for one in sorted((*WORDS, *ALIKE), key=lambda form: "#" in form):  # fp4_e2m1 is itself before it is an fp#_e#m#
-        if re.fullmatch(pattern(one), word, re.IGNORECASE):
-            return WORDS[ALIKE.get(one, one)]
+    for form, known in forms().items():
+        if known is not None and re.fullmatch(pattern(form), word, re.IGNORECASE):
+            return WORDS[known]
+    return None
+
+
+@cache
+def first_defined(text: str) -> str | None:
+    """The two lines of the first word of ours in a text, such as a column's name; None where there is none."""
+    every = "|".join(pattern(form) for form in forms())
+    for written in (text, text.replace("_", " ")):  # g_idx, input_sqnr_db
+        if found := re.search(rf"(?<![\w-])(?:{every})(?![\w-])", written, re.IGNORECASE):
+            return defined(found[0])
     return None

@@ -17,6 +17,7 @@ from ui.figures.gptq import courses
 from ui.words.gptq import percent, ratio
 
 BITS, TOKENS = 3, 24
+DECADES = 2.5  # of a card's height
 HEIGHT = 400
 NAMES = dict(  # as the sentence beside the picture says them
     zip(METHODS, ("rounding", "GPTQ, as the columns come", "GPTQ, by diag(H)", "GPTQ, groups follow too"), strict=True)
@@ -27,12 +28,13 @@ MOST_SPREAD = 1.5  # of a ratio's interval that is still told, its upper end ove
 def find(lab: Lab) -> Specimen:
     layer = layer_of(lab)
     columns = lab.few(layer)
-    x = lab.inputs(layer, READ).abs().sqrt().cpu()  # or the quiet ones are not seen beside a wall
-    step = max(1, len(x) // TOKENS)
-    curves = tuple(tuple(x[::step, column][:TOKENS].tolist()) for column in columns)
+    x = lab.inputs(layer, READ)[:, list(columns)].abs().cpu()
+    x = x[:: max(1, len(x) // TOKENS)][:TOKENS]
+    heights = (x / x.max()).clamp_min(10**-DECADES).log10() + DECADES  # or a wall is all that is seen
+    curves = tuple(tuple(curve) for curve in heights.T.tolist())
     said = (
         f"Eight of the {lab.layers()[layer][1]:,} inputs of {short(layer)}, from its loudest to its quietest; each "
-        f"card shows how large one is on {len(curves[0])} tokens (square root). GPTQ rounds one column after "
+        f"card shows how large one is on {len(curves[0])} tokens (log). GPTQ rounds one column after "
         "another, and those still to come make up for it. Which should go first? Put the cards in order, first "
         "on the left."
     )

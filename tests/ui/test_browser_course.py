@@ -36,8 +36,13 @@ def test_arrow_keys_walk_show_and_go_back(page: Any, server_url: str) -> None:
     wait_link(page, "shown=true")
     wait_words(page, "You said")
     main = "document.querySelector('[data-testid=stMain]')"
-    high = page.evaluate(f"{main}.scrollHeight - {main}.clientHeight")
-    assert high <= 1  # nothing scrolls on a projector
+    over = f"{main}.scrollHeight - {main}.clientHeight"
+    assert page.evaluate(over) <= 1  # nothing scrolls on a projector
+    page.set_viewport_size({"width": 1440, "height": 900})
+    picture = "document.querySelector('[data-key=shown_clip_0] .main-svg')"
+    wait_until(page, f"{picture}.clientHeight === 420 + 900 - 720")  # a larger screen, a larger picture
+    assert page.evaluate(over) <= 1
+    page.set_viewport_size({"width": 1280, "height": 720})
     page.keyboard.press("PageDown")
     has_title(page, scenes()[CLIP].ask)
     page.get_by_test_id("stMain").get_by_role("radio", name="int8").first.click()

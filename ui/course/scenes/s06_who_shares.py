@@ -19,7 +19,8 @@ def find(lab: Lab) -> Specimen | Missing:
     if best is None:
         return Missing("This model has no Linear that a scheme quantizes, so nobody shares a scale.")
     rows, columns = lab.layers()[best.layer]
-    group = largest_divisor(columns, LARGEST)
+    whole = lab.grain.removeprefix("group")  # what fits all layers, else this one
+    group = int(whole) if whole.isdigit() else largest_divisor(columns, LARGEST)
     said = (
         f"{short(best.layer).capitalize()}, {rows:,} x {columns:,} weights in int4: of this model's {best.of} layers "
         f"its rows differ most (the largest reaches {best.figure:.0f} times as far as the median one). First one "

@@ -28,6 +28,11 @@ def sections() -> dict[str, dict[str, str]]:
     return found
 
 
+def title_of(path: str) -> str:
+    """What the menu calls a page's file."""
+    return next(title for pages in sections().values() for title, one in pages.items() if one == path)
+
+
 def page_of(file: str) -> str:
     """A page's file as links name it."""
     return Path(file).resolve().relative_to(ROOT).as_posix()

@@ -16,6 +16,7 @@ from ui.course.guess import Number, Order, Rows
 from ui.course.scene import Missing, Scene, Specimen, scenes
 from ui.course.scenes import s10_frozen, s14_ship
 from ui.course.screen import RIGHT_WORDS
+from ui.menu import title_of
 from ui.words.digits import digits
 
 SCENES = [pytest.param(number, scene, id=scene.key) for number, scene in enumerate(scenes(), 1)]
@@ -116,6 +117,17 @@ def test_a_scene_without_a_guess_with_a_wrong_and_a_right_one(number: int, scene
 def test_the_reference_model_has_a_specimen_of_every_idea() -> None:
     missing = [scene.key for scene in scenes() if isinstance(specimen_of(scene, "reference"), Missing)]
     assert missing == []
+
+
+def test_every_idea_leads_to_a_page_where_it_can_be_moved() -> None:
+    lab, titles = lab_of("reference"), set()
+    for scene in scenes():
+        shown = answers.revealed(lab, scene)
+        assert shown.more is not None, scene.key
+        path, state = shown.more
+        titles.add(title_of(path))
+        assert state.get("layer", lab.default_layer()) in lab.layers()
+    assert {"Start here", "Number formats", "Granularity", "Outliers", "Static or dynamic"} < titles
 
 
 def test_buttons_walk_the_course_to_its_end_and_back(gpt2_dir: Path) -> None:

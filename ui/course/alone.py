@@ -17,7 +17,8 @@ from ui.components.page_keys import page_keys
 from ui.course import answers, screen
 from ui.course.guess import LONGEST
 from ui.course.rooms import Room
-from ui.course.scene import Missing, Scene, Specimen, scenes
+from ui.course.scene import Missing, Reveal, Scene, Specimen, scenes
+from ui.menu import title_of
 
 KEYS = {
     "ArrowRight": ("course_show", "course_next"),
@@ -150,9 +151,18 @@ def _answer(lab: Lab, scene: Scene, at: Place, room: Room | None, left: DeltaGen
             screen.class_bars(found.guess, room.guesses, shown.truth, scene.key)
         screen.answer_part(lab, scene, found, text, shown, asked=room is None)  # the class's guesses take its place
         if room is None:  # who presents asks the class again, under Class
-            st.button("Guess again", on_click=hide, key="course_hide")
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.button("Guess again", on_click=hide, key="course_hide")
+                further(shown)
     with right:
         screen.pictures(shown.pictures, f"shown_{scene.key}", screen.marked(found.guess, text, shown))
+
+
+def further(shown: Reveal) -> None:
+    """Where this idea's numbers can be moved, on the layer that was shown."""
+    if shown.more is not None:
+        path, state = shown.more
+        frame.link(f"Try it yourself: {title_of(path)}", path, state)
 
 
 def _guess(scene: Scene, found: Specimen, at: Place) -> None:

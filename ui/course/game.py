@@ -129,6 +129,7 @@ def race(lab: Lab, schemes: tuple[str, ...], budget: float) -> None:
         said = verdict(duel, engine, mine)
         chart(standings(lab, duel, engine, mine), key="game", alt=said.replace("*", ""), height=HEIGHT, grow=0.8)
         st.markdown(said)
+        frame.link("Try it yourself, layer by layer: Which layers hurt", "pages/8_Which_layers_hurt.py", {})
 
 
 def verdict(duel: Duel, engine: Engines, mine: list[str]) -> str:

@@ -62,7 +62,8 @@ class Reveal:
     answer       the truth in a few words
     why          a sentence or two, from the numbers
     twist        what the rule of thumb does not say; "" where there is none
-    mark         the axis of the first picture on which guesses are drawn: "x", "y" or none"""
+    mark         the axis of the first picture on which guesses are drawn: "x", "y" or none
+    more         the page on which all of this can be moved, and the state it opens in; None where there is none"""
 
     truth: str
     answer: str
@@ -70,6 +71,7 @@ class Reveal:
     pictures: tuple[Shown, ...]
     twist: str = ""
     mark: str = ""
+    more: tuple[str, dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

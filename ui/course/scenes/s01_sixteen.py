@@ -60,6 +60,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
             Shown(levels, f"{short(layer)}, row {row.row}: {len(row.levels)} levels {row.step:.2g} apart", 225),
         ),
         twist,
+        more=("app.py", {"bits": last, "prompt": found.of, "layer": layer}),
     )
 
 

@@ -45,6 +45,7 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         f"{formula}, so the error is **{snapped.error:+.2g}**, at most half a step ({grid.scale / 2:.2g}). Drag x: it "
         "jumps to the nearest level, and the sum goes along.",
         (Shown(lambda key: draw(lab, layer, grid, snapped, key), formula, HEIGHT),),
+        more=("pages/1_Number_formats.py", {"layer": layer, "formats": [FORMAT]}),
     )
 
 

@@ -63,7 +63,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
             "helps there; the giant has a scene of its own."
         )
     said = f"unused codes: symmetric {one.unused}, asymmetric {other.unused} of 16"
-    return Reveal(GUESS.of(truth), answer, why, (Shown(both(uses), said, 450),), twist)
+    more = "pages/1_Number_formats.py", {"layer": layer, "of": "inputs", "formats": [fmt for fmt, *_ in WAYS]}
+    return Reveal(GUESS.of(truth), answer, why, (Shown(both(uses), said, 450),), twist, more=more)
 
 
 def both(uses: dict[str, CodeUse]) -> go.Figure:

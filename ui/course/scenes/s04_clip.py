@@ -61,7 +61,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         )
     answer = f"At **{cut:.0%}** of the reach."
     said = f"the least error is at a cut of {cut:.0%}, {curve.sqnr_db[best]:z.1f} dB; uncut {curve.sqnr_db[-1]:z.1f} dB"
-    return Reveal(f"{100 * cut:.0f}", answer, why, (Shown(error(curve), said, 420),), twist, mark="x")
+    more = "pages/1_Number_formats.py", {"layer": found.of, "formats": [FORMAT]}
+    return Reveal(f"{100 * cut:.0f}", answer, why, (Shown(error(curve), said, 420),), twist, mark="x", more=more)
 
 
 def error(curve: CutCurve) -> go.Figure:

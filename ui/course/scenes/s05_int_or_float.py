@@ -61,7 +61,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     )
     answer = f"A typical value: **{small}**. Half the largest: **{large}**."
     fig = relative(lab, layer, typical, largest)
-    return Reveal(GUESS.of(small, large), answer, why, (Shown(fig, answer.replace("*", ""), 430),), twist)
+    more = "pages/1_Number_formats.py", {"layer": layer, "of": "inputs", "formats": [fmt for fmt, *_ in FORMATS]}
+    return Reveal(GUESS.of(small, large), answer, why, (Shown(fig, answer.replace("*", ""), 430),), twist, more=more)
 
 
 def off(lab: Lab, layer: str, fmt: str, x: float) -> float:

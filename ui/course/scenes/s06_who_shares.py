@@ -53,7 +53,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         wipe(maps, key=key, alt=why, axes="outputs down, inputs across", unit="of error, log", height=HEIGHT)
 
     answer = f"**{gain:z.1f} dB**: the error shrinks to {10 ** (-gain / 20):.0%}."
-    return Reveal(f"{min(gain, 40.0):.1f}", answer, why, (Shown(draw, why, HEIGHT),), twist)
+    more = "pages/2_Granularity.py", {"layer": layer, "format": FORMAT, "grain": "group", "group": group}
+    return Reveal(f"{min(gain, 40.0):.1f}", answer, why, (Shown(draw, why, HEIGHT),), twist, more=more)
 
 
 def named(tensor: GranularityRow, channel: GranularityRow, groups: GranularityRow) -> list[tuple[str, GranularityRow]]:

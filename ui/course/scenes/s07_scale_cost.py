@@ -53,9 +53,9 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         "as much."
     )
     answer = f"**{chosen.bits_per_weight:.3g} bits**."
-    return Reveal(
-        f"{chosen.bits_per_weight:.6g}", answer, why, (Shown(counted(rows, bits), why.replace("*", ""), 420),), twist
-    )
+    more = "pages/2_Granularity.py", {"layer": layer, "format": FORMAT, "grain": "group", "group": group}
+    shown = Shown(counted(rows, bits), why.replace("*", ""), 420)
+    return Reveal(f"{chosen.bits_per_weight:.6g}", answer, why, (shown,), twist, more=more)
 
 
 def counted(rows: list[GranularityRow], bits: int) -> go.Figure:

@@ -69,7 +69,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     said = f"the wall is channel {loud}, up to {digits(top.absmax)}"
     guess = found.guess
     assert isinstance(guess, Rows)
-    return Reveal(guess.of(*chosen), answer, why, (Shown(fig, said, 460),), twist)
+    more = "pages/3_Outliers.py", {"layer": best.layer}
+    return Reveal(guess.of(*chosen), answer, why, (Shown(fig, said, 460),), twist, more=more)
 
 
 def peaks_of(values: list[float], channels: list[int]) -> go.Figure:

@@ -67,7 +67,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         ]
         wipe(maps, key=key, alt=why, axes="tokens down, channels across", unit="of error, log", height=HEIGHT)
 
-    return Reveal(GUESS.of(truth), answer, why, (Shown(draw, why.replace("*", ""), HEIGHT),), twist)
+    more = "pages/3_Outliers.py", {"layer": layer, "act": FORMAT}
+    return Reveal(GUESS.of(truth), answer, why, (Shown(draw, why.replace("*", ""), HEIGHT),), twist, more=more)
 
 
 def error_of(lab: Lab, layer: str, grain: str) -> Tensor:

@@ -73,7 +73,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
         Shown(steps, f"frozen at {digits(row.hi)} after the last of {MOST_STEPS} steps of {RECORDED} text", 225),
         Shown(tokens, f"{touched:.1f}% of the tokens of {kind} go beyond {digits(row.hi)}", 225),
     )
-    return Reveal(f"{touched:.6g}", f"**{touched:.1f}%** of the tokens.", why, pictures, twist)
+    more = "pages/4_Static_or_dynamic.py", {"layer": layer, "text": kind}
+    return Reveal(f"{touched:.6g}", f"**{touched:.1f}%** of the tokens.", why, pictures, twist, more=more)
 
 
 def clips_of(lab: Lab, layer: str) -> tuple[Clip, ...]:

@@ -63,7 +63,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     )
     answer = f"At **{truth}**: ({gptq.point[0]:g}, {gptq.point[1]:g})."
     fig = named(fitted(toy_picture(pair), 450, title=None))
-    return Reveal(GUESS.of(truth), answer, why, (Shown(fig, why.replace("*", ""), 450),), twist)
+    more = "pages/6_GPTQ_step_by_step.py", {"layer": layer}
+    return Reveal(GUESS.of(truth), answer, why, (Shown(fig, why.replace("*", ""), 450),), twist, more=more)
 
 
 def name_of(point: tuple[float, float]) -> str:

@@ -55,7 +55,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     def draw(key: str) -> None:
         column_player(steps, key=key, alt=f"GPTQ's loss ends at {left:.0f}% of rounding's", compact=True)
 
-    return Reveal(f"{min(left, 130.0):.4g}", answer, why, (Shown(draw, answer.replace("*", ""), HEIGHT),), twist)
+    shown, more = Shown(draw, answer.replace("*", ""), HEIGHT), ("pages/6_GPTQ_step_by_step.py", {"layer": layer})
+    return Reveal(f"{min(left, 130.0):.4g}", answer, why, (shown,), twist, more=more)
 
 
 SCENE = Scene(

@@ -73,7 +73,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     ordered = ", ".join(guess.cards[place].removeprefix("input ") for place in guess.places(truth))
     answer = f"**The loudest first**: {ordered}."
     said = f"loss of rounding {percent(rtn.loss / study.power)}, by diag(H) {percent(weight.loss / study.power)}"
-    return Reveal(truth, answer, why, (Shown(losses(study), said, HEIGHT),), twist)
+    more = "pages/6_GPTQ_step_by_step.py", {"layer": layer}
+    return Reveal(truth, answer, why, (Shown(losses(study), said, HEIGHT),), twist, more=more)
 
 
 def of_guess(lab: Lab, text: str) -> str:

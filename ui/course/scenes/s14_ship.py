@@ -89,7 +89,8 @@ def reveal(lab: Lab, found: Specimen) -> Reveal:
     changed = [rules()[key] for key in results if not rules()[key].since.startswith("Nothing")]
     since = " ".join(f"{ASKED[rule.key]}: {rule.since}" for rule in changed[-2:])
     twist = f"Rules age; as of {changed[-1].as_of}: {since}" if changed else ""
-    return Reveal(truth, answer, why, (Shown(bars(lab, results), answer.replace("*", ""), 430),), twist)
+    shown = Shown(bars(lab, results), answer.replace("*", ""), 430)
+    return Reveal(truth, answer, why, (shown,), twist, more=("pages/9_Rules_tested.py", {}))
 
 
 def verdicts(results: dict[str, RuleResult]) -> str:

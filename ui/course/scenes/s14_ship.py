@@ -29,7 +29,8 @@ from ui.course.stage import picture
 from ui.words.digits import shown_tail
 
 READING = str(EVALUATE.at_most(2560))
-ASKED = {"int4-groups": "int4 weights", "int8-tokens": "int8 inputs", "fp8-weights": "fp8 weights"}
+GROUPS = "int4-groups"
+ASKED = {GROUPS: "int4 weights", "int8-tokens": "int8 inputs", "fp8-weights": "fp8 weights"}
 WORDS = {
     "W4A16": "a scale a group",
     "w:int4/channel": "a scale a row",
@@ -68,11 +69,13 @@ def find(lab: Lab) -> Specimen | Missing:
     able = {key: rule for key, rule in rules().items() if runs(lab, rule)}
     if not able:
         return Missing("None of the three rules can run on this model: their schemes do not divide its weights.")
-    left = "" if len(able) == len(ASKED) else " (No rule for int4: this model takes no groups of 32, 64 or 128.)"
+    group = f"A group is {lab.grain.removeprefix('group')} weights of a row."
+    if GROUPS not in able:
+        group = "No rule for int4: this model takes no groups of 32, 64 or 128."
     said = (
         f"The whole model now, all its layers, on {lab.tokens(READING).numel():,} tokens of five kinds of text. For "
         "each number format pick whose scale it is; the one whose predictions stay nearest to the float model's "
-        f"(least KL) is right.{left}"
+        f"(least KL) is right. {group}"
     )
     rows = tuple((ASKED[key], tuple(WORDS[text] for text in schemes(rule))) for key, rule in able.items())
     return Specimen(said, Rows(rows), of=tuple(able))

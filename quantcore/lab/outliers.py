@@ -10,6 +10,7 @@ from quantcore.model.held import held
 from quantcore.model.linears import linear_named
 from quantcore.pipeline.calibration import layer_inputs, outlier_ratio
 from quantcore.studies.outliers import (
+    GROUP_SIZE,
     ChannelStudy,
     OutlierMap,
     Payer,
@@ -50,7 +51,7 @@ def channels(lab: Bench, layer: str, reading: str = READ) -> ChannelStudy:
 @remembered(64)
 def payers(lab: Bench, layer: str, fmt: str, reading: str = READ) -> tuple[Payer, ...]:
     """What is left of every token and channel under one scale, a scale per token, a scale per group."""
-    return who_pays(lab.inputs(layer, reading), fmt)
+    return who_pays(lab.inputs(layer, reading), fmt, _most(lab))
 
 
 @remembered(128)
@@ -72,7 +73,7 @@ def treatment(
     """A layer before and after a transform (`smooth=0.5`, `awq`, `rotate=hadamard`), which looks at the calibration
     text. awq chooses for int4 in groups, the others for any codes."""
     x, weight = treated_layer(lab, layer, words, reading, calibration)
-    return treatment_study((lab.inputs(layer, reading), lab.weight(layer)), (x, weight), fmt)
+    return treatment_study((lab.inputs(layer, reading), lab.weight(layer)), (x, weight), fmt, _most(lab))
 
 
 @remembered(32)
@@ -110,3 +111,9 @@ def cache_sides(lab: Bench, block: int, reading: str = READ) -> tuple[tuple[Tens
 @remembered(16)
 def _trial(lab: Bench, layer: str, reading: str) -> Trial:
     return Trial(lab.inputs(layer, reading), lab.weight(layer))
+
+
+def _most(lab: Bench) -> int:
+    """The group that all of the model's layers take; 128 where there is none."""
+    size = lab.grain.removeprefix("group")
+    return int(size) if size.isdigit() else GROUP_SIZE

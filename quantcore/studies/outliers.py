@@ -167,11 +167,12 @@ class Payer:
     median_codes: int
 
 
-def who_pays(x: Tensor, fmt: str) -> tuple[Payer, ...]:
-    """x (N, K) in `fmt` with one scale, a scale per token and, where a group fits, per group; ranges from x itself.
+def who_pays(x: Tensor, fmt: str, most: int = GROUP_SIZE) -> tuple[Payer, ...]:
+    """x (N, K) in `fmt` with one scale, a scale per token and, where one of at most `most` channels fits, per group;
+    ranges from x itself.
 
     Raises: ValueError for an unknown format, NaN or Inf."""
-    group = largest_divisor(x.shape[1], GROUP_SIZE)
+    group = largest_divisor(x.shape[1], most)
     groups = (f"group{group}",) if SMALLEST_GROUP <= group < x.shape[1] else ()
     return tuple(_payer(x, activations_of(fmt, grain)) for grain in (*GRAINS, *groups))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from quantcore.methods.transforms.smooth import smoothing_scales
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy, layer_study
-from quantcore.studies.outliers import ChannelStudy, Payer, channel_study, who_pays
+from quantcore.studies.outliers import GROUP_SIZE, ChannelStudy, Payer, channel_study, who_pays
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +43,20 @@ class TreatmentStudy:
     after: Side
 
 
-def treatment_study(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], fmt: str) -> TreatmentStudy:
-    """Both sides in `fmt`. Raises: ValueError for an unknown format, NaN or Inf."""
-    return TreatmentStudy(_side(*before, fmt), _side(*after, fmt))
+def treatment_study(
+    before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], fmt: str, most: int = GROUP_SIZE
+) -> TreatmentStudy:
+    """Both sides in `fmt`, groups of at most `most`. Raises: ValueError for an unknown format, NaN or Inf."""
+    return TreatmentStudy(_side(*before, fmt, most), _side(*after, fmt, most))
 
 
-def _side(x: Tensor, weight: Tensor, fmt: str) -> Side:
+def _side(x: Tensor, weight: Tensor, fmt: str, most: int) -> Side:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
     scheme = Scheme.parse(f"w:{fmt}/channel,a:{fmt}/tensor/dynamic")
     with torch.inference_mode():
         reach = weight.abs().amax(0).float().cpu()
-    return Side(channel_study(x), who_pays(x, fmt), reach, layer_study(linear, x, scheme))
+    return Side(channel_study(x), who_pays(x, fmt, most), reach, layer_study(linear, x, scheme))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from quantcore.lab.lab import Lab
 from tests.apptest_helpers import errors, page, said
 from tests.tiny import CONTEXT, VOCAB, tiny_tokenizer
 
@@ -64,6 +65,13 @@ def test_every_scene_of_the_course_finds_its_example_on_it(narrow_dir: Path) -> 
         at = page("0_Course", model=narrow_dir, scene=number, shown="true").run()
         assert not at.exception, number
         assert errors(at) == [], (number, errors(at))
+
+
+def test_who_pays_has_the_groups_of_the_whole_model(narrow_dir: Path) -> None:
+    """Not those that fit this layer alone: 384 / 128 is a whole number, 96 / 128 is none."""
+    lab = Lab(str(narrow_dir))
+    layer = next(name for name, (_, width) in lab.layers().items() if width == 384)
+    assert [one.granularity for one in lab.payers(layer, "int8")] == ["tensor", "token", "group32"]
 
 
 def presets(at: AppTest) -> dict[str, dict[str, list[str]]]:

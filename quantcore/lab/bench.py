@@ -315,7 +315,7 @@ class Bench:
         alike = tuple(replace(one, alpha=1.0) if isinstance(one, Smooth) else one for one in plan.transforms)
         any_alpha = Plan(replace(plan.default, transforms=alike), plan.overrides)
         reaches = self._reaches(str(any_alpha), calibration)
-        return treated_model(treated(held(self.loaded), plan, learned, reaches))
+        return treated_model(treated(held(self.loaded), plan, learned, reaches), self.house.step)
 
     @remembered(4)
     def _reaches(self, any_alpha: str, calibration: str) -> Reaches:

@@ -29,6 +29,7 @@ from quantcore.model.probe import few_tokens
 from quantcore.model.turned import turn_inputs
 from quantcore.model.wiring import Link, copy_of, folded, links
 from quantcore.pipeline.blocks import BlockWalk
+from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.rotation import APART, Rotation, base_of_rms, by_heads, untied
 from quantcore.pipeline.scaling import Chosen, Reaches, Scaler, scaler_of
@@ -54,12 +55,14 @@ def skeleton_under(model: nn.Module, plan: Plan) -> nn.Module:
     return untied(model) if any(isinstance(one, Rotate) for one in plan.transforms) else model
 
 
-def treated_tensors(model: Held) -> dict[str, Tensor]:
+def treated_tensors(model: Held, progress: Progress | None = None) -> dict[str, Tensor]:
     """The tensors of a whole model that its transforms change, by name; none of a model that is as it was."""
     if not isinstance(model, Treated):
         return {}
     found = model.tensors_around
-    for name, block in model.base.in_turn():
+    for done, (name, block) in enumerate(model.base.in_turn()):
+        if progress:
+            progress(done / len(model.blocks), f"transforming {name}")
         found |= {f"{name}.{key}": one for key, one in changed(block, model.of_block(name, block)).items()}
     return found
 
@@ -69,9 +72,9 @@ def turns_of(model: Held) -> dict[str, Turn]:
     return model.turns if isinstance(model, Treated) else {}
 
 
-def treated_model(model: Held) -> nn.Module:
+def treated_model(model: Held, progress: Progress | None = None) -> nn.Module:
     """A whole model in memory as its transforms leave it, still float."""
-    made = copy_of(model.skeleton, treated_tensors(model))
+    made = copy_of(model.skeleton, treated_tensors(model, progress))
     for name, turn in turns_of(model).items():
         turn_inputs(made.get_submodule(name), turn)
     return made

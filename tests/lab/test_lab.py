@@ -58,6 +58,16 @@ def test_the_model_is_loaded_when_it_is_needed_and_once(tiny_model_dir: Path, mo
         Lab("reference", "cuda:99")
 
 
+def test_what_takes_a_whole_model_tells_how_far_it_is(tiny_model_dir: Path) -> None:
+    """Or its job would stand at 0% for as long, and could not be stopped."""
+    told: list[str] = []
+    lab = Lab(str(tiny_model_dir), "cpu", house=House(step=lambda share, doing: told.append(doing)))
+    for ask in (lab.transformed, lab.written_next):
+        told.clear()
+        ask("W8A8,smooth=0.5")
+        assert len(told) >= lab.contents().blocks
+
+
 def test_of_the_reference_model_a_row_is_read_from_the_file() -> None:
     lab = Lab("reference", "cpu")
     assert lab.row(lab.default_layer(), "w:int4/channel", 0.9).columns == lab.layers()[lab.default_layer()][1]

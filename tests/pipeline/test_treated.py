@@ -40,6 +40,14 @@ def test_the_float_model_says_what_it_said(tiny_lm: LoadedModel, tokens: Tensor,
     assert (after - before).abs().max() < 1e-4 * before.abs().max()
 
 
+def test_it_tells_how_far_it_is(tiny_lm: LoadedModel, tokens: Tensor) -> None:
+    """Block by block, so that who waits can stop it."""
+    model, told = treated(held(tiny_lm), Plan.parse("W8A8,smooth=0.5"), tokens), []
+    treated_tensors(model, lambda share, doing: told.append((share, doing)))
+    count = len(model.blocks)
+    assert told == [(place / count, f"transforming {name}") for place, name in enumerate(model.blocks)]
+
+
 def test_the_loud_channel_is_quieter(tiny_lm: LoadedModel, tokens: Tensor) -> None:
     """The tiny model's channel 7 is 12 times as loud as the others: the norm's gain takes it down."""
     model = treated(held(tiny_lm), Plan.parse("W8A8,smooth=0.9"), tokens)

@@ -100,7 +100,7 @@ def reading_of(lab: Lab, rows: list[Measured]) -> str | None:
 
 def table(rows: list[Measured], spreads: Mapping[str, Spread]) -> list[Measured]:
     """All rows; those that are chosen in it: a browser knows them by their places, so where rows come, go or are
-    filtered it is another table, in which the same ones are chosen."""
+    filtered it is another table, in which the same ones are chosen, also those that a filter has hidden meanwhile."""
     before = st.session_state.get(CHOSEN, ())
     shown = st.dataframe(
         words.short_table(rows, spreads), hide_index=True, width="stretch", column_config=COLUMNS, key=rows_key(rows),
@@ -109,7 +109,8 @@ def table(rows: list[Measured], spreads: Mapping[str, Spread]) -> list[Measured]
     )  # fmt: skip
     places = shown.get("selection", {}).get("rows", [])
     chosen = [rows[place] for place in places if place < len(rows)]
-    st.session_state[CHOSEN] = tuple(row.key for row in chosen)
+    hidden = set(before) - {row.key for row in rows}
+    st.session_state[CHOSEN] = (*(row.key for row in chosen), *hidden)
     return chosen
 
 

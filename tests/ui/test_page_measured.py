@@ -16,6 +16,7 @@ from quantcore.text.reading import EVALUATE
 from tests.apptest_helpers import errors, figure_of, lab_of, page, said, settle
 from ui import kept
 from ui.words.measured import rows_key
+from ui.words.names import pair
 
 PAGE = "15_What_has_been_measured"
 
@@ -87,6 +88,28 @@ def test_what_is_chosen_stays_chosen_where_rows_come_and_go(tiny_model_dir: Path
     assert set(at.dataframe[0].value["scheme"]) == {first, "w:int3/channel", *(_,)}
     assert chosen(at) == []
     assert not [one for one in at.button if one.label.startswith("Throw")]
+
+
+def test_what_a_filter_hides_is_chosen_when_it_comes_back(tiny_model_dir: Path) -> None:
+    lab = Lab(str(tiny_model_dir), "cpu")
+    lab.queue(["w:int4/channel", "w:int8/channel"])
+    at = opened(model=tiny_model_dir)
+    four = list(at.dataframe[0].value["scheme"]).index("w:int4/channel")
+    at.session_state[table_key(at)] = {"selection": {"rows": [four]}}
+    at.run()
+    at.text_input(key="only").set_value("int8").run()
+    assert not [one for one in at.button if one.label.startswith("Throw")]
+    at.text_input(key="only").set_value("").run()
+    assert chosen(at) == ["w:int4/channel"]
+
+
+def test_two_plans_that_would_be_cut_alike_are_named_by_where_they_part() -> None:
+    kinds = ("gate_proj", "down_proj")
+    one, other = (f"W3A16@q_proj,k_proj,v_proj,o_proj,{kind}=w:int4/group128" for kind in kinds)
+    assert pair(one, other) == ("W3A16@q_pro ... gate_proj=w:in ...", "W3A16@q_pro ... down_proj=w:in ...")
+    assert pair("W4A16", "w:int4/tensor") == ("W4A16", "w:int4/tensor")
+    long, longer = (f"W4A16@{','.join(f'layers.{n}.mlp.down_proj' for n in range(top))}=W8A16" for top in (5, 6))
+    assert len(set(pair(long, longer))) == 2
 
 
 def test_a_queue_goes_on_after_a_restart(tiny_model_dir: Path) -> None:

@@ -15,7 +15,7 @@ from quantcore.text.reading import ALL, Reading
 from ui.markdown import as_is
 from ui.words.digits import shown_kl
 from ui.words.luck import luck_alone
-from ui.words.names import by_name
+from ui.words.names import by_name, pair
 
 
 def text_name(rows: Sequence[Measured], reading: str | None) -> str:
@@ -96,7 +96,8 @@ def table(rows: Sequence[Measured], spreads: Mapping[str, Spread]) -> pd.DataFra
 
 def difference(one: Measured, other: Measured, apart: Apart) -> str:
     """One pair, over the windows that both have read."""
-    names = f"`{short_label(one.scheme)}` − `{short_label(other.scheme)}`"
+    first, second = pair(one.scheme, other.scheme)
+    names = f"`{first}` − `{second}`"
     size = "" if apart.share is None else f", **{share_words(apart.share)}**"
     ends = f"{apart.difference.lo:+.2g} to {apart.difference.hi:+.2g}{luck_alone(apart)}"
     return f"{names}: KL {apart.difference.value:+.2g} nats a token{size} ({ends}): {apart.verdict}"

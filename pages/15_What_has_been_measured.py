@@ -1,6 +1,7 @@
 """What has been measured of this model? All that browser, shell or notebook have tried; and a queue for more."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import streamlit as st
 
@@ -30,9 +31,12 @@ MOST_PAIRS = 6  # rows that are compared at once
 MOST_IN_DUEL = 6
 FORMATS = {"KL": "%.3g", "luck ±": "%.2g", "same token, %": "%.1f", "perplexity": "%.2f", "MB": "%.1f"}
 FORMATS |= {"bits a weight": "%.3f"}
-COLUMNS = {
-    name: st.column_config.NumberColumn(format=digits, width=90, help=first_defined(name))
-    for name, digits in FORMATS.items()
+COLUMNS: dict[str, Any] = {  # together as wide as a window of 900 pixels, and no column out of it
+    "scheme": st.column_config.TextColumn(width=230, help=first_defined("scheme")),
+    **{
+        name: st.column_config.NumberColumn(format=digits, width=90, help=first_defined(name))
+        for name, digits in FORMATS.items()
+    },
 }
 
 CHOSEN = "chosen_rows"  # of the table, by their keys in the store

@@ -109,7 +109,7 @@ def test_what_is_said_by_hand() -> None:
         "50% of 24 numbers right; they are **4.0 nats** likelier than where the facts say others. Coded: "
         "`kv:int8/token/dynamic` says 50% and keeps **50%** of the gain."
     )
-    assert "keeps **100%** of the gain (not told from all of it)" in words.facts(by_hand(4.0, 1.0, 0.5))
+    assert "keeps **100%** of the gain (not told apart from 100%)" in words.facts(by_hand(4.0, 1.0, 0.5))
     assert "**too few to go by**" in words.facts(by_hand(4.0, 0.5, 0.0))
     assert "**This model does not find them** even in a float cache" in words.facts(by_hand(-0.5, 1.0, 0.0))
     assert "mean nothing" in words.facts(by_hand(-0.5, 1.0, 0.0))

@@ -97,16 +97,16 @@ def test_what_is_said_by_hand() -> None:
     assert words.recalled(lens(kl[:2], 2.0)) == (
         "2 windows are too few to say: in them the first tokens of a window are 2.00 nats likelier at its end."
     )
-    assert "not told from all of it" not in words.recalled(found)
+    assert "not told apart from 100%" not in words.recalled(found)
     found.said["kv:int8/token"][:, -RECALLED + 1 :] = found.said[FLOAT][:, -RECALLED + 1 :]
-    assert "`kv:int8/token` keeps **100%**, not told from all of it." in words.recalled(found)
+    assert "`kv:int8/token` keeps **100%**, not told apart from 100%." in words.recalled(found)
     more = {"kv:int4/token": 0.2 * found.said["kv:int8/token"]}
     both = replace(found, kl={**found.kl, "kv:int4/token": kl}, said={**found.said, **more})
     assert words.recalled(both).endswith(
-        "`kv:int8/token` keeps **100%** (not told from all of it), `kv:int4/token` keeps **20%**."
+        "`kv:int8/token` keeps **100%** (not told apart from 100%), `kv:int4/token` keeps **20%**."
     )
     same = replace(both, said={**both.said, "kv:int4/token": both.said[FLOAT]})
-    assert words.recalled(same).endswith("keeps **100%**; on these windows none of that is told from all of it.")
+    assert words.recalled(same).endswith("keeps **100%**; on these windows none of these is told apart from 100%.")
     (row,) = words.rows(found, 32)  # 100 of 400 bytes; 16 bits a number would take 200
     assert (row["of a 16-bit cache"], row["next tokens that change"]) == ("50.0%", "100.0%")
     assert words.rows(found, 16)[0]["of a 16-bit cache"] == "25.0%"

@@ -70,12 +70,14 @@ def recalled(found: ContextLens) -> str:
     told = {name: found.recall_lost(name).significant for name in found.kl}
     each = ", ".join(
         f"{code(name)} keeps **{found.recall(name).value / own.value:.0%}**"
-        + (" (not told from all of it)" if any(told.values()) and not sure else "")
+        + (" (not told apart from 100%)" if any(told.values()) and not sure else "")
         for name, sure in told.items()
     )
     if not any(told.values()):
         each += (
-            "; on these windows none of that is told from all of it" if len(told) > 1 else ", not told from all of it"
+            "; on these windows none of these is told apart from 100%"
+            if len(told) > 1
+            else ", not told apart from 100%"
         )
     return (
         f"The first tokens of a window come once more at its end, {found.length:,} tokens later, and are "
@@ -101,7 +103,7 @@ def facts(found: Retrieval) -> str:
         said = f"{said}: **too few to go by**, so read the likelihood alone"
     each = ", ".join(
         f"{code(name)} says {found.share(name):.0%} and keeps **{found.gain(name).value / own.value:.0%}** of the gain"
-        + ("" if found.lost(name).significant else " (not told from all of it)")
+        + ("" if found.lost(name).significant else " (not told apart from 100%)")
         for name in found.said
         if name != FLOAT
     )

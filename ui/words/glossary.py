@@ -154,7 +154,8 @@ WORDS: Final[dict[str, str]] = {
     "GPTAQ": "GPTQ in which each column also hands on what its own input has lost to quantized layers before.",
     "WUSH": "Matrices for blocks of channels that make weights and inputs equally large and spread them; done to the "
     "inputs when the model runs.",
-    "loss": "On pages about GPTQ: the squared change of the layer's output on the calibration text.",
+    "loss": "How much worse quantization makes it. On pages about GPTQ the squared change of the layer's output on the "
+    "calibration text, else the KL of the whole model.",
     # shipping
     "scheme": "What becomes of weights and inputs, as one line of text: w:int4/group128 keeps weights as int4 in "
     "groups of 128.",

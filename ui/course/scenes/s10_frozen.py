@@ -9,7 +9,7 @@ from quantcore.text.reading import STUDY, Reading
 from quantcore.text.windows import TEXT_KINDS
 from ui.course.guess import Number
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
-from ui.course.scenes.s08_wall import others_of
+from ui.course.scenes.s08_wall import LAYERS, others_of
 from ui.course.stage import fitted, short
 from ui.figures.ranges import steps_picture, tokens_picture
 from ui.words.digits import digits
@@ -25,7 +25,7 @@ def find(lab: Lab) -> Specimen | Missing:
     range clips most."""
     wall = lab.wall()
     first = lab.default_layer() if wall is None else wall.layer
-    block = [first, *others_of(lab, first)]
+    block = [first, *others_of(lab, first)[:LAYERS]]
     worst, layer = max(
         ((max(clips_of(lab, one), key=lambda clip: clip.touched), one) for one in block),
         key=lambda pair: pair[0].touched,

@@ -48,6 +48,7 @@ CONTESTS = {
         "W4A4,quip=hadamard/128",
         "W4A4,wush=128",
     ],
+    "W4A4, blocks of 64": ["W4A4", "W4A4,quip=hadamard/64", "W4A4,wush=64"],
     **{
         f"W{bits} g128": [
             f"W{bits}A16{more}"
@@ -60,7 +61,7 @@ CONTESTS = {
 PAIRS = (
     ("gptq", "qronos"), ("gptq", "qronos/share=1"), ("gptq", "gptaq"), ("gptaq", "qronos"), ("awq", "awq,clip"),
     ("awq", "gptq"), ("gptq", "awq,gptq"), ("rotate=hadamard", "rotate=hadamard/r4"), ("quip=hadamard/128", "wush=128"),
-    ("quip=hadamard/32", "wush=32"),
+    ("quip=hadamard/64", "wush=64"), ("quip=hadamard/32", "wush=32"),
 )  # fmt: skip
 
 

@@ -180,7 +180,8 @@ def test_products_of_many_codes_of_four_bits_for_hopper(compiled: dict[str, Any]
 @pytest.mark.parametrize("scheme", ["W4A16", "W4A16_ASYM"])
 @pytest.mark.parametrize("tile", [(32, 2, 1), (64, 2, 2), (256, 1, 1)])
 def test_products_of_four_bits_for_hopper(scheme: str, tile: tuple[int, int, int], compiled: dict[str, Any]) -> None:
-    from quantcore.matmul.kernels.hopper_low_bit import Tile, multiply_low_bit
+    from quantcore.matmul.kernels.hopper_low_bit import multiply_low_bit
+    from quantcore.matmul.kernels.hopper_tiles import Tile
     from quantcore.matmul.kernels.low_bit_weight import pack_weight
 
     spec = Scheme.parse(scheme).weights
@@ -206,7 +207,7 @@ def test_products_of_four_bits_for_hopper(scheme: str, tile: tuple[int, int, int
     ],
 )
 def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, int, int] | None) -> None:
-    from quantcore.matmul.kernels.hopper_low_bit import tile_for
+    from quantcore.matmul.kernels.hopper_tiles import tile_for
 
     assert tile_for(tokens, out, width, 132) == tile
 

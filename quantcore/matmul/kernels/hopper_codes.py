@@ -11,9 +11,8 @@ of 256 rows would read.
 Integer sums stay in the tensor cores' registers, exact. Those of fp8, which the tensor cores cut, are taken out and
 added in float32 each 128 columns, where blocks have scales multiplied by them.
 
-A weight of 4 bits times integers of 8 is the left operand, too: it comes packed, as `low_bit_weight` has it, and each
-thread unpacks what it multiplies, 16 (u - 8) in a byte, u being the stored code. Sums are 16 times too large, and
-exact.
+A weight of 4 bits times integers of 8 is the left operand, too: it comes packed and is unpacked to bytes in registers
+(`hopper_unpack`), 16 times its codes, and so are the sums, exact.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper, place
+from quantcore.matmul.kernels.hopper_unpack import unpacked_codes
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.triton_here import multiprocessors
@@ -98,31 +98,6 @@ def _results(
     return y.to(DTYPE)
 
 
-def _asm(plane: int) -> str:
-    """Plane `plane` of four neighbouring columns, their words in the halves of $1 and $3, as four codes of 8 bits in
-    $0: 16 (u - 8)."""
-    halves = f"prmt.b32 t, $1, $3, {'0x6420' if plane < 2 else '0x7531'};"
-    up = "shl.b32 t, t, 4;" if plane % 2 == 0 else ""
-    return f"{{ .reg .b32 t; {halves} {up} lop3.b32 $0, t, 0xF0F0F0F0, 0x80808080, 0x6A; }}"
-
-
-PLANE_0, PLANE_1, PLANE_2, PLANE_3 = (gl.constexpr(_asm(plane)) for plane in range(4))
-
-
-@gluon.jit
-def _plane(words, CODE: gl.constexpr):
-    return gl.inline_asm_elementwise(CODE, "=r,r,r,r,r", [words], dtype=gl.int8, is_pure=True, pack=4)
-
-
-@gluon.jit
-def _unpacked(words):
-    """int8 codes (rows, 128), 16 times those of 4 bits in words (rows, 16)."""
-    twice = gl.join(words, words).reshape([words.shape[0], 32])
-    low = gl.join(_plane(twice, PLANE_0), _plane(twice, PLANE_1))
-    high = gl.join(_plane(twice, PLANE_2), _plane(twice, PLANE_3))
-    return gl.join(low, high).permute([0, 3, 2, 1]).reshape([words.shape[0], 128])
-
-
 @gluon.jit
 def _block_scale(bl_ptr, br_ptr, at_l, at_r, block, blocks, BL: gl.constexpr, BR: gl.constexpr):
     """Of 128 columns: bl of each at_l, times br of the 128 rows that at_r is of."""
@@ -171,7 +146,7 @@ def _sum_up(
             mbarrier.wait(full.index(stage), (step // STAGES) & 1)
             if PACKED:
                 words = l_bufs.index(2 * stage + SIDE).load(held)
-                left = gl.convert_layout(_unpacked(words), operand, assert_trivial=True)
+                left = gl.convert_layout(unpacked_codes(words), operand, assert_trivial=True)
             else:
                 left = l_bufs.index(2 * stage + SIDE).load(operand)
             one, two = r_bufs.index(2 * stage).permute([1, 0]), r_bufs.index(2 * stage + 1).permute([1, 0])

@@ -15,8 +15,6 @@ and add their sums. Where there are fewer tiles than multiprocessors, K is split
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -33,30 +31,14 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
 from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper, place
+from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
+from quantcore.matmul.kernels.hopper_unpack import twice, unpacked_half
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
-BLOCK_N = 128
-BARE_TOKENS = 32  # up to here sums of a block are scaled, beyond them weights
-TEAM_TOKENS = 64  # up to here two teams
 MOST_TOKENS = 4096  # beyond them unpacking first is quicker
 WORDS = 16  # of 32 bits, a block of a row
-SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
-FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
-
-
-def _asm(shift: int, scaled: bool) -> str:
-    """Bits [shift, shift + 4) of both halves of word $2 as two bf16 in $0 and $1; -(136 + zero) in $3, twice; scaled by
-    s_hi in $4 and s_lo in $5, each twice."""
-    unpack = f"shr.u32 t, $2, {shift}; lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;"
-    code = "mov.b32 one, 0x3F803F80; fma.rn.bf16x2 t, t, one, $3;"
-    scale = "mov.b32 c, 0x80008000; fma.rn.bf16x2 c, t, $5, c; fma.rn.bf16x2 t, t, $4, c;" if scaled else ""
-    return f"{{ .reg .b32 t, one, c; {unpack} {code} {scale} mov.b32 {{$0, $1}}, t; }}"
-
-
-PLANE_0, PLANE_1, PLANE_2, PLANE_3 = (gl.constexpr(_asm(4 * plane, True)) for plane in range(4))
-BARE_0, BARE_1, BARE_2, BARE_3 = (gl.constexpr(_asm(4 * plane, False)) for plane in range(4))
 
 
 @gluon.jit
@@ -95,37 +77,6 @@ def _bring(
                 at = [pid_t * BLOCK_T, block * 128 + h * 64]
                 tma.async_copy_global_to_shared(x_desc, at, there, x_bufs.index(x_stage))
             step += 1
-
-
-@gluon.jit
-def _pairs(words, less, hi, lo, CODE: gl.constexpr, BARE: gl.constexpr):
-    if BARE:
-        low, high = gl.inline_asm_elementwise(
-            CODE, "=h,=h,r,r", [words, less], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1
-        )
-    else:
-        low, high = gl.inline_asm_elementwise(
-            CODE, "=h,=h,r,r,r,r", [words, less, hi, lo], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1
-        )
-    return gl.join(low, high).reshape([words.shape[0], 32])
-
-
-@gluon.jit
-def _half(words, less, hi, lo, H: gl.constexpr, BARE: gl.constexpr):
-    """64 columns of a block, of its planes 2 H and 2 H + 1."""
-    if BARE:
-        first = _pairs(words, less, hi, lo, BARE_0 if H == 0 else BARE_2, BARE)
-        second = _pairs(words, less, hi, lo, BARE_1 if H == 0 else BARE_3, BARE)
-    else:
-        first = _pairs(words, less, hi, lo, PLANE_0 if H == 0 else PLANE_2, BARE)
-        second = _pairs(words, less, hi, lo, PLANE_1 if H == 0 else PLANE_3, BARE)
-    return gl.join(first, second).permute([0, 2, 1]).reshape([words.shape[0], 64])
-
-
-@gluon.jit
-def _twice(value):
-    bits = value.to(gl.int16, bitcast=True).to(gl.int32) & 0xFFFF
-    return (bits | (bits << 16)).expand_dims(1)
 
 
 @gluon.jit
@@ -177,10 +128,10 @@ def _sum_up(
                 lo = 0
             else:
                 high = scale.to(gl.bfloat16)
-                lo = _twice((scale - high.to(gl.float32)).to(gl.bfloat16))
-                hi = _twice(high)
+                lo = twice((scale - high.to(gl.float32)).to(gl.bfloat16))
+                hi = twice(high)
             if ZERO:
-                less = _twice((-136.0 - zero).to(gl.bfloat16))
+                less = twice((-136.0 - zero).to(gl.bfloat16))
             else:
                 less = 0xC308C308
             at = gl.minimum(block + TEAMS, blocks - 1) // blocks_a_group * N
@@ -189,7 +140,7 @@ def _sum_up(
                 zero = gl.load(zero_ptr + at + row_z).to(gl.float32)
             sums = gl.zeros([half, BLOCK_T], gl.float32, layout) if BARE else acc
             for h in gl.static_range(2):
-                w = gl.convert_layout(_half(words, less, hi, lo, h, BARE), operand, assert_trivial=True)
+                w = gl.convert_layout(unpacked_half(words, less, hi, lo, h, BARE), operand, assert_trivial=True)
                 x_stage = (2 * step + h) % X_STAGES
                 mbarrier.wait(x_full.index(x_stage), ((2 * step + h) // X_STAGES) & 1)
                 x = x_bufs.index(x_stage).permute([1, 0])
@@ -327,37 +278,6 @@ def _add_splits(
         sums += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     y = tl.trans(sums).to(y_ptr.dtype.element_ty)
     tl.store(y_ptr + t.to(tl.int64)[:, None] * N + n[None, :], y, mask=(t < T)[:, None] & (n < N)[None, :])
-
-
-class Tile(NamedTuple):
-    """How a product is shared: tokens of a tile, teams of a program, splits of K."""
-
-    tokens: int
-    teams: int
-    splits: int
-
-
-def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
-    """The quickest on an H200 of `programs` multiprocessors; None where another kernel is: with few rows, or where few
-    tokens and few columns leave little to a split."""
-    blocks, rows = triton.cdiv(width, BLOCK), triton.cdiv(out, BLOCK_N)
-    block_t = min(256, max(16, triton.next_power_of_2(tokens)))
-    tiles = rows * triton.cdiv(tokens, block_t)
-    splits = _splits(tiles, blocks, programs, LONG if block_t == 256 else SHORT)
-    if block_t == 256 and 4 * splits * tiles < 3 * programs:
-        block_t, tiles = 128, rows * triton.cdiv(tokens, 128)
-        splits = _splits(tiles, blocks, programs, SHORT)
-    if out <= FEWEST_ROWS or (tokens <= BARE_TOKENS and blocks // splits < 2 * SHORT):
-        return None
-    return Tile(block_t, 2 if tokens <= TEAM_TOKENS else 1, splits)
-
-
-def _splits(tiles: int, blocks: int, programs: int, least: int) -> int:
-    """As many as give each multiprocessor a tile, of at least `least` blocks."""
-    splits = 1
-    while 2 * splits * tiles <= programs and blocks // (2 * splits) >= least:
-        splits *= 2
-    return splits
 
 
 def takes(x: Tensor, weight: LowBitWeight) -> bool:

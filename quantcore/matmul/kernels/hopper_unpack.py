@@ -1,0 +1,80 @@
+"""Words of 4 bits, as `low_bit_weight` lays them out, to operands of Hopper's tensor cores, each thread its own: what a
+lane unpacks is what it multiplies.
+
+To bf16: c = t - (136 + zero) with t = 128 + u, u the stored code + 8; bare, or times a scale of two bf16. To int8: four
+neighbouring columns in a register, 16 (u - 8) in a byte.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+
+def _to_bf16(shift: int, scaled: bool) -> str:
+    """Bits [shift, shift + 4) of both halves of word $2 as two bf16 in $0 and $1; -(136 + zero) in $3, twice; scaled by
+    s_hi in $4 and s_lo in $5, each twice."""
+    unpack = f"shr.u32 t, $2, {shift}; lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;"
+    code = "mov.b32 one, 0x3F803F80; fma.rn.bf16x2 t, t, one, $3;"
+    scale = "mov.b32 c, 0x80008000; fma.rn.bf16x2 c, t, $5, c; fma.rn.bf16x2 t, t, $4, c;" if scaled else ""
+    return f"{{ .reg .b32 t, one, c; {unpack} {code} {scale} mov.b32 {{$0, $1}}, t; }}"
+
+
+PLANE_0, PLANE_1, PLANE_2, PLANE_3 = (gl.constexpr(_to_bf16(4 * plane, True)) for plane in range(4))
+BARE_0, BARE_1, BARE_2, BARE_3 = (gl.constexpr(_to_bf16(4 * plane, False)) for plane in range(4))
+
+
+def _to_int8(plane: int) -> str:
+    """Plane `plane` of four neighbouring columns, their words in the halves of $1 and $3, as four codes of 8 bits in
+    $0: 16 (u - 8)."""
+    halves = f"prmt.b32 t, $1, $3, {'0x6420' if plane < 2 else '0x7531'};"
+    up = "shl.b32 t, t, 4;" if plane % 2 == 0 else ""
+    return f"{{ .reg .b32 t; {halves} {up} lop3.b32 $0, t, 0xF0F0F0F0, 0x80808080, 0x6A; }}"
+
+
+CODES_0, CODES_1, CODES_2, CODES_3 = (gl.constexpr(_to_int8(plane)) for plane in range(4))
+
+
+@gluon.jit
+def _pairs(words, less, hi, lo, CODE: gl.constexpr, BARE: gl.constexpr):
+    if BARE:
+        low, high = gl.inline_asm_elementwise(
+            CODE, "=h,=h,r,r", [words, less], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1
+        )
+    else:
+        low, high = gl.inline_asm_elementwise(
+            CODE, "=h,=h,r,r,r,r", [words, less, hi, lo], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1
+        )
+    return gl.join(low, high).reshape([words.shape[0], 32])
+
+
+@gluon.jit
+def unpacked_half(words, less, hi, lo, H: gl.constexpr, BARE: gl.constexpr):
+    """64 columns of a block, of its planes 2 H and 2 H + 1."""
+    if BARE:
+        first = _pairs(words, less, hi, lo, BARE_0 if H == 0 else BARE_2, BARE)
+        second = _pairs(words, less, hi, lo, BARE_1 if H == 0 else BARE_3, BARE)
+    else:
+        first = _pairs(words, less, hi, lo, PLANE_0 if H == 0 else PLANE_2, BARE)
+        second = _pairs(words, less, hi, lo, PLANE_1 if H == 0 else PLANE_3, BARE)
+    return gl.join(first, second).permute([0, 2, 1]).reshape([words.shape[0], 64])
+
+
+@gluon.jit
+def twice(value):
+    bits = value.to(gl.int16, bitcast=True).to(gl.int32) & 0xFFFF
+    return (bits | (bits << 16)).expand_dims(1)
+
+
+@gluon.jit
+def _codes(words, CODE: gl.constexpr):
+    return gl.inline_asm_elementwise(CODE, "=r,r,r,r,r", [words], dtype=gl.int8, is_pure=True, pack=4)
+
+
+@gluon.jit
+def unpacked_codes(words):
+    """int8 codes (rows, 128), 16 times those of 4 bits in words (rows, 16)."""
+    twice = gl.join(words, words).reshape([words.shape[0], 32])
+    low = gl.join(_codes(twice, CODES_0), _codes(twice, CODES_1))
+    high = gl.join(_codes(twice, CODES_2), _codes(twice, CODES_3))
+    return gl.join(low, high).permute([0, 3, 2, 1]).reshape([words.shape[0], 128])

@@ -161,7 +161,7 @@ def test_ctrl_c_keeps_nothing(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("quantcore.export.checkpoint.checkpoint_parts", stop)
+    monkeypatch.setattr("quantcore.export.writing.checkpoint_parts", stop)
     out = tmp_path / "out"
     argv = ["quantize", "--model", str(tiny_model_dir), "--scheme", "w:int8/channel", "--out", str(out)]
     assert main(argv) == 130

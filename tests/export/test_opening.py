@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks.zoo_models import build, tokenizer
-from quantcore.export import checkpoint
+from quantcore.export import writing
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.checkpoint_format import formats, layer_shapes, layer_tensors
 from quantcore.export.forms import loadable
@@ -86,12 +86,12 @@ def test_a_reader_that_nobody_knows() -> None:
 
 def test_what_was_written_is_opened_before_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = made("Llama", intermediate_size=64)
-    parts = checkpoint.checkpoint_parts
+    parts = writing.checkpoint_parts
 
     def forgetful(*args: Any) -> Any:
         yield from (part for part in parts(*args) if not part[0].endswith("1.input_layernorm"))
 
-    monkeypatch.setattr(checkpoint, "checkpoint_parts", forgetful)
+    monkeypatch.setattr(writing, "checkpoint_parts", forgetful)
     with pytest.raises(ValueError, match="would find no 'model.layers.1.input_layernorm.weight'"):
         export_checkpoint(lm, "w:int8/channel,a:int8/token/dynamic", tmp_path / "out")
     assert not list(tmp_path.iterdir())

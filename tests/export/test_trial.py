@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.zoo_models import build, save
-from quantcore.export import checkpoint, trial
+from quantcore.export import trial, writing
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.model.loading import LoadedModel
 from quantcore.model.streamed import StreamedModel
@@ -72,8 +72,8 @@ def test_codes_at_the_wrong_place_are_seen(
                 tensors["weight_scale"] = tensors["weight_scale"].flip(0)
             yield name, tensors
 
-    checkpoint_parts = checkpoint.checkpoint_parts
-    monkeypatch.setattr(checkpoint, "checkpoint_parts", exchanged)
+    checkpoint_parts = writing.checkpoint_parts
+    monkeypatch.setattr(writing, "checkpoint_parts", exchanged)
     source = StreamedModel(str(tiny_model_dir), "cpu") if streamed else tiny_lm
     with pytest.raises(ValueError, match=r"its logits are .* of their size away from ours; nothing is left of it"):
         export_checkpoint(source, "w:int8/channel", tmp_path / "out")

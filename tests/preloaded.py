@@ -16,5 +16,6 @@ for _name in ("quantcore.cli.command", "streamlit.web.cli", "transformers.models
     importlib.import_module(_name)
 for _module in pkgutil.walk_packages(ui.__path__, "ui."):
     importlib.import_module(_module.name)
+ui.server.scripts.LEVEL = 1  # a server compresses for a second of the processor else, and no Wi-Fi waits for it here
 gc.freeze()
 gc.enable()

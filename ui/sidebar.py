@@ -171,7 +171,8 @@ def open_layer(name: str) -> None:
 
 def shared_state() -> dict[str, str]:
     """The sidebar's part of the URL, as it stands: what a link to another page takes along."""
-    return {key: st.query_params[key] for key in SHARED if key in st.query_params}
+    said = st.query_params.to_dict()
+    return {key: said[key] for key in SHARED if key in said}
 
 
 def _own_kinds() -> list[str]:

@@ -43,7 +43,10 @@ def llama_2() -> PreTrainedTokenizerFast:
 
 
 def t5() -> PreTrainedTokenizerFast:
-    trainer = trainers.UnigramTrainer(vocab_size=600, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=600, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False, max_piece_length=6,
+        shrinking_factor=0.4, n_sub_iterations=1,
+    )  # fmt: skip
     return learned(models.Unigram(), trainer, pre_tokenizers.Metaspace())
 
 
@@ -79,7 +82,7 @@ TEXTS = {
     "many spaces": STORY.replace(" ", "   "),
     "no capitals, no ASCII": "漢字、仮名 交じり。\n文の例 \u0627\u0644\u0645 e\u0301\u0301 \U0001f600\u200d\U0001f680\n"
     * 400,
-    "numbers": "\n".join(str(7 ** (place % 40)) for place in range(2000)),
+    "numbers": "\n".join(str(7 ** (place % 40)) for place in range(1000)),
     "marks of the end": STORY.replace(". ", ". <|endoftext|>\n"),
 }
 

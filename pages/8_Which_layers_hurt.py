@@ -11,7 +11,6 @@ from quantcore.lab.start import SMALL_MODEL
 from quantcore.measure.duel import short_label
 from quantcore.measure.sensitivity import Sensitivity
 from quantcore.model.layer_names import measured_together
-from quantcore.scheme.fitting import GROUPS as FITTING
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.reading import EACH_LAYER, EVALUATE
 from ui import frame, job_view
@@ -20,7 +19,7 @@ from ui.answers import Answer, answer
 from ui.components.chart import chart
 from ui.figures import sensitivity as figures
 from ui.sections.experts import experts_part
-from ui.sections.plan import MILLISECONDS, draw_before, plan_part, price_of
+from ui.sections.plan import MILLISECONDS, draw_before, grains_on, plan_part, price_of
 from ui.sidebar import Choice
 from ui.words import sensitivity as words
 
@@ -46,13 +45,6 @@ def tries(choice: Choice) -> frame.Tries:
         ("spend milliseconds on an L4", {"cost": MILLISECONDS, "plan_gpu": "L4"}),
         *([("everything but it", {"bits": 3, "way": ALL_BUT})] if usual_way(lab) == ALONE else []),
     ]
-
-
-def grains_on(lab: Lab) -> list[str]:
-    """The granularities that every layer of the model takes, the usual one first."""
-    widths = {width for _, width in lab.shapes().values()}
-    groups = [f"group{size}" for size in FITTING if not any(width % size for width in widths)]
-    return list(dict.fromkeys([lab.grain, *groups, "channel"]))
 
 
 def usual_way(lab: Lab) -> str:

@@ -1,4 +1,5 @@
-"""What most visitors ask first, found ahead: course, default duel, rules and caches that run without a click, luck.
+"""What most visitors ask first, found ahead: course, default duel, rules and caches that run without a click, what
+layers cost for plans of any budget, luck.
 
 get_ready(lab)      in a thread beside the server, once the model is warm
 
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from quantcore.lab.bench import LEARNED
+from quantcore.lab.bench import LEARNED, PLANNED_ON
 from quantcore.lab.context import usual_question
 from quantcore.lab.lab import Lab
 from quantcore.scheme.fitting import sorted_out
@@ -27,6 +28,7 @@ from ui.course import answers, game
 from ui.course.scene import Missing, scenes
 from ui.course.scenes import s14_ship
 from ui.line import step_back
+from ui.sections.plan import usual_schemes
 
 VARIABLE = "QUANT_AHEAD"
 DEFAULT_DUEL = "W8A8\nW4A16\nw:int4/channel\nW3A16"
@@ -45,9 +47,9 @@ class VisitorFirst(Exception):
 
 def questions(lab: Lab) -> Iterator[Question]:
     """What the pages ask without a click, as they ask it."""
-    schemes, _ = sorted_out(DEFAULT_DUEL.split(), lab.shapes(), lab.head)
+    able, _ = sorted_out(DEFAULT_DUEL.split(), lab.shapes(), lab.head)
     reading = str(EVALUATE.at_most(DUEL_TOKENS[0]))
-    yield Lab.duel, (tuple(schemes.values()), reading, LEARNED)
+    yield Lab.duel, (tuple(able.values()), reading, LEARNED)
     reading = str(EVALUATE.at_most(RULE_TOKENS[0]))
     for rule in RULES:
         yield Lab.rule, (rule, reading, LEARNED)
@@ -56,6 +58,8 @@ def questions(lab: Lab) -> Iterator[Question]:
         yield Lab.context_lens, usual_question(lab)
     except ValueError:  # a model without such a cache: the page says it
         pass
+    for schemes in usual_schemes(lab):  # so that no budget waits: what takes long is the same for few schemes and many
+        yield Lab.sensitivity, (schemes, False, PLANNED_ON, LEARNED, True)
     for rule in RULES:
         if (found := lab.kept_rule(rule, reading, LEARNED)) is not None:
             yield Lab.luck, (tuple(found.duel.reports), reading, LEARNED)

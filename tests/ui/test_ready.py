@@ -7,13 +7,13 @@ import pytest
 
 from quantcore.lab.lab import Lab
 from quantcore.text.reading import EVALUATE
-from tests.apptest_helpers import errors, new_server, page
+from tests.apptest_helpers import errors, new_server, page, settle
 from ui import kept, ready
 from ui.course import answers, game
 from ui.course.scene import Missing, scenes
 from ui.course.scenes import s14_ship
 
-OF_THE_COURSE = ready.of_the_course
+OF_THE_COURSE, USUAL_SCHEMES = ready.of_the_course, ready.usual_schemes
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def lab(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ready, "RULES", ("int4-groups", "int8-tokens"))
     monkeypatch.setattr(ready, "DEFAULT_DUEL", "W8A8\nw:int4/channel")
     monkeypatch.setattr(ready, "of_the_course", lambda _: iter(()))
+    monkeypatch.setattr(ready, "usual_schemes", lambda _: iter(()))
     monkeypatch.setattr(ready, "scenes", tuple)
     new_server()
     return kept.shared_lab(str(tiny_model_dir), "cpu")
@@ -37,6 +38,22 @@ def test_the_pages_find_what_was_measured_ahead(lab: Lab, tiny_model_dir: Path) 
         assert [one for one in errors(at) if "group_size=128" not in one] == []
         assert [job for job in kept.jobs().unfinished() if not job.passing] == []
         assert not at.get("progress")
+
+
+def test_a_plan_of_any_budget_finds_what_its_layers_cost(
+    lab: Lab, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "usual_schemes", USUAL_SCHEMES)
+    every = [one for one in ready.questions(lab) if one[0] is Lab.sensitivity]
+    monkeypatch.setattr(ready, "questions", lambda _: every)
+    ready.get_ready(lab)
+    at = settle(page("8_Which_layers_hurt", model=tiny_model_dir))
+    plans = {at.code[0].value}
+    for budget in (2.5, 3.5, 5.5, 6.5, 7.5):
+        at.slider(key="budget").set_value(budget).run()
+        plans.add(at.code[0].value)
+    assert len(plans) == 6
+    assert not [job for job in kept.jobs()._jobs.values() if "schemes for the plan" in job.title]
 
 
 def test_the_course_is_found_ahead(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

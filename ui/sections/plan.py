@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from quantcore.measure.planning import PlannedChoice, schemes_near
 from quantcore.measure.probing import ProbedPlan
 from quantcore.measure.sensitivity import Sensitivity
 from quantcore.measure.told_apart import told_apart
+from quantcore.scheme.fitting import GROUPS as FITTING
 from quantcore.studies.gpus import GPUS
 from quantcore.text.reading import EVALUATE
 from ui import frame, job_view, settled
@@ -87,6 +88,26 @@ class _Shown:
     table: pd.DataFrame
 
 
+def grains_on(lab: Lab) -> list[str]:
+    """The granularities that every layer of the model takes, the usual one first."""
+    widths = {width for _, width in lab.shapes().values()}
+    groups = [f"group{size}" for size in FITTING if not any(width % size for width in widths)]
+    return list(dict.fromkeys([lab.grain, *groups, "channel"]))
+
+
+def _steps(grain: str, grains: Sequence[str]) -> list[str]:
+    """The granularities that a plan is made of."""
+    return [grain, *(one for one in ("channel", "group32") if one in grains)]
+
+
+def usual_schemes(lab: Lab) -> Iterator[tuple[str, ...]]:
+    """What the usual plan is made of; then what the plans of all budgets are made of."""
+    steps = _steps(lab.grain, grains_on(lab))
+    yield schemes_near(price_of(lab, 4, lab.grain), steps)
+    near = (schemes_near(bits, steps) for bits in range(math.floor(LEAST), math.ceil(MOST)))
+    yield tuple(dict.fromkeys(text for some in near for text in some))
+
+
 def price_of(lab: Lab, bits: int, grain: str) -> float:
     """The least budget that pays for so many bits on all layers, scales counted."""
     return _up(lab.bits_of_all(f"w:int{bits}/{grain}"), STEP)
@@ -103,7 +124,7 @@ def plan_part(lab: Lab, grain: str, grains: Sequence[str], costs: Costs) -> Call
     if spent == MILLISECONDS:
         return _time_budget(lab, grain, grains, costs, gpu, sequences)
     usual = price_of(lab, 4, grain)
-    steps = [grain, *(one for one in ("channel", "group32") if one in grains)]
+    steps = _steps(grain, grains)
     weights = lab.planned_weights((f"w:int4/{grain}",))
     if spent == BITS:
         usual = controls.follow_default("budget", usual)

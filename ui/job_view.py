@@ -170,6 +170,8 @@ def words(job: Job) -> str:
 def promise(job: Job) -> str:
     """What becomes of a job whose visitor goes elsewhere."""
     leave_s = kept.jobs().rules.leave_s
+    if job.passing:
+        return "the next move ends it"
     if leave_s is None:
         return "you may leave the page, it will be done all the same"
     return f"you may open other pages; it ends {leave_s:.0f} s after you close this tab"

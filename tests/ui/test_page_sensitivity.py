@@ -13,7 +13,7 @@ from quantcore.scheme.plan import Plan
 from quantcore.text.reading import EVALUATE, Texts
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
-from ui import answers, kept
+from ui import answers, job_view, kept
 from ui.sections import plan as plan_section
 from ui.sections.plan import DUEL, timed_schemes
 from ui.settled import BEFORE
@@ -98,6 +98,7 @@ def test_a_moves_duel_begins_once_the_slider_rests(page: AppTest, monkeypatch: p
         texts.append(page.code[0].value)
     assert [job.state for job in asked] == ["cancelled", "waiting"]  # the first was given up before it began
     assert len(set(texts)) == 3  # the plan itself was drawn at once
+    assert "next in line on cpu; the next move ends it" in job_view.words(asked[1])
     asked[1].end()
 
 

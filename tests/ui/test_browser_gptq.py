@@ -117,6 +117,7 @@ def test_a_change_of_bits_keeps_the_step(page: Any, server_url: str) -> None:
     for _ in range(5):
         slider(page).press("ArrowRight")
     wait_step(page, 5)
+    wait_link(page, "step=5")
     before = shown(page, "loss")
     bits = page.get_by_role("slider", name="Bits per weight")
     bits.focus()

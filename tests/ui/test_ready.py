@@ -54,6 +54,9 @@ def test_a_plan_of_any_budget_finds_what_its_layers_cost(
         plans.add(at.code[0].value)
     assert len(plans) == 6
     assert not [job for job in kept.jobs()._jobs.values() if "schemes for the plan" in job.title]
+    for job in kept.jobs().unfinished():  # the last plan's duel
+        job.end()
+        job.ended.wait(60)
 
 
 def test_the_course_is_found_ahead(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

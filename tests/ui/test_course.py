@@ -128,6 +128,11 @@ def test_every_idea_leads_to_a_page_where_it_can_be_moved() -> None:
         titles.add(title_of(path))
         assert state.get("layer", lab.default_layer()) in lab.layers()
     assert {"Start here", "Number formats", "Granularity", "Outliers", "Static or dynamic"} < titles
+    at = course(7, "reference", shown="true")
+    link = next(one.value for one in at.markdown if "Try it yourself" in one.value)
+    assert link.startswith("[Try it yourself: Granularity](./Granularity?")
+    assert "layer=model.layers.7.mlp.down_proj" in link
+    assert "group=32" in link
 
 
 def test_buttons_walk_the_course_to_its_end_and_back(gpt2_dir: Path) -> None:

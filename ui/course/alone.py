@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -19,6 +21,7 @@ from ui.course.guess import LONGEST
 from ui.course.rooms import Room
 from ui.course.scene import Missing, Reveal, Scene, Specimen, scenes
 from ui.menu import title_of
+from ui.sidebar import shared_state
 
 KEYS = {
     "ArrowRight": ("course_show", "course_next"),
@@ -159,10 +162,13 @@ def _answer(lab: Lab, scene: Scene, at: Place, room: Room | None, left: DeltaGen
 
 
 def further(shown: Reveal) -> None:
-    """Where this idea's numbers can be moved, on the layer that was shown."""
+    """Where this idea's numbers can be moved, on the layer that was shown. It opens beside the course: within a visit
+    Streamlit keeps the sidebar's layer as it stood, whatever a link says."""
     if shown.more is not None:
         path, state = shown.more
-        frame.link(f"Try it yourself: {title_of(path)}", path, state)
+        page = "" if path == "app.py" else Path(path).stem.partition("_")[2]
+        address = f"./{page}?{urlencode({**shared_state(), **state}, doseq=True)}"
+        st.markdown(f"[Try it yourself: {title_of(path)}]({address})")
 
 
 def _guess(scene: Scene, found: Specimen, at: Place) -> None:

@@ -25,6 +25,7 @@ from quantcore.export.cached import ENDS
 from quantcore.export.checkpoint_format import layer_shapes
 from quantcore.export.experts import experts_in, read_as_linears
 from quantcore.model.experts import Experts
+from quantcore.model.making import making
 from quantcore.model.probe import kind_of, quietly
 from quantcore.model.sentences import and_more, reason
 from quantcore.model.weight_files import stored_tensors
@@ -134,7 +135,7 @@ def why_not(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> str | Non
     """What hinders transformers to load these tensors into a model of that configuration, in half a sentence; None
     where nothing does. Scales of a cache that the configuration says are for others: see `cached`."""
     how: dict[str, Any] = {"device_map": {"": "meta"}, "dtype": torch.float32, "output_loading_info": True}
-    with without_bars(), alone():
+    with making(), without_bars(), alone():
         try:
             _, found = type(model).from_pretrained(
                 None, config=copy.deepcopy(config), state_dict=dict(tensors), ignore_mismatched_sizes=True, **how

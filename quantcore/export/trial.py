@@ -27,6 +27,7 @@ from quantcore.export.opening import alone, without_bars
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
 from quantcore.model.held import Held
+from quantcore.model.making import making
 from quantcore.model.memory import free_memory, size
 from quantcore.model.places import copy_with
 from quantcore.model.probe import few_tokens
@@ -92,7 +93,7 @@ def logits_apart(model: Held, ours: Ours, folder: Path, runs_in: torch.dtype = t
         mine = _logits(ours.whole(), tokens, runs_in)
     except Exception as error:  # whatever a stranger's module does
         return f"this model does not run on tokens alone ({reason(error)})"
-    with without_bars(), alone():
+    with making(), without_bars(), alone():
         try:
             theirs = _logits(read_by_transformers(type(model.skeleton), folder, tokens, runs_in), tokens)
         except Exception as error:

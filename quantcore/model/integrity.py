@@ -26,6 +26,7 @@ from quantcore.model.experts import take_apart
 from quantcore.model.fused_experts import Slice
 from quantcore.model.load_report import require_complete
 from quantcore.model.locate import quiet
+from quantcore.model.making import making
 from quantcore.model.quantized_before import FLOATS, require_float
 from quantcore.model.sentences import and_more, named, quoted, reason
 from quantcore.model.skeleton import build, most_parameters, numbers_of
@@ -146,9 +147,9 @@ def _put(skeleton: Any, stored: Mapping[str, Stored]) -> Any:
 
     empty = {n: torch.empty(s.shape, dtype=TYPES.get(s.dtype, torch.uint8), device="meta") for n, s in stored.items()}
     how = LoadStateDictConfig(device_map={"": "meta"}, weight_mapping=get_model_conversion_mapping(skeleton))
-    with Watch(quiet):
+    with making(), Watch(quiet):
         found, _ = convert_and_load_state_dict_in_model(skeleton, empty, how)
-    skeleton.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
+        skeleton.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
     skeleton._adjust_missing_and_unexpected_keys(found)
     return found
 

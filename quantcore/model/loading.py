@@ -29,6 +29,7 @@ from quantcore.model.load_report import require_complete
 from quantcore.model.locate import ASSETS, Place, Progress, quiet
 from quantcore.model.locate import REFERENCE as REFERENCE
 from quantcore.model.locate import source_path as source_path
+from quantcore.model.making import making
 from quantcore.model.memory import require_memory
 from quantcore.model.sentences import cut, named, reason
 from quantcore.model.skeleton import numbers_of
@@ -91,7 +92,7 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     watch = Watch(lambda share, doing: progress(DOWNLOAD_SHARE + (1 - DOWNLOAD_SHARE) * share, doing))
     progress(DOWNLOAD_SHARE, "building the model")
     try:
-        with watch:
+        with making(lambda: progress(DOWNLOAD_SHARE, "waiting for another model to be built")), watch:
             model, report = read()
     except Exception as error:
         if watch.ended is not None:

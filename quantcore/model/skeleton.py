@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from quantcore.model.linears import every_linear
+from quantcore.model.making import making
 from quantcore.model.sentences import named, quoted, reason
 from quantcore.model.weight_files import Stored
 
@@ -39,7 +40,7 @@ def build(source: str, folder: Path, most: int, gguf: str | None = None, dtype: 
     try:
         config = AutoConfig.from_pretrained(folder, **which)
         config.return_dict = True  # how an answer is handed over, which is no part of a model
-        with _at_most(most), torch.device("meta"):
+        with making(), _at_most(most), torch.device("meta"):
             model = _auto(config).from_config(config, dtype=dtype or torch.float32, trust_remote_code=False)
     except _TooManyError as error:
         raise ValueError(

@@ -33,6 +33,7 @@ from quantcore.model.integrity import examine
 from quantcore.model.linears import block_names
 from quantcore.model.loading import generation_config
 from quantcore.model.locate import Progress, quiet
+from quantcore.model.making import making
 from quantcore.model.memory import give_back
 from quantcore.model.places import with_places
 from quantcore.model.sentences import named, quoted
@@ -240,7 +241,8 @@ def _put(slot: _Slot, tensor: Tensor) -> None:
 
 def _complete(model: Any, device: torch.device) -> None:
     """Give the model the buffers that no file holds."""
-    _complete_part(model, model, device)
+    with making():
+        _complete_part(model, model, device)
     model.eval().requires_grad_(False)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quantcore.export.export_report import REPORT_FILE
 from quantcore.export.shards import StoredFile
 from quantcore.measure.evaluate import compare
+from quantcore.model.making import making
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def read_back(folder: Path, quantized: nn.Module, tokens: Tensor) -> ReadBack:
     """Load the checkpoint as its user will, in float32, and read (windows, T) tokens with both models."""
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with making():
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     loaded = loaded.to(next(quantized.parameters()).device).eval()
     report = compare(quantized, loaded, tokens)
     return ReadBack(report.tokens, report.float_perplexity, report.perplexity, report.kl, report.top1_agreement)

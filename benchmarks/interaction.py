@@ -21,11 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks import machine, sessions
 from benchmarks.places import PLACES, Place
@@ -140,23 +141,32 @@ def chromium_path() -> str:
     return path
 
 
+@contextmanager
+def _browser() -> Iterator[Browser]:
+    """Gone before sessions are measured, which have an event loop of their own, as Playwright has."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
+        yield browser
+        browser.close()
+
+
 def run(asked: Sequence[str], kept: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """What is asked, beside what is kept: pages by name, START, SESSIONS."""
     report, places = dict(kept), [place for place in PLACES if place.name in asked]
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        browser = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         if START in asked:
-            report |= measure_starts(browser, home)
+            with _browser() as browser:
+                report |= measure_starts(browser, home)
         with serving(home, QUANT_AHEAD="off") as url:
-            if places or START in asked:
-                visit(browser.new_context().new_page(), url, PLACES[0])
-            if START in asked:
-                visitors = [visit(browser.new_context().new_page(), url, PLACES[0]) for _ in range(5)]
-                report["visitor"] = {key: statistics.median(v[key] for v in visitors) for key in visitors[0]}
-            pages = report["pages"] | measure_pages(url, browser, places, args.moves)
-            report["pages"] = {place.name: pages[place.name] for place in PLACES if place.name in pages}
-            browser.close()
+            with _browser() as browser:
+                if places or START in asked:
+                    visit(browser.new_context().new_page(), url, PLACES[0])
+                if START in asked:
+                    visitors = [visit(browser.new_context().new_page(), url, PLACES[0]) for _ in range(5)]
+                    report["visitor"] = {key: statistics.median(v[key] for v in visitors) for key in visitors[0]}
+                pages = report["pages"] | measure_pages(url, browser, places, args.moves)
+                report["pages"] = {place.name: pages[place.name] for place in PLACES if place.name in pages}
             if places == PLACES:
                 report["server_rss_bytes"] = machine.resident_bytes(pid_of(url))
             if SESSIONS in asked:

@@ -34,13 +34,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper, place
-from quantcore.matmul.kernels.hopper_unpack import unpacked_codes
+from quantcore.matmul.kernels.hopper_unpack import WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 BLOCK_L, BLOCK_R, BLOCK_K = 128, 256, 128
-WORDS = 16  # of 32 bits, 128 codes of 4
 MANY_TOKENS = 256  # from here on
 SOME_TOKENS = 65  # where blocks have scales, or the weight is packed
 MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 bits and one of 8
@@ -294,8 +293,7 @@ def multiply_many(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype
 
 def multiply_packed_many(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The same of a weight that is packed."""
-    words = weight.words.view(torch.int32).view(-1, WORDS)
-    of_w = _Side(words, weight.shape[0], weight.scale, int(weight.scale.numel() > 1))
+    of_w = _Side(words_of(weight), weight.shape[0], weight.scale, int(weight.scale.numel() > 1))
     return _multiply(of_w, _tokens(x), bias, dtype, turned=True, packed=True)
 
 

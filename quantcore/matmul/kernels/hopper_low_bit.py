@@ -32,13 +32,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
 from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper, place
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
-from quantcore.matmul.kernels.hopper_unpack import twice, unpacked_half
+from quantcore.matmul.kernels.hopper_unpack import WORDS, twice, unpacked_half, words_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 MOST_TOKENS = 4096  # beyond them unpacking first is quicker
-WORDS = 16  # of 32 bits, a block of a row
 
 
 @gluon.jit
@@ -309,7 +308,7 @@ def multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile:
     launch(
         _multiply_low_bit, (min(pieces, multiprocessors(x.device)),),
         described(x, [block_t, BLOCK // 2]),
-        described(weight.words.view(torch.int32).view(-1, WORDS), [BLOCK_N // 2, WORDS]),
+        described(words_of(weight), [BLOCK_N // 2, WORDS]),
         described(y, [block_t // halves, BLOCK_N // 2]), weight.scale, weight.zero_point, bias, parts,
         out, tokens, blocks, splits, blocks if weight.group >= width else weight.group // BLOCK,
         ZERO=weight.zero_point is not None, BIAS=bias is not None, BARE=block_t <= BARE_TOKENS, SPLIT=splits > 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import triton
@@ -23,6 +24,7 @@ class Tile(NamedTuple):
     splits: int
 
 
+@lru_cache(4096)  # asked twice for each product
 def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
     """The quickest on an H200 of `programs` multiprocessors; None where another kernel is: with few rows, or where few
     tokens and few columns leave little to a split."""

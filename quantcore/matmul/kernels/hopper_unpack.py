@@ -7,8 +7,13 @@ neighbouring columns in a register, 16 (u - 8) in a byte.
 
 from __future__ import annotations
 
+from torch import Tensor, int32
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+
+from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
+
+WORDS = 16  # of 32 bits, 128 codes of a row
 
 
 def _to_bf16(shift: int, scaled: bool) -> str:
@@ -33,6 +38,11 @@ def _to_int8(plane: int) -> str:
 
 
 CODES_0, CODES_1, CODES_2, CODES_3 = (gl.constexpr(_to_int8(plane)) for plane in range(4))
+
+
+def words_of(weight: LowBitWeight) -> Tensor:
+    """(K / 128 * O, WORDS), as the copy engine takes tiles of them."""
+    return weight.words.view(int32).view(-1, WORDS)
 
 
 @gluon.jit

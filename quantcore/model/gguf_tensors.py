@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from quantcore.model.load_report import require_complete
+from quantcore.model.making import making
 from quantcore.model.sentences import named
 
 EXPERTS = re.compile(r"_exps(\.weight)?$")
@@ -50,12 +51,13 @@ def one_table() -> Iterator[None]:
     made once for each architecture: for 30 blocks it is made 500 times otherwise, and takes longer than all else."""
     import gguf
 
-    make = gguf.get_tensor_name_map
-    gguf.get_tensor_name_map = cache(make)
-    try:
-        yield
-    finally:
-        gguf.get_tensor_name_map = make
+    with making():  # two threads at once would put back each other's
+        make = gguf.get_tensor_name_map
+        gguf.get_tensor_name_map = cache(make)
+        try:
+            yield
+        finally:
+            gguf.get_tensor_name_map = make
 
 
 def changes_rotations(names: Iterable[str]) -> bool:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantcore.model.making import making
 from quantcore.model.places import BlockPlace
 
 TOKENS = 8
@@ -226,11 +227,12 @@ def _run(hollow: Any) -> None:
 @contextmanager
 def quietly() -> Iterator[None]:
     """What transformers says of a model is said where the model is used."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    with making():  # two threads at once would put back each other's silence
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(before)

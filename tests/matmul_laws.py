@@ -172,6 +172,8 @@ def check_product(
         lost += 2**-16  # by scales of 16 bits
     if path in ("fp8", "fp8_torch") and on_gpu and (tokens > FEW_TOKENS or path == "fp8_torch"):
         lost += width // 32 * 2**-14
+    if path == "w4a8" and on_gpu and dtype == torch.bfloat16 and HOPPER_ROUNDS_BEYOND < tokens:
+        lost += rounding + 2**-16
     if path == "w4a8" and tokens > w4a8.FEW_TOKENS:
         assert scheme.activations is not None
         if "group64" in scheme_text:

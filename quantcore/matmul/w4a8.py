@@ -25,6 +25,7 @@ from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import MinMax, QuantSpec
 
 FEW_TOKENS = 64  # up to here the weight is unpacked in registers
+GROUPED_TOKENS = 1024  # the same of groups on Hopper, to bf16 beyond 32 tokens
 
 
 def why_not(x: Tensor, qweight: QTensor, activations: QuantSpec | None) -> str | None:
@@ -53,24 +54,29 @@ def encode(x: Tensor, weight: LowBitWeight, spec: QuantSpec | None, static: QPar
 
 
 def multiply(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    width = weight.shape[1]
-    if len(x.codes) <= FEW_TOKENS:
+    from quantcore.matmul.kernels import hopper_codes
+
+    tokens, width = len(x.codes), weight.shape[1]
+    if hopper_codes.takes_packed(x, weight, dtype):
+        return hopper_codes.multiply_packed_many(x, weight, bias, dtype)
+    if tokens <= (FEW_TOKENS if weight.group >= width else GROUPED_TOKENS):
         from quantcore.matmul.kernels import few_tokens_matmul as few
-        from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
+        from quantcore.matmul.kernels import hopper_low_bit
 
         codes = x.codes[:, :width].to(dtype).contiguous()
         if few.takes(codes, weight):
             return few.multiply_few(codes, weight, bias, scale=x.scale)
-        return multiply_packed(codes, weight, bias, scale=x.scale)
+        if hopper_low_bit.takes(codes, weight):
+            return hopper_low_bit.multiply_low_bit(codes, weight, bias, scale=x.scale)
+        if tokens <= FEW_TOKENS:
+            from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
+
+            return multiply_packed(codes, weight, bias, scale=x.scale)
     if weight.group < width and weight.group % MULTIPLE:
         from quantcore.matmul.kernels.expand import expand
 
         x_hat = (x.codes[:, :width].float() * x.scale[:, None]).to(dtype)
         return F.linear(x_hat, expand(weight, dtype), None if bias is None else bias.to(dtype))
-    from quantcore.matmul.kernels import hopper_codes
-
-    if hopper_codes.takes_packed(x, weight, dtype):
-        return hopper_codes.multiply_packed_many(x, weight, bias, dtype)
     coded = codes_of(weight, x.codes.dtype)
     if coded.rows or not x.codes.dtype.is_floating_point or not x.codes.is_cuda or len(coded.codes) % ROW_MULTIPLE:
         return multiply_codes(x, coded, bias, dtype)

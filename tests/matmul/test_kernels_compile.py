@@ -187,7 +187,8 @@ def test_products_of_four_bits_for_hopper(scheme: str, tile: tuple[int, int, int
     spec = Scheme.parse(scheme).weights
     assert spec is not None
     weight = pack_weight(quantize(torch.randn(256, 1024), spec))
-    multiply_low_bit(torch.zeros(tile[0], 1024, dtype=torch.bfloat16), weight, torch.ones(256), Tile(*tile))
+    x, scale = torch.zeros(tile[0], 1024, dtype=torch.bfloat16), torch.ones(tile[0])
+    multiply_low_bit(x, weight, torch.ones(256), Tile(*tile), scale)
     kernel = compiled["_multiply_low_bit"]
     assert f"m64n{tile[0]}k16.f32.bf16" in kernel.asm["ptx"]
     assert ("_add_splits" in compiled) == (tile[2] > 1)

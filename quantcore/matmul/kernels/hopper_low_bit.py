@@ -33,6 +33,7 @@ from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
 from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper, place
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
 from quantcore.matmul.kernels.hopper_unpack import WORDS, twice, unpacked_half, words_of
+from quantcore.matmul.kernels.low_bit_matmul import scales_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.triton_here import multiprocessors
@@ -80,12 +81,12 @@ def _bring(
 
 @gluon.jit
 def _sum_up(
-    tensors, SIDE: gl.constexpr, TEAM: gl.constexpr, TEAMS: gl.constexpr, ZERO: gl.constexpr, BIAS: gl.constexpr,
-    BARE: gl.constexpr, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr,
-    W_STAGES: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
+    tensors, SIDE: gl.constexpr, TEAM: gl.constexpr, TEAMS: gl.constexpr, ZERO: gl.constexpr, SX: gl.constexpr,
+    BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
+    X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
 ):  # fmt: skip
     x_bufs, w_bufs, y_bufs, sum_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc = tensors[:11]
-    scale_ptr, zero_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group = tensors[11:]
+    scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group = tensors[11:]
     half: gl.constexpr = BLOCK_N // 2
     part: gl.constexpr = BLOCK_T // PARTS
     layout: gl.constexpr = gl.NVMMADistributedLayout(
@@ -165,6 +166,9 @@ def _sum_up(
                 at = ((piece % splits) * N + n) * (tiles_t * BLOCK_T)
                 gl.store(parts_ptr + at.expand_dims(1) + t.expand_dims(0), acc, mask=(n < N).expand_dims(1))
             else:
+                if SX > 0:
+                    t = gl.minimum(pid_t * BLOCK_T + gl.arange(0, BLOCK_T, gl.SliceLayout(0, layout)), T - 1)
+                    acc *= gl.load(sx_ptr + t * (SX - 1)).expand_dims(0)
                 if BIAS:
                     acc += gl.load(bias_ptr + n, mask=n < N, other=0.0).to(gl.float32).expand_dims(1)
                 out = acc.to(gl.bfloat16)
@@ -180,10 +184,10 @@ def _sum_up(
 
 @gluon.jit(do_not_specialize=["T", "splits"])
 def _multiply_low_bit(
-    x_desc, w_desc, y_desc, scale_ptr, zero_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
-    ZERO: gl.constexpr, BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr, TEAMS: gl.constexpr,
-    BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr,
-    PARTS: gl.constexpr, PHASES: gl.constexpr, num_warps: gl.constexpr,
+    x_desc, w_desc, y_desc, scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
+    ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr,
+    TEAMS: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr,
+    GROUP: gl.constexpr, PARTS: gl.constexpr, PHASES: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     x_bufs = gl.allocate_shared_memory(x_desc.dtype, [X_STAGES, BLOCK_T, 64], x_desc.layout)
     w_bufs = gl.allocate_shared_memory(w_desc.dtype, [2 * W_STAGES, BLOCK_N // 2, 16], w_desc.layout)
@@ -207,16 +211,16 @@ def _multiply_low_bit(
     if TEAMS == 1:
         tensors = (
             x_bufs, w_bufs, y_bufs, x_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr, zero_ptr,
-            bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
+            sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
-                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
-                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_bring, (
@@ -232,24 +236,24 @@ def _multiply_low_bit(
         sum_bufs = gl.allocate_shared_memory(gl.float32, [2, BLOCK_N // 2, BLOCK_T], sum_layout)
         tensors = (
             x_bufs, w_bufs, y_bufs, sum_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr,
-            zero_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
+            zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
-                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
-                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
-                    tensors, gl.constexpr(0), gl.constexpr(1), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(0), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
-                    tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_bring, (
@@ -264,15 +268,18 @@ def _multiply_low_bit(
 
 @triton.jit(do_not_specialize=["T", "splits"])
 def _add_splits(
-    parts_ptr, y_ptr, bias_ptr, N, T, stride, splits, BIAS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr
-):
-    """y[t, n] = sum over splits of parts[split, n, t], in their order, + bias[n]."""
+    parts_ptr, y_ptr, sx_ptr, bias_ptr, N, T, stride, splits, SX: tl.constexpr, BIAS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """y[t, n] = sx[t] * sum over splits of parts[split, n, t], in their order, + bias[n]."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
     at = parts_ptr + n[:, None] * stride + t[None, :]
     sums = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     for split in range(splits):
         sums += tl.load(at + split * N * stride, mask=(n < N)[:, None], other=0.0)
+    if SX > 0:
+        sums *= tl.load(sx_ptr + tl.minimum(t, T - 1) * (SX - 1))[None, :]
     if BIAS:
         sums += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     y = tl.trans(sums).to(y_ptr.dtype.element_ty)
@@ -296,8 +303,11 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
     )
 
 
-def multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: Tile | None = None) -> Tensor:
-    """y (N, O) in bf16. Shape of x: (N, K), contiguous, columns in the weight's order."""
+def multiply_low_bit(
+    x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile: Tile | None = None, scale: Tensor | None = None
+) -> Tensor:
+    """y (N, O) in bf16. Shape of x: (N, K), contiguous, columns in the weight's order; with `scale`, (N,) or (1,) in
+    float32, x holds codes and y is multiplied by it."""
     tokens, (out, width) = len(x), weight.shape
     block_t, teams, splits = tile or tile_for(tokens, out, width, multiprocessors(x.device)) or Tile(128, 1, 1)
     halves = 2 if block_t == 256 else 1
@@ -309,16 +319,16 @@ def multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, tile:
         _multiply_low_bit, (min(pieces, multiprocessors(x.device)),),
         described(x, [block_t, BLOCK // 2]),
         described(words_of(weight), [BLOCK_N // 2, WORDS]),
-        described(y, [block_t // halves, BLOCK_N // 2]), weight.scale, weight.zero_point, bias, parts,
+        described(y, [block_t // halves, BLOCK_N // 2]), weight.scale, weight.zero_point, scale, bias, parts,
         out, tokens, blocks, splits, blocks if weight.group >= width else weight.group // BLOCK,
-        ZERO=weight.zero_point is not None, BIAS=bias is not None, BARE=block_t <= BARE_TOKENS, SPLIT=splits > 1,
-        TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, X_STAGES=5 if block_t == 256 else 8,
+        ZERO=weight.zero_point is not None, SX=scales_of(scale), BIAS=bias is not None, BARE=block_t <= BARE_TOKENS,
+        SPLIT=splits > 1, TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, X_STAGES=5 if block_t == 256 else 8,
         W_STAGES=3 if block_t == 256 else 6, GROUP=8, PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4,
     )  # fmt: skip
     if parts is not None:
         grid = triton.cdiv(out, 32), triton.cdiv(tokens, 32 if tokens > 16 else 16)
         launch(
-            _add_splits, grid, parts, y, bias, out, tokens, padded, splits, BIAS=bias is not None, BLOCK_N=32,
-            BLOCK_T=32 if tokens > 16 else 16, num_warps=4,
+            _add_splits, grid, parts, y, scale, bias, out, tokens, padded, splits, SX=scales_of(scale),
+            BIAS=bias is not None, BLOCK_N=32, BLOCK_T=32 if tokens > 16 else 16, num_warps=4,
         )  # fmt: skip
     return y

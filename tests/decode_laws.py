@@ -6,13 +6,12 @@ import torch
 from torch import nn
 
 from quantcore import quantize_model
-from quantcore.matmul.codes import TokenCodes
+from quantcore.matmul.codes import Coding, TokenCodes
 from quantcore.matmul.kernels.attend import Attention, rotate_and_keep
 from quantcore.matmul.kernels.decode_rows import gate_rows, norm_rows
 from quantcore.matmul.products import token_codes
 from quantcore.model.decode import GreedyDecoder
 from quantcore.model.decode_step import FusedStep, why_not_fused
-from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
 
 
@@ -68,7 +67,8 @@ def check_norm_rows(spec: str | None, dtype: torch.dtype, device: str) -> None:
     assert isinstance(y, torch.Tensor)
     torch.testing.assert_close(y, norm(whole))
     if spec is not None:
-        same_codes(norm_rows(whole.clone(), None, norm.weight, 1e-5, _spec(spec)), y, spec)
+        for coding in _codings(spec, dtype):
+            same_codes(norm_rows(whole.clone(), None, norm.weight, 1e-5, coding), y, coding)
 
 
 def check_gate_rows(spec: str | None, dtype: torch.dtype, device: str) -> None:
@@ -78,19 +78,24 @@ def check_gate_rows(spec: str | None, dtype: torch.dtype, device: str) -> None:
     assert isinstance(y, torch.Tensor)
     torch.testing.assert_close(y, nn.functional.silu(both[:, :200]) * both[:, 200:])
     if spec is not None:
-        same_codes(gate_rows(both, _spec(spec)), y, spec)
+        for coding in _codings(spec, dtype):
+            same_codes(gate_rows(both, coding), y, coding)
 
 
-def _spec(text: str) -> QuantSpec:
+def _codings(text: str, dtype: torch.dtype) -> list[Coding]:
+    """In the format's own type, and in the model's."""
     spec = Scheme.parse(f"a:{text}").activations
     assert spec is not None
-    return spec
+    return [Coding(spec, spec.fmt.storage), Coding(spec, dtype)]
 
 
-def same_codes(found: Any, y: torch.Tensor, spec: str) -> None:
-    expected = token_codes(y, _spec(spec))
+def same_codes(found: Any, y: torch.Tensor, coding: Coding) -> None:
+    expected = token_codes(y, coding.spec)
     assert isinstance(found, TokenCodes)
-    assert torch.equal(found.codes.view(torch.uint8), expected.codes.view(torch.uint8))
+    assert found.codes.dtype == coding.dtype
+    width = found.codes.shape[1]
+    assert width == (expected.codes if coding.dtype.itemsize == 1 else y).shape[1]
+    assert torch.equal(found.codes.float(), expected.codes[:, :width].float())
     assert torch.equal(found.scale, expected.scale)
 
 

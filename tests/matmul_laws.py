@@ -199,6 +199,10 @@ def check_codes(spec_text: str, tokens: int, width: int, dtype: torch.dtype, dev
     assert torch.equal(codes[:, :width].float(), expected.q.float())
     assert not codes[:, width:].view(torch.uint8).any()
     assert torch.equal(got.scale.cpu().flatten(), expected.scale.flatten())
+    if spec.symmetric and dtype.itemsize == 2:
+        wide = token_codes(x.to(device), spec, on(static, device), multiple=1, dtype=dtype).codes
+        assert wide.dtype == dtype
+        assert torch.equal(wide.cpu().float(), expected.q.float())
     if expected.zero_point is not None:
         assert got.zero_point is not None
         assert torch.equal(got.zero_point.cpu().float().flatten(), expected.zero_point.flatten())

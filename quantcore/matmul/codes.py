@@ -5,15 +5,25 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from quantcore.numbers.spec import QuantSpec
+
 MULTIPLE = 128  # K is padded to a multiple of it
+
+
+class Coding(NamedTuple):
+    """How tokens become codes: under `spec`, kept in `dtype`."""
+
+    spec: QuantSpec
+    dtype: torch.dtype
 
 
 class TokenCodes(NamedTuple):
     """Codes of N tokens.
 
-    codes        (N, padded K)
+    codes        (N, padded K), in their format's type; or (N, K) in 16-bit floats, for products in those
     scale        (N,), (1,) or (N, K / group), float32
     zero_point   like scale, int32; None where symmetric
     sums         (N,), int32: the sum of q - zero_point over each token; None where nobody asked

@@ -67,23 +67,32 @@ def _padded(codes: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def token_codes(
-    x: Tensor, spec: QuantSpec, static: QParams | None = None, multiple: int = MULTIPLE, sums: bool = False
+    x: Tensor,
+    spec: QuantSpec,
+    static: QParams | None = None,
+    multiple: int = MULTIPLE,
+    sums: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> TokenCodes:
     """The codes of x under `spec`, or under the frozen `static`: by one fused kernel where it runs, else by `quantize`.
 
-    Shapes: x (N, K), codes (N, K padded to a multiple of `multiple`). `sums` asks for each token's sum of q - z."""
+    Shapes: x (N, K), codes (N, K padded to a multiple of `multiple`). `sums` asks for each token's sum of q - z,
+    `dtype` for codes in another type than their format's."""
     simple = spec.observer == MinMax() and not spec.scales.is_coded and (spec.symmetric or not _grouped(spec))
     if simple and why_not.why_no_kernels(x) is None:
         from quantcore.matmul.kernels.quantize_rows import quantize_tokens
 
-        return quantize_tokens(x, spec, static, multiple, sums)
+        return quantize_tokens(x, spec, static, multiple, sums, dtype)
     q = quantize(x, spec, static)
     zero = None if q.zero_point is None else q.zero_point.to(torch.int32)
     total = None
     if sums:
         total = q.q.sum(1, dtype=torch.int32) - (0 if zero is None else zero.view(-1) * x.shape[1])
     scale = q.scale if _grouped(spec) else q.scale.flatten()
-    return TokenCodes(_padded(q.q, 0, -x.shape[1] % multiple), scale, None if zero is None else zero.flatten(), total)
+    codes = _padded(q.q, 0, -x.shape[1] % multiple)
+    return TokenCodes(
+        codes if dtype is None else codes.to(dtype), scale, None if zero is None else zero.flatten(), total
+    )
 
 
 def _grouped(spec: QuantSpec) -> bool:

@@ -2,11 +2,11 @@
 
     y[t, n] = sx[t] * sum over groups G of s[n, G] * sum_{k in G} xq[t, k] (q[n, k] - zero[n, G]) + bias[n]
 
-The weight is read as 4 bits. Few tokens: it is unpacked in registers to 16-bit floats, and so are the codes of x, all
-of them exactly; float32 sums (`kernels.few_tokens_matmul`, `low_bit_matmul`). Many tokens: q - zero is written once as
-codes of 8 bits, which is exact too (|q - zero| <= 15 fits e4m3), for the tensor cores of 8 bits
-(`kernels.codes_matmul`), where a row has one scale or groups are of whole 128 columns. Narrower groups are multiplied
-in 16 bits.
+The weight is read as 4 bits. Few tokens: it is unpacked in registers to 16-bit floats, which hold the codes of x as
+well, all of them exactly; float32 sums (`kernels.few_tokens_matmul`, `low_bit_matmul`, `hopper_low_bit`). Many tokens:
+q - zero is written once as codes of 8 bits, which is exact too (|q - zero| <= 15 fits e4m3), for the tensor cores of
+8 bits (`kernels.codes_matmul`), where a row has one scale or groups are of whole 128 columns. Narrower groups are
+multiplied in 16 bits.
 """
 
 from __future__ import annotations
@@ -50,28 +50,34 @@ def why_not(x: Tensor, qweight: QTensor, activations: QuantSpec | None) -> str |
 
 def encode(x: Tensor, weight: LowBitWeight, spec: QuantSpec | None, static: QParams | None) -> TokenCodes:
     assert spec is not None
-    return token_codes(in_order(x, weight, spec, static), spec, static)
+    kind = codes_type(x, weight, spec)
+    multiple = MULTIPLE if kind.itemsize == 1 else 1
+    return token_codes(in_order(x, weight, spec, static), spec, static, multiple, dtype=kind)
+
+
+def codes_type(x: Tensor, weight: LowBitWeight, spec: QuantSpec) -> torch.dtype:
+    """What x's codes are kept in: x's type where the weight is unpacked to it in registers, else their own."""
+    return x.dtype if _unpacks(x, weight) else spec.fmt.storage
+
+
+def _unpacks(x: Tensor, weight: LowBitWeight) -> bool:
+    if len(x) <= FEW_TOKENS:
+        return True
+    if weight.group >= weight.shape[1] or len(x) > GROUPED_TOKENS or not x.is_cuda:
+        return False
+    from quantcore.matmul.kernels import hopper_low_bit
+
+    return hopper_low_bit.takes(x, weight)
 
 
 def multiply(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     from quantcore.matmul.kernels import hopper_codes
 
-    tokens, width = len(x.codes), weight.shape[1]
+    if x.codes.dtype == dtype:
+        return _multiply_unpacked(x, weight, bias)
     if hopper_codes.takes_packed(x, weight, dtype):
         return hopper_codes.multiply_packed_many(x, weight, bias, dtype)
-    if tokens <= (FEW_TOKENS if weight.group >= width else GROUPED_TOKENS):
-        from quantcore.matmul.kernels import few_tokens_matmul as few
-        from quantcore.matmul.kernels import hopper_low_bit
-
-        codes = x.codes[:, :width].to(dtype).contiguous()
-        if few.takes(codes, weight):
-            return few.multiply_few(codes, weight, bias, scale=x.scale)
-        if hopper_low_bit.takes(codes, weight):
-            return hopper_low_bit.multiply_low_bit(codes, weight, bias, scale=x.scale)
-        if tokens <= FEW_TOKENS:
-            from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
-
-            return multiply_packed(codes, weight, bias, scale=x.scale)
+    width = weight.shape[1]
     if weight.group < width and weight.group % MULTIPLE:
         from quantcore.matmul.kernels.expand import expand
 
@@ -81,6 +87,18 @@ def multiply(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: to
     if coded.rows or not x.codes.dtype.is_floating_point or not x.codes.is_cuda or len(coded.codes) % ROW_MULTIPLE:
         return multiply_codes(x, coded, bias, dtype)
     return scaled_mm(x, coded, bias, dtype)
+
+
+def _multiply_unpacked(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None) -> Tensor:
+    from quantcore.matmul.kernels import few_tokens_matmul as few
+    from quantcore.matmul.kernels import hopper_low_bit
+    from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
+
+    if few.takes(x.codes, weight):
+        return few.multiply_few(x.codes, weight, bias, scale=x.scale)
+    if hopper_low_bit.takes(x.codes, weight):
+        return hopper_low_bit.multiply_low_bit(x.codes, weight, bias, scale=x.scale)
+    return multiply_packed(x.codes, weight, bias, scale=x.scale)
 
 
 def codes_of(weight: LowBitWeight, dtype: torch.dtype) -> CodedWeight:

@@ -20,7 +20,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from quantcore.matmul.codes import TokenCodes
+from quantcore.matmul import w4a8
+from quantcore.matmul.codes import Coding, TokenCodes
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.paths import DEQUANTIZE, Path, open_paths
 from quantcore.matmul.why_not import REAL_TYPES, why_no_kernels
@@ -122,7 +123,8 @@ class _Block:
 class Product:
     """Linears that read one input, as one product: y (N, sum of their outputs).
 
-    `leaves` says how x can come as codes already, where it can (`kernels.decode_rows`)."""
+    `x` is as many tokens as will come; `leaves` says how they can come as codes already, where they can
+    (`kernels.decode_rows`)."""
 
     def __init__(
         self,
@@ -131,14 +133,17 @@ class Product:
         spec: QuantSpec | None,
         static: QParams | None,
         bias: Tensor | None,
-        dtype: torch.dtype,
+        x: Tensor,
     ) -> None:
         from quantcore.matmul.kernels.decode_rows import codes_leave
 
-        self.path, self.weight, self.spec, self.static, self.bias, self.dtype = path, weight, spec, static, bias, dtype
+        self.path, self.weight, self.spec, self.static, self.bias = path, weight, spec, static, bias
+        self.dtype = x.dtype
         coded = path.name.startswith(("int8", "fp8")) and getattr(weight, "zero_point", None) is None
         plain = coded or (path.name == "w4a8" and weight.order is None)
-        self.leaves = spec if plain and codes_leave(spec) else None
+        self.leaves: Coding | None = None
+        if spec is not None and plain and codes_leave(spec):
+            self.leaves = Coding(spec, spec.fmt.storage if coded else w4a8.codes_type(x, weight, spec))
 
     def __call__(self, x: Tensor | TokenCodes) -> Tensor:
         if isinstance(x, TokenCodes):
@@ -172,7 +177,7 @@ class Apart:
 
 
 def product(layers: Sequence[Any], like: Tensor) -> Product | Floats | Apart:
-    """The layers' common product for x of the type and device of `like`."""
+    """The layers' common product for as many tokens, of such a type and device, as `like` has."""
     if len({layer.bias is None for layer in layers}) > 1:
         return Apart(layers)
     if all(type(layer) is nn.Linear for layer in layers):
@@ -194,7 +199,8 @@ def product(layers: Sequence[Any], like: Tensor) -> Product | Floats | Apart:
         for layer, part in zip(layers, whole.q.split_with_sizes([layer.out_features for layer in layers]), strict=True):
             layer.codes = part
             layer._ready = None
-    return Product(path, path.prepare(whole, spec), spec, static, _bias(layers), like.dtype)
+    x = like.new_empty(len(like), layers[0].in_features)
+    return Product(path, path.prepare(whole, spec), spec, static, _bias(layers), x)
 
 
 def _stack(layers: Sequence[QuantLinear], weights: Sequence[QTensor]) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from quantcore.matmul.codes import Coding
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.qtensor import quantize
 from quantcore.scheme.scheme import Scheme
@@ -126,8 +127,8 @@ def test_codes_of_four_bits_times_codes_of_eight(scheme: str, compiled: dict[str
     parsed = Scheme.parse(scheme)
     assert parsed.activations is not None
     weight = pack_weight(quantize(torch.randn(256, 2048), parsed.weights))
-    for tokens in (20, 300):
-        codes = torch.zeros(tokens, 2048, dtype=parsed.activations.fmt.storage)
+    for tokens, dtype in ((20, torch.bfloat16), (300, parsed.activations.fmt.storage)):
+        codes = torch.zeros(tokens, 2048, dtype=dtype)
         w4a8.multiply(TokenCodes(codes, torch.ones(tokens), None, None), weight, None, torch.bfloat16)
     sums = "f32.e4m3.e4m3" if parsed.activations.fmt.is_float else "s32.s8.s8"
     name = "_multiply" if "group" in scheme else "_multiply_many"
@@ -221,8 +222,10 @@ def test_what_stands_between_the_products_of_a_decode_step(compiled: dict[str, A
     keys, turns = torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16), torch.zeros(256, 64, dtype=torch.bfloat16)
     rows = torch.zeros(1, 8 * 64, dtype=torch.bfloat16)
     for spec in (None, Scheme.parse("W8A8").activations, Scheme.parse("FP8_DYNAMIC").activations):
-        norm_rows(h, h.clone(), h[0], 1e-5, spec)
-        gate_rows(h, spec)
+        for dtype in (None,) if spec is None else (spec.fmt.storage, torch.bfloat16):
+            coding = None if spec is None or dtype is None else Coding(spec, dtype)
+            norm_rows(h, h.clone(), h[0], 1e-5, coding)
+            gate_rows(h, coding)
     rotate_and_keep(rows, turns, turns, place, keys, keys.clone(), 4)
     for pieces in (1, 4):
         Attention(1, 4, 2, 64, 256, rows.device, pieces).attend(rows, keys, keys.clone(), place, 0.1)

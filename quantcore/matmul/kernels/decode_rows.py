@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantcore.matmul.codes import MULTIPLE, TokenCodes
+from quantcore.matmul.codes import MULTIPLE, Coding, TokenCodes
 from quantcore.matmul.kernels.quantize_rows import absolute_bits, as_code, on_grid, qparams_of
 from quantcore.numbers.granularity import PerToken
 from quantcore.numbers.kernels.launch import launch
@@ -48,12 +48,13 @@ class _Grid(NamedTuple):
     is_float: bool
 
     @staticmethod
-    def of(rows: int, width: int, spec: QuantSpec | None, device: torch.device) -> _Grid:
-        if spec is None:
+    def of(rows: int, width: int, coding: Coding | None, device: torch.device) -> _Grid:
+        if coding is None:
             return _Grid(None, None, width, (1.0, 0.0, 0.0), False)
-        padded = -(-width // MULTIPLE) * MULTIPLE
+        spec, dtype = coding
+        padded = -(-width // MULTIPLE) * MULTIPLE if dtype.itemsize == 1 else width
         return _Grid(
-            torch.empty(rows, padded, dtype=spec.fmt.storage, device=device),
+            torch.empty(rows, padded, dtype=dtype, device=device),
             torch.empty(rows, dtype=torch.float32, device=device),
             padded,
             (spec.fmt.half_range, spec.fmt.qmin, spec.fmt.qmax),
@@ -79,7 +80,8 @@ def _leave(
         hi = tl.max(absolute_bits(y), 0).to(tl.float32, bitcast=True)
         scale, zero = qparams_of(hi, hi, half_range, qmin, qmax, True)
         tl.store(scale_ptr + row, scale)
-        codes = as_code(on_grid(y, scale, zero, qmin, qmax, FLOAT, SOFT), codes_ptr.dtype.element_ty)
+        codes = on_grid(y, scale, zero, qmin, qmax, FLOAT, SOFT)
+        codes = as_code(codes, codes_ptr.dtype.element_ty, FLOAT, SOFT)
         tl.store(codes_ptr + row * padded + columns, codes, mask=columns < padded)
     else:
         tl.store(y_ptr + row * width + columns, y, mask=columns < width)
@@ -133,30 +135,30 @@ def _warps(block: int) -> int:
 
 
 def norm_rows(
-    h: Tensor, more: Tensor | None, weight: Tensor, eps: float, spec: QuantSpec | None = None
+    h: Tensor, more: Tensor | None, weight: Tensor, eps: float, coding: Coding | None = None
 ) -> Tensor | TokenCodes:
     """RMSNorm of h + more; the sum is left in h. Shapes: h, more (N, K), weight (K,); the result (N, K), or codes."""
     rows, width = h.shape
-    grid = _Grid.of(rows, width, spec, h.device)
-    y = torch.empty_like(h) if spec is None else None
+    grid = _Grid.of(rows, width, coding, h.device)
+    y = torch.empty_like(h) if coding is None else None
     block = triton.next_power_of_2(grid.padded)
     launch(
         _norm_rows, (rows,), h, more, weight, y, grid.codes, grid.scale, width, grid.padded, eps, *grid.numbers,
-        MORE=more is not None, CODES=spec is not None, FLOAT=grid.is_float, SOFT=not h.is_cuda, BLOCK=block,
+        MORE=more is not None, CODES=coding is not None, FLOAT=grid.is_float, SOFT=not h.is_cuda, BLOCK=block,
         num_warps=_warps(block),
     )  # fmt: skip
     return grid.filled(y)
 
 
-def gate_rows(both: Tensor, spec: QuantSpec | None = None) -> Tensor | TokenCodes:
+def gate_rows(both: Tensor, coding: Coding | None = None) -> Tensor | TokenCodes:
     """silu(gate) * up of rows that hold gate, then up. Shapes: both (N, 2 K); the result (N, K), or codes."""
     rows, width = both.shape[0], both.shape[1] // 2
-    grid = _Grid.of(rows, width, spec, both.device)
-    y = both.new_empty(rows, width) if spec is None else None
-    block = triton.next_power_of_2(grid.padded) if spec is not None else min(1024, triton.next_power_of_2(width))
-    sizes: dict[str, Any] = {"BLOCK": block, "num_warps": _warps(block) if spec is not None else 4}
+    grid = _Grid.of(rows, width, coding, both.device)
+    y = both.new_empty(rows, width) if coding is None else None
+    block = triton.next_power_of_2(grid.padded) if coding is not None else min(1024, triton.next_power_of_2(width))
+    sizes: dict[str, Any] = {"BLOCK": block, "num_warps": _warps(block) if coding is not None else 4}
     launch(
         _gate_rows, (rows, triton.cdiv(grid.padded, block)), both, y, grid.codes, grid.scale, width, grid.padded,
-        *grid.numbers, CODES=spec is not None, FLOAT=grid.is_float, SOFT=not both.is_cuda, **sizes,
+        *grid.numbers, CODES=coding is not None, FLOAT=grid.is_float, SOFT=not both.is_cuda, **sizes,
     )  # fmt: skip
     return grid.filled(y)

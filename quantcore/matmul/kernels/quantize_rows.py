@@ -74,10 +74,12 @@ def on_grid(x, scale, zero, qmin, qmax, FLOAT: tl.constexpr, SOFT: tl.constexpr)
 
 
 @triton.jit
-def as_code(value, dtype: tl.constexpr):
+def as_code(value, dtype: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr):
     """A value on the grid as its code. Whole numbers stand in the low bits of value + MAGIC; converting costs more."""
     if dtype == tl.int8:
         return (value + MAGIC).to(tl.int32, bitcast=True).to(tl.int8)
+    elif FLOAT and not SOFT and dtype.primitive_bitwidth == 16:
+        return value.to(tl.float8e4nv).to(dtype)
     else:
         return value.to(dtype)
 
@@ -175,7 +177,7 @@ def _quantize_rows(
         steps = on_grid(x, scale, zero, qmin, qmax, FLOAT, SOFT)
         inside = columns < width
         codes = tl.where(inside, steps + zero, 0.0)
-        tl.store(codes_ptr + columns, as_code(codes, codes_ptr.dtype.element_ty), mask=columns < padded)
+        tl.store(codes_ptr + columns, as_code(codes, codes_ptr.dtype.element_ty, FLOAT, SOFT), mask=columns < padded)
         if SUMS:
             tl.store(sum_ptr + row, tl.sum(tl.where(inside, steps, 0.0).to(tl.int32), 0))
     else:
@@ -185,7 +187,7 @@ def _quantize_rows(
             part = tl.load(x_ptr + at, mask=at < width, other=0.0).to(tl.float32)
             steps = on_grid(part, scale, zero, qmin, qmax, FLOAT, SOFT)
             codes = tl.where(at < width, steps + zero, 0.0)
-            tl.store(codes_ptr + at, as_code(codes, codes_ptr.dtype.element_ty), mask=at < padded)
+            tl.store(codes_ptr + at, as_code(codes, codes_ptr.dtype.element_ty, FLOAT, SOFT), mask=at < padded)
             if SUMS:
                 total += tl.where(at < width, steps, 0.0).to(tl.int32)
         if SUMS:
@@ -220,15 +222,21 @@ def _quantize_groups(
 
 
 def quantize_tokens(
-    x: Tensor, spec: QuantSpec, static: QParams | None = None, multiple: int = 1, sums: bool = False
+    x: Tensor,
+    spec: QuantSpec,
+    static: QParams | None = None,
+    multiple: int = 1,
+    sums: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> TokenCodes:
     """The codes of x under a min-max `spec` (tensor, token, or symmetric groups of a power of two), or under `static`.
 
-    Shapes: x (N, K), 16- or 32-bit floats; codes (N, K padded to a multiple of `multiple`)."""
+    Shapes: x (N, K), 16- or 32-bit floats; codes (N, K padded to a multiple of `multiple`), in `dtype` where it is not
+    their format's own."""
     x = x.contiguous()
     rows, width = x.shape
     padded = -(-width // multiple) * multiple
-    codes = torch.empty(rows, padded, dtype=spec.fmt.storage, device=x.device)
+    codes = torch.empty(rows, padded, dtype=dtype or spec.fmt.storage, device=x.device)
     grid = (spec.fmt.half_range, spec.fmt.qmin, spec.fmt.qmax)
     if isinstance(spec.granularity, PerGroup):
         return _by_groups(x, codes, spec.granularity.group_size, spec, grid)

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.overlap import after_last, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 BLOCK = 64  # keys at a time
@@ -26,8 +27,9 @@ MOST_PIECES = 16
 @triton.jit
 def _rotate_and_keep(
     rows_ptr, cos_ptr, sin_ptr, place_ptr, keys_ptr, values_ptr, length,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    after_last(OVERLAP)
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     place = tl.load(place_ptr)
     size: tl.constexpr = 2 * HALF
@@ -62,8 +64,9 @@ def _product(a, b, dtype: tl.constexpr):
 def _attend(
     rows_ptr, keys_ptr, values_ptr, place_ptr, y_ptr, parts_ptr, tops_ptr, sums_ptr, turns_ptr, scale, length,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    after_last(OVERLAP)
     pair, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
     token, head = pair // KEYS, pair % KEYS
     shared: tl.constexpr = QUERIES // KEYS
@@ -127,6 +130,7 @@ def rotate_and_keep(
     launch(
         _rotate_and_keep, (tokens, queries + 2 * heads), rows, cos, sin, place, keys, values, length,
         QUERIES=queries, KEYS=heads, HALF=size // 2, num_warps=1, enable_fp_fusion=False,  # rounded as in transformers
+        **overlapping(rows.device),
     )  # fmt: skip
 
 
@@ -161,6 +165,6 @@ class Attention:
         launch(
             _attend, (tokens * heads, self.pieces), rows, keys, values, place, y, self.parts, self.tops, self.sums,
             self.turns, scale, length, QUERIES=self.queries, KEYS=heads, SIZE=size, ROWS=self.rows, PIECES=self.pieces,
-            BLOCK=BLOCK, num_warps=4,
+            BLOCK=BLOCK, num_warps=4, **overlapping(rows.device),
         )  # fmt: skip
         return y

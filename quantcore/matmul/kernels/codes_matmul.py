@@ -28,9 +28,11 @@ from torch import Tensor
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.overlap import after_last, bring, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 COPIED = 16  # bytes, of which the bulk copy engine takes whole ones
+LINES_AHEAD = tl.constexpr(16)  # of 128 bytes a row, asked for before the kernel before this one ends
 
 
 class Tile(NamedTuple):
@@ -115,6 +117,7 @@ def _multiply(
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     pid_n, pid_t = _place(tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T), GROUP)
     n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -129,6 +132,9 @@ def _multiply(
     begin = tl.program_id(1) * each
     w_at += begin * BLOCK_K
     x_at += begin * BLOCK_K
+    first = begin * BLOCK_K + 128 * tl.arange(0, LINES_AHEAD)
+    bring(w_ptr + row_n.to(tl.int64)[:, None] * K + first[None, :], (n < N)[:, None] & (first < K)[None, :], OVERLAP)
+    after_last(OVERLAP)
     for block in range(begin, tl.minimum(begin + each, tl.cdiv(K, BLOCK_K))):
         w = tl.load(w_at)
         if FEW:  # rows read again and again would all ask the same piece of the cache
@@ -196,8 +202,10 @@ def _multiply_many(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
     PROGRAMS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Programs walk over tiles of BLOCK_T tokens x BLOCK_N rows; the copy engine fills edges with zeros."""
+    after_last(OVERLAP)
     tiles_n, tiles_t = tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T)
     half: tl.constexpr = BLOCK_N // 2
     for tile in tl.range(tl.program_id(0), tiles_n * tiles_t, PROGRAMS, flatten=True):
@@ -246,6 +254,7 @@ def multiply(
         "GROUP": 8,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
+        **overlapping(y.device),
     }
     after = (x.scale, weight.scale, x.zero_point, weight.zero_point, x.sums, weight.sums, bias, out, tokens, width)
     tiles = triton.cdiv(out, tile.n) * triton.cdiv(tokens, tile.t)

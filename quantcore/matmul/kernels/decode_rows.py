@@ -20,6 +20,7 @@ from quantcore.matmul.codes import MULTIPLE, Coding, TokenCodes
 from quantcore.matmul.kernels.quantize_rows import absolute_bits, as_code, on_grid, qparams_of
 from quantcore.numbers.granularity import PerToken
 from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.overlap import after_last, overlapping
 from quantcore.numbers.spec import MinMax, QuantSpec
 
 LONGEST_ROW = 32768  # numbers that one program holds
@@ -91,12 +92,14 @@ def _leave(
 def _norm_rows(
     h_ptr, more_ptr, weight_ptr, y_ptr, codes_ptr, scale_ptr, width, padded, eps, half_range, qmin, qmax,
     MORE: tl.constexpr, CODES: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
     dtype: tl.constexpr = h_ptr.dtype.element_ty
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    after_last(OVERLAP)
     h = tl.load(h_ptr + row * width + columns, mask=inside, other=0.0)
     if MORE:
         h = (h.to(tl.float32) + tl.load(more_ptr + row * width + columns, mask=inside, other=0.0).to(tl.float32)).to(
@@ -115,8 +118,9 @@ def _norm_rows(
 @triton.jit
 def _gate_rows(
     both_ptr, y_ptr, codes_ptr, scale_ptr, width, padded, half_range, qmin, qmax,
-    CODES: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr, BLOCK: tl.constexpr,
+    CODES: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    after_last(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
@@ -145,7 +149,7 @@ def norm_rows(
     launch(
         _norm_rows, (rows,), h, more, weight, y, grid.codes, grid.scale, width, grid.padded, eps, *grid.numbers,
         MORE=more is not None, CODES=coding is not None, FLOAT=grid.is_float, SOFT=not h.is_cuda, BLOCK=block,
-        num_warps=_warps(block),
+        num_warps=_warps(block), **overlapping(h.device),
     )  # fmt: skip
     return grid.filled(y)
 
@@ -160,5 +164,6 @@ def gate_rows(both: Tensor, coding: Coding | None = None) -> Tensor | TokenCodes
     launch(
         _gate_rows, (rows, triton.cdiv(grid.padded, block)), both, y, grid.codes, grid.scale, width, grid.padded,
         *grid.numbers, CODES=coding is not None, FLOAT=grid.is_float, SOFT=not both.is_cuda, **sizes,
+        **overlapping(both.device),
     )  # fmt: skip
     return grid.filled(y)

@@ -37,6 +37,7 @@ from quantcore.matmul.kernels.low_bit_matmul import group_of, scales_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.matmul.kernels.unpacking import rest_of, scale_pair, unpack, unpack_scaled
 from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.overlap import after_last, bring, overlapping
 from quantcore.numbers.kernels.stack import stacked
 
 MOST_TOKENS = 16
@@ -46,18 +47,30 @@ _LOAD = "{{ .reg .pred p; setp.ne.b32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mo
 _LOAD += "@p ld.global.nc{0}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}"
 KEPT_OUT = ".L1::no_allocate"  # of the cache: a weight is read once
 WEIGHTS = tl.constexpr(_LOAD.format(KEPT_OUT))
-PIECE = tl.constexpr(_LOAD.format(""))
+PIECE = tl.constexpr(_LOAD.format("").replace(".nc", ""))
 
 
-def _loads(count: int, apart: int, kind: str) -> str:
-    """`count` loads of 16 bytes, `apart` bytes apart, from one address."""
-    registers = [f"${4 * i}, ${4 * i + 1}, ${4 * i + 2}, ${4 * i + 3}" for i in range(count)]
-    pairs = enumerate(registers)
-    return " ".join(f"ld.global.nc{kind}.v4.b32 {{{four}}}, [${4 * count} + {apart * i}];" for i, four in pairs)
+def _load_four(first: int, address: str) -> str:
+    return f"ld.global.v4.b32 {{${first}, ${first + 1}, ${first + 2}, ${first + 3}}}, [{address}];"
 
 
-ROW_AND_ROW_8 = tl.constexpr(_loads(2, 8 * 64, KEPT_OUT))
-FOUR_PLANES = tl.constexpr(_loads(4, 64, ""))
+def _swap(a: int, b: int) -> str:
+    return f"selp.b32 t, ${b}, ${a}, p; selp.b32 ${b}, ${a}, ${b}, p; mov.b32 ${a}, t;"
+
+
+def _four_planes() -> str:
+    """16 bytes of each plane from $16 on, 64 bytes apart. Rows of x lie whole lines of 128 bytes apart, so lanes of odd
+    rows ($17) read the second plane first: eight lanes that load at once then meet no bank of the cache twice."""
+    places = "mul.wide.u32 b, $17, 64; add.s64 a, $16, b; sub.s64 b, $16, b; add.s64 b, b, 64;"
+    loads = [(0, "a"), (4, "b"), (8, "a + 128"), (12, "b + 128")]
+    read = " ".join(_load_four(first, address) for first, address in loads)
+    swaps = " ".join(_swap(i, i + 4) for i in (0, 1, 2, 3, 8, 9, 10, 11))
+    return f"{{ .reg .b64 a, b; .reg .b32 t; .reg .pred p; setp.ne.b32 p, $17, 0; {places} {read} {swaps} }}"
+
+
+_ROWS = "ld.global.nc" + KEPT_OUT + ".v4.b32 {{{0}}}, [$8 + {1}];"
+ROW_AND_ROW_8 = tl.constexpr(_ROWS.format("$0, $1, $2, $3", 0) + _ROWS.format("$4, $5, $6, $7", 8 * 64))
+FOUR_PLANES = tl.constexpr(_four_planes())
 _MMA = "mma.sync.aligned.m16n8k16.row.col.f32.{0}.{0}.f32 "
 _MMA += "{{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"
 BF16_MMA = tl.constexpr(_MMA.format("bf16"))
@@ -75,10 +88,10 @@ class FewTile(NamedTuple):
 
 
 @triton.jit
-def _load(address, wanted, CODE: tl.constexpr, PURE: tl.constexpr):
+def _load(address, wanted, CODE: tl.constexpr):
     """16 bytes as four registers; zeros where not wanted."""
     return tl.inline_asm_elementwise(
-        CODE, "=&r,=&r,=&r,=&r,l,r", [address, wanted], dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=PURE,
+        CODE, "=&r,=&r,=&r,=&r,l,r", [address, wanted], dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=False,
         pack=1,
     )  # fmt: skip
 
@@ -97,8 +110,8 @@ def _words(w_ptr, block, blocks, row, c, N, EVEN: tl.constexpr):
         wanted = (block < blocks).to(tl.int32)
         upper = w_ptr + (block.to(tl.int64) * N + tl.minimum(row, N - 1)) * 32 + 8 * c
         lower = w_ptr + (block.to(tl.int64) * N + tl.minimum(row + 8, N - 1)) * 32 + 8 * c
-        above = _load(upper.to(tl.int64), wanted, WEIGHTS, False)
-        return above + _load(lower.to(tl.int64), wanted, WEIGHTS, False)
+        above = _load(upper.to(tl.int64), wanted, WEIGHTS)
+        return above + _load(lower.to(tl.int64), wanted, WEIGHTS)
 
 
 @triton.jit
@@ -107,16 +120,17 @@ def _pieces(x_ptr, block, blocks, token, c, T, K, EVEN: tl.constexpr):
     at = x_ptr + tl.minimum(token, T - 1).to(tl.int64) * K + block * 128 + 8 * c
     if EVEN:
         return tl.inline_asm_elementwise(
-            FOUR_PLANES, "=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,l", [at.to(tl.int64)],
+            FOUR_PLANES, "=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,l,r",
+            [at.to(tl.int64), token % 2],
             dtype=(tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32,
                    tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32),
-            is_pure=True, pack=1,
+            is_pure=False, pack=1,
         )  # fmt: skip
     else:
         pieces = ()
         for plane in tl.static_range(4):
             wanted = ((block < blocks) & (block * 128 + 32 * plane + 8 * c < K)).to(tl.int32)
-            pieces = pieces + _load((at + 32 * plane).to(tl.int64), wanted, PIECE, True)
+            pieces = pieces + _load((at + 32 * plane).to(tl.int64), wanted, PIECE)
         return pieces
 
 
@@ -163,10 +177,17 @@ def _multiply_few(
     WARPS: tl.constexpr,
     BLOCKS: tl.constexpr,
     EVEN: tl.constexpr,  # tiles fill the rows, and steps of all warps the blocks
+    OVERLAP: tl.constexpr,
 ):
     thread = tl.arange(0, 32 * WARPS)
     warp, g, c = thread // 32, (thread % 32) // 4, thread % 4
     first_row = tl.program_id(0) * (16 * TILES)
+    rows: tl.constexpr = 16 * TILES
+    for begin in range(0, blocks * rows // 2, 32 * WARPS):  # two rows of a block are a line
+        line = begin + thread
+        at = w_ptr + ((line * 2 // rows).to(tl.int64) * N + first_row + line * 2 % rows) * 32
+        bring(at, (line * 2 < blocks * rows) & (first_row + line * 2 % rows < N), OVERLAP)
+    after_last(OVERLAP)
     zeros = tl.zeros([32 * WARPS], tl.float32)
     ones = tl.full([32 * WARPS], 0x3F803F80 if BF16 else 0x3C003C00, tl.int32)  # 1.0 twice
     sums = ()
@@ -310,7 +331,7 @@ def multiply_few(
         BF16=x.dtype == torch.bfloat16,
         TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,
         BLOCKS=tile.blocks, EVEN=out % (16 * tile.tiles) == 0 and width % (BLOCK * tile.warps * tile.blocks) == 0,
-        num_warps=tile.warps, maxnreg=tile.registers,
+        num_warps=tile.warps, maxnreg=tile.registers, **overlapping(x.device),
     )  # fmt: skip
     return y
 

@@ -33,10 +33,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
-from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper, place
+from quantcore.matmul.kernels.hopper import COPIED, described, gluon_after_last, is_hopper, place
 from quantcore.matmul.kernels.hopper_unpack import WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.overlap import overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 BLOCK_L, BLOCK_R, BLOCK_K = 128, 256, 128
@@ -73,28 +74,37 @@ def _bring(
 def _results(
     sums, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr,
     SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr, R_ZERO: gl.constexpr, BIAS: gl.constexpr,
-    PACKED: gl.constexpr, DTYPE: gl.constexpr,
+    PACKED: gl.constexpr, EVEN: gl.constexpr, DTYPE: gl.constexpr,
 ):  # fmt: skip
     """Zero points, scales and bias of sums, in y's type. SL, SR: 1 per row, 0 for one scale, -1 for none."""
-    in_r, in_l = at_r < R, at_l < L
+    in_l = at_l < L
     if R_ZERO:
-        zr = gl.load(zr_ptr + at_r * SR, mask=in_r, other=0)
+        zr = _of_right(zr_ptr + at_r * SR, at_r, R, EVEN)
         sums -= gl.load(l_sum_ptr + at_l, mask=in_l, other=0).expand_dims(1) * zr.expand_dims(0)
     if L_ZERO:
         zl = gl.load(zl_ptr + at_l * SL, mask=in_l, other=0)
-        sums -= zl.expand_dims(1) * gl.load(r_sum_ptr + at_r, mask=in_r, other=0).expand_dims(0)
+        sums -= zl.expand_dims(1) * _of_right(r_sum_ptr + at_r, at_r, R, EVEN).expand_dims(0)
     y = sums.to(gl.float32)
     if PACKED:
         y = y * 0.0625  # codes are 16 times too large
     if SL >= 0:
         y = y * gl.load(sl_ptr + at_l * SL, mask=in_l, other=0.0).expand_dims(1)
     if SR >= 0:
-        y = y * gl.load(sr_ptr + at_r * SR, mask=in_r, other=0.0).expand_dims(0)
+        y = y * _of_right(sr_ptr + at_r * SR, at_r, R, EVEN).expand_dims(0)
     if BIAS == "r":
-        y += gl.load(bias_ptr + at_r, mask=in_r, other=0.0).to(gl.float32).expand_dims(0)
+        y += _of_right(bias_ptr + at_r, at_r, R, EVEN).to(gl.float32).expand_dims(0)
     if BIAS == "l":
         y += gl.load(bias_ptr + at_l, mask=in_l, other=0.0).to(gl.float32).expand_dims(1)
     return y.to(DTYPE)
+
+
+@gluon.jit
+def _of_right(place, at_r, R, EVEN: gl.constexpr):
+    """Unmasked where all tiles are full: two neighbours are then one load."""
+    if EVEN:
+        return gl.load(place)
+    else:
+        return gl.load(place, mask=at_r < R, other=0)
 
 
 @gluon.jit
@@ -109,7 +119,7 @@ def _sum_up(
     tensors, SIDE: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
     BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
     R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, GROUP: gl.constexpr,
+    STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr,
 ):  # fmt: skip
     l_bufs, r_bufs, y_bufs, full, empty, y_desc, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr = tensors[:12]
     l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K = tensors[12:]
@@ -175,7 +185,7 @@ def _sum_up(
             at_r = begin_r + side * rows + gl.arange(0, rows, gl.SliceLayout(0, layout))
             y = _results(
                 first if side == 0 else second, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr,
-                bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, y_desc.dtype,
+                bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, EVEN, y_desc.dtype,
             )  # fmt: skip
             tma.store_wait(0)
             if TURNED:
@@ -196,7 +206,7 @@ def _multiply_on_hopper(
     IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr, BR: gl.constexpr, TURNED: gl.constexpr,
     SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr, R_ZERO: gl.constexpr, BIAS: gl.constexpr,
     BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
-    num_warps: gl.constexpr,
+    EVEN: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     l_bufs = gl.allocate_shared_memory(l_desc.dtype, [2 * STAGES] + l_desc.block_shape, l_desc.layout)
     r_bufs = gl.allocate_shared_memory(r_desc.dtype, [2 * STAGES] + r_desc.block_shape, r_desc.layout)
@@ -207,6 +217,7 @@ def _multiply_on_hopper(
         mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=2)
     fence_async_shared()
+    gluon_after_last(OVERLAP)
     tensors = (
         l_bufs, r_bufs, y_bufs, full, empty, y_desc, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
         r_sum_ptr, bias_ptr, R, L, K,
@@ -215,11 +226,11 @@ def _multiply_on_hopper(
         [
             (_sum_up, (
                 tensors, gl.constexpr(0), IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS, BLOCK_R,
-                BLOCK_L, BLOCK_K, STAGES, GROUP,
+                BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN,
             )),
             (_sum_up, (
                 tensors, gl.constexpr(1), IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS, BLOCK_R,
-                BLOCK_L, BLOCK_K, STAGES, GROUP,
+                BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN,
             )),
             (_bring, (
                 l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, PACKED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP,
@@ -318,6 +329,6 @@ def _multiply(
         IS_INT=right.codes.dtype == torch.int8, PACKED=packed, BL=bl is not None, BR=br is not None, TURNED=turned,
         SL=left.kind, SR=right.kind, L_ZERO=left.zero_point is not None, R_ZERO=right.zero_point is not None,
         BIAS="none" if bias is None else "l" if turned else "r", BLOCK_R=BLOCK_R, BLOCK_L=BLOCK_L, BLOCK_K=BLOCK_K,
-        STAGES=4, GROUP=8, num_warps=4,
+        STAGES=4, GROUP=8, EVEN=right.rows % BLOCK_R == 0, num_warps=4, **overlapping(y.device),
     )  # fmt: skip
     return y

@@ -30,14 +30,16 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
-from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper, place
+from quantcore.matmul.kernels.hopper import COPIED, bring_rows, described, gluon_after_last, is_hopper, place
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
 from quantcore.matmul.kernels.hopper_unpack import WORDS, twice, unpacked_half, words_of
 from quantcore.matmul.kernels.low_bit_matmul import scales_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.overlap import after_last, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
+BLOCKS_AHEAD = gl.constexpr(16)  # asked for before the kernel before this one ends
 MOST_TOKENS = 4096  # beyond them unpacking first is quicker
 
 
@@ -184,11 +186,15 @@ def _sum_up(
 
 @gluon.jit(do_not_specialize=["T", "splits"])
 def _multiply_low_bit(
-    x_desc, w_desc, y_desc, scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
-    ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr,
+    w_ptr, x_desc, w_desc, y_desc, scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits,
+    blocks_a_group, ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr,
     TEAMS: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr,
-    GROUP: gl.constexpr, PARTS: gl.constexpr, PHASES: gl.constexpr, num_warps: gl.constexpr,
+    GROUP: gl.constexpr, PARTS: gl.constexpr, PHASES: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
+    pid_n, _ = place(gl.program_id(0) // splits, gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T), GROUP)
+    begin, end = _range(gl.program_id(0) % splits, blocks, splits)
+    for block in range(begin, gl.minimum(begin + BLOCKS_AHEAD, end)):
+        bring_rows(w_ptr, block * N + pid_n * BLOCK_N, (block + 1) * N, 64, BLOCK_N, OVERLAP)
     x_bufs = gl.allocate_shared_memory(x_desc.dtype, [X_STAGES, BLOCK_T, 64], x_desc.layout)
     w_bufs = gl.allocate_shared_memory(w_desc.dtype, [2 * W_STAGES, BLOCK_N // 2, 16], w_desc.layout)
     y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2, BLOCK_T // PARTS, BLOCK_N // 2], y_desc.layout)
@@ -208,6 +214,7 @@ def _multiply_low_bit(
         mbarrier.init(given.index(side), count=1)
         mbarrier.init(taken.index(side), count=1)
     fence_async_shared()
+    gluon_after_last(OVERLAP)
     if TEAMS == 1:
         tensors = (
             x_bufs, w_bufs, y_bufs, x_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr, zero_ptr,
@@ -269,9 +276,10 @@ def _multiply_low_bit(
 @triton.jit(do_not_specialize=["T", "splits"])
 def _add_splits(
     parts_ptr, y_ptr, sx_ptr, bias_ptr, N, T, stride, splits, SX: tl.constexpr, BIAS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """y[t, n] = sx[t] * sum over splits of parts[split, n, t], in their order, + bias[n]."""
+    after_last(OVERLAP)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
     at = parts_ptr + n[:, None] * stride + t[None, :]
@@ -317,18 +325,19 @@ def multiply_low_bit(
     pieces = triton.cdiv(out, BLOCK_N) * (padded // block_t) * splits
     launch(
         _multiply_low_bit, (min(pieces, multiprocessors(x.device)),),
-        described(x, [block_t, BLOCK // 2]),
+        weight.words, described(x, [block_t, BLOCK // 2]),
         described(words_of(weight), [BLOCK_N // 2, WORDS]),
         described(y, [block_t // halves, BLOCK_N // 2]), weight.scale, weight.zero_point, scale, bias, parts,
         out, tokens, blocks, splits, blocks if weight.group >= width else weight.group // BLOCK,
         ZERO=weight.zero_point is not None, SX=scales_of(scale), BIAS=bias is not None, BARE=block_t <= BARE_TOKENS,
         SPLIT=splits > 1, TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, X_STAGES=5 if block_t == 256 else 8,
         W_STAGES=3 if block_t == 256 else 6, GROUP=8, PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4,
+        **overlapping(x.device),
     )  # fmt: skip
     if parts is not None:
         grid = triton.cdiv(out, 32), triton.cdiv(tokens, 32 if tokens > 16 else 16)
         launch(
             _add_splits, grid, parts, y, scale, bias, out, tokens, padded, splits, SX=scales_of(scale),
-            BIAS=bias is not None, BLOCK_N=32, BLOCK_T=32 if tokens > 16 else 16, num_warps=4,
+            BIAS=bias is not None, BLOCK_N=32, BLOCK_T=32 if tokens > 16 else 16, num_warps=4, **overlapping(x.device),
         )  # fmt: skip
     return y

@@ -34,6 +34,7 @@ from quantcore.matmul.kernels.low_bit_weight import BLOCK, PLANE, LowBitWeight
 from quantcore.matmul.kernels.unpacking import byte_values, plane, scale_of, scales_of_pairs
 from quantcore.numbers.formats import FP8_E4M3
 from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.overlap import after_last, overlapping
 
 
 @triton.jit
@@ -83,7 +84,9 @@ def _multiply_packed(
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
     GROUP: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_last(OVERLAP)
     tile = tl.program_id(0)
     if FEW:
         pid_n, pid_t = tile, 0
@@ -210,6 +213,7 @@ def multiply_packed(
         GROUPS=1 if weight.group >= width else 2 if weight.group == chunk else 3, ZERO=weight.zero_point is not None,
         SCALES=scales_of(scale), BIAS=bias is not None, EVEN=width % BLOCK == 0, FEW=tokens <= tile.t, SPLITS=splits,
         PLAIN=not x.is_cuda, BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,
+        **overlapping(x.device),
     )  # fmt: skip
     return y
 

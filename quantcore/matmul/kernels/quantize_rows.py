@@ -24,6 +24,7 @@ from quantcore.matmul.codes import TokenCodes
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerGroup, PerToken
 from quantcore.numbers.kernels.launch import launch
+from quantcore.numbers.kernels.overlap import after_last, overlapping
 from quantcore.numbers.spec import QuantSpec
 
 LONGEST_BLOCK = 16384
@@ -85,7 +86,10 @@ def as_code(value, dtype: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr)
 
 
 @triton.jit
-def _range_parts(x_ptr, lo_ptr, hi_ptr, count, per_part, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr):
+def _range_parts(
+    x_ptr, lo_ptr, hi_ptr, count, per_part, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+):
+    after_last(OVERLAP)
     part = tl.program_id(0).to(tl.int64)
     begin = part * per_part
     end = tl.minimum(begin + per_part, count)
@@ -130,7 +134,9 @@ def _quantize_rows(
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,  # the block holds the padded row
     PARTS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_last(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * width
     codes_ptr += row * padded
@@ -207,7 +213,9 @@ def _quantize_groups(
     SOFT: tl.constexpr,
     GROUP: tl.constexpr,
     GROUPS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_last(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     at = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
@@ -258,6 +266,7 @@ def quantize_tokens(
         RANGE="static" if static is not None else "token" if per_token else "parts",
         SYMMETRIC=spec.symmetric, FLOAT=spec.fmt.is_float, SOFT=not x.is_cuda, SUMS=sums,
         BLOCK=block, WHOLE=padded <= block, PARTS=PARTS, num_warps=warps_for(block),
+        **overlapping(x.device),
     )  # fmt: skip
     return TokenCodes(codes, scale, None if zero is None else zero.to(torch.int32), total)
 
@@ -270,7 +279,7 @@ def _by_groups(x: Tensor, codes: Tensor, group: int, spec: QuantSpec, grid: tupl
     launch(
         _quantize_groups, (rows, triton.cdiv(groups, together)), x, codes, scale, groups, *grid,
         FLOAT=spec.fmt.is_float, SOFT=not x.is_cuda, GROUP=group, GROUPS=together,
-        num_warps=warps_for(group * together),
+        num_warps=warps_for(group * together), **overlapping(x.device),
     )  # fmt: skip
     return TokenCodes(codes, scale, None, None)
 
@@ -281,7 +290,19 @@ def _partial_ranges(x: Tensor, symmetric: bool) -> tuple[Tensor | None, Tensor, 
     per_part = triton.cdiv(triton.cdiv(x.numel(), parts), block) * block
     lo = None if symmetric else torch.empty(parts, dtype=torch.float32, device=x.device)
     hi = torch.empty(parts, dtype=torch.float32, device=x.device)
-    launch(_range_parts, (parts,), x, lo, hi, x.numel(), per_part, SYMMETRIC=symmetric, BLOCK=block, num_warps=8)
+    launch(
+        _range_parts,
+        (parts,),
+        x,
+        lo,
+        hi,
+        x.numel(),
+        per_part,
+        SYMMETRIC=symmetric,
+        BLOCK=block,
+        num_warps=8,
+        **overlapping(x.device),
+    )
     return lo, hi, parts
 
 

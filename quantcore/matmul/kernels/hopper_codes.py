@@ -85,10 +85,9 @@ def _results(
         zl = gl.load(zl_ptr + at_l * SL, mask=in_l, other=0)
         sums -= zl.expand_dims(1) * _of_right(r_sum_ptr + at_r, at_r, R, EVEN).expand_dims(0)
     y = sums.to(gl.float32)
-    if PACKED:
-        y = y * 0.0625  # codes are 16 times too large
     if SL >= 0:
-        y = y * gl.load(sl_ptr + at_l * SL, mask=in_l, other=0.0).expand_dims(1)
+        sl = gl.load(sl_ptr + at_l * SL, mask=in_l, other=0.0)
+        y = y * (sl * 0.0625 if PACKED else sl).expand_dims(1)  # codes that were packed are 16 times too large
     if SR >= 0:
         y = y * _of_right(sr_ptr + at_r * SR, at_r, R, EVEN).expand_dims(0)
     if BIAS == "r":
@@ -139,13 +138,16 @@ def _sum_up(
     tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
     y_buf = y_bufs.index(SIDE)
     step = 0
+    first = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
+    second = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
     for tile in range(gl.program_id(0), tiles_r * tiles_l, gl.num_programs(0)):
         pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
         begin_l, begin_r = pid_l * BLOCK_L + SIDE * half, pid_r * BLOCK_R
         at_l = begin_l + gl.arange(0, half, gl.SliceLayout(1, layout))
         row = gl.minimum(at_l, L - 1)
-        first = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
-        second = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
+        if apart:
+            first = gl.zeros([half, rows], gl.float32, layout)
+            second = gl.zeros([half, rows], gl.float32, layout)
         row_1, row_2 = gl.minimum(begin_r, R - 1), gl.minimum(begin_r + rows, R - 1)
         if BL or BR:
             scale_1 = _block_scale(bl_ptr, br_ptr, row, row_1, 0, blocks, BL, BR)

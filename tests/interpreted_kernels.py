@@ -1,10 +1,12 @@
 """The Triton kernels on the CPU, in Triton's interpreter, on small problems. Run by test_kernels_interpreted.py in a
 process of its own: the interpreter is switched on where Triton is imported."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from quantcore.matmul.kernels import few_tokens_matmul
+from quantcore.matmul.kernels import few_tokens_matmul, hopper_low_bit, hopper_tiles
 from quantcore.matmul.kernels.codes_matmul import Tile, multiply
 from quantcore.matmul.kernels.expand import expand
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
@@ -15,7 +17,7 @@ from quantcore.matmul.why_not import why_no_kernels
 from quantcore.numbers.kernels.grams import add_grams
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.scheme.scheme import Scheme
-from tests import decode_laws, emulated_lanes, quick_interpreter  # noqa: F401
+from tests import decode_laws, emulated_lanes, emulated_tiles, quick_interpreter  # noqa: F401
 from tests import matmul_laws as laws
 
 
@@ -192,6 +194,23 @@ def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, shape: tuple[i
     y = multiply_few(x, pack_weight(q), added, tiles[1])
     expected = exact if added is None else exact + bias.double()
     assert torch.allclose(y.double(), expected, rtol=2**-10, atol=1e-3)
+
+
+@pytest.mark.parametrize("tile", [(16, 2, 2, 4), (16, 2, 3, 8), (32, 1, 3, 0), (64, 1, 1, 0)])
+def test_the_parts_of_hopper_s_tiles(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int, int]) -> None:
+    """Of three blocks one of two splits has two."""
+    q = quantize(torch.randn(300, 384), Scheme.parse("W4A16").weights)
+    x, w_hat, scale, bias = torch.randn(40, 384), dequantize(q), torch.rand(40), torch.randn(300)
+
+    def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+        if "SPLIT" in constants:
+            emulated_tiles.low_bit(grid[0], x, w_hat, args, constants)
+        else:
+            kernel[grid](*args, **constants)
+
+    monkeypatch.setattr(hopper_low_bit, "launch", launch)
+    y = hopper_low_bit.multiply_low_bit(x, pack_weight(q), bias, hopper_tiles.Tile(*tile), scale)
+    assert torch.allclose(y, scale[:, None] * (x @ w_hat.T) + bias, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [40, 200])

@@ -159,6 +159,12 @@ def test_large_layers(tokens: int) -> None:
         laws.check_product(path, scheme, tokens, 1024, 4096, torch.bfloat16, "cuda")
 
 
+@pytest.mark.parametrize(("path", "scheme"), [("low_bit", "W4A16"), ("low_bit", "W4A16_ASYM")])
+def test_tiles_that_several_programs_share(path: str, scheme: str) -> None:
+    """Of the tiles that Hopper's kernels have here, 146 on 132 multiprocessors, the last are split."""
+    laws.check_product(path, scheme, 300, 9224, 2048, torch.bfloat16, "cuda")
+
+
 @pytest.mark.parametrize(
     ("scheme", "path"),
     [

@@ -181,8 +181,8 @@ def test_products_of_many_codes_of_four_bits_for_hopper(compiled: dict[str, Any]
 
 
 @pytest.mark.parametrize("scheme", ["W4A16", "W4A16_ASYM"])
-@pytest.mark.parametrize("tile", [(32, 2, 1), (64, 2, 2), (256, 1, 1)])
-def test_products_of_four_bits_for_hopper(scheme: str, tile: tuple[int, int, int], compiled: dict[str, Any]) -> None:
+@pytest.mark.parametrize("tile", [(32, 2, 1), (64, 2, 2), (256, 1, 1), (256, 1, 2, 1)])
+def test_products_of_four_bits_for_hopper(scheme: str, tile: tuple[int, ...], compiled: dict[str, Any]) -> None:
     from quantcore.matmul.kernels.hopper_low_bit import multiply_low_bit
     from quantcore.matmul.kernels.hopper_tiles import Tile
     from quantcore.matmul.kernels.low_bit_weight import pack_weight
@@ -194,26 +194,45 @@ def test_products_of_four_bits_for_hopper(scheme: str, tile: tuple[int, int, int
     multiply_low_bit(x, weight, torch.ones(256), Tile(*tile), scale)
     kernel = compiled["_multiply_low_bit"]
     assert f"m64n{tile[0]}k16.f32.bf16" in kernel.asm["ptx"]
-    assert ("_add_splits" in compiled) == (tile[2] > 1)
+    assert ("_add_parts" in compiled) == (tile[2] > 1)
     assert kernel.metadata.shared <= HOPPER_SHARED
 
 
 @pytest.mark.parametrize(
     ("tokens", "out", "width", "tile"),
     [
-        (32, 14336, 4096, (32, 2, 1)),  # 112 tiles for 132 multiprocessors
-        (128, 4096, 14336, (128, 1, 4)),  # 32 tiles
-        (256, 4096, 14336, (256, 1, 4)),
-        (256, 4096, 4096, (128, 1, 2)),  # 4 splits would be of 8 blocks, few for 256 tokens
-        (1024, 4096, 4096, (256, 1, 1)),
+        (32, 14336, 4096, (32, 2, 1, 0)),  # 112 tiles for 132 multiprocessors
+        (128, 4096, 14336, (128, 1, 4, 0)),  # 32 tiles
+        (256, 4096, 14336, (256, 1, 4, 0)),
+        (256, 4096, 4096, (128, 1, 2, 0)),  # 4 splits would be of 8 blocks, few for 256 tokens
+        (1024, 4096, 4096, (256, 1, 1, 0)),
+        (512, 14336, 4096, (256, 1, 1, 0)),  # 224 tiles: 92 are left, too many to split
+        (1024, 14336, 4096, (256, 1, 2, 396)),  # 448: 52 are left, halves of them are 104
+        (1030, 14336, 4096, (256, 1, 4, 528)),  # 560: 32 are left
         (32, 4096, 4096, None),  # splits of 8 blocks, few for few tokens
         (512, 1024, 4096, None),  # 8 tiles a row of them
     ],
 )
-def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, int, int] | None) -> None:
+def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ...] | None) -> None:
     from quantcore.matmul.kernels.hopper_tiles import tile_for
 
     assert tile_for(tokens, out, width, 132) == tile
+
+
+@pytest.mark.parametrize(
+    ("tiles", "blocks", "splits"),
+    [
+        (264, 32, 1),  # none is left
+        (133, 32, 4),  # one is, whose splits are as short as they may be
+        (133, 8, 1),
+        (212, 32, 1),  # 80 are: three splits of 11 blocks, two after each other, save 10; the parts take longer
+        (212, 112, 3),  # 36 of 112
+    ],
+)
+def test_splits_of_the_last_tiles(tiles: int, blocks: int, splits: int) -> None:
+    from quantcore.matmul.kernels.hopper_tiles import cut
+
+    assert cut(tiles, blocks, 132, 1.5, 128 * 256) == (splits, tiles // 132 * 132 if splits > 1 else 0)
 
 
 def test_what_stands_between_the_products_of_a_decode_step(compiled: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from functools import cache
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -23,14 +25,15 @@ from quantcore.numbers.kernels.overlap import BRING
 
 COPIED = 16  # bytes, of which the bulk copy engine takes whole ones
 SWIZZLES = (128, 64, 32)  # bytes of a row that are laid out together
+GROUP = 8  # tiles of one operand that all of the other are multiplied by in turn
 
 
-@gluon.jit
-def place(tile, tiles_n, tiles_t, GROUP: gl.constexpr):
+@triton.jit
+def place(tile, tiles_n, tiles_t, GROUP: tl.constexpr):
     """Tile number to (n, t), in groups of GROUP token tiles, so that neighbours in time share operands in the cache."""
     a_group = GROUP * tiles_n
     first = (tile // a_group) * GROUP
-    size = gl.minimum(tiles_t - first, GROUP)
+    size = min(tiles_t - first, GROUP)
     within = tile % a_group
     return within // size, first + within % size
 

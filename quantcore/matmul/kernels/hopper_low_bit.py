@@ -10,7 +10,8 @@ the operand of the instruction, as it stands. No unpacked weight moves between t
                       the dequantized weight in bf16, as `expand` writes it, but for ties that the lost 8 bits decide
 
 Up to 64 tokens what is slow is one block behind the other, so two teams share a tile's blocks, every other one each,
-and add their sums. Where there are fewer tiles than multiprocessors, K is split, too.
+and add their sums. Where there are fewer tiles than multiprocessors, K is split, too; where there are more, that of the
+last tiles (`hopper_parts`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
-from quantcore.matmul.kernels.hopper import COPIED, bring_rows, described, gluon_after_last, is_hopper, place
+from quantcore.matmul.kernels.hopper import COPIED, GROUP, bring_rows, described, gluon_after_last, is_hopper, place
+from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
 from quantcore.matmul.kernels.hopper_unpack import WORDS, twice, unpacked_half, words_of
 from quantcore.matmul.kernels.low_bit_matmul import scales_of
@@ -44,24 +46,16 @@ MOST_TOKENS = 4096  # beyond them unpacking first is quicker
 
 
 @gluon.jit
-def _range(split, blocks, splits):
-    """The first block of a split of K, and the one behind its last; the last splits may have none."""
-    each = gl.cdiv(blocks, splits)
-    begin = gl.minimum(split * each, blocks)
-    return begin, gl.minimum(begin + each, blocks)
-
-
-@gluon.jit
 def _bring(
-    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, splits, BLOCK_N: gl.constexpr,
-    BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr,
+    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, whole, splits,
+    BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
     half: gl.constexpr = BLOCK_N // 2
     step = 0
-    for piece in range(gl.program_id(0), tiles_n * tiles_t * splits, gl.num_programs(0)):
-        pid_n, pid_t = place(piece // splits, tiles_n, tiles_t, GROUP)
-        begin, end = _range(piece % splits, blocks, splits)
+    for piece in range(gl.program_id(0), whole + (tiles_n * tiles_t - whole) * splits, gl.num_programs(0)):
+        tile, begin, end = piece_of(piece, whole, splits, blocks)
+        pid_n, pid_t = place(tile, tiles_n, tiles_t, GROUP)
         for block in range(begin, end):
             w_stage = step % W_STAGES
             came = w_full.index(w_stage)
@@ -88,7 +82,7 @@ def _sum_up(
     X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
 ):  # fmt: skip
     x_bufs, w_bufs, y_bufs, sum_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc = tensors[:11]
-    scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group = tensors[11:]
+    scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits, blocks_a_group = tensors[11:]
     half: gl.constexpr = BLOCK_N // 2
     part: gl.constexpr = BLOCK_T // PARTS
     layout: gl.constexpr = gl.NVMMADistributedLayout(
@@ -107,9 +101,9 @@ def _sum_up(
     y_buf = y_bufs.index(SIDE)
     before = 0
     turn = 0
-    for piece in range(gl.program_id(0), tiles_n * tiles_t * splits, gl.num_programs(0)):
-        pid_n, pid_t = place(piece // splits, tiles_n, tiles_t, GROUP)
-        begin, end = _range(piece % splits, blocks, splits)
+    for piece in range(gl.program_id(0), whole + (tiles_n * tiles_t - whole) * splits, gl.num_programs(0)):
+        tile, begin, end = piece_of(piece, whole, splits, blocks)
+        pid_n, pid_t = place(tile, tiles_n, tiles_t, GROUP)
         first = pid_n * BLOCK_N + SIDE * half
         row = gl.minimum(first + gl.arange(0, half, scaled), N - 1)
         row_z = gl.minimum(first + gl.arange(0, half, gl.SliceLayout(1, held)), N - 1)
@@ -163,10 +157,8 @@ def _sum_up(
                 acc += sum_bufs.index(SIDE).load(layout)
                 mbarrier.arrive(taken.index(SIDE), count=1)
             n = first + gl.arange(0, half, gl.SliceLayout(1, layout))
-            if SPLIT:
-                t = pid_t * BLOCK_T + gl.arange(0, BLOCK_T, gl.SliceLayout(0, layout))
-                at = ((piece % splits) * N + n) * (tiles_t * BLOCK_T)
-                gl.store(parts_ptr + at.expand_dims(1) + t.expand_dims(0), acc, mask=(n < N).expand_dims(1))
+            if SPLIT and piece >= whole:
+                keep_part(parts_ptr, acc, (piece - whole) * BLOCK_N + SIDE * half, 0, BLOCK_T)
             else:
                 if SX > 0:
                     t = gl.minimum(pid_t * BLOCK_T + gl.arange(0, BLOCK_T, gl.SliceLayout(0, layout)), T - 1)
@@ -184,15 +176,15 @@ def _sum_up(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["T", "splits"])
+@gluon.jit(do_not_specialize=["T", "whole", "splits"])
 def _multiply_low_bit(
-    w_ptr, x_desc, w_desc, y_desc, scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits,
+    w_ptr, x_desc, w_desc, y_desc, scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
     blocks_a_group, ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr,
     TEAMS: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr,
     GROUP: gl.constexpr, PARTS: gl.constexpr, PHASES: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    pid_n, _ = place(gl.program_id(0) // splits, gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T), GROUP)
-    begin, end = _range(gl.program_id(0) % splits, blocks, splits)
+    tile, begin, end = piece_of(gl.program_id(0), whole, splits, blocks)
+    pid_n, _ = place(tile, gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T), GROUP)
     for block in range(begin, gl.minimum(begin + BLOCKS_AHEAD, end)):
         bring_rows(w_ptr, block * N + pid_n * BLOCK_N, (block + 1) * N, 64, BLOCK_N, OVERLAP)
     x_bufs = gl.allocate_shared_memory(x_desc.dtype, [X_STAGES, BLOCK_T, 64], x_desc.layout)
@@ -218,7 +210,7 @@ def _multiply_low_bit(
     if TEAMS == 1:
         tensors = (
             x_bufs, w_bufs, y_bufs, x_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr, zero_ptr,
-            sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
+            sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits, blocks_a_group,
         )  # fmt: skip
         gl.warp_specialize(
             [
@@ -231,8 +223,8 @@ def _multiply_low_bit(
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_bring, (
-                    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, splits, BLOCK_N,
-                    BLOCK_T, X_STAGES, W_STAGES, GROUP,
+                    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, whole, splits,
+                    BLOCK_N, BLOCK_T, X_STAGES, W_STAGES, GROUP,
                 )),
             ],
             [4, 1],  # warps of the second group, and one that brings
@@ -243,7 +235,7 @@ def _multiply_low_bit(
         sum_bufs = gl.allocate_shared_memory(gl.float32, [2, BLOCK_N // 2, BLOCK_T], sum_layout)
         tensors = (
             x_bufs, w_bufs, y_bufs, sum_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr,
-            zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, splits, blocks_a_group,
+            zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits, blocks_a_group,
         )  # fmt: skip
         gl.warp_specialize(
             [
@@ -264,8 +256,8 @@ def _multiply_low_bit(
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_bring, (
-                    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, splits, BLOCK_N,
-                    BLOCK_T, X_STAGES, W_STAGES, GROUP,
+                    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, whole, splits,
+                    BLOCK_N, BLOCK_T, X_STAGES, W_STAGES, GROUP,
                 )),
             ],
             [4, 4, 4, 1],
@@ -273,19 +265,20 @@ def _multiply_low_bit(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["T", "splits"])
-def _add_splits(
-    parts_ptr, y_ptr, sx_ptr, bias_ptr, N, T, stride, splits, SX: tl.constexpr, BIAS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, OVERLAP: tl.constexpr,
+@triton.jit(do_not_specialize=["T", "whole", "splits"])
+def _add_parts(
+    parts_ptr, y_ptr, sx_ptr, bias_ptr, N, T, whole, splits, SX: tl.constexpr, BIAS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """y[t, n] = sx[t] * sum over splits of parts[split, n, t], in their order, + bias[n]."""
+    """y[t, n] = sx[t] * sum of parts[part, n, t] + bias[n], of ROWS n and COLUMNS t of a split tile."""
     after_last(OVERLAP)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
-    at = parts_ptr + n[:, None] * stride + t[None, :]
-    sums = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
-    for split in range(splits):
-        sums += tl.load(at + split * N * stride, mask=(n < N)[:, None], other=0.0)
+    n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    t = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    sums = sum_of_parts(parts_ptr, tl.program_id(0), splits, n, t, BLOCK_N, BLOCK_T)
+    pid_n, pid_t = place(whole + tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T), GROUP)
+    n += pid_n * BLOCK_N
+    t += pid_t * BLOCK_T
     if SX > 0:
         sums *= tl.load(sx_ptr + tl.minimum(t, T - 1) * (SX - 1))[None, :]
     if BIAS:
@@ -317,27 +310,27 @@ def multiply_low_bit(
     """y (N, O) in bf16. Shape of x: (N, K), contiguous, columns in the weight's order; with `scale`, (N,) or (1,) in
     float32, x holds codes and y is multiplied by it."""
     tokens, (out, width) = len(x), weight.shape
-    block_t, teams, splits = tile or tile_for(tokens, out, width, multiprocessors(x.device)) or Tile(128, 1, 1)
+    block_t, teams, splits, whole = tile or tile_for(tokens, out, width, multiprocessors(x.device)) or Tile(128, 1)
     halves = 2 if block_t == 256 else 1
     y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
-    blocks, padded = triton.cdiv(width, BLOCK), triton.cdiv(tokens, block_t) * block_t
-    parts = torch.empty(splits, out, padded, dtype=torch.float32, device=x.device) if splits > 1 else None
-    pieces = triton.cdiv(out, BLOCK_N) * (padded // block_t) * splits
+    blocks, cut = triton.cdiv(width, BLOCK), triton.cdiv(out, BLOCK_N) * triton.cdiv(tokens, block_t) - whole
+    parts = torch.empty(cut * splits, BLOCK_N, block_t, dtype=torch.float32, device=x.device) if splits > 1 else None
     launch(
-        _multiply_low_bit, (min(pieces, multiprocessors(x.device)),),
+        _multiply_low_bit, (min(whole + cut * splits, multiprocessors(x.device)),),
         weight.words, described(x, [block_t, BLOCK // 2]),
         described(words_of(weight), [BLOCK_N // 2, WORDS]),
         described(y, [block_t // halves, BLOCK_N // 2]), weight.scale, weight.zero_point, scale, bias, parts,
-        out, tokens, blocks, splits, blocks if weight.group >= width else weight.group // BLOCK,
+        out, tokens, blocks, whole, splits, blocks if weight.group >= width else weight.group // BLOCK,
         ZERO=weight.zero_point is not None, SX=scales_of(scale), BIAS=bias is not None, BARE=block_t <= BARE_TOKENS,
         SPLIT=splits > 1, TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, X_STAGES=5 if block_t == 256 else 8,
-        W_STAGES=3 if block_t == 256 else 6, GROUP=8, PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4,
+        W_STAGES=3 if block_t == 256 else 6, GROUP=GROUP, PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4,
         **overlapping(x.device),
     )  # fmt: skip
     if parts is not None:
-        grid = triton.cdiv(out, 32), triton.cdiv(tokens, 32 if tokens > 16 else 16)
+        grid = cut, BLOCK_N // 64, triton.cdiv(block_t, 32)
         launch(
-            _add_splits, grid, parts, y, scale, bias, out, tokens, padded, splits, SX=scales_of(scale),
-            BIAS=bias is not None, BLOCK_N=32, BLOCK_T=32 if tokens > 16 else 16, num_warps=4, **overlapping(x.device),
+            _add_parts, grid, parts, y, scale, bias, out, tokens, whole, splits, SX=scales_of(scale),
+            BIAS=bias is not None, BLOCK_N=BLOCK_N, BLOCK_T=block_t, ROWS=64, COLUMNS=min(32, block_t), GROUP=GROUP,
+            num_warps=4, **overlapping(x.device),
         )  # fmt: skip
     return y

@@ -1,4 +1,9 @@
-"""How a product of `hopper_low_bit` is shared: by what was quickest on an H200, Llama-3-8B's shapes."""
+"""How a product on Hopper is shared among its multiprocessors.
+
+Programs take one tile after the other, so where there is no whole number of tiles a program, those that have one less
+wait at the end. `cut` splits the columns of the tiles that are left for the end, where that saves more than writing and
+adding the parts costs. The tiles of `hopper_low_bit` are what was quickest on an H200, Llama-3-8B's shapes.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +19,18 @@ BARE_TOKENS = 32  # up to here sums of a block are scaled, beyond them weights
 TEAM_TOKENS = 64  # up to here two teams
 SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
+BLOCK_US, TOKEN_US = 0.2, 0.005  # what a block of a tile takes, and each of its tokens
+ADD_US = 3.0  # what adding parts takes at least
+PARTS_BYTES_US = 4e6  # bytes of parts that are written, or read, in a microsecond
 
 
 class Tile(NamedTuple):
-    """How a product is shared: tokens of a tile, teams of a program, splits of K."""
+    """How a product is shared: tokens of a tile, teams of a program, splits of K; tiles that go first, and whole."""
 
     tokens: int
     teams: int
-    splits: int
+    splits: int = 1
+    whole: int = 0
 
 
 @lru_cache(4096)  # asked twice for each product
@@ -31,13 +40,15 @@ def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
     blocks, rows = triton.cdiv(width, BLOCK), triton.cdiv(out, BLOCK_N)
     block_t = min(256, max(16, triton.next_power_of_2(tokens)))
     tiles = rows * triton.cdiv(tokens, block_t)
-    splits = _splits(tiles, blocks, programs, LONG if block_t == 256 else SHORT)
+    splits, whole = _splits(tiles, blocks, programs, LONG if block_t == 256 else SHORT), 0
     if block_t == 256 and 4 * splits * tiles < 3 * programs:
         block_t, tiles = 128, rows * triton.cdiv(tokens, 128)
         splits = _splits(tiles, blocks, programs, SHORT)
     if out <= FEWEST_ROWS or (tokens <= BARE_TOKENS and blocks // splits < 2 * SHORT):
         return None
-    return Tile(block_t, 2 if tokens <= TEAM_TOKENS else 1, splits)
+    if tiles > programs:
+        splits, whole = cut(tiles, blocks, programs, BLOCK_US + TOKEN_US * block_t, BLOCK_N * block_t)
+    return Tile(block_t, 2 if tokens <= TEAM_TOKENS else 1, splits, whole)
 
 
 def _splits(tiles: int, blocks: int, programs: int, least: int) -> int:
@@ -46,3 +57,18 @@ def _splits(tiles: int, blocks: int, programs: int, least: int) -> int:
     while 2 * splits * tiles <= programs and blocks // (2 * splits) >= least:
         splits *= 2
     return splits
+
+
+@lru_cache(4096)
+def cut(tiles: int, blocks: int, programs: int, block_us: float, part: int) -> tuple[int, int]:
+    """The splits of what tiles are left when all programs have had as many, and how many tiles that is, which go whole;
+    (1, 0) where splitting them does not pay. A part is so many sums."""
+    whole = tiles // programs * programs
+    left = tiles - whole
+
+    def takes_us(splits: int) -> float:
+        adding = ADD_US + 2 * left * splits * part * 4 / PARTS_BYTES_US if splits > 1 else 0.0
+        return triton.cdiv(left * splits, programs) * triton.cdiv(blocks, splits) * block_us + adding
+
+    splits = min(range(1, max(1, blocks // SHORT) + 1), key=takes_us)
+    return (splits, whole) if splits > 1 else (1, 0)

@@ -1,34 +1,55 @@
 """What Hopper's kernels do with the tiles of a product, in torch: Triton's interpreter runs no Gluon, and this lets it
-run what comes before and after them."""
+run what comes behind them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quantcore.matmul.kernels.hopper import place
+from quantcore.matmul.kernels.hopper import GROUP, place
 from quantcore.matmul.kernels.hopper_parts import piece_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK
 
 
-def low_bit(programs: int, x: Tensor, w_hat: Tensor, args: tuple[Any, ...], constants: dict[str, Any]) -> None:
-    """`_multiply_low_bit`, launched with `args` for x (T, K) and a weight (N, K)."""
-    y, (sx, bias, parts, N, T, blocks, whole, splits) = args[3].base.fill_(torch.nan), args[6:14]
-    size_n, size_t = constants["BLOCK_N"], constants["BLOCK_T"]
-    tiles_n, tiles_t = -(-N // size_n), -(-T // size_t)
-    for piece, tile, begin, end in _pieces(programs, tiles_n * tiles_t, whole, splits, blocks):
-        pid_n, pid_t = place.fn(tile, tiles_n, tiles_t, constants["GROUP"])
-        n, t = slice(pid_n * size_n, (pid_n + 1) * size_n), slice(pid_t * size_t, (pid_t + 1) * size_t)
-        columns = slice(begin * BLOCK, end * BLOCK)
-        sums = w_hat[n, columns] @ x[t, columns].T
-        if piece >= whole and constants["SPLIT"]:
-            parts[piece - whole].fill_(torch.nan)[: len(sums), : sums.shape[1]] = sums
+def low_bit(programs: int, x: Tensor, w_hat: Tensor, expected: Tensor, args: tuple[Any, ...], sizes: Any) -> None:
+    """`_multiply_low_bit` with such arguments; whole tiles of y (T, N) are as expected."""
+    tiles = -(-len(w_hat) // sizes["BLOCK_N"]), -(-len(x) // sizes["BLOCK_T"])
+    y, parts, (whole, splits) = args[3].base.fill_(torch.nan), args[8], args[12:14]
+    for piece, tile, columns in _pieces(programs, tiles[0] * tiles[1], whole, splits, x.shape[1]):
+        pid_n, pid_t = place.fn(tile, *tiles, GROUP)
+        n, t = _rows(pid_n, sizes["BLOCK_N"]), _rows(pid_t, sizes["BLOCK_T"])
+        if parts is None or piece < whole:
+            y[t, n] = expected[t, n]
         else:
-            y[t, n] = (sums * sx[t] + bias[n, None]).T
+            _keep(parts[piece - whole], w_hat[n, columns] @ x[t, columns].T)
 
 
-def _pieces(programs: int, tiles: int, whole: int, splits: int, blocks: int) -> Iterator[tuple[int, int, int, int]]:
+def codes(programs: int, left: Tensor, right: Tensor, expected: Tensor, args: tuple[Any, ...], sizes: Any) -> None:
+    """`_multiply_on_hopper` with such arguments; whole tiles of y, (R, L) where it is turned, are as expected."""
+    tiles = -(-len(right) // sizes["BLOCK_R"]), -(-len(left) // sizes["BLOCK_L"])
+    y, parts, (whole, splits) = args[2].base.fill_(torch.nan), args[3], args[16:18]
+    for piece, tile, columns in _pieces(programs, tiles[0] * tiles[1], whole, splits, left.shape[1]):
+        pid_r, pid_l = place.fn(tile, *tiles, GROUP)
+        r, l = _rows(pid_r, sizes["BLOCK_R"]), _rows(pid_l, sizes["BLOCK_L"])  # noqa: E741
+        at = (r, l) if sizes["TURNED"] else (l, r)
+        if parts is None or piece < whole:
+            y[at] = expected[at]
+        else:
+            _keep(parts[piece - whole], left[l, columns].double() @ right[r, columns].double().T)
+
+
+def _pieces(programs: int, tiles: int, whole: int, splits: int, width: int) -> list[tuple[int, int, slice]]:
+    found = []
     for program in range(programs):
         for piece in range(program, whole + (tiles - whole) * splits, programs):
-            yield piece, *piece_of.fn(piece, whole, splits, blocks)
+            tile, begin, end = piece_of.fn(piece, whole, splits, -(-width // BLOCK))
+            found.append((piece, tile, slice(begin * BLOCK, end * BLOCK)))
+    return found
+
+
+def _rows(pid: int, size: int) -> slice:
+    return slice(pid * size, (pid + 1) * size)
+
+
+def _keep(part: Tensor, sums: Tensor) -> None:
+    part.fill_(torch.nan if part.is_floating_point() else 1 << 30)[: len(sums), : sums.shape[1]] = sums

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from quantcore.matmul.kernels import few_tokens_matmul, hopper_low_bit, hopper_tiles
+from quantcore.matmul.codes import TokenCodes
+from quantcore.matmul.kernels import few_tokens_matmul, hopper_codes, hopper_low_bit, hopper_tiles
 from quantcore.matmul.kernels.codes_matmul import Tile, multiply
 from quantcore.matmul.kernels.expand import expand
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
@@ -197,20 +198,53 @@ def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, shape: tuple[i
 
 
 @pytest.mark.parametrize("tile", [(16, 2, 2, 4), (16, 2, 3, 8), (32, 1, 3, 0), (64, 1, 1, 0)])
-def test_the_parts_of_hopper_s_tiles(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int, int]) -> None:
+def test_parts_of_hopper_s_product_of_four_bits(
+    monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int, int]
+) -> None:
     """Of three blocks one of two splits has two."""
     q = quantize(torch.randn(300, 384), Scheme.parse("W4A16").weights)
     x, w_hat, scale, bias = torch.randn(40, 384), dequantize(q), torch.rand(40), torch.randn(300)
+    expected = scale[:, None] * (x @ w_hat.T) + bias
 
     def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
         if "SPLIT" in constants:
-            emulated_tiles.low_bit(grid[0], x, w_hat, args, constants)
+            emulated_tiles.low_bit(grid[0], x, w_hat, expected, args, constants)
         else:
             kernel[grid](*args, **constants)
 
     monkeypatch.setattr(hopper_low_bit, "launch", launch)
     y = hopper_low_bit.multiply_low_bit(x, pack_weight(q), bias, hopper_tiles.Tile(*tile), scale)
-    assert torch.allclose(y, scale[:, None] * (x @ w_hat.T) + bias, atol=1e-4)
+    assert torch.allclose(y, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("share", [(1, 0), (2, 1), (3, 4)])
+def test_parts_of_hopper_s_product_of_codes(
+    monkeypatch: pytest.MonkeyPatch, share: tuple[int, int], packed: bool
+) -> None:
+    """3 x 2 tiles; zero points on both sides, or packed codes of 4 bits, whose y is turned."""
+    x, weight, sums = laws.coded_case(260, 400, 384, "cpu")
+    left, right, scale, bias = x.codes, weight.codes, weight.scale, torch.randn(400)
+    if packed:
+        x = TokenCodes(x.codes, x.scale, None, None)
+        q = quantize(torch.randn(400, 384), Scheme.parse("w:int4/channel").weights)
+        left, right, scale = 16 * q.q, x.codes, q.scale.flatten()
+        sums = x.codes.long() @ q.q.long().T
+    expected = sums.float() * x.scale[:, None] * scale + bias
+
+    def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+        if "SPLIT" in constants:
+            emulated_tiles.codes(grid[0], left, right, expected, args, constants)
+        else:
+            kernel[grid](*args, **constants)
+
+    monkeypatch.setattr(hopper_codes, "launch", launch)
+    monkeypatch.setattr(hopper_codes, "cut", lambda *_: share)
+    if packed:
+        y = hopper_codes.multiply_packed_many(x, pack_weight(q), bias, torch.float32)
+    else:
+        y = hopper_codes.multiply_many(x, weight, bias, torch.float32)
+    assert torch.allclose(y, expected, rtol=1e-6, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [40, 200])

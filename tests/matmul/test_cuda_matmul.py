@@ -159,10 +159,22 @@ def test_large_layers(tokens: int) -> None:
         laws.check_product(path, scheme, tokens, 1024, 4096, torch.bfloat16, "cuda")
 
 
-@pytest.mark.parametrize(("path", "scheme"), [("low_bit", "W4A16"), ("low_bit", "W4A16_ASYM")])
+@pytest.mark.parametrize(
+    ("path", "scheme"),
+    [
+        ("low_bit", "W4A16"),
+        ("low_bit", "W4A16_ASYM"),
+        ("int8", "w:int8/channel/asym,a:int8/token/asym/dynamic"),
+        ("fp8", "FP8_DYNAMIC"),
+        ("fp8_block", "FP8_BLOCK"),
+        ("w4a8", "w:int4/channel,a:int8/token/dynamic"),
+        ("w4a8", "w:int4/group128,a:int8/token/dynamic"),
+    ],
+)
 def test_tiles_that_several_programs_share(path: str, scheme: str) -> None:
-    """Of the tiles that Hopper's kernels have here, 146 on 132 multiprocessors, the last are split."""
-    laws.check_product(path, scheme, 300, 9224, 2048, torch.bfloat16, "cuda")
+    """Of the tiles that Hopper's kernels have here, 144 to 148 on 132 multiprocessors, the last are split."""
+    tokens, out = (300, 9224) if path == "low_bit" else (400, 9216)
+    laws.check_product(path, scheme, tokens, out, 2048, torch.bfloat16, "cuda")
 
 
 @pytest.mark.parametrize(

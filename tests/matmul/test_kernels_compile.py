@@ -160,6 +160,7 @@ def test_products_of_many_codes_for_hopper(scheme: str, compiled: dict[str, Any]
     codes = torch.zeros(300, 2048, dtype=storage)
     scale = torch.ones(300, 16) if "BLOCK" in scheme else torch.ones(300)
     multiply_many(TokenCodes(codes, scale, zero, zero), weight, torch.ones(256), torch.bfloat16)
+    assert ("_add_parts" in compiled) == ("W4" not in scheme)  # three tiles for two multiprocessors; four
     kernel = compiled["_multiply_on_hopper"]
     assert ("s32.s8.s8" if storage == torch.int8 else "f32.e4m3.e4m3") in kernel.asm["ptx"]
     assert kernel.metadata.shared <= HOPPER_SHARED
@@ -172,11 +173,12 @@ def test_products_of_many_codes_of_four_bits_for_hopper(compiled: dict[str, Any]
 
     spec = Scheme.parse("w:int4/channel,a:int8/token/dynamic").weights
     assert spec is not None
-    codes = TokenCodes(torch.zeros(300, 2048, dtype=torch.int8), torch.ones(300), None, None)
-    multiply_packed_many(codes, pack_weight(quantize(torch.randn(256, 2048), spec)), torch.ones(256), torch.bfloat16)
+    codes = TokenCodes(torch.zeros(300, 1024, dtype=torch.int8), torch.ones(300), None, None)
+    multiply_packed_many(codes, pack_weight(quantize(torch.randn(256, 1024), spec)), torch.ones(256), torch.bfloat16)
     kernel = compiled["_multiply_on_hopper"]
     assert "s32.s8.s8" in kernel.asm["ptx"]
     assert "prmt" in kernel.asm["ptx"]
+    assert "_add_parts" not in compiled  # splits of 8 blocks would be too short
     assert kernel.metadata.shared <= HOPPER_SHARED
 
 

@@ -9,7 +9,8 @@ reads its left operand from shared memory twice as often as that allows at full 
 of 256 rows would read.
 
 Integer sums stay in the tensor cores' registers, exact. Those of fp8, which the tensor cores cut, are taken out and
-added in float32 each 128 columns, where blocks have scales multiplied by them.
+added in float32 each 128 columns, where blocks have scales multiplied by them. Few tiles that are left for the end are
+shared by several programs each (`hopper_parts`).
 
 A weight of 4 bits times integers of 8 is the left operand, too: it comes packed and is unpacked to bytes in registers
 (`hopper_unpack`), 16 times its codes, and so are the sums, exact.
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -33,11 +35,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
-from quantcore.matmul.kernels.hopper import COPIED, described, gluon_after_last, is_hopper, place
+from quantcore.matmul.kernels.hopper import COPIED, GROUP, described, gluon_after_last, is_hopper, place
+from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
+from quantcore.matmul.kernels.hopper_tiles import CODES_US, cut
 from quantcore.matmul.kernels.hopper_unpack import WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import overlapping
+from quantcore.numbers.kernels.overlap import after_last, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 BLOCK_L, BLOCK_R, BLOCK_K = 128, 256, 128
@@ -48,15 +52,16 @@ MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 b
 
 @gluon.jit
 def _bring(
-    l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, PACKED: gl.constexpr, BLOCK_R: gl.constexpr,
-    BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
+    l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, whole, splits, PACKED: gl.constexpr,
+    BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
-    tiles_r, tiles_l = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L)
+    tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
     l_bytes: gl.constexpr = BLOCK_L * BLOCK_K // 2 if PACKED else BLOCK_L * BLOCK_K
     step = 0
-    for tile in range(gl.program_id(0), tiles_r * tiles_l, gl.num_programs(0)):
+    for piece in range(gl.program_id(0), whole + (tiles_r * tiles_l - whole) * splits, gl.num_programs(0)):
+        tile, begin, end = piece_of(piece, whole, splits, blocks)
         pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
-        for block in range(gl.cdiv(K, BLOCK_K)):
+        for block in range(begin, end):
             stage = step % STAGES
             came = full.index(stage)
             mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
@@ -70,40 +75,40 @@ def _bring(
             step += 1
 
 
-@gluon.jit
+@triton.jit
 def _results(
     sums, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr,
-    SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr, R_ZERO: gl.constexpr, BIAS: gl.constexpr,
-    PACKED: gl.constexpr, EVEN: gl.constexpr, DTYPE: gl.constexpr,
+    SL: tl.constexpr, SR: tl.constexpr, L_ZERO: tl.constexpr, R_ZERO: tl.constexpr, BIAS: tl.constexpr,
+    PACKED: tl.constexpr, EVEN: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Zero points, scales and bias of sums, in y's type. SL, SR: 1 per row, 0 for one scale, -1 for none."""
     in_l = at_l < L
     if R_ZERO:
         zr = _of_right(zr_ptr + at_r * SR, at_r, R, EVEN)
-        sums -= gl.load(l_sum_ptr + at_l, mask=in_l, other=0).expand_dims(1) * zr.expand_dims(0)
+        sums -= tl.load(l_sum_ptr + at_l, mask=in_l, other=0).expand_dims(1) * zr.expand_dims(0)
     if L_ZERO:
-        zl = gl.load(zl_ptr + at_l * SL, mask=in_l, other=0)
+        zl = tl.load(zl_ptr + at_l * SL, mask=in_l, other=0)
         sums -= zl.expand_dims(1) * _of_right(r_sum_ptr + at_r, at_r, R, EVEN).expand_dims(0)
-    y = sums.to(gl.float32)
+    y = sums.to(tl.float32)
     if SL >= 0:
-        sl = gl.load(sl_ptr + at_l * SL, mask=in_l, other=0.0)
+        sl = tl.load(sl_ptr + at_l * SL, mask=in_l, other=0.0)
         y = y * (sl * 0.0625 if PACKED else sl).expand_dims(1)  # codes that were packed are 16 times too large
     if SR >= 0:
         y = y * _of_right(sr_ptr + at_r * SR, at_r, R, EVEN).expand_dims(0)
     if BIAS == "r":
-        y += _of_right(bias_ptr + at_r, at_r, R, EVEN).to(gl.float32).expand_dims(0)
+        y += _of_right(bias_ptr + at_r, at_r, R, EVEN).to(tl.float32).expand_dims(0)
     if BIAS == "l":
-        y += gl.load(bias_ptr + at_l, mask=in_l, other=0.0).to(gl.float32).expand_dims(1)
+        y += tl.load(bias_ptr + at_l, mask=in_l, other=0.0).to(tl.float32).expand_dims(1)
     return y.to(DTYPE)
 
 
-@gluon.jit
-def _of_right(place, at_r, R, EVEN: gl.constexpr):
+@triton.jit
+def _of_right(place, at_r, R, EVEN: tl.constexpr):
     """Unmasked where all tiles are full: two neighbours are then one load."""
     if EVEN:
-        return gl.load(place)
+        return tl.load(place)
     else:
-        return gl.load(place, mask=at_r < R, other=0)
+        return tl.load(place, mask=at_r < R, other=0)
 
 
 @gluon.jit
@@ -115,13 +120,13 @@ def _block_scale(bl_ptr, br_ptr, at_l, at_r, block, blocks, BL: gl.constexpr, BR
 
 @gluon.jit
 def _sum_up(
-    tensors, SIDE: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
+    tensors, SIDE: gl.constexpr, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
     BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
     R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr,
 ):  # fmt: skip
-    l_bufs, r_bufs, y_bufs, full, empty, y_desc, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr = tensors[:12]
-    l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K = tensors[12:]
+    l_bufs, r_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr = tensors[:12]
+    zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits = tensors[12:]
     half: gl.constexpr = BLOCK_L // 2
     rows: gl.constexpr = BLOCK_R // 2
     kind: gl.constexpr = gl.int32 if IS_INT else gl.float32
@@ -140,7 +145,8 @@ def _sum_up(
     step = 0
     first = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
     second = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
-    for tile in range(gl.program_id(0), tiles_r * tiles_l, gl.num_programs(0)):
+    for piece in range(gl.program_id(0), whole + (tiles_r * tiles_l - whole) * splits, gl.num_programs(0)):
+        tile, begin, end = piece_of(piece, whole, splits, blocks)
         pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
         begin_l, begin_r = pid_l * BLOCK_L + SIDE * half, pid_r * BLOCK_R
         at_l = begin_l + gl.arange(0, half, gl.SliceLayout(1, layout))
@@ -150,9 +156,9 @@ def _sum_up(
             second = gl.zeros([half, rows], gl.float32, layout)
         row_1, row_2 = gl.minimum(begin_r, R - 1), gl.minimum(begin_r + rows, R - 1)
         if BL or BR:
-            scale_1 = _block_scale(bl_ptr, br_ptr, row, row_1, 0, blocks, BL, BR)
-            scale_2 = _block_scale(bl_ptr, br_ptr, row, row_2, 0, blocks, BL, BR)
-        for block in range(blocks):
+            scale_1 = _block_scale(bl_ptr, br_ptr, row, row_1, begin, blocks, BL, BR)
+            scale_2 = _block_scale(bl_ptr, br_ptr, row, row_2, begin, blocks, BL, BR)
+        for block in range(begin, end):
             stage = step % STAGES
             mbarrier.wait(full.index(stage), (step // STAGES) & 1)
             if PACKED:
@@ -178,37 +184,42 @@ def _sum_up(
                 else:
                     second += part
             else:
-                doing = warpgroup_mma(left, one, first, use_acc=block > 0, is_async=True)
-                doing_too = warpgroup_mma(left, two, second, use_acc=block > 0, is_async=True)
+                doing = warpgroup_mma(left, one, first, use_acc=block > begin, is_async=True)
+                doing_too = warpgroup_mma(left, two, second, use_acc=block > begin, is_async=True)
                 first, second = warpgroup_mma_wait(0, deps=(doing, doing_too))
                 mbarrier.arrive(empty.index(stage), count=1)
             step += 1
-        for side in gl.static_range(2):
-            at_r = begin_r + side * rows + gl.arange(0, rows, gl.SliceLayout(0, layout))
-            y = _results(
-                first if side == 0 else second, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr,
-                bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, EVEN, y_desc.dtype,
-            )  # fmt: skip
-            tma.store_wait(0)
-            if TURNED:
-                y_buf.permute([1, 0]).store(y)
-            else:
-                y_buf.store(y)
-            fence_async_shared()
-            if TURNED:
-                tma.async_copy_shared_to_global(y_desc, [begin_r + side * rows, begin_l], y_buf)
-            else:
-                tma.async_copy_shared_to_global(y_desc, [begin_l, begin_r + side * rows], y_buf)
+        if SPLIT and piece >= whole:
+            row_part = (piece - whole) * BLOCK_L + SIDE * half
+            keep_part(parts_ptr, first, row_part, 0, BLOCK_R)
+            keep_part(parts_ptr, second, row_part, rows, BLOCK_R)
+        else:
+            for side in gl.static_range(2):
+                at_r = begin_r + side * rows + gl.arange(0, rows, gl.SliceLayout(0, layout))
+                y = _results(
+                    first if side == 0 else second, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
+                    r_sum_ptr, bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, EVEN, y_desc.dtype,
+                )  # fmt: skip
+                tma.store_wait(0)
+                if TURNED:
+                    y_buf.permute([1, 0]).store(y)
+                else:
+                    y_buf.store(y)
+                fence_async_shared()
+                if TURNED:
+                    tma.async_copy_shared_to_global(y_desc, [begin_r + side * rows, begin_l], y_buf)
+                else:
+                    tma.async_copy_shared_to_global(y_desc, [begin_l, begin_r + side * rows], y_buf)
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["L", "R"])
+@gluon.jit(do_not_specialize=["L", "R", "whole", "splits"])
 def _multiply_on_hopper(
-    l_desc, r_desc, y_desc, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K,
-    IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr, BR: gl.constexpr, TURNED: gl.constexpr,
-    SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr, R_ZERO: gl.constexpr, BIAS: gl.constexpr,
-    BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
-    EVEN: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
+    l_desc, r_desc, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr,
+    R, L, K, whole, splits, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
+    BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
+    R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
+    STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     l_bufs = gl.allocate_shared_memory(l_desc.dtype, [2 * STAGES] + l_desc.block_shape, l_desc.layout)
     r_bufs = gl.allocate_shared_memory(r_desc.dtype, [2 * STAGES] + r_desc.block_shape, r_desc.layout)
@@ -221,26 +232,51 @@ def _multiply_on_hopper(
     fence_async_shared()
     gluon_after_last(OVERLAP)
     tensors = (
-        l_bufs, r_bufs, y_bufs, full, empty, y_desc, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
-        r_sum_ptr, bias_ptr, R, L, K,
+        l_bufs, r_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr,
+        l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits,
     )  # fmt: skip
     gl.warp_specialize(
         [
             (_sum_up, (
-                tensors, gl.constexpr(0), IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS, BLOCK_R,
-                BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN,
+                tensors, gl.constexpr(0), SPLIT, IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS,
+                BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN,
             )),
             (_sum_up, (
-                tensors, gl.constexpr(1), IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS, BLOCK_R,
-                BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN,
+                tensors, gl.constexpr(1), SPLIT, IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS,
+                BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN,
             )),
             (_bring, (
-                l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, PACKED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP,
+                l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, whole, splits, PACKED, BLOCK_R, BLOCK_L, BLOCK_K,
+                STAGES, GROUP,
             )),
         ],
         [4, 1],  # warps of the second group, and one that brings
         [232, 40],  # registers a thread of theirs; the first group has what is left
     )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["whole", "splits"])
+def _add_parts(
+    parts_ptr, y_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, whole, splits,
+    PACKED: tl.constexpr, TURNED: tl.constexpr, SL: tl.constexpr, SR: tl.constexpr, L_ZERO: tl.constexpr,
+    R_ZERO: tl.constexpr, BIAS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, GROUP: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EVEN: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """y of the sums of parts, of ROWS of L x COLUMNS of R of a split tile."""
+    after_last(OVERLAP)
+    at_l = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    at_r = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    sums = sum_of_parts(parts_ptr, tl.program_id(0), splits, at_l, at_r, BLOCK_L, BLOCK_R)
+    pid_r, pid_l = place(whole + tl.program_id(0), tl.cdiv(R, BLOCK_R), tl.cdiv(L, BLOCK_L), GROUP)
+    at_l += pid_l * BLOCK_L
+    at_r += pid_r * BLOCK_R
+    y = _results(
+        sums, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, SL, SR, L_ZERO, R_ZERO,
+        BIAS, PACKED, EVEN, y_ptr.dtype.element_ty,
+    )  # fmt: skip
+    wide_l, wide_r = at_l.to(tl.int64)[:, None], at_r.to(tl.int64)[None, :]
+    to = wide_r * L + wide_l if TURNED else wide_l * R + wide_r
+    tl.store(y_ptr + to, y, mask=(at_l < L)[:, None] & (at_r < R)[None, :])
 
 
 def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
@@ -321,16 +357,30 @@ def _multiply(
 ) -> Tensor:  # fmt: skip
     out, tokens = (left.rows, right.rows) if turned else (right.rows, left.rows)
     y = torch.empty(tokens, out, dtype=dtype, device=right.codes.device)
-    tiles = triton.cdiv(right.rows, BLOCK_R) * triton.cdiv(left.rows, BLOCK_L)
+    tiles, programs = triton.cdiv(right.rows, BLOCK_R) * triton.cdiv(left.rows, BLOCK_L), multiprocessors(y.device)
+    width, is_int = right.codes.shape[1], right.codes.dtype == torch.int8
+    splits, whole = cut(tiles, triton.cdiv(width, BLOCK_K), programs, CODES_US, BLOCK_L * BLOCK_R)
+    pieces, parts = whole + (tiles - whole) * splits, None
+    if splits > 1:
+        kind = torch.int32 if is_int and bl is None and br is None else torch.float32
+        parts = torch.empty(pieces - whole, BLOCK_L, BLOCK_R, dtype=kind, device=y.device)
+    of_rows = (
+        left.scale, right.scale, left.zero_point, right.zero_point, left.sums, right.sums, bias, right.rows, left.rows,
+    )  # fmt: skip
+    constants = {
+        "PACKED": packed, "TURNED": turned, "SL": left.kind, "SR": right.kind, "L_ZERO": left.zero_point is not None,
+        "R_ZERO": right.zero_point is not None, "BIAS": "none" if bias is None else "l" if turned else "r",
+        "BLOCK_R": BLOCK_R, "BLOCK_L": BLOCK_L, "GROUP": GROUP, "EVEN": right.rows % BLOCK_R == 0, "num_warps": 4,
+        **overlapping(y.device),
+    }  # fmt: skip
     half_l, half_r = BLOCK_L // 2, BLOCK_R // 2
     launch(
-        _multiply_on_hopper, (min(tiles, multiprocessors(y.device)),),
+        _multiply_on_hopper, (min(pieces, programs),),
         described(left.codes, [half_l, WORDS if packed else BLOCK_K]), described(right.codes, [half_r, BLOCK_K]),
-        described(y, [half_r, half_l] if turned else [half_l, half_r]), bl, br, left.scale, right.scale,
-        left.zero_point, right.zero_point, left.sums, right.sums, bias, right.rows, left.rows, right.codes.shape[1],
-        IS_INT=right.codes.dtype == torch.int8, PACKED=packed, BL=bl is not None, BR=br is not None, TURNED=turned,
-        SL=left.kind, SR=right.kind, L_ZERO=left.zero_point is not None, R_ZERO=right.zero_point is not None,
-        BIAS="none" if bias is None else "l" if turned else "r", BLOCK_R=BLOCK_R, BLOCK_L=BLOCK_L, BLOCK_K=BLOCK_K,
-        STAGES=4, GROUP=8, EVEN=right.rows % BLOCK_R == 0, num_warps=4, **overlapping(y.device),
+        described(y, [half_r, half_l] if turned else [half_l, half_r]), parts, bl, br, *of_rows, width, whole, splits,
+        SPLIT=splits > 1, IS_INT=is_int, BL=bl is not None, BR=br is not None, BLOCK_K=BLOCK_K, STAGES=4, **constants,
     )  # fmt: skip
+    if parts is not None:
+        grid = tiles - whole, BLOCK_L // 64, BLOCK_R // 32
+        launch(_add_parts, grid, parts, y, *of_rows, whole, splits, ROWS=64, COLUMNS=32, **constants)
     return y

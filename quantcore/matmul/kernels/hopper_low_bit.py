@@ -10,8 +10,8 @@ the operand of the instruction, as it stands. No unpacked weight moves between t
                       the dequantized weight in bf16, as `expand` writes it, but for ties that the lost 8 bits decide
 
 Up to 64 tokens what is slow is one block behind the other, so two teams share a tile's blocks, every other one each,
-and add their sums. Where there are fewer tiles than multiprocessors, K is split, too; where there are more, that of the
-last tiles (`hopper_parts`).
+and add their sums. Where there are fewer tiles than multiprocessors K is split, too, and where there are more
+that of the last tiles (`hopper_parts`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ BARE_TOKENS = 32  # up to here sums of a block are scaled, beyond them weights
 TEAM_TOKENS = 64  # up to here two teams
 SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
-BLOCK_US, TOKEN_US = 0.2, 0.005  # what a block of a tile takes, and each of its tokens
+BLOCK_US, TOKEN_US = 0.2, 0.005  # what a block of a tile takes of `hopper_low_bit`, and each of its tokens
+CODES_US = 0.9  # what one of a tile of `hopper_codes` takes
 ADD_US = 3.0  # what adding parts takes at least
 PARTS_BYTES_US = 4e6  # bytes of parts that are written, or read, in a microsecond
 

@@ -261,7 +261,7 @@ def test_sums_of_many_experts(width: int) -> None:
     assert torch.equal(sums[:, upper], expected[:, upper])
 
 
-@pytest.mark.parametrize("width", [256, 512, 2048])
+@pytest.mark.parametrize("width", [256, 512, 4096, 8192, 16384])
 def test_the_fast_walsh_hadamard_transform(width: int) -> None:
     """In float16: the interpreter's product takes bfloat16 for whole numbers."""
     laws.check_fwht(width, torch.float16, "cpu")

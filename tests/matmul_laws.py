@@ -15,7 +15,7 @@ from quantcore.matmul import w4a8
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.paths import PATHS
 from quantcore.matmul.products import FEW_TOKENS, fused_tokens, token_codes
-from quantcore.methods.transforms.hadamard import rotation
+from quantcore.methods.transforms.fwht import turned
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.qtensor import QTensor, fake_quantize, global_scale_of, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
@@ -268,13 +268,13 @@ def coded_case(tokens: int, out: int, width: int, device: str) -> tuple[TokenCod
 
 
 def check_fwht(width: int, dtype: torch.dtype, device: str) -> None:
-    """Against the matrix in float64: two roundings of the row's type. A row that is one outlier becomes a plain."""
+    """Against additions in float64: two roundings of the row's type. A row that is one outlier becomes a plain."""
     from quantcore.methods.kernels.fwht import fwht
 
     x = torch.randn(5, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     x[3] = 0
     x[3, 7] = 64
-    found, wanted = fwht(x), x.double() @ rotation("hadamard", width).to(device)
+    found, wanted = fwht(x), turned(x.double(), width)
     assert found.dtype == dtype
     assert (found.double() - wanted).abs().max() <= 2 * torch.finfo(dtype).eps * wanted.abs().max()
     assert torch.equal(found[3].abs(), torch.full_like(found[3], 64 / width**0.5))

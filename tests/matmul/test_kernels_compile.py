@@ -96,8 +96,10 @@ def test_transforms_and_rounding(compiled: dict[str, Any]) -> None:
     from quantcore.matmul.kernels.round_groups import round_groups
     from quantcore.methods.kernels.fwht import fwht
 
-    fwht(torch.zeros(70, 1024, dtype=torch.bfloat16))
-    assert "wgmma" in compiled["_kernel"].asm["ptx"]
+    for width in (1024, 16384):
+        fwht(torch.zeros(70, width, dtype=torch.bfloat16))
+        assert "wgmma" in compiled["_kernel"].asm["ptx"]
+        assert 2 * compiled["_kernel"].metadata.shared <= HOPPER_SHARED  # two programs share a multiprocessor
     spec = Scheme.parse("a:fp4_e2m1/group16/e4m3/local").activations
     round_groups(torch.zeros(4, 1024, dtype=torch.bfloat16), spec, QParams(torch.ones(1, 1), None, torch.ones(1)))
     assert "_round_groups" in compiled

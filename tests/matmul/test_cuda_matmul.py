@@ -165,7 +165,6 @@ def test_large_layers(tokens: int) -> None:
         ("low_bit", "W4A16"),
         ("low_bit", "W4A16_ASYM"),
         ("int8", "w:int8/channel/asym,a:int8/token/asym/dynamic"),
-        ("fp8", "FP8_DYNAMIC"),
         ("fp8_block", "FP8_BLOCK"),
         ("w4a8", "w:int4/channel,a:int8/token/dynamic"),
         ("w4a8", "w:int4/group128,a:int8/token/dynamic"),

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 BLOCK = 64  # keys at a time
@@ -30,6 +30,7 @@ def _rotate_and_keep(
     QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     after_last(OVERLAP)
+    let_next(OVERLAP)
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     place = tl.load(place_ptr)
     size: tl.constexpr = 2 * HALF
@@ -67,6 +68,7 @@ def _attend(
     BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     after_last(OVERLAP)
+    let_next(OVERLAP)
     pair, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
     token, head = pair // KEYS, pair % KEYS
     shared: tl.constexpr = QUERIES // KEYS

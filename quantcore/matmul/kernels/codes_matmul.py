@@ -28,11 +28,10 @@ from torch import Tensor
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, bring, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 COPIED = 16  # bytes, of which the bulk copy engine takes whole ones
-LINES_AHEAD = tl.constexpr(16)  # of 128 bytes a row, asked for before the kernel before this one ends
 
 
 class Tile(NamedTuple):
@@ -132,8 +131,6 @@ def _multiply(
     begin = tl.program_id(1) * each
     w_at += begin * BLOCK_K
     x_at += begin * BLOCK_K
-    first = begin * BLOCK_K + 128 * tl.arange(0, LINES_AHEAD)
-    bring(w_ptr + row_n.to(tl.int64)[:, None] * K + first[None, :], (n < N)[:, None] & (first < K)[None, :], OVERLAP)
     after_last(OVERLAP)
     for block in range(begin, tl.minimum(begin + each, tl.cdiv(K, BLOCK_K))):
         w = tl.load(w_at)
@@ -155,6 +152,7 @@ def _multiply(
             acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=BLOCK_K)
         w_at += BLOCK_K
         x_at += BLOCK_K
+    let_next(OVERLAP)
     last = True
     if SPLITS > 1:
         size = N.to(tl.int64) * T
@@ -227,6 +225,7 @@ def _multiply_many(
                 bias_ptr, SX, SW, X_ZERO, W_ZERO, BIAS, False, False, y_desc.dtype,
             )  # fmt: skip
             y_desc.store([pid_t * BLOCK_T, begin], y)
+    let_next(OVERLAP)
 
 
 def multiply(

@@ -37,7 +37,7 @@ from quantcore.matmul.kernels.low_bit_matmul import group_of, scales_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.matmul.kernels.unpacking import rest_of, scale_pair, unpack, unpack_scaled
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, bring, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.stack import stacked
 
 MOST_TOKENS = 16
@@ -50,27 +50,15 @@ WEIGHTS = tl.constexpr(_LOAD.format(KEPT_OUT))
 PIECE = tl.constexpr(_LOAD.format("").replace(".nc", ""))
 
 
-def _load_four(first: int, address: str) -> str:
-    return f"ld.global.v4.b32 {{${first}, ${first + 1}, ${first + 2}, ${first + 3}}}, [{address}];"
+def _loads(count: int, apart: int, kind: str = "", where: str = "") -> str:
+    """`count` loads of 16 bytes, `apart` bytes apart, from one address."""
+    registers = [f"${4 * i}, ${4 * i + 1}, ${4 * i + 2}, ${4 * i + 3}" for i in range(count)]
+    pairs = enumerate(registers)
+    return " ".join(f"{where} ld.global{kind}.v4.b32 {{{four}}}, [${4 * count} + {apart * i}];" for i, four in pairs)
 
 
-def _swap(a: int, b: int) -> str:
-    return f"selp.b32 t, ${b}, ${a}, p; selp.b32 ${b}, ${a}, ${b}, p; mov.b32 ${a}, t;"
-
-
-def _four_planes() -> str:
-    """16 bytes of each plane from $16 on, 64 bytes apart. Rows of x lie whole lines of 128 bytes apart, so lanes of odd
-    rows ($17) read the second plane first: eight lanes that load at once then meet no bank of the cache twice."""
-    places = "mul.wide.u32 b, $17, 64; add.s64 a, $16, b; sub.s64 b, $16, b; add.s64 b, b, 64;"
-    loads = [(0, "a"), (4, "b"), (8, "a + 128"), (12, "b + 128")]
-    read = " ".join(_load_four(first, address) for first, address in loads)
-    swaps = " ".join(_swap(i, i + 4) for i in (0, 1, 2, 3, 8, 9, 10, 11))
-    return f"{{ .reg .b64 a, b; .reg .b32 t; .reg .pred p; setp.ne.b32 p, $17, 0; {places} {read} {swaps} }}"
-
-
-_ROWS = "ld.global.nc" + KEPT_OUT + ".v4.b32 {{{0}}}, [$8 + {1}];"
-ROW_AND_ROW_8 = tl.constexpr(_ROWS.format("$0, $1, $2, $3", 0) + _ROWS.format("$4, $5, $6, $7", 8 * 64))
-FOUR_PLANES = tl.constexpr(_four_planes())
+ROW_AND_ROW_8 = tl.constexpr(f"{{ .reg .pred p; setp.ne.b32 p, $9, 0; {_loads(2, 8 * 64, '.nc' + KEPT_OUT, '@p')} }}")
+FOUR_PLANES = tl.constexpr(_loads(4, 64))
 _MMA = "mma.sync.aligned.m16n8k16.row.col.f32.{0}.{0}.f32 "
 _MMA += "{{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"
 BF16_MMA = tl.constexpr(_MMA.format("bf16"))
@@ -98,20 +86,33 @@ def _load(address, wanted, CODE: tl.constexpr):
 
 @triton.jit
 def _words(w_ptr, block, blocks, row, c, N, EVEN: tl.constexpr):
-    """Of rows `row` and `row + 8`: four registers each of a block. These loads stay where they are, to begin early."""
+    """Of rows `row` and `row + 8`: four registers each of a block, of none where there is no such block. These loads
+    stay where they are, to begin early."""
+    wanted = (block < blocks).to(tl.int32)
     if EVEN:
         at = w_ptr + (block.to(tl.int64) * N + row) * 32 + 8 * c
         return tl.inline_asm_elementwise(
-            ROW_AND_ROW_8, "=r,=r,=r,=r,=r,=r,=r,=r,l", [at.to(tl.int64)],
+            ROW_AND_ROW_8, "=r,=r,=r,=r,=r,=r,=r,=r,l,r", [at.to(tl.int64), wanted],
             dtype=(tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32), is_pure=False,
             pack=1,
         )  # fmt: skip
     else:
-        wanted = (block < blocks).to(tl.int32)
         upper = w_ptr + (block.to(tl.int64) * N + tl.minimum(row, N - 1)) * 32 + 8 * c
         lower = w_ptr + (block.to(tl.int64) * N + tl.minimum(row + 8, N - 1)) * 32 + 8 * c
         above = _load(upper.to(tl.int64), wanted, WEIGHTS)
         return above + _load(lower.to(tl.int64), wanted, WEIGHTS)
+
+
+@triton.jit
+def _step_words(
+    w_ptr, step, blocks, warp, row, c, N, TILES: tl.constexpr, WARPS: tl.constexpr, BLOCKS: tl.constexpr,
+    EVEN: tl.constexpr,
+):  # fmt: skip
+    words = ()
+    for i in tl.static_range(BLOCKS):
+        for tile in tl.static_range(TILES):
+            words = words + _words(w_ptr, (step + i) * WARPS + warp, blocks, row + 16 * tile, c, N, EVEN)
+    return words
 
 
 @triton.jit
@@ -120,8 +121,7 @@ def _pieces(x_ptr, block, blocks, token, c, T, K, EVEN: tl.constexpr):
     at = x_ptr + tl.minimum(token, T - 1).to(tl.int64) * K + block * 128 + 8 * c
     if EVEN:
         return tl.inline_asm_elementwise(
-            FOUR_PLANES, "=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,l,r",
-            [at.to(tl.int64), token % 2],
+            FOUR_PLANES, "=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,=r,l", [at.to(tl.int64)],
             dtype=(tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32,
                    tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32, tl.int32),
             is_pure=False, pack=1,
@@ -182,11 +182,7 @@ def _multiply_few(
     thread = tl.arange(0, 32 * WARPS)
     warp, g, c = thread // 32, (thread % 32) // 4, thread % 4
     first_row = tl.program_id(0) * (16 * TILES)
-    rows: tl.constexpr = 16 * TILES
-    for begin in range(0, blocks * rows // 2, 32 * WARPS):  # two rows of a block are a line
-        line = begin + thread
-        at = w_ptr + ((line * 2 // rows).to(tl.int64) * N + first_row + line * 2 % rows) * 32
-        bring(at, (line * 2 < blocks * rows) & (first_row + line * 2 % rows < N), OVERLAP)
+    ahead = _step_words(w_ptr, 0, blocks, warp, first_row + g, c, N, TILES, WARPS, BLOCKS, EVEN)
     after_last(OVERLAP)
     zeros = tl.zeros([32 * WARPS], tl.float32)
     ones = tl.full([32 * WARPS], 0x3F803F80 if BF16 else 0x3C003C00, tl.int32)  # 1.0 twice
@@ -194,11 +190,8 @@ def _multiply_few(
     for _ in tl.static_range(TILES * TOKEN_TILES * 4):
         sums = sums + (zeros,)
     for step in range(0, tl.cdiv(blocks, WARPS), BLOCKS):
-        words = ()
-        for i in tl.static_range(BLOCKS):
-            for tile in tl.static_range(TILES):
-                block = (step + i) * WARPS + warp
-                words = words + _words(w_ptr, block, blocks, first_row + 16 * tile + g, c, N, EVEN)
+        words = ahead
+        ahead = _step_words(w_ptr, step + BLOCKS, blocks, warp, first_row + g, c, N, TILES, WARPS, BLOCKS, EVEN)
         for i in tl.static_range(BLOCKS):
             block = (step + i) * WARPS + warp
             pieces = ()
@@ -271,6 +264,7 @@ def _multiply_few(
                 for j in tl.static_range(TILES * TOKEN_TILES * 4):
                     added = added + (sums[j] + scaled[j],)
                 sums = added
+    let_next(OVERLAP)
     # sums[((tile * 2 + e) * TOKEN_TILES + token_tile) * 2 + odd]
     added = ()  # one by one: all at once would meet in the same banks of shared memory
     for j in tl.static_range(TILES * TOKEN_TILES * 4):

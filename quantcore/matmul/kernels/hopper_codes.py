@@ -35,13 +35,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
-from quantcore.matmul.kernels.hopper import COPIED, GROUP, described, gluon_after_last, is_hopper, place
+from quantcore.matmul.kernels.hopper import COPIED, GROUP, described, is_hopper, place
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_tiles import CODES_US, cut
 from quantcore.matmul.kernels.hopper_unpack import WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 BLOCK_L, BLOCK_R, BLOCK_K = 128, 256, 128
@@ -54,6 +54,7 @@ MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 b
 def _bring(
     l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, whole, splits, PACKED: gl.constexpr,
     BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
+    OVERLAP: gl.constexpr,
 ):  # fmt: skip
     tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
     l_bytes: gl.constexpr = BLOCK_L * BLOCK_K // 2 if PACKED else BLOCK_L * BLOCK_K
@@ -73,6 +74,7 @@ def _bring(
                 tma.async_copy_global_to_shared(l_desc, at_l, came, l_bufs.index(2 * stage + half))
                 tma.async_copy_global_to_shared(r_desc, [row_r, block * BLOCK_K], came, r_bufs.index(2 * stage + half))
             step += 1
+    let_next(OVERLAP)
 
 
 @triton.jit
@@ -230,7 +232,7 @@ def _multiply_on_hopper(
         mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=2)
     fence_async_shared()
-    gluon_after_last(OVERLAP)
+    after_last(OVERLAP)
     tensors = (
         l_bufs, r_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr,
         l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits,
@@ -247,7 +249,7 @@ def _multiply_on_hopper(
             )),
             (_bring, (
                 l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, whole, splits, PACKED, BLOCK_R, BLOCK_L, BLOCK_K,
-                STAGES, GROUP,
+                STAGES, GROUP, OVERLAP,
             )),
         ],
         [4, 1],  # warps of the second group, and one that brings
@@ -264,6 +266,7 @@ def _add_parts(
 ):  # fmt: skip
     """y of the sums of parts, of ROWS of L x COLUMNS of R of a split tile."""
     after_last(OVERLAP)
+    let_next(OVERLAP)
     at_l = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     at_r = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     sums = sum_of_parts(parts_ptr, tl.program_id(0), splits, at_l, at_r, BLOCK_L, BLOCK_R)

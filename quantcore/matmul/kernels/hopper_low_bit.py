@@ -31,48 +31,62 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
-from quantcore.matmul.kernels.hopper import COPIED, GROUP, bring_rows, described, gluon_after_last, is_hopper, place
+from quantcore.matmul.kernels.hopper import COPIED, GROUP, described, is_hopper, place
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
 from quantcore.matmul.kernels.hopper_unpack import WORDS, twice, unpacked_half, words_of
 from quantcore.matmul.kernels.low_bit_matmul import scales_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
-BLOCKS_AHEAD = gl.constexpr(16)  # asked for before the kernel before this one ends
 MOST_TOKENS = 4096  # beyond them unpacking first is quicker
 
 
 @gluon.jit
-def _bring(
-    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, whole, splits,
-    BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr,
+def _bring_weights(
+    w_desc, w_bufs, w_full, w_empty, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
+    W_STAGES: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
+    """These begin before the kernel before this one has ended."""
     tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
     half: gl.constexpr = BLOCK_N // 2
     step = 0
     for piece in range(gl.program_id(0), whole + (tiles_n * tiles_t - whole) * splits, gl.num_programs(0)):
         tile, begin, end = piece_of(piece, whole, splits, blocks)
-        pid_n, pid_t = place(tile, tiles_n, tiles_t, GROUP)
+        pid_n, _ = place(tile, tiles_n, tiles_t, GROUP)
         for block in range(begin, end):
-            w_stage = step % W_STAGES
-            came = w_full.index(w_stage)
-            mbarrier.wait(w_empty.index(w_stage), ((step // W_STAGES) & 1) ^ 1)
+            stage = step % W_STAGES
+            came = w_full.index(stage)
+            mbarrier.wait(w_empty.index(stage), ((step // W_STAGES) & 1) ^ 1)
             mbarrier.expect(came, BLOCK_N * 64)
             for side in gl.static_range(2):
                 row = block * N + pid_n * BLOCK_N + side * half
-                tma.async_copy_global_to_shared(w_desc, [row, 0], came, w_bufs.index(2 * w_stage + side))
-            for h in gl.static_range(2):
-                x_step = 2 * step + h
-                x_stage = x_step % X_STAGES
-                there = x_full.index(x_stage)
-                mbarrier.wait(x_empty.index(x_stage), ((x_step // X_STAGES) & 1) ^ 1)
-                mbarrier.expect(there, BLOCK_T * 128)
-                at = [pid_t * BLOCK_T, block * 128 + h * 64]
-                tma.async_copy_global_to_shared(x_desc, at, there, x_bufs.index(x_stage))
+                tma.async_copy_global_to_shared(w_desc, [row, 0], came, w_bufs.index(2 * stage + side))
             step += 1
+
+
+@gluon.jit
+def _bring_tokens(
+    x_desc, x_bufs, x_full, x_empty, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
+    X_STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
+):  # fmt: skip
+    """Whoever waits for tokens has waited for the kernel before this one."""
+    tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
+    after_last(OVERLAP)
+    step = 0
+    for piece in range(gl.program_id(0), whole + (tiles_n * tiles_t - whole) * splits, gl.num_programs(0)):
+        tile, begin, end = piece_of(piece, whole, splits, blocks)
+        _, pid_t = place(tile, tiles_n, tiles_t, GROUP)
+        for half_block in range(2 * begin, 2 * end):
+            stage = step % X_STAGES
+            came = x_full.index(stage)
+            mbarrier.wait(x_empty.index(stage), ((step // X_STAGES) & 1) ^ 1)
+            mbarrier.expect(came, BLOCK_T * 128)
+            tma.async_copy_global_to_shared(x_desc, [pid_t * BLOCK_T, half_block * 64], came, x_bufs.index(stage))
+            step += 1
+    let_next(OVERLAP)
 
 
 @gluon.jit
@@ -178,15 +192,11 @@ def _sum_up(
 
 @gluon.jit(do_not_specialize=["T", "whole", "splits"])
 def _multiply_low_bit(
-    w_ptr, x_desc, w_desc, y_desc, scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
+    x_desc, w_desc, y_desc, scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
     blocks_a_group, ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr,
     TEAMS: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr,
     GROUP: gl.constexpr, PARTS: gl.constexpr, PHASES: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    tile, begin, end = piece_of(gl.program_id(0), whole, splits, blocks)
-    pid_n, _ = place(tile, gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T), GROUP)
-    for block in range(begin, gl.minimum(begin + BLOCKS_AHEAD, end)):
-        bring_rows(w_ptr, block * N + pid_n * BLOCK_N, (block + 1) * N, 64, BLOCK_N, OVERLAP)
     x_bufs = gl.allocate_shared_memory(x_desc.dtype, [X_STAGES, BLOCK_T, 64], x_desc.layout)
     w_bufs = gl.allocate_shared_memory(w_desc.dtype, [2 * W_STAGES, BLOCK_N // 2, 16], w_desc.layout)
     y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2, BLOCK_T // PARTS, BLOCK_N // 2], y_desc.layout)
@@ -206,7 +216,6 @@ def _multiply_low_bit(
         mbarrier.init(given.index(side), count=1)
         mbarrier.init(taken.index(side), count=1)
     fence_async_shared()
-    gluon_after_last(OVERLAP)
     if TEAMS == 1:
         tensors = (
             x_bufs, w_bufs, y_bufs, x_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr, zero_ptr,
@@ -222,13 +231,16 @@ def _multiply_low_bit(
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
-                (_bring, (
-                    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, whole, splits,
-                    BLOCK_N, BLOCK_T, X_STAGES, W_STAGES, GROUP,
+                (_bring_weights, (
+                    w_desc, w_bufs, w_full, w_empty, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, W_STAGES, GROUP,
+                )),
+                (_bring_tokens, (
+                    x_desc, x_bufs, x_full, x_empty, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, X_STAGES, GROUP,
+                    OVERLAP,
                 )),
             ],
-            [4, 1],  # warps of the second group, and one that brings
-            [232, 40],  # registers a thread of theirs; the first group has what is left
+            [4, 1, 1],  # warps of the second group, and those that bring
+            [232, 40, 40],  # registers a thread of theirs; the first group has what is left
         )  # fmt: skip
     else:
         sum_layout: gl.constexpr = gl.SwizzledSharedLayout(vec=8, per_phase=1, max_phase=PHASES, order=[1, 0])
@@ -255,13 +267,16 @@ def _multiply_low_bit(
                     tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
-                (_bring, (
-                    x_desc, w_desc, x_bufs, w_bufs, x_full, x_empty, w_full, w_empty, N, T, blocks, whole, splits,
-                    BLOCK_N, BLOCK_T, X_STAGES, W_STAGES, GROUP,
+                (_bring_weights, (
+                    w_desc, w_bufs, w_full, w_empty, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, W_STAGES, GROUP,
+                )),
+                (_bring_tokens, (
+                    x_desc, x_bufs, x_full, x_empty, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, X_STAGES, GROUP,
+                    OVERLAP,
                 )),
             ],
-            [4, 4, 4, 1],
-            [112, 112, 112, 24],
+            [4, 4, 4, 1, 1],
+            [112, 112, 112, 24, 24],
         )  # fmt: skip
 
 
@@ -273,6 +288,7 @@ def _add_parts(
 ):  # fmt: skip
     """y[t, n] = sx[t] * sum of parts[part, n, t] + bias[n], of ROWS n and COLUMNS t of a split tile."""
     after_last(OVERLAP)
+    let_next(OVERLAP)
     n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     t = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     sums = sum_of_parts(parts_ptr, tl.program_id(0), splits, n, t, BLOCK_N, BLOCK_T)
@@ -317,7 +333,7 @@ def multiply_low_bit(
     parts = torch.empty(cut * splits, BLOCK_N, block_t, dtype=torch.float32, device=x.device) if splits > 1 else None
     launch(
         _multiply_low_bit, (min(whole + cut * splits, multiprocessors(x.device)),),
-        weight.words, described(x, [block_t, BLOCK // 2]),
+        described(x, [block_t, BLOCK // 2]),
         described(words_of(weight), [BLOCK_N // 2, WORDS]),
         described(y, [block_t // halves, BLOCK_N // 2]), weight.scale, weight.zero_point, scale, bias, parts,
         out, tokens, blocks, whole, splits, blocks if weight.group >= width else weight.group // BLOCK,

@@ -34,7 +34,7 @@ from quantcore.matmul.kernels.low_bit_weight import BLOCK, PLANE, LowBitWeight
 from quantcore.matmul.kernels.unpacking import byte_values, plane, scale_of, scales_of_pairs
 from quantcore.numbers.formats import FP8_E4M3
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 
 
 @triton.jit
@@ -153,6 +153,7 @@ def _multiply_packed(
             if ZERO:
                 partial -= tl.load(zero_ptr + at).to(tl.float32)[:, None] * tl.sum(x.to(tl.float32), 1)[None, :]
             acc += partial * scale_of(scale_ptr, k, at, N, row_n, POWERS)[:, None]
+    let_next(OVERLAP)
     out = tl.trans(acc)
     if PAIRS:
         out = tl.div_rn(out, tl.load(global_ptr) + tl.zeros_like(out))

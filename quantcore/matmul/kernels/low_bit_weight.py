@@ -82,7 +82,8 @@ class LowBitWeight(NamedTuple):
 
 def pack_weight(qweight: QTensor) -> LowBitWeight:
     """The codes of a QTensor in the layout above. Groups of columns that are no neighbours become neighbours: columns
-    are put in the order of their groups, and `order` says which columns of x go with them."""
+    are put in the order of their groups, and `order` says which columns of x go with them. Returns when all is written:
+    kernels begin to read it before the one before them has ended (`numbers.kernels.overlap`)."""
     fmt, scales = qweight.spec.fmt, qweight.spec.scales
     codes = qweight.q
     if fmt.is_float and fmt.bits > 4:
@@ -103,7 +104,7 @@ def pack_weight(qweight: QTensor) -> LowBitWeight:
     zero = qweight.zero_point
     pairs = scales.has_global and group == 16
     coded = pairs or (scales.is_coded and not scales.has_global)
-    return LowBitWeight(
+    packed = LowBitWeight(
         padded.contiguous(),
         _by_block(qweight, pairs) if coded else _by_group(qweight.scale, rows),
         None if zero is None else _by_group(zero, rows).to(torch.int8),
@@ -114,6 +115,9 @@ def pack_weight(qweight: QTensor) -> LowBitWeight:
         fmt.is_float,
         qweight.global_scale if pairs else None,
     )
+    if codes.is_cuda:
+        torch.cuda.current_stream(codes.device).synchronize()
+    return packed
 
 
 def _by_block(qweight: QTensor, pairs: bool) -> Tensor:

@@ -24,7 +24,7 @@ from quantcore.matmul.codes import TokenCodes
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerGroup, PerToken
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.spec import QuantSpec
 
 LONGEST_BLOCK = 16384
@@ -90,6 +90,7 @@ def _range_parts(
     x_ptr, lo_ptr, hi_ptr, count, per_part, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
 ):
     after_last(OVERLAP)
+    let_next(OVERLAP)
     part = tl.program_id(0).to(tl.int64)
     begin = part * per_part
     end = tl.minimum(begin + per_part, count)
@@ -137,6 +138,7 @@ def _quantize_rows(
     OVERLAP: tl.constexpr,
 ):
     after_last(OVERLAP)
+    let_next(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * width
     codes_ptr += row * padded
@@ -216,6 +218,7 @@ def _quantize_groups(
     OVERLAP: tl.constexpr,
 ):
     after_last(OVERLAP)
+    let_next(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     at = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]

@@ -1,12 +1,14 @@
 """A kernel begins while the one before it ends (programmatic dependent launch, CUDA Programming Guide; from Hopper on).
 
-A launch costs microseconds in which nothing is read: the GPU waits until every program of the kernel before is done,
-then starts programs, which wait for their first bytes. A kernel that is launched with `overlapping` starts its programs
-as soon as there is room. What it may do at once: get ready, and ask for weights to be brought to the L2 cache
-(`bring`), which gives no value that could be too old. Then it calls `after_last`: behind it, all that earlier kernels
-wrote can be read. It must be called by every program before it reads or writes anything that another kernel touches,
-since only so is a kernel's end also the end of all before it. Such values are not to be read by `ld.global.nc`, which
-may be answered from before.
+A launch costs microseconds in which nothing is read: the GPU waits until every program of the kernel before is done and
+what it wrote has arrived, then starts programs, which wait for their first bytes. A kernel launched with `overlapping`
+is started as soon as every program of the one before has called `let_next` and there is room. It gets ready, calls
+`after_last`, and from there on sees all that was written before it. Every kernel so launched calls it: only so is its
+end the end of all before it, too.
+
+Before `after_last` a kernel may read packed weights, which nobody writes while products run (`pack_weight` waits until
+they are written), and nothing else; it writes nothing. What others write is never read by `ld.global.nc`, which may be
+answered from before.
 """
 
 from __future__ import annotations
@@ -19,8 +21,6 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-BRING = tl.constexpr("{ .reg .pred p; setp.ne.b32 p, $2, 0; @p prefetch.global.L2 [$1]; mov.b32 $0, 0; }")
-
 
 @cache
 def overlapping(device: torch.device) -> dict[str, Any]:
@@ -32,16 +32,13 @@ def overlapping(device: torch.device) -> dict[str, Any]:
 
 @triton.jit
 def after_last(OVERLAP: tl.constexpr):
-    """Wait for the kernel before this one to end, and let the next one begin."""
+    """Wait for the kernel before this one to end."""
     if OVERLAP:
         gdc_wait()
-        gdc_launch_dependents()
 
 
 @triton.jit
-def bring(address, wanted, OVERLAP: tl.constexpr):
-    """Ask for the lines of memory at `address` (pointers), where `wanted`."""
+def let_next(OVERLAP: tl.constexpr):
+    """Let the kernel behind this one begin; where most of the work is done, for its programs take room."""
     if OVERLAP:
-        tl.inline_asm_elementwise(
-            BRING, "=r,l,r", [address.to(tl.int64), wanted.to(tl.int32)], dtype=tl.int32, is_pure=False, pack=1
-        )
+        gdc_launch_dependents()

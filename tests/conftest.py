@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quantcore.model.loading import LoadedModel
 
 pytest_plugins = ["tests.browser_fixtures"]
-if importlib.util.find_spec("xdist"):  # a GPU's machine may lack it
+if importlib.util.find_spec("xdist") and importlib.util.find_spec("streamlit"):  # a GPU's machine may lack them
     pytest_plugins += ["tests.sharing"]
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as quantcore/__init__.py; servers and commands that tests start inherit it

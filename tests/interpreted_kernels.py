@@ -3,6 +3,7 @@ process of its own: the interpreter is switched on where Triton is imported."""
 
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -47,6 +48,19 @@ def test_the_interpreter_opens_the_kernels_to_the_cpu() -> None:
 def test_codes(spec: str, dtype: torch.dtype) -> None:
     for tokens, width in ((3, 256), (17, 130), (1, 37)):
         laws.check_codes(spec, tokens, width, dtype, "cpu")
+
+
+@pytest.mark.parametrize("size", laws.SIZES)
+@pytest.mark.parametrize("spec", ["int8/token/dynamic", "int8/tensor/asym/static", "fp8_e4m3/token/dynamic"])
+def test_codes_of_the_least_and_the_greatest(spec: str, size: float) -> None:
+    with numpy.errstate(over="ignore"):
+        laws.check_codes(spec, 5, 1000, torch.float32, "cpu", size)
+
+
+@pytest.mark.parametrize("spec", ["int8/token/dynamic", "int8/token/asym/dynamic", "fp8_e4m3/token/dynamic"])
+def test_codes_of_what_is_not_finite(spec: str) -> None:
+    with numpy.errstate(invalid="ignore"):
+        laws.check_codes_of_what_is_not_finite(spec, "cpu")
 
 
 def test_codes_of_groups_and_of_rows_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ W4A8_SCHEMES = [
     "w:int4/channel/asym,a:fp8_e4m3/tensor/dynamic",
     "w:int3/tensor/asym,a:int6/token/dynamic",
 ]
+SIZES = [1e-43, 1e-36, 1e-20, 3e36]  # of values whose scales are the least that there are, small, and the greatest
 FLOAT_BIT_SCHEMES = [
     "NVFP4A16",
     "MXFP4A16",
@@ -185,18 +186,22 @@ def check_product(
     assert times <= 1.01, f"{path} {scheme_text} {tokens} x {width} -> {out}: {times:g} times the bound"
 
 
-def check_codes(spec_text: str, tokens: int, width: int, dtype: torch.dtype, device: str) -> None:
-    """`token_codes` on the device gives the codes, scales and zero points of `quantize` on the CPU, bit for bit."""
+def check_codes(spec_text: str, tokens: int, width: int, dtype: torch.dtype, device: str, size: float = 1.0) -> None:
+    """`token_codes` on the device gives the codes, scales and zero points of `quantize` on the CPU, bit for bit, of
+    values of that size."""
     spec = Scheme.parse(f"a:{spec_text}").activations
     assert spec is not None
     x, _, _ = draw(tokens, 16, width, dtype)
+    x *= size
+    x[-1] = x[-1].abs()
     x[0] = 0  # a token of zeros gets scale 1
     static = static_for(x, spec)
+    x = _near_ties(x, (static or qparams_for(x, spec)).scale)
     expected = quantize(x, spec, static)
     sums = not spec.fmt.is_float
     got = token_codes(x.to(device), spec, on(static, device), multiple=16, sums=sums)
     codes = got.codes.cpu()
-    assert torch.equal(codes[:, :width].float(), expected.q.float())
+    assert torch.equal(codes[:, :width].view(torch.uint8), expected.q.to(codes.dtype).view(torch.uint8))
     assert not codes[:, width:].view(torch.uint8).any()
     assert torch.equal(got.scale.cpu().flatten(), expected.scale.flatten())
     if spec.symmetric and dtype.itemsize == 2:
@@ -210,6 +215,41 @@ def check_codes(spec_text: str, tokens: int, width: int, dtype: torch.dtype, dev
         assert got.sums is not None
         shifted = expected.q.long() - (0 if expected.zero_point is None else expected.zero_point.long())
         assert torch.equal(got.sums.cpu().long(), shifted.sum(1))
+
+
+def _near_ties(x: Tensor, scale: Tensor) -> Tensor:
+    """x with half of what is no extreme of its token moved to where codes meet, or next to it; zeros are negative."""
+    random = torch.Generator().manual_seed(2)
+
+    def drawn(*numbers: float) -> Tensor:
+        return torch.tensor(numbers)[torch.randint(len(numbers), x.shape, generator=random)]
+
+    scale = scale.repeat_interleave(len(x) // len(scale), 0).repeat_interleave(x.shape[1] // scale.shape[1], 1)
+    ties = (torch.randint(-128, 128, x.shape, generator=random) + 0.5) * drawn(1, 2, 2**-4, 0) * scale
+    ties = torch.nextafter(ties, ties + drawn(-1, 0, 1)).to(x.dtype)
+    lo, hi = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+    return torch.where((x > lo) & (x < hi) & (ties > lo) & (ties < hi) & (drawn(0, 1) > 0), ties, x)
+
+
+def check_codes_of_what_is_not_finite(spec_text: str, device: str) -> None:
+    """The scale of a token that holds NaN or Inf is NaN; other tokens do not see it. A static scale clips Inf."""
+    spec = Scheme.parse(f"a:{spec_text}").activations
+    assert spec is not None
+    x, _, _ = draw(4, 16, 100, torch.float32)
+    expected = quantize(x, spec)
+    x[0, 7], x[1, 99], x[2, 0] = torch.nan, torch.inf, -torch.inf
+    got = token_codes(x.to(device), spec, None)
+    assert got.scale[:3].isnan().all()
+    assert torch.equal(got.codes[3, :100].cpu(), expected.q[3])
+    assert got.scale[3].item() == expected.scale[3].item()
+    for place in range(3):
+        whole = Scheme.parse(f"a:{spec_text.replace('token', 'tensor')}").activations
+        assert token_codes(x[[place, 3]].to(device), whole, None).scale.isnan().all()
+    static = Scheme.parse(f"a:{spec_text.replace('token', 'tensor').replace('dynamic', 'static')}").activations
+    for scale in (1e-40, 1.0, 1e38):
+        qparams = QParams(torch.tensor([[scale]]), None if spec.symmetric else torch.zeros(1, 1))
+        clipped = token_codes(torch.tensor([[torch.inf, -torch.inf, 0.0]]).to(device), static, on(qparams, device))
+        assert clipped.codes[0, :3].float().tolist() == [spec.fmt.qmax, spec.fmt.qmin, 0]
 
 
 ROUNDED = [

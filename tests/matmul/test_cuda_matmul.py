@@ -45,6 +45,17 @@ def test_codes(spec: str, dtype: torch.dtype) -> None:
         laws.check_codes(spec, tokens, width, dtype, "cuda")
 
 
+@pytest.mark.parametrize("size", laws.SIZES)
+@pytest.mark.parametrize("spec", ["int8/token/dynamic", "int8/tensor/asym/static", "fp8_e4m3/token/dynamic"])
+def test_codes_of_the_least_and_the_greatest(spec: str, size: float) -> None:
+    laws.check_codes(spec, 50, 1000, torch.float32, "cuda", size)
+
+
+@pytest.mark.parametrize("spec", ["int8/token/dynamic", "int8/token/asym/dynamic", "fp8_e4m3/token/dynamic"])
+def test_codes_of_what_is_not_finite(spec: str) -> None:
+    laws.check_codes_of_what_is_not_finite(spec, "cuda")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_codes_of_groups(dtype: torch.dtype) -> None:
     for tokens, width in ((3, 128), (300, 4096), (5, 14336)):

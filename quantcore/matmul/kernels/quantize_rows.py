@@ -7,8 +7,8 @@ The codes are those of `qtensor.quantize`, bit for bit: true division, half to e
 the whole tensor needs all of it before the first code, so a first kernel leaves PARTS partial ranges, which every
 program of the second one joins. Rows are padded with zero codes, so that a matmul needs no mask along K.
 
-NaN and Inf are not refused as on the CPU (that would wait for the GPU); a token that holds one gets a scale of NaN or
-Inf, and its outputs become NaN.
+NaN and Inf are not refused as on the CPU (that would wait for the GPU); the scale of a token that holds one is NaN, and
+so its outputs are.
 """
 
 from __future__ import annotations
@@ -30,12 +30,27 @@ from quantcore.numbers.spec import QuantSpec
 LONGEST_BLOCK = 16384
 PARTS = 512
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, half to even
+MAGIC_BITS = tl.constexpr(0x4B400000)
 
 
 @triton.jit
 def absolute_bits(x):
     """|x| as an integer that grows with it; NaN is the largest of all."""
     return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def _ends(x, SYMMETRIC: tl.constexpr):
+    """Bits of x whose maxima are the ends of its range: as integers, where positive numbers come last, and as unsigned
+    ones, where negative ones do. NaN comes after all others of its sign."""
+    return absolute_bits(x) if SYMMETRIC else x.to(tl.int32, bitcast=True), x.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _range_of(high, low):
+    """The range that holds 0 and all numbers of these `_ends`."""
+    high, low = tl.maximum(tl.max(high, 0), 0), tl.max(low, 0)
+    return tl.where(low < 0x80000000, 0, low).to(tl.float32, bitcast=True), high.to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -51,7 +66,7 @@ def qparams_of(lo, hi, half_range, qmin, qmax, SYMMETRIC: tl.constexpr):
         scale = tl.where(width < float("inf"), tl.div_rn(width, levels), tl.div_rn(hi, levels) - tl.div_rn(lo, levels))
         scale = tl.where(scale == 0, 1.0, scale)
         zero = tl.minimum(tl.maximum(_round(qmin - tl.div_rn(lo, scale)), qmin), qmax)
-    return scale, zero
+    return tl.where(scale < float("inf"), scale, float("nan")), zero
 
 
 @triton.jit
@@ -62,54 +77,85 @@ def _round(x):
 
 @triton.jit
 def on_grid(x, scale, zero, qmin, qmax, FLOAT: tl.constexpr, SOFT: tl.constexpr):
-    """Value on the grid before the zero point is added: clamp, then round. fp8 rounds when it is stored, but for SOFT,
-    which rounds by hand: Triton's interpreter casts without half to even."""
-    steps = tl.minimum(tl.maximum(tl.div_rn(x, scale), qmin - zero), qmax - zero)
+    """Value on the grid before the zero point is added: clamp, divide, round. Whole numbers keep MAGIC, which `as_code`
+    takes; fp8 rounds when it is stored, but for SOFT, which rounds by hand: Triton's interpreter casts without half to
+    even. Clamped first, at multiples of the scale, Inf divides as other numbers do; lifted by a power of two, numbers
+    of the least and the greatest scales do."""
+    lift = tl.where(scale < 2.0**-60, 2.0**80, tl.where(scale > 2.0**60, 2.0**-80, 1.0))
+    scale *= lift
+    steps = _divided(tl.minimum(tl.maximum(x * lift, (qmin - zero) * scale), (qmax - zero) * scale), scale, SOFT)
     if FLOAT:
         if SOFT:
             bits = steps.to(tl.int32, bitcast=True)
             normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000).to(tl.float32, bitcast=True)
-            steps = tl.where(tl.abs(steps) < 0.015625, (steps + 24576.0) - 24576.0, normal)
+            small = ((tl.abs(steps) + 24576.0) - 24576.0) * tl.where(bits < 0, -1.0, 1.0)
+            steps = tl.where(tl.abs(steps) < 0.015625, small, normal)
         return steps
-    return (steps + MAGIC) - MAGIC
+    return steps + MAGIC
+
+
+@triton.jit
+def _divided(x, scale, SOFT: tl.constexpr):
+    """x / scale, of one true division a scale: x times the reciprocal, and what that leaves of x times it once more.
+
+    Codes change where the true quotient passes a tie, an odd number up to 511 times a power of two. For all of these,
+    all 2^23 mantissas of a scale, and each x up to three units in the last place from the product of both, this was
+    found to be the true quotient, rounded to nearest."""
+    inverse = tl.div_rn(1.0 + tl.zeros_like(scale), scale)
+    steps = x * inverse
+    return _fma(_fma(steps, scale, x * -1.0, SOFT), -inverse, steps, SOFT)
+
+
+@triton.jit
+def _fma(a, b, c, SOFT: tl.constexpr):
+    """a b + c, rounded once. Triton's interpreter rounds its own twice."""
+    if SOFT:
+        return (a.to(tl.float64) * b.to(tl.float64) + c.to(tl.float64)).to(tl.float32)
+    return tl.fma(a, b, c)
 
 
 @triton.jit
 def as_code(value, dtype: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr):
-    """A value on the grid as its code. Whole numbers stand in the low bits of value + MAGIC; converting costs more."""
+    """What `on_grid` gave, the zero point added, as its code: of whole numbers the low bits. To convert costs more."""
     if dtype == tl.int8:
-        return (value + MAGIC).to(tl.int32, bitcast=True).to(tl.int8)
-    elif FLOAT and not SOFT and dtype.primitive_bitwidth == 16:
+        return value.to(tl.int32, bitcast=True).to(tl.int8)
+    elif not FLOAT:
+        return (value - MAGIC).to(dtype)
+    elif not SOFT and dtype.primitive_bitwidth == 16:
         return value.to(tl.float8e4nv).to(dtype)
     else:
         return value.to(dtype)
 
 
 @triton.jit
-def _range_parts(
-    x_ptr, lo_ptr, hi_ptr, count, per_part, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
-):
+def _range_parts(x_ptr, lo_ptr, hi_ptr, count, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
     after_last(OVERLAP)
     let_next(OVERLAP)
     part = tl.program_id(0).to(tl.int64)
-    begin = part * per_part
-    end = tl.minimum(begin + per_part, count)
-    lo = tl.zeros([BLOCK], tl.float32)
-    hi = tl.zeros([BLOCK], tl.float32)
-    bits = tl.zeros([BLOCK], tl.int32)
-    for start in range(begin, end, BLOCK):
+    high, low = tl.zeros([BLOCK], tl.int32), tl.zeros([BLOCK], tl.uint32)
+    for start in range(part * BLOCK, count, tl.num_programs(0) * BLOCK):
         at = start + tl.arange(0, BLOCK)
-        x = tl.load(x_ptr + at, mask=at < end, other=0.0).to(tl.float32)
-        if SYMMETRIC:
-            bits = tl.maximum(bits, absolute_bits(x))
-        else:
-            lo = tl.minimum(lo, x, propagate_nan=tl.PropagateNan.ALL)
-            hi = tl.maximum(hi, x, propagate_nan=tl.PropagateNan.ALL)
-    if SYMMETRIC:
-        tl.store(hi_ptr + part, tl.max(bits, 0).to(tl.float32, bitcast=True))
-    else:
-        tl.store(lo_ptr + part, tl.min(lo, 0))
-        tl.store(hi_ptr + part, tl.max(hi, 0))
+        x = tl.load(x_ptr + at, mask=at < count, other=0.0).to(tl.float32)
+        higher, lower = _ends(x, SYMMETRIC)
+        high, low = tl.maximum(high, higher), tl.maximum(low, lower)
+    lo, hi = _range_of(high, low)
+    tl.store(hi_ptr + part, hi)
+    if not SYMMETRIC:
+        tl.store(lo_ptr + part, lo)
+
+
+@triton.jit
+def _write(
+    x, at, codes_ptr, scale, zero, width, padded, qmin, qmax,
+    SYMMETRIC: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr, PADS: tl.constexpr,
+):  # fmt: skip
+    """Stores the codes of a row's piece. Returns the whole numbers that they are before the zero point is added."""
+    steps = on_grid(x, scale, zero, qmin, qmax, FLOAT, SOFT)
+    codes = steps
+    if not SYMMETRIC:
+        codes = tl.where(at < width, steps + zero, MAGIC) if PADS else steps + zero
+    tl.store(codes_ptr + at, as_code(codes, codes_ptr.dtype.element_ty, FLOAT, SOFT), mask=at < padded)
+    return steps.to(tl.int32, bitcast=True) - MAGIC_BITS
 
 
 @triton.jit(do_not_specialize=["parts"])
@@ -134,72 +180,57 @@ def _quantize_rows(
     SUMS: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,  # the block holds the padded row
+    PADS: tl.constexpr,  # padded > width
     PARTS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     after_last(OVERLAP)
     let_next(OVERLAP)
-    row = tl.program_id(0).to(tl.int64)
+    row = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)  # what was written or read last is in the cache
     x_ptr += row * width
     codes_ptr += row * padded
     columns = tl.arange(0, BLOCK)
     x = tl.zeros([BLOCK], tl.float32)
     if WHOLE:
         x = tl.load(x_ptr + columns, mask=columns < width, other=0.0).to(tl.float32)
-    lo = 0.0
-    hi = 0.0
     if RANGE == "static":
         scale = tl.load(scale_ptr)
         zero = 0.0 if SYMMETRIC else tl.load(zero_ptr).to(tl.float32)
     else:
         if RANGE == "parts":
             piece = tl.arange(0, PARTS)
-            hi = tl.max(absolute_bits(tl.load(hi_ptr + piece, mask=piece < parts, other=0.0)), 0).to(
-                tl.float32, bitcast=True
-            )
+            high, low = _ends(tl.load(hi_ptr + piece, mask=piece < parts, other=0.0), SYMMETRIC)
             if not SYMMETRIC:
-                lo = tl.min(tl.load(lo_ptr + piece, mask=piece < parts, other=0.0), 0)
-        elif SYMMETRIC:
-            bits = absolute_bits(x)
-            if not WHOLE:
-                for start in range(0, width, BLOCK):
-                    at = start + columns
-                    part = tl.load(x_ptr + at, mask=at < width, other=0.0).to(tl.float32)
-                    bits = tl.maximum(bits, absolute_bits(part))
-            hi = tl.max(bits, 0).to(tl.float32, bitcast=True)
+                low = tl.load(lo_ptr + piece, mask=piece < parts, other=0.0).to(tl.uint32, bitcast=True)
         else:
-            low, high = tl.minimum(x, 0.0), tl.maximum(x, 0.0)
+            high, low = _ends(x, SYMMETRIC)
             if not WHOLE:
                 for start in range(0, width, BLOCK):
                     at = start + columns
                     part = tl.load(x_ptr + at, mask=at < width, other=0.0).to(tl.float32)
-                    low, high = tl.minimum(low, part), tl.maximum(high, part)
-            lo, hi = tl.min(low, 0), tl.max(high, 0)
+                    higher, lower = _ends(part, SYMMETRIC)
+                    high, low = tl.maximum(high, higher), tl.maximum(low, lower)
+        lo, hi = _range_of(high, low)
         scale, zero = qparams_of(lo, hi, half_range, qmin, qmax, SYMMETRIC)
         at_scale = row if RANGE == "token" else 0
         if RANGE == "token" or row == 0:
             tl.store(scale_ptr + at_scale, scale)
             if not SYMMETRIC:
                 tl.store(zero_ptr + at_scale, zero.to(tl.int32))
+    total = tl.zeros([BLOCK], tl.int32)
     if WHOLE:
-        steps = on_grid(x, scale, zero, qmin, qmax, FLOAT, SOFT)
-        inside = columns < width
-        codes = tl.where(inside, steps + zero, 0.0)
-        tl.store(codes_ptr + columns, as_code(codes, codes_ptr.dtype.element_ty, FLOAT, SOFT), mask=columns < padded)
-        if SUMS:
-            tl.store(sum_ptr + row, tl.sum(tl.where(inside, steps, 0.0).to(tl.int32), 0))
+        total = _write(
+            x, columns, codes_ptr, scale, zero, width, padded, qmin, qmax, SYMMETRIC, FLOAT, SOFT, PADS
+        )  # fmt: skip
     else:
-        total = tl.zeros([BLOCK], tl.int32)
         for start in range(0, padded, BLOCK):
             at = start + columns
             part = tl.load(x_ptr + at, mask=at < width, other=0.0).to(tl.float32)
-            steps = on_grid(part, scale, zero, qmin, qmax, FLOAT, SOFT)
-            codes = tl.where(at < width, steps + zero, 0.0)
-            tl.store(codes_ptr + at, as_code(codes, codes_ptr.dtype.element_ty, FLOAT, SOFT), mask=at < padded)
-            if SUMS:
-                total += tl.where(at < width, steps, 0.0).to(tl.int32)
-        if SUMS:
-            tl.store(sum_ptr + row, tl.sum(total, 0))
+            total += _write(
+                part, at, codes_ptr, scale, zero, width, padded, qmin, qmax, SYMMETRIC, FLOAT, SOFT, PADS
+            )  # fmt: skip
+    if SUMS:
+        tl.store(sum_ptr + row, tl.sum(total, 0))
 
 
 @triton.jit(do_not_specialize=["groups"])
@@ -229,7 +260,7 @@ def _quantize_groups(
     scale, zero = qparams_of(hi, hi, half_range, qmin, qmax, True)
     tl.store(scale_ptr + row * groups + group, scale, mask=group < groups)
     steps = on_grid(x, scale[:, None], zero[:, None], qmin, qmax, FLOAT, SOFT)
-    tl.store(codes_ptr + start + at, steps.to(codes_ptr.dtype.element_ty), mask=inside)
+    tl.store(codes_ptr + start + at, as_code(steps, codes_ptr.dtype.element_ty, FLOAT, SOFT), mask=inside)
 
 
 def quantize_tokens(
@@ -268,7 +299,7 @@ def quantize_tokens(
         _quantize_rows, (rows,), x, codes, scale, zero, total, lo, hi, parts, width, padded, *grid,
         RANGE="static" if static is not None else "token" if per_token else "parts",
         SYMMETRIC=spec.symmetric, FLOAT=spec.fmt.is_float, SOFT=not x.is_cuda, SUMS=sums,
-        BLOCK=block, WHOLE=padded <= block, PARTS=PARTS, num_warps=warps_for(block),
+        BLOCK=block, WHOLE=padded <= block, PADS=padded > width, PARTS=PARTS, num_warps=warps_for(block),
         **overlapping(x.device),
     )  # fmt: skip
     return TokenCodes(codes, scale, None if zero is None else zero.to(torch.int32), total)
@@ -290,22 +321,12 @@ def _by_groups(x: Tensor, codes: Tensor, group: int, spec: QuantSpec, grid: tupl
 def _partial_ranges(x: Tensor, symmetric: bool) -> tuple[Tensor | None, Tensor, int]:
     block = 8192
     parts = min(PARTS, triton.cdiv(x.numel(), block))
-    per_part = triton.cdiv(triton.cdiv(x.numel(), parts), block) * block
     lo = None if symmetric else torch.empty(parts, dtype=torch.float32, device=x.device)
     hi = torch.empty(parts, dtype=torch.float32, device=x.device)
     launch(
-        _range_parts,
-        (parts,),
-        x,
-        lo,
-        hi,
-        x.numel(),
-        per_part,
-        SYMMETRIC=symmetric,
-        BLOCK=block,
-        num_warps=8,
+        _range_parts, (parts,), x, lo, hi, x.numel(), SYMMETRIC=symmetric, BLOCK=block, num_warps=8,
         **overlapping(x.device),
-    )
+    )  # fmt: skip
     return lo, hi, parts
 
 

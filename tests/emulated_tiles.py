@@ -14,7 +14,7 @@ from quantcore.matmul.kernels.low_bit_weight import BLOCK
 def low_bit(programs: int, x: Tensor, w_hat: Tensor, expected: Tensor, args: tuple[Any, ...], sizes: Any) -> None:
     """`_multiply_low_bit` with such arguments; whole tiles of y (T, N) are as expected."""
     tiles = -(-len(w_hat) // sizes["BLOCK_N"]), -(-len(x) // sizes["BLOCK_T"])
-    y, parts, (whole, splits) = args[3].base.fill_(torch.nan), args[8], args[12:14]
+    y, parts, (whole, splits) = args[2].base.fill_(torch.nan), args[7], args[11:13]
     for piece, tile, columns in _pieces(programs, tiles[0] * tiles[1], whole, splits, x.shape[1]):
         pid_n, pid_t = place.fn(tile, *tiles, GROUP)
         n, t = _rows(pid_n, sizes["BLOCK_N"]), _rows(pid_t, sizes["BLOCK_T"])

@@ -82,7 +82,9 @@ def token_codes(
     if simple and why_not.why_no_kernels(x) is None:
         from quantcore.matmul.kernels.quantize_rows import quantize_tokens
 
-        return quantize_tokens(x, spec, static, multiple, sums, dtype)
+        at_once = dtype if not spec.fmt.is_float or spec.fmt.name == "fp8_e4m3" else None
+        found = quantize_tokens(x, spec, static, multiple, sums, at_once)
+        return found._replace(codes=found.codes.to(dtype or spec.fmt.storage))
     q = quantize(x, spec, static)
     zero = None if q.zero_point is None else q.zero_point.to(torch.int32)
     total = None

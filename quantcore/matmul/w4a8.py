@@ -25,7 +25,7 @@ from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import MinMax, QuantSpec
 
 FEW_TOKENS = 64  # up to here the weight is unpacked in registers
-GROUPED_TOKENS = 1024  # the same of groups on Hopper, to bf16 beyond 32 tokens
+GROUPED_TOKENS = 512  # the same of groups on Hopper, to bf16 beyond 32 tokens
 
 
 def why_not(x: Tensor, qweight: QTensor, activations: QuantSpec | None) -> str | None:

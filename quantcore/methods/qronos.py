@@ -25,8 +25,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quantcore.methods.gptq import CholeskyError, GptqProblem, gptq_quantize_many
-from quantcore.numbers.products import product
+from quantcore.methods.gptq import CholeskyError, GptqProblem, factorize, gptq_quantize_many
+from quantcore.methods.sweep_state import Order
+from quantcore.numbers.products import product, solved
 from quantcore.numbers.qtensor import QTensor
 
 
@@ -47,17 +48,15 @@ def corrected(
     float32. Raises: CholeskyError where the ridge does not make H positive definite; on a GPU the sweep says so, which
     factorizes the same H, so that nobody waits here."""
     work = torch.float64 if any(one.dtype == torch.float64 for one in weights) else torch.float32
-    damped = hessian.to(work).clone()
-    damped.diagonal().add_(ridge * hessian.diagonal().mean().to(work))
-    factor, without = torch.linalg.cholesky_ex(damped)
-    if not factor.is_cuda and bool(without):
+    pull, diagonal, without = factorize(hessian.to(work), Order.of(hessian, False), ridge)
+    if not pull.is_cuda and bool(without):
         raise CholeskyError(
             f"{name}: the Hessian is not positive definite with ridge={ridge:g}; use a larger one, such as "
             f"{10 * ridge:g}, or calibrate on more tokens"
         )
     together = torch.cat([one.to(work) for one in weights])
     pulled = product(drift, together.T) if work == torch.float32 else drift.to(work) @ together.T
-    moved = together + share * torch.cholesky_solve(pulled, factor).T
+    moved = together + share * solved(pull * diagonal[:, None], pulled).T
     return list(torch.split(moved, [len(one) for one in weights]))
 
 

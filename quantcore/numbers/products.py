@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+PANEL = 512  # rows of `solved`
+
 
 class Halves(NamedTuple):
     """A float32 matrix as the sum of two of bf16."""
@@ -42,6 +44,26 @@ def product_of_halves(a: Halves, b: Halves) -> Tensor:
     found = torch.mm(a.high, b.high, out_dtype=torch.float32)
     found = torch.addmm(found, a.high, b.low, out_dtype=torch.float32)
     return torch.addmm(found, a.low, b.high, out_dtype=torch.float32)
+
+
+def solved(lower: Tensor, right: Tensor) -> Tensor:
+    """(L^T L)^-1 right, for L lower triangular; what is above its diagonal may be anything. Shapes: (K, K), (K, N).
+
+    By panels of rows: what the rows that are known do to a panel is a product, on a GPU in float32 `product`'s; only
+    within a panel something is solved, PANEL / K of the work."""
+    x, width = right.clone(), len(lower)
+    multiply = product if x.dtype == torch.float32 else torch.mm
+    for start in reversed(range(0, width, PANEL)):  # L^T y = right
+        stop = min(start + PANEL, width)
+        if stop < width:
+            x[start:stop] -= multiply(lower[stop:, start:stop].T, x[stop:])
+        x[start:stop] = torch.linalg.solve_triangular(lower[start:stop, start:stop].T, x[start:stop], upper=True)
+    for start in range(0, width, PANEL):  # L x = y
+        stop = min(start + PANEL, width)
+        if start:
+            x[start:stop] -= multiply(lower[start:stop, :start], x[:start])
+        x[start:stop] = torch.linalg.solve_triangular(lower[start:stop, start:stop], x[start:stop], upper=False)
+    return x
 
 
 class Growing:

@@ -8,6 +8,7 @@ from quantcore.methods.codes import Problem, codes
 from quantcore.methods.gptq import GptqProblem, gptq_quantize
 from quantcore.methods.options import Gptq, Qronos
 from quantcore.methods.qronos import Step, corrected, qronos_quantize_many
+from quantcore.numbers import products
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.pipeline import road
 from quantcore.pipeline.convert import quantize_model
@@ -200,3 +201,20 @@ def test_of_a_long_text_some_windows_tell_how_inputs_moved(tiny_lm, monkeypatch)
     assert passed == [6, 3]
     changed = [(one != found[1][name]).float().mean() for name, one in found[0].items() if name.endswith("codes")]
     assert max(changed) < 0.01  # sums in another order
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "apart"), [(3, torch.float64, 1e-12), (200, torch.float64, 1e-9), (200, torch.float32, 1e-4)]
+)
+def test_solved_by_panels(width: int, dtype: torch.dtype, apart: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against torch's own solution; what is above the diagonal is poison."""
+    monkeypatch.setattr(products, "PANEL", 64)
+    x = torch.randn(2 * width, width, dtype=torch.float64)
+    hessian = x.T @ x
+    right = torch.randn(width, 5, dtype=torch.float64)
+    factor = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1).T  # H = L^T L
+    poison = torch.full_like(factor, float("nan")).triu(1)
+    lower = torch.where(torch.isnan(poison), poison, factor).to(dtype)
+    found = products.solved(lower, right.to(dtype))
+    wanted = torch.linalg.solve(hessian, right)
+    assert (found.double() - wanted).norm() < apart * wanted.norm()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from quantcore import calibrate, compare, dequantize, fake_quantize, load_model, quantize, quantize_model
+from quantcore.methods.qronos import corrected
 from quantcore.numbers.formats import FORMATS
 from quantcore.numbers.products import Growing, product
 from quantcore.pipeline.calibration import outlier_ratio
@@ -55,6 +56,18 @@ def test_products_of_halves_agree_with_float64() -> None:
     b[7] *= 1e3
     apart = product(a, b).double() - a.double() @ b.double()
     assert (apart.abs() / (a.abs().double() @ b.abs().double())).max() < 2e-5
+
+
+def test_the_first_step_of_qronos_agrees_with_float64() -> None:
+    """Of 1,300 columns, three panels, one of them a thousand times louder."""
+    x = torch.randn(4000, 1300, dtype=torch.float64)
+    x[:, 7] *= 1e3
+    hessian, drift = x.T @ x, x.T @ (0.1 * x.roll(1, 1))
+    weight = torch.randn(40, 1300, dtype=torch.float64)
+    (wanted,) = corrected([weight], hessian, drift, 0.01, "w")
+    (found,) = corrected([weight.float().cuda()], hessian.float().cuda(), drift.float().cuda(), 0.01, "w")
+    assert found.dtype == torch.float32
+    assert ((found.cpu().double() - wanted).norm() / (wanted - weight).norm()) < 1e-3
 
 
 def test_a_growing_product_agrees_with_float64() -> None:

@@ -293,8 +293,7 @@ def tile_for(tokens: int, out: int, width: int, blocks: bool) -> Tile:
     if tokens <= 64:
         if out >= 16384:
             return Tile(128, 64, 128, 4, 4)
-        rows = 32 if out < 6144 else 64
-        return Tile(rows, 64, 128, 4, 4, splits=splits_for(out, width, 2048) if rows == 32 else 1)
+        return Tile(64, 64, 128, 4, 6 if out < 8192 else 5, splits=splits_for(out, width, 4096))
     if tokens <= 128:
         return Tile(128, 128, 128, 4, 4)
     return Tile(128, 256, 128, 8, 4, persistent=True)

@@ -331,7 +331,7 @@ def multiply_few(
 
 
 def tile_for(tokens: int, out: int) -> FewTile:
-    """The tile that was quickest on an H100 for so many rows: 1 to 8 tokens, and 9 to 16."""
-    if out >= 8192:
-        return FewTile(1, 4, 1, 72)
-    return FewTile(1, 8, 2, 80) if tokens <= TOKENS else FewTile(1, 8, 1, 72)
+    """The tile that was quickest on an H200 for so many rows: 1 to 8 tokens, and 9 to 16."""
+    if tokens <= TOKENS:
+        return FewTile(1, 4, 1, 72) if out >= 8192 else FewTile(1, 8, 1, 72)
+    return FewTile(2, 4, 1, 128) if out >= 6144 else FewTile(1, 4, 1, 80)

@@ -289,7 +289,7 @@ def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
     return (
         weight.rows in (0, 1)
         and _fits(x, weight.out, dtype, MANY_TOKENS)
-        and (weight.rows == 1 or _fills(len(x.codes), weight.out, x.codes.device))
+        and (weight.rows == 1 or _share(len(x.codes), weight.out, x.codes).fills)
     )
 
 
@@ -304,7 +304,7 @@ def takes_packed(x: TokenCodes, weight: LowBitWeight, dtype: torch.dtype) -> boo
         and weight.group >= width
         and width <= MOST_COLUMNS
         and _fits(x, out, dtype, SOME_TOKENS)
-        and _fills(out, len(x.codes), x.codes.device)
+        and _share(out, len(x.codes), x.codes).fills
     )
 
 
@@ -317,9 +317,29 @@ def _fits(x: TokenCodes, out: int, dtype: torch.dtype, least: int) -> bool:
     )
 
 
-def _fills(left: int, right: int, device: torch.device) -> bool:
-    """Whether so many rows of L and R are tiles for three in four multiprocessors."""
-    return 4 * triton.cdiv(left, BLOCK_L) * triton.cdiv(right, BLOCK_R) >= 3 * multiprocessors(device)
+class _Share(NamedTuple):
+    """How the tiles of a product go to programs: `whole` ones, and what are left in `splits`."""
+
+    programs: int
+    tiles: int
+    splits: int
+    whole: int
+
+    @property
+    def pieces(self) -> int:
+        return self.whole + (self.tiles - self.whole) * self.splits
+
+    @property
+    def fills(self) -> bool:
+        """Whether three in four multiprocessors get a piece."""
+        return 4 * self.pieces >= 3 * self.programs
+
+
+def _share(left: int, right: int, codes: Tensor) -> _Share:
+    """Of so many rows of L and R; `codes` of one side."""
+    tiles, programs = triton.cdiv(right, BLOCK_R) * triton.cdiv(left, BLOCK_L), multiprocessors(codes.device)
+    blocks = triton.cdiv(codes.shape[1], BLOCK_K)
+    return _Share(programs, tiles, *cut(tiles, blocks, programs, CODES_US, BLOCK_L * BLOCK_R))
 
 
 class _Side(NamedTuple):
@@ -360,13 +380,12 @@ def _multiply(
 ) -> Tensor:  # fmt: skip
     out, tokens = (left.rows, right.rows) if turned else (right.rows, left.rows)
     y = torch.empty(tokens, out, dtype=dtype, device=right.codes.device)
-    tiles, programs = triton.cdiv(right.rows, BLOCK_R) * triton.cdiv(left.rows, BLOCK_L), multiprocessors(y.device)
     width, is_int = right.codes.shape[1], right.codes.dtype == torch.int8
-    splits, whole = cut(tiles, triton.cdiv(width, BLOCK_K), programs, CODES_US, BLOCK_L * BLOCK_R)
-    pieces, parts = whole + (tiles - whole) * splits, None
+    share = _share(left.rows, right.rows, right.codes)
+    splits, whole, parts = share.splits, share.whole, None
     if splits > 1:
         kind = torch.int32 if is_int and bl is None and br is None else torch.float32
-        parts = torch.empty(pieces - whole, BLOCK_L, BLOCK_R, dtype=kind, device=y.device)
+        parts = torch.empty(share.pieces - whole, BLOCK_L, BLOCK_R, dtype=kind, device=y.device)
     of_rows = (
         left.scale, right.scale, left.zero_point, right.zero_point, left.sums, right.sums, bias, right.rows, left.rows,
     )  # fmt: skip
@@ -378,12 +397,12 @@ def _multiply(
     }  # fmt: skip
     half_l, half_r = BLOCK_L // 2, BLOCK_R // 2
     launch(
-        _multiply_on_hopper, (min(pieces, programs),),
+        _multiply_on_hopper, (min(share.pieces, share.programs),),
         described(left.codes, [half_l, WORDS if packed else BLOCK_K]), described(right.codes, [half_r, BLOCK_K]),
         described(y, [half_r, half_l] if turned else [half_l, half_r]), parts, bl, br, *of_rows, width, whole, splits,
         SPLIT=splits > 1, IS_INT=is_int, BL=bl is not None, BR=br is not None, BLOCK_K=BLOCK_K, STAGES=4, **constants,
     )  # fmt: skip
     if parts is not None:
-        grid = tiles - whole, BLOCK_L // 64, BLOCK_R // 32
+        grid = share.tiles - whole, BLOCK_L // 64, BLOCK_R // 32
         launch(_add_parts, grid, parts, y, *of_rows, whole, splits, ROWS=64, COLUMNS=32, **constants)
     return y

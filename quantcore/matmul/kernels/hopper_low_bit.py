@@ -131,7 +131,6 @@ def _sum_up(
             w_stage = step % W_STAGES
             mbarrier.wait(w_full.index(w_stage), (step // W_STAGES) & 1)
             words = w_bufs.index(2 * w_stage + SIDE).load(held)
-            mbarrier.arrive(w_empty.index(w_stage), count=1)
             of_block = scale
             if BARE:
                 hi = 0
@@ -156,6 +155,8 @@ def _sum_up(
                 x = x_bufs.index(x_stage).permute([1, 0])
                 going = h > 0 if BARE else (block > begin + TEAM) | (h > 0)
                 sums = warpgroup_mma(w, x, sums, use_acc=going, is_async=True)
+                if h == 0:  # words are there, not only asked for: they may be written over
+                    mbarrier.arrive(w_empty.index(w_stage), count=1)
                 sums = warpgroup_mma_wait(1 - h, deps=(sums,))
             mbarrier.arrive(x_empty.index((2 * step) % X_STAGES), count=1)
             mbarrier.arrive(x_empty.index((2 * step + 1) % X_STAGES), count=1)

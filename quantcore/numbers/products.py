@@ -49,21 +49,29 @@ def product_of_halves(a: Halves, b: Halves) -> Tensor:
 def solved(lower: Tensor, right: Tensor) -> Tensor:
     """(L^T L)^-1 right, for L lower triangular; what is above its diagonal may be anything. Shapes: (K, K), (K, N).
 
-    By panels of rows: what the rows that are known do to a panel is a product, on a GPU in float32 `product`'s; only
-    within a panel something is solved, PANEL / K of the work."""
+    By panels of rows: what the rows that are known do to a panel is a product, on a GPU in float32 `product`'s. Only
+    the panels' own triangles are inverted, PANEL / K of the work."""
     x, width = right.clone(), len(lower)
     multiply = product if x.dtype == torch.float32 else torch.mm
+    inverses = {
+        start: _inverse(lower[start : start + PANEL, start : start + PANEL]) for start in range(0, width, PANEL)
+    }
     for start in reversed(range(0, width, PANEL)):  # L^T y = right
         stop = min(start + PANEL, width)
         if stop < width:
             x[start:stop] -= multiply(lower[stop:, start:stop].T, x[stop:])
-        x[start:stop] = torch.linalg.solve_triangular(lower[start:stop, start:stop].T, x[start:stop], upper=True)
+        x[start:stop] = inverses[start].T @ x[start:stop]
     for start in range(0, width, PANEL):  # L x = y
         stop = min(start + PANEL, width)
         if start:
             x[start:stop] -= multiply(lower[start:stop, :start], x[:start])
-        x[start:stop] = torch.linalg.solve_triangular(lower[start:stop, start:stop], x[start:stop], upper=False)
+        x[start:stop] = inverses[start] @ x[start:stop]
     return x
+
+
+def _inverse(lower: Tensor) -> Tensor:
+    one = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    return torch.linalg.solve_triangular(lower, one, upper=False)
 
 
 class Growing:

@@ -98,9 +98,9 @@ def _norm_rows(
     columns = tl.arange(0, BLOCK)
     inside = columns < width
     dtype: tl.constexpr = h_ptr.dtype.element_ty
-    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     after_last(OVERLAP)
     let_next_if_few(OVERLAP)
+    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(h_ptr + row * width + columns, mask=inside, other=0.0)
     if MORE:
         h = (h.to(tl.float32) + tl.load(more_ptr + row * width + columns, mask=inside, other=0.0).to(tl.float32)).to(

@@ -1,8 +1,8 @@
 """A few tokens of 16 bits times 4-bit codes: each thread unpacks straight into its operand of the tensor cores.
 
-The product and the layout are those of `low_bit_matmul`, whose kernel sends every unpacked
-weight through shared memory to the thread that multiplies it. Here no weight moves between threads. A tensor-core
-instruction m16n8k16 wants of lane 4 g + c, for the weight (16 rows x 16 columns):
+The product and the layout are those of `low_bit_matmul`, whose kernel sends every unpacked weight through shared memory
+to the thread that multiplies it. Here no weight moves between threads. A tensor-core instruction m16n8k16 wants of lane
+4 g + c, for the weight (16 rows x 16 columns):
 
     a0  row g,     two columns          a2  row g,     two others
     a1  row g + 8, the columns of a0    a3  row g + 8, the columns of a2
@@ -19,7 +19,8 @@ columns, of one group also where a group has 16. A block's scales of a row lie t
 register.
 
 A program has a few tiles of 16 rows. Its warps take blocks of K in turn; their sums are added in the order of the
-warps, so the result is always the same. A group's sums are scaled in float32 when the group ends, as there.
+warps, so the result is always the same. A group's sums are scaled in float32 when the group ends, as there. The next
+words are on their way while these are multiplied, the first before the kernel before this one has ended.
 
 Every tensor here has one element a thread (element i is thread i's), so that assembler says what a thread does.
 """
@@ -44,20 +45,20 @@ MOST_TOKENS = 16
 MOST_OF_X = 1 << 17  # numbers of x, 256 KiB; a multiprocessor's cache holds no more, and every program reads them all
 TOKENS = 8  # of one instruction
 _LOAD = "{{ .reg .pred p; setp.ne.b32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
-_LOAD += "@p ld.global.nc{0}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}"
-KEPT_OUT = ".L1::no_allocate"  # of the cache: a weight is read once
-WEIGHTS = tl.constexpr(_LOAD.format(KEPT_OUT))
-PIECE = tl.constexpr(_LOAD.format("").replace(".nc", ""))
+_LOAD += "@p ld.global{0}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}"
+OF_WEIGHT = ".nc.L1::no_allocate"  # nobody writes it meanwhile, and it is read once
+WEIGHTS = tl.constexpr(_LOAD.format(OF_WEIGHT))
+PIECE = tl.constexpr(_LOAD.format(""))
 
 
 def _loads(count: int, apart: int, kind: str = "", where: str = "") -> str:
-    """`count` loads of 16 bytes, `apart` bytes apart, from one address."""
+    """`count` loads of 16 bytes of a `kind`, `apart` bytes apart, from one address, under a condition."""
     registers = [f"${4 * i}, ${4 * i + 1}, ${4 * i + 2}, ${4 * i + 3}" for i in range(count)]
     pairs = enumerate(registers)
     return " ".join(f"{where} ld.global{kind}.v4.b32 {{{four}}}, [${4 * count} + {apart * i}];" for i, four in pairs)
 
 
-ROW_AND_ROW_8 = tl.constexpr(f"{{ .reg .pred p; setp.ne.b32 p, $9, 0; {_loads(2, 8 * 64, '.nc' + KEPT_OUT, '@p')} }}")
+ROW_AND_ROW_8 = tl.constexpr(f"{{ .reg .pred p; setp.ne.b32 p, $9, 0; {_loads(2, 8 * 64, OF_WEIGHT, '@p')} }}")
 FOUR_PLANES = tl.constexpr(_loads(4, 64))
 _MMA = "mma.sync.aligned.m16n8k16.row.col.f32.{0}.{0}.f32 "
 _MMA += "{{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"

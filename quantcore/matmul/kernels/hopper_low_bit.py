@@ -170,7 +170,6 @@ def _sum_up(
             if TEAMS > 1:
                 mbarrier.wait(given.index(SIDE), turn & 1)
                 acc += sum_bufs.index(SIDE).load(layout)
-                mbarrier.arrive(taken.index(SIDE), count=1)
             n = first + gl.arange(0, half, gl.SliceLayout(1, layout))
             if SPLIT and piece >= whole:
                 keep_part(parts_ptr, acc, (piece - whole) * BLOCK_N + SIDE * half, 0, BLOCK_T)
@@ -187,6 +186,8 @@ def _sum_up(
                     y_buf.permute([1, 0]).store(parts[one])
                     fence_async_shared()
                     tma.async_copy_shared_to_global(y_desc, [pid_t * BLOCK_T + one * part, first], y_buf)
+            if TEAMS > 1:  # what the other team gave is in what was written: it may be written over
+                mbarrier.arrive(taken.index(SIDE), count=1)
         turn += 1
     tma.store_wait(0)
 

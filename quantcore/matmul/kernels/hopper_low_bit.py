@@ -121,12 +121,13 @@ def _sum_up(
         first = pid_n * BLOCK_N + SIDE * half
         row = gl.minimum(first + gl.arange(0, half, scaled), N - 1)
         row_z = gl.minimum(first + gl.arange(0, half, gl.SliceLayout(1, held)), N - 1)
-        at = gl.minimum(begin + TEAM, blocks - 1) // blocks_a_group * N
+        start = begin + (before + TEAM) % TEAMS  # a stage is always of one team, which has seen its phases
+        at = gl.minimum(start, blocks - 1) // blocks_a_group * N
         scale = gl.load(scale_ptr + at + row)
         if ZERO:
             zero = gl.load(zero_ptr + at + row_z).to(gl.float32)
         acc = gl.zeros([half, BLOCK_T], gl.float32, layout)
-        for block in range(begin + TEAM, end, TEAMS):
+        for block in range(start, end, TEAMS):
             step = before + block - begin
             w_stage = step % W_STAGES
             mbarrier.wait(w_full.index(w_stage), (step // W_STAGES) & 1)
@@ -153,7 +154,7 @@ def _sum_up(
                 x_stage = (2 * step + h) % X_STAGES
                 mbarrier.wait(x_full.index(x_stage), ((2 * step + h) // X_STAGES) & 1)
                 x = x_bufs.index(x_stage).permute([1, 0])
-                going = h > 0 if BARE else (block > begin + TEAM) | (h > 0)
+                going = h > 0 if BARE else (block > start) | (h > 0)
                 sums = warpgroup_mma(w, x, sums, use_acc=going, is_async=True)
                 if h == 0:  # words are there, not only asked for: they may be written over
                     mbarrier.arrive(w_empty.index(w_stage), count=1)

@@ -70,6 +70,13 @@ def test_codes_of_groups_and_of_rows_longer_than_a_block(monkeypatch: pytest.Mon
         laws.check_codes(spec, 3, 200, torch.bfloat16, "cpu")
 
 
+@pytest.mark.parametrize("spec", ["int8/tensor/dynamic", "int8/tensor/asym/dynamic"])
+def test_codes_of_more_than_the_parts_of_a_range_hold(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts of 8192 numbers at a time, of five."""
+    monkeypatch.setattr("quantcore.matmul.kernels.quantize_rows.PARTS", 2)
+    laws.check_codes(spec, 30, 1200, torch.float32, "cpu")
+
+
 @pytest.mark.parametrize(
     "tile",
     [
@@ -200,7 +207,7 @@ def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, shape: tuple[i
     q = quantize(weight, Scheme.parse(scheme).weights)
     exact = x.double() @ dequantize(q).double().T
     scale = torch.rand(tokens) + 0.5
-    tiles = [FewTile(1, 2, 1), FewTile(2, 2, 2)]
+    tiles = [FewTile(1, 2, 1), FewTile(2, 1, 2)]
     if tokens in (11, 16):  # every scheme meets both tiles, with scales and bias, with bias, and with neither
         tiles.reverse()
     y = multiply_few(x, pack_weight(q), bias, tiles[0], scale)

@@ -159,6 +159,16 @@ def test_unpacked_weights_are_the_dequantized_ones(scheme: str, dtype: torch.dty
     assert torch.equal(expand(pack_weight(q), dtype), dequantize(q).to(dtype))
 
 
+def test_a_packed_weight_is_written_when_it_is_given() -> None:
+    """A kernel may read it before the kernel before has ended."""
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
+
+    q = quantize(torch.randn(4096, 4096, device="cuda"), Scheme.parse("W4A16").weights)
+    torch.mm(*(torch.ones(8192, 8192, device="cuda") for _ in range(2)))  # what the stream is busy with for a while
+    pack_weight(q)
+    assert torch.cuda.current_stream().query()
+
+
 @pytest.mark.parametrize("tokens", [1, 17, 4095])
 def test_large_layers(tokens: int) -> None:
     for path, scheme in (
@@ -185,6 +195,13 @@ def test_tiles_that_several_programs_share(path: str, scheme: str) -> None:
     """Of the tiles that Hopper's kernels have here, 144 to 148 on 132 multiprocessors, the last are split."""
     tokens, out = (300, 9224) if path == "low_bit" else (400, 9216)
     laws.check_product(path, scheme, tokens, out, 2048, torch.bfloat16, "cuda")
+
+
+@pytest.mark.parametrize("width", [128, 384, 896])
+@pytest.mark.parametrize("tokens", [33, 64])
+def test_two_teams_take_turns_in_pieces_of_odd_length(tokens: int, width: int) -> None:
+    """A program of Hopper's product has three tiles here, of one block, of three and of seven."""
+    laws.check_product("low_bit", "W4A16_ASYM", tokens, 38400, width, torch.bfloat16, "cuda")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Kernels compile for a GPU on a machine without one: what Triton's interpreter takes, its compiler may refuse."""
 
+import re
 from typing import Any
 
 import pytest
@@ -25,6 +26,25 @@ class _Hopper:
         return 0
 
 
+def _waits(name: str, asm: dict[str, str]) -> None:
+    """A kernel that begins before the one before it has ended reads packed weights alone until it waits, and `.nc` is
+    for nothing else. Hopper's products have warps that do not wait themselves."""
+    before, wait, behind = asm["ttgir" if "hopper" in name or name == "_multiply_low_bit" else "ptx"].partition(
+        "griddepcontrol.wait"
+    )
+    assert wait, f"{name} does not wait"
+    if name == "_multiply_on_hopper":
+        assert "warp_specialize" not in before
+    elif name == "_multiply_low_bit":
+        copies = [part.count("ttng.async_tma_copy_global_to_local") for part in (before, behind)]
+        assert copies == [2, 1]  # both halves of a weight's tile; tokens
+    else:
+        early = re.findall(r"\b(?:ld|st|atom|red|cp)\.[\w.:]*global[\w.:]*", before)
+        assert bool(early) == (name == "_multiply_few")
+        cached = [one for one in re.findall(r"ld\.global[\w.:]*", asm["ptx"]) if ".nc" in one]
+        assert set(early) == set(cached) <= {"ld.global.nc.L1::no_allocate.v4.b32"}
+
+
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
     """The kernels whose launch was asked for meanwhile, compiled and not run, by name."""
@@ -40,6 +60,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
         hopper_codes,
         hopper_low_bit,
         low_bit_matmul,
+        quantize_rows,
         round_groups,
     )
     from quantcore.methods.kernels import fwht
@@ -47,8 +68,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-        if "OVERLAP" in constants:  # as on Hopper
-            constants["OVERLAP"] = True
+        on_hopper = {"OVERLAP": True, "SOFT": False, "PLAIN": False}  # tensors are on the CPU
+        constants |= {name: value for name, value in on_hopper.items() if name in constants}
         bound, specialization, _ = kernel.create_binder()[-1](*args, **{"debug": False, **constants})
         names = [parameter.name for parameter in kernel.params]
         kinds, attributes = ([one[place] for one in specialization] for place in (0, 1))
@@ -67,10 +88,12 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, Any]:
         }
         target = triton.backends.compiler.GPUTarget(*HOPPER)
         found[kernel.__name__] = triton.compile(source, target=target, options=options)
+        if "OVERLAP" in constants:
+            _waits(kernel.__name__, found[kernel.__name__].asm)
 
     for module in (
         attend, codes_matmul, decode_rows, expand, few_tokens_matmul, hopper_codes, hopper_low_bit, low_bit_matmul,
-        round_groups, fwht,
+        quantize_rows, round_groups, fwht,
     ):  # fmt: skip
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(triton.runtime.driver, "_active", _Hopper())
@@ -251,8 +274,21 @@ def test_what_stands_between_the_products_of_a_decode_step(compiled: dict[str, A
             coding = None if spec is None or dtype is None else Coding(spec, dtype)
             norm_rows(h, h.clone(), h[0], 1e-5, coding)
             gate_rows(h, coding)
+            if coding is not None and coding.spec.fmt.is_float:  # rounded to it, whatever they are kept in
+                assert all("e4m3x2" in compiled[name].asm["ptx"] for name in ("_norm_rows", "_gate_rows"))
     rotate_and_keep(rows, turns, turns, place, keys, keys.clone(), 4)
     for pieces in (1, 4):
         Attention(1, 4, 2, 64, 256, rows.device, pieces).attend(rows, keys, keys.clone(), place, 0.1)
     assert "fma.rn.bf16" not in compiled["_rotate_and_keep"].asm["ptx"]
     assert set(compiled) == {"_norm_rows", "_gate_rows", "_rotate_and_keep", "_attend"}
+
+
+@pytest.mark.parametrize("spec", ["int8/token/asym/dynamic", "int8/tensor/asym/dynamic", "fp8_e4m3/group128/dynamic"])
+def test_tokens_to_codes(spec: str, compiled: dict[str, Any]) -> None:
+    from quantcore.matmul.kernels.quantize_rows import quantize_tokens
+
+    activations = Scheme.parse(f"a:{spec}").activations
+    assert activations is not None
+    quantize_tokens(torch.zeros(20, 1024, dtype=torch.bfloat16), activations, multiple=128)
+    name = "_quantize_groups" if "group" in spec else "_quantize_rows"
+    assert set(compiled) == ({"_range_parts", name} if "tensor" in spec else {name})

@@ -71,7 +71,8 @@ def solved(lower: Tensor, right: Tensor) -> Tensor:
 
 def _inverse(lower: Tensor) -> Tensor:
     one = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    return torch.linalg.solve_triangular(lower, one, upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(lower, one, upper=False)
+    return inverse
 
 
 class Growing:

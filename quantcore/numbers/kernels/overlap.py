@@ -2,13 +2,14 @@
 
 A launch costs microseconds in which nothing is read: the GPU waits until every program of the kernel before is done and
 what it wrote has arrived, then starts programs, which wait for their first bytes. A kernel launched with `overlapping`
-is started as soon as every program of the one before has called `let_next` and there is room. It gets ready, calls
-`after_last`, and from there on sees all that was written before it. Every kernel so launched calls it: only so is its
-end the end of all before it, too.
+is started as soon as every program of the one before has called `let_next`, or ended, and there is room. It gets ready,
+calls `after_last`, and from there on sees all that was written before it. Every program of a kernel so launched calls
+it, in one of its warps at least: only so is the kernel's end the end of all before it, too.
 
-Before `after_last` a kernel may read packed weights, which nobody writes while products run (`pack_weight` waits until
-they are written), and nothing else; it writes nothing. What others write is never read by `ld.global.nc`, which may be
-answered from before.
+Before `after_last` a kernel may read packed weights and their scales, which nobody writes while products run
+(`pack_weight` waits until they are written), and nothing else; it writes nothing. Warps that do not call it touch what
+others write only behind data that the one that did has brought. What others write is never read by `ld.global.nc`,
+which may be answered from before.
 """
 
 from __future__ import annotations

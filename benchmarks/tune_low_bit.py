@@ -73,6 +73,7 @@ def search(shape: tuple[int, int], tokens: int) -> dict[str, Any]:
     one = packed(shape)
     more = clock.copies(one.words.nbytes) - 1
     weights = [one, *(one._replace(words=one.words.clone(), scale=one.scale.clone()) for _ in range(more))]
+    torch.cuda.synchronize()  # products read weights before the kernel before them has ended
     other = microseconds(clock, [lambda w=w: multiply_packed(x, w, None) for w in weights])
     right = multiply_packed(x, one, None).float()
     times = []

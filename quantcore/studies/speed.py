@@ -187,10 +187,10 @@ class _Subject:
         if (reason := chosen.why_not(x, qweight, activations)) is not None:
             raise ValueError(reason)
         prepared = chosen.prepare(qweight, activations)
-        copies = clock.copies(_nbytes(prepared))
-        return _Subject(
-            text, chosen, activations, static, qweight, [prepared, *(_clone(prepared) for _ in range(copies - 1))]
-        )
+        weights = [prepared, *(_clone(prepared) for _ in range(clock.copies(_nbytes(prepared)) - 1))]
+        if x.is_cuda:  # products read weights before the kernel before them has ended
+            torch.cuda.synchronize(x.device)
+        return _Subject(text, chosen, activations, static, qweight, weights)
 
     @property
     def weight_bytes(self) -> int:

@@ -28,7 +28,7 @@ FEW = tl.constexpr(16)  # programs
 @cache
 def overlapping(device: torch.device) -> dict[str, Any]:
     """What a launch of such a kernel takes besides: OVERLAP, and what the driver is told."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
+    if device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) >= (9, 0):
         return {"OVERLAP": True, "launch_pdl": True}
     return {"OVERLAP": False}
 

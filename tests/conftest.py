@@ -9,10 +9,11 @@ imports this file too, and no more than it needs: fixtures import the rest.
 
 import gc
 import importlib.util
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -73,6 +74,29 @@ def _own_results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("QUANT_HOME", str(tmp_path_factory.mktemp("results")))
         patch.setenv("QUANT_AHEAD", "off")
         patch.setattr(clock, "CPU_SECONDS", 0.0)  # no test looks at how long a product takes: three of each are enough
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_model_at_a_time() -> Iterator[None]:
+    """Tests make models as the package does (quantcore.model.making): threads of a page that was tried before may still
+    load one, and two at once leave no model of the process with tied weights."""
+    from transformers import PreTrainedModel
+
+    from quantcore.model.making import making
+
+    def alone(name: str) -> Any:
+        make = inspect.getattr_static(PreTrainedModel, name).__func__
+
+        def made(kind: type, *args: Any, **options: Any) -> Any:
+            with making():
+                return make(kind, *args, **options)
+
+        return classmethod(made)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("from_pretrained", "_from_config"):
+            patch.setattr(PreTrainedModel, name, alone(name))
         yield
 
 

@@ -9,8 +9,8 @@ so that GPTQ's sweep on w' with H is left to do. The step from w to w' is a regr
 overfits where that is short, or where a few giant tokens weigh as much as all others. So only a share of it is taken,
 and it is held to w by far more than the sweep's damping (`options.Qronos`). The ridge pulls towards w, not towards 0:
 where X~ = X, D is 0, w' is w, and the codes are GPTQ's. GPTQ alone only makes its own error small on X~, and leaves
-that of the inputs. On the road D is summed over some windows alone where the text is long (`road.DRIFT_ROWS`), and taken
-for as many as H has.
+that of the inputs. On the road D is summed over some windows alone where the text is long (`road.DRIFT_ROWS`), and
+taken for as many as H has.
 
 Source: Zhang et al. 2025, arXiv:2505.11695 (Qronos), proposition 1; Li et al. 2025, arXiv:2504.02692 (GPTAQ) has the
 same aim with another path to it.

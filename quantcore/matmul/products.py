@@ -188,16 +188,27 @@ def fused_tokens(rows: int, is_plain: bool) -> int:
     return min([FUSED_TOKENS if is_plain else FUSED_FLOATS, *narrow])
 
 
-def multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def multiply_in_registers(
+    x: Tensor, weight: LowBitWeight, bias: Tensor | None, scale: Tensor | None = None
+) -> Tensor | None:
+    """By a kernel whose threads unpack what they multiply; None where none takes such x and weight. `scale`: of x,
+    which then holds codes."""
     from quantcore.matmul.kernels import few_tokens_matmul as few
     from quantcore.matmul.kernels import hopper_low_bit
+
+    if few.takes(x, weight):
+        return few.multiply_few(x, weight, bias, scale=scale)
+    if hopper_low_bit.takes(x, weight):
+        return hopper_low_bit.multiply_low_bit(x, weight, bias, scale=scale)
+    return None
+
+
+def multiply_low_bit(x: Tensor, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     from quantcore.matmul.kernels.expand import expand
     from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
 
-    if few.takes(x, weight):
-        return few.multiply_few(x, weight, bias)
-    if hopper_low_bit.takes(x, weight):
-        return hopper_low_bit.multiply_low_bit(x, weight, bias)
+    if (y := multiply_in_registers(x, weight, bias)) is not None:
+        return y
     if len(x) <= fused_tokens(weight.shape[0], weight.is_plain):
         return multiply_packed(x, weight, bias)
     return F.linear(x, expand(weight, dtype), None if bias is None else bias.to(dtype))

@@ -18,7 +18,14 @@ from torch.nn import functional as F
 from quantcore.matmul import why_not as reasons
 from quantcore.matmul.codes import MULTIPLE, CodedWeight, TokenCodes
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
-from quantcore.matmul.products import ROW_MULTIPLE, in_order, multiply_codes, scaled_mm, token_codes
+from quantcore.matmul.products import (
+    ROW_MULTIPLE,
+    in_order,
+    multiply_codes,
+    multiply_in_registers,
+    scaled_mm,
+    token_codes,
+)
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerTensor, PerToken
 from quantcore.numbers.qtensor import QTensor
@@ -90,15 +97,10 @@ def multiply(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: to
 
 
 def _multiply_unpacked(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None) -> Tensor:
-    from quantcore.matmul.kernels import few_tokens_matmul as few
-    from quantcore.matmul.kernels import hopper_low_bit
     from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
 
-    if few.takes(x.codes, weight):
-        return few.multiply_few(x.codes, weight, bias, scale=x.scale)
-    if hopper_low_bit.takes(x.codes, weight):
-        return hopper_low_bit.multiply_low_bit(x.codes, weight, bias, scale=x.scale)
-    return multiply_packed(x.codes, weight, bias, scale=x.scale)
+    y = multiply_in_registers(x.codes, weight, bias, x.scale)
+    return multiply_packed(x.codes, weight, bias, scale=x.scale) if y is None else y
 
 
 def codes_of(weight: LowBitWeight, dtype: torch.dtype) -> CodedWeight:

@@ -1,14 +1,27 @@
 """What Hopper's kernels do with the tiles of a product, in torch: Triton's interpreter runs no Gluon, and this lets it
 run what comes behind them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quantcore.matmul.kernels.hopper import GROUP, place
 from quantcore.matmul.kernels.hopper_parts import piece_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK
+from quantcore.matmul.kernels.tile_order import GROUP, place
+
+
+def launching(emulated: Callable[[int, tuple[Any, ...], Any], None]) -> Callable[..., None]:
+    """In place of `launch`: a kernel that shares tiles is `emulated`, with programs, arguments and constants."""
+
+    def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+        if "SPLIT" in constants:
+            emulated(grid[0], args, constants)
+        else:
+            kernel[grid](*args, **constants)
+
+    return launch
 
 
 def low_bit(programs: int, x: Tensor, w_hat: Tensor, expected: Tensor, args: tuple[Any, ...], sizes: Any) -> None:

@@ -1,8 +1,6 @@
 """The Triton kernels on the CPU, in Triton's interpreter, on small problems. Run by test_kernels_interpreted.py in a
 process of its own: the interpreter is switched on where Triton is imported."""
 
-from typing import Any
-
 import numpy
 import pytest
 import torch
@@ -227,12 +225,9 @@ def test_parts_of_hopper_s_product_of_four_bits(
     x, w_hat, scale, bias = torch.randn(40, 384), dequantize(q), torch.rand(40), torch.randn(300)
     expected = scale[:, None] * (x @ w_hat.T) + bias
 
-    def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-        if "SPLIT" in constants:
-            emulated_tiles.low_bit(grid[0], x, w_hat, expected, args, constants)
-        else:
-            kernel[grid](*args, **constants)
-
+    launch = emulated_tiles.launching(
+        lambda programs, args, sizes: emulated_tiles.low_bit(programs, x, w_hat, expected, args, sizes)
+    )
     monkeypatch.setattr(hopper_low_bit, "launch", launch)
     y = hopper_low_bit.multiply_low_bit(x, pack_weight(q), bias, hopper_tiles.Tile(*tile), scale)
     assert torch.allclose(y, expected, atol=1e-4)
@@ -253,12 +248,9 @@ def test_parts_of_hopper_s_product_of_codes(
         sums = x.codes.long() @ q.q.long().T
     expected = sums.float() * x.scale[:, None] * scale + bias
 
-    def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-        if "SPLIT" in constants:
-            emulated_tiles.codes(grid[0], left, right, expected, args, constants)
-        else:
-            kernel[grid](*args, **constants)
-
+    launch = emulated_tiles.launching(
+        lambda programs, args, sizes: emulated_tiles.codes(programs, left, right, expected, args, sizes)
+    )
     monkeypatch.setattr(hopper_codes, "launch", launch)
     monkeypatch.setattr(hopper_codes, "cut", lambda *_: share)
     if packed:

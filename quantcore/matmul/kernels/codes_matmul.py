@@ -27,6 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
+from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
@@ -45,16 +46,6 @@ class Tile(NamedTuple):
     stages: int
     persistent: bool = False
     splits: int = 1
-
-
-@triton.jit
-def _place(tile, tiles_n, tiles_t, GROUP: tl.constexpr):
-    """Tile number to (n, t), in groups of GROUP token tiles, so that neighbours in time share operands in the cache."""
-    a_group = GROUP * tiles_n
-    first = (tile // a_group) * GROUP
-    size = tl.minimum(tiles_t - first, GROUP)
-    within = tile % a_group
-    return within // size, first + within % size
 
 
 @triton.jit
@@ -118,7 +109,7 @@ def _multiply(
     GROUP: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    pid_n, pid_t = _place(tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T), GROUP)
+    pid_n, pid_t = place(tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T), GROUP)
     n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     t = pid_t * BLOCK_T + tl.arange(0, BLOCK_T)
     k = tl.arange(0, BLOCK_K)
@@ -207,7 +198,7 @@ def _multiply_many(
     tiles_n, tiles_t = tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T)
     half: tl.constexpr = BLOCK_N // 2
     for tile in tl.range(tl.program_id(0), tiles_n * tiles_t, PROGRAMS, flatten=True):
-        pid_n, pid_t = _place(tile, tiles_n, tiles_t, GROUP)
+        pid_n, pid_t = place(tile, tiles_n, tiles_t, GROUP)
         acc = tl.zeros([BLOCK_T, BLOCK_N], tl.int32 if IS_INT else tl.float32)
         for block in range(0, tl.cdiv(K, BLOCK_K)):
             x = x_desc.load([pid_t * BLOCK_T, block * BLOCK_K])
@@ -250,7 +241,7 @@ def multiply(
         "BLOCK_N": tile.n,
         "BLOCK_T": tile.t,
         "BLOCK_K": tile.k,
-        "GROUP": 8,
+        "GROUP": GROUP,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
         **overlapping(y.device),

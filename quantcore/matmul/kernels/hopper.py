@@ -13,25 +13,12 @@ from functools import cache
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 COPIED = 16  # bytes, of which the bulk copy engine takes whole ones
 SWIZZLES = (128, 64, 32)  # bytes of a row that are laid out together
-GROUP = 8  # tiles of one operand that all of the other are multiplied by in turn
-
-
-@triton.jit
-def place(tile, tiles_n, tiles_t, GROUP: tl.constexpr):
-    """Tile number to (n, t), in groups of GROUP token tiles, so that neighbours in time share operands in the cache."""
-    a_group = GROUP * tiles_n
-    first = (tile // a_group) * GROUP
-    size = min(tiles_t - first, GROUP)
-    within = tile % a_group
-    return within // size, first + within % size
 
 
 @cache

@@ -35,11 +35,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
-from quantcore.matmul.kernels.hopper import COPIED, GROUP, described, is_hopper, place
+from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_tiles import CODES_US, cut
 from quantcore.matmul.kernels.hopper_unpack import WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
+from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
@@ -267,9 +268,7 @@ def _add_parts(
     """y of the sums of parts, of ROWS of L x COLUMNS of R of a split tile."""
     after_last(OVERLAP)
     let_next(OVERLAP)
-    at_l = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    at_r = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    sums = sum_of_parts(parts_ptr, tl.program_id(0), splits, at_l, at_r, BLOCK_L, BLOCK_R)
+    at_l, at_r, sums = sum_of_parts(parts_ptr, splits, BLOCK_L, BLOCK_R, ROWS, COLUMNS)
     pid_r, pid_l = place(whole + tl.program_id(0), tl.cdiv(R, BLOCK_R), tl.cdiv(L, BLOCK_L), GROUP)
     at_l += pid_l * BLOCK_L
     at_r += pid_r * BLOCK_R

@@ -31,12 +31,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
-from quantcore.matmul.kernels.hopper import COPIED, GROUP, described, is_hopper, place
+from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
 from quantcore.matmul.kernels.hopper_unpack import WORDS, twice, unpacked_half, words_of
 from quantcore.matmul.kernels.low_bit_matmul import scales_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
+from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
@@ -292,9 +293,7 @@ def _add_parts(
     """y[t, n] = sx[t] * sum of parts[part, n, t] + bias[n], of ROWS n and COLUMNS t of a split tile."""
     after_last(OVERLAP)
     let_next(OVERLAP)
-    n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    t = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    sums = sum_of_parts(parts_ptr, tl.program_id(0), splits, n, t, BLOCK_N, BLOCK_T)
+    n, t, sums = sum_of_parts(parts_ptr, splits, BLOCK_N, BLOCK_T, ROWS, COLUMNS)
     pid_n, pid_t = place(whole + tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T), GROUP)
     n += pid_n * BLOCK_N
     t += pid_t * BLOCK_T

@@ -32,10 +32,15 @@ def keep_part(parts_ptr, sums, row, column, WIDTH: gl.constexpr):
 
 
 @triton.jit
-def sum_of_parts(parts_ptr, tile, splits, rows, columns, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
-    """Of rows and columns of a split tile, in the order of its splits; a part is HEIGHT x WIDTH."""
-    at = parts_ptr + tile * splits * (HEIGHT * WIDTH) + rows[:, None] * WIDTH + columns[None, :]
+def sum_of_parts(
+    parts_ptr, splits, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """Of a split tile, the program's first number, the rows and columns that its second and third say, and the sum of
+    their parts, each HEIGHT x WIDTH, in the order of its splits."""
+    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    at = parts_ptr + tl.program_id(0) * splits * (HEIGHT * WIDTH) + rows[:, None] * WIDTH + columns[None, :]
     sums = tl.load(at)
     for split in range(1, splits):
         sums += tl.load(at + split * (HEIGHT * WIDTH))
-    return sums
+    return rows, columns, sums

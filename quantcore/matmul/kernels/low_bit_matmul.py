@@ -31,6 +31,7 @@ from torch import Tensor
 
 from quantcore.matmul.kernels.codes_matmul import Tile
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, PLANE, LowBitWeight
+from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.matmul.kernels.unpacking import byte_values, plane, scale_of, scales_of_pairs
 from quantcore.numbers.formats import FP8_E4M3
 from quantcore.numbers.kernels.launch import launch
@@ -91,11 +92,7 @@ def _multiply_packed(
     if FEW:
         pid_n, pid_t = tile, 0
     else:
-        tiles_n, tiles_t = tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T)
-        a_group = GROUP * tiles_n
-        first = (tile // a_group) * GROUP
-        size = tl.minimum(tiles_t - first, GROUP)
-        pid_n, pid_t = (tile % a_group) // size, first + (tile % a_group) % size
+        pid_n, pid_t = place(tile, tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T), GROUP)
     split = tl.program_id(1)
     n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     t = pid_t * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -213,7 +210,7 @@ def multiply_packed(
         BITS=weight.bits, **weight.kinds, NATIVE=native, PLANE=PLANE, CHUNK=chunk,
         GROUPS=1 if weight.group >= width else 2 if weight.group == chunk else 3, ZERO=weight.zero_point is not None,
         SCALES=scales_of(scale), BIAS=bias is not None, EVEN=width % BLOCK == 0, FEW=tokens <= tile.t, SPLITS=splits,
-        PLAIN=not x.is_cuda, BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,
+        PLAIN=not x.is_cuda, BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=GROUP, num_warps=tile.warps, num_stages=tile.stages,
         **overlapping(x.device),
     )  # fmt: skip
     return y

@@ -38,7 +38,8 @@ def low_bit(programs: int, x: Tensor, w_hat: Tensor, expected: Tensor, args: tup
 
 
 def codes(programs: int, left: Tensor, right: Tensor, expected: Tensor, args: tuple[Any, ...], sizes: Any) -> None:
-    """`_multiply_on_hopper` with such arguments; whole tiles of y, (R, L) where it is turned, are as expected."""
+    """`_multiply_on_hopper`, or `multiply_narrow`, with such arguments; whole tiles of y, (R, L) where it is turned,
+    are as expected."""
     tiles = -(-len(right) // sizes["BLOCK_R"]), -(-len(left) // sizes["BLOCK_L"])
     y, parts, (whole, splits) = args[2].base.fill_(torch.nan), args[3], args[16:18]
     for piece, tile, columns in _pieces(programs, tiles[0] * tiles[1], whole, splits, left.shape[1]):

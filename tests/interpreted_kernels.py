@@ -234,18 +234,24 @@ def test_parts_of_hopper_s_product_of_four_bits(
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("share", [(1, 0), (2, 1), (3, 4)])
+@pytest.mark.parametrize(
+    ("width", "share"), [(256, (1, 0)), (256, (2, 1)), (256, (3, 4)), (128, (3, 7)), (64, (1, 0)), (32, (2, 0))]
+)
 def test_parts_of_hopper_s_product_of_codes(
-    monkeypatch: pytest.MonkeyPatch, share: tuple[int, int], packed: bool
+    monkeypatch: pytest.MonkeyPatch, width: int, share: tuple[int, int], packed: bool
 ) -> None:
-    """3 x 2 tiles; zero points on both sides, or packed codes of 4 bits, whose y is turned."""
-    x, weight, sums = laws.coded_case(260, 400, 384, "cpu")
-    left, right, scale, bias = x.codes, weight.codes, weight.scale, torch.randn(400)
+    """3 x 2 wide tiles; zero points on both sides, or packed codes of 4 bits. Turned where they are, or where tiles are
+    narrow."""
+    tokens = 260 if width > 64 else width + 8
+    x, weight, sums = laws.coded_case(tokens, 400, 384, "cpu")
+    left, right, scale, bias = weight.codes, x.codes, weight.scale, torch.randn(400)
     if packed:
         x = TokenCodes(x.codes, x.scale, None, None)
         q = quantize(torch.randn(400, 384), Scheme.parse("w:int4/channel").weights)
-        left, right, scale = 16 * q.q, x.codes, q.scale.flatten()
+        left, scale = 16 * q.q, q.scale.flatten()
         sums = x.codes.long() @ q.q.long().T
+    elif width == 256:
+        left, right = right, left
     expected = sums.float() * x.scale[:, None] * scale + bias
 
     launch = emulated_tiles.launching(
@@ -254,9 +260,9 @@ def test_parts_of_hopper_s_product_of_codes(
     monkeypatch.setattr(hopper_codes, "launch", launch)
     monkeypatch.setattr(hopper_codes, "cut", lambda *_: share)
     if packed:
-        y = hopper_codes.multiply_packed_many(x, pack_weight(q), bias, torch.float32)
+        y = hopper_codes.multiply_packed_many(x, pack_weight(q), bias, torch.float32, width)
     else:
-        y = hopper_codes.multiply_many(x, weight, bias, torch.float32)
+        y = hopper_codes.multiply_many(x, weight, bias, torch.float32, width)
     assert torch.allclose(y, expected, rtol=1e-6, atol=1e-4)
 
 

@@ -45,6 +45,7 @@ class CodedWeight(NamedTuple):
     out          O
     rows         rows of a block that share a scale; 0 where scales leave the sum over K
     turns        zeros: how many pieces of a tile are done, so no weight is for two products at the same time
+    kept         whether codes were written long ago, so that kernels may read them before the one before has ended
     """
 
     codes: Tensor
@@ -54,3 +55,4 @@ class CodedWeight(NamedTuple):
     out: int
     rows: int = 0
     turns: Tensor | None = None
+    kept: bool = False

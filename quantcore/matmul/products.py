@@ -37,7 +37,7 @@ FUSED_NARROW = {2048: 32, 4096: 64}  # and where a weight has so few rows: too f
 
 def coded_weight(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight:
     """Codes padded along both sides (shared where nothing is to be padded), and what zero points on either side
-    need."""
+    need. Returns when all is written, as `pack_weight` does."""
     out, width = qweight.q.shape
     rows = -out % ROW_MULTIPLE
     codes = _padded(qweight.q, rows, -width % MULTIPLE)
@@ -50,12 +50,22 @@ def coded_weight(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight
     asymmetric = activations is not None and not activations.symmetric
     sums = codes.sum(1, dtype=torch.int32) if asymmetric else None
     turns = torch.zeros(-(-out // TURN), dtype=torch.int32, device=codes.device)
-    return CodedWeight(codes, scale, zero, sums, out, turns=turns)
+    return _written(CodedWeight(codes, scale, zero, sums, out, turns=turns, kept=True))
 
 
 def coded_blocks(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight:
+    """The same of codes with a scale a block."""
     out = qweight.q.shape[0]
-    return CodedWeight(qweight.q, qweight.scale.contiguous(), None, None, out, out // qweight.scale.shape[0])
+    rows = out // qweight.scale.shape[0]
+    return _written(CodedWeight(qweight.q, qweight.scale.contiguous(), None, None, out, rows, kept=True))
+
+
+def _written(weight: CodedWeight) -> CodedWeight:
+    """`weight` when all before it is done: kernels begin to read its codes before the one before them has ended
+    (`numbers.kernels.overlap`)."""
+    if weight.codes.is_cuda:
+        torch.cuda.current_stream(weight.codes.device).synchronize()
+    return weight
 
 
 def _padded(codes: Tensor, rows: int, columns: int) -> Tensor:
@@ -134,8 +144,14 @@ def int_mm(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch
 
 
 def multiply_fp8(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    few = len(x.codes) <= FEW_TOKENS or not x.codes.is_cuda
+    few = len(x.codes) <= FEW_TOKENS or not x.codes.is_cuda or _in_narrow_tiles(x, weight, dtype)
     return multiply_codes(x, weight, bias, dtype) if few else scaled_mm(x, weight, bias, dtype)
+
+
+def _in_narrow_tiles(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
+    from quantcore.matmul.kernels.hopper_codes import takes_narrow
+
+    return takes_narrow(x, weight, dtype)
 
 
 def scaled_mm(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -64,17 +64,17 @@ def encode(x: Tensor, weight: LowBitWeight, spec: QuantSpec | None, static: QPar
 
 def codes_type(x: Tensor, weight: LowBitWeight, spec: QuantSpec) -> torch.dtype:
     """What x's codes are kept in: x's type where the weight is unpacked to it in registers, else their own."""
-    return x.dtype if _unpacks(x, weight) else spec.fmt.storage
+    return x.dtype if _unpacks(x, weight, spec.fmt.storage) else spec.fmt.storage
 
 
-def _unpacks(x: Tensor, weight: LowBitWeight) -> bool:
+def _unpacks(x: Tensor, weight: LowBitWeight, codes: torch.dtype) -> bool:
+    if not x.is_cuda:
+        return len(x) <= FEW_TOKENS
+    from quantcore.matmul.kernels import hopper_codes, hopper_low_bit
+
     if len(x) <= FEW_TOKENS:
-        return True
-    if weight.group >= weight.shape[1] or len(x) > GROUPED_TOKENS or not x.is_cuda:
-        return False
-    from quantcore.matmul.kernels import hopper_low_bit
-
-    return hopper_low_bit.takes(x, weight)
+        return not hopper_codes.takes_packed(x, codes, weight, x.dtype)
+    return weight.group < weight.shape[1] and len(x) <= GROUPED_TOKENS and hopper_low_bit.takes(x, weight)
 
 
 def multiply(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -82,7 +82,7 @@ def multiply(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: to
 
     if x.codes.dtype == dtype:
         return _multiply_unpacked(x, weight, bias)
-    if hopper_codes.takes_packed(x, weight, dtype):
+    if hopper_codes.takes_packed(x.codes, x.codes.dtype, weight, dtype):
         return hopper_codes.multiply_packed_many(x, weight, bias, dtype)
     width = weight.shape[1]
     if weight.group < width and weight.group % MULTIPLE:

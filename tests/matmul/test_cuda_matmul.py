@@ -205,6 +205,28 @@ def test_two_teams_take_turns_in_pieces_of_odd_length(tokens: int, width: int) -
 
 
 @pytest.mark.parametrize(
+    ("path", "scheme"),
+    [
+        ("w4a8", "w:int4/channel,a:int8/token/dynamic"),
+        ("w4a8", "w:int4/group128,a:fp8_e4m3/token/dynamic"),
+        ("int8", "w:int8/channel/asym,a:int8/token/asym/dynamic"),
+        ("int8", "w:int8/channel,a:int8/tensor/static"),
+        ("fp8", "FP8_DYNAMIC"),
+        ("fp8_block", "FP8_BLOCK"),
+    ],
+)
+def test_codes_in_narrow_tiles(path: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """72 rows of tiles of the weight are enough for 132 multiprocessors; 8 of the longer one are split."""
+    from quantcore.matmul.kernels import hopper_tiles
+
+    for kind in hopper_tiles.NARROW_TOKENS:
+        monkeypatch.setitem(hopper_tiles.NARROW_TOKENS, kind, range(17, 257))
+    for tokens in (17, 64, 100, 200):
+        laws.check_product(path, scheme, tokens, 9216, 1024, torch.bfloat16, "cuda")
+    laws.check_product(path, scheme, 40, 1024, 14336, torch.bfloat16, "cuda")
+
+
+@pytest.mark.parametrize(
     ("scheme", "path"),
     [
         ("W8A8", "int8"),

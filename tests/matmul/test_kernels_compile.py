@@ -27,8 +27,15 @@ class _Hopper:
 
 
 def _waits(name: str, asm: dict[str, str]) -> None:
-    """A kernel that begins before the one before it has ended reads packed weights alone until it waits, and `.nc` is
-    for nothing else. Hopper's products have warps that do not wait themselves."""
+    """A kernel that begins before the one before it has ended reads packed and coded weights alone until it waits, and
+    `.nc` is for nothing else. Hopper's products have warps that do not wait themselves."""
+    if name == "multiply_narrow":
+        groups = re.split(r"\n +(?:default|partition\d)\b", asm["ttgir"])[1:]
+        early = [re.findall(r"tt\.load|tt\.store|tma_copy\w+", one.split("griddepcontrol.wait")[0]) for one in groups]
+        assert len(groups) == 4
+        assert sum(map(bool, early)) <= 1
+        assert {kind for kinds in early for kind in kinds} <= {"tma_copy_global_to_local"}
+        return
     before, wait, behind = asm["ttgir" if "hopper" in name or name == "_multiply_low_bit" else "ptx"].partition(
         "griddepcontrol.wait"
     )
@@ -207,6 +214,46 @@ def test_products_of_many_codes_of_four_bits_for_hopper(compiled: dict[str, Any]
     assert kernel.metadata.shared <= HOPPER_SHARED
 
 
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("w:int4/channel,a:int8/token/dynamic", 32),
+        ("w:int4/channel,a:int8/token/dynamic", 128),
+        ("w:int8/channel/asym,a:int8/token/asym/dynamic", 128),
+        ("FP8_DYNAMIC", 64),
+        ("FP8_BLOCK", 128),
+        ("W4AINT8", 64),
+    ],
+)
+def test_products_of_codes_in_narrow_tiles(scheme: str, width: int, compiled: dict[str, Any]) -> None:
+    """Four groups of warps wait for the kernel before, but for the one that brings a weight that nobody writes."""
+    from quantcore.matmul import w4a8
+    from quantcore.matmul.codes import TokenCodes
+    from quantcore.matmul.kernels.hopper_codes import multiply_many, multiply_packed_many
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
+    from quantcore.matmul.products import coded_blocks, coded_weight
+
+    parsed = Scheme.parse({"W4AINT8": "w:int4/group128,a:int8/token/dynamic"}.get(scheme, scheme))
+    assert parsed.activations is not None
+    storage = parsed.activations.fmt.storage
+    qweight = quantize(torch.randn(256, 2048), parsed.weights)
+    zero = None if parsed.activations.symmetric else torch.zeros(width, dtype=torch.int32)
+    scale = torch.ones(width, 16) if "BLOCK" in scheme else torch.ones(width)
+    x = TokenCodes(torch.zeros(width, 2048, dtype=storage), scale, zero, zero)
+    if "int4" in scheme:
+        multiply_packed_many(x, pack_weight(qweight), torch.ones(256), torch.bfloat16, width)
+    elif "W4" in scheme:
+        multiply_many(x, w4a8.codes_of(pack_weight(qweight), storage), torch.ones(256), torch.bfloat16, width)
+    else:
+        weight = (coded_blocks if "BLOCK" in scheme else coded_weight)(qweight, parsed.activations)
+        multiply_many(x, weight, torch.ones(256), torch.bfloat16, width)
+    kernel = compiled["multiply_narrow"]
+    kind = "s32.s8.s8" if storage == torch.int8 else "f32.e4m3.e4m3"
+    assert f"m64n{width}k32.{kind}" in kernel.asm["ptx"]
+    assert kernel.asm["ptx"].count("griddepcontrol.wait") == (4 if "W4" in scheme else 3)
+    assert kernel.metadata.shared <= HOPPER_SHARED
+
+
 @pytest.mark.parametrize("scheme", ["W4A16", "W4A16_ASYM"])
 @pytest.mark.parametrize("tile", [(32, 2, 1), (64, 2, 2), (256, 1, 1), (256, 1, 2, 1)])
 def test_products_of_four_bits_for_hopper(scheme: str, tile: tuple[int, ...], compiled: dict[str, Any]) -> None:
@@ -244,6 +291,24 @@ def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ..
     from quantcore.matmul.kernels.hopper_tiles import tile_for
 
     assert tile_for(tokens, out, width, 132) == tile
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kind", "width"),
+    [
+        (16, "int8", 256),
+        (17, "int8", 32),
+        (33, "int8", 64),
+        (255, "int8", 128),
+        (256, "int8", 256),
+        (17, "blocks", 128),
+    ],
+)
+def test_widths_of_tiles_of_codes(tokens: int, kind: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quantcore.matmul.kernels import hopper_tiles
+
+    monkeypatch.setattr(hopper_tiles, "NARROW_TOKENS", {kind: range(17, 256)})
+    assert hopper_tiles.width_for(tokens, kind) == width
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Codes times codes for many tokens, on Hopper: the product and the epilogue of `codes_matmul`.
+"""Codes times codes for many tokens, on Hopper: the product and the epilogue of `codes_matmul`. Which tiles multiply
+what is said here; those for fewer tokens are written in `hopper_narrow`.
 
     y[l, r] = sl[l] sr[r] sum over blocks of 128 columns of bl[l, block] br[r / 128, block] sum_k L[l, k] R[r, k]
 
@@ -36,16 +37,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper
+from quantcore.matmul.kernels.hopper_narrow import multiply_narrow, stages
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
-from quantcore.matmul.kernels.hopper_tiles import CODES_US, cut
-from quantcore.matmul.kernels.hopper_unpack import WORDS, unpacked_codes, words_of
+from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results
+from quantcore.matmul.kernels.hopper_tiles import CODES_US, NARROW_TOKENS, ROW_US, WIDE, cut, width_for
+from quantcore.matmul.kernels.hopper_unpack import HELD, WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
-BLOCK_L, BLOCK_R, BLOCK_K = 128, 256, 128
+BLOCK_L, BLOCK_K = 128, 128
 MANY_TOKENS = 256  # from here on
 SOME_TOKENS = 65  # where blocks have scales, or the weight is packed
 MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 bits and one of 8
@@ -78,49 +81,6 @@ def _bring(
     let_next(OVERLAP)
 
 
-@triton.jit
-def _results(
-    sums, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr,
-    SL: tl.constexpr, SR: tl.constexpr, L_ZERO: tl.constexpr, R_ZERO: tl.constexpr, BIAS: tl.constexpr,
-    PACKED: tl.constexpr, EVEN: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Zero points, scales and bias of sums, in y's type. SL, SR: 1 per row, 0 for one scale, -1 for none."""
-    in_l = at_l < L
-    if R_ZERO:
-        zr = _of_right(zr_ptr + at_r * SR, at_r, R, EVEN)
-        sums -= tl.load(l_sum_ptr + at_l, mask=in_l, other=0).expand_dims(1) * zr.expand_dims(0)
-    if L_ZERO:
-        zl = tl.load(zl_ptr + at_l * SL, mask=in_l, other=0)
-        sums -= zl.expand_dims(1) * _of_right(r_sum_ptr + at_r, at_r, R, EVEN).expand_dims(0)
-    y = sums.to(tl.float32)
-    if SL >= 0:
-        sl = tl.load(sl_ptr + at_l * SL, mask=in_l, other=0.0)
-        y = y * (sl * 0.0625 if PACKED else sl).expand_dims(1)  # codes that were packed are 16 times too large
-    if SR >= 0:
-        y = y * _of_right(sr_ptr + at_r * SR, at_r, R, EVEN).expand_dims(0)
-    if BIAS == "r":
-        y += _of_right(bias_ptr + at_r, at_r, R, EVEN).to(tl.float32).expand_dims(0)
-    if BIAS == "l":
-        y += tl.load(bias_ptr + at_l, mask=in_l, other=0.0).to(tl.float32).expand_dims(1)
-    return y.to(DTYPE)
-
-
-@triton.jit
-def _of_right(place, at_r, R, EVEN: tl.constexpr):
-    """Unmasked where all tiles are full: two neighbours are then one load."""
-    if EVEN:
-        return tl.load(place)
-    else:
-        return tl.load(place, mask=at_r < R, other=0)
-
-
-@gluon.jit
-def _block_scale(bl_ptr, br_ptr, at_l, at_r, block, blocks, BL: gl.constexpr, BR: gl.constexpr):
-    """Of 128 columns: bl of each at_l, times br of the 128 rows that at_r is of."""
-    scale = gl.load(bl_ptr + at_l * blocks + block) if BL else 1.0
-    return scale * gl.load(br_ptr + (at_r // 128) * blocks + block) if BR else scale
-
-
 @gluon.jit
 def _sum_up(
     tensors, SIDE: gl.constexpr, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
@@ -136,13 +96,6 @@ def _sum_up(
     apart: gl.constexpr = BL or BR or not IS_INT
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, rows, 32])
     operand: gl.constexpr = gl.DotOperandLayout(0, layout, 4)
-    held: gl.constexpr = gl.DistributedLinearLayout(
-        reg_bases=[[0, 1], [8, 0], [0, 8]],
-        lane_bases=[[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]],
-        warp_bases=[[16, 0], [32, 0]],
-        block_bases=[],
-        shape=[half, 16],
-    )
     tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
     y_buf = y_bufs.index(SIDE)
     step = 0
@@ -159,14 +112,13 @@ def _sum_up(
             second = gl.zeros([half, rows], gl.float32, layout)
         row_1, row_2 = gl.minimum(begin_r, R - 1), gl.minimum(begin_r + rows, R - 1)
         if BL or BR:
-            scale_1 = _block_scale(bl_ptr, br_ptr, row, row_1, begin, blocks, BL, BR)
-            scale_2 = _block_scale(bl_ptr, br_ptr, row, row_2, begin, blocks, BL, BR)
+            scale_1 = block_scale(bl_ptr, br_ptr, row, row_1, begin, blocks, BL, BR)
+            scale_2 = block_scale(bl_ptr, br_ptr, row, row_2, begin, blocks, BL, BR)
         for block in range(begin, end):
             stage = step % STAGES
             mbarrier.wait(full.index(stage), (step // STAGES) & 1)
             if PACKED:
-                words = l_bufs.index(2 * stage + SIDE).load(held)
-                left = gl.convert_layout(unpacked_codes(words), operand, assert_trivial=True)
+                left = unpacked_codes(l_bufs.index(2 * stage + SIDE).load(HELD), operand)
             else:
                 left = l_bufs.index(2 * stage + SIDE).load(operand)
             one, two = r_bufs.index(2 * stage).permute([1, 0]), r_bufs.index(2 * stage + 1).permute([1, 0])
@@ -182,8 +134,8 @@ def _sum_up(
                 if BL or BR:
                     second += part.to(gl.float32) * (scale_2.expand_dims(1) if BL else scale_2)
                     then = gl.minimum(block + 1, blocks - 1)
-                    scale_1 = _block_scale(bl_ptr, br_ptr, row, row_1, then, blocks, BL, BR)
-                    scale_2 = _block_scale(bl_ptr, br_ptr, row, row_2, then, blocks, BL, BR)
+                    scale_1 = block_scale(bl_ptr, br_ptr, row, row_1, then, blocks, BL, BR)
+                    scale_2 = block_scale(bl_ptr, br_ptr, row, row_2, then, blocks, BL, BR)
                 else:
                     second += part
             else:
@@ -197,10 +149,11 @@ def _sum_up(
             keep_part(parts_ptr, first, row_part, 0, BLOCK_R)
             keep_part(parts_ptr, second, row_part, rows, BLOCK_R)
         else:
+            sl = left_scales(sl_ptr, at_l, L, SL)
             for side in gl.static_range(2):
                 at_r = begin_r + side * rows + gl.arange(0, rows, gl.SliceLayout(0, layout))
-                y = _results(
-                    first if side == 0 else second, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
+                y = results(
+                    first if side == 0 else second, at_r, at_l, R, L, sl, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
                     r_sum_ptr, bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, EVEN, y_desc.dtype,
                 )  # fmt: skip
                 tma.store_wait(0)
@@ -272,9 +225,9 @@ def _add_parts(
     pid_r, pid_l = place(whole + tl.program_id(0), tl.cdiv(R, BLOCK_R), tl.cdiv(L, BLOCK_L), GROUP)
     at_l += pid_l * BLOCK_L
     at_r += pid_r * BLOCK_R
-    y = _results(
-        sums, at_r, at_l, R, L, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, SL, SR, L_ZERO, R_ZERO,
-        BIAS, PACKED, EVEN, y_ptr.dtype.element_ty,
+    y = results(
+        sums, at_r, at_l, R, L, left_scales(sl_ptr, at_l, L, SL), sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr,
+        bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, EVEN, y_ptr.dtype.element_ty,
     )  # fmt: skip
     wide_l, wide_r = at_l.to(tl.int64)[:, None], at_r.to(tl.int64)[None, :]
     to = wide_r * L + wide_l if TURNED else wide_l * R + wide_r
@@ -282,38 +235,50 @@ def _add_parts(
 
 
 def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
-    """Whether this kernel multiplies so many tokens by such a weight, and does it quickest."""
-    if weight.rows == 128:
-        return _fits(x, weight.out, dtype, SOME_TOKENS)
-    return (
-        weight.rows in (0, 1)
-        and _fits(x, weight.out, dtype, MANY_TOKENS)
-        and (weight.rows == 1 or _share(len(x.codes), weight.out, x.codes).fills)
+    """Whether these kernels multiply so many tokens by such a weight, and do it quickest."""
+    least = SOME_TOKENS if weight.rows == 128 else MANY_TOKENS
+    return takes_narrow(x, weight, dtype) or (
+        len(x.codes) >= least
+        and weight.rows in (0, 1, 128)
+        and _fits(x.codes, weight.out, dtype)
+        and (weight.rows > 0 or _share(len(x.codes), weight.out, x.codes, WIDE).fills(3))
     )
 
 
-def takes_packed(x: TokenCodes, weight: LowBitWeight, dtype: torch.dtype) -> bool:
-    """The same of a weight of 4 bits times integers of 8, where a row has one scale."""
-    out, width = weight.shape
+def takes_narrow(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
+    """The same of narrow tiles."""
+    tokens, kind = len(x.codes), _kind(weight)
+    if tokens not in NARROW_TOKENS[kind] or weight.rows not in (0, 1, 128) or not _fits(x.codes, weight.out, dtype):
+        return False
+    sides = (tokens, weight.out) if weight.rows == 128 else (weight.out, tokens)
+    return _share(*sides, x.codes, width_for(tokens, kind)).fills(2)
+
+
+def takes_packed(x: Tensor, codes: torch.dtype, weight: LowBitWeight, dtype: torch.dtype) -> bool:
+    """The same of a weight of 4 bits times integers of 8, where a row has one scale; x is, or will be, `codes`."""
+    tokens, (out, width) = len(x), weight.shape
+    narrow = tokens in NARROW_TOKENS["int4"]
     return (
-        x.codes.dtype == torch.int8
+        (narrow or tokens >= SOME_TOKENS)
+        and codes == torch.int8
         and weight.bits == 4
         and weight.is_plain
         and weight.zero_point is None
         and weight.group >= width
         and width <= MOST_COLUMNS
-        and _fits(x, out, dtype, SOME_TOKENS)
-        and _share(out, len(x.codes), x.codes).fills
+        and _fits(x, out, dtype)
+        and _share(out, tokens, x, width_for(tokens, "int4")).fills(2 if narrow else 3)
     )
 
 
-def _fits(x: TokenCodes, out: int, dtype: torch.dtype, least: int) -> bool:
-    return (
-        is_hopper(x.codes.device)
-        and len(x.codes) >= least
-        and dtype in (torch.bfloat16, torch.float16)
-        and out * dtype.itemsize % COPIED == 0
-    )
+def _kind(weight: CodedWeight) -> str:
+    if weight.rows == 128:
+        return "blocks"
+    return "int8" if weight.codes.dtype == torch.int8 else "fp8"
+
+
+def _fits(x: Tensor, out: int, dtype: torch.dtype) -> bool:
+    return is_hopper(x.device) and dtype in (torch.bfloat16, torch.float16) and out * dtype.itemsize % COPIED == 0
 
 
 class _Share(NamedTuple):
@@ -328,17 +293,16 @@ class _Share(NamedTuple):
     def pieces(self) -> int:
         return self.whole + (self.tiles - self.whole) * self.splits
 
-    @property
-    def fills(self) -> bool:
-        """Whether three in four multiprocessors get a piece."""
-        return 4 * self.pieces >= 3 * self.programs
+    def fills(self, quarters: int) -> bool:
+        """Whether so many in four multiprocessors get a piece."""
+        return 4 * self.pieces >= quarters * self.programs
 
 
-def _share(left: int, right: int, codes: Tensor) -> _Share:
-    """Of so many rows of L and R; `codes` of one side."""
-    tiles, programs = triton.cdiv(right, BLOCK_R) * triton.cdiv(left, BLOCK_L), multiprocessors(codes.device)
-    blocks = triton.cdiv(codes.shape[1], BLOCK_K)
-    return _Share(programs, tiles, *cut(tiles, blocks, programs, CODES_US, BLOCK_L * BLOCK_R))
+def _share(left: int, right: int, x: Tensor, block_r: int) -> _Share:
+    """Of so many rows of L and R, in tiles of block_r of R; x, or its codes, for the columns."""
+    tiles, programs = triton.cdiv(right, block_r) * triton.cdiv(left, BLOCK_L), multiprocessors(x.device)
+    blocks = triton.cdiv(x.shape[1], BLOCK_K)
+    return _Share(programs, tiles, *cut(tiles, blocks, programs, CODES_US + ROW_US * block_r, BLOCK_L * block_r))
 
 
 class _Side(NamedTuple):
@@ -352,20 +316,28 @@ class _Side(NamedTuple):
     sums: Tensor | None = None
 
 
-def multiply_many(x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """y (N, O) in `dtype`, of 16 bits. x and weight are padded alike, to whole 128 columns."""
+def multiply_many(
+    x: TokenCodes, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype, width: int | None = None
+) -> Tensor:
+    """y (N, O) in `dtype`, of 16 bits, by tiles of so many rows of R. x and weight are padded alike, to whole 128
+    columns."""
+    block_r = width or width_for(len(x.codes), _kind(weight))
     kind = -1 if weight.rows else int(weight.scale.numel() > 1)
     of_w = _Side(weight.codes, weight.out, weight.scale, kind, weight.zero_point, weight.sums)
-    if weight.rows == 1:
-        return _multiply(of_w, _tokens(x), bias, dtype, turned=True, bl=weight.scale)
+    if weight.rows == 1 or (weight.rows == 0 and block_r < WIDE):
+        bl = weight.scale if weight.rows else None
+        return _multiply(of_w, _tokens(x), bias, dtype, block_r, turned=True, early=weight.kept, bl=bl)
     bl, br = x.scale if x.scale.dim() == 2 else None, weight.scale if weight.rows else None
-    return _multiply(_tokens(x), of_w, bias, dtype, bl=bl, br=br)
+    return _multiply(_tokens(x), of_w, bias, dtype, block_r, early=weight.kept, bl=bl, br=br)
 
 
-def multiply_packed_many(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def multiply_packed_many(
+    x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype, width: int | None = None
+) -> Tensor:
     """The same of a weight that is packed."""
+    block_r = width or width_for(len(x.codes), "int4")
     of_w = _Side(words_of(weight), weight.shape[0], weight.scale, int(weight.scale.numel() > 1))
-    return _multiply(of_w, _tokens(x), bias, dtype, turned=True, packed=True)
+    return _multiply(of_w, _tokens(x), bias, dtype, block_r, turned=True, packed=True, early=True)
 
 
 def _tokens(x: TokenCodes) -> _Side:
@@ -374,34 +346,38 @@ def _tokens(x: TokenCodes) -> _Side:
 
 
 def _multiply(
-    left: _Side, right: _Side, bias: Tensor | None, dtype: torch.dtype, turned: bool = False, packed: bool = False,
-    bl: Tensor | None = None, br: Tensor | None = None,
+    left: _Side, right: _Side, bias: Tensor | None, dtype: torch.dtype, block_r: int, turned: bool = False,
+    packed: bool = False, early: bool = False, bl: Tensor | None = None, br: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     out, tokens = (left.rows, right.rows) if turned else (right.rows, left.rows)
     y = torch.empty(tokens, out, dtype=dtype, device=right.codes.device)
     width, is_int = right.codes.shape[1], right.codes.dtype == torch.int8
-    share = _share(left.rows, right.rows, right.codes)
+    share = _share(left.rows, right.rows, right.codes, block_r)
     splits, whole, parts = share.splits, share.whole, None
     if splits > 1:
         kind = torch.int32 if is_int and bl is None and br is None else torch.float32
-        parts = torch.empty(share.pieces - whole, BLOCK_L, BLOCK_R, dtype=kind, device=y.device)
+        parts = torch.empty(share.pieces - whole, BLOCK_L, block_r, dtype=kind, device=y.device)
     of_rows = (
         left.scale, right.scale, left.zero_point, right.zero_point, left.sums, right.sums, bias, right.rows, left.rows,
     )  # fmt: skip
     constants = {
         "PACKED": packed, "TURNED": turned, "SL": left.kind, "SR": right.kind, "L_ZERO": left.zero_point is not None,
         "R_ZERO": right.zero_point is not None, "BIAS": "none" if bias is None else "l" if turned else "r",
-        "BLOCK_R": BLOCK_R, "BLOCK_L": BLOCK_L, "GROUP": GROUP, "EVEN": right.rows % BLOCK_R == 0, "num_warps": 4,
+        "BLOCK_R": block_r, "BLOCK_L": BLOCK_L, "GROUP": GROUP, "EVEN": right.rows % block_r == 0, "num_warps": 4,
         **overlapping(y.device),
     }  # fmt: skip
-    half_l, half_r = BLOCK_L // 2, BLOCK_R // 2
+    kernel, box, more = _multiply_on_hopper, block_r // 2, {"STAGES": 4}
+    if block_r < WIDE:
+        kernel, box = multiply_narrow, block_r
+        more = {"STAGES": stages(BLOCK_L, block_r, BLOCK_K, packed), "EARLY": early}
+    half = BLOCK_L // 2
     launch(
-        _multiply_on_hopper, (min(share.pieces, share.programs),),
-        described(left.codes, [half_l, WORDS if packed else BLOCK_K]), described(right.codes, [half_r, BLOCK_K]),
-        described(y, [half_r, half_l] if turned else [half_l, half_r]), parts, bl, br, *of_rows, width, whole, splits,
-        SPLIT=splits > 1, IS_INT=is_int, BL=bl is not None, BR=br is not None, BLOCK_K=BLOCK_K, STAGES=4, **constants,
+        kernel, (min(share.pieces, share.programs),),
+        described(left.codes, [half, WORDS if packed else BLOCK_K]), described(right.codes, [box, BLOCK_K]),
+        described(y, [box, half] if turned else [half, box]), parts, bl, br, *of_rows, width, whole, splits,
+        SPLIT=splits > 1, IS_INT=is_int, BL=bl is not None, BR=br is not None, BLOCK_K=BLOCK_K, **more, **constants,
     )  # fmt: skip
     if parts is not None:
-        grid = share.tiles - whole, BLOCK_L // 64, BLOCK_R // 32
+        grid = share.tiles - whole, BLOCK_L // 64, block_r // 32
         launch(_add_parts, grid, parts, y, *of_rows, whole, splits, ROWS=64, COLUMNS=32, **constants)
     return y

@@ -20,7 +20,10 @@ TEAM_TOKENS = 64  # up to here two teams
 SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
 BLOCK_US, TOKEN_US = 0.2, 0.005  # what a block of a tile takes of `hopper_low_bit`, and each of its tokens
-CODES_US = 0.9  # what one of a tile of `hopper_codes` takes
+CODES_US, ROW_US = 0.26, 0.0025  # what one of a tile of `hopper_codes` takes, and each of the tile's rows of R
+NARROWEST, NARROW, WIDE = 32, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_codes`
+# With how many tokens narrow tiles are the quickest, by the weight's codes: with none, until they have been timed.
+NARROW_TOKENS = {"int4": range(0), "int8": range(0), "fp8": range(0), "blocks": range(0)}
 ADD_US = 3.0  # what adding parts takes at least
 PARTS_BYTES_US = 4e6  # bytes of parts that are written, or read, in a microsecond
 
@@ -50,6 +53,14 @@ def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
     if tiles > programs:
         splits, whole = cut(tiles, blocks, programs, BLOCK_US + TOKEN_US * block_t, BLOCK_N * block_t)
     return Tile(block_t, 2 if tokens <= TEAM_TOKENS else 1, splits, whole)
+
+
+def width_for(tokens: int, kind: str) -> int:
+    """Rows of R in a tile of codes. Narrow tiles of tokens have room for all of them, where that is not too many; those
+    of a weight whose blocks have scales have one block's."""
+    if tokens not in NARROW_TOKENS[kind]:
+        return WIDE
+    return NARROW if kind == "blocks" else min(NARROW, max(NARROWEST, triton.next_power_of_2(tokens)))
 
 
 def _splits(tiles: int, blocks: int, programs: int, least: int) -> int:

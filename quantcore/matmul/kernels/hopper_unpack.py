@@ -38,6 +38,15 @@ def _to_int8(plane: int) -> str:
 
 
 CODES_0, CODES_1, CODES_2, CODES_3 = (gl.constexpr(_to_int8(plane)) for plane in range(4))
+HELD = gl.constexpr(
+    gl.DistributedLinearLayout(
+        reg_bases=[[0, 1], [8, 0], [0, 8]],
+        lane_bases=[[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]],
+        warp_bases=[[16, 0], [32, 0]],
+        block_bases=[],
+        shape=[64, WORDS],
+    )
+)  # of the words of 64 rows that are unpacked to codes
 
 
 def words_of(weight: LowBitWeight) -> Tensor:
@@ -82,9 +91,10 @@ def _codes(words, CODE: gl.constexpr):
 
 
 @gluon.jit
-def unpacked_codes(words):
-    """int8 codes (rows, 128), 16 times those of 4 bits in words (rows, 16)."""
-    twice = gl.join(words, words).reshape([words.shape[0], 32])
+def unpacked_codes(words, operand: gl.constexpr):
+    """int8 codes (64, 128), laid out as an `operand`, 16 times those of 4 bits in words (64, 16), laid out as HELD."""
+    twice = gl.join(words, words).reshape([64, 32])
     low = gl.join(_codes(twice, CODES_0), _codes(twice, CODES_1))
     high = gl.join(_codes(twice, CODES_2), _codes(twice, CODES_3))
-    return gl.join(low, high).permute([0, 3, 2, 1]).reshape([words.shape[0], 128])
+    codes = gl.join(low, high).permute([0, 3, 2, 1]).reshape([64, 128])
+    return gl.convert_layout(codes, operand, assert_trivial=True)

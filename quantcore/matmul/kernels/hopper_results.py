@@ -1,0 +1,61 @@
+"""From the sums of codes to results, on Hopper: what the epilogues of `hopper_codes` and `hopper_narrow` do. What is
+written in Triton's words here runs in Gluon's kernels, too."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+
+@triton.jit
+def left_scales(sl_ptr, at_l, L, SL: tl.constexpr):
+    """Those of rows of L, as `results` takes them. SL: 1 per row, 0 for one scale, -1 for none."""
+    if SL >= 0:
+        return tl.load(sl_ptr + at_l * SL, mask=at_l < L, other=0.0)
+    else:
+        return 1.0
+
+
+@triton.jit
+def results(
+    sums, at_r, at_l, R, L, sl, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr,
+    SL: tl.constexpr, SR: tl.constexpr, L_ZERO: tl.constexpr, R_ZERO: tl.constexpr, BIAS: tl.constexpr,
+    PACKED: tl.constexpr, EVEN: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Zero points, scales and bias of sums, in y's type. SL, SR: 1 per row, 0 for one scale, -1 for none. Of codes that
+    were packed sums are 16 times too large."""
+    in_l = at_l < L
+    if R_ZERO:
+        zr = _of_right(zr_ptr + at_r * SR, at_r, R, EVEN)
+        sums -= tl.load(l_sum_ptr + at_l, mask=in_l, other=0).expand_dims(1) * zr.expand_dims(0)
+    if L_ZERO:
+        zl = tl.load(zl_ptr + at_l * SL, mask=in_l, other=0)
+        sums -= zl.expand_dims(1) * _of_right(r_sum_ptr + at_r, at_r, R, EVEN).expand_dims(0)
+    y = sums.to(tl.float32)
+    if SL >= 0:
+        y = y * (sl * 0.0625 if PACKED else sl).expand_dims(1)
+    if SR >= 0:
+        y = y * _of_right(sr_ptr + at_r * SR, at_r, R, EVEN).expand_dims(0)
+    if BIAS == "r":
+        y += _of_right(bias_ptr + at_r, at_r, R, EVEN).to(tl.float32).expand_dims(0)
+    if BIAS == "l":
+        y += tl.load(bias_ptr + at_l, mask=in_l, other=0.0).to(tl.float32).expand_dims(1)
+    return y.to(DTYPE)
+
+
+@triton.jit
+def _of_right(place, at_r, R, EVEN: tl.constexpr):
+    """Unmasked where all tiles are full: two neighbours are then one load."""
+    if EVEN:
+        return tl.load(place)
+    else:
+        return tl.load(place, mask=at_r < R, other=0)
+
+
+@gluon.jit
+def block_scale(bl_ptr, br_ptr, at_l, at_r, block, blocks, BL: gl.constexpr, BR: gl.constexpr):
+    """Of 128 columns: bl of each at_l, times br of the 128 rows that at_r is of."""
+    scale = gl.load(bl_ptr + at_l * blocks + block) if BL else 1.0
+    return scale * gl.load(br_ptr + (at_r // 128) * blocks + block) if BR else scale

@@ -17,6 +17,7 @@ from quantcore.matmul.paths import PATHS
 from quantcore.matmul.products import FEW_TOKENS, fused_tokens, token_codes
 from quantcore.methods.transforms.fwht import turned
 from quantcore.numbers.affine import QParams
+from quantcore.numbers.granularity import PerGroup
 from quantcore.numbers.qtensor import QTensor, fake_quantize, global_scale_of, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
@@ -25,7 +26,7 @@ from quantcore.scheme.scheme import Scheme
 # of the largest: 2^-8 at worst; the most seen on an H200, over these schemes, was 2^-9.7.
 SUMS_LOSE = {"int8": 0.0, "int8_torch": 0.0, "fp8": 2**-9, "fp8_torch": 2**-9, "fp8_block": 2**-9, "low_bit": 2**-19}
 SUMS_LOSE["w4a8"] = 2**-19
-HOPPER_ROUNDS_BEYOND = 32  # tokens: the weight to bf16
+HOPPER_ROUNDS_BEYOND = 32  # tokens: a weight in groups, to bf16
 SUMS_LOSE["humming"] = 2**-8 + 2**-9  # scales of weights in bfloat16, where they are multiplied in too, and fp8's sums
 REFERENCE_LOSES = 2**-48  # of the same, the float64 reference itself
 EPILOGUE = 4 * 2**-24  # to float32, times one scale, times the other, plus bias
@@ -165,15 +166,17 @@ def check_product(
     products = x_hat.abs() @ exact(qweight, sizes=True).T
     lost = SUMS_LOSE[path] + REFERENCE_LOSES
     on_gpu = device == "cuda"
+    in_groups = isinstance(scheme.weights.granularity, PerGroup)
+    hopper_rounds = on_gpu and in_groups and dtype == torch.bfloat16 and tokens > HOPPER_ROUNDS_BEYOND
     if path == "low_bit" and tokens > fused_tokens(out, not scheme.weights.fmt.is_float):
         lost += rounding  # the weight is unpacked to x's dtype
-    elif path == "low_bit" and on_gpu and tokens > HOPPER_ROUNDS_BEYOND and dtype == torch.bfloat16:
+    elif path == "low_bit" and hopper_rounds:
         lost += rounding  # and so it is on Hopper
     if path == "low_bit" and on_gpu:
         lost += 2**-16  # by scales of 16 bits
     if path in ("fp8", "fp8_torch") and on_gpu and (tokens > FEW_TOKENS or path == "fp8_torch"):
         lost += width // 32 * 2**-14
-    if path == "w4a8" and on_gpu and dtype == torch.bfloat16 and HOPPER_ROUNDS_BEYOND < tokens:
+    if path == "w4a8" and hopper_rounds:
         lost += rounding + 2**-16
     if path == "w4a8" and tokens > w4a8.FEW_TOKENS:
         assert scheme.activations is not None

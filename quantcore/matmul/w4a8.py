@@ -4,9 +4,9 @@
 
 The weight is read as 4 bits. Few tokens: it is unpacked in registers to 16-bit floats, which hold the codes of x as
 well, all of them exactly; float32 sums (`kernels.few_tokens_matmul`, `low_bit_matmul`, `hopper_low_bit`; this one
-rounds the weight times its scale to bf16 beyond 32 tokens). Many tokens: q - zero is written once as codes of 8 bits,
-which is exact too (|q - zero| <= 15 fits e4m3), for the tensor cores of 8 bits (`kernels.codes_matmul`), where a row
-has one scale or groups are of whole 128 columns. Narrower groups are multiplied in 16 bits.
+rounds a weight in groups, times its scales, to bf16 beyond 32 tokens). Many tokens: q - zero is written once as codes
+of 8 bits, which is exact too (|q - zero| <= 15 fits e4m3), for the tensor cores of 8 bits (`kernels.codes_matmul`),
+where a row has one scale or groups are of whole 128 columns. Narrower groups are multiplied in 16 bits.
 """
 
 from __future__ import annotations

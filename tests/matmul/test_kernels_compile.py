@@ -44,7 +44,7 @@ def _waits(name: str, asm: dict[str, str]) -> None:
         assert "warp_specialize" not in before
     elif name == "_multiply_low_bit":
         copies = [part.count("ttng.async_tma_copy_global_to_local") for part in (before, behind)]
-        assert copies == [2, 1]  # both halves of a weight's tile; tokens
+        assert copies == [2, 2]  # halves of a weight's tile; of tokens
     else:
         early = re.findall(r"\b(?:ld|st|atom|red|cp)\.[\w.:]*global[\w.:]*", before)
         assert bool(early) == (name == "_multiply_few")

@@ -5,9 +5,16 @@ A tile is 128 rows of the weight x 16 to 256 tokens, and the weight is the left 
 registers: each lane reads its words of a block, unpacks a plane of each to pairs of neighbouring columns, and that is
 the operand of the instruction, as it stands. No unpacked weight moves between threads, nor through shared memory.
 
-    up to 32 tokens   c = t - (136 + zero), t = 128 + u, u the stored code + 8: exact; a block's sums are scaled
-    beyond them       w = c s_hi + (c s_lo), rounded once to bf16; s_hi + s_lo are 16 bits of the scale's 24, two bf16:
-                      the dequantized weight in bf16, as `expand` writes it, but for ties that the lost 8 bits decide
+    a row has a scale   c = t - (136 + zero), t = 128 + u, u the stored code + 8: exact; the row's sums are scaled
+    up to 32 tokens     the same c; a block's sums are scaled
+    beyond them         w = c s_hi + (c s_lo), rounded once to bf16; s_hi + s_lo are 16 bits of the scale's 24, two
+                        bf16: the dequantized weight in bf16, as `expand` writes it, but for ties that the lost 8 bits
+                        decide
+
+A block is two products, of 64 columns each. While the tensor cores do one, the columns of the next are unpacked, and
+they wait for nothing but the end of a block: products in flight at a loop's end ptxas would do one by one. ptxas also
+moves what it may, and does not know how long products take. The order stays as written because words are read where
+they are unpacked, and because a wait for tokens stands between the last unpacking of a block and its end.
 
 Up to 64 tokens what is slow is one block behind the other, so two teams share a tile's blocks, every other one each,
 and add their sums. Where there are fewer tiles than multiprocessors K is split, too, and where there are more
@@ -47,7 +54,7 @@ MOST_TOKENS = 4096  # beyond them unpacking first is quicker
 
 @gluon.jit
 def _bring_weights(
-    w_desc, w_bufs, w_full, w_empty, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
+    w_desc, w_bufs, w_full, done, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
     W_STAGES: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """These begin before the kernel before this one has ended."""
@@ -60,7 +67,7 @@ def _bring_weights(
         for block in range(begin, end):
             stage = step % W_STAGES
             came = w_full.index(stage)
-            mbarrier.wait(w_empty.index(stage), ((step // W_STAGES) & 1) ^ 1)
+            mbarrier.wait(done.index(stage), ((step // W_STAGES) & 1) ^ 1)
             mbarrier.expect(came, BLOCK_N * 64)
             for side in gl.static_range(2):
                 row = block * N + pid_n * BLOCK_N + side * half
@@ -70,8 +77,8 @@ def _bring_weights(
 
 @gluon.jit
 def _bring_tokens(
-    x_desc, x_bufs, x_full, x_empty, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
-    X_STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
+    x_desc, x_bufs, x_first, x_second, done, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr,
+    BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """Whoever waits for tokens has waited for the kernel before this one."""
     tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
@@ -80,23 +87,52 @@ def _bring_tokens(
     for piece in range(gl.program_id(0), whole + (tiles_n * tiles_t - whole) * splits, gl.num_programs(0)):
         tile, begin, end = piece_of(piece, whole, splits, blocks)
         _, pid_t = place(tile, tiles_n, tiles_t, GROUP)
-        for half_block in range(2 * begin, 2 * end):
-            stage = step % X_STAGES
-            came = x_full.index(stage)
-            mbarrier.wait(x_empty.index(stage), ((step // X_STAGES) & 1) ^ 1)
-            mbarrier.expect(came, BLOCK_T * 128)
-            tma.async_copy_global_to_shared(x_desc, [pid_t * BLOCK_T, half_block * 64], came, x_bufs.index(stage))
+        for block in range(begin, end):
+            for h in gl.static_range(2):
+                then = (2 * step + h + 2 * W_STAGES - X_STAGES) // 2  # W_STAGES behind the block that was there
+                mbarrier.wait(done.index(then % W_STAGES), ((then // W_STAGES) & 1) ^ 1)
+                came = (x_first if h == 0 else x_second).index(step % W_STAGES)
+                mbarrier.expect(came, BLOCK_T * 128)
+                x_buf = x_bufs.index((2 * step + h) % X_STAGES)
+                tma.async_copy_global_to_shared(x_desc, [pid_t * BLOCK_T, block * 128 + h * 64], came, x_buf)
             step += 1
     let_next(OVERLAP)
 
 
 @gluon.jit
+def _wait_for(full, step, wanted, W_STAGES: gl.constexpr):
+    mbarrier.wait(full.index(step & (W_STAGES - 1)), (step & W_STAGES) // W_STAGES, pred=wanted)
+
+
+@gluon.jit
+def _words_of(w_bufs, w_full, step, wanted, SIDE: gl.constexpr, W_STAGES: gl.constexpr, held: gl.constexpr):
+    _wait_for(w_full, step, wanted, W_STAGES)
+    return w_bufs.index(2 * (step & (W_STAGES - 1)) + SIDE).load(held)
+
+
+@gluon.jit
+def _less(zero_ptr, place, ZERO: gl.constexpr):
+    return twice(-136.0 - gl.load(zero_ptr + place).to(gl.float32)).expand_dims(1) if ZERO else 0xC308C308
+
+
+@gluon.jit
+def _operand(words, less, scale, H: gl.constexpr, SCALED: gl.constexpr, operand: gl.constexpr):
+    if SCALED == "weight":
+        hi = twice(scale)
+        lo = twice(scale - (hi & -65536).to(gl.float32, bitcast=True))
+        w = unpacked_half(words, less, hi.expand_dims(1), lo.expand_dims(1), H, False)
+    else:
+        w = unpacked_half(words, less, 0, 0, H, True)
+    return gl.convert_layout(w, operand, assert_trivial=True)
+
+
+@gluon.jit
 def _sum_up(
     tensors, SIDE: gl.constexpr, TEAM: gl.constexpr, TEAMS: gl.constexpr, ZERO: gl.constexpr, SX: gl.constexpr,
-    BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
+    BIAS: gl.constexpr, SCALED: gl.constexpr, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
     X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
 ):  # fmt: skip
-    x_bufs, w_bufs, y_bufs, sum_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc = tensors[:11]
+    x_bufs, w_bufs, y_bufs, sum_bufs, x_first, x_second, w_full, done, given, taken, y_desc = tensors[:11]
     scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits, blocks_a_group = tensors[11:]
     half: gl.constexpr = BLOCK_N // 2
     part: gl.constexpr = BLOCK_T // PARTS
@@ -111,7 +147,7 @@ def _sum_up(
         block_bases=[],
         shape=[64, 16],
     )
-    scaled: gl.constexpr = gl.SliceLayout(1, layout if BARE else held)
+    scaled: gl.constexpr = gl.SliceLayout(1, held if SCALED == "weight" else layout)
     tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
     y_buf = y_bufs.index(SIDE)
     before = 0
@@ -123,46 +159,46 @@ def _sum_up(
         row = gl.minimum(first + gl.arange(0, half, scaled), N - 1)
         row_z = gl.minimum(first + gl.arange(0, half, gl.SliceLayout(1, held)), N - 1)
         start = begin + (before + TEAM) % TEAMS  # a stage is always of one team, which has seen its phases
-        at = gl.minimum(start, blocks - 1) // blocks_a_group * N
-        scale = gl.load(scale_ptr + at + row)
-        if ZERO:
-            zero = gl.load(zero_ptr + at + row_z).to(gl.float32)
+        group = gl.minimum(start, blocks - 1) // blocks_a_group * N
+        scale = gl.load(scale_ptr + group + row)
+        less = _less(zero_ptr, group + row_z, ZERO)
         acc = gl.zeros([half, BLOCK_T], gl.float32, layout)
+        sums = acc
+        step = before + start - begin
+        words = _words_of(w_bufs, w_full, step, start < end, SIDE, W_STAGES, held)
+        w = _operand(words, less, scale, 0, SCALED, operand)
+        _wait_for(x_first, step, start < end, W_STAGES)
+        x_stage = 2 * step % X_STAGES
         for block in range(start, end, TEAMS):
             step = before + block - begin
-            w_stage = step % W_STAGES
-            mbarrier.wait(w_full.index(w_stage), (step // W_STAGES) & 1)
-            words = w_bufs.index(2 * w_stage + SIDE).load(held)
+            more = block + TEAMS < end
+            going = block > start if SCALED != "block" else False
+            sums = warpgroup_mma(w, x_bufs.index(x_stage).permute([1, 0]), sums, use_acc=going, is_async=True)
+            mbarrier.arrive(done.index((step - TEAMS) & (W_STAGES - 1)), count=1, pred=block > start)
+            _wait_for(x_second, step, True, W_STAGES)
+            words = w_bufs.index(2 * (step & (W_STAGES - 1)) + SIDE).load(held)
+            w = _operand(words, less, scale, 1, SCALED, operand)
+            x = x_bufs.index((x_stage + 1) % X_STAGES).permute([1, 0])
+            sums = warpgroup_mma(w, x, sums, is_async=True)
             of_block = scale
-            if BARE:
-                hi = 0
-                lo = 0
-            else:
-                high = scale.to(gl.bfloat16)
-                lo = twice((scale - high.to(gl.float32)).to(gl.bfloat16))
-                hi = twice(high)
-            if ZERO:
-                less = twice((-136.0 - zero).to(gl.bfloat16))
-            else:
-                less = 0xC308C308
-            at = gl.minimum(block + TEAMS, blocks - 1) // blocks_a_group * N
-            scale = gl.load(scale_ptr + at + row)
-            if ZERO:
-                zero = gl.load(zero_ptr + at + row_z).to(gl.float32)
-            sums = gl.zeros([half, BLOCK_T], gl.float32, layout) if BARE else acc
-            for h in gl.static_range(2):
-                w = gl.convert_layout(unpacked_half(words, less, hi, lo, h, BARE), operand, assert_trivial=True)
-                x_stage = (2 * step + h) % X_STAGES
-                mbarrier.wait(x_full.index(x_stage), ((2 * step + h) // X_STAGES) & 1)
-                x = x_bufs.index(x_stage).permute([1, 0])
-                going = h > 0 if BARE else (block > start) | (h > 0)
-                sums = warpgroup_mma(w, x, sums, use_acc=going, is_async=True)
-                if h == 0:  # words are there, not only asked for: they may be written over
-                    mbarrier.arrive(w_empty.index(w_stage), count=1)
-                sums = warpgroup_mma_wait(1 - h, deps=(sums,))
-            mbarrier.arrive(x_empty.index((2 * step) % X_STAGES), count=1)
-            mbarrier.arrive(x_empty.index((2 * step + 1) % X_STAGES), count=1)
-            acc = acc + sums * of_block.expand_dims(1) if BARE else sums
+            if SCALED != "row":
+                group = gl.minimum(block + TEAMS, blocks - 1) // blocks_a_group * N
+                scale = gl.load(scale_ptr + group + row)
+                less = _less(zero_ptr, group + row_z, ZERO)
+            sums = warpgroup_mma_wait(1, deps=(sums,))
+            words = _words_of(w_bufs, w_full, step + TEAMS, more, SIDE, W_STAGES, held)
+            w = _operand(words, less, scale, 0, SCALED, operand)
+            x_stage += 2 * TEAMS
+            x_stage = gl.where(x_stage < X_STAGES, x_stage, x_stage - X_STAGES)
+            _wait_for(x_first, step + TEAMS, more, W_STAGES)
+            sums = warpgroup_mma_wait(0, deps=(sums,))
+            if SCALED == "block":
+                acc += sums * of_block.expand_dims(1)
+        last = before + end - begin - 1
+        last -= (last - TEAM) % TEAMS
+        mbarrier.arrive(done.index(last & (W_STAGES - 1)), count=1, pred=start < end)
+        if SCALED != "block":
+            acc = sums
         before += end - begin
         if TEAM > 0:
             mbarrier.wait(taken.index(SIDE), (turn & 1) ^ 1)
@@ -173,6 +209,8 @@ def _sum_up(
                 mbarrier.wait(given.index(SIDE), turn & 1)
                 acc += sum_bufs.index(SIDE).load(layout)
             n = first + gl.arange(0, half, gl.SliceLayout(1, layout))
+            if SCALED == "row":
+                acc *= scale.expand_dims(1)
             if SPLIT and piece >= whole:
                 keep_part(parts_ptr, acc, (piece - whole) * BLOCK_N + SIDE * half, 0, BLOCK_T)
             else:
@@ -197,50 +235,49 @@ def _sum_up(
 @gluon.jit(do_not_specialize=["T", "whole", "splits"])
 def _multiply_low_bit(
     x_desc, w_desc, y_desc, scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
-    blocks_a_group, ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, BARE: gl.constexpr, SPLIT: gl.constexpr,
+    blocks_a_group, ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, SCALED: gl.constexpr, SPLIT: gl.constexpr,
     TEAMS: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr,
     GROUP: gl.constexpr, PARTS: gl.constexpr, PHASES: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     x_bufs = gl.allocate_shared_memory(x_desc.dtype, [X_STAGES, BLOCK_T, 64], x_desc.layout)
     w_bufs = gl.allocate_shared_memory(w_desc.dtype, [2 * W_STAGES, BLOCK_N // 2, 16], w_desc.layout)
     y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2, BLOCK_T // PARTS, BLOCK_N // 2], y_desc.layout)
-    x_full = gl.allocate_shared_memory(gl.int64, [X_STAGES, 1], mbarrier.MBarrierLayout())
-    x_empty = gl.allocate_shared_memory(gl.int64, [X_STAGES, 1], mbarrier.MBarrierLayout())
+    x_first = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
+    x_second = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
     w_full = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
-    w_empty = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
+    done = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
     given = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     taken = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(X_STAGES):
-        mbarrier.init(x_full.index(stage), count=1)
-        mbarrier.init(x_empty.index(stage), count=2)
     for stage in gl.static_range(W_STAGES):
         mbarrier.init(w_full.index(stage), count=1)
-        mbarrier.init(w_empty.index(stage), count=2)
+        mbarrier.init(x_first.index(stage), count=1)
+        mbarrier.init(x_second.index(stage), count=1)
+        mbarrier.init(done.index(stage), count=2)
     for side in gl.static_range(2):
         mbarrier.init(given.index(side), count=1)
         mbarrier.init(taken.index(side), count=1)
     fence_async_shared()
     if TEAMS == 1:
         tensors = (
-            x_bufs, w_bufs, y_bufs, x_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr, zero_ptr,
+            x_bufs, w_bufs, y_bufs, x_bufs, x_first, x_second, w_full, done, given, taken, y_desc, scale_ptr, zero_ptr,
             sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits, blocks_a_group,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
-                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
-                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_bring_weights, (
-                    w_desc, w_bufs, w_full, w_empty, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, W_STAGES, GROUP,
+                    w_desc, w_bufs, w_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, W_STAGES, GROUP,
                 )),
                 (_bring_tokens, (
-                    x_desc, x_bufs, x_full, x_empty, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, X_STAGES, GROUP,
-                    OVERLAP,
+                    x_desc, x_bufs, x_first, x_second, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, X_STAGES,
+                    W_STAGES, GROUP, OVERLAP,
                 )),
             ],
             [4, 1, 1],  # warps of the second group, and those that bring
@@ -250,33 +287,33 @@ def _multiply_low_bit(
         sum_layout: gl.constexpr = gl.SwizzledSharedLayout(vec=8, per_phase=1, max_phase=PHASES, order=[1, 0])
         sum_bufs = gl.allocate_shared_memory(gl.float32, [2, BLOCK_N // 2, BLOCK_T], sum_layout)
         tensors = (
-            x_bufs, w_bufs, y_bufs, sum_bufs, x_full, x_empty, w_full, w_empty, given, taken, y_desc, scale_ptr,
+            x_bufs, w_bufs, y_bufs, sum_bufs, x_first, x_second, w_full, done, given, taken, y_desc, scale_ptr,
             zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits, blocks_a_group,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
-                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
-                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
-                    tensors, gl.constexpr(0), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(0), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
-                    tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, BARE, SPLIT, BLOCK_N, BLOCK_T,
+                    tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     X_STAGES, W_STAGES, GROUP, PARTS,
                 )),
                 (_bring_weights, (
-                    w_desc, w_bufs, w_full, w_empty, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, W_STAGES, GROUP,
+                    w_desc, w_bufs, w_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, W_STAGES, GROUP,
                 )),
                 (_bring_tokens, (
-                    x_desc, x_bufs, x_full, x_empty, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, X_STAGES, GROUP,
-                    OVERLAP,
+                    x_desc, x_bufs, x_first, x_second, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, X_STAGES,
+                    W_STAGES, GROUP, OVERLAP,
                 )),
             ],
             [4, 4, 4, 1, 1],
@@ -303,6 +340,13 @@ def _add_parts(
         sums += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     y = tl.trans(sums).to(y_ptr.dtype.element_ty)
     tl.store(y_ptr + t.to(tl.int64)[:, None] * N + n[None, :], y, mask=(t < T)[:, None] & (n < N)[None, :])
+
+
+def _scaled(weight: LowBitWeight, block_t: int) -> str:
+    """What is multiplied by scales."""
+    if weight.group >= weight.shape[1]:
+        return "row"
+    return "block" if block_t <= BARE_TOKENS else "weight"
 
 
 def takes(x: Tensor, weight: LowBitWeight) -> bool:
@@ -339,9 +383,9 @@ def multiply_low_bit(
         described(words_of(weight), [BLOCK_N // 2, WORDS]),
         described(y, [block_t // halves, BLOCK_N // 2]), weight.scale, weight.zero_point, scale, bias, parts,
         out, tokens, blocks, whole, splits, blocks if weight.group >= width else weight.group // BLOCK,
-        ZERO=weight.zero_point is not None, SX=scales_of(scale), BIAS=bias is not None, BARE=block_t <= BARE_TOKENS,
+        ZERO=weight.zero_point is not None, SX=scales_of(scale), BIAS=bias is not None, SCALED=_scaled(weight, block_t),
         SPLIT=splits > 1, TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, X_STAGES=5 if block_t == 256 else 8,
-        W_STAGES=3 if block_t == 256 else 6, GROUP=GROUP, PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4,
+        W_STAGES=4 if block_t == 256 else 8, GROUP=GROUP, PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4,
         **overlapping(x.device),
     )  # fmt: skip
     if parts is not None:

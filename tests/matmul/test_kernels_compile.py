@@ -273,6 +273,33 @@ def test_products_of_four_bits_for_hopper(scheme: str, tile: tuple[int, ...], co
 
 
 @pytest.mark.parametrize(
+    ("scheme", "tile"), [("W4A16", (128, 1)), ("W4A16_ASYM", (64, 2)), ("w:int4/channel", (32, 2))]
+)
+def test_columns_are_unpacked_while_others_are_multiplied(
+    scheme: str, tile: tuple[int, int], compiled: dict[str, Any]
+) -> None:
+    """In the machine code of a group of warps, where ptxas might do otherwise: only the first 64 columns, 16 masks, are
+    unpacked before a product is begun; of each block two products are, of four instructions, and none waits."""
+    from quantcore.matmul.kernels.hopper_low_bit import multiply_low_bit
+    from quantcore.matmul.kernels.hopper_tiles import Tile
+    from quantcore.matmul.kernels.low_bit_weight import pack_weight
+
+    weight = pack_weight(quantize(torch.randn(256, 1024), Scheme.parse(scheme).weights))
+    multiply_low_bit(torch.zeros(tile[0], 1024, dtype=torch.bfloat16), weight, None, Tile(*tile))
+    going, masks = 0, {False: 0, True: 0}
+    for line in compiled["_multiply_low_bit"].asm["sass"].splitlines():
+        if "HGMMA" in line:
+            going += 1
+        elif "WARPGROUP.DEPBAR" in line:
+            assert going % 4 == 0
+            going = 4 if "0x1" in line else 0
+        elif "LOP3" in line and "0xf000f" in line:
+            masks[going > 0] += 1
+    groups = 2 * tile[1]
+    assert masks == {False: 16 * groups, True: 32 * groups}
+
+
+@pytest.mark.parametrize(
     ("tokens", "out", "width", "tile"),
     [
         (32, 14336, 4096, (32, 2, 1, 0)),  # 112 tiles for 132 multiprocessors

@@ -217,10 +217,12 @@ def test_two_teams_take_turns_in_pieces_of_odd_length(tokens: int, width: int) -
 )
 def test_codes_in_narrow_tiles(path: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """72 rows of tiles of the weight are enough for 132 multiprocessors; 8 of the longer one are split."""
-    from quantcore.matmul.kernels import hopper_tiles
+    from quantcore.matmul.kernels import hopper_codes
 
-    for kind in hopper_tiles.NARROW_TOKENS:
-        monkeypatch.setitem(hopper_tiles.NARROW_TOKENS, kind, range(17, 257))
+    def narrow(tokens: int, _out: int, kind: str, _programs: int) -> int:
+        return 128 if kind == "blocks" else next(width for width in (32, 64, 128) if width >= min(tokens, 128))
+
+    monkeypatch.setattr(hopper_codes, "width_for", narrow)
     for tokens in (17, 64, 100, 200):
         laws.check_product(path, scheme, tokens, 9216, 1024, torch.bfloat16, "cuda")
     laws.check_product(path, scheme, 40, 1024, 14336, torch.bfloat16, "cuda")

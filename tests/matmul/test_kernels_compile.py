@@ -331,21 +331,26 @@ def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ..
 
 
 @pytest.mark.parametrize(
-    ("tokens", "kind", "width"),
+    ("tokens", "out", "kind", "width"),
     [
-        (16, "int8", 256),
-        (17, "int8", 32),
-        (33, "int8", 64),
-        (255, "int8", 128),
-        (256, "int8", 256),
-        (17, "blocks", 128),
+        (16, 14336, "int4", 256),
+        (17, 14336, "int4", 32),
+        (33, 28672, "int4", 64),
+        (64, 14336, "int8", 256),
+        (100, 28672, "int8", 128),
+        (256, 14336, "int8", 256),  # 224 tiles for 132 multiprocessors
+        (256, 8448, "int8", 128),
+        (32, 4096, "blocks", 256),
+        (33, 4096, "blocks", 128),
+        (128, 28672, "blocks", 256),
+        (128, 4096, "fp8", 128),
+        (128, 14336, "fp8", 256),
     ],
 )
-def test_widths_of_tiles_of_codes(tokens: int, kind: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from quantcore.matmul.kernels import hopper_tiles
+def test_widths_of_tiles_of_codes(tokens: int, out: int, kind: str, width: int) -> None:
+    from quantcore.matmul.kernels.hopper_tiles import width_for
 
-    monkeypatch.setattr(hopper_tiles, "NARROW_TOKENS", {kind: range(17, 256)})
-    assert hopper_tiles.width_for(tokens, kind) == width
+    assert width_for(tokens, out, kind, 132) == width
 
 
 @pytest.mark.parametrize(

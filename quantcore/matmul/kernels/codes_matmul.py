@@ -244,7 +244,7 @@ def multiply(
         "GROUP": GROUP,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
-        **overlapping(y.device),
+        **overlapping(y.device, crowd=tokens),
     }
     after = (x.scale, weight.scale, x.zero_point, weight.zero_point, x.sums, weight.sums, bias, out, tokens, width)
     tiles = triton.cdiv(out, tile.n) * triton.cdiv(tokens, tile.t)

@@ -20,7 +20,7 @@ from quantcore.matmul.codes import MULTIPLE, Coding, TokenCodes
 from quantcore.matmul.kernels.quantize_rows import absolute_bits, as_code, on_grid, qparams_of
 from quantcore.numbers.granularity import PerToken
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, let_next_if_few, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.spec import MinMax, QuantSpec
 
 LONGEST_ROW = 32768  # numbers that one program holds
@@ -99,7 +99,7 @@ def _norm_rows(
     inside = columns < width
     dtype: tl.constexpr = h_ptr.dtype.element_ty
     after_last(OVERLAP)
-    let_next_if_few(OVERLAP)
+    let_next(OVERLAP)
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(h_ptr + row * width + columns, mask=inside, other=0.0)
     if MORE:
@@ -122,7 +122,7 @@ def _gate_rows(
     CODES: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     after_last(OVERLAP)
-    let_next_if_few(OVERLAP)
+    let_next(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width

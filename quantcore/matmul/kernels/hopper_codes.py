@@ -40,7 +40,7 @@ from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper
 from quantcore.matmul.kernels.hopper_narrow import multiply_narrow, stages
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results
-from quantcore.matmul.kernels.hopper_tiles import CODES_US, NARROW_TOKENS, ROW_US, WIDE, cut, width_for
+from quantcore.matmul.kernels.hopper_tiles import CODES_US, ROW_US, WIDE, cut, width_for
 from quantcore.matmul.kernels.hopper_unpack import HELD, WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
@@ -247,28 +247,32 @@ def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
 
 def takes_narrow(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
     """The same of narrow tiles."""
-    tokens, kind = len(x.codes), _kind(weight)
-    if tokens not in NARROW_TOKENS[kind] or weight.rows not in (0, 1, 128) or not _fits(x.codes, weight.out, dtype):
+    tokens = len(x.codes)
+    if weight.rows not in (0, 1, 128) or not _fits(x.codes, weight.out, dtype):
         return False
+    block_r = _width(x.codes, weight.out, _kind(weight))
     sides = (tokens, weight.out) if weight.rows == 128 else (weight.out, tokens)
-    return _share(*sides, x.codes, width_for(tokens, kind)).fills(2)
+    return block_r < WIDE and _share(*sides, x.codes, block_r).fills(2)
 
 
 def takes_packed(x: Tensor, codes: torch.dtype, weight: LowBitWeight, dtype: torch.dtype) -> bool:
     """The same of a weight of 4 bits times integers of 8, where a row has one scale; x is, or will be, `codes`."""
     tokens, (out, width) = len(x), weight.shape
-    narrow = tokens in NARROW_TOKENS["int4"]
     return (
-        (narrow or tokens >= SOME_TOKENS)
-        and codes == torch.int8
+        codes == torch.int8
         and weight.bits == 4
         and weight.is_plain
         and weight.zero_point is None
         and weight.group >= width
         and width <= MOST_COLUMNS
         and _fits(x, out, dtype)
-        and _share(out, tokens, x, width_for(tokens, "int4")).fills(2 if narrow else 3)
+        and ((block_r := _width(x, out, "int4")) < WIDE or tokens >= SOME_TOKENS)
+        and _share(out, tokens, x, block_r).fills(2 if block_r < WIDE else 3)
     )
+
+
+def _width(x: Tensor, out: int, kind: str) -> int:
+    return width_for(len(x), out, kind, multiprocessors(x.device))
 
 
 def _kind(weight: CodedWeight) -> str:
@@ -321,7 +325,7 @@ def multiply_many(
 ) -> Tensor:
     """y (N, O) in `dtype`, of 16 bits, by tiles of so many rows of R. x and weight are padded alike, to whole 128
     columns."""
-    block_r = width or width_for(len(x.codes), _kind(weight))
+    block_r = width or _width(x.codes, weight.out, _kind(weight))
     kind = -1 if weight.rows else int(weight.scale.numel() > 1)
     of_w = _Side(weight.codes, weight.out, weight.scale, kind, weight.zero_point, weight.sums)
     if weight.rows == 1 or (weight.rows == 0 and block_r < WIDE):
@@ -335,7 +339,7 @@ def multiply_packed_many(
     x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype, width: int | None = None
 ) -> Tensor:
     """The same of a weight that is packed."""
-    block_r = width or width_for(len(x.codes), "int4")
+    block_r = width or _width(x.codes, weight.shape[0], "int4")
     of_w = _Side(words_of(weight), weight.shape[0], weight.scale, int(weight.scale.numel() > 1))
     return _multiply(of_w, _tokens(x), bias, dtype, block_r, turned=True, packed=True, early=True)
 

@@ -32,8 +32,10 @@ STAGES_BYTES = 192 * 1024  # of a program; beside them lies a tile of results, 3
 
 
 def stages(block_l: int, block_r: int, block_k: int, packed: bool) -> int:
-    """As many as shared memory holds."""
-    return STAGES_BYTES // ((block_l // 2 if packed else block_l) * block_k + block_r * block_k)
+    """As many as shared memory holds; half as many of few tokens and a packed weight, whose next product then starts
+    beside this one."""
+    stage = (block_l // 2 if packed else block_l) * block_k + block_r * block_k
+    return STAGES_BYTES // (2 * stage if packed and 2 * block_r <= block_l else stage)
 
 
 @gluon.jit

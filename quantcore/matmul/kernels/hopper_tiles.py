@@ -22,8 +22,7 @@ FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
 BLOCK_US, TOKEN_US = 0.2, 0.005  # what a block of a tile takes of `hopper_low_bit`, and each of its tokens
 CODES_US, ROW_US = 0.26, 0.0025  # what one of a tile of `hopper_codes` takes, and each of the tile's rows of R
 NARROWEST, NARROW, WIDE = 32, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_codes`
-# With how many tokens narrow tiles are the quickest, by the weight's codes: with none, until they have been timed.
-NARROW_TOKENS = {"int4": range(0), "int8": range(0), "fp8": range(0), "blocks": range(0)}
+NARROW_FROM = {"int4": 17, "int8": 65, "fp8": 65, "blocks": 33}  # tokens with which narrow tiles are the quickest
 ADD_US = 3.0  # what adding parts takes at least
 PARTS_BYTES_US = 4e6  # bytes of parts that are written, or read, in a microsecond
 
@@ -55,10 +54,14 @@ def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
     return Tile(block_t, 2 if tokens <= TEAM_TOKENS else 1, splits, whole)
 
 
-def width_for(tokens: int, kind: str) -> int:
-    """Rows of R in a tile of codes. Narrow tiles of tokens have room for all of them, where that is not too many; those
-    of a weight whose blocks have scales have one block's."""
-    if tokens not in NARROW_TOKENS[kind]:
+def width_for(tokens: int, out: int, kind: str, programs: int) -> int:
+    """Rows of R in the tiles of codes that are the quickest. Narrow ones of tokens have room for all of them, where
+    that is not too many; those of a weight whose blocks have scales have one block's. Of tiles that are not to be
+    narrower than 128 for that, the narrow ones are quicker as long as all are multiplied at once; those of fp8, which
+    torch multiplies quickly where rows are many, where few tiles are split."""
+    tiles = triton.cdiv(out, BLOCK_N) * triton.cdiv(tokens, NARROW)
+    at_once = programs // 2 if kind == "fp8" else programs
+    if tokens < NARROW_FROM[kind] or (tiles > at_once and (tokens > NARROW or kind in ("fp8", "blocks"))):
         return WIDE
     return NARROW if kind == "blocks" else min(NARROW, max(NARROWEST, triton.next_power_of_2(tokens)))
 

@@ -211,7 +211,7 @@ def multiply_packed(
         GROUPS=1 if weight.group >= width else 2 if weight.group == chunk else 3, ZERO=weight.zero_point is not None,
         SCALES=scales_of(scale), BIAS=bias is not None, EVEN=width % BLOCK == 0, FEW=tokens <= tile.t, SPLITS=splits,
         PLAIN=not x.is_cuda, BLOCK_N=tile.n, BLOCK_T=tile.t, GROUP=GROUP, num_warps=tile.warps, num_stages=tile.stages,
-        **overlapping(x.device),
+        **overlapping(x.device, crowd=tokens),
     )  # fmt: skip
     return y
 

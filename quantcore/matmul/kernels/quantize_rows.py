@@ -24,7 +24,7 @@ from quantcore.matmul.codes import TokenCodes
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerGroup, PerToken
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, let_next_if_few, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.spec import QuantSpec
 
 LONGEST_BLOCK = 16384
@@ -130,7 +130,7 @@ def as_code(value, dtype: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr)
 @triton.jit
 def _range_parts(x_ptr, lo_ptr, hi_ptr, count, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
     after_last(OVERLAP)
-    let_next_if_few(OVERLAP)
+    let_next(OVERLAP)
     part = tl.program_id(0).to(tl.int64)
     high, low = tl.zeros([BLOCK], tl.int32), tl.zeros([BLOCK], tl.uint32)
     for start in range(part * BLOCK, count, tl.num_programs(0) * BLOCK):
@@ -185,7 +185,7 @@ def _quantize_rows(
     OVERLAP: tl.constexpr,
 ):
     after_last(OVERLAP)
-    let_next_if_few(OVERLAP)
+    let_next(OVERLAP)
     row = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)  # what was written or read last is in the cache
     x_ptr += row * width
     codes_ptr += row * padded
@@ -249,7 +249,7 @@ def _quantize_groups(
     OVERLAP: tl.constexpr,
 ):
     after_last(OVERLAP)
-    let_next_if_few(OVERLAP)
+    let_next(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     at = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]

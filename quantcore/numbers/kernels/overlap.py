@@ -14,7 +14,7 @@ is never read by `ld.global.nc`, which may be answered from before.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,14 +22,17 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-FEW = tl.constexpr(16)  # programs
+FEW = 16  # programs
 
 
-@cache
-def overlapping(device: torch.device) -> dict[str, Any]:
-    """What a launch of such a kernel takes besides: OVERLAP, and what the driver is told."""
+@lru_cache(4096)
+def overlapping(device: torch.device, crowd: int = 0) -> dict[str, Any]:
+    """What a launch of such a kernel takes besides: OVERLAP, and what the driver is told. A kernel of which a
+    multiprocessor takes several programs says how many programs the one before has: many would crowd it onto the
+    multiprocessors that they leave free (a product of 112 programs took 35 us behind 64 short ones, and 24 by itself),
+    so it starts when they have ended."""
     if device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) >= (9, 0):
-        return {"OVERLAP": True, "launch_pdl": True}
+        return {"OVERLAP": True, "launch_pdl": crowd <= FEW}
     return {"OVERLAP": False}
 
 
@@ -44,12 +47,4 @@ def after_last(OVERLAP: tl.constexpr):
 def let_next(OVERLAP: tl.constexpr):
     """Let the kernel behind this one begin; where most of the work is done, for its programs take room."""
     if OVERLAP:
-        gdc_launch_dependents()
-
-
-@triton.jit
-def let_next_if_few(OVERLAP: tl.constexpr):
-    """`let_next` at once, where programs are few. Many, each short, would crowd those of the next kernel onto the
-    multiprocessors that they leave free: a product of 112 programs took 35 us behind 64 such, and 24 by itself."""
-    if OVERLAP and tl.num_programs(0) * tl.num_programs(1) <= FEW:
         gdc_launch_dependents()

@@ -11,6 +11,7 @@ from torch import Tensor
 from quantcore.numbers.spec import QuantSpec
 
 MULTIPLE = 128  # K is padded to a multiple of it
+ROOM = 256  # tokens of the largest tile
 
 
 class Coding(NamedTuple):
@@ -33,6 +34,16 @@ class TokenCodes(NamedTuple):
     scale: Tensor
     zero_point: Tensor | None
     sums: Tensor | None
+
+
+def a_token(tokens: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for one number a token, with room behind the last one: kernels read whole tiles of them, pairs at once."""
+    return torch.empty(-(-tokens // ROOM) * ROOM, dtype=dtype, device=device)[:tokens]
+
+
+def has_room(numbers: Tensor, wanted: int) -> bool:
+    """Whether so many may be read."""
+    return numbers.untyped_storage().nbytes() >= (numbers.storage_offset() + wanted) * numbers.element_size()
 
 
 class CodedWeight(NamedTuple):

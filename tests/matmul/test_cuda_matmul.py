@@ -219,7 +219,7 @@ def test_codes_in_narrow_tiles(path: str, scheme: str, monkeypatch: pytest.Monke
     """72 rows of tiles of the weight are enough for 132 multiprocessors; 8 of the longer one are split."""
     from quantcore.matmul.kernels import hopper_codes
 
-    def narrow(tokens: int, _out: int, kind: str, _programs: int) -> int:
+    def narrow(tokens: int, _out: int, _blocks: int, kind: str, _programs: int) -> int:
         return 128 if kind == "blocks" else next(width for width in (32, 64, 128) if width >= min(tokens, 128))
 
     monkeypatch.setattr(hopper_codes, "width_for", narrow)

@@ -201,7 +201,7 @@ def test_products_of_many_codes_for_hopper(scheme: str, compiled: dict[str, Any]
     zero = None if parsed.activations.symmetric else torch.zeros(300, dtype=torch.int32)
     codes = torch.zeros(300, 2048, dtype=storage)
     scale = torch.ones(300, 16) if "BLOCK" in scheme else torch.ones(300)
-    multiply_many(TokenCodes(codes, scale, zero, zero), weight, torch.ones(256), torch.bfloat16)
+    multiply_many(TokenCodes(codes, scale, zero, zero), weight, torch.ones(256), torch.bfloat16, 256)
     assert ("_add_parts" in compiled) == ("W4" not in scheme)  # three tiles for two multiprocessors; four
     kernel = compiled["_multiply_on_hopper"]
     assert ("s32.s8.s8" if storage == torch.int8 else "f32.e4m3.e4m3") in kernel.asm["ptx"]
@@ -216,7 +216,8 @@ def test_products_of_many_codes_of_four_bits_for_hopper(compiled: dict[str, Any]
     spec = Scheme.parse("w:int4/channel,a:int8/token/dynamic").weights
     assert spec is not None
     codes = TokenCodes(torch.zeros(300, 1024, dtype=torch.int8), torch.ones(300), None, None)
-    multiply_packed_many(codes, pack_weight(quantize(torch.randn(256, 1024), spec)), torch.ones(256), torch.bfloat16)
+    weight = pack_weight(quantize(torch.randn(256, 1024), spec))
+    multiply_packed_many(codes, weight, torch.ones(256), torch.bfloat16, 256)
     kernel = compiled["_multiply_on_hopper"]
     assert "s32.s8.s8" in kernel.asm["ptx"]
     assert "prmt" in kernel.asm["ptx"]
@@ -337,11 +338,13 @@ def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ..
         (17, 14336, "int4", 32),
         (33, 28672, "int4", 64),
         (64, 14336, "int8", 256),
+        (64, 4096, "int8", 64),
         (100, 28672, "int8", 128),
-        (256, 14336, "int8", 256),  # 224 tiles for 132 multiprocessors
+        (256, 14336, "int8", 256),  # 112 tiles that are wide, 224 narrow ones on 132 multiprocessors
         (256, 8448, "int8", 128),
-        (32, 4096, "blocks", 256),
-        (33, 4096, "blocks", 128),
+        (384, 14336, "int4", 128),
+        (16, 4096, "blocks", 256),
+        (17, 14336, "blocks", 128),
         (128, 28672, "blocks", 256),
         (128, 4096, "fp8", 128),
         (128, 14336, "fp8", 256),
@@ -350,7 +353,7 @@ def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ..
 def test_widths_of_tiles_of_codes(tokens: int, out: int, kind: str, width: int) -> None:
     from quantcore.matmul.kernels.hopper_tiles import width_for
 
-    assert width_for(tokens, out, kind, 132) == width
+    assert width_for(tokens, out, 32, kind, 132) == width
 
 
 @pytest.mark.parametrize(

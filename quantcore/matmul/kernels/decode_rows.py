@@ -16,11 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantcore.matmul.codes import MULTIPLE, Coding, TokenCodes
+from quantcore.matmul.codes import MULTIPLE, Coding, TokenCodes, a_token
 from quantcore.matmul.kernels.quantize_rows import absolute_bits, as_code, on_grid, qparams_of
 from quantcore.numbers.granularity import PerToken
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next_early, overlapping
 from quantcore.numbers.spec import MinMax, QuantSpec
 
 LONGEST_ROW = 32768  # numbers that one program holds
@@ -56,7 +56,7 @@ class _Grid(NamedTuple):
         padded = -(-width // MULTIPLE) * MULTIPLE if dtype.itemsize == 1 else width
         return _Grid(
             torch.empty(rows, padded, dtype=dtype, device=device),
-            torch.empty(rows, dtype=torch.float32, device=device),
+            a_token(rows, torch.float32, device),
             padded,
             (spec.fmt.half_range, spec.fmt.qmin, spec.fmt.qmax),
             spec.fmt.is_float,
@@ -99,7 +99,7 @@ def _norm_rows(
     inside = columns < width
     dtype: tl.constexpr = h_ptr.dtype.element_ty
     after_last(OVERLAP)
-    let_next(OVERLAP)
+    let_next_early(OVERLAP)
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(h_ptr + row * width + columns, mask=inside, other=0.0)
     if MORE:
@@ -122,7 +122,7 @@ def _gate_rows(
     CODES: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     after_last(OVERLAP)
-    let_next(OVERLAP)
+    let_next_early(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width

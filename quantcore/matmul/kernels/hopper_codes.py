@@ -35,12 +35,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from quantcore.matmul.codes import CodedWeight, TokenCodes
+from quantcore.matmul.codes import CodedWeight, TokenCodes, has_room
 from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper
 from quantcore.matmul.kernels.hopper_narrow import multiply_narrow, stages
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results
-from quantcore.matmul.kernels.hopper_tiles import CODES_US, ROW_US, WIDE, cut, width_for
+from quantcore.matmul.kernels.hopper_tiles import CODES_US, WIDE, cut, width_for
 from quantcore.matmul.kernels.hopper_unpack import HELD, WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
@@ -241,18 +241,14 @@ def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
         len(x.codes) >= least
         and weight.rows in (0, 1, 128)
         and _fits(x.codes, weight.out, dtype)
-        and (weight.rows > 0 or _share(len(x.codes), weight.out, x.codes, WIDE).fills(3))
+        and (weight.rows > 0 or _share(len(x.codes), weight.out, x.codes, WIDE).is_full)
     )
 
 
 def takes_narrow(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
     """The same of narrow tiles."""
-    tokens = len(x.codes)
-    if weight.rows not in (0, 1, 128) or not _fits(x.codes, weight.out, dtype):
-        return False
-    block_r = _width(x.codes, weight.out, _kind(weight))
-    sides = (tokens, weight.out) if weight.rows == 128 else (weight.out, tokens)
-    return block_r < WIDE and _share(*sides, x.codes, block_r).fills(2)
+    fits = weight.rows in (0, 1, 128) and _fits(x.codes, weight.out, dtype)
+    return fits and _width(x.codes, weight.out, _kind(weight)) < WIDE
 
 
 def takes_packed(x: Tensor, codes: torch.dtype, weight: LowBitWeight, dtype: torch.dtype) -> bool:
@@ -266,13 +262,12 @@ def takes_packed(x: Tensor, codes: torch.dtype, weight: LowBitWeight, dtype: tor
         and weight.group >= width
         and width <= MOST_COLUMNS
         and _fits(x, out, dtype)
-        and ((block_r := _width(x, out, "int4")) < WIDE or tokens >= SOME_TOKENS)
-        and _share(out, tokens, x, block_r).fills(2 if block_r < WIDE else 3)
+        and (_width(x, out, "int4") < WIDE or (tokens >= SOME_TOKENS and _share(out, tokens, x, WIDE).is_full))
     )
 
 
 def _width(x: Tensor, out: int, kind: str) -> int:
-    return width_for(len(x), out, kind, multiprocessors(x.device))
+    return width_for(len(x), out, triton.cdiv(x.shape[1], BLOCK_K), kind, multiprocessors(x.device))
 
 
 def _kind(weight: CodedWeight) -> str:
@@ -297,16 +292,17 @@ class _Share(NamedTuple):
     def pieces(self) -> int:
         return self.whole + (self.tiles - self.whole) * self.splits
 
-    def fills(self, quarters: int) -> bool:
-        """Whether so many in four multiprocessors get a piece."""
-        return 4 * self.pieces >= quarters * self.programs
+    @property
+    def is_full(self) -> bool:
+        """Whether three in four multiprocessors get a piece."""
+        return 4 * self.pieces >= 3 * self.programs
 
 
 def _share(left: int, right: int, x: Tensor, block_r: int) -> _Share:
     """Of so many rows of L and R, in tiles of block_r of R; x, or its codes, for the columns."""
     tiles, programs = triton.cdiv(right, block_r) * triton.cdiv(left, BLOCK_L), multiprocessors(x.device)
     blocks = triton.cdiv(x.shape[1], BLOCK_K)
-    return _Share(programs, tiles, *cut(tiles, blocks, programs, CODES_US + ROW_US * block_r, BLOCK_L * block_r))
+    return _Share(programs, tiles, *cut(tiles, blocks, programs, CODES_US[block_r], BLOCK_L * block_r))
 
 
 class _Side(NamedTuple):
@@ -318,6 +314,12 @@ class _Side(NamedTuple):
     kind: int
     zero_point: Tensor | None = None
     sums: Tensor | None = None
+
+    def is_even(self, tile: int, bias: Tensor | None) -> bool:
+        """Whether all that the epilogue reads of rows may be read of whole tiles."""
+        end = triton.cdiv(self.rows, tile) * tile
+        numbers = (self.scale if self.kind >= 0 else None, self.zero_point, self.sums, bias)
+        return all(one is None or one.numel() == 1 or has_room(one, end) for one in numbers)
 
 
 def multiply_many(
@@ -367,7 +369,8 @@ def _multiply(
     constants = {
         "PACKED": packed, "TURNED": turned, "SL": left.kind, "SR": right.kind, "L_ZERO": left.zero_point is not None,
         "R_ZERO": right.zero_point is not None, "BIAS": "none" if bias is None else "l" if turned else "r",
-        "BLOCK_R": block_r, "BLOCK_L": BLOCK_L, "GROUP": GROUP, "EVEN": right.rows % block_r == 0, "num_warps": 4,
+        "BLOCK_R": block_r, "BLOCK_L": BLOCK_L, "GROUP": GROUP, "num_warps": 4,
+        "EVEN": right.is_even(block_r, None if turned else bias),
         **overlapping(y.device),
     }  # fmt: skip
     kernel, box, more = _multiply_on_hopper, block_r // 2, {"STAGES": 4}

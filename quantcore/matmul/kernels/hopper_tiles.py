@@ -20,9 +20,10 @@ TEAM_TOKENS = 64  # up to here two teams
 SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
 BLOCK_US, TOKEN_US = 0.2, 0.005  # what a block of a tile takes of `hopper_low_bit`, and each of its tokens
-CODES_US, ROW_US = 0.26, 0.0025  # what one of a tile of `hopper_codes` takes, and each of the tile's rows of R
 NARROWEST, NARROW, WIDE = 32, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_codes`
-NARROW_FROM = {"int4": 17, "int8": 65, "fp8": 65, "blocks": 33}  # tokens with which narrow tiles are the quickest
+NARROW_FROM = {"int4": 17, "int8": 33, "fp8": 33, "blocks": 17}  # tokens with which narrow tiles may be the quickest
+CODES_US = {32: 0.26, 64: 0.26, 128: 0.37, 256: 0.72}  # what a block of a tile of codes takes, by its rows of R
+SCALED_US = {128: 0.52, 256: 0.92}  # the same where blocks have scales
 ADD_US = 3.0  # what adding parts takes at least
 PARTS_BYTES_US = 4e6  # bytes of parts that are written, or read, in a microsecond
 
@@ -54,16 +55,28 @@ def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
     return Tile(block_t, 2 if tokens <= TEAM_TOKENS else 1, splits, whole)
 
 
-def width_for(tokens: int, out: int, kind: str, programs: int) -> int:
+@lru_cache(4096)
+def width_for(tokens: int, out: int, blocks: int, kind: str, programs: int) -> int:
     """Rows of R in the tiles of codes that are the quickest. Narrow ones of tokens have room for all of them, where
-    that is not too many; those of a weight whose blocks have scales have one block's. Of tiles that are not to be
-    narrower than 128 for that, the narrow ones are quicker as long as all are multiplied at once; those of fp8, which
-    torch multiplies quickly where rows are many, where few tiles are split."""
-    tiles = triton.cdiv(out, BLOCK_N) * triton.cdiv(tokens, NARROW)
-    at_once = programs // 2 if kind == "fp8" else programs
-    if tokens < NARROW_FROM[kind] or (tiles > at_once and (tokens > NARROW or kind in ("fp8", "blocks"))):
+    that is not too many; those of a weight whose blocks have scales are of one block's rows."""
+    rows, columns = triton.cdiv(out, BLOCK_N), triton.cdiv(tokens, BLOCK_N)
+    few = kind in ("int8", "fp8") and tokens <= NARROW // 2  # other kernels are as quick, unless tiles are split
+    if tokens < NARROW_FROM[kind] or (few and 4 * rows > programs):
         return WIDE
-    return NARROW if kind == "blocks" else min(NARROW, max(NARROWEST, triton.next_power_of_2(tokens)))
+    if kind == "fp8" and 2 * rows * columns > programs:  # so are torch's of more
+        return WIDE
+    if kind == "fp8" or (kind != "blocks" and tokens <= NARROW):
+        return min(NARROW, max(NARROWEST, triton.next_power_of_2(tokens)))
+    wide = columns * triton.cdiv(out, WIDE) if kind == "blocks" else rows * triton.cdiv(tokens, WIDE)
+    block_us = SCALED_US if kind == "blocks" else CODES_US
+    tiles = {NARROW: rows * columns, WIDE: wide}
+    return min(tiles, key=lambda width: _takes_us(tiles[width], blocks, programs, block_us[width], BLOCK_N * width))
+
+
+def _takes_us(tiles: int, blocks: int, programs: int, block_us: float, part: int) -> float:
+    splits, _ = cut(tiles, blocks, programs, block_us, part)
+    whole = tiles // programs * programs
+    return whole // programs * blocks * block_us + _left_us(tiles - whole, splits, blocks, programs, block_us, part)
 
 
 def _splits(tiles: int, blocks: int, programs: int, least: int) -> int:
@@ -79,11 +92,15 @@ def cut(tiles: int, blocks: int, programs: int, block_us: float, part: int) -> t
     """The splits of what tiles are left when all programs have had as many, and how many tiles that is, which go whole;
     (1, 0) where splitting them does not pay. A part is so many sums."""
     whole = tiles // programs * programs
-    left = tiles - whole
 
     def takes_us(splits: int) -> float:
-        adding = ADD_US + 2 * left * splits * part * 4 / PARTS_BYTES_US if splits > 1 else 0.0
-        return triton.cdiv(left * splits, programs) * triton.cdiv(blocks, splits) * block_us + adding
+        return _left_us(tiles - whole, splits, blocks, programs, block_us, part)
 
     splits = min(range(1, max(1, blocks // SHORT) + 1), key=takes_us)
     return (splits, whole) if splits > 1 else (1, 0)
+
+
+def _left_us(left: int, splits: int, blocks: int, programs: int, block_us: float, part: int) -> float:
+    """What tiles in so many splits take, and adding their parts."""
+    adding = ADD_US + 2 * left * splits * part * 4 / PARTS_BYTES_US if splits > 1 else 0.0
+    return triton.cdiv(left * splits, programs) * triton.cdiv(blocks, splits) * block_us + adding

@@ -20,11 +20,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quantcore.matmul.codes import TokenCodes
+from quantcore.matmul.codes import TokenCodes, a_token
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerGroup, PerToken
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
+from quantcore.numbers.kernels.overlap import after_last, let_next_early, overlapping
 from quantcore.numbers.spec import QuantSpec
 
 LONGEST_BLOCK = 16384
@@ -130,7 +130,7 @@ def as_code(value, dtype: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr)
 @triton.jit
 def _range_parts(x_ptr, lo_ptr, hi_ptr, count, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
     after_last(OVERLAP)
-    let_next(OVERLAP)
+    let_next_early(OVERLAP)
     part = tl.program_id(0).to(tl.int64)
     high, low = tl.zeros([BLOCK], tl.int32), tl.zeros([BLOCK], tl.uint32)
     for start in range(part * BLOCK, count, tl.num_programs(0) * BLOCK):
@@ -185,7 +185,7 @@ def _quantize_rows(
     OVERLAP: tl.constexpr,
 ):
     after_last(OVERLAP)
-    let_next(OVERLAP)
+    let_next_early(OVERLAP)
     row = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)  # what was written or read last is in the cache
     x_ptr += row * width
     codes_ptr += row * padded
@@ -249,7 +249,7 @@ def _quantize_groups(
     OVERLAP: tl.constexpr,
 ):
     after_last(OVERLAP)
-    let_next(OVERLAP)
+    let_next_early(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     at = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
@@ -289,11 +289,11 @@ def quantize_tokens(
         scale = static.scale.reshape(1)
         zero = None if static.zero_point is None else static.zero_point.reshape(1)
     else:
-        scale = torch.empty(rows if per_token else 1, dtype=torch.float32, device=x.device)
-        zero = None if spec.symmetric else torch.empty_like(scale, dtype=torch.int32)
+        scale = a_token(rows if per_token else 1, torch.float32, x.device)
+        zero = None if spec.symmetric else a_token(len(scale), torch.int32, x.device)
         if not per_token:
             lo, hi, parts = _partial_ranges(x, spec.symmetric)
-    total = torch.empty(rows, dtype=torch.int32, device=x.device) if sums else None
+    total = a_token(rows, torch.int32, x.device) if sums else None
     block = min(triton.next_power_of_2(padded), LONGEST_BLOCK)
     launch(
         _quantize_rows, (rows,), x, codes, scale, zero, total, lo, hi, parts, width, padded, *grid,

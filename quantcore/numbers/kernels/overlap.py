@@ -23,6 +23,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 FEW = 16  # programs
+SOME = tl.constexpr(128)  # about as many as there are multiprocessors
 
 
 @lru_cache(4096)
@@ -47,4 +48,12 @@ def after_last(OVERLAP: tl.constexpr):
 def let_next(OVERLAP: tl.constexpr):
     """Let the kernel behind this one begin; where most of the work is done, for its programs take room."""
     if OVERLAP:
+        gdc_launch_dependents()
+
+
+@triton.jit
+def let_next_early(OVERLAP: tl.constexpr):
+    """`let_next` at once, where programs are short and no more than SOME: the next kernel gets ready meanwhile. Behind
+    more of them it was slower: 256 tokens' codes, then their product, 32 us for 30."""
+    if OVERLAP and tl.num_programs(0) * tl.num_programs(1) <= SOME:
         gdc_launch_dependents()

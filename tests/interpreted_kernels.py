@@ -233,12 +233,12 @@ def test_parts_of_hopper_s_product_of_four_bits(
     assert torch.allclose(y, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", ["", "channel int8", "channel fp8_e4m3", "group128 fp8_e4m3"])
 @pytest.mark.parametrize(
     ("width", "share"), [(256, (1, 0)), (256, (2, 1)), (256, (3, 4)), (128, (3, 7)), (64, (1, 0)), (32, (2, 0))]
 )
 def test_parts_of_hopper_s_product_of_codes(
-    monkeypatch: pytest.MonkeyPatch, width: int, share: tuple[int, int], packed: bool
+    monkeypatch: pytest.MonkeyPatch, width: int, share: tuple[int, int], packed: str
 ) -> None:
     """3 x 2 wide tiles; zero points on both sides, or packed codes of 4 bits. Turned where they are, or where tiles are
     narrow."""
@@ -246,10 +246,14 @@ def test_parts_of_hopper_s_product_of_codes(
     x, weight, sums = laws.coded_case(tokens, 400, 384, "cpu")
     left, right, scale, bias = weight.codes, x.codes, weight.scale, torch.randn(400)
     if packed:
-        x = TokenCodes(x.codes, x.scale, None, None)
-        q = quantize(torch.randn(400, 384), Scheme.parse("w:int4/channel").weights)
-        left, scale = 16 * q.q, q.scale.flatten()
-        sums = x.codes.long() @ q.q.long().T
+        parsed = Scheme.parse("w:int4/{},a:{}/token/dynamic".format(*packed.split()))
+        right = (x.codes // 8).to(parsed.activations.fmt.storage)
+        x = TokenCodes(right, x.scale, None, None)
+        q = quantize(torch.randn(400, 384), parsed.weights)
+        grouped = q.scale.shape[1] > 1
+        unit = 16 if "int8" in packed else 2**-9
+        left, scale = (dequantize(q), 1) if grouped else (unit * q.q, q.scale.flatten())
+        sums = right.double() @ (dequantize(q) if grouped else q.q).double().T
     elif width == 256:
         left, right = right, left
     expected = sums.float() * x.scale[:, None] * scale + bias

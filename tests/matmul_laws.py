@@ -178,11 +178,11 @@ def check_product(
         lost += width // 32 * 2**-14
     if path == "w4a8" and hopper_rounds:
         lost += rounding + 2**-16
-    if path == "w4a8" and tokens > w4a8.FEW_TOKENS:
+    if path == "w4a8":
         assert scheme.activations is not None
         if "group64" in scheme_text:
-            lost += 2 * rounding  # products of 16 bits
-        elif scheme.activations.fmt.is_float:
+            lost += 2 * rounding if tokens > w4a8.FEW_TOKENS else 0.0  # products of 16 bits
+        elif scheme.activations.fmt.is_float and tokens > (16 if on_gpu else w4a8.FEW_TOKENS):
             lost += 2**-9 + (width // 32 * 2**-14 if on_gpu else 0.0)
     bound = rounding * expected.abs() + EPILOGUE * size + lost * products
     times = float(((y.cpu().double() - expected).abs() / bound).max())

@@ -4,9 +4,11 @@
 
 The weight is read as 4 bits. Few tokens: it is unpacked in registers to 16-bit floats, which hold the codes of x as
 well, all of them exactly; float32 sums (`kernels.few_tokens_matmul`, `low_bit_matmul`, `hopper_low_bit`; this one
-rounds a weight in groups, times its scales, to bf16 beyond 32 tokens). Many tokens: q - zero is written once as codes
-of 8 bits, which is exact too (|q - zero| <= 15 fits e4m3), for the tensor cores of 8 bits (`kernels.codes_matmul`),
-where a row has one scale or groups are of whole 128 columns. Narrower groups are multiplied in 16 bits.
+rounds a weight in groups, times its scales, to bf16 beyond 32 tokens). From 17 tokens on Hopper's tensor cores of 8
+bits take codes of 4 without zero points, unpacked in registers to integers or e4m3 (`kernels.hopper_codes`), where a
+row has one scale or groups are of whole 128 columns. Elsewhere, with many tokens, q - zero is written once as codes of
+8 bits, which is exact too (|q - zero| <= 15 fits e4m3), for the same cores (`kernels.codes_matmul`). Narrower groups
+are multiplied in 16 bits.
 """
 
 from __future__ import annotations
@@ -72,9 +74,10 @@ def _unpacks(x: Tensor, weight: LowBitWeight, codes: torch.dtype) -> bool:
         return len(x) <= FEW_TOKENS
     from quantcore.matmul.kernels import hopper_codes, hopper_low_bit
 
-    if len(x) <= FEW_TOKENS:
-        return not hopper_codes.takes_packed(x, codes, weight, x.dtype)
-    return weight.group < weight.shape[1] and len(x) <= GROUPED_TOKENS and hopper_low_bit.takes(x, weight)
+    if hopper_codes.takes_packed(x, codes, weight, x.dtype):
+        return False
+    grouped = weight.group < weight.shape[1] and len(x) <= GROUPED_TOKENS
+    return len(x) <= FEW_TOKENS or (grouped and hopper_low_bit.takes(x, weight))
 
 
 def multiply(x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:

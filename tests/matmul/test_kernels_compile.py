@@ -208,18 +208,26 @@ def test_products_of_many_codes_for_hopper(scheme: str, compiled: dict[str, Any]
     assert kernel.metadata.shared <= HOPPER_SHARED
 
 
-def test_products_of_many_codes_of_four_bits_for_hopper(compiled: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "sums"),
+    [
+        ("w:int4/channel,a:int8/token/dynamic", "s32.s8.s8"),
+        ("w:int4/group256,a:int8/token/dynamic", "s32.s8.s8"),
+        ("w:int4/group128,a:fp8_e4m3/token/dynamic", "f32.e4m3.e4m3"),
+    ],
+)
+def test_products_of_many_codes_of_four_bits_for_hopper(scheme: str, sums: str, compiled: dict[str, Any]) -> None:
     from quantcore.matmul.codes import TokenCodes
     from quantcore.matmul.kernels.hopper_codes import multiply_packed_many
     from quantcore.matmul.kernels.low_bit_weight import pack_weight
 
-    spec = Scheme.parse("w:int4/channel,a:int8/token/dynamic").weights
-    assert spec is not None
-    codes = TokenCodes(torch.zeros(300, 1024, dtype=torch.int8), torch.ones(300), None, None)
-    weight = pack_weight(quantize(torch.randn(256, 1024), spec))
+    parsed = Scheme.parse(scheme)
+    assert parsed.activations is not None
+    codes = TokenCodes(torch.zeros(300, 1024, dtype=parsed.activations.fmt.storage), torch.ones(300), None, None)
+    weight = pack_weight(quantize(torch.randn(256, 1024), parsed.weights))
     multiply_packed_many(codes, weight, torch.ones(256), torch.bfloat16, 256)
     kernel = compiled["_multiply_on_hopper"]
-    assert "s32.s8.s8" in kernel.asm["ptx"]
+    assert sums in kernel.asm["ptx"]
     assert "prmt" in kernel.asm["ptx"]
     assert "_add_parts" not in compiled  # splits of 8 blocks would be too short
     assert kernel.metadata.shared <= HOPPER_SHARED
@@ -230,6 +238,7 @@ def test_products_of_many_codes_of_four_bits_for_hopper(compiled: dict[str, Any]
     [
         ("w:int4/channel,a:int8/token/dynamic", 32),
         ("w:int4/channel,a:int8/token/dynamic", 128),
+        ("w:int4/group128,a:fp8_e4m3/token/dynamic", 64),
         ("w:int8/channel/asym,a:int8/token/asym/dynamic", 128),
         ("FP8_DYNAMIC", 64),
         ("FP8_BLOCK", 128),

@@ -13,8 +13,8 @@ Integer sums stay in the tensor cores' registers, exact. Those of fp8, which the
 added in float32 each 128 columns, where blocks have scales multiplied by them. Few tiles that are left for the end are
 shared by several programs each (`hopper_parts`).
 
-A weight of 4 bits times integers of 8 is the left operand, too: it comes packed and is unpacked to bytes in registers
-(`hopper_unpack`), 16 times its codes, and so are the sums, exact.
+A weight of 4 bits is the left operand, too: it comes packed and is unpacked to bytes in registers (`hopper_unpack`), 16
+times its codes for integers of 8, 2^-9 times them for e4m3, and so are the sums. Its groups are whole blocks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from quantcore.matmul.kernels.hopper_narrow import multiply_narrow, stages
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results
 from quantcore.matmul.kernels.hopper_tiles import CODES_US, WIDE, cut, width_for
-from quantcore.matmul.kernels.hopper_unpack import HELD, WORDS, unpacked_codes, words_of
+from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, HELD, INT8_POWER, WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
@@ -112,13 +112,13 @@ def _sum_up(
             second = gl.zeros([half, rows], gl.float32, layout)
         row_1, row_2 = gl.minimum(begin_r, R - 1), gl.minimum(begin_r + rows, R - 1)
         if BL or BR:
-            scale_1 = block_scale(bl_ptr, br_ptr, row, row_1, begin, blocks, BL, BR)
-            scale_2 = block_scale(bl_ptr, br_ptr, row, row_2, begin, blocks, BL, BR)
+            scale_1 = block_scale(bl_ptr, br_ptr, row, row_1, begin, blocks, L, BL, BR, PACKED)
+            scale_2 = block_scale(bl_ptr, br_ptr, row, row_2, begin, blocks, L, BL, BR, PACKED)
         for block in range(begin, end):
             stage = step % STAGES
             mbarrier.wait(full.index(stage), (step // STAGES) & 1)
             if PACKED:
-                left = unpacked_codes(l_bufs.index(2 * stage + SIDE).load(HELD), operand)
+                left = unpacked_codes(l_bufs.index(2 * stage + SIDE).load(HELD), operand, IS_INT)
             else:
                 left = l_bufs.index(2 * stage + SIDE).load(operand)
             one, two = r_bufs.index(2 * stage).permute([1, 0]), r_bufs.index(2 * stage + 1).permute([1, 0])
@@ -134,8 +134,8 @@ def _sum_up(
                 if BL or BR:
                     second += part.to(gl.float32) * (scale_2.expand_dims(1) if BL else scale_2)
                     then = gl.minimum(block + 1, blocks - 1)
-                    scale_1 = block_scale(bl_ptr, br_ptr, row, row_1, then, blocks, BL, BR)
-                    scale_2 = block_scale(bl_ptr, br_ptr, row, row_2, then, blocks, BL, BR)
+                    scale_1 = block_scale(bl_ptr, br_ptr, row, row_1, then, blocks, L, BL, BR, PACKED)
+                    scale_2 = block_scale(bl_ptr, br_ptr, row, row_2, then, blocks, L, BL, BR, PACKED)
                 else:
                     second += part
             else:
@@ -252,17 +252,19 @@ def takes_narrow(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool
 
 
 def takes_packed(x: Tensor, codes: torch.dtype, weight: LowBitWeight, dtype: torch.dtype) -> bool:
-    """The same of a weight of 4 bits times integers of 8, where a row has one scale; x is, or will be, `codes`."""
+    """The same of a weight of 4 bits in groups of whole blocks, or with one scale a row; x is, or will be, `codes`."""
     tokens, (out, width) = len(x), weight.shape
     return (
-        codes == torch.int8
-        and weight.bits == 4
+        weight.bits == 4
         and weight.is_plain
         and weight.zero_point is None
-        and weight.group >= width
+        and (weight.group >= width or weight.group % BLOCK_K == 0)
         and width <= MOST_COLUMNS
         and _fits(x, out, dtype)
-        and (_width(x, out, "int4") < WIDE or (tokens >= SOME_TOKENS and _share(out, tokens, x, WIDE).is_full))
+        and (
+            _width(x, out, _packed_kind(codes, weight)) < WIDE
+            or (tokens >= SOME_TOKENS and _share(out, tokens, x, WIDE).is_full)
+        )
     )
 
 
@@ -274,6 +276,10 @@ def _kind(weight: CodedWeight) -> str:
     if weight.rows == 128:
         return "blocks"
     return "int8" if weight.codes.dtype == torch.int8 else "fp8"
+
+
+def _packed_kind(codes: torch.dtype, weight: LowBitWeight) -> str:
+    return "int4" if codes == torch.int8 and weight.group >= weight.shape[1] else "int4 apart"
 
 
 def _fits(x: Tensor, out: int, dtype: torch.dtype) -> bool:
@@ -341,9 +347,11 @@ def multiply_packed_many(
     x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype, width: int | None = None
 ) -> Tensor:
     """The same of a weight that is packed."""
-    block_r = width or _width(x.codes, weight.shape[0], "int4")
-    of_w = _Side(words_of(weight), weight.shape[0], weight.scale, int(weight.scale.numel() > 1))
-    return _multiply(of_w, _tokens(x), bias, dtype, block_r, turned=True, packed=True, early=True)
+    block_r = width or _width(x.codes, weight.shape[0], _packed_kind(x.codes.dtype, weight))
+    grouped, power = len(weight.scale) > 1, INT8_POWER if x.codes.dtype == torch.int8 else FP8_POWER
+    of_w = _Side(words_of(weight), weight.shape[0], weight.scale, -1 if grouped else 1)
+    bl, each = (weight.scale, weight.group // BLOCK_K) if grouped else (None, 1)
+    return _multiply(of_w, _tokens(x), bias, dtype, block_r, turned=True, packed=power, early=True, bl=bl, each=each)
 
 
 def _tokens(x: TokenCodes) -> _Side:
@@ -353,8 +361,9 @@ def _tokens(x: TokenCodes) -> _Side:
 
 def _multiply(
     left: _Side, right: _Side, bias: Tensor | None, dtype: torch.dtype, block_r: int, turned: bool = False,
-    packed: bool = False, early: bool = False, bl: Tensor | None = None, br: Tensor | None = None,
+    packed: int = 0, early: bool = False, bl: Tensor | None = None, br: Tensor | None = None, each: int = 1,
 ) -> Tensor:  # fmt: skip
+    """packed: the power of two that one of an unpacked code is worth; each: blocks that share a scale of bl."""
     out, tokens = (left.rows, right.rows) if turned else (right.rows, left.rows)
     y = torch.empty(tokens, out, dtype=dtype, device=right.codes.device)
     width, is_int = right.codes.shape[1], right.codes.dtype == torch.int8
@@ -376,13 +385,14 @@ def _multiply(
     kernel, box, more = _multiply_on_hopper, block_r // 2, {"STAGES": 4}
     if block_r < WIDE:
         kernel, box = multiply_narrow, block_r
-        more = {"STAGES": stages(BLOCK_L, block_r, BLOCK_K, packed), "EARLY": early}
+        more = {"STAGES": stages(BLOCK_L, block_r, BLOCK_K, packed != 0), "EARLY": early}
     half = BLOCK_L // 2
     launch(
         kernel, (min(share.pieces, share.programs),),
         described(left.codes, [half, WORDS if packed else BLOCK_K]), described(right.codes, [box, BLOCK_K]),
         described(y, [box, half] if turned else [half, box]), parts, bl, br, *of_rows, width, whole, splits,
-        SPLIT=splits > 1, IS_INT=is_int, BL=bl is not None, BR=br is not None, BLOCK_K=BLOCK_K, **more, **constants,
+        SPLIT=splits > 1, IS_INT=is_int, BL=0 if bl is None else each, BR=br is not None, BLOCK_K=BLOCK_K, **more,
+        **constants,
     )  # fmt: skip
     if parts is not None:
         grid = share.tiles - whole, BLOCK_L // 64, block_r // 32

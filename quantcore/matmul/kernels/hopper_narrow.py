@@ -96,14 +96,14 @@ def _sum_up(
         sl = left_scales(sl_ptr, at_l, L, SL)
         sums = gl.zeros([half, BLOCK_R], gl.float32 if apart else kind, layout)
         if BL or BR:
-            scale = block_scale(bl_ptr, br_ptr, row_l, row_r, begin, blocks, BL, BR)
+            scale = block_scale(bl_ptr, br_ptr, row_l, row_r, begin, blocks, L, BL, BR, PACKED)
         if PACKED:
             mbarrier.wait(full.index(step % STAGES), (step // STAGES) & 1)
             words = l_bufs.index(2 * (step % STAGES) + SIDE).load(HELD)
         for block in range(begin, end):
             stage = step % STAGES
             if PACKED:
-                left = unpacked_codes(words, operand)
+                left = unpacked_codes(words, operand, IS_INT)
             else:
                 mbarrier.wait(full.index(stage), (step // STAGES) & 1)
                 left = l_bufs.index(2 * stage + SIDE)
@@ -123,7 +123,7 @@ def _sum_up(
             if BL or BR:
                 sums += part.to(gl.float32) * (scale.expand_dims(1) if BL else scale)
                 then = gl.minimum(block + 1, blocks - 1)
-                scale = block_scale(bl_ptr, br_ptr, row_l, row_r, then, blocks, BL, BR)
+                scale = block_scale(bl_ptr, br_ptr, row_l, row_r, then, blocks, L, BL, BR, PACKED)
             elif apart:
                 sums += part
             else:

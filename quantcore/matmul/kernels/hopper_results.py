@@ -24,8 +24,8 @@ def results(
     SL: tl.constexpr, SR: tl.constexpr, L_ZERO: tl.constexpr, R_ZERO: tl.constexpr, BIAS: tl.constexpr,
     PACKED: tl.constexpr, EVEN: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Zero points, scales and bias of sums, in y's type. SL, SR: 1 per row, 0 for one scale, -1 for none. Of codes that
-    were packed sums are 16 times too large."""
+    """Zero points, scales and bias of sums, in y's type. SL, SR: 1 per row, 0 for one scale, -1 for none. PACKED:
+    the power of two that one of an unpacked code is worth; 0 where none was packed."""
     in_l = at_l < L
     if R_ZERO:
         zr = _of_right(zr_ptr + at_r * SR, at_r, R, EVEN)
@@ -35,7 +35,7 @@ def results(
         sums -= zl.expand_dims(1) * _of_right(r_sum_ptr + at_r, at_r, R, EVEN).expand_dims(0)
     y = sums.to(tl.float32)
     if SL >= 0:
-        y = y * (sl * 0.0625 if PACKED else sl).expand_dims(1)
+        y = y * (sl * 2.0**PACKED if PACKED else sl).expand_dims(1)
     if SR >= 0:
         y = y * _of_right(sr_ptr + at_r * SR, at_r, R, EVEN).expand_dims(0)
     if BIAS == "r":
@@ -55,7 +55,13 @@ def _of_right(place, at_r, R, EVEN: tl.constexpr):
 
 
 @gluon.jit
-def block_scale(bl_ptr, br_ptr, at_l, at_r, block, blocks, BL: gl.constexpr, BR: gl.constexpr):
-    """Of 128 columns: bl of each at_l, times br of the 128 rows that at_r is of."""
-    scale = gl.load(bl_ptr + at_l * blocks + block) if BL else 1.0
+def block_scale(
+    bl_ptr, br_ptr, at_l, at_r, block, blocks, L, BL: gl.constexpr, BR: gl.constexpr, PACKED: gl.constexpr
+):  # fmt: skip
+    """Of 128 columns: bl of each at_l, times br of the 128 rows that at_r is of. Packed codes have theirs by groups, of
+    BL blocks each; they are taken times what one of an unpacked code is worth."""
+    if PACKED and BL:
+        scale = gl.load(bl_ptr + (block // BL) * L + at_l) * 2.0**PACKED
+    else:
+        scale = gl.load(bl_ptr + at_l * blocks + block) if BL else 1.0
     return scale * gl.load(br_ptr + (at_r // 128) * blocks + block) if BR else scale

@@ -21,9 +21,11 @@ SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
 BLOCK_US, TOKEN_US = 0.2, 0.005  # what a block of a tile takes of `hopper_low_bit`, and each of its tokens
 NARROWEST, NARROW, WIDE = 32, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_codes`
-NARROW_FROM = {"int4": 17, "int8": 33, "fp8": 33, "blocks": 17}  # tokens with which narrow tiles may be the quickest
+# Tokens with which narrow tiles may be the quickest, by the weight's codes; "apart": a block's sums leave
+# the tensor cores.
+NARROW_FROM = {"int4": 17, "int4 apart": 17, "int8": 33, "fp8": 33, "blocks": 17}
 CODES_US = {32: 0.26, 64: 0.26, 128: 0.37, 256: 0.72}  # what a block of a tile of codes takes, by its rows of R
-SCALED_US = {128: 0.52, 256: 0.92}  # the same where blocks have scales
+SCALED_US = {128: 0.52, 256: 0.92}  # the same where a block's sums leave the tensor cores
 ADD_US = 3.0  # what adding parts takes at least
 PARTS_BYTES_US = 4e6  # bytes of parts that are written, or read, in a microsecond
 
@@ -68,7 +70,7 @@ def width_for(tokens: int, out: int, blocks: int, kind: str, programs: int) -> i
     if kind == "fp8" or (kind != "blocks" and tokens <= NARROW):
         return min(NARROW, max(NARROWEST, triton.next_power_of_2(tokens)))
     wide = columns * triton.cdiv(out, WIDE) if kind == "blocks" else rows * triton.cdiv(tokens, WIDE)
-    block_us = SCALED_US if kind == "blocks" else CODES_US
+    block_us = SCALED_US if kind in ("blocks", "int4 apart") else CODES_US
     tiles = {NARROW: rows * columns, WIDE: wide}
     return min(tiles, key=lambda width: _takes_us(tiles[width], blocks, programs, block_us[width], BLOCK_N * width))
 

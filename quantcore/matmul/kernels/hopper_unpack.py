@@ -2,7 +2,8 @@
 lane unpacks is what it multiplies.
 
 To bf16: c = t - (136 + zero) with t = 128 + u, u the stored code + 8; bare, or times a scale of two bf16. To int8: four
-neighbouring columns in a register, 16 (u - 8) in a byte.
+neighbouring columns in a register, 16 (u - 8) in a byte. To e4m3: likewise, 2^-9 (u - 8); its bytes 0 to 15 are so
+many 2^-9, with 128 added where they are negative.
 """
 
 from __future__ import annotations
@@ -37,7 +38,19 @@ def _to_int8(plane: int) -> str:
     return f"{{ .reg .b32 t; {halves} {up} lop3.b32 $0, t, 0xF0F0F0F0, 0x80808080, 0x6A; }}"
 
 
+def _to_fp8(plane: int) -> str:
+    """The same as e4m3: 2^-9 (u - 8). First both planes of a byte to magnitudes: where u - 8 is negative, s is 8 and e
+    is 1, u ^ 7 plus 1; else u ^ 8. Then one of them, and s to the sign. What two planes share ptxas does once."""
+    halves = f"prmt.b32 t, $1, $3, {'0x6420' if plane < 2 else '0x7531'};"
+    signs = "lop3.b32 s, t, 0x88888888, 0, 0x0C; shr.u32 e, s, 3; mul.lo.u32 f, e, 15;"
+    sizes = "lop3.b32 t, t, 0x88888888, f, 0x96; add.u32 t, t, e;"
+    move = "shr.u32 t, t, 4;" if plane % 2 else "shl.b32 s, s, 4;"
+    return f"{{ .reg .b32 t, s, e, f; {halves} {signs} {sizes} {move} lop3.b32 $0, 0x0F0F0F0F, t, s, 0xCA; }}"
+
+
 CODES_0, CODES_1, CODES_2, CODES_3 = (gl.constexpr(_to_int8(plane)) for plane in range(4))
+FP8_0, FP8_1, FP8_2, FP8_3 = (gl.constexpr(_to_fp8(plane)) for plane in range(4))
+INT8_POWER, FP8_POWER = -4, 9  # of two: what one of an unpacked code is worth
 HELD = gl.constexpr(
     gl.DistributedLinearLayout(
         reg_bases=[[0, 1], [8, 0], [0, 8]],
@@ -88,15 +101,19 @@ def twice(value):
 
 
 @gluon.jit
-def _codes(words, CODE: gl.constexpr):
-    return gl.inline_asm_elementwise(CODE, "=r,r,r,r,r", [words], dtype=gl.int8, is_pure=True, pack=4)
+def _codes(words, INT8: gl.constexpr, FP8: gl.constexpr, IS_INT: gl.constexpr):
+    if IS_INT:
+        return gl.inline_asm_elementwise(INT8, "=r,r,r,r,r", [words], dtype=gl.int8, is_pure=True, pack=4)
+    else:
+        return gl.inline_asm_elementwise(FP8, "=r,r,r,r,r", [words], dtype=gl.float8e4nv, is_pure=True, pack=4)
 
 
 @gluon.jit
-def unpacked_codes(words, operand: gl.constexpr):
-    """int8 codes (64, 128), laid out as an `operand`, 16 times those of 4 bits in words (64, 16), laid out as HELD."""
+def unpacked_codes(words, operand: gl.constexpr, IS_INT: gl.constexpr):
+    """Codes (64, 128) of int8 or e4m3, laid out as an `operand`, of words (64, 16), laid out as HELD: 2^-INT8_POWER
+    or 2^-FP8_POWER times those of 4 bits."""
     twice = gl.join(words, words).reshape([64, 32])
-    low = gl.join(_codes(twice, CODES_0), _codes(twice, CODES_1))
-    high = gl.join(_codes(twice, CODES_2), _codes(twice, CODES_3))
+    low = gl.join(_codes(twice, CODES_0, FP8_0, IS_INT), _codes(twice, CODES_1, FP8_1, IS_INT))
+    high = gl.join(_codes(twice, CODES_2, FP8_2, IS_INT), _codes(twice, CODES_3, FP8_3, IS_INT))
     codes = gl.join(low, high).permute([0, 3, 2, 1]).reshape([64, 128])
     return gl.convert_layout(codes, operand, assert_trivial=True)

@@ -26,7 +26,7 @@ from quantcore.scheme.scheme import Scheme
 # of the largest: 2^-8 at worst; the most seen on an H200, over these schemes, was 2^-9.7.
 SUMS_LOSE = {"int8": 0.0, "int8_torch": 0.0, "fp8": 2**-9, "fp8_torch": 2**-9, "fp8_block": 2**-9, "low_bit": 2**-19}
 SUMS_LOSE["w4a8"] = 2**-19
-HOPPER_ROUNDS_BEYOND = 32  # tokens: a weight in groups, to bf16
+HOPPER_ROUNDS_BEYOND = 128  # tokens: a weight in groups, to bf16
 SUMS_LOSE["humming"] = 2**-8 + 2**-9  # scales of weights in bfloat16, where they are multiplied in too, and fp8's sums
 REFERENCE_LOSES = 2**-48  # of the same, the float64 reference itself
 EPILOGUE = 4 * 2**-24  # to float32, times one scale, times the other, plus bias

@@ -4,7 +4,7 @@ How near a result is, u being half a unit in the last place of x's dtype, and ev
 codes in float64: int8 sums are exact, the epilogue adds at most 4 * 2^-24 + u of |y| (bias: of its |bias| too); the
 float paths add the rounding of float32 sums, 2^-9 of sum |x_hat| s (|q| + |z|) in fp8, whose tensor cores cut 32
 products at 2^-13 of the largest (2^-8 at the very worst), and 2^-19 of it in low_bit (2^-19 + u where the weight is
-unpacked to x's dtype first, and of one in groups beyond 32 tokens on Hopper, + 2^-16 there). Codes of 4 bits are
+unpacked to x's dtype first, and of one in groups beyond 128 tokens on Hopper, + 2^-16 there). Codes of 4 bits are
 denormal in fp8 where they are unpacked to it: products are then cut at 2^-13 of 8 s |x|, the largest x of 32 whose code
 is not zero, which is more than the largest product where that code is small. By a model of the tensor cores that is
 within 2^-10.5 of sum |x_hat| s |q| for x with outliers, and up to twice what normal codes lose in the mean square. With

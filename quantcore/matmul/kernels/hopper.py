@@ -31,6 +31,12 @@ def described(tensor: Tensor, block: list[int]) -> Any:
     return TensorDescriptor.from_tensor(tensor, block, _layout(block[1], tensor.element_size()))
 
 
+def described_flat(tensor: Tensor, block: int) -> Any:
+    """`tensor`, one number behind the other, as the copy engine takes `block` of them from anywhere."""
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=8 * tensor.element_size(), rank=1)
+    return TensorDescriptor.from_tensor(tensor.view(-1), [block], layout)
+
+
 @cache
 def _layout(columns: int, size: int) -> Any:
     """Of a tile of so many columns of `size` bytes in shared memory."""

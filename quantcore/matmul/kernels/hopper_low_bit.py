@@ -5,20 +5,16 @@ A tile is 128 rows of the weight x 16 to 256 tokens, and the weight is the left 
 registers: each lane reads its words of a block, unpacks a plane of each to pairs of neighbouring columns, and that is
 the operand of the instruction, as it stands. No unpacked weight moves between threads, nor through shared memory.
 
-    a row has a scale   c = t - (136 + zero), t = 128 + u, u the stored code + 8: exact; the row's sums are scaled
-    up to 32 tokens     the same c; a block's sums are scaled
-    beyond them         w = c s_hi + (c s_lo), rounded once to bf16; s_hi + s_lo are 16 bits of the scale's 24, two
-                        bf16: the dequantized weight in bf16, as `expand` writes it, but for ties that the lost 8 bits
-                        decide
+    a row has a scale   c = (u - 8 - zero) / 64, u the stored code + 8: exact; the row's sums are scaled
+    up to 128 tokens    the same c; a block's sums are scaled
+    beyond them         w = c s_hi + (c s_lo), rounded once to bf16; s_hi + s_lo are 16 bits of 64 times the scale's 24,
+                        two bf16: the dequantized weight in bf16, as `expand` writes it, but for ties that the lost 8
+                        bits decide
 
-A block is two products, of 64 columns each. While the tensor cores do one, the columns of the next are unpacked, and
-they wait for nothing but the end of a block: products in flight at a loop's end ptxas would do one by one. ptxas also
-moves what it may, and does not know how long products take. The order stays as written because words are read where
-they are unpacked, and because a wait for tokens stands between the last unpacking of a block and its end.
-
-Up to 64 tokens what is slow is one block behind the other, so two teams share a tile's blocks, every other one each,
-and add their sums. Where there are fewer tiles than multiprocessors K is split, too, and where there are more
-that of the last tiles (`hopper_parts`).
+A block is one product of 128 columns. While it is done its successor's words, scales and zeros are read, which came
+with each other: nothing of a block is waited for from further than shared memory. What is slow otherwise is the number
+of instructions. Up to 32 tokens two teams share a tile's blocks, every other one each, and add their sums. Where there
+are fewer tiles than multiprocessors K is split, too, and where there are more that of the last tiles (`hopper_parts`).
 """
 
 from __future__ import annotations
@@ -38,10 +34,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
-from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper
+from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
-from quantcore.matmul.kernels.hopper_unpack import WORDS, twice, unpacked_half, words_of
+from quantcore.matmul.kernels.hopper_unpack import LESS, LESS_TWICE, STEP, WORDS, twice, unpacked_block, words_of
 from quantcore.matmul.kernels.low_bit_matmul import scales_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
@@ -49,13 +45,14 @@ from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
+STAGES = {16: 8, 32: 8, 64: 4, 128: 4, 256: 2}  # blocks in shared memory, by a tile's tokens
 MOST_TOKENS = 4096  # beyond them unpacking first is quicker
 
 
 @gluon.jit
 def _bring_weights(
-    w_desc, w_bufs, w_full, done, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
-    W_STAGES: gl.constexpr, GROUP: gl.constexpr,
+    w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits, blocks_a_group,
+    ZERO: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """These begin before the kernel before this one has ended."""
     tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
@@ -65,20 +62,24 @@ def _bring_weights(
         tile, begin, end = piece_of(piece, whole, splits, blocks)
         pid_n, _ = place(tile, tiles_n, tiles_t, GROUP)
         for block in range(begin, end):
-            stage = step % W_STAGES
-            came = w_full.index(stage)
-            mbarrier.wait(done.index(stage), ((step // W_STAGES) & 1) ^ 1)
-            mbarrier.expect(came, BLOCK_N * 64)
+            stage = step % STAGES
+            came = full.index(stage)
+            mbarrier.wait(done.index(stage), ((step // STAGES) & 1) ^ 1)
+            mbarrier.expect(came, BLOCK_N * (69 if ZERO else 68))
             for side in gl.static_range(2):
                 row = block * N + pid_n * BLOCK_N + side * half
                 tma.async_copy_global_to_shared(w_desc, [row, 0], came, w_bufs.index(2 * stage + side))
+            of_group = block // blocks_a_group * N + pid_n * BLOCK_N
+            tma.async_copy_global_to_shared(s_desc, [of_group], came, s_bufs.index(stage))
+            if ZERO:
+                tma.async_copy_global_to_shared(z_desc, [of_group], came, z_bufs.index(stage))
             step += 1
 
 
 @gluon.jit
 def _bring_tokens(
-    x_desc, x_bufs, x_first, x_second, done, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr,
-    BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
+    x_desc, x_bufs, full, done, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr,
+    BLOCK_T: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """Whoever waits for tokens has waited for the kernel before this one."""
     tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
@@ -88,41 +89,43 @@ def _bring_tokens(
         tile, begin, end = piece_of(piece, whole, splits, blocks)
         _, pid_t = place(tile, tiles_n, tiles_t, GROUP)
         for block in range(begin, end):
-            for h in gl.static_range(2):
-                then = (2 * step + h + 2 * W_STAGES - X_STAGES) // 2  # W_STAGES behind the block that was there
-                mbarrier.wait(done.index(then % W_STAGES), ((then // W_STAGES) & 1) ^ 1)
-                came = (x_first if h == 0 else x_second).index(step % W_STAGES)
-                mbarrier.expect(came, BLOCK_T * 128)
-                x_buf = x_bufs.index((2 * step + h) % X_STAGES)
-                tma.async_copy_global_to_shared(x_desc, [pid_t * BLOCK_T, block * 128 + h * 64], came, x_buf)
+            stage = step % STAGES
+            came = full.index(stage)
+            mbarrier.wait(done.index(stage), ((step // STAGES) & 1) ^ 1)
+            mbarrier.expect(came, BLOCK_T * 256)
+            tma.async_copy_global_to_shared(x_desc, [pid_t * BLOCK_T, block * 128], came, x_bufs.index(stage))
             step += 1
     let_next(OVERLAP)
 
 
 @gluon.jit
-def _wait_for(full, step, wanted, W_STAGES: gl.constexpr):
-    mbarrier.wait(full.index(step & (W_STAGES - 1)), (step & W_STAGES) // W_STAGES, pred=wanted)
+def _of_side(bufs, stage, SIDE: gl.constexpr, layout: gl.constexpr):
+    half: gl.constexpr = bufs.shape[1] // 2
+    return bufs.index(stage).slice(SIDE * half, half).load(layout)
 
 
 @gluon.jit
-def _words_of(w_bufs, w_full, step, wanted, SIDE: gl.constexpr, W_STAGES: gl.constexpr, held: gl.constexpr):
-    _wait_for(w_full, step, wanted, W_STAGES)
-    return w_bufs.index(2 * (step & (W_STAGES - 1)) + SIDE).load(held)
+def _words_of(
+    w_bufs, s_bufs, z_bufs, full, step, wanted, SIDE: gl.constexpr, ZERO: gl.constexpr, STAGES: gl.constexpr,
+    held: gl.constexpr, scaled: gl.constexpr,
+):  # fmt: skip
+    """Of a block, with its scales and zeros; where it is not wanted, whatever lies there."""
+    stage = step & (STAGES - 1)
+    mbarrier.wait(full.index(stage), (step & STAGES) // STAGES, pred=wanted)
+    scale = _of_side(s_bufs, stage, SIDE, scaled)
+    zero = _of_side(z_bufs, stage, SIDE, gl.SliceLayout(1, held)) if ZERO else 0
+    return w_bufs.index(2 * stage + SIDE).load(held), scale, zero
 
 
 @gluon.jit
-def _less(zero_ptr, place, ZERO: gl.constexpr):
-    return twice(-136.0 - gl.load(zero_ptr + place).to(gl.float32)).expand_dims(1) if ZERO else 0xC308C308
-
-
-@gluon.jit
-def _operand(words, less, scale, H: gl.constexpr, SCALED: gl.constexpr, operand: gl.constexpr):
+def _operand(words, scale, zero, ZERO: gl.constexpr, SCALED: gl.constexpr, operand: gl.constexpr):
+    less = twice(LESS - STEP * zero.to(gl.float32)).expand_dims(1) if ZERO else LESS_TWICE
     if SCALED == "weight":
-        hi = twice(scale)
-        lo = twice(scale - (hi & -65536).to(gl.float32, bitcast=True))
-        w = unpacked_half(words, less, hi.expand_dims(1), lo.expand_dims(1), H, False)
+        hi = twice(scale / STEP)
+        lo = twice(scale / STEP - (hi & -65536).to(gl.float32, bitcast=True))
+        w = unpacked_block(words, less, hi.expand_dims(1), lo.expand_dims(1), False)
     else:
-        w = unpacked_half(words, less, 0, 0, H, True)
+        w = unpacked_block(words, less, 0, 0, True)
     return gl.convert_layout(w, operand, assert_trivial=True)
 
 
@@ -130,10 +133,10 @@ def _operand(words, less, scale, H: gl.constexpr, SCALED: gl.constexpr, operand:
 def _sum_up(
     tensors, SIDE: gl.constexpr, TEAM: gl.constexpr, TEAMS: gl.constexpr, ZERO: gl.constexpr, SX: gl.constexpr,
     BIAS: gl.constexpr, SCALED: gl.constexpr, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
-    X_STAGES: gl.constexpr, W_STAGES: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
+    STAGES: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
 ):  # fmt: skip
-    x_bufs, w_bufs, y_bufs, sum_bufs, x_first, x_second, w_full, done, given, taken, y_desc = tensors[:11]
-    scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits, blocks_a_group = tensors[11:]
+    x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, sum_bufs, full, done, given, taken = tensors[:10]
+    y_desc, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits = tensors[10:]
     half: gl.constexpr = BLOCK_N // 2
     part: gl.constexpr = BLOCK_T // PARTS
     layout: gl.constexpr = gl.NVMMADistributedLayout(
@@ -156,48 +159,31 @@ def _sum_up(
         tile, begin, end = piece_of(piece, whole, splits, blocks)
         pid_n, pid_t = place(tile, tiles_n, tiles_t, GROUP)
         first = pid_n * BLOCK_N + SIDE * half
-        row = gl.minimum(first + gl.arange(0, half, scaled), N - 1)
-        row_z = gl.minimum(first + gl.arange(0, half, gl.SliceLayout(1, held)), N - 1)
         start = begin + (before + TEAM) % TEAMS  # a stage is always of one team, which has seen its phases
-        group = gl.minimum(start, blocks - 1) // blocks_a_group * N
-        scale = gl.load(scale_ptr + group + row)
-        less = _less(zero_ptr, group + row_z, ZERO)
         acc = gl.zeros([half, BLOCK_T], gl.float32, layout)
         sums = acc
         step = before + start - begin
-        words = _words_of(w_bufs, w_full, step, start < end, SIDE, W_STAGES, held)
-        w = _operand(words, less, scale, 0, SCALED, operand)
-        _wait_for(x_first, step, start < end, W_STAGES)
-        x_stage = 2 * step % X_STAGES
+        words, scale, zero = _words_of(
+            w_bufs, s_bufs, z_bufs, full, step, start < end, SIDE, ZERO, STAGES, held, scaled
+        )
+        of_block = scale
         for block in range(start, end, TEAMS):
             step = before + block - begin
-            more = block + TEAMS < end
+            w = _operand(words, scale, zero, ZERO, SCALED, operand)
+            x = x_bufs.index(step & (STAGES - 1)).permute([1, 0])
             going = block > start if SCALED != "block" else False
-            sums = warpgroup_mma(w, x_bufs.index(x_stage).permute([1, 0]), sums, use_acc=going, is_async=True)
-            mbarrier.arrive(done.index((step - TEAMS) & (W_STAGES - 1)), count=1, pred=block > start)
-            _wait_for(x_second, step, True, W_STAGES)
-            words = w_bufs.index(2 * (step & (W_STAGES - 1)) + SIDE).load(held)
-            w = _operand(words, less, scale, 1, SCALED, operand)
-            x = x_bufs.index((x_stage + 1) % X_STAGES).permute([1, 0])
-            sums = warpgroup_mma(w, x, sums, is_async=True)
+            sums = warpgroup_mma(w, x, sums, use_acc=going, is_async=True)
             of_block = scale
-            if SCALED != "row":
-                group = gl.minimum(block + TEAMS, blocks - 1) // blocks_a_group * N
-                scale = gl.load(scale_ptr + group + row)
-                less = _less(zero_ptr, group + row_z, ZERO)
-            sums = warpgroup_mma_wait(1, deps=(sums,))
-            words = _words_of(w_bufs, w_full, step + TEAMS, more, SIDE, W_STAGES, held)
-            w = _operand(words, less, scale, 0, SCALED, operand)
-            x_stage += 2 * TEAMS
-            x_stage = gl.where(x_stage < X_STAGES, x_stage, x_stage - X_STAGES)
-            _wait_for(x_first, step + TEAMS, more, W_STAGES)
+            words, scale, zero = _words_of(
+                w_bufs, s_bufs, z_bufs, full, step + TEAMS, block + TEAMS < end, SIDE, ZERO, STAGES, held, scaled
+            )
             sums = warpgroup_mma_wait(0, deps=(sums,))
+            mbarrier.arrive(done.index(step & (STAGES - 1)), count=1)
             if SCALED == "block":
-                acc += sums * of_block.expand_dims(1)
-        last = before + end - begin - 1
-        last -= (last - TEAM) % TEAMS
-        mbarrier.arrive(done.index(last & (W_STAGES - 1)), count=1, pred=start < end)
-        if SCALED != "block":
+                acc += sums * (of_block / STEP).expand_dims(1)
+        if SCALED == "row":
+            acc = sums * gl.where(start < end, of_block / STEP, 0.0).expand_dims(1)
+        elif SCALED == "weight":
             acc = sums
         before += end - begin
         if TEAM > 0:
@@ -209,8 +195,6 @@ def _sum_up(
                 mbarrier.wait(given.index(SIDE), turn & 1)
                 acc += sum_bufs.index(SIDE).load(layout)
             n = first + gl.arange(0, half, gl.SliceLayout(1, layout))
-            if SCALED == "row":
-                acc *= scale.expand_dims(1)
             if SPLIT and piece >= whole:
                 keep_part(parts_ptr, acc, (piece - whole) * BLOCK_N + SIDE * half, 0, BLOCK_T)
             else:
@@ -234,24 +218,22 @@ def _sum_up(
 
 @gluon.jit(do_not_specialize=["T", "whole", "splits"])
 def _multiply_low_bit(
-    x_desc, w_desc, y_desc, scale_ptr, zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
+    x_desc, w_desc, y_desc, s_desc, z_desc, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
     blocks_a_group, ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, SCALED: gl.constexpr, SPLIT: gl.constexpr,
-    TEAMS: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, X_STAGES: gl.constexpr, W_STAGES: gl.constexpr,
+    TEAMS: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, STAGES: gl.constexpr,
     GROUP: gl.constexpr, PARTS: gl.constexpr, PHASES: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    x_bufs = gl.allocate_shared_memory(x_desc.dtype, [X_STAGES, BLOCK_T, 64], x_desc.layout)
-    w_bufs = gl.allocate_shared_memory(w_desc.dtype, [2 * W_STAGES, BLOCK_N // 2, 16], w_desc.layout)
+    x_bufs = gl.allocate_shared_memory(x_desc.dtype, [STAGES, BLOCK_T, 128], x_desc.layout)
+    w_bufs = gl.allocate_shared_memory(w_desc.dtype, [2 * STAGES, BLOCK_N // 2, 16], w_desc.layout)
+    s_bufs = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_N], s_desc.layout)
+    z_bufs = gl.allocate_shared_memory(gl.int8, [STAGES, BLOCK_N], z_desc.layout) if ZERO else s_bufs
     y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2, BLOCK_T // PARTS, BLOCK_N // 2], y_desc.layout)
-    x_first = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
-    x_second = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
-    w_full = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
-    done = gl.allocate_shared_memory(gl.int64, [W_STAGES, 1], mbarrier.MBarrierLayout())
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    done = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     given = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     taken = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(W_STAGES):
-        mbarrier.init(w_full.index(stage), count=1)
-        mbarrier.init(x_first.index(stage), count=1)
-        mbarrier.init(x_second.index(stage), count=1)
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=2)
         mbarrier.init(done.index(stage), count=2)
     for side in gl.static_range(2):
         mbarrier.init(given.index(side), count=1)
@@ -259,25 +241,26 @@ def _multiply_low_bit(
     fence_async_shared()
     if TEAMS == 1:
         tensors = (
-            x_bufs, w_bufs, y_bufs, x_bufs, x_first, x_second, w_full, done, given, taken, y_desc, scale_ptr, zero_ptr,
-            sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits, blocks_a_group,
+            x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, x_bufs, full, done, given, taken, y_desc,
+            sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    X_STAGES, W_STAGES, GROUP, PARTS,
+                    STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    X_STAGES, W_STAGES, GROUP, PARTS,
+                    STAGES, GROUP, PARTS,
                 )),
                 (_bring_weights, (
-                    w_desc, w_bufs, w_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, W_STAGES, GROUP,
+                    w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits,
+                    blocks_a_group, ZERO, BLOCK_N, BLOCK_T, STAGES, GROUP,
                 )),
                 (_bring_tokens, (
-                    x_desc, x_bufs, x_first, x_second, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, X_STAGES,
-                    W_STAGES, GROUP, OVERLAP,
+                    x_desc, x_bufs, full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES,
+                    GROUP, OVERLAP,
                 )),
             ],
             [4, 1, 1],  # warps of the second group, and those that bring
@@ -287,33 +270,34 @@ def _multiply_low_bit(
         sum_layout: gl.constexpr = gl.SwizzledSharedLayout(vec=8, per_phase=1, max_phase=PHASES, order=[1, 0])
         sum_bufs = gl.allocate_shared_memory(gl.float32, [2, BLOCK_N // 2, BLOCK_T], sum_layout)
         tensors = (
-            x_bufs, w_bufs, y_bufs, sum_bufs, x_first, x_second, w_full, done, given, taken, y_desc, scale_ptr,
-            zero_ptr, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits, blocks_a_group,
+            x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, sum_bufs, full, done, given, taken, y_desc,
+            sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    X_STAGES, W_STAGES, GROUP, PARTS,
+                    STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    X_STAGES, W_STAGES, GROUP, PARTS,
+                    STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    X_STAGES, W_STAGES, GROUP, PARTS,
+                    STAGES, GROUP, PARTS,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    X_STAGES, W_STAGES, GROUP, PARTS,
+                    STAGES, GROUP, PARTS,
                 )),
                 (_bring_weights, (
-                    w_desc, w_bufs, w_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, W_STAGES, GROUP,
+                    w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits,
+                    blocks_a_group, ZERO, BLOCK_N, BLOCK_T, STAGES, GROUP,
                 )),
                 (_bring_tokens, (
-                    x_desc, x_bufs, x_first, x_second, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, X_STAGES,
-                    W_STAGES, GROUP, OVERLAP,
+                    x_desc, x_bufs, full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES,
+                    GROUP, OVERLAP,
                 )),
             ],
             [4, 4, 4, 1, 1],
@@ -379,14 +363,14 @@ def multiply_low_bit(
     parts = torch.empty(cut * splits, BLOCK_N, block_t, dtype=torch.float32, device=x.device) if splits > 1 else None
     launch(
         _multiply_low_bit, (min(whole + cut * splits, multiprocessors(x.device)),),
-        described(x, [block_t, BLOCK // 2]),
+        described(x, [block_t, BLOCK]),
         described(words_of(weight), [BLOCK_N // 2, WORDS]),
-        described(y, [block_t // halves, BLOCK_N // 2]), weight.scale, weight.zero_point, scale, bias, parts,
+        described(y, [block_t // halves, BLOCK_N // 2]), described_flat(weight.scale, BLOCK_N),
+        None if weight.zero_point is None else described_flat(weight.zero_point, BLOCK_N), scale, bias, parts,
         out, tokens, blocks, whole, splits, blocks if weight.group >= width else weight.group // BLOCK,
         ZERO=weight.zero_point is not None, SX=scales_of(scale), BIAS=bias is not None, SCALED=_scaled(weight, block_t),
-        SPLIT=splits > 1, TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, X_STAGES=5 if block_t == 256 else 8,
-        W_STAGES=4 if block_t == 256 else 8, GROUP=GROUP, PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4,
-        **overlapping(x.device),
+        SPLIT=splits > 1, TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, STAGES=STAGES[block_t], GROUP=GROUP,
+        PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4, **overlapping(x.device),
     )  # fmt: skip
     if parts is not None:
         grid = cut, BLOCK_N // 64, triton.cdiv(block_t, 32)

@@ -15,8 +15,8 @@ import triton
 from quantcore.matmul.kernels.low_bit_weight import BLOCK
 
 BLOCK_N = 128
-BARE_TOKENS = 32  # up to here sums of a block are scaled, beyond them weights
-TEAM_TOKENS = 64  # up to here two teams
+BARE_TOKENS = 128  # of a tile; up to here sums of a block are scaled, beyond them weights
+TEAM_TOKENS = 32  # up to here two teams, and splits twice as long
 SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
 BLOCK_US, TOKEN_US = 0.2, 0.005  # what a block of a tile takes of `hopper_low_bit`, and each of its tokens
@@ -50,7 +50,7 @@ def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
     if block_t == 256 and 4 * splits * tiles < 3 * programs:
         block_t, tiles = 128, rows * triton.cdiv(tokens, 128)
         splits = _splits(tiles, blocks, programs, SHORT)
-    if out <= FEWEST_ROWS or (tokens <= BARE_TOKENS and blocks // splits < 2 * SHORT):
+    if out <= FEWEST_ROWS or (tokens <= TEAM_TOKENS and blocks // splits < 2 * SHORT):
         return None
     if tiles > programs:
         splits, whole = cut(tiles, blocks, programs, BLOCK_US + TOKEN_US * block_t, BLOCK_N * block_t)

@@ -1,9 +1,9 @@
 """Words of 4 bits, as `low_bit_weight` lays them out, to operands of Hopper's tensor cores, each thread its own: what a
 lane unpacks is what it multiplies.
 
-To bf16: c = t - (136 + zero) with t = 128 + u, u the stored code + 8; bare, or times a scale of two bf16. To int8: four
-neighbouring columns in a register, 16 (u - 8) in a byte. To e4m3: likewise, 2^-9 (u - 8); its bytes 0 to 15 are so
-many 2^-9, with 128 added where they are negative.
+To bf16: c = (u - 8 - zero) STEP, u the stored code + 8; bare, or times a scale of two bf16. To int8: four neighbouring
+columns in a register, 16 (u - 8) in a byte. To e4m3: likewise, 2^-9 (u - 8); its bytes 0 to 15 are so many 2^-9, with
+128 added where they are negative.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 
 WORDS = 16  # of 32 bits, 128 codes of a row
 
+STEP = gl.constexpr(1 / 64)
+LESS, LESS_TWICE = gl.constexpr(-8 / 64), gl.constexpr(0xBE00BE00)  # what zeros are taken off from
 
-def _to_bf16(shift: int, scaled: bool) -> str:
-    """Bits [shift, shift + 4) of both halves of word $2 as two bf16 in $0 and $1; -(136 + zero) in $3, twice; scaled by
-    s_hi in $4 and s_lo in $5, each twice."""
-    unpack = f"shr.u32 t, $2, {shift}; lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;"
-    code = "mov.b32 one, 0x3F803F80; fma.rn.bf16x2 t, t, one, $3;"
+
+def _to_bf16(plane: int, scaled: bool) -> str:
+    """Plane `plane` of word $2 as two bf16 in $0 and $1; $3, twice, is added; scaled by s_hi in $4 and s_lo in $5, each
+    twice. Four bits at a bf16's low end are u 2^-133, four bits higher u 2^-129: the exponent's last bit counts as
+    those below it do."""
+    shift, mask, power = 8 * (plane // 2), (0x000F000F, 0x00F000F0)[plane % 2], (0x7F007F00, 0x7D007D00)[plane % 2]
+    unpack = f"shr.u32 t, $2, {shift}; and.b32 t, t, {mask};"
+    code = f"mov.b32 power, {power}; fma.rn.bf16x2 t, t, power, $3;"
     scale = "mov.b32 c, 0x80008000; fma.rn.bf16x2 c, t, $5, c; fma.rn.bf16x2 t, t, $4, c;" if scaled else ""
-    return f"{{ .reg .b32 t, one, c; {unpack} {code} {scale} mov.b32 {{$0, $1}}, t; }}"
+    return f"{{ .reg .b32 t, power, c; {unpack} {code} {scale} mov.b32 {{$0, $1}}, t; }}"
 
 
-PLANE_0, PLANE_1, PLANE_2, PLANE_3 = (gl.constexpr(_to_bf16(4 * plane, True)) for plane in range(4))
-BARE_0, BARE_1, BARE_2, BARE_3 = (gl.constexpr(_to_bf16(4 * plane, False)) for plane in range(4))
+PLANE_0, PLANE_1, PLANE_2, PLANE_3 = (gl.constexpr(_to_bf16(plane, True)) for plane in range(4))
+BARE_0, BARE_1, BARE_2, BARE_3 = (gl.constexpr(_to_bf16(plane, False)) for plane in range(4))
 
 
 def _to_int8(plane: int) -> str:
@@ -90,6 +95,13 @@ def unpacked_half(words, less, hi, lo, H: gl.constexpr, BARE: gl.constexpr):
         first = _pairs(words, less, hi, lo, PLANE_0 if H == 0 else PLANE_2, BARE)
         second = _pairs(words, less, hi, lo, PLANE_1 if H == 0 else PLANE_3, BARE)
     return gl.join(first, second).permute([0, 2, 1]).reshape([words.shape[0], 64])
+
+
+@gluon.jit
+def unpacked_block(words, less, hi, lo, BARE: gl.constexpr):
+    """All 128 columns of a block."""
+    halves = gl.join(unpacked_half(words, less, hi, lo, 0, BARE), unpacked_half(words, less, hi, lo, 1, BARE))
+    return halves.permute([0, 2, 1]).reshape([words.shape[0], 128])
 
 
 @gluon.jit

@@ -36,7 +36,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes, has_room
-from quantcore.matmul.kernels.hopper import COPIED, described, is_hopper
+from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
 from quantcore.matmul.kernels.hopper_narrow import multiply_narrow, stages
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results
@@ -385,12 +385,13 @@ def _multiply(
     kernel, box, more = _multiply_on_hopper, block_r // 2, {"STAGES": 4}
     if block_r < WIDE:
         kernel, box = multiply_narrow, block_r
-        more = {"STAGES": stages(BLOCK_L, block_r, BLOCK_K, packed != 0), "EARLY": early}
+        more = {"STAGES": stages(BLOCK_L, block_r, BLOCK_K, packed != 0, bl is not None), "EARLY": early}
+    scales = described_flat(bl, BLOCK_L) if bl is not None and packed and block_r < WIDE else bl
     half = BLOCK_L // 2
     launch(
         kernel, (min(share.pieces, share.programs),),
         described(left.codes, [half, WORDS if packed else BLOCK_K]), described(right.codes, [box, BLOCK_K]),
-        described(y, [box, half] if turned else [half, box]), parts, bl, br, *of_rows, width, whole, splits,
+        described(y, [box, half] if turned else [half, box]), parts, scales, br, *of_rows, width, whole, splits,
         SPLIT=splits > 1, IS_INT=is_int, BL=0 if bl is None else each, BR=br is not None, BLOCK_K=BLOCK_K, **more,
         **constants,
     )  # fmt: skip

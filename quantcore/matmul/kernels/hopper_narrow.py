@@ -31,20 +31,21 @@ from quantcore.numbers.kernels.overlap import after_last, let_next
 STAGES_BYTES = 192 * 1024  # of a program; beside them lies a tile of results, 32 KB at most
 
 
-def stages(block_l: int, block_r: int, block_k: int, packed: bool) -> int:
-    """As many as shared memory holds; half as many of few tokens and a packed weight, whose next product then starts
-    beside this one."""
+def stages(block_l: int, block_r: int, block_k: int, packed: bool, grouped: bool) -> int:
+    """As many as shared memory holds; half as many of a packed weight that has groups, or is multiplied by few tokens:
+    the next product then starts beside this one."""
     stage = (block_l // 2 if packed else block_l) * block_k + block_r * block_k
-    return STAGES_BYTES // (2 * stage if packed and 2 * block_r <= block_l else stage)
+    return STAGES_BYTES // (2 * stage if packed and (grouped or 2 * block_r <= block_l) else stage)
 
 
 @gluon.jit
 def _bring(
-    desc, bufs, full, empty, R, L, K, whole, splits, LEFT: gl.constexpr, PACKED: gl.constexpr, EARLY: gl.constexpr,
-    BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
-    OVERLAP: gl.constexpr,
+    desc, bufs, s_desc, s_bufs, full, empty, R, L, K, whole, splits, LEFT: gl.constexpr, PACKED: gl.constexpr,
+    BLOCKS: gl.constexpr, EARLY: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
+    STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
-    """One operand; with EARLY from before the kernel before this one has ended."""
+    """One operand, and its groups' scales, of so many BLOCKS each; with EARLY from before the kernel before this one
+    has ended."""
     tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
     boxes: gl.constexpr = 2 if LEFT else 1
     rows: gl.constexpr = BLOCK_L // 2 if LEFT else BLOCK_R
@@ -59,7 +60,10 @@ def _bring(
             stage = step % STAGES
             came = full.index(stage)
             mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
-            mbarrier.expect(came, boxes * rows * BLOCK_K // 2 if PACKED else boxes * rows * BLOCK_K)
+            scales: gl.constexpr = 4 * BLOCK_L if BLOCKS else 0
+            mbarrier.expect(came, boxes * rows * (BLOCK_K // 2 if PACKED else BLOCK_K) + scales)
+            if BLOCKS:
+                tma.async_copy_global_to_shared(s_desc, [block // BLOCKS * L + first], came, s_bufs.index(stage))
             for box in gl.static_range(boxes):
                 row = first + box * rows
                 at = [block * L + row, 0] if PACKED else [row, block * BLOCK_K]
@@ -70,14 +74,31 @@ def _bring(
 
 
 @gluon.jit
+def _words_of(
+    l_bufs, s_bufs, full, step, wanted, SIDE: gl.constexpr, GROUPED: gl.constexpr, STAGES: gl.constexpr,
+    layout: gl.constexpr,
+):  # fmt: skip
+    """Of a block, with its scales; where it is not wanted, whatever lies there."""
+    stage = step % STAGES
+    mbarrier.wait(full.index(stage), (step // STAGES) & 1, pred=wanted)
+    words = l_bufs.index(2 * stage + SIDE).load(HELD)
+    if GROUPED:
+        half: gl.constexpr = s_bufs.shape[1] // 2
+        return words, s_bufs.index(stage).slice(SIDE * half, half).load(gl.SliceLayout(1, layout))
+    else:
+        return words, 1.0
+
+
+@gluon.jit
 def _sum_up(
     tensors, SIDE: gl.constexpr, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
     BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
     R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
-    l_bufs, r_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr = tensors[:12]
-    zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits = tensors[12:]
+    l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr = tensors[:12]
+    zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits = tensors[12:]
+    grouped: gl.constexpr = PACKED != 0 and BL != 0
     half: gl.constexpr = BLOCK_L // 2
     kind: gl.constexpr = gl.int32 if IS_INT else gl.float32
     apart: gl.constexpr = BL or BR or not IS_INT
@@ -95,11 +116,10 @@ def _sum_up(
         row_l, row_r = gl.minimum(at_l, L - 1), gl.minimum(begin_r, R - 1)
         sl = left_scales(sl_ptr, at_l, L, SL)
         sums = gl.zeros([half, BLOCK_R], gl.float32 if apart else kind, layout)
-        if BL or BR:
-            scale = block_scale(bl_ptr, br_ptr, row_l, row_r, begin, blocks, L, BL, BR, PACKED)
         if PACKED:
-            mbarrier.wait(full.index(step % STAGES), (step // STAGES) & 1)
-            words = l_bufs.index(2 * (step % STAGES) + SIDE).load(HELD)
+            words, scale = _words_of(l_bufs, s_bufs, full, step, True, SIDE, grouped, STAGES, layout)
+        elif BL or BR:
+            scale = block_scale(bl_ptr, br_ptr, row_l, row_r, begin, blocks, L, BL, BR, PACKED)
         for block in range(begin, end):
             stage = step % STAGES
             if PACKED:
@@ -114,13 +134,14 @@ def _sum_up(
                 doing = warpgroup_mma(left, right, none, use_acc=False, is_async=True)
             else:
                 doing = warpgroup_mma(left, right, sums, use_acc=block > begin, is_async=True)
-            if PACKED:  # behind the last block nothing is waited for, and what is read is not used
-                then = step % STAGES
-                mbarrier.wait(full.index(then), (step // STAGES) & 1, pred=block + 1 < end)
-                words = l_bufs.index(2 * then + SIDE).load(HELD)
+            if PACKED:
+                of_block = scale
+                words, scale = _words_of(l_bufs, s_bufs, full, step, block + 1 < end, SIDE, grouped, STAGES, layout)
             part = warpgroup_mma_wait(0, deps=(doing,))
             mbarrier.arrive(empty.index(stage), count=1)
-            if BL or BR:
+            if grouped:
+                sums += part.to(gl.float32) * (of_block * 2.0**PACKED).expand_dims(1)
+            elif BL or BR:
                 sums += part.to(gl.float32) * (scale.expand_dims(1) if BL else scale)
                 then = gl.minimum(block + 1, blocks - 1)
                 scale = block_scale(bl_ptr, br_ptr, row_l, row_r, then, blocks, L, BL, BR, PACKED)
@@ -156,9 +177,11 @@ def multiply_narrow(
     BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, OVERLAP: gl.constexpr,
     num_warps: gl.constexpr,
 ):  # fmt: skip
-    """EARLY: nobody writes the weight while products run; it is L where y is TURNED, else R."""
+    """EARLY: nobody writes the weight while products run; it is L where y is TURNED, else R. A packed weight's bl is
+    described, too."""
     l_bufs = gl.allocate_shared_memory(l_desc.dtype, [2 * STAGES] + l_desc.block_shape, l_desc.layout)
     r_bufs = gl.allocate_shared_memory(r_desc.dtype, [STAGES] + r_desc.block_shape, r_desc.layout)
+    s_bufs = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_L], bl_ptr.layout) if PACKED and BL else l_bufs
     y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2] + y_desc.block_shape, y_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -167,8 +190,8 @@ def multiply_narrow(
         mbarrier.init(empty.index(stage), count=2)
     fence_async_shared()
     tensors = (
-        l_bufs, r_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr,
-        l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits,
+        l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr,
+        zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits,
     )  # fmt: skip
     gl.warp_specialize(
         [
@@ -181,12 +204,13 @@ def multiply_narrow(
                 BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN, OVERLAP,
             )),
             (_bring, (
-                l_desc, l_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(True), PACKED, EARLY and TURNED,
-                BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, OVERLAP,
+                l_desc, l_bufs, bl_ptr, s_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(True), PACKED,
+                BL if PACKED else 0, EARLY and TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, OVERLAP,
             )),
             (_bring, (
-                r_desc, r_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(False), gl.constexpr(False),
-                EARLY and not TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, OVERLAP,
+                r_desc, r_bufs, r_desc, r_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(False),
+                gl.constexpr(0), gl.constexpr(0), EARLY and not TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP,
+                OVERLAP,
             )),
         ],
         [4, 1, 1],  # warps of the second group, and those that bring

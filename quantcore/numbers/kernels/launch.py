@@ -27,8 +27,10 @@ def on_device(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Run a Triton kernel on the device of its first tensor, on that device's current stream."""
-    device = next(arg.device for arg in args if isinstance(arg, Tensor))
+    """Run a Triton kernel on the device of its first tensor, on that device's current stream. A described tensor has
+    it as `base`."""
+    tensors = (getattr(arg, "base", arg) for arg in args)
+    device = next(tensor.device for tensor in tensors if isinstance(tensor, Tensor))
     if device.type == "cuda":
         _watch_compiler()
     with on_device(device):

@@ -51,6 +51,7 @@ from quantcore.numbers.kernels.triton_here import multiprocessors
 BLOCK_L, BLOCK_K = 128, 128
 MANY_TOKENS = 256  # from here on
 SOME_TOKENS = 65  # where blocks have scales, or the weight is packed
+MOST_FP8_TOKENS = 1024  # of a packed weight; beyond them writing it out is as quick, or quicker
 MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 bits and one of 8
 
 
@@ -260,6 +261,7 @@ def takes_packed(x: Tensor, codes: torch.dtype, weight: LowBitWeight, dtype: tor
         and weight.zero_point is None
         and (weight.group >= width or weight.group % BLOCK_K == 0)
         and width <= MOST_COLUMNS
+        and (codes == torch.int8 or tokens <= MOST_FP8_TOKENS)
         and _fits(x, out, dtype)
         and (
             _width(x, out, _packed_kind(codes, weight)) < WIDE

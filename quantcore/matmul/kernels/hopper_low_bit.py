@@ -11,10 +11,11 @@ the operand of the instruction, as it stands. No unpacked weight moves between t
                         two bf16: the dequantized weight in bf16, as `expand` writes it, but for ties that the lost 8
                         bits decide
 
-A block is one product of 128 columns. While it is done its successor's words, scales and zeros are read, which came
-with each other: nothing of a block is waited for from further than shared memory. What is slow otherwise is the number
-of instructions. Up to 32 tokens two teams share a tile's blocks, every other one each, and add their sums. Where there
-are fewer tiles than multiprocessors K is split, too, and where there are more that of the last tiles (`hopper_parts`).
+A block is one product of 128 columns, or two of 64 for 256 tokens, whose halves come one by one. While it is done its
+successor's words, scales and zeros are read, which came with each other: nothing of a block is waited for from further
+than shared memory. What is slow otherwise is the number of instructions. Up to 32 tokens two teams share a tile's
+blocks, every other one each, and add their sums. Where there are fewer tiles than multiprocessors K is split, too, and
+where there are more that of the last tiles (`hopper_parts`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
-from quantcore.matmul.kernels.hopper_unpack import LESS, LESS_TWICE, STEP, WORDS, twice, unpacked_block, words_of
+from quantcore.matmul.kernels.hopper_unpack import LESS, LESS_TWICE, STEP, WORDS, twice, unpacked, words_of
 from quantcore.matmul.kernels.low_bit_matmul import scales_of
 from quantcore.matmul.kernels.low_bit_weight import BLOCK, LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
@@ -45,7 +46,8 @@ from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
-STAGES = {16: 8, 32: 8, 64: 4, 128: 4, 256: 2}  # blocks in shared memory, by a tile's tokens
+STAGES = {16: 8, 32: 8, 64: 4, 128: 4, 256: 4}  # blocks of the weight in shared memory, by a tile's tokens
+HALF_STAGES = gl.constexpr(5)  # half blocks of 256 tokens, of which no more fit; of fewer a block comes as one
 MOST_TOKENS = 4096  # beyond them unpacking first is quicker
 
 
@@ -78,10 +80,12 @@ def _bring_weights(
 
 @gluon.jit
 def _bring_tokens(
-    x_desc, x_bufs, full, done, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr,
-    BLOCK_T: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
+    x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
+    STAGES: gl.constexpr, HALVES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """Whoever waits for tokens has waited for the kernel before this one."""
+    x_stages: gl.constexpr = x_bufs.shape[0]
+    columns: gl.constexpr = 128 // HALVES
     tiles_n, tiles_t = gl.cdiv(N, BLOCK_N), gl.cdiv(T, BLOCK_T)
     after_last(OVERLAP)
     step = 0
@@ -89,11 +93,14 @@ def _bring_tokens(
         tile, begin, end = piece_of(piece, whole, splits, blocks)
         _, pid_t = place(tile, tiles_n, tiles_t, GROUP)
         for block in range(begin, end):
-            stage = step % STAGES
-            came = full.index(stage)
-            mbarrier.wait(done.index(stage), ((step // STAGES) & 1) ^ 1)
-            mbarrier.expect(came, BLOCK_T * 256)
-            tma.async_copy_global_to_shared(x_desc, [pid_t * BLOCK_T, block * 128], came, x_bufs.index(stage))
+            for h in gl.static_range(HALVES):
+                part = HALVES * step + h
+                then = (part + HALVES * STAGES - x_stages) // HALVES  # STAGES behind the block that was there
+                came = x_full.index(part % x_stages)
+                mbarrier.wait(done.index(then % STAGES), ((then // STAGES) & 1) ^ 1)
+                mbarrier.expect(came, BLOCK_T * columns * 2)
+                at = [pid_t * BLOCK_T, block * 128 + h * columns]
+                tma.async_copy_global_to_shared(x_desc, at, came, x_bufs.index(part % x_stages))
             step += 1
     let_next(OVERLAP)
 
@@ -118,14 +125,18 @@ def _words_of(
 
 
 @gluon.jit
-def _operand(words, scale, zero, ZERO: gl.constexpr, SCALED: gl.constexpr, operand: gl.constexpr):
+def _operand(
+    words, scale, zero, H: gl.constexpr, HALVES: gl.constexpr, ZERO: gl.constexpr, SCALED: gl.constexpr,
+    operand: gl.constexpr,
+):  # fmt: skip
+    """Half H of a block, or all of it."""
     less = twice(LESS - STEP * zero.to(gl.float32)).expand_dims(1) if ZERO else LESS_TWICE
     if SCALED == "weight":
         hi = twice(scale / STEP)
         lo = twice(scale / STEP - (hi & -65536).to(gl.float32, bitcast=True))
-        w = unpacked_block(words, less, hi.expand_dims(1), lo.expand_dims(1), False)
+        w = unpacked(words, less, hi.expand_dims(1), lo.expand_dims(1), H, HALVES, False)
     else:
-        w = unpacked_block(words, less, 0, 0, True)
+        w = unpacked(words, less, 0, 0, H, HALVES, True)
     return gl.convert_layout(w, operand, assert_trivial=True)
 
 
@@ -133,12 +144,13 @@ def _operand(words, scale, zero, ZERO: gl.constexpr, SCALED: gl.constexpr, opera
 def _sum_up(
     tensors, SIDE: gl.constexpr, TEAM: gl.constexpr, TEAMS: gl.constexpr, ZERO: gl.constexpr, SX: gl.constexpr,
     BIAS: gl.constexpr, SCALED: gl.constexpr, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
-    STAGES: gl.constexpr, GROUP: gl.constexpr, PARTS: gl.constexpr,
+    STAGES: gl.constexpr, HALVES: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
-    x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, sum_bufs, full, done, given, taken = tensors[:10]
-    y_desc, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits = tensors[10:]
+    x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, sum_bufs, x_full, full, done, given, taken = tensors[:11]
+    y_desc, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits = tensors[11:]
     half: gl.constexpr = BLOCK_N // 2
-    part: gl.constexpr = BLOCK_T // PARTS
+    part: gl.constexpr = BLOCK_T // HALVES
+    x_stages: gl.constexpr = x_bufs.shape[0]
     layout: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, BLOCK_T, 16]
     )
@@ -169,10 +181,14 @@ def _sum_up(
         of_block = scale
         for block in range(start, end, TEAMS):
             step = before + block - begin
-            w = _operand(words, scale, zero, ZERO, SCALED, operand)
-            x = x_bufs.index(step & (STAGES - 1)).permute([1, 0])
             going = block > start if SCALED != "block" else False
-            sums = warpgroup_mma(w, x, sums, use_acc=going, is_async=True)
+            for h in gl.static_range(HALVES):
+                w = _operand(words, scale, zero, h, HALVES, ZERO, SCALED, operand)
+                at = (HALVES * step + h) % x_stages
+                if HALVES == 2:
+                    mbarrier.wait(x_full.index(at), ((HALVES * step + h) // x_stages) & 1)
+                x = x_bufs.index(at).permute([1, 0])
+                sums = warpgroup_mma(w, x, sums, use_acc=going if h == 0 else True, is_async=True)
             of_block = scale
             words, scale, zero = _words_of(
                 w_bufs, s_bufs, z_bufs, full, step + TEAMS, block + TEAMS < end, SIDE, ZERO, STAGES, held, scaled
@@ -204,8 +220,8 @@ def _sum_up(
                 if BIAS:
                     acc += gl.load(bias_ptr + n, mask=n < N, other=0.0).to(gl.float32).expand_dims(1)
                 out = acc.to(gl.bfloat16)
-                parts = (out, out) if PARTS == 1 else out.reshape([half, 2, part]).permute([0, 2, 1]).split()
-                for one in gl.static_range(PARTS):
+                parts = (out, out) if HALVES == 1 else out.reshape([half, 2, part]).permute([0, 2, 1]).split()
+                for one in gl.static_range(HALVES):
                     tma.store_wait(0)
                     y_buf.permute([1, 0]).store(parts[one])
                     fence_async_shared()
@@ -221,45 +237,50 @@ def _multiply_low_bit(
     x_desc, w_desc, y_desc, s_desc, z_desc, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
     blocks_a_group, ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, SCALED: gl.constexpr, SPLIT: gl.constexpr,
     TEAMS: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, STAGES: gl.constexpr,
-    GROUP: gl.constexpr, PARTS: gl.constexpr, PHASES: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
+    HALVES: gl.constexpr, GROUP: gl.constexpr, PHASES: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    x_bufs = gl.allocate_shared_memory(x_desc.dtype, [STAGES, BLOCK_T, 128], x_desc.layout)
+    x_stages: gl.constexpr = HALF_STAGES if HALVES == 2 else STAGES
+    x_bufs = gl.allocate_shared_memory(x_desc.dtype, [x_stages] + x_desc.block_shape, x_desc.layout)
     w_bufs = gl.allocate_shared_memory(w_desc.dtype, [2 * STAGES, BLOCK_N // 2, 16], w_desc.layout)
     s_bufs = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_N], s_desc.layout)
     z_bufs = gl.allocate_shared_memory(gl.int8, [STAGES, BLOCK_N], z_desc.layout) if ZERO else s_bufs
-    y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2, BLOCK_T // PARTS, BLOCK_N // 2], y_desc.layout)
+    y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2, BLOCK_T // HALVES, BLOCK_N // 2], y_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    x_full = gl.allocate_shared_memory(gl.int64, [x_stages, 1], mbarrier.MBarrierLayout()) if HALVES == 2 else full
     done = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     given = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     taken = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=2)
+        mbarrier.init(full.index(stage), count=1 if HALVES == 2 else 2)
         mbarrier.init(done.index(stage), count=2)
+    if HALVES == 2:
+        for stage in gl.static_range(x_stages):
+            mbarrier.init(x_full.index(stage), count=1)
     for side in gl.static_range(2):
         mbarrier.init(given.index(side), count=1)
         mbarrier.init(taken.index(side), count=1)
     fence_async_shared()
     if TEAMS == 1:
         tensors = (
-            x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, x_bufs, full, done, given, taken, y_desc,
+            x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, x_bufs, x_full, full, done, given, taken, y_desc,
             sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, GROUP, PARTS,
+                    STAGES, HALVES, GROUP,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, GROUP, PARTS,
+                    STAGES, HALVES, GROUP,
                 )),
                 (_bring_weights, (
                     w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits,
                     blocks_a_group, ZERO, BLOCK_N, BLOCK_T, STAGES, GROUP,
                 )),
                 (_bring_tokens, (
-                    x_desc, x_bufs, full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES,
+                    x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES, HALVES,
                     GROUP, OVERLAP,
                 )),
             ],
@@ -270,33 +291,33 @@ def _multiply_low_bit(
         sum_layout: gl.constexpr = gl.SwizzledSharedLayout(vec=8, per_phase=1, max_phase=PHASES, order=[1, 0])
         sum_bufs = gl.allocate_shared_memory(gl.float32, [2, BLOCK_N // 2, BLOCK_T], sum_layout)
         tensors = (
-            x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, sum_bufs, full, done, given, taken, y_desc,
+            x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, sum_bufs, x_full, full, done, given, taken, y_desc,
             sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, GROUP, PARTS,
+                    STAGES, HALVES, GROUP,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, GROUP, PARTS,
+                    STAGES, HALVES, GROUP,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, GROUP, PARTS,
+                    STAGES, HALVES, GROUP,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, GROUP, PARTS,
+                    STAGES, HALVES, GROUP,
                 )),
                 (_bring_weights, (
                     w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits,
                     blocks_a_group, ZERO, BLOCK_N, BLOCK_T, STAGES, GROUP,
                 )),
                 (_bring_tokens, (
-                    x_desc, x_bufs, full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES,
+                    x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES, HALVES,
                     GROUP, OVERLAP,
                 )),
             ],
@@ -346,6 +367,7 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
         and x.data_ptr() % COPIED == 0
         and width * x.element_size() % COPIED == 0
         and out * x.element_size() % COPIED == 0
+        and (weight.zero_point is None or out % COPIED == 0)
         and tile_for(len(x), out, width, multiprocessors(x.device)) is not None
     )
 
@@ -363,14 +385,14 @@ def multiply_low_bit(
     parts = torch.empty(cut * splits, BLOCK_N, block_t, dtype=torch.float32, device=x.device) if splits > 1 else None
     launch(
         _multiply_low_bit, (min(whole + cut * splits, multiprocessors(x.device)),),
-        described(x, [block_t, BLOCK]),
+        described(x, [block_t, BLOCK // halves]),
         described(words_of(weight), [BLOCK_N // 2, WORDS]),
         described(y, [block_t // halves, BLOCK_N // 2]), described_flat(weight.scale, BLOCK_N),
         None if weight.zero_point is None else described_flat(weight.zero_point, BLOCK_N), scale, bias, parts,
         out, tokens, blocks, whole, splits, blocks if weight.group >= width else weight.group // BLOCK,
         ZERO=weight.zero_point is not None, SX=scales_of(scale), BIAS=bias is not None, SCALED=_scaled(weight, block_t),
-        SPLIT=splits > 1, TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, STAGES=STAGES[block_t], GROUP=GROUP,
-        PARTS=halves, PHASES=min(4, block_t // 8), num_warps=4, **overlapping(x.device),
+        SPLIT=splits > 1, TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, STAGES=STAGES[block_t], HALVES=halves,
+        GROUP=GROUP, PHASES=min(4, block_t // 8), num_warps=4, **overlapping(x.device),
     )  # fmt: skip
     if parts is not None:
         grid = cut, BLOCK_N // 64, triton.cdiv(block_t, 32)

@@ -86,7 +86,7 @@ def _pairs(words, less, hi, lo, CODE: gl.constexpr, BARE: gl.constexpr):
 
 
 @gluon.jit
-def unpacked_half(words, less, hi, lo, H: gl.constexpr, BARE: gl.constexpr):
+def _half(words, less, hi, lo, H: gl.constexpr, BARE: gl.constexpr):
     """64 columns of a block, of its planes 2 H and 2 H + 1."""
     if BARE:
         first = _pairs(words, less, hi, lo, BARE_0 if H == 0 else BARE_2, BARE)
@@ -98,10 +98,13 @@ def unpacked_half(words, less, hi, lo, H: gl.constexpr, BARE: gl.constexpr):
 
 
 @gluon.jit
-def unpacked_block(words, less, hi, lo, BARE: gl.constexpr):
-    """All 128 columns of a block."""
-    halves = gl.join(unpacked_half(words, less, hi, lo, 0, BARE), unpacked_half(words, less, hi, lo, 1, BARE))
-    return halves.permute([0, 2, 1]).reshape([words.shape[0], 128])
+def unpacked(words, less, hi, lo, H: gl.constexpr, HALVES: gl.constexpr, BARE: gl.constexpr):
+    """Half H of a block, or, where it comes as one, all 128 columns."""
+    if HALVES == 2:
+        return _half(words, less, hi, lo, H, BARE)
+    else:
+        halves = gl.join(_half(words, less, hi, lo, 0, BARE), _half(words, less, hi, lo, 1, BARE))
+        return halves.permute([0, 2, 1]).reshape([words.shape[0], 128])
 
 
 @gluon.jit

@@ -199,7 +199,7 @@ def test_tiles_that_several_programs_share(path: str, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("width", [128, 384, 896])
-@pytest.mark.parametrize("tokens", [33, 64])
+@pytest.mark.parametrize("tokens", [17, 32])
 def test_two_teams_take_turns_in_pieces_of_odd_length(tokens: int, width: int) -> None:
     """A program of Hopper's product has three tiles here, of one block, of three and of seven."""
     laws.check_product("low_bit", "W4A16_ASYM", tokens, 38400, width, torch.bfloat16, "cuda")
@@ -262,7 +262,8 @@ def test_a_model_reads_and_writes_on_its_path(scheme: str, path: str) -> None:
     assert len(set(replayed.tolist())) > 8
     for layer in layers:
         layer.path = "dequantize"
-    assert real == pytest.approx(perplexity(quantized, tokens), rel=1e-3)
+    cut = path == "fp8"  # whose sums of many tokens stay in the tensor cores
+    assert real == pytest.approx(perplexity(quantized, tokens), rel=2e-3 if cut else 1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -328,7 +328,7 @@ def test_words_of_a_block_are_read_while_the_last_one_is_multiplied(
         (1024, 14336, 4096, (256, 1, 2, 396)),  # 448: 52 are left, halves of them are 104
         (1030, 14336, 4096, (256, 1, 4, 528)),  # 560: 32 are left
         (32, 4096, 4096, None),  # splits of 8 blocks, few for few tokens
-        (512, 1024, 4096, None),  # 8 tiles a row of them
+        (32, 1024, 4096, None),  # 8 tiles
     ],
 )
 def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ...] | None) -> None:

@@ -48,7 +48,6 @@ from quantcore.numbers.kernels.triton_here import multiprocessors
 
 STAGES = {16: 8, 32: 8, 64: 4, 128: 4, 256: 4}  # blocks of the weight in shared memory, by a tile's tokens
 HALF_STAGES = gl.constexpr(5)  # half blocks of 256 tokens, of which no more fit; of fewer a block comes as one
-MOST_TOKENS = 4096  # beyond them unpacking first is quicker
 
 
 @gluon.jit
@@ -360,7 +359,7 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
     return (
         is_hopper(x.device)
         and x.dtype == torch.bfloat16
-        and FEW_TOKENS < len(x) < MOST_TOKENS
+        and len(x) > FEW_TOKENS
         and weight.bits == 4
         and weight.is_plain
         and (weight.group % BLOCK == 0 or weight.group >= width)

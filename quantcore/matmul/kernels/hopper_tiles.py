@@ -18,8 +18,9 @@ BLOCK_N = 128
 BARE_TOKENS = 128  # of a tile; up to here sums of a block are scaled, beyond them weights
 TEAM_TOKENS = 32  # up to here two teams, and splits twice as long
 SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
-FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles
-BLOCK_US, TOKEN_US = 0.2, 0.005  # what a block of a tile takes of `hopper_low_bit`, and each of its tokens
+FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles for few tokens
+MIDDLE_TOKENS = 0  # up to here tiles of at most 128 tokens are quicker than those of 256
+BLOCK_US = {16: 0.29, 32: 0.29, 64: 0.4, 128: 0.62, 256: 1.42}  # what one takes of a tile of `hopper_low_bit`
 NARROWEST, NARROW, WIDE = 32, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_codes`
 # Tokens with which narrow tiles may be the quickest, by the weight's codes; "apart": a block's sums leave
 # the tensor cores.
@@ -41,19 +42,19 @@ class Tile(NamedTuple):
 
 @lru_cache(4096)  # asked twice for each product
 def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
-    """The quickest on an H200 of `programs` multiprocessors; None where another kernel is: with few rows, or where few
-    tokens and few columns leave little to a split."""
+    """The quickest on an H200 of `programs` multiprocessors; None where another kernel is: where few tokens and few
+    rows, or few columns, leave little to a split."""
     blocks, rows = triton.cdiv(width, BLOCK), triton.cdiv(out, BLOCK_N)
-    block_t = min(256, max(16, triton.next_power_of_2(tokens)))
+    block_t = min(128 if tokens <= MIDDLE_TOKENS else 256, max(16, triton.next_power_of_2(tokens)))
     tiles = rows * triton.cdiv(tokens, block_t)
     splits, whole = _splits(tiles, blocks, programs, LONG if block_t == 256 else SHORT), 0
     if block_t == 256 and 4 * splits * tiles < 3 * programs:
         block_t, tiles = 128, rows * triton.cdiv(tokens, 128)
         splits = _splits(tiles, blocks, programs, SHORT)
-    if out <= FEWEST_ROWS or (tokens <= TEAM_TOKENS and blocks // splits < 2 * SHORT):
+    if tokens <= TEAM_TOKENS and (out <= FEWEST_ROWS or blocks // splits < 2 * SHORT):
         return None
     if tiles > programs:
-        splits, whole = cut(tiles, blocks, programs, BLOCK_US + TOKEN_US * block_t, BLOCK_N * block_t)
+        splits, whole = cut(tiles, blocks, programs, BLOCK_US[block_t], BLOCK_N * block_t)
     return Tile(block_t, 2 if tokens <= TEAM_TOKENS else 1, splits, whole)
 
 

@@ -216,10 +216,10 @@ def multiply_in_registers(
     from quantcore.matmul.kernels import few_tokens_matmul as few
     from quantcore.matmul.kernels import hopper_low_bit
 
-    if few.takes(x, weight):
-        return few.multiply_few(x, weight, bias, scale=scale)
     if hopper_low_bit.takes(x, weight):
         return hopper_low_bit.multiply_low_bit(x, weight, bias, scale=scale)
+    if few.takes(x, weight):
+        return few.multiply_few(x, weight, bias, scale=scale)
     return None
 
 

@@ -321,11 +321,12 @@ def test_words_of_a_block_are_read_while_the_last_one_is_multiplied(
     [
         (32, 14336, 4096, (32, 2, 1, 0)),  # 112 tiles for 132 multiprocessors
         (128, 4096, 14336, (128, 1, 4, 0)),  # 32 tiles
-        (256, 4096, 14336, (256, 1, 4, 0)),
-        (256, 4096, 4096, (128, 1, 2, 0)),  # 4 splits would be of 8 blocks, few for 256 tokens
-        (1024, 4096, 4096, (256, 1, 1, 0)),
-        (512, 14336, 4096, (256, 1, 1, 0)),  # 224 tiles: 92 are left, too many to split
-        (1024, 14336, 4096, (256, 1, 2, 396)),  # 448: 52 are left, halves of them are 104
+        (256, 4096, 14336, (128, 1, 2, 0)),
+        (512, 1024, 4096, (128, 1, 4, 0)),
+        (256, 14336, 4096, (128, 1, 1, 0)),  # 224 tiles: 92 are left, too many to split
+        (512, 14336, 4096, (128, 1, 2, 396)),  # 448: 52 are left, halves of them are 104
+        (2048, 4096, 4096, (256, 1, 1, 0)),
+        (2048, 14336, 4096, (256, 1, 1, 0)),  # 896 tiles: 104 are left
         (1030, 14336, 4096, (256, 1, 4, 528)),  # 560: 32 are left
         (32, 4096, 4096, None),  # splits of 8 blocks, few for few tokens
         (32, 1024, 4096, None),  # 8 tiles
@@ -340,8 +341,11 @@ def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ..
 @pytest.mark.parametrize(
     ("tokens", "out", "kind", "width"),
     [
-        (16, 14336, "int4", 256),
-        (17, 14336, "int4", 32),
+        (8, 14336, "int4", 256),
+        (9, 14336, "int4", 32),
+        (32, 4096, "int4", 256),  # splits of 8 blocks
+        (32, 1024, "int4 apart", 256),
+        (33, 1024, "int4 apart", 64),
         (33, 28672, "int4", 64),
         (64, 14336, "int8", 256),
         (64, 4096, "int8", 64),

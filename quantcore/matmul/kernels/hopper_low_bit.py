@@ -1,7 +1,7 @@
 """bf16 tokens times codes of at most 4 bits, on Hopper: the product of `low_bit_matmul`, on the layout of
 `low_bit_weight`.
 
-A tile is 128 rows of the weight x 16 to 256 tokens, and the weight is the left operand, which a warp may hold in
+A tile is 128 rows of the weight x 32 to 256 tokens, and the weight is the left operand, which a warp may hold in
 registers: each lane reads its words of a block, unpacks a plane of each to pairs of neighbouring columns, and that is
 the operand of the instruction, as it stands. No unpacked weight moves between threads, nor through shared memory.
 
@@ -34,7 +34,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from quantcore.matmul.kernels.few_tokens_matmul import MOST_TOKENS as FEW_TOKENS
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
@@ -46,7 +45,8 @@ from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
-STAGES = {16: 8, 32: 8, 64: 4, 128: 4, 256: 4}  # blocks of the weight in shared memory, by a tile's tokens
+STAGES = {32: 8, 64: 4, 128: 4, 256: 4}  # blocks of the weight in shared memory, by a tile's tokens
+FEWEST_TOKENS = 9  # fewer are multiplied quicker without tiles, by `few_tokens_matmul`
 HALF_STAGES = gl.constexpr(5)  # half blocks of 256 tokens, of which no more fit; of fewer a block comes as one
 
 
@@ -359,7 +359,7 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
     return (
         is_hopper(x.device)
         and x.dtype == torch.bfloat16
-        and len(x) > FEW_TOKENS
+        and len(x) >= FEWEST_TOKENS
         and weight.bits == 4
         and weight.is_plain
         and (weight.group % BLOCK == 0 or weight.group >= width)

@@ -19,12 +19,12 @@ BARE_TOKENS = 128  # of a tile; up to here sums of a block are scaled, beyond th
 TEAM_TOKENS = 32  # up to here two teams, and splits twice as long
 SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles for few tokens
-MIDDLE_TOKENS = 0  # up to here tiles of at most 128 tokens are quicker than those of 256
-BLOCK_US = {16: 0.29, 32: 0.29, 64: 0.4, 128: 0.62, 256: 1.42}  # what one takes of a tile of `hopper_low_bit`
+MIDDLE_TOKENS = 1024  # up to here tiles of at most 128 tokens are quicker than those of 256
+BLOCK_US = {32: 0.29, 64: 0.4, 128: 0.62, 256: 1.42}  # what one takes of a tile of `hopper_low_bit`
 NARROWEST, NARROW, WIDE = 32, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_codes`
 # Tokens with which narrow tiles may be the quickest, by the weight's codes; "apart": a block's sums leave
 # the tensor cores.
-NARROW_FROM = {"int4": 17, "int4 apart": 17, "int8": 33, "fp8": 33, "blocks": 17}
+NARROW_FROM = {"int4": 9, "int4 apart": 9, "int8": 33, "fp8": 33, "blocks": 17}
 CODES_US = {32: 0.26, 64: 0.26, 128: 0.37, 256: 0.72}  # what a block of a tile of codes takes, by its rows of R
 SCALED_US = {128: 0.52, 256: 0.92}  # the same where a block's sums leave the tensor cores
 ADD_US = 3.0  # what adding parts takes at least
@@ -45,13 +45,13 @@ def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
     """The quickest on an H200 of `programs` multiprocessors; None where another kernel is: where few tokens and few
     rows, or few columns, leave little to a split."""
     blocks, rows = triton.cdiv(width, BLOCK), triton.cdiv(out, BLOCK_N)
-    block_t = min(128 if tokens <= MIDDLE_TOKENS else 256, max(16, triton.next_power_of_2(tokens)))
+    block_t = min(128 if tokens <= MIDDLE_TOKENS else 256, max(NARROWEST, triton.next_power_of_2(tokens)))
     tiles = rows * triton.cdiv(tokens, block_t)
     splits, whole = _splits(tiles, blocks, programs, LONG if block_t == 256 else SHORT), 0
     if block_t == 256 and 4 * splits * tiles < 3 * programs:
         block_t, tiles = 128, rows * triton.cdiv(tokens, 128)
         splits = _splits(tiles, blocks, programs, SHORT)
-    if tokens <= TEAM_TOKENS and (out <= FEWEST_ROWS or blocks // splits < 2 * SHORT):
+    if _is_little(tokens, out, blocks, programs):
         return None
     if tiles > programs:
         splits, whole = cut(tiles, blocks, programs, BLOCK_US[block_t], BLOCK_N * block_t)
@@ -65,6 +65,8 @@ def width_for(tokens: int, out: int, blocks: int, kind: str, programs: int) -> i
     rows, columns = triton.cdiv(out, BLOCK_N), triton.cdiv(tokens, BLOCK_N)
     few = kind in ("int8", "fp8") and tokens <= NARROW // 2  # other kernels are as quick, unless tiles are split
     if tokens < NARROW_FROM[kind] or (few and 4 * rows > programs):
+        return WIDE
+    if kind.startswith("int4") and _is_little(tokens, out, blocks, programs):
         return WIDE
     if kind == "fp8" and 2 * rows * columns > programs:  # so are torch's of more
         return WIDE
@@ -80,6 +82,13 @@ def _takes_us(tiles: int, blocks: int, programs: int, block_us: float, part: int
     splits, _ = cut(tiles, blocks, programs, block_us, part)
     whole = tiles // programs * programs
     return whole // programs * blocks * block_us + _left_us(tiles - whole, splits, blocks, programs, block_us, part)
+
+
+def _is_little(tokens: int, out: int, blocks: int, programs: int) -> bool:
+    """Whether so few tokens are times so few rows, or columns, that kernels without tiles in shared memory are
+    quicker."""
+    splits = _splits(triton.cdiv(out, BLOCK_N), blocks, programs, SHORT)
+    return tokens <= TEAM_TOKENS and (out <= FEWEST_ROWS or blocks // splits < 2 * SHORT)
 
 
 def _splits(tiles: int, blocks: int, programs: int, least: int) -> int:

@@ -27,11 +27,10 @@ from quantcore.studies.speed_curves import read_run
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = ("matmul.json", "matmul_h200.json")
-FEW = 32  # tokens
+FEW = 16  # tokens
 STATIC = "w:int8/channel,a:int8/tensor/static"
-OLDER_MANY = {"matmul.json": ("W8A8", STATIC, "FP8_BLOCK")}  # more tokens are multiplied by other kernels since
-OLDER_FEW = {"matmul_h200.json": ("W8A8", STATIC, "FP8", "FP8_DYNAMIC")}  # so are FEW by as many rows as gate has
-GATE = (14336, 4096)
+# More tokens are multiplied by other kernels since.
+OLDER_MANY = {"matmul.json": ("W8A8", STATIC, "FP8_BLOCK", "W4A16", "W4A16_ASYM")}
 KINDS = ("float", "W8A8", STATIC, "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "W4A16",
          "W4A16_ASYM", "W8A16")  # fmt: skip
 START = np.array([-5.8, 0.3, 0.15, 0.4, 0.7, 1.0])
@@ -45,7 +44,8 @@ BESIDE = {"W4A16": "W4A16", "W8A8": "W8A8", "FP8_DYNAMIC": "FP8_DYNAMIC",
           "int4 group128 x fp8": "w:int4/group128,a:fp8_e4m3/token/dynamic"}  # fmt: skip
 DECODED = json.loads((RESULTS / "decode_steps.json").read_text(encoding="utf-8"))
 WHAT, ROWS = next(iter(DECODED.items()))  # `benchmarks.decode_steps`, one H200
-STEPS = {kind: row["ms"] for kind, row in ROWS.items() if kind in KINDS}
+MEASURED = json.loads((RESULTS / "matmul_h200.json").read_text(encoding="utf-8"))["machine"]["date"]
+STEPS = {kind: row["ms"] for kind, row in ROWS.items() if kind in KINDS and row["machine"]["date"] == MEASURED}
 
 
 class Row(NamedTuple):
@@ -65,17 +65,15 @@ def rows() -> list[Row]:
             gpu = gpu_named(report.device)
             assert gpu is not None
             for row in report.rows:
-                if row.scheme in KINDS and _is_present(name, row.scheme, report.shape, row.tokens):
+                if row.scheme in KINDS and _is_present(name, row.scheme, row.tokens):
                     found.append(_row(row.scheme, gpu, report.shape, row.tokens, row.total_ms))
             found += [_row("float", gpu, report.shape, tokens, ms) for tokens, ms in report.floats.items()]
     return found
 
 
-def _is_present(run: str, kind: str, shape: tuple[int, int], tokens: int) -> bool:
+def _is_present(run: str, kind: str, tokens: int) -> bool:
     """Whether the present code multiplies as the run did."""
-    if tokens > FEW:
-        return kind not in OLDER_MANY.get(run, ())
-    return shape != GATE or kind not in OLDER_FEW.get(run, ())
+    return tokens <= FEW or kind not in OLDER_MANY.get(run, ())
 
 
 def _row(kind: str, gpu: Machine, shape: tuple[int, int], tokens: int, ms: float) -> Row:

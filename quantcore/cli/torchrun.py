@@ -8,6 +8,7 @@ would not hear it; so a thread waits for the signal, takes away what is half wri
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -88,6 +89,7 @@ def joined(device: str | None) -> Iterator[Ranks]:
         yield those
     distributed.barrier()
     distributed.destroy_process_group()
+    atexit.register(leave, 0)  # torch's threads, taken apart with the interpreter, can end it by SIGABRT
 
 
 def tells() -> bool:

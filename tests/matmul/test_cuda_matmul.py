@@ -111,9 +111,10 @@ def test_fp8(path: str, scheme: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_fp8_block(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("scheme", ["FP8_BLOCK", "w:fp8_e4m3/group128,a:fp8_e4m3/group128/dynamic"])
+def test_fp8_block(scheme: str, dtype: torch.dtype) -> None:
     for shape in ((1, 128, 128), (17, 256, 384), (50, 384, 512), (300, 256, 1024)):
-        laws.check_product("fp8_block", "FP8_BLOCK", *shape, dtype, "cuda")
+        laws.check_product("fp8_block", scheme, *shape, dtype, "cuda")
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])

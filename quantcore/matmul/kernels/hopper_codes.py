@@ -240,7 +240,7 @@ def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
     least = SOME_TOKENS if weight.rows == 128 else MANY_TOKENS
     return takes_narrow(x, weight, dtype) or (
         len(x.codes) >= least
-        and weight.rows in (0, 1, 128)
+        and _scales_fit(x, weight)
         and _fits(x.codes, weight.out, dtype)
         and (weight.rows > 0 or _share(len(x.codes), weight.out, x.codes, WIDE).is_full)
     )
@@ -248,7 +248,7 @@ def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
 
 def takes_narrow(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
     """The same of narrow tiles."""
-    fits = weight.rows in (0, 1, 128) and _fits(x.codes, weight.out, dtype)
+    fits = _scales_fit(x, weight) and _fits(x.codes, weight.out, dtype)
     return fits and _width(x.codes, weight.out, _kind(weight)) < WIDE
 
 
@@ -268,6 +268,11 @@ def takes_packed(x: Tensor, codes: torch.dtype, weight: LowBitWeight, dtype: tor
             or (tokens >= SOME_TOKENS and _share(out, tokens, x, WIDE).is_full)
         )
     )
+
+
+def _scales_fit(x: TokenCodes, weight: CodedWeight) -> bool:
+    """Whether a block's scale is one of L, times one for 128 rows of R: not where both sides have one a row."""
+    return weight.rows in (0, 128) or (weight.rows == 1 and x.scale.dim() == 1)
 
 
 def _width(x: Tensor, out: int, kind: str) -> int:

@@ -216,13 +216,13 @@ def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, shape: tuple[i
     assert torch.allclose(y.double(), expected, rtol=2**-10, atol=1e-3)
 
 
-@pytest.mark.parametrize("tile", [(16, 2, 2, 4), (16, 2, 3, 8), (32, 1, 3, 0), (64, 1, 1, 0)])
+@pytest.mark.parametrize("tile", [(32, 2, 2, 4), (32, 2, 3, 8), (32, 1, 3, 0), (64, 1, 1, 0)])
 def test_parts_of_hopper_s_product_of_four_bits(
     monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int, int]
 ) -> None:
     """Of three blocks one of two splits has two."""
     q = quantize(torch.randn(300, 384), Scheme.parse("W4A16").weights)
-    x, w_hat, scale, bias = torch.randn(40, 384), dequantize(q), torch.rand(40), torch.randn(300)
+    x, w_hat, scale, bias = torch.randn(72, 384), dequantize(q), torch.rand(72), torch.randn(300)
     expected = scale[:, None] * (x @ w_hat.T) + bias
 
     launch = emulated_tiles.launching(

@@ -1,6 +1,7 @@
 """Which of Hopper's kernels multiply what, asked of a machine that has no GPU and says that it is an H200."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from quantcore.matmul import w4a8  # noqa: E402
-from quantcore.matmul.codes import CodedWeight, TokenCodes  # noqa: E402
-from quantcore.matmul.kernels import hopper_codes, hopper_low_bit  # noqa: E402
+from quantcore.matmul.codes import CodedWeight, TokenCodes, a_token, has_room  # noqa: E402
+from quantcore.matmul.kernels import hopper_codes, hopper_low_bit, hopper_results  # noqa: E402
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight  # noqa: E402
 from quantcore.scheme.scheme import Scheme  # noqa: E402
 
@@ -49,7 +50,7 @@ def test_groups_of_tokens_go_with_blocks_of_rows_alone(tokens: int, rows: int, g
 @pytest.mark.parametrize("codes", ["int8", "fp8_e4m3"])
 @pytest.mark.parametrize("dtype", [BF16, torch.float16])
 def test_tokens_are_coded_as_their_product_takes_them(codes: str, dtype: torch.dtype) -> None:
-    """Codes of 8 bits of few tokens only where a kernel unpacks the weight to such; as `encode` asks, so the product."""
+    """Few tokens have codes of 8 bits only where a kernel unpacks the weight to such: product and `encode` agree."""
     spec = Scheme.parse(f"w:int4/channel,a:{codes}/token/dynamic").activations
     assert spec is not None
     seen = set()
@@ -65,3 +66,95 @@ def test_tokens_are_coded_as_their_product_takes_them(codes: str, dtype: torch.d
             assert taken or tokens > w4a8.FEW_TOKENS or kept == dtype
             seen.add((taken, kept == dtype))
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "codes", "tokens", "taken"),
+    [
+        (0, torch.int8, 64, False),  # without tiles it is as quick
+        (0, torch.int8, 65, True),
+        (0, FP8, 128, False),  # and so is torch
+        (0, FP8, 255, False),
+        (0, FP8, 256, True),
+        (1, FP8, 255, False),
+        (1, FP8, 256, True),
+        (128, FP8, 16, False),
+        (128, FP8, 17, True),
+        (64, FP8, 300, False),
+    ],
+)
+def test_codes_that_hopper_multiplies(rows: int, codes: torch.dtype, tokens: int, taken: bool) -> None:
+    weight = CodedWeight(like(14336, 4096, dtype=codes), like(14336), None, None, 14336, rows)
+    x = TokenCodes(like(tokens, 4096, dtype=codes), like(tokens), None, None)
+    assert hopper_codes.takes(x, weight, BF16) == taken
+    assert not hopper_codes.takes(x, weight, torch.float32)
+    assert not hopper_codes.takes(x, weight._replace(out=14332), BF16)  # the copy engine writes 16 bytes
+
+
+@pytest.mark.parametrize(
+    ("codes", "tokens", "width", "group", "taken"),
+    [
+        (torch.int8, 8, 4096, 128, False),
+        (torch.int8, 9, 4096, 128, True),
+        (torch.int8, 4096, 4096, 4096, True),
+        (torch.int8, 100, 4096, 64, False),
+        (torch.int8, 100, 4096, 256, True),
+        (torch.int8, 100, 65536, 65536, True),
+        (torch.int8, 100, 65664, 65664, False),  # sums of 16 times the codes would not fit 32 bits
+        (FP8, 1024, 4096, 4096, True),
+        (FP8, 1025, 4096, 4096, False),
+    ],
+)
+def test_packed_codes_that_hopper_multiplies(
+    codes: torch.dtype, tokens: int, width: int, group: int, taken: bool
+) -> None:
+    x = like(tokens, width, dtype=codes)
+    assert hopper_codes.takes_packed(x, codes, packed(14336, width, group), BF16) == taken
+    assert not hopper_codes.takes_packed(x, codes, packed(14336, width, group, zero=True), BF16)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "out", "group", "zero", "taken"),
+    [
+        (8, 14336, 128, False, False),
+        (9, 14336, 128, False, True),
+        (9, 14344, 128, False, True),
+        (9, 14344, 128, True, False),
+        (9, 14340, 128, False, False),
+        (9, 14336, 64, False, False),
+        (9, 14336, 4096, True, True),
+        (32, 2048, 128, False, False),
+        (33, 2048, 128, False, True),
+    ],
+)
+def test_products_of_four_bits_that_hopper_does(tokens: int, out: int, group: int, zero: bool, taken: bool) -> None:
+    x = like(tokens, 4096, dtype=BF16)
+    assert hopper_low_bit.takes(x, packed(out, 4096, group, zero)) == taken
+    assert not hopper_low_bit.takes(x.half(), packed(out, 4096, group, zero))
+    assert not hopper_low_bit.takes(
+        torch.empty(9, dtype=BF16)[1:2].expand(tokens, 4096), packed(out, 4096, group, zero)
+    )
+
+
+def test_whole_tiles_are_read_where_memory_goes_on() -> None:
+    numbers = torch.ones(40)
+    assert has_room(numbers[10:20], 30)
+    assert not has_room(numbers[10:20], 31)
+    assert has_room(a_token(257, torch.float32, numbers.device), 512)
+    of_tokens = hopper_codes._Side(like(40, 128), 40, a_token(40, torch.float32, numbers.device), 1)
+    assert of_tokens.is_even(64, None)
+    assert not of_tokens.is_even(64, numbers)
+    assert not of_tokens._replace(sums=numbers).is_even(64, None)
+    assert not of_tokens._replace(scale=numbers).is_even(64, None)
+    assert of_tokens._replace(scale=numbers, kind=-1).is_even(64, None)
+
+
+def test_a_block_s_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 5 rows: by rows, times those of 128 rows of R; of packed codes by groups of two blocks, times 2^9."""
+    numbers = torch.arange(1.0, 31)
+    rows = torch.arange(5)
+    monkeypatch.setattr(hopper_results, "gl", SimpleNamespace(load=lambda at: numbers[at]))
+    scale = hopper_results.block_scale.fn
+    assert torch.equal(scale(0, 0, rows, 300, 3, 6, 5, 1, 0, 0), numbers.view(5, 6)[:, 3])
+    assert torch.equal(scale(0, 0, rows, 300, 3, 6, 5, 1, 1, 0), numbers.view(5, 6)[:, 3] * numbers[2 * 6 + 3])
+    assert torch.equal(scale(0, 0, rows, 300, 5, 6, 5, 2, 0, 9), numbers.view(6, 5)[2] * 512)

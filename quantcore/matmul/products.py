@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 TURN = 16  # rows of a weight for which there is a turn to count
 ROW_MULTIPLE = 16  # and O: what torch's products want
-FEW_TOKENS = 64  # up to here the Triton fp8 kernel, beyond torch._scaled_mm
-FUSED_TOKENS = 256  # up to here low_bit unpacks as it multiplies, beyond it unpacks first
+FEW_TOKENS = 64  # up to here our fp8 kernels, beyond torch._scaled_mm, but for what Hopper's narrow tiles take
+FUSED_TOKENS = 256  # up to here low_bit unpacks as it multiplies, beyond it first, where no kernel of Hopper's does
 FUSED_FLOATS = 128  # the same where codes or scales take longer to unpack
 FUSED_NARROW = {2048: 32, 4096: 64}  # and where a weight has so few rows: too few tiles for all multiprocessors
 

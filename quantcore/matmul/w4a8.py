@@ -4,7 +4,7 @@
 
 The weight is read as 4 bits. Few tokens: it is unpacked in registers to 16-bit floats, which hold the codes of x as
 well, all of them exactly; float32 sums (`kernels.few_tokens_matmul`, `low_bit_matmul`, `hopper_low_bit`; this one
-rounds a weight in groups, times its scales, to bf16 beyond 128 tokens). From 17 tokens on Hopper's tensor cores of 8
+rounds a weight in groups, times its scales, to bf16 beyond 128 tokens). From 9 tokens on Hopper's tensor cores of 8
 bits take codes of 4 without zero points, unpacked in registers to integers or e4m3 (`kernels.hopper_codes`), where a
 row has one scale or groups are of whole 128 columns. Elsewhere, with many tokens, q - zero is written once as codes of
 8 bits, which is exact too (|q - zero| <= 15 fits e4m3), for the same cores (`kernels.codes_matmul`). Narrower groups

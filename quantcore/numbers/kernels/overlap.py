@@ -6,10 +6,10 @@ is started as soon as every program of the one before has called `let_next`, or 
 calls `after_last`, and from there on sees all that was written before it. Every program of a kernel so launched calls
 it, in one of its warps at least: only so is the kernel's end the end of all before it, too.
 
-Before `after_last` a kernel may read packed and coded weights and their scales, which nobody writes while products run
-(`pack_weight`, `coded_weight` and `coded_blocks` wait until they are written), and nothing else; it writes nothing.
-Warps that do not call it touch what others write only behind data that the one that did has brought. What others write
-is never read by `ld.global.nc`, which may be answered from before.
+Before `after_last` a kernel may read packed and coded weights, their scales and zero points, which nobody writes while
+products run (`pack_weight`, `coded_weight` and `coded_blocks` wait until they are written), and nothing else; it writes
+nothing. Warps that do not call it touch what others write only behind data that the one that did has brought. What
+others write is never read by `ld.global.nc`, which may be answered from before.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def check_product(
         assert scheme.activations is not None
         if "group64" in scheme_text:
             lost += 2 * rounding if tokens > w4a8.FEW_TOKENS else 0.0  # products of 16 bits
-        elif scheme.activations.fmt.is_float and tokens > (16 if on_gpu else w4a8.FEW_TOKENS):
+        elif scheme.activations.fmt.is_float and tokens > (8 if on_gpu else w4a8.FEW_TOKENS):
             lost += 2**-9 + (width // 32 * 2**-14 if on_gpu else 0.0)
     bound = rounding * expected.abs() + EPILOGUE * size + lost * products
     times = float(((y.cpu().double() - expected).abs() / bound).max())

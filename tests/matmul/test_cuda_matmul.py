@@ -231,7 +231,7 @@ def test_codes_in_narrow_tiles(path: str, scheme: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(hopper_codes, "width_for", narrow)
     for other in ("codes_of", "_multiply_unpacked"):
         monkeypatch.setattr(w4a8, other, None)
-    for tokens in (17, 64, 100, 200):
+    for tokens in (9, 17, 64, 100, 200):
         laws.check_product(path, scheme, tokens, 9216, 1024, torch.bfloat16, "cuda")
     laws.check_product(path, scheme, 40, 1024, 14336, torch.bfloat16, "cuda")
 

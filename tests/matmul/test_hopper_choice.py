@@ -69,26 +69,27 @@ def test_tokens_are_coded_as_their_product_takes_them(codes: str, dtype: torch.d
 
 
 @pytest.mark.parametrize(
-    ("rows", "codes", "tokens", "taken"),
+    ("rows", "out", "codes", "tokens", "taken"),
     [
-        (0, torch.int8, 64, False),  # without tiles it is as quick
-        (0, torch.int8, 65, True),
-        (0, FP8, 128, False),  # and so is torch
-        (0, FP8, 255, False),
-        (0, FP8, 256, True),
-        (1, FP8, 255, False),
-        (1, FP8, 256, True),
-        (128, FP8, 16, False),
-        (128, FP8, 17, True),
-        (64, FP8, 300, False),
+        (0, 14336, torch.int8, 64, False),  # without tiles it is as quick
+        (0, 14336, torch.int8, 65, True),
+        (0, 14336, FP8, 255, False),  # and so is torch
+        (0, 14336, FP8, 256, True),
+        (1, 14336, FP8, 255, False),
+        (1, 14336, FP8, 256, True),
+        (64, 14336, FP8, 300, False),
+        (128, 14336, FP8, 16, False),
+        (128, 14336, FP8, 17, True),
+        (128, 28672, FP8, 64, False),  # wide tiles are for more
+        (128, 28672, FP8, 65, True),
     ],
 )
-def test_codes_that_hopper_multiplies(rows: int, codes: torch.dtype, tokens: int, taken: bool) -> None:
-    weight = CodedWeight(like(14336, 4096, dtype=codes), like(14336), None, None, 14336, rows)
+def test_codes_that_hopper_multiplies(rows: int, out: int, codes: torch.dtype, tokens: int, taken: bool) -> None:
+    weight = CodedWeight(like(out, 4096, dtype=codes), like(out), None, None, out, rows)
     x = TokenCodes(like(tokens, 4096, dtype=codes), like(tokens), None, None)
     assert hopper_codes.takes(x, weight, BF16) == taken
     assert not hopper_codes.takes(x, weight, torch.float32)
-    assert not hopper_codes.takes(x, weight._replace(out=14332), BF16)  # the copy engine writes 16 bytes
+    assert not hopper_codes.takes(x, weight._replace(out=out - 4), BF16)  # the copy engine writes 16 bytes
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ STAGES_BYTES = 192 * 1024  # of a program; beside them lies a tile of results, 3
 
 
 def stages(block_l: int, block_r: int, block_k: int, packed: bool, grouped: bool) -> int:
-    """As many as shared memory holds; half as many of a packed weight that has groups, or is multiplied by few tokens:
-    the next product then starts beside this one."""
+    """As many as shared memory holds; half as many of a packed weight that has groups, or is multiplied by few tokens.
+    No other program fits beside one of these in any case: it has all registers."""
     stage = (block_l // 2 if packed else block_l) * block_k + block_r * block_k
     return STAGES_BYTES // (2 * stage if packed and (grouped or 2 * block_r <= block_l) else stage)
 

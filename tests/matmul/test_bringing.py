@@ -38,11 +38,11 @@ def test_bring_words_scales_and_tokens(block_t: int, zero: bool, monkeypatch: py
     x_full = barriers(x_stages, 1) if halves == 2 else full
     program = Program(monkeypatch, hopper_low_bit, number, PROGRAMS)
     program.start(
-        hopper_low_bit._bring_weights, 64 * 64, 4 * 128, 128, w, s, z, full, done, out, tokens, blocks, *share, each,
+        hopper_low_bit.bring_weights, 64 * 64, 4 * 128, 128, w, s, z, full, done, out, tokens, blocks, *share, each,
         zero, 128, block_t, stages, GROUP,
     )  # fmt: skip
     program.start(
-        hopper_low_bit._bring_tokens, block_t * 256 // halves, x, x_full, done, out, tokens, blocks, *share, 128,
+        hopper_low_bit.bring_tokens, block_t * 256 // halves, x, x_full, done, out, tokens, blocks, *share, 128,
         block_t, stages, halves, GROUP, True,
     )  # fmt: skip
     for step, (n, t, block) in enumerate(steps(3, 3, blocks, *share, number)):
@@ -72,11 +72,11 @@ def test_bring_codes_to_narrow_tiles(block_r: int, each: int, monkeypatch: pytes
     program = Program(monkeypatch, hopper_narrow, number, PROGRAMS)
     sizes: Any = (block_r, 128, 128, stages, GROUP, True)
     program.start(
-        hopper_narrow._bring, 64 * (64 if is_packed else 128), l_bufs, 4 * 128, s_bufs, full, empty, tokens, out,
+        hopper_narrow.bring, 64 * (64 if is_packed else 128), l_bufs, 4 * 128, s_bufs, full, empty, tokens, out,
         128 * blocks, *share, True, is_packed, max(each, 0), True, *sizes,
     )  # fmt: skip
     program.start(
-        hopper_narrow._bring, block_r * 128, r_bufs, 0, r_bufs, full, empty, tokens, out, 128 * blocks, *share, False,
+        hopper_narrow.bring, block_r * 128, r_bufs, 0, r_bufs, full, empty, tokens, out, 128 * blocks, *share, False,
         False, 0, False, *sizes,
     )  # fmt: skip
     for step, (r, l, block) in enumerate(steps(3, 3, blocks, *share, number)):  # noqa: E741
@@ -99,7 +99,7 @@ def test_bring_codes_to_wide_tiles(is_packed: bool, monkeypatch: pytest.MonkeyPa
     full, empty = barriers(stages, 1), barriers(stages, 2)
     program = Program(monkeypatch, hopper_codes, number, PROGRAMS)
     program.start(
-        hopper_codes._bring, 64 * (64 if is_packed else 128), 128 * 128, l_bufs, r_bufs, full, empty, right, left,
+        hopper_codes.bring, 64 * (64 if is_packed else 128), 128 * 128, l_bufs, r_bufs, full, empty, right, left,
         128 * blocks, *share, is_packed, 256, 128, 128, stages, GROUP, True,
     )  # fmt: skip
     for step, (r, l, block) in enumerate(steps(3, 3, blocks, *share, number)):  # noqa: E741

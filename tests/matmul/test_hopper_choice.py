@@ -142,7 +142,7 @@ def test_whole_tiles_are_read_where_memory_goes_on() -> None:
     assert has_room(numbers[10:20], 30)
     assert not has_room(numbers[10:20], 31)
     assert has_room(a_token(257, torch.float32, numbers.device), 512)
-    of_tokens = hopper_codes._Side(like(40, 128), 40, a_token(40, torch.float32, numbers.device), 1)
+    of_tokens = hopper_codes.Side(like(40, 128), 40, a_token(40, torch.float32, numbers.device), 1)
     assert of_tokens.is_even(64, None)
     assert not of_tokens.is_even(64, numbers)
     assert not of_tokens._replace(sums=numbers).is_even(64, None)

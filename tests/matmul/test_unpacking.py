@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,3 +59,26 @@ def test_four_codes_in_a_register(kind: str, storage: torch.dtype, power: int, p
     found = [[run(text, **{"$1": a & ALL, "$3": b & ALL}) for a, b in row.view(8, 2).tolist()] for row in words]
     unpacked = torch.tensor(found).to(torch.uint32).view(storage).float() * 2.0**power
     assert torch.equal(unpacked, codes[:, 32 * plane : 32 * plane + 32].float())
+
+
+@pytest.mark.parametrize(("kind", "storage", "power"), CODES)
+def test_a_block_of_codes(kind: str, storage: torch.dtype, power: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planes come to where their columns are; one row of 64 stands for all."""
+    codes = torch.randint(-8, 8, (64, 128), dtype=torch.int8)[:1].expand(64, 128)
+    qweight = quantize(torch.randn(64, 128), Scheme.parse("w:int4/channel").weights)
+    gl = SimpleNamespace(join=lambda a, b: torch.stack([a, b], -1), convert_layout=lambda x, _, **__: x)
+
+    @cache
+    def register(text: str, a: int, b: int) -> int:
+        return run(text, **{"$1": a & ALL, "$3": b & ALL})
+
+    def four_at_once(words: torch.Tensor, int8: object, fp8: object, is_int: bool) -> torch.Tensor:
+        text = (int8 if is_int else fp8).value
+        pairs = words.view(64, 8, 4)[:, :, ::2].tolist()
+        return torch.tensor([[register(text, a, b) for a, b in row] for row in pairs]).to(torch.uint32).view(storage)
+
+    monkeypatch.setattr(unpack, "gl", gl)
+    monkeypatch.setattr(unpack, "_codes", four_at_once)
+    words = unpack.words_of(pack_weight(replace(qweight, q=codes.contiguous())))
+    unpacked = unpack.unpacked_codes.fn(words, None, kind == "int8").float() * 2.0**power
+    assert torch.equal(unpacked, codes.float())

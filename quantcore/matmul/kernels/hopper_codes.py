@@ -56,7 +56,7 @@ MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 b
 
 
 @gluon.jit
-def _bring(
+def bring(
     l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, whole, splits, PACKED: gl.constexpr,
     BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
     OVERLAP: gl.constexpr,
@@ -202,7 +202,7 @@ def _multiply_on_hopper(
                 tensors, gl.constexpr(1), SPLIT, IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS,
                 BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN,
             )),
-            (_bring, (
+            (bring, (
                 l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, whole, splits, PACKED, BLOCK_R, BLOCK_L, BLOCK_K,
                 STAGES, GROUP, OVERLAP,
             )),
@@ -318,7 +318,7 @@ def _share(left: int, right: int, x: Tensor, block_r: int) -> _Share:
     return _Share(programs, tiles, *cut(tiles, blocks, programs, CODES_US[block_r], BLOCK_L * block_r))
 
 
-class _Side(NamedTuple):
+class Side(NamedTuple):
     """One operand: rows, and what the epilogue needs of them. `kind`: 1 a scale per row, 0 one, -1 none."""
 
     codes: Tensor
@@ -342,7 +342,7 @@ def multiply_many(
     columns."""
     block_r = width or _width(x.codes, weight.out, _kind(weight))
     kind = -1 if weight.rows else int(weight.scale.numel() > 1)
-    of_w = _Side(weight.codes, weight.out, weight.scale, kind, weight.zero_point, weight.sums)
+    of_w = Side(weight.codes, weight.out, weight.scale, kind, weight.zero_point, weight.sums)
     if weight.rows == 1 or (weight.rows == 0 and block_r < WIDE):
         bl = weight.scale if weight.rows else None
         return _multiply(of_w, _tokens(x), bias, dtype, block_r, turned=True, early=weight.kept, bl=bl)
@@ -356,18 +356,18 @@ def multiply_packed_many(
     """The same of a weight that is packed."""
     block_r = width or _width(x.codes, weight.shape[0], _packed_kind(x.codes.dtype, weight))
     grouped, power = len(weight.scale) > 1, INT8_POWER if x.codes.dtype == torch.int8 else FP8_POWER
-    of_w = _Side(words_of(weight), weight.shape[0], weight.scale, -1 if grouped else 1)
+    of_w = Side(words_of(weight), weight.shape[0], weight.scale, -1 if grouped else 1)
     bl, each = (weight.scale, weight.group // BLOCK_K) if grouped else (None, 1)
     return _multiply(of_w, _tokens(x), bias, dtype, block_r, turned=True, packed=power, early=True, bl=bl, each=each)
 
 
-def _tokens(x: TokenCodes) -> _Side:
+def _tokens(x: TokenCodes) -> Side:
     kind = -1 if x.scale.dim() == 2 else int(x.scale.numel() > 1)
-    return _Side(x.codes, len(x.codes), x.scale, kind, x.zero_point, x.sums)
+    return Side(x.codes, len(x.codes), x.scale, kind, x.zero_point, x.sums)
 
 
 def _multiply(
-    left: _Side, right: _Side, bias: Tensor | None, dtype: torch.dtype, block_r: int, turned: bool = False,
+    left: Side, right: Side, bias: Tensor | None, dtype: torch.dtype, block_r: int, turned: bool = False,
     packed: int = 0, early: bool = False, bl: Tensor | None = None, br: Tensor | None = None, each: int = 1,
 ) -> Tensor:  # fmt: skip
     """packed: the power of two that one of an unpacked code is worth; each: blocks that share a scale of bl."""

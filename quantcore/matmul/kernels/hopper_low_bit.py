@@ -51,7 +51,7 @@ HALF_STAGES = gl.constexpr(5)  # half blocks of 256 tokens, of which no more fit
 
 
 @gluon.jit
-def _bring_weights(
+def bring_weights(
     w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits, blocks_a_group,
     ZERO: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
@@ -78,7 +78,7 @@ def _bring_weights(
 
 
 @gluon.jit
-def _bring_tokens(
+def bring_tokens(
     x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
     STAGES: gl.constexpr, HALVES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
@@ -274,11 +274,11 @@ def _multiply_low_bit(
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     STAGES, HALVES, GROUP,
                 )),
-                (_bring_weights, (
+                (bring_weights, (
                     w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits,
                     blocks_a_group, ZERO, BLOCK_N, BLOCK_T, STAGES, GROUP,
                 )),
-                (_bring_tokens, (
+                (bring_tokens, (
                     x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES, HALVES,
                     GROUP, OVERLAP,
                 )),
@@ -311,11 +311,11 @@ def _multiply_low_bit(
                     tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     STAGES, HALVES, GROUP,
                 )),
-                (_bring_weights, (
+                (bring_weights, (
                     w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits,
                     blocks_a_group, ZERO, BLOCK_N, BLOCK_T, STAGES, GROUP,
                 )),
-                (_bring_tokens, (
+                (bring_tokens, (
                     x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES, HALVES,
                     GROUP, OVERLAP,
                 )),

@@ -39,7 +39,7 @@ def stages(block_l: int, block_r: int, block_k: int, packed: bool, grouped: bool
 
 
 @gluon.jit
-def _bring(
+def bring(
     desc, bufs, s_desc, s_bufs, full, empty, R, L, K, whole, splits, LEFT: gl.constexpr, PACKED: gl.constexpr,
     BLOCKS: gl.constexpr, EARLY: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
@@ -203,11 +203,11 @@ def multiply_narrow(
                 tensors, gl.constexpr(1), SPLIT, IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS,
                 BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN, OVERLAP,
             )),
-            (_bring, (
+            (bring, (
                 l_desc, l_bufs, bl_ptr, s_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(True), PACKED,
                 BL if PACKED else 0, EARLY and TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, OVERLAP,
             )),
-            (_bring, (
+            (bring, (
                 r_desc, r_bufs, r_desc, r_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(False),
                 gl.constexpr(0), gl.constexpr(0), EARLY and not TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP,
                 OVERLAP,

@@ -366,7 +366,7 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
         and x.data_ptr() % COPIED == 0
         and width * x.element_size() % COPIED == 0
         and out * x.element_size() % COPIED == 0
-        and (weight.zero_point is None or out % COPIED == 0)
+        and (weight.zero_point is None or out % COPIED == 0)  # a byte each: else copying a group's is no instruction
         and tile_for(len(x), out, width, multiprocessors(x.device)) is not None
     )
 

@@ -91,11 +91,5 @@ def _tensor(data: np.ndarray, dtype: tl.dtype) -> tl.tensor:
     return tl.tensor(TensorHandle(np.ascontiguousarray(data), dtype), tl.block_type(dtype, list(data.shape)))
 
 
-def hold(thread: Any) -> None:
-    pass
-
-
-REPLACED = {
-    "_words": words, "_pieces": pieces, "unpack": unpack, "unpack_scaled": unpack_scaled, "_mma": mma, "_hold": hold,
-}  # fmt: skip
+REPLACED = {"_words": words, "_pieces": pieces, "unpack": unpack, "unpack_scaled": unpack_scaled, "_mma": mma}
 assert all(hasattr(few, name) for name in REPLACED)

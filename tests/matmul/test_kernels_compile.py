@@ -121,18 +121,6 @@ def test_products_of_four_bits(scheme: str, compiled: dict[str, Any]) -> None:
     assert set(compiled) == {"_multiply_few", "_multiply_packed"}
 
 
-def test_words_of_the_next_step_are_asked_for_early(compiled: dict[str, Any]) -> None:
-    """In the machine code of nine tokens: before any product are the loads of the first step and of the one behind it,
-    two tiles' two rows each. ptxas would rather have the latter behind half of the products."""
-    from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
-    from quantcore.matmul.kernels.low_bit_weight import pack_weight
-
-    weight = pack_weight(quantize(torch.randn(256, 1024), Scheme.parse("W4A16").weights))
-    multiply_few(torch.zeros(9, 1024, dtype=torch.bfloat16), weight, None, FewTile(2, 4, 1, 128, early=True))
-    before, products = compiled["_multiply_few"].asm["sass"].split("HMMA", 1)
-    assert (before.count("LDG.E.NA.128"), products.count("LDG.E.NA.128")) == (8, 0)
-
-
 def test_transforms_and_rounding(compiled: dict[str, Any]) -> None:
     from quantcore.matmul.kernels.round_groups import round_groups
     from quantcore.methods.kernels.fwht import fwht

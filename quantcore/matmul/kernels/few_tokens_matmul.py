@@ -46,7 +46,7 @@ MOST_OF_X = 1 << 17  # numbers of x, 256 KiB; a multiprocessor's cache holds no 
 TOKENS = 8  # of one instruction
 _LOAD = "{{ .reg .pred p; setp.ne.b32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
 _LOAD += "@p ld.global{0}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}"
-OF_WEIGHT = ".L1::no_allocate"  # it is read once; not .nc, which ptxas moves over what is to hold it
+OF_WEIGHT = ".L1::no_allocate"  # it is read once
 WEIGHTS = tl.constexpr(_LOAD.format(OF_WEIGHT))
 PIECE = tl.constexpr(_LOAD.format(""))
 
@@ -68,14 +68,12 @@ FP16_MMA = tl.constexpr(_MMA.format("f16"))
 
 class FewTile(NamedTuple):
     """`tiles` of 16 rows a program, `warps` that share K, `blocks` of 128 columns that are loaded at once; at most
-    `registers` a thread, so that all programs run at once: a second wave would take as long as the first. `early`: a
-    step begins with the loads of the next, which takes registers."""
+    `registers` a thread, so that all programs run at once: a second wave would take as long as the first."""
 
     tiles: int
     warps: int
     blocks: int
     registers: int | None = None
-    early: bool = False
 
 
 @triton.jit
@@ -104,14 +102,6 @@ def _words(w_ptr, block, blocks, row, c, N, EVEN: tl.constexpr):
         lower = w_ptr + (block.to(tl.int64) * N + tl.minimum(row + 8, N - 1)) * 32 + 8 * c
         above = _load(upper.to(tl.int64), wanted, WEIGHTS)
         return above + _load(lower.to(tl.int64), wanted, WEIGHTS)
-
-
-@triton.jit
-def _hold(thread):
-    """Loads above stay above. ptxas would sink them to where there is room for what they bring: half a step late."""
-    tl.inline_asm_elementwise(
-        "bar.warp.sync 0xffffffff; mov.b32 $0, $1;", "=r,r", [thread], dtype=tl.int32, is_pure=False, pack=1
-    )
 
 
 @triton.jit
@@ -188,7 +178,6 @@ def _multiply_few(
     WARPS: tl.constexpr,
     BLOCKS: tl.constexpr,
     EVEN: tl.constexpr,  # tiles fill the rows, and steps of all warps the blocks
-    EARLY: tl.constexpr,  # a step asks for the words of the next first of all
     OVERLAP: tl.constexpr,
 ):
     thread = tl.arange(0, 32 * WARPS)
@@ -204,8 +193,6 @@ def _multiply_few(
     for step in range(0, tl.cdiv(blocks, WARPS), BLOCKS):
         words = ahead
         ahead = _step_words(w_ptr, step + BLOCKS, blocks, warp, first_row + g, c, N, TILES, WARPS, BLOCKS, EVEN)
-        if EARLY:
-            _hold(thread)
         for i in tl.static_range(BLOCKS):
             block = (step + i) * WARPS + warp
             pieces = ()
@@ -339,7 +326,7 @@ def multiply_few(
         BF16=x.dtype == torch.bfloat16,
         TOKEN_TILES=triton.next_power_of_2(triton.cdiv(tokens, TOKENS)), TILES=tile.tiles, WARPS=tile.warps,
         BLOCKS=tile.blocks, EVEN=out % (16 * tile.tiles) == 0 and width % (BLOCK * tile.warps * tile.blocks) == 0,
-        EARLY=tile.early, num_warps=tile.warps, maxnreg=tile.registers, **overlapping(x.device),
+        num_warps=tile.warps, maxnreg=tile.registers, **overlapping(x.device),
     )  # fmt: skip
     return y
 

@@ -39,7 +39,7 @@ from quantcore.matmul.codes import CodedWeight, TokenCodes, has_room
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
 from quantcore.matmul.kernels.hopper_narrow import multiply_narrow, stages
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
-from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results
+from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results, write
 from quantcore.matmul.kernels.hopper_tiles import CODES_US, WIDE, cut, width_for
 from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, HELD, INT8_POWER, WORDS, unpacked_codes, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
@@ -157,16 +157,7 @@ def _sum_up(
                     first if side == 0 else second, at_r, at_l, R, L, sl, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
                     r_sum_ptr, bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, EVEN, y_desc.dtype,
                 )  # fmt: skip
-                tma.store_wait(0)
-                if TURNED:
-                    y_buf.permute([1, 0]).store(y)
-                else:
-                    y_buf.store(y)
-                fence_async_shared()
-                if TURNED:
-                    tma.async_copy_shared_to_global(y_desc, [begin_r + side * rows, begin_l], y_buf)
-                else:
-                    tma.async_copy_shared_to_global(y_desc, [begin_l, begin_r + side * rows], y_buf)
+                write(y, y_buf, y_desc, begin_l, begin_r + side * rows, TURNED)
     tma.store_wait(0)
 
 

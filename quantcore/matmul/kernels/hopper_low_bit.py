@@ -36,6 +36,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
+from quantcore.matmul.kernels.hopper_results import write
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
 from quantcore.matmul.kernels.hopper_unpack import LESS, LESS_TWICE, STEP, WORDS, twice, unpacked, words_of
 from quantcore.matmul.kernels.low_bit_matmul import scales_of
@@ -221,10 +222,7 @@ def _sum_up(
                 out = acc.to(gl.bfloat16)
                 parts = (out, out) if HALVES == 1 else out.reshape([half, 2, part]).permute([0, 2, 1]).split()
                 for one in gl.static_range(HALVES):
-                    tma.store_wait(0)
-                    y_buf.permute([1, 0]).store(parts[one])
-                    fence_async_shared()
-                    tma.async_copy_shared_to_global(y_desc, [pid_t * BLOCK_T + one * part, first], y_buf)
+                    write(parts[one], y_buf, y_desc, first, pid_t * BLOCK_T + one * part, True)
             if TEAMS > 1:  # what the other team gave is in what was written: it may be written over
                 mbarrier.arrive(taken.index(SIDE), count=1)
         turn += 1

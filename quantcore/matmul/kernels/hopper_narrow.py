@@ -23,7 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of
-from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results
+from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results, write
 from quantcore.matmul.kernels.hopper_unpack import HELD, unpacked_codes
 from quantcore.matmul.kernels.tile_order import place
 from quantcore.numbers.kernels.overlap import after_last, let_next
@@ -157,14 +157,7 @@ def _sum_up(
                 sums, at_r, at_l, R, L, sl, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, SL, SR, L_ZERO,
                 R_ZERO, BIAS, PACKED, EVEN, y_desc.dtype,
             )  # fmt: skip
-            tma.store_wait(0)
-            if TURNED:
-                y_buf.permute([1, 0]).store(y)
-            else:
-                y_buf.store(y)
-            fence_async_shared()
-            at = [begin_r, begin_l] if TURNED else [begin_l, begin_r]
-            tma.async_copy_shared_to_global(y_desc, at, y_buf)
+            write(y, y_buf, y_desc, begin_l, begin_r, TURNED)
     tma.store_wait(0)
 
 

@@ -1,5 +1,5 @@
-"""From the sums of codes to results, on Hopper: what the epilogues of `hopper_codes` and `hopper_narrow` do. What is
-written in Triton's words here runs in Gluon's kernels, too."""
+"""From the sums of codes to results, on Hopper: what the epilogues of `hopper_codes` and `hopper_narrow` do, and how
+those and `hopper_low_bit` write results. What is written in Triton's words here runs in Gluon's kernels, too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
 
 
 @triton.jit
@@ -65,3 +66,16 @@ def block_scale(
     else:
         scale = gl.load(bl_ptr + at_l * blocks + block) if BL else 1.0
     return scale * gl.load(br_ptr + (at_r // 128) * blocks + block) if BR else scale
+
+
+@gluon.jit
+def write(y, y_buf, y_desc, at_l, at_r, TURNED: gl.constexpr):
+    """Give a tile (L, R) of results to the copy engine, once it has taken the last one from y_buf; y is (R, L) where it
+    is TURNED."""
+    tma.store_wait(0)
+    if TURNED:
+        y_buf.permute([1, 0]).store(y)
+    else:
+        y_buf.store(y)
+    fence_async_shared()
+    tma.async_copy_shared_to_global(y_desc, [at_r, at_l] if TURNED else [at_l, at_r], y_buf)

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from quantcore.matmul.kernels import hopper_codes, hopper_low_bit, hopper_narrow  # noqa: E402
+from quantcore.matmul.kernels import hopper_bring, hopper_low_bit, hopper_narrow  # noqa: E402
 from quantcore.matmul.kernels.hopper_parts import piece_of  # noqa: E402
 from quantcore.matmul.kernels.tile_order import GROUP, place  # noqa: E402
 from tests.emulated_bringing import Barrier, Many, Program  # noqa: E402
@@ -28,7 +28,7 @@ def barriers(many: int, count: int) -> Many:
 
 
 @pytest.mark.parametrize("zero", [False, True])
-@pytest.mark.parametrize("block_t", [32, 128, 256])
+@pytest.mark.parametrize("block_t", [16, 32, 128, 256])
 def test_bring_words_scales_and_tokens(block_t: int, zero: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     out, tokens, blocks, share, number, each = 300, 3 * block_t, 20, (3, 2), 1, 2
     stages, halves = hopper_low_bit.STAGES[block_t], 2 if block_t == 256 else 1
@@ -61,54 +61,36 @@ def test_bring_words_scales_and_tokens(block_t: int, zero: bool, monkeypatch: py
         program.arrive(done[stage])
 
 
-@pytest.mark.parametrize(("block_r", "each"), [(32, 0), (64, 2), (128, 3), (128, -1)])
-def test_bring_codes_to_narrow_tiles(block_r: int, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """each: blocks that share a scale, 0 for none; -1 where the weight is not packed."""
-    is_packed = each >= 0
+@pytest.mark.parametrize(
+    ("block_r", "each"), [(16, 0), (32, 0), (64, 2), (128, 3), (128, -1), (256, 0), (256, 2), (256, -1)]
+)
+def test_bring_codes(block_r: int, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To tiles narrow and wide, whose right operand comes in halves. each: blocks that share a scale, 0 for none; -1
+    where the weight is not packed."""
+    is_packed, halves = each >= 0, 2 if block_r == 256 else 1
     out, tokens, blocks, share, number = 300, 3 * block_r, 20, (4, 2), 2
-    stages = hopper_narrow.stages(128, block_r, 128, is_packed, each > 0)
-    l_bufs, r_bufs, s_bufs = Many([None] * 2 * stages), Many([None] * stages), Many([None] * stages)
+    stages = 4 if block_r == 256 else hopper_narrow.stages(128, block_r, 128, is_packed, each > 0)
+    l_bufs, r_bufs, s_bufs = Many([None] * 2 * stages), Many([None] * halves * stages), Many([None] * stages)
     full, empty = barriers(stages, 2), barriers(stages, 2)
-    program = Program(monkeypatch, hopper_narrow, number, PROGRAMS)
+    program = Program(monkeypatch, hopper_bring, number, PROGRAMS)
     sizes: Any = (block_r, 128, 128, stages, GROUP, True)
     program.start(
-        hopper_narrow.bring, 64 * (64 if is_packed else 128), l_bufs, 4 * 128, s_bufs, full, empty, tokens, out,
+        hopper_bring.bring, 64 * (64 if is_packed else 128), l_bufs, 4 * 128, s_bufs, full, empty, tokens, out,
         128 * blocks, *share, True, is_packed, max(each, 0), True, *sizes,
     )  # fmt: skip
     program.start(
-        hopper_narrow.bring, block_r * 128, r_bufs, 0, r_bufs, full, empty, tokens, out, 128 * blocks, *share, False,
-        False, 0, False, *sizes,
+        hopper_bring.bring, block_r // halves * 128, r_bufs, 0, r_bufs, full, empty, tokens, out, 128 * blocks, *share,
+        False, False, 0, False, *sizes,
     )  # fmt: skip
     for step, (r, l, block) in enumerate(steps(3, 3, blocks, *share, number)):  # noqa: E741
         stage = step % stages
         program.came(full[stage], step // stages & 1)
         row = [block * out + 128 * l, 0] if is_packed else [128 * l, 128 * block]
+        right = [(block_r * r + 128 * half, 128 * block) for half in range(halves)]
         for side in range(2):
             assert l_bufs[2 * stage : 2 * stage + 2] == [(row[0] + half, row[1]) for half in (0, 64)]
-            assert r_bufs[stage] == (block_r * r, 128 * block)
+            assert r_bufs[halves * stage : halves * (stage + 1)] == right
             assert s_bufs[stage] == ((block // each * out + 128 * l,) if each > 0 else None)
-            program.arrive(empty[stage])
-            if side == 0:
-                program.settle()
-
-
-@pytest.mark.parametrize("is_packed", [False, True])
-def test_bring_codes_to_wide_tiles(is_packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, right, blocks, share, number, stages = 300, 700, 20, (4, 2), 0, 4
-    l_bufs, r_bufs = Many([None] * 2 * stages), Many([None] * 2 * stages)
-    full, empty = barriers(stages, 1), barriers(stages, 2)
-    program = Program(monkeypatch, hopper_codes, number, PROGRAMS)
-    program.start(
-        hopper_codes.bring, 64 * (64 if is_packed else 128), 128 * 128, l_bufs, r_bufs, full, empty, right, left,
-        128 * blocks, *share, is_packed, 256, 128, 128, stages, GROUP, True,
-    )  # fmt: skip
-    for step, (r, l, block) in enumerate(steps(3, 3, blocks, *share, number)):  # noqa: E741
-        stage = step % stages
-        program.came(full[stage], step // stages & 1)
-        row = [block * left + 128 * l, 0] if is_packed else [128 * l, 128 * block]
-        for side in range(2):
-            assert l_bufs[2 * stage : 2 * stage + 2] == [(row[0] + half, row[1]) for half in (0, 64)]
-            assert r_bufs[2 * stage : 2 * stage + 2] == [(256 * r + half, 128 * block) for half in (0, 128)]
             program.arrive(empty[stage])
             if side == 0:
                 program.settle()

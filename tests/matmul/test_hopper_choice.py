@@ -103,7 +103,7 @@ def test_codes_that_hopper_multiplies(rows: int, out: int, codes: torch.dtype, t
         (torch.int8, 100, 65536, 65536, True),
         (torch.int8, 100, 65664, 65664, False),  # sums of 16 times the codes would not fit 32 bits
         (FP8, 1024, 4096, 4096, True),
-        (FP8, 1025, 4096, 4096, False),
+        (FP8, 8192, 4096, 128, True),
     ],
 )
 def test_packed_codes_that_hopper_multiplies(
@@ -150,12 +150,21 @@ def test_whole_tiles_are_read_where_memory_goes_on() -> None:
     assert of_tokens._replace(scale=numbers, kind=-1).is_even(64, None)
 
 
-def test_a_block_s_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 5 rows: by rows, times those of 128 rows of R; of packed codes by groups of two blocks, times 2^9."""
+def test_a_block_s_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 5 rows: times theirs, times that of 128 rows of R; of packed codes times 2^9."""
     numbers = torch.arange(1.0, 31)
-    rows = torch.arange(5)
-    monkeypatch.setattr(hopper_results, "gl", SimpleNamespace(load=lambda at: numbers[at]))
-    scale = hopper_results.block_scale.fn
-    assert torch.equal(scale(0, 0, rows, 300, 3, 6, 5, 1, 0, 0), numbers.view(5, 6)[:, 3])
-    assert torch.equal(scale(0, 0, rows, 300, 3, 6, 5, 1, 1, 0), numbers.view(5, 6)[:, 3] * numbers[2 * 6 + 3])
-    assert torch.equal(scale(0, 0, rows, 300, 5, 6, 5, 2, 0, 9), numbers.view(6, 5)[2] * 512)
+    rows, sums = torch.arange(5), torch.randint(-99, 99, (5, 7))
+    load = SimpleNamespace(load=lambda at: numbers[at], float32=torch.float32)
+    monkeypatch.setattr(hopper_results, "gl", load)
+    monkeypatch.setattr(torch.Tensor, "expand_dims", torch.Tensor.unsqueeze, raising=False)
+    left, right = hopper_results.left_scale.fn, hopper_results.right_scale.fn
+    bl, br = left(0, rows, 3, 6, 1), right(0, 300, 3, 6, 1)
+    assert torch.equal(bl, numbers.view(5, 6)[:, 3])
+    assert br == numbers[2 * 6 + 3]
+    assert (left(0, rows, 3, 6, 0), right(0, 300, 3, 6, 0)) == (1.0, 1.0)
+    scaled = hopper_results.scaled.fn
+    assert torch.equal(scaled(sums, bl.clone(), 1.0, 1, 0, 0), sums * bl[:, None])
+    assert torch.equal(scaled(sums, bl.clone(), br, 1, 1, 0), sums * (bl * br)[:, None])
+    assert torch.equal(scaled(sums, 1.0, br, 0, 1, 0), sums * br)
+    assert torch.equal(scaled(sums, bl.clone(), 1.0, 2, 0, 9), sums * (512 * bl)[:, None])
+    assert torch.equal(scaled(sums, 1.0, 1.0, 0, 0, 9), sums)

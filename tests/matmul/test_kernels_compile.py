@@ -29,20 +29,16 @@ class _Hopper:
 def _waits(name: str, asm: dict[str, str]) -> None:
     """A kernel that begins before the one before it has ended reads packed and coded weights alone until it waits, that
     the cache need not keep, and nothing by `.nc`. Hopper's products have warps that do not wait themselves."""
-    if name == "multiply_narrow":
+    if name in ("multiply_narrow", "_multiply_on_hopper"):
         groups = re.split(r"\n +(?:default|partition\d)\b", asm["ttgir"])[1:]
         early = [re.findall(r"tt\.load|tt\.store|tma_copy\w+", one.split("griddepcontrol.wait")[0]) for one in groups]
         assert len(groups) == 4
         assert sum(map(bool, early)) <= 1
         assert {kind for kinds in early for kind in kinds} <= {"tma_copy_global_to_local"}
         return
-    before, wait, behind = asm["ttgir" if "hopper" in name or name == "_multiply_low_bit" else "ptx"].partition(
-        "griddepcontrol.wait"
-    )
+    before, wait, behind = asm["ttgir" if name == "_multiply_low_bit" else "ptx"].partition("griddepcontrol.wait")
     assert wait, f"{name} does not wait"
-    if name == "_multiply_on_hopper":
-        assert "warp_specialize" not in before
-    elif name == "_multiply_low_bit":
+    if name == "_multiply_low_bit":
         copies = [part.count("ttng.async_tma_copy_global_to_local") for part in (before, behind)]
         assert copies[0] in (3, 4)  # halves of a weight's tile, its scales, zeros if any
         assert copies[1] in (1, 2)  # tokens, of 256 in halves
@@ -50,6 +46,20 @@ def _waits(name: str, asm: dict[str, str]) -> None:
         early = re.findall(r"\b(?:ld|st|atom|red|cp)\.[\w.:]*global[\w.:]*", before)
         assert set(early) == ({"ld.global.L1::no_allocate.v4.b32"} if name == "_multiply_few" else set())
         assert "ld.global.nc" not in asm["ptx"]
+
+
+def _adds_while_it_multiplies(sass: str, loads: str = "") -> None:
+    """In the machine code of each group of warps whose sums leave the tensor cores: of the four products of a block,
+    four instructions each, the next one is asked for before one is waited for, and half of the sums at least are added
+    before the last wait. By then what the next block needs has been loaded, or asked for: packed words and their
+    scales, or scales of plain codes."""
+    loops = re.findall(r"(?s)[QI]GMMA.*?DEPBAR\.LE gsb0, 0x0", sass)
+    assert len(loops) == 2
+    for loop in loops:
+        steps = re.findall(r"[QI]GMMA|(?<=DEPBAR\.LE gsb0, 0x)\d", loop)
+        assert "".join(one if one in "01" else "P" for one in steps) == "PPPPPPPP11PPPP11PPPP110"
+        assert len(re.findall(r"FADD|FFMA", loop)) >= 64
+        assert not loads or len(re.findall(loads, loop)) >= 2
 
 
 @pytest.fixture
@@ -195,6 +205,8 @@ def test_products_of_many_codes_for_hopper(scheme: str, compiled: dict[str, Any]
     kernel = compiled["_multiply_on_hopper"]
     assert ("s32.s8.s8" if storage == torch.int8 else "f32.e4m3.e4m3") in kernel.asm["ptx"]
     assert kernel.metadata.shared <= HOPPER_SHARED
+    if storage != torch.int8 or "W4" in scheme:
+        _adds_while_it_multiplies(kernel.asm["sass"], "" if scheme == "FP8_DYNAMIC" else r"\bLDG\.")
 
 
 @pytest.mark.parametrize(
@@ -220,6 +232,8 @@ def test_products_of_many_codes_of_four_bits_for_hopper(scheme: str, sums: str, 
     assert "prmt" in kernel.asm["ptx"]
     assert "_add_parts" not in compiled  # splits of 8 blocks would be too short
     assert kernel.metadata.shared <= HOPPER_SHARED
+    if "group" in scheme:
+        _adds_while_it_multiplies(kernel.asm["sass"], r"\bLDS\b")
 
 
 @pytest.mark.parametrize(
@@ -330,7 +344,8 @@ def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ..
     ("tokens", "out", "kind", "width"),
     [
         (8, 14336, "int4", 256),
-        (9, 14336, "int4", 32),
+        (9, 14336, "int4", 16),
+        (17, 14336, "int4", 32),
         (32, 4096, "int4", 256),  # splits of 8 blocks
         (32, 1024, "int4 apart", 256),
         (33, 1024, "int4 apart", 64),

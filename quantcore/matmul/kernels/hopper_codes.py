@@ -10,8 +10,8 @@ reads its left operand from shared memory twice as often as that allows at full 
 of 256 rows would read.
 
 Integer sums stay in the tensor cores' registers, exact. Those of fp8, which the tensor cores cut, are taken out and
-added in float32 each 128 columns, where blocks have scales multiplied by them. Few tiles that are left for the end are
-shared by several programs each (`hopper_parts`).
+added in float32 each 128 columns, where blocks have scales multiplied by them (`hopper_apart`). Few tiles that are left
+for the end are shared by several programs each (`hopper_parts`).
 
 A weight of 4 bits is the left operand, too: it comes packed and is unpacked to bytes in registers (`hopper_unpack`), 16
 times its codes for integers of 8, 2^-9 times them for e4m3, and so are the sums. Its groups are whole blocks.
@@ -37,11 +37,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes, has_room
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
+from quantcore.matmul.kernels.hopper_apart import sums_apart
+from quantcore.matmul.kernels.hopper_bring import bring
 from quantcore.matmul.kernels.hopper_narrow import multiply_narrow, stages
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
-from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results, write
+from quantcore.matmul.kernels.hopper_results import left_scales, results, write
 from quantcore.matmul.kernels.hopper_tiles import CODES_US, WIDE, cut, width_for
-from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, HELD, INT8_POWER, WORDS, unpacked_codes, words_of
+from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, HELD, INT8_POWER, WORDS, operand_of, planes_of, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
@@ -51,35 +53,7 @@ from quantcore.numbers.kernels.triton_here import multiprocessors
 BLOCK_L, BLOCK_K = 128, 128
 MANY_TOKENS = 256  # from here on
 SOME_TOKENS = 65  # where blocks have scales, or the weight is packed
-MOST_FP8_TOKENS = 1024  # of a packed weight; beyond them writing it out is as quick, or quicker
 MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 bits and one of 8
-
-
-@gluon.jit
-def bring(
-    l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, whole, splits, PACKED: gl.constexpr,
-    BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr,
-    OVERLAP: gl.constexpr,
-):  # fmt: skip
-    tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
-    l_bytes: gl.constexpr = BLOCK_L * BLOCK_K // 2 if PACKED else BLOCK_L * BLOCK_K
-    step = 0
-    for piece in range(gl.program_id(0), whole + (tiles_r * tiles_l - whole) * splits, gl.num_programs(0)):
-        tile, begin, end = piece_of(piece, whole, splits, blocks)
-        pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
-        for block in range(begin, end):
-            stage = step % STAGES
-            came = full.index(stage)
-            mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
-            mbarrier.expect(came, l_bytes + BLOCK_R * BLOCK_K)
-            for half in gl.static_range(2):
-                row_l = pid_l * BLOCK_L + half * (BLOCK_L // 2)
-                row_r = pid_r * BLOCK_R + half * (BLOCK_R // 2)
-                at_l = [block * L + row_l, 0] if PACKED else [row_l, block * BLOCK_K]
-                tma.async_copy_global_to_shared(l_desc, at_l, came, l_bufs.index(2 * stage + half))
-                tma.async_copy_global_to_shared(r_desc, [row_r, block * BLOCK_K], came, r_bufs.index(2 * stage + half))
-            step += 1
-    let_next(OVERLAP)
 
 
 @gluon.jit
@@ -87,10 +61,10 @@ def _sum_up(
     tensors, SIDE: gl.constexpr, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
     BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
     R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr,
+    STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
-    l_bufs, r_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr = tensors[:12]
-    zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits = tensors[12:]
+    l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr = tensors[:12]
+    zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits = tensors[12:]
     half: gl.constexpr = BLOCK_L // 2
     rows: gl.constexpr = BLOCK_R // 2
     kind: gl.constexpr = gl.int32 if IS_INT else gl.float32
@@ -99,6 +73,7 @@ def _sum_up(
     operand: gl.constexpr = gl.DotOperandLayout(0, layout, 4)
     tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
     y_buf = y_bufs.index(SIDE)
+    after_last(OVERLAP)
     step = 0
     first = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
     second = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
@@ -107,44 +82,26 @@ def _sum_up(
         pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
         begin_l, begin_r = pid_l * BLOCK_L + SIDE * half, pid_r * BLOCK_R
         at_l = begin_l + gl.arange(0, half, gl.SliceLayout(1, layout))
-        row = gl.minimum(at_l, L - 1)
         if apart:
-            first = gl.zeros([half, rows], gl.float32, layout)
-            second = gl.zeros([half, rows], gl.float32, layout)
-        row_1, row_2 = gl.minimum(begin_r, R - 1), gl.minimum(begin_r + rows, R - 1)
-        if BL or BR:
-            scale_1 = block_scale(bl_ptr, br_ptr, row, row_1, begin, blocks, L, BL, BR, PACKED)
-            scale_2 = block_scale(bl_ptr, br_ptr, row, row_2, begin, blocks, L, BL, BR, PACKED)
-        for block in range(begin, end):
-            stage = step % STAGES
-            mbarrier.wait(full.index(stage), (step // STAGES) & 1)
-            if PACKED:
-                left = unpacked_codes(l_bufs.index(2 * stage + SIDE).load(HELD), operand, IS_INT)
-            else:
-                left = l_bufs.index(2 * stage + SIDE).load(operand)
-            one, two = r_bufs.index(2 * stage).permute([1, 0]), r_bufs.index(2 * stage + 1).permute([1, 0])
-            if apart:
-                none = gl.zeros([half, rows], kind, layout)
-                part = warpgroup_mma_wait(0, deps=(warpgroup_mma(left, one, none, use_acc=False, is_async=True),))
-                if BL or BR:
-                    first += part.to(gl.float32) * (scale_1.expand_dims(1) if BL else scale_1)
+            first, second, step = sums_apart(
+                l_bufs, r_bufs, s_bufs, full, empty, bl_ptr, br_ptr, begin_l, begin_r, R, L, step, begin, end, blocks,
+                SIDE, IS_INT, PACKED, BL, BR, STAGES, layout,
+            )  # fmt: skip
+        else:
+            for block in range(begin, end):
+                stage = step % STAGES
+                mbarrier.wait(full.index(stage), (step // STAGES) & 1)
+                if PACKED:
+                    sizes, signs = planes_of(l_bufs.index(2 * stage + SIDE).load(HELD), IS_INT)
+                    left = operand_of(sizes, signs, operand, IS_INT)
                 else:
-                    first += part
-                part = warpgroup_mma_wait(0, deps=(warpgroup_mma(left, two, none, use_acc=False, is_async=True),))
-                mbarrier.arrive(empty.index(stage), count=1)
-                if BL or BR:
-                    second += part.to(gl.float32) * (scale_2.expand_dims(1) if BL else scale_2)
-                    then = gl.minimum(block + 1, blocks - 1)
-                    scale_1 = block_scale(bl_ptr, br_ptr, row, row_1, then, blocks, L, BL, BR, PACKED)
-                    scale_2 = block_scale(bl_ptr, br_ptr, row, row_2, then, blocks, L, BL, BR, PACKED)
-                else:
-                    second += part
-            else:
+                    left = l_bufs.index(2 * stage + SIDE).load(operand)
+                one, two = r_bufs.index(2 * stage).permute([1, 0]), r_bufs.index(2 * stage + 1).permute([1, 0])
                 doing = warpgroup_mma(left, one, first, use_acc=block > begin, is_async=True)
                 doing_too = warpgroup_mma(left, two, second, use_acc=block > begin, is_async=True)
                 first, second = warpgroup_mma_wait(0, deps=(doing, doing_too))
                 mbarrier.arrive(empty.index(stage), count=1)
-            step += 1
+                step += 1
         if SPLIT and piece >= whole:
             row_part = (piece - whole) * BLOCK_L + SIDE * half
             keep_part(parts_ptr, first, row_part, 0, BLOCK_R)
@@ -167,39 +124,45 @@ def _multiply_on_hopper(
     R, L, K, whole, splits, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
     BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
     R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
+    STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, EARLY: gl.constexpr, OVERLAP: gl.constexpr,
+    num_warps: gl.constexpr,
 ):  # fmt: skip
     l_bufs = gl.allocate_shared_memory(l_desc.dtype, [2 * STAGES] + l_desc.block_shape, l_desc.layout)
     r_bufs = gl.allocate_shared_memory(r_desc.dtype, [2 * STAGES] + r_desc.block_shape, r_desc.layout)
+    s_bufs = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_L], bl_ptr.layout) if PACKED and BL else l_bufs
     y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2] + y_desc.block_shape, y_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(full.index(stage), count=2)
         mbarrier.init(empty.index(stage), count=2)
     fence_async_shared()
-    after_last(OVERLAP)
     tensors = (
-        l_bufs, r_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr,
-        l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits,
+        l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr,
+        zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits,
     )  # fmt: skip
     gl.warp_specialize(
         [
             (_sum_up, (
                 tensors, gl.constexpr(0), SPLIT, IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS,
-                BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN,
+                BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN, OVERLAP,
             )),
             (_sum_up, (
                 tensors, gl.constexpr(1), SPLIT, IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS,
-                BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN,
+                BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN, OVERLAP,
             )),
             (bring, (
-                l_desc, r_desc, l_bufs, r_bufs, full, empty, R, L, K, whole, splits, PACKED, BLOCK_R, BLOCK_L, BLOCK_K,
-                STAGES, GROUP, OVERLAP,
+                l_desc, l_bufs, bl_ptr, s_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(True), PACKED,
+                BL if PACKED else 0, EARLY and TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, OVERLAP,
+            )),
+            (bring, (
+                r_desc, r_bufs, r_desc, r_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(False),
+                gl.constexpr(0), gl.constexpr(0), EARLY and not TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP,
+                OVERLAP,
             )),
         ],
-        [4, 1],  # warps of the second group, and one that brings
-        [232, 40],  # registers a thread of theirs; the first group has what is left
+        [4, 1, 1],  # warps of the second group, and those that bring
+        [232, 40, 40],  # registers a thread of theirs; the first group has what is left
     )  # fmt: skip
 
 
@@ -252,7 +215,6 @@ def takes_packed(x: Tensor, codes: torch.dtype, weight: LowBitWeight, dtype: tor
         and weight.zero_point is None
         and (weight.group >= width or weight.group % BLOCK_K == 0)
         and width <= MOST_COLUMNS
-        and (codes == torch.int8 or tokens <= MOST_FP8_TOKENS)
         and _fits(x, out, dtype)
         and (
             _width(x, out, _packed_kind(codes, weight)) < WIDE
@@ -380,20 +342,21 @@ def _multiply(
         "EVEN": right.is_even(block_r, None if turned else bias),
         **overlapping(y.device),
     }  # fmt: skip
-    kernel, box, more = _multiply_on_hopper, block_r // 2, {"STAGES": 4}
-    if block_r < WIDE:
-        kernel, box = multiply_narrow, block_r
-        more = {"STAGES": stages(BLOCK_L, block_r, BLOCK_K, packed != 0, bl is not None), "EARLY": early}
-    scales = described_flat(bl, BLOCK_L) if bl is not None and packed and block_r < WIDE else bl
+    narrow, scales = block_r < WIDE, bl
+    kernel, box = (multiply_narrow, block_r) if narrow else (_multiply_on_hopper, block_r // 2)
+    held = stages(BLOCK_L, block_r, BLOCK_K, packed != 0, bl is not None) if narrow else 4
+    if packed and bl is not None:
+        scales = described_flat(bl, BLOCK_L)
     half = BLOCK_L // 2
     launch(
         kernel, (min(share.pieces, share.programs),),
         described(left.codes, [half, WORDS if packed else BLOCK_K]), described(right.codes, [box, BLOCK_K]),
         described(y, [box, half] if turned else [half, box]), parts, scales, br, *of_rows, width, whole, splits,
-        SPLIT=splits > 1, IS_INT=is_int, BL=0 if bl is None else each, BR=br is not None, BLOCK_K=BLOCK_K, **more,
-        **constants,
+        SPLIT=splits > 1, IS_INT=is_int, BL=0 if bl is None else each, BR=br is not None, BLOCK_K=BLOCK_K, STAGES=held,
+        EARLY=early, **constants,
     )  # fmt: skip
     if parts is not None:
-        grid = share.tiles - whole, BLOCK_L // 64, block_r // 32
-        launch(_add_parts, grid, parts, y, *of_rows, whole, splits, ROWS=64, COLUMNS=32, **constants)
+        columns = min(32, block_r)
+        grid = share.tiles - whole, BLOCK_L // 64, block_r // columns
+        launch(_add_parts, grid, parts, y, *of_rows, whole, splits, ROWS=64, COLUMNS=columns, **constants)
     return y

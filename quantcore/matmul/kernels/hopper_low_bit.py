@@ -46,7 +46,7 @@ from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
-STAGES = {32: 8, 64: 4, 128: 4, 256: 4}  # blocks of the weight in shared memory, by a tile's tokens
+STAGES = {16: 8, 32: 8, 64: 4, 128: 4, 256: 4}  # blocks of the weight in shared memory, by a tile's tokens
 FEWEST_TOKENS = 9  # fewer are multiplied quicker without tiles, by `few_tokens_matmul`
 HALF_STAGES = gl.constexpr(5)  # half blocks of 256 tokens, of which no more fit; of fewer a block comes as one
 

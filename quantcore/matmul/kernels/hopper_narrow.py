@@ -22,11 +22,20 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from quantcore.matmul.kernels.hopper_bring import bring, words_of_block
 from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of
-from quantcore.matmul.kernels.hopper_results import block_scale, left_scales, results, write
-from quantcore.matmul.kernels.hopper_unpack import HELD, unpacked_codes
+from quantcore.matmul.kernels.hopper_results import (
+    asked_for,
+    left_scale,
+    left_scales,
+    results,
+    right_scale,
+    scaled,
+    write,
+)
+from quantcore.matmul.kernels.hopper_unpack import operand_of, planes_of
 from quantcore.matmul.kernels.tile_order import place
-from quantcore.numbers.kernels.overlap import after_last, let_next
+from quantcore.numbers.kernels.overlap import after_last
 
 STAGES_BYTES = 192 * 1024  # of a program; beside them lies a tile of results, 32 KB at most
 
@@ -36,57 +45,6 @@ def stages(block_l: int, block_r: int, block_k: int, packed: bool, grouped: bool
     No other program fits beside one of these in any case: it has all registers."""
     stage = (block_l // 2 if packed else block_l) * block_k + block_r * block_k
     return STAGES_BYTES // (2 * stage if packed and (grouped or 2 * block_r <= block_l) else stage)
-
-
-@gluon.jit
-def bring(
-    desc, bufs, s_desc, s_bufs, full, empty, R, L, K, whole, splits, LEFT: gl.constexpr, PACKED: gl.constexpr,
-    BLOCKS: gl.constexpr, EARLY: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
-):  # fmt: skip
-    """One operand, and its groups' scales, of so many BLOCKS each; with EARLY from before the kernel before this one
-    has ended."""
-    tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
-    boxes: gl.constexpr = 2 if LEFT else 1
-    rows: gl.constexpr = BLOCK_L // 2 if LEFT else BLOCK_R
-    if not EARLY:
-        after_last(OVERLAP)
-    step = 0
-    for piece in range(gl.program_id(0), whole + (tiles_r * tiles_l - whole) * splits, gl.num_programs(0)):
-        tile, begin, end = piece_of(piece, whole, splits, blocks)
-        pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
-        first = (pid_l if LEFT else pid_r) * (boxes * rows)
-        for block in range(begin, end):
-            stage = step % STAGES
-            came = full.index(stage)
-            mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
-            scales: gl.constexpr = 4 * BLOCK_L if BLOCKS else 0
-            mbarrier.expect(came, boxes * rows * (BLOCK_K // 2 if PACKED else BLOCK_K) + scales)
-            if BLOCKS:
-                tma.async_copy_global_to_shared(s_desc, [block // BLOCKS * L + first], came, s_bufs.index(stage))
-            for box in gl.static_range(boxes):
-                row = first + box * rows
-                at = [block * L + row, 0] if PACKED else [row, block * BLOCK_K]
-                tma.async_copy_global_to_shared(desc, at, came, bufs.index(boxes * stage + box))
-            step += 1
-    if not EARLY:
-        let_next(OVERLAP)
-
-
-@gluon.jit
-def _words_of(
-    l_bufs, s_bufs, full, step, wanted, SIDE: gl.constexpr, GROUPED: gl.constexpr, STAGES: gl.constexpr,
-    layout: gl.constexpr,
-):  # fmt: skip
-    """Of a block, with its scales; where it is not wanted, whatever lies there."""
-    stage = step % STAGES
-    mbarrier.wait(full.index(stage), (step // STAGES) & 1, pred=wanted)
-    words = l_bufs.index(2 * stage + SIDE).load(HELD)
-    if GROUPED:
-        half: gl.constexpr = s_bufs.shape[1] // 2
-        return words, s_bufs.index(stage).slice(SIDE * half, half).load(gl.SliceLayout(1, layout))
-    else:
-        return words, 1.0
 
 
 @gluon.jit
@@ -117,13 +75,15 @@ def _sum_up(
         sl = left_scales(sl_ptr, at_l, L, SL)
         sums = gl.zeros([half, BLOCK_R], gl.float32 if apart else kind, layout)
         if PACKED:
-            words, scale = _words_of(l_bufs, s_bufs, full, step, True, SIDE, grouped, STAGES, layout)
-        elif BL or BR:
-            scale = block_scale(bl_ptr, br_ptr, row_l, row_r, begin, blocks, L, BL, BR, PACKED)
+            words, bl = words_of_block(l_bufs, s_bufs, full, step, True, SIDE, grouped, STAGES, layout)
+        else:
+            bl = left_scale(bl_ptr, row_l, begin, blocks, BL)
+        br = right_scale(br_ptr, row_r, begin, blocks, BR)
         for block in range(begin, end):
-            stage = step % STAGES
+            stage, then = step % STAGES, gl.minimum(block + 1, blocks - 1)
             if PACKED:
-                left = unpacked_codes(words, operand, IS_INT)
+                sizes, signs = planes_of(words, IS_INT)
+                left = operand_of(sizes, signs, operand, IS_INT)
             else:
                 mbarrier.wait(full.index(stage), (step // STAGES) & 1)
                 left = l_bufs.index(2 * stage + SIDE)
@@ -134,21 +94,22 @@ def _sum_up(
                 doing = warpgroup_mma(left, right, none, use_acc=False, is_async=True)
             else:
                 doing = warpgroup_mma(left, right, sums, use_acc=block > begin, is_async=True)
+            br_then = right_scale(br_ptr, row_r, then, blocks, BR)
             if PACKED:
-                of_block = scale
-                words, scale = _words_of(l_bufs, s_bufs, full, step, block + 1 < end, SIDE, grouped, STAGES, layout)
+                words, bl_then = words_of_block(
+                    l_bufs, s_bufs, full, step, block + 1 < end, SIDE, grouped, STAGES, layout
+                )  # fmt: skip
+            elif BL:
+                bl_then = asked_for(left_scale(bl_ptr, row_l, then, blocks, BL))
+            else:
+                bl_then = 1.0
             part = warpgroup_mma_wait(0, deps=(doing,))
             mbarrier.arrive(empty.index(stage), count=1)
-            if grouped:
-                sums += part.to(gl.float32) * (of_block * 2.0**PACKED).expand_dims(1)
-            elif BL or BR:
-                sums += part.to(gl.float32) * (scale.expand_dims(1) if BL else scale)
-                then = gl.minimum(block + 1, blocks - 1)
-                scale = block_scale(bl_ptr, br_ptr, row_l, row_r, then, blocks, L, BL, BR, PACKED)
-            elif apart:
-                sums += part
+            if apart:
+                sums += scaled(part, bl, br, BL, BR, PACKED)
             else:
                 sums = part
+            bl, br = bl_then, br_then
         if SPLIT and piece >= whole:
             keep_part(parts_ptr, sums, (piece - whole) * BLOCK_L + SIDE * half, 0, BLOCK_R)
         else:

@@ -56,16 +56,39 @@ def _of_right(place, at_r, R, EVEN: tl.constexpr):
 
 
 @gluon.jit
-def block_scale(
-    bl_ptr, br_ptr, at_l, at_r, block, blocks, L, BL: gl.constexpr, BR: gl.constexpr, PACKED: gl.constexpr
-):  # fmt: skip
-    """Of 128 columns: bl of each at_l, times br of the 128 rows that at_r is of. Packed codes have theirs by groups, of
-    BL blocks each; they are taken times what one of an unpacked code is worth."""
+def left_scale(bl_ptr, at_l, block, blocks, BL: gl.constexpr):
+    """Of a block of 128 columns, for each at_l."""
+    return gl.load(bl_ptr + at_l * blocks + block) if BL else 1.0
+
+
+@gluon.jit
+def right_scale(br_ptr, at_r, block, blocks, BR: gl.constexpr):
+    """Of a block, for the 128 rows that at_r is of."""
+    return gl.load(br_ptr + (at_r // 128) * blocks + block) if BR else 1.0
+
+
+@gluon.jit
+def asked_for(scale):
+    """Scales whose loads have been issued: ptxas moves none over a barrier of a warp, and would issue them where the
+    next block waits for them."""
+    return gl.inline_asm_elementwise(
+        "bar.warp.sync 0xffffffff; mov.b32 $0, $2; mov.b32 $1, $3;", "=r,=r,r,r", [scale], dtype=gl.float32,
+        is_pure=False, pack=2,
+    )  # fmt: skip
+
+
+@gluon.jit
+def scaled(part, bl, br, BL: gl.constexpr, BR: gl.constexpr, PACKED: gl.constexpr):
+    """A block's sums times its scales, in float32; those of packed codes count what one of an unpacked code is worth.
+    Nothing is done with scales before: a thread would wait for them there."""
     if PACKED and BL:
-        scale = gl.load(bl_ptr + (block // BL) * L + at_l) * 2.0**PACKED
+        bl *= 2.0**PACKED
+    if BL:
+        return part.to(gl.float32) * (bl * br if BR else bl).expand_dims(1)
+    elif BR:
+        return part.to(gl.float32) * br
     else:
-        scale = gl.load(bl_ptr + at_l * blocks + block) if BL else 1.0
-    return scale * gl.load(br_ptr + (at_r // 128) * blocks + block) if BR else scale
+        return part
 
 
 @gluon.jit

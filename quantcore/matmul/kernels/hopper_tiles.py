@@ -20,12 +20,18 @@ TEAM_TOKENS = 32  # up to here two teams, and splits twice as long
 SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles for few tokens
 MIDDLE_TOKENS = 1024  # up to here tiles of at most 128 tokens are quicker than those of 256
-BLOCK_US = {32: 0.29, 64: 0.4, 128: 0.62, 256: 1.42}  # what one takes of a tile of `hopper_low_bit`
-NARROWEST, NARROW, WIDE = 32, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_codes`
+BLOCK_US = {16: 0.27, 32: 0.29, 64: 0.4, 128: 0.62, 256: 1.42}  # what one takes of a tile of `hopper_low_bit`
+NARROWEST, NARROW, WIDE = 16, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_codes`
 # Tokens with which narrow tiles may be the quickest, by the weight's codes; "apart": a block's sums leave
 # the tensor cores.
 NARROW_FROM = {"int4": 9, "int4 apart": 9, "int8": 33, "fp8": 33, "blocks": 17}
-CODES_US = {32: 0.26, 64: 0.26, 128: 0.37, 256: 0.72}  # what a block of a tile of codes takes, by its rows of R
+CODES_US = {
+    16: 0.24,
+    32: 0.26,
+    64: 0.26,
+    128: 0.37,
+    256: 0.72,
+}  # what a block of a tile of codes takes, by its rows of R
 SCALED_US = {128: 0.52, 256: 0.92}  # the same where a block's sums leave the tensor cores
 ADD_US = 3.0  # what adding parts takes at least
 PARTS_BYTES_US = 4e6  # bytes of parts that are written, or read, in a microsecond

@@ -3,7 +3,7 @@ lane unpacks is what it multiplies.
 
 To bf16: c = (u - 8 - zero) STEP, u the stored code + 8; bare, or times a scale of two bf16. To int8: four neighbouring
 columns in a register, 16 (u - 8) in a byte. To e4m3: likewise, 2^-9 (u - 8); its bytes 0 to 15 are so many 2^-9, with
-128 added where they are negative.
+128 added where they are negative. This goes in two steps: what planes share is done for two at once, and before.
 """
 
 from __future__ import annotations
@@ -35,22 +35,38 @@ PLANE_0, PLANE_1, PLANE_2, PLANE_3 = (gl.constexpr(_to_bf16(plane, True)) for pl
 BARE_0, BARE_1, BARE_2, BARE_3 = (gl.constexpr(_to_bf16(plane, False)) for plane in range(4))
 
 
+def _halves(high: bool) -> str:
+    """Planes 0 and 1, or 2 and 3, of four neighbouring columns, their words in $4 and $5, in halves of t's bytes."""
+    return f"prmt.b32 t, $4, $5, {'0x7531' if high else '0x6420'};"
+
+
+def _fp8_parts(high: bool) -> str:
+    """Of planes as `_halves` has them, |u - 8| in $0, or $1 of the high ones, and 8 where it is negative in $2, or $3.
+    Where it is, e is 1, and |u - 8| is u ^ 7 plus 1; else u ^ 8."""
+    sizes, signs = ("$1", "$3") if high else ("$0", "$2")
+    sign = f"lop3.b32 {signs}, t, 0x88888888, 0, 0x0C; shr.u32 e, {signs}, 3; mul.lo.u32 f, e, 15;"
+    return f"{_halves(high)} {sign} lop3.b32 t, t, 0x88888888, f, 0x96; add.u32 {sizes}, t, e;"
+
+
+INT8_PARTS = gl.constexpr(
+    f"{{ .reg .b32 t; {_halves(False)} mov.b32 $0, t; mov.b32 $2, t; {_halves(True)} mov.b32 $1, t; mov.b32 $3, t; }}"
+)
+FP8_PARTS = gl.constexpr(f"{{ .reg .b32 t, e, f; {_fp8_parts(False)} {_fp8_parts(True)} }}")
+
+
 def _to_int8(plane: int) -> str:
-    """Plane `plane` of four neighbouring columns, their words in the halves of $1 and $3, as four codes of 8 bits in
-    $0: 16 (u - 8)."""
-    halves = f"prmt.b32 t, $1, $3, {'0x6420' if plane < 2 else '0x7531'};"
-    up = "shl.b32 t, t, 4;" if plane % 2 == 0 else ""
-    return f"{{ .reg .b32 t; {halves} {up} lop3.b32 $0, t, 0xF0F0F0F0, 0x80808080, 0x6A; }}"
+    """Plane `plane`, of $1 or $3, as four codes in $0."""
+    halves = "$1" if plane < 2 else "$3"
+    up = f"shl.b32 t, {halves}, 4;" if plane % 2 == 0 else f"mov.b32 t, {halves};"
+    return f"{{ .reg .b32 t; {up} lop3.b32 $0, t, 0xF0F0F0F0, 0x80808080, 0x6A; }}"
 
 
 def _to_fp8(plane: int) -> str:
-    """The same as e4m3: 2^-9 (u - 8). First both planes of a byte to magnitudes: where u - 8 is negative, s is 8 and e
-    is 1, u ^ 7 plus 1; else u ^ 8. Then one of them, and s to the sign. What two planes share ptxas does once."""
-    halves = f"prmt.b32 t, $1, $3, {'0x6420' if plane < 2 else '0x7531'};"
-    signs = "lop3.b32 s, t, 0x88888888, 0, 0x0C; shr.u32 e, s, 3; mul.lo.u32 f, e, 15;"
-    sizes = "lop3.b32 t, t, 0x88888888, f, 0x96; add.u32 t, t, e;"
-    move = "shr.u32 t, t, 4;" if plane % 2 else "shl.b32 s, s, 4;"
-    return f"{{ .reg .b32 t, s, e, f; {halves} {signs} {sizes} {move} lop3.b32 $0, 0x0F0F0F0F, t, s, 0xCA; }}"
+    """The same: sizes in $1 or $3, signs in $5 or $7."""
+    sizes, signs = ("$1", "$5") if plane < 2 else ("$3", "$7")
+    if plane % 2:
+        return f"{{ .reg .b32 t; shr.u32 t, {sizes}, 4; lop3.b32 $0, 0x0F0F0F0F, t, {signs}, 0xCA; }}"
+    return f"{{ .reg .b32 s; shl.b32 s, {signs}, 4; lop3.b32 $0, 0x0F0F0F0F, {sizes}, s, 0xCA; }}"
 
 
 CODES_0, CODES_1, CODES_2, CODES_3 = (gl.constexpr(_to_int8(plane)) for plane in range(4))
@@ -116,19 +132,32 @@ def twice(value):
 
 
 @gluon.jit
-def _codes(words, INT8: gl.constexpr, FP8: gl.constexpr, IS_INT: gl.constexpr):
-    if IS_INT:
-        return gl.inline_asm_elementwise(INT8, "=r,r,r,r,r", [words], dtype=gl.int8, is_pure=True, pack=4)
-    else:
-        return gl.inline_asm_elementwise(FP8, "=r,r,r,r,r", [words], dtype=gl.float8e4nv, is_pure=True, pack=4)
+def planes_of(words, IS_INT: gl.constexpr):
+    """Of words (64, 16), laid out as HELD: sizes and signs as `operand_of` takes them, two planes in a register."""
+    return gl.inline_asm_elementwise(
+        INT8_PARTS if IS_INT else FP8_PARTS, "=r,=r,=r,=r,r,r", [words], dtype=(gl.int32, gl.int32), is_pure=True,
+        pack=2,
+    )  # fmt: skip
 
 
 @gluon.jit
-def unpacked_codes(words, operand: gl.constexpr, IS_INT: gl.constexpr):
-    """Codes (64, 128) of int8 or e4m3, laid out as an `operand`, of words (64, 16), laid out as HELD: 2^-INT8_POWER
-    or 2^-FP8_POWER times those of 4 bits."""
-    twice = gl.join(words, words).reshape([64, 32])
-    low = gl.join(_codes(twice, CODES_0, FP8_0, IS_INT), _codes(twice, CODES_1, FP8_1, IS_INT))
-    high = gl.join(_codes(twice, CODES_2, FP8_2, IS_INT), _codes(twice, CODES_3, FP8_3, IS_INT))
-    codes = gl.join(low, high).permute([0, 3, 2, 1]).reshape([64, 128])
+def _codes(sizes, signs, INT8: gl.constexpr, FP8: gl.constexpr, IS_INT: gl.constexpr):
+    if IS_INT:
+        return gl.inline_asm_elementwise(INT8, "=r,r,r,r,r", [sizes], dtype=gl.int8, is_pure=True, pack=4)
+    else:
+        return gl.inline_asm_elementwise(
+            FP8, "=r,r,r,r,r,r,r,r,r", [sizes, signs], dtype=gl.float8e4nv, is_pure=True, pack=4
+        )
+
+
+@gluon.jit
+def operand_of(sizes, signs, operand: gl.constexpr, IS_INT: gl.constexpr):
+    """Codes (64, 128) of int8 or e4m3, laid out as an `operand`: 2^-INT8_POWER or 2^-FP8_POWER times those of 4
+    bits."""
+    sizes, signs = gl.join(sizes, sizes).reshape([64, 32]), gl.join(signs, signs).reshape([64, 32])
+    one = _codes(sizes, signs, CODES_0, FP8_0, IS_INT)
+    two = _codes(sizes, signs, CODES_1, FP8_1, IS_INT)
+    three = _codes(sizes, signs, CODES_2, FP8_2, IS_INT)
+    four = _codes(sizes, signs, CODES_3, FP8_3, IS_INT)
+    codes = gl.join(gl.join(one, two), gl.join(three, four)).permute([0, 3, 2, 1]).reshape([64, 128])
     return gl.convert_layout(codes, operand, assert_trivial=True)

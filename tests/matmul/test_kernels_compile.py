@@ -350,7 +350,9 @@ def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ..
         (32, 1024, "int4 apart", 256),
         (33, 1024, "int4 apart", 64),
         (33, 28672, "int4", 64),
-        (64, 14336, "int8", 256),
+        (64, 14336, "int8", 64),
+        (64, 14336, "fp8", 256),
+        (64, 4096, "fp8", 64),
         (64, 4096, "int8", 64),
         (100, 28672, "int8", 128),
         (256, 14336, "int8", 256),  # 112 tiles that are wide, 224 narrow ones on 132 multiprocessors

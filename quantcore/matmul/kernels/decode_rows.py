@@ -98,8 +98,8 @@ def _norm_rows(
     columns = tl.arange(0, BLOCK)
     inside = columns < width
     dtype: tl.constexpr = h_ptr.dtype.element_ty
-    after_last(OVERLAP)
     let_next_early(OVERLAP)
+    after_last(OVERLAP)
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(h_ptr + row * width + columns, mask=inside, other=0.0)
     if MORE:
@@ -121,8 +121,8 @@ def _gate_rows(
     both_ptr, y_ptr, codes_ptr, scale_ptr, width, padded, half_range, qmin, qmax,
     CODES: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    after_last(OVERLAP)
     let_next_early(OVERLAP)
+    after_last(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width

@@ -69,7 +69,7 @@ def width_for(tokens: int, out: int, blocks: int, kind: str, programs: int) -> i
     """Rows of R in the tiles of codes that are the quickest. Narrow ones of tokens have room for all of them, where
     that is not too many; those of a weight whose blocks have scales are of one block's rows."""
     rows, columns = triton.cdiv(out, BLOCK_N), triton.cdiv(tokens, BLOCK_N)
-    few = kind in ("int8", "fp8") and tokens <= NARROW // 2  # other kernels are as quick, unless tiles are split
+    few = kind == "fp8" and tokens <= NARROW // 2  # torch's product is as quick, unless tiles are split
     if tokens < NARROW_FROM[kind] or (few and 4 * rows > programs):
         return WIDE
     if kind.startswith("int4") and _is_little(tokens, out, blocks, programs):

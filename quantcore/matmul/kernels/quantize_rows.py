@@ -129,8 +129,8 @@ def as_code(value, dtype: tl.constexpr, FLOAT: tl.constexpr, SOFT: tl.constexpr)
 
 @triton.jit
 def _range_parts(x_ptr, lo_ptr, hi_ptr, count, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
-    after_last(OVERLAP)
     let_next_early(OVERLAP)
+    after_last(OVERLAP)
     part = tl.program_id(0).to(tl.int64)
     high, low = tl.zeros([BLOCK], tl.int32), tl.zeros([BLOCK], tl.uint32)
     for start in range(part * BLOCK, count, tl.num_programs(0) * BLOCK):
@@ -184,8 +184,8 @@ def _quantize_rows(
     PARTS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    after_last(OVERLAP)
     let_next_early(OVERLAP)
+    after_last(OVERLAP)
     row = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)  # what was written or read last is in the cache
     x_ptr += row * width
     codes_ptr += row * padded
@@ -248,8 +248,8 @@ def _quantize_groups(
     GROUPS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    after_last(OVERLAP)
     let_next_early(OVERLAP)
+    after_last(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     at = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]

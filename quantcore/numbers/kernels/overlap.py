@@ -54,6 +54,8 @@ def let_next(OVERLAP: tl.constexpr):
 @triton.jit
 def let_next_early(OVERLAP: tl.constexpr):
     """`let_next` at once, where programs are short and no more than SOME: the next kernel gets ready meanwhile, and
-    asks for its weight (256 tokens' codes, then their product: 31.5 us for 33)."""
+    asks for its weight (256 tokens' codes, then their product: 31.5 us for 33). Before `after_last`, for the next one
+    waits until this one has ended, and so for all before it (64 tokens' codes, then FP8_BLOCK's product: 22.6 us for
+    23.5)."""
     if OVERLAP and tl.num_programs(0) * tl.num_programs(1) <= SOME:
         gdc_launch_dependents()

@@ -216,7 +216,7 @@ def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, shape: tuple[i
     assert torch.allclose(y.double(), expected, rtol=2**-10, atol=1e-3)
 
 
-@pytest.mark.parametrize("tile", [(32, 2, 2, 4), (32, 2, 3, 8), (32, 1, 3, 0), (64, 1, 1, 0)])
+@pytest.mark.parametrize("tile", [(16, 2, 2, 4), (32, 2, 3, 8), (32, 1, 3, 0), (64, 1, 1, 0)])
 def test_parts_of_hopper_s_product_of_four_bits(
     monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int, int]
 ) -> None:
@@ -235,7 +235,7 @@ def test_parts_of_hopper_s_product_of_four_bits(
 
 @pytest.mark.parametrize("packed", ["", "channel int8", "channel fp8_e4m3", "group128 fp8_e4m3"])
 @pytest.mark.parametrize(
-    ("width", "share"), [(256, (1, 0)), (256, (2, 1)), (256, (3, 4)), (128, (3, 7)), (64, (1, 0)), (32, (2, 0))]
+    ("width", "share"), [(256, (1, 0)), (256, (2, 1)), (256, (3, 4)), (128, (3, 7)), (64, (1, 0)), (16, (3, 1))]
 )
 def test_parts_of_hopper_s_product_of_codes(
     monkeypatch: pytest.MonkeyPatch, width: int, share: tuple[int, int], packed: str

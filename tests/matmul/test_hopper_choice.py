@@ -163,8 +163,8 @@ def test_a_block_s_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     assert br == numbers[2 * 6 + 3]
     assert (left(0, rows, 3, 6, 0), right(0, 300, 3, 6, 0)) == (1.0, 1.0)
     scaled = hopper_results.scaled.fn
-    assert torch.equal(scaled(sums, bl.clone(), 1.0, 1, 0, 0), sums * bl[:, None])
-    assert torch.equal(scaled(sums, bl.clone(), br, 1, 1, 0), sums * (bl * br)[:, None])
+    assert torch.equal(scaled(sums, bl, 1.0, 1, 0, 0), sums * bl[:, None])
+    assert torch.equal(scaled(sums, bl, br, 1, 1, 0), sums * (bl * br)[:, None])
     assert torch.equal(scaled(sums, 1.0, br, 0, 1, 0), sums * br)
-    assert torch.equal(scaled(sums, bl.clone(), 1.0, 2, 0, 9), sums * (512 * bl)[:, None])
+    assert torch.equal(scaled(sums, bl, 1.0, 2, 0, 9), sums * (512 * bl)[:, None])
     assert torch.equal(scaled(sums, 1.0, 1.0, 0, 0, 9), sums)

@@ -82,7 +82,7 @@ def scaled(part, bl, br, BL: gl.constexpr, BR: gl.constexpr, PACKED: gl.constexp
     """A block's sums times its scales, in float32; those of packed codes count what one of an unpacked code is worth.
     Nothing is done with scales before: a thread would wait for them there."""
     if PACKED and BL:
-        bl *= 2.0**PACKED
+        bl = bl * 2.0**PACKED
     if BL:
         return part.to(gl.float32) * (bl * br if BR else bl).expand_dims(1)
     elif BR:

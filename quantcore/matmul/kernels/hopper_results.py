@@ -72,7 +72,7 @@ def asked_for(scale):
     """Scales whose loads have been issued: ptxas moves none over a barrier of a warp, and would issue them where the
     next block waits for them."""
     return gl.inline_asm_elementwise(
-        "bar.warp.sync 0xffffffff; mov.b32 $0, $2; mov.b32 $1, $3;", "=r,=r,r,r", [scale], dtype=gl.float32,
+        "bar.warp.sync 0xffffffff; mov.b32 $0, $2; mov.b32 $1, $3;", "=&r,=&r,r,r", [scale], dtype=gl.float32,
         is_pure=False, pack=2,
     )  # fmt: skip
 

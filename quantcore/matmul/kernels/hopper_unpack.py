@@ -135,7 +135,7 @@ def twice(value):
 def planes_of(words, IS_INT: gl.constexpr):
     """Of words (64, 16), laid out as HELD: sizes and signs as `operand_of` takes them, two planes in a register."""
     return gl.inline_asm_elementwise(
-        INT8_PARTS if IS_INT else FP8_PARTS, "=r,=r,=r,=r,r,r", [words], dtype=(gl.int32, gl.int32), is_pure=True,
+        INT8_PARTS if IS_INT else FP8_PARTS, "=&r,=&r,=&r,=&r,r,r", [words], dtype=(gl.int32, gl.int32), is_pure=True,
         pack=2,
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """What the products written for Hopper's tensor cores share.
 
-A program is one multiprocessor's: a warp or two ask the bulk copy engine for tiles of the operands, two groups of four
+A program is one multiprocessor's: two warps ask the bulk copy engine for tiles of the operands, two groups of four
 warps multiply, 64 rows of a tile each. Barriers in shared memory count the bytes that have come and the groups that are
 done with them, so neither group waits for the other: while one unpacks, scales or stores, the tensor cores work for the
 other. Written in Gluon, where one says what each warp does and waits for; Triton's own compiler lets all warps of a

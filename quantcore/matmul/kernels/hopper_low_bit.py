@@ -1,7 +1,7 @@
 """bf16 tokens times codes of at most 4 bits, on Hopper: the product of `low_bit_matmul`, on the layout of
 `low_bit_weight`.
 
-A tile is 128 rows of the weight x 32 to 256 tokens, and the weight is the left operand, which a warp may hold in
+A tile is 128 rows of the weight x 16 to 256 tokens, and the weight is the left operand, which a warp may hold in
 registers: each lane reads its words of a block, unpacks a plane of each to pairs of neighbouring columns, and that is
 the operand of the instruction, as it stands. No unpacked weight moves between threads, nor through shared memory.
 

@@ -1,9 +1,9 @@
 """Codes times codes for up to a few hundred tokens, on Hopper: the product of `hopper_codes` in narrow tiles.
 
-A tile is 128 of L x 32, 64 or 128 of R, 128 columns at a time. L is the weight, and of R a tile holds as many as there
-are tokens, so nothing is multiplied in vain; where blocks of both sides have scales R is the weight, 128 rows a tile,
-as in wide tiles. What is slow is the way of the weight from memory, so stages are as many as shared memory holds, and a
-warp asks for weights before the kernel before this one has ended, where nobody writes them meanwhile.
+A tile is 128 of L x 16, 32, 64 or 128 of R, 128 columns at a time. L is the weight, and of R a tile holds as many as
+there are tokens, so nothing is multiplied in vain; where blocks of both sides have scales R is the weight, 128 rows a
+tile, as in wide tiles. What is slow is the way of the weight from memory, so stages are as many as shared memory holds,
+and a warp asks for weights before the kernel before this one has ended, where nobody writes them meanwhile.
 
 Packed words are read a block ahead, while the tensor cores multiply; a stage is let go when all that was read of it has
 been multiplied. Sums are kept as in wide tiles: those of integers in the tensor cores' registers, those of fp8 or under

@@ -1,5 +1,6 @@
 """From the sums of codes to results, on Hopper: what the epilogues of `hopper_codes` and `hopper_narrow` do, and how
-those and `hopper_low_bit` write results. What is written in Triton's words here runs in Gluon's kernels, too."""
+those and `hopper_low_bit` write results; and the scales of blocks of 128 columns, which sums are multiplied by before.
+What is written in Triton's words here runs in Gluon's kernels, too."""
 
 from __future__ import annotations
 

@@ -25,14 +25,9 @@ NARROWEST, NARROW, WIDE = 16, 128, 256  # rows of R: of `hopper_narrow` from and
 # Tokens with which narrow tiles may be the quickest, by the weight's codes; "apart": a block's sums leave
 # the tensor cores.
 NARROW_FROM = {"int4": 9, "int4 apart": 9, "int8": 33, "fp8": 33, "blocks": 17}
-CODES_US = {
-    16: 0.24,
-    32: 0.26,
-    64: 0.26,
-    128: 0.37,
-    256: 0.72,
-}  # what a block of a tile of codes takes, by its rows of R
-SCALED_US = {128: 0.52, 256: 0.92}  # the same where a block's sums leave the tensor cores
+# What a block of a tile of codes takes, by its rows of R; SCALED: where a block's sums leave the tensor cores.
+CODES_US = {16: 0.24, 32: 0.26, 64: 0.26, 128: 0.37, 256: 0.72}
+SCALED_US = {128: 0.52, 256: 0.92}
 ADD_US = 3.0  # what adding parts takes at least
 PARTS_BYTES_US = 4e6  # bytes of parts that are written, or read, in a microsecond
 

@@ -59,7 +59,7 @@ def parts(kind: str, first: int, second: int) -> list[int]:
 
 
 def codes_in(kind: str, plane: int, sizes: list[int], signs: list[int]) -> int:
-    """A plane's four codes of parts as `_codes` gives them: each register twice, as its threads hold them."""
+    """A plane's four codes of parts as `codes_of_plane` gives them: each register twice, as its threads hold them."""
     twice = [one for pair in (sizes, signs) for one in pair for _ in range(2)]
     return run(getattr(unpack, f"_to_{kind}")(plane), {f"${1 + i}": one for i, one in enumerate(twice)})["$0"]
 
@@ -103,7 +103,7 @@ def test_a_block_of_codes(kind: str, storage: torch.dtype, power: int, monkeypat
         "inline_asm_elementwise": elementwise, "int32": None, "int8": None, "float8e4nv": None,
     }  # fmt: skip
     monkeypatch.setattr(unpack, "gl", SimpleNamespace(**language))
-    monkeypatch.setattr(unpack, "_codes", unpack._codes.fn)
+    monkeypatch.setattr(unpack, "codes_of_plane", unpack.codes_of_plane.fn)
     words = unpack.words_of(pack_weight(replace(qweight, q=codes.contiguous())))
     sizes, signs = unpack.planes_of.fn(words, kind == "int8")
     unpacked = unpack.operand_of.fn(sizes, signs, None, kind == "int8").float() * 2.0**power

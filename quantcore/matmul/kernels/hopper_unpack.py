@@ -141,7 +141,7 @@ def planes_of(words, IS_INT: gl.constexpr):
 
 
 @gluon.jit
-def _codes(sizes, signs, INT8: gl.constexpr, FP8: gl.constexpr, IS_INT: gl.constexpr):
+def codes_of_plane(sizes, signs, INT8: gl.constexpr, FP8: gl.constexpr, IS_INT: gl.constexpr):
     if IS_INT:
         return gl.inline_asm_elementwise(INT8, "=r,r,r,r,r", [sizes], dtype=gl.int8, is_pure=True, pack=4)
     else:
@@ -155,9 +155,9 @@ def operand_of(sizes, signs, operand: gl.constexpr, IS_INT: gl.constexpr):
     """Codes (64, 128) of int8 or e4m3, laid out as an `operand`: 2^-INT8_POWER or 2^-FP8_POWER times those of 4
     bits."""
     sizes, signs = gl.join(sizes, sizes).reshape([64, 32]), gl.join(signs, signs).reshape([64, 32])
-    one = _codes(sizes, signs, CODES_0, FP8_0, IS_INT)
-    two = _codes(sizes, signs, CODES_1, FP8_1, IS_INT)
-    three = _codes(sizes, signs, CODES_2, FP8_2, IS_INT)
-    four = _codes(sizes, signs, CODES_3, FP8_3, IS_INT)
+    one = codes_of_plane(sizes, signs, CODES_0, FP8_0, IS_INT)
+    two = codes_of_plane(sizes, signs, CODES_1, FP8_1, IS_INT)
+    three = codes_of_plane(sizes, signs, CODES_2, FP8_2, IS_INT)
+    four = codes_of_plane(sizes, signs, CODES_3, FP8_3, IS_INT)
     codes = gl.join(gl.join(one, two), gl.join(three, four)).permute([0, 3, 2, 1]).reshape([64, 128])
     return gl.convert_layout(codes, operand, assert_trivial=True)

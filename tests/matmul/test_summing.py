@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from quantcore.matmul.kernels import hopper_apart, hopper_codes, hopper_narrow  # noqa: E402
+from quantcore.matmul.kernels import hopper_apart, hopper_narrow, hopper_wide  # noqa: E402
 from quantcore.matmul.kernels.hopper_parts import piece_of  # noqa: E402
 from quantcore.matmul.kernels.tile_order import GROUP, place  # noqa: E402
 from tests.emulated_sums import Numbers, Shared, Stages, emulate  # noqa: E402
@@ -74,7 +74,7 @@ def test_sums_of_blocks(
             else:
                 expected.append(("tile", 128 * l + 64 * side, block_r * r + first, own))
 
-    module = hopper_codes if block_r == 256 else hopper_narrow
+    module = hopper_wide if block_r == 256 else hopper_narrow
     found = emulate(monkeypatch, [hopper_apart, module], stages, number, PROGRAMS)
     has_bl = each or int(left_blocks)
     desc = type("Described", (), {"dtype": None})

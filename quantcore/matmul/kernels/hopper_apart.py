@@ -1,4 +1,4 @@
-"""The sums of a wide tile of `hopper_codes` where those of a block of 128 columns leave the tensor cores.
+"""The sums of a wide tile of `hopper_wide` where those of a block of 128 columns leave the tensor cores.
 
 A group of warps multiplies its 64 of L by a quarter of R at a time, 64 rows, and while it adds one quarter's sums,
 times their scales, in float32, the tensor cores have its next quarter. A thread's registers hold 128 sums and those of

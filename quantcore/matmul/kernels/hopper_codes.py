@@ -1,13 +1,9 @@
-"""Codes times codes for many tokens, on Hopper: the product and the epilogue of `codes_matmul`. Which tiles multiply
-what is said here; those for fewer tokens are written in `hopper_narrow`.
+"""Codes times codes, on Hopper: the product and the epilogue of `codes_matmul`. Which tiles multiply what is said here;
+`hopper_wide` and `hopper_narrow` are the kernels.
 
     y[l, r] = sl[l] sr[r] sum over blocks of 128 columns of bl[l, block] br[r / 128, block] sum_k L[l, k] R[r, k]
 
-L are tokens and R rows of the weight, or the other way round where each row has a scale a block. A tile is 128 of L x
-256 of R, 128 columns at a time. Hopper's instruction of 256 rows is not within Triton's reach for int8, and one of 128
-reads its left operand from shared memory twice as often as that allows at full speed. So each group of warps loads its
-64 of L into registers once and multiplies them by both halves of R: what is read in a cycle is then what an instruction
-of 256 rows would read.
+L are tokens and R rows of the weight, or the other way round where each row has a scale a block.
 
 Integer sums stay in the tensor cores' registers, exact. Those of fp8, which the tensor cores cut, are taken out and
 added in float32 each 128 columns, where blocks have scales multiplied by them (`hopper_apart`). Few tiles that are left
@@ -25,25 +21,15 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.experimental import gluon
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    mbarrier,
-    tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes, has_room
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
-from quantcore.matmul.kernels.hopper_apart import sums_apart
-from quantcore.matmul.kernels.hopper_bring import bring
 from quantcore.matmul.kernels.hopper_narrow import multiply_narrow, stages
-from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
-from quantcore.matmul.kernels.hopper_results import left_scales, results, write
+from quantcore.matmul.kernels.hopper_parts import sum_of_parts
+from quantcore.matmul.kernels.hopper_results import left_scales, results
 from quantcore.matmul.kernels.hopper_tiles import CODES_US, WIDE, cut, width_for
-from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, HELD, INT8_POWER, WORDS, operand_of, planes_of, words_of
+from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, INT8_POWER, WORDS, words_of
+from quantcore.matmul.kernels.hopper_wide import STAGES, multiply_wide
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
@@ -54,116 +40,6 @@ BLOCK_L, BLOCK_K = 128, 128
 MANY_TOKENS = 256  # from here on
 SOME_TOKENS = 65  # where blocks have scales, or the weight is packed
 MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 bits and one of 8
-
-
-@gluon.jit
-def _sum_up(
-    tensors, SIDE: gl.constexpr, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
-    BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
-    R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, OVERLAP: gl.constexpr,
-):  # fmt: skip
-    l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr = tensors[:12]
-    zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits = tensors[12:]
-    half: gl.constexpr = BLOCK_L // 2
-    rows: gl.constexpr = BLOCK_R // 2
-    kind: gl.constexpr = gl.int32 if IS_INT else gl.float32
-    apart: gl.constexpr = BL or BR or not IS_INT
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, rows, 32])
-    operand: gl.constexpr = gl.DotOperandLayout(0, layout, 4)
-    tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
-    y_buf = y_bufs.index(SIDE)
-    after_last(OVERLAP)
-    step = 0
-    first = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
-    second = gl.zeros([half, rows], gl.float32 if apart else kind, layout)
-    for piece in range(gl.program_id(0), whole + (tiles_r * tiles_l - whole) * splits, gl.num_programs(0)):
-        tile, begin, end = piece_of(piece, whole, splits, blocks)
-        pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
-        begin_l, begin_r = pid_l * BLOCK_L + SIDE * half, pid_r * BLOCK_R
-        at_l = begin_l + gl.arange(0, half, gl.SliceLayout(1, layout))
-        if apart:
-            first, second, step = sums_apart(
-                l_bufs, r_bufs, s_bufs, full, empty, bl_ptr, br_ptr, begin_l, begin_r, R, L, step, begin, end, blocks,
-                SIDE, IS_INT, PACKED, BL, BR, STAGES, layout,
-            )  # fmt: skip
-        else:
-            for block in range(begin, end):
-                stage = step % STAGES
-                mbarrier.wait(full.index(stage), (step // STAGES) & 1)
-                if PACKED:
-                    sizes, signs = planes_of(l_bufs.index(2 * stage + SIDE).load(HELD), IS_INT)
-                    left = operand_of(sizes, signs, operand, IS_INT)
-                else:
-                    left = l_bufs.index(2 * stage + SIDE).load(operand)
-                one, two = r_bufs.index(2 * stage).permute([1, 0]), r_bufs.index(2 * stage + 1).permute([1, 0])
-                doing = warpgroup_mma(left, one, first, use_acc=block > begin, is_async=True)
-                doing_too = warpgroup_mma(left, two, second, use_acc=block > begin, is_async=True)
-                first, second = warpgroup_mma_wait(0, deps=(doing, doing_too))
-                mbarrier.arrive(empty.index(stage), count=1)
-                step += 1
-        if SPLIT and piece >= whole:
-            row_part = (piece - whole) * BLOCK_L + SIDE * half
-            keep_part(parts_ptr, first, row_part, 0, BLOCK_R)
-            keep_part(parts_ptr, second, row_part, rows, BLOCK_R)
-        else:
-            sl = left_scales(sl_ptr, at_l, L, SL)
-            for side in gl.static_range(2):
-                at_r = begin_r + side * rows + gl.arange(0, rows, gl.SliceLayout(0, layout))
-                y = results(
-                    first if side == 0 else second, at_r, at_l, R, L, sl, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
-                    r_sum_ptr, bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, EVEN, y_desc.dtype,
-                )  # fmt: skip
-                write(y, y_buf, y_desc, begin_l, begin_r + side * rows, TURNED)
-    tma.store_wait(0)
-
-
-@gluon.jit(do_not_specialize=["L", "R", "whole", "splits"])
-def _multiply_on_hopper(
-    l_desc, r_desc, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr,
-    R, L, K, whole, splits, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
-    BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
-    R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, EARLY: gl.constexpr, OVERLAP: gl.constexpr,
-    num_warps: gl.constexpr,
-):  # fmt: skip
-    l_bufs = gl.allocate_shared_memory(l_desc.dtype, [2 * STAGES] + l_desc.block_shape, l_desc.layout)
-    r_bufs = gl.allocate_shared_memory(r_desc.dtype, [2 * STAGES] + r_desc.block_shape, r_desc.layout)
-    s_bufs = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_L], bl_ptr.layout) if PACKED and BL else l_bufs
-    y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2] + y_desc.block_shape, y_desc.layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=2)
-        mbarrier.init(empty.index(stage), count=2)
-    fence_async_shared()
-    tensors = (
-        l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr,
-        zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits,
-    )  # fmt: skip
-    gl.warp_specialize(
-        [
-            (_sum_up, (
-                tensors, gl.constexpr(0), SPLIT, IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS,
-                BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN, OVERLAP,
-            )),
-            (_sum_up, (
-                tensors, gl.constexpr(1), SPLIT, IS_INT, PACKED, BL, BR, TURNED, SL, SR, L_ZERO, R_ZERO, BIAS,
-                BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, EVEN, OVERLAP,
-            )),
-            (bring, (
-                l_desc, l_bufs, bl_ptr, s_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(True), PACKED,
-                BL if PACKED else 0, EARLY and TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, OVERLAP,
-            )),
-            (bring, (
-                r_desc, r_bufs, r_desc, r_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(False),
-                gl.constexpr(0), gl.constexpr(0), EARLY and not TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP,
-                OVERLAP,
-            )),
-        ],
-        [4, 1, 1],  # warps of the second group, and those that bring
-        [232, 40, 40],  # registers a thread of theirs; the first group has what is left
-    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["whole", "splits"])
@@ -343,8 +219,8 @@ def _multiply(
         **overlapping(y.device),
     }  # fmt: skip
     narrow, scales = block_r < WIDE, bl
-    kernel, box = (multiply_narrow, block_r) if narrow else (_multiply_on_hopper, block_r // 2)
-    held = stages(BLOCK_L, block_r, BLOCK_K, packed != 0, bl is not None) if narrow else 4
+    kernel, box = (multiply_narrow, block_r) if narrow else (multiply_wide, block_r // 2)
+    held = stages(BLOCK_L, block_r, BLOCK_K, packed != 0, bl is not None) if narrow else STAGES
     if packed and bl is not None:
         scales = described_flat(bl, BLOCK_L)
     half = BLOCK_L // 2

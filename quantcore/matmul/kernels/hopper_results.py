@@ -1,4 +1,4 @@
-"""From the sums of codes to results, on Hopper: what the epilogues of `hopper_codes` and `hopper_narrow` do, and how
+"""From the sums of codes to results, on Hopper: what the epilogues of `hopper_wide` and `hopper_narrow` do, and how
 those and `hopper_low_bit` write results; and the scales of blocks of 128 columns, which sums are multiplied by before.
 What is written in Triton's words here runs in Gluon's kernels, too."""
 

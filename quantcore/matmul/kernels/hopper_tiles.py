@@ -21,7 +21,7 @@ SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles for few tokens
 MIDDLE_TOKENS = 1024  # up to here tiles of at most 128 tokens are quicker than those of 256
 BLOCK_US = {16: 0.27, 32: 0.29, 64: 0.4, 128: 0.62, 256: 1.42}  # what one takes of a tile of `hopper_low_bit`
-NARROWEST, NARROW, WIDE = 16, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_codes`
+NARROWEST, NARROW, WIDE = 16, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_wide`
 # Tokens with which narrow tiles may be the quickest, by the weight's codes; "apart": a block's sums leave
 # the tensor cores.
 NARROW_FROM = {"int4": 9, "int4 apart": 9, "int8": 33, "fp8": 33, "blocks": 17}

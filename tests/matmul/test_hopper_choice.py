@@ -157,7 +157,7 @@ def test_a_block_s_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     load = SimpleNamespace(load=lambda at: numbers[at], float32=torch.float32)
     monkeypatch.setattr(hopper_results, "gl", load)
     monkeypatch.setattr(torch.Tensor, "expand_dims", torch.Tensor.unsqueeze, raising=False)
-    left, right = hopper_results.left_scale.fn, hopper_results.right_scale.fn
+    left, right = hopper_results.left_block_scale.fn, hopper_results.right_block_scale.fn
     bl, br = left(0, rows, 3, 6, 1), right(0, 300, 3, 6, 1)
     assert torch.equal(bl, numbers.view(5, 6)[:, 3])
     assert br == numbers[2 * 6 + 3]

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from quantcore.matmul.kernels import hopper_apart, hopper_narrow, hopper_wide  # noqa: E402
+from quantcore.matmul.kernels import hopper_apart, hopper_narrow, hopper_product, hopper_wide  # noqa: E402
 from quantcore.matmul.kernels.hopper_parts import piece_of  # noqa: E402
 from quantcore.matmul.kernels.tile_order import GROUP, place  # noqa: E402
 from tests.emulated_sums import Numbers, Shared, Stages, emulate  # noqa: E402
@@ -74,15 +74,15 @@ def test_sums_of_blocks(
             else:
                 expected.append(("tile", 128 * l + 64 * side, block_r * r + first, own))
 
-    module = hopper_wide if block_r == 256 else hopper_narrow
-    found = emulate(monkeypatch, [hopper_apart, module], stages, number, PROGRAMS)
+    modules = [hopper_apart, hopper_narrow, hopper_product, hopper_wide]
+    found = emulate(monkeypatch, modules, stages, number, PROGRAMS)
     has_bl = each or int(left_blocks)
     desc = type("Described", (), {"dtype": None})
     tensors = (
         *(Shared(one) for one in (stages.l, stages.r, stages.s, torch.zeros(2, 1))), stages.full, stages.empty, desc,
         None, Numbers(bl), Numbers(br), *[None] * 7, rows_r, rows_l, 128 * blocks, whole, splits,
     )  # fmt: skip
-    module._sum_up(
+    hopper_product.sum_up(
         tensors, side, splits > 1, is_int, power, has_bl, int(right_blocks), False, 1, 1, False, False, "none", block_r,
         128, 128, stage_count, GROUP, False, True,
     )  # fmt: skip

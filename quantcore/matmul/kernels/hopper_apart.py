@@ -1,4 +1,4 @@
-"""The sums of a wide tile of `hopper_wide` where those of a block of 128 columns leave the tensor cores.
+"""The sums of a wide tile of `hopper_product` where those of a block of 128 columns leave the tensor cores.
 
 A group of warps multiplies its 64 of L by a quarter of R at a time, 64 rows, and while it adds one quarter's sums,
 times their scales, in float32, the tensor cores have its next quarter. A thread's registers hold 128 sums and those of
@@ -15,7 +15,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
 from quantcore.matmul.kernels.hopper_bring import words_of_block
-from quantcore.matmul.kernels.hopper_results import asked_for, left_scale, right_scale, scaled
+from quantcore.matmul.kernels.hopper_results import asked_for, left_block_scale, right_block_scale, scaled
 from quantcore.matmul.kernels.hopper_unpack import operand_of, planes_of
 
 
@@ -60,8 +60,11 @@ def sums_apart(
         words, bl = words_of_block(l_bufs, s_bufs, full, step, True, SIDE, BL != 0, STAGES, layout)
         sizes, signs = planes_of(words, IS_INT)
     else:
-        bl = left_scale(bl_ptr, row, begin, blocks, BL)
-    br_1, br_2 = right_scale(br_ptr, row_1, begin, blocks, BR), right_scale(br_ptr, row_2, begin, blocks, BR)
+        bl = left_block_scale(bl_ptr, row, begin, blocks, BL)
+    br_1, br_2 = (
+        right_block_scale(br_ptr, row_1, begin, blocks, BR),
+        right_block_scale(br_ptr, row_2, begin, blocks, BR),
+    )
     sums_0, sums_1 = gl.zeros(shape, gl.float32, layout), gl.zeros(shape, gl.float32, layout)
     sums_2, sums_3 = gl.zeros(shape, gl.float32, layout), gl.zeros(shape, gl.float32, layout)
     for block in range(begin, end):
@@ -75,10 +78,10 @@ def sums_apart(
         none = gl.zeros(shape, kind, layout)
         one = _product(left, r_bufs, stage, none, 0)
         two = _product(left, r_bufs, stage, none, 1)
-        br_1_then = right_scale(br_ptr, row_1, then, blocks, BR)
-        br_2_then = right_scale(br_ptr, row_2, then, blocks, BR)
+        br_1_then = right_block_scale(br_ptr, row_1, then, blocks, BR)
+        br_2_then = right_block_scale(br_ptr, row_2, then, blocks, BR)
         if BL and not PACKED:
-            bl_then = asked_for(left_scale(bl_ptr, row, then, blocks, BL))
+            bl_then = asked_for(left_block_scale(bl_ptr, row, then, blocks, BL))
         elif not PACKED:
             bl_then = 1.0
         sums_0, one = _added(sums_0, one, bl, br_1, BL, BR, PACKED)

@@ -1,5 +1,5 @@
 """Codes times codes, on Hopper: the product and the epilogue of `codes_matmul`. Which tiles multiply what is said here;
-`hopper_wide` and `hopper_narrow` are the kernels.
+`hopper_product` is the kernel.
 
     y[l, r] = sl[l] sr[r] sum over blocks of 128 columns of bl[l, block] br[r / 128, block] sum_k L[l, k] R[r, k]
 
@@ -24,12 +24,13 @@ from torch import Tensor
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes, has_room
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
-from quantcore.matmul.kernels.hopper_narrow import multiply_narrow, stages
+from quantcore.matmul.kernels.hopper_narrow import stages
 from quantcore.matmul.kernels.hopper_parts import sum_of_parts
+from quantcore.matmul.kernels.hopper_product import multiply_codes
 from quantcore.matmul.kernels.hopper_results import left_scales, results
 from quantcore.matmul.kernels.hopper_tiles import CODES_US, WIDE, cut, width_for
 from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, INT8_POWER, WORDS, words_of
-from quantcore.matmul.kernels.hopper_wide import STAGES, multiply_wide
+from quantcore.matmul.kernels.hopper_wide import STAGES
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
@@ -219,13 +220,13 @@ def _multiply(
         **overlapping(y.device),
     }  # fmt: skip
     narrow, scales = block_r < WIDE, bl
-    kernel, box = (multiply_narrow, block_r) if narrow else (multiply_wide, block_r // 2)
+    box = block_r if narrow else block_r // 2
     held = stages(BLOCK_L, block_r, BLOCK_K, packed != 0, bl is not None) if narrow else STAGES
     if packed and bl is not None:
         scales = described_flat(bl, BLOCK_L)
     half = BLOCK_L // 2
     launch(
-        kernel, (min(share.pieces, share.programs),),
+        multiply_codes, (min(share.pieces, share.programs),),
         described(left.codes, [half, WORDS if packed else BLOCK_K]), described(right.codes, [box, BLOCK_K]),
         described(y, [box, half] if turned else [half, box]), parts, scales, br, *of_rows, width, whole, splits,
         SPLIT=splits > 1, IS_INT=is_int, BL=0 if bl is None else each, BR=br is not None, BLOCK_K=BLOCK_K, STAGES=held,

@@ -1,6 +1,6 @@
-"""From the sums of codes to results, on Hopper: what the epilogues of `hopper_wide` and `hopper_narrow` do, and how
-those and `hopper_low_bit` write results; and the scales of blocks of 128 columns, which sums are multiplied by before.
-What is written in Triton's words here runs in Gluon's kernels, too."""
+"""From the sums of codes to results, on Hopper: what the epilogue of `hopper_product` does, and how that and
+`hopper_low_bit` write results; and the scales of blocks of 128 columns, which sums are multiplied by before. What is
+written in Triton's words here runs in Gluon's kernels, too."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def _of_right(place, at_r, R, EVEN: tl.constexpr):
 
 
 @gluon.jit
-def left_scale(bl_ptr, at_l, block, blocks, BL: gl.constexpr):
+def left_block_scale(bl_ptr, at_l, block, blocks, BL: gl.constexpr):
     """Of a block of 128 columns, for each at_l."""
     return gl.load(bl_ptr + at_l * blocks + block) if BL else 1.0
 
 
 @gluon.jit
-def right_scale(br_ptr, at_r, block, blocks, BR: gl.constexpr):
+def right_block_scale(br_ptr, at_r, block, blocks, BR: gl.constexpr):
     """Of a block, for the 128 rows that at_r is of."""
     return gl.load(br_ptr + (at_r // 128) * blocks + block) if BR else 1.0
 

@@ -128,7 +128,7 @@ def test_a_plan_within_milliseconds(lab: Lab) -> None:
     assert many == pytest.approx(2 * by_hand)
     assert few < many
     middle = lab.plan_in_time(schemes, (few + many) / 2, "H100 SXM", 8, *read)
-    assert middle.ms <= (few + many) / 2
+    assert middle.ms <= (few + many) / 2 * (1 + 1e-12)  # one block of two takes just that, added in another order
     assert len(set(middle.chosen.choice.values())) == 2
     assert len({middle.chosen.choice[f"model.layers.0.self_attn.{part}_proj"] for part in "qkv"}) == 1
     with pytest.raises(ValueError, match=r"a budget of 1e-06 ms on H100 SXM cannot be met: .* raise the budget"):

@@ -38,7 +38,7 @@ def low_bit(programs: int, x: Tensor, w_hat: Tensor, expected: Tensor, args: tup
 
 
 def codes(programs: int, left: Tensor, right: Tensor, expected: Tensor, args: tuple[Any, ...], sizes: Any) -> None:
-    """`multiply_codes` with such arguments; whole tiles of y, (R, L) where it is turned,
+    """`multiply_tiles` with such arguments; whole tiles of y, (R, L) where it is turned,
     are as expected."""
     tiles = -(-len(right) // sizes["BLOCK_R"]), -(-len(left) // sizes["BLOCK_L"])
     y, parts, (whole, splits) = args[2].base.fill_(torch.nan), args[3], args[16:18]

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from quantcore.matmul.kernels import hopper_bring, hopper_low_bit, hopper_narrow  # noqa: E402
+from quantcore.matmul.kernels import hopper_bring, hopper_low_bit, hopper_product  # noqa: E402
 from quantcore.matmul.kernels.hopper_parts import piece_of  # noqa: E402
 from quantcore.matmul.kernels.tile_order import GROUP, place  # noqa: E402
 from tests.emulated_bringing import Barrier, Many, Program  # noqa: E402
@@ -69,7 +69,8 @@ def test_bring_codes(block_r: int, each: int, monkeypatch: pytest.MonkeyPatch) -
     where the weight is not packed."""
     is_packed, halves = each >= 0, 2 if block_r == 256 else 1
     out, tokens, blocks, share, number = 300, 3 * block_r, 20, (4, 2), 2
-    stages = 4 if block_r == 256 else hopper_narrow.stages(128, block_r, 128, is_packed, each > 0)
+    stages = hopper_product.stages(128, block_r, 128, is_packed, each > 0)
+    assert stages == 4 or block_r < 256
     l_bufs, r_bufs, s_bufs = Many([None] * 2 * stages), Many([None] * halves * stages), Many([None] * stages)
     full, empty = barriers(stages, 2), barriers(stages, 2)
     program = Program(monkeypatch, hopper_bring, number, PROGRAMS)

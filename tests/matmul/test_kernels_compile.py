@@ -30,7 +30,7 @@ def _waits(name: str, asm: dict[str, str]) -> None:
     """A kernel that begins before the one before it has ended reads packed and coded weights alone until it waits, that
     the cache need not keep, and nothing by `.nc`. Hopper's products have warps that do not wait themselves. It lets the
     next one begin: where it is short at once."""
-    if name == "multiply_codes":
+    if name == "multiply_tiles":
         groups = re.split(r"\n +(?:default|partition\d)\b", asm["ttgir"])[1:]
         early = [re.findall(r"tt\.load|tt\.store|tma_copy\w+", one.split("griddepcontrol.wait")[0]) for one in groups]
         assert len(groups) == 4
@@ -207,7 +207,7 @@ def test_products_of_many_codes_for_hopper(scheme: str, compiled: dict[str, Any]
     scale = torch.ones(300, 16) if "BLOCK" in scheme else torch.ones(300)
     multiply_many(TokenCodes(codes, scale, zero, zero), weight, torch.ones(256), torch.bfloat16, 256)
     assert ("_add_parts" in compiled) == ("W4" not in scheme)  # three tiles for two multiprocessors; four
-    kernel = compiled["multiply_codes"]
+    kernel = compiled["multiply_tiles"]
     assert ("s32.s8.s8" if storage == torch.int8 else "f32.e4m3.e4m3") in kernel.asm["ptx"]
     assert kernel.metadata.shared <= HOPPER_SHARED
     if storage != torch.int8 or "W4" in scheme:
@@ -232,7 +232,7 @@ def test_products_of_many_codes_of_four_bits_for_hopper(scheme: str, sums: str, 
     codes = TokenCodes(torch.zeros(300, 1024, dtype=parsed.activations.fmt.storage), torch.ones(300), None, None)
     weight = pack_weight(quantize(torch.randn(256, 1024), parsed.weights))
     multiply_packed_many(codes, weight, torch.ones(256), torch.bfloat16, 256)
-    kernel = compiled["multiply_codes"]
+    kernel = compiled["multiply_tiles"]
     assert sums in kernel.asm["ptx"]
     assert "prmt" in kernel.asm["ptx"]
     assert "_add_parts" not in compiled  # splits of 8 blocks would be too short
@@ -275,7 +275,7 @@ def test_products_of_codes_in_narrow_tiles(scheme: str, width: int, compiled: di
     else:
         weight = (coded_blocks if "BLOCK" in scheme else coded_weight)(qweight, parsed.activations)
         multiply_many(x, weight, torch.ones(256), torch.bfloat16, width)
-    kernel = compiled["multiply_codes"]
+    kernel = compiled["multiply_tiles"]
     kind = "s32.s8.s8" if storage == torch.int8 else "f32.e4m3.e4m3"
     assert f"m64n{width}k32.{kind}" in kernel.asm["ptx"]
     assert kernel.asm["ptx"].count("griddepcontrol.wait") == (4 if "W4" in scheme else 3)

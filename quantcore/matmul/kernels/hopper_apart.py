@@ -80,10 +80,8 @@ def sums_apart(
         two = _product(left, r_bufs, stage, none, 1)
         br_1_then = right_block_scale(br_ptr, row_1, then, blocks, BR)
         br_2_then = right_block_scale(br_ptr, row_2, then, blocks, BR)
-        if BL and not PACKED:
-            bl_then = asked_for(left_block_scale(bl_ptr, row, then, blocks, BL))
-        elif not PACKED:
-            bl_then = 1.0
+        if not PACKED:
+            bl_then = asked_for(left_block_scale(bl_ptr, row, then, blocks, BL)) if BL else 1.0
         sums_0, one = _added(sums_0, one, bl, br_1, BL, BR, PACKED)
         one = _product(left, r_bufs, stage, one, 2)
         sums_1, two = _added(sums_1, two, bl, br_1, BL, BR, PACKED)

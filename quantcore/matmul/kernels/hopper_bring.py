@@ -22,10 +22,10 @@ def bring(
     BLOCKS: gl.constexpr, EARLY: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
-    """One operand, in halves but for narrow tiles' right one, and its groups' scales, of so many BLOCKS each; with
+    """One operand, in as many boxes a stage as it has buffers, and its groups' scales, of so many BLOCKS each; with
     EARLY from before the kernel before this one has ended."""
     tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
-    boxes: gl.constexpr = 2 if LEFT or BLOCK_R > BLOCK_L else 1
+    boxes: gl.constexpr = bufs.shape[0] // STAGES
     rows: gl.constexpr = (BLOCK_L if LEFT else BLOCK_R) // boxes
     if not EARLY:
         after_last(OVERLAP)

@@ -24,13 +24,11 @@ from torch import Tensor
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes, has_room
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
-from quantcore.matmul.kernels.hopper_narrow import stages
 from quantcore.matmul.kernels.hopper_parts import sum_of_parts
-from quantcore.matmul.kernels.hopper_product import multiply_codes
+from quantcore.matmul.kernels.hopper_product import multiply_tiles, stages
 from quantcore.matmul.kernels.hopper_results import left_scales, results
 from quantcore.matmul.kernels.hopper_tiles import CODES_US, WIDE, cut, width_for
 from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, INT8_POWER, WORDS, words_of
-from quantcore.matmul.kernels.hopper_wide import STAGES
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
@@ -219,18 +217,15 @@ def _multiply(
         "EVEN": right.is_even(block_r, None if turned else bias),
         **overlapping(y.device),
     }  # fmt: skip
-    narrow, scales = block_r < WIDE, bl
-    box = block_r if narrow else block_r // 2
-    held = stages(BLOCK_L, block_r, BLOCK_K, packed != 0, bl is not None) if narrow else STAGES
-    if packed and bl is not None:
-        scales = described_flat(bl, BLOCK_L)
+    box = block_r if block_r < WIDE else block_r // 2
+    scales = described_flat(bl, BLOCK_L) if packed and bl is not None else bl
     half = BLOCK_L // 2
     launch(
-        multiply_codes, (min(share.pieces, share.programs),),
+        multiply_tiles, (min(share.pieces, share.programs),),
         described(left.codes, [half, WORDS if packed else BLOCK_K]), described(right.codes, [box, BLOCK_K]),
         described(y, [box, half] if turned else [half, box]), parts, scales, br, *of_rows, width, whole, splits,
-        SPLIT=splits > 1, IS_INT=is_int, BL=0 if bl is None else each, BR=br is not None, BLOCK_K=BLOCK_K, STAGES=held,
-        EARLY=early, **constants,
+        SPLIT=splits > 1, IS_INT=is_int, BL=0 if bl is None else each, BR=br is not None, BLOCK_K=BLOCK_K,
+        STAGES=stages(BLOCK_L, block_r, BLOCK_K, packed != 0, bl is not None), EARLY=early, **constants,
     )  # fmt: skip
     if parts is not None:
         columns = min(32, block_r)

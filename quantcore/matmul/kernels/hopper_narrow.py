@@ -27,16 +27,7 @@ from quantcore.matmul.kernels.hopper_results import (
     right_block_scale,
     scaled,
 )
-from quantcore.matmul.kernels.hopper_unpack import operand_of, planes_of
-
-STAGES_BYTES = 192 * 1024  # of a program; beside them lies a tile of results, 32 KB at most
-
-
-def stages(block_l: int, block_r: int, block_k: int, packed: bool, grouped: bool) -> int:
-    """As many as shared memory holds; half as many of a packed weight that has groups, or is multiplied by few tokens.
-    No other program fits beside one of these in any case: it has all registers."""
-    stage = (block_l // 2 if packed else block_l) * block_k + block_r * block_k
-    return STAGES_BYTES // (2 * stage if packed and (grouped or 2 * block_r <= block_l) else stage)
+from quantcore.matmul.kernels.hopper_unpack import unpacked_codes
 
 
 @gluon.jit
@@ -46,7 +37,6 @@ def sums_narrow(
     STAGES: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
     """Those of 64 of L, at_l, and of a tile's rows of R, over blocks begin to end, and the step behind them."""
-    grouped: gl.constexpr = PACKED != 0 and BL != 0
     kind: gl.constexpr = gl.int32 if IS_INT else gl.float32
     apart: gl.constexpr = BL or BR or not IS_INT
     operand: gl.constexpr = gl.DotOperandLayout(0, layout, 4)
@@ -54,15 +44,14 @@ def sums_narrow(
     row_l, row_r = gl.minimum(at_l, L - 1), gl.minimum(begin_r, R - 1)
     sums = gl.zeros(shape, gl.float32 if apart else kind, layout)
     if PACKED:
-        words, bl = words_of_block(l_bufs, s_bufs, full, step, True, SIDE, grouped, STAGES, layout)
+        words, bl = words_of_block(l_bufs, s_bufs, full, step, True, SIDE, BL != 0, STAGES, layout)
     else:
         bl = left_block_scale(bl_ptr, row_l, begin, blocks, BL)
     br = right_block_scale(br_ptr, row_r, begin, blocks, BR)
     for block in range(begin, end):
         stage, then = step % STAGES, gl.minimum(block + 1, blocks - 1)
         if PACKED:
-            sizes, signs = planes_of(words, IS_INT)
-            left = operand_of(sizes, signs, operand, IS_INT)
+            left = unpacked_codes(words, operand, IS_INT)
         else:
             mbarrier.wait(full.index(stage), (step // STAGES) & 1)
             left = l_bufs.index(2 * stage + SIDE)
@@ -76,12 +65,10 @@ def sums_narrow(
         br_then = right_block_scale(br_ptr, row_r, then, blocks, BR)
         if PACKED:
             words, bl_then = words_of_block(
-                l_bufs, s_bufs, full, step, block + 1 < end, SIDE, grouped, STAGES, layout
+                l_bufs, s_bufs, full, step, block + 1 < end, SIDE, BL != 0, STAGES, layout
             )  # fmt: skip
-        elif BL:
-            bl_then = asked_for(left_block_scale(bl_ptr, row_l, then, blocks, BL))
         else:
-            bl_then = 1.0
+            bl_then = asked_for(left_block_scale(bl_ptr, row_l, then, blocks, BL)) if BL else 1.0
         part = warpgroup_mma_wait(0, deps=(doing,))
         mbarrier.arrive(empty.index(stage), count=1)
         if apart:

@@ -20,6 +20,16 @@ from quantcore.matmul.kernels.hopper_wide import sums_kept
 from quantcore.matmul.kernels.tile_order import place
 from quantcore.numbers.kernels.overlap import after_last
 
+STAGES_BYTES = 192 * 1024  # of a program; beside them lies a tile of results, 32 KB at most
+
+
+def stages(block_l: int, block_r: int, block_k: int, packed: bool, grouped: bool) -> int:
+    """As many as shared memory holds; half as many, in narrow tiles, of a packed weight that has groups, or is
+    multiplied by few tokens. No other program fits beside one of these in any case: it has all registers."""
+    stage = (block_l // 2 if packed else block_l) * block_k + block_r * block_k
+    fewer = packed and block_r <= block_l and (grouped or 2 * block_r <= block_l)
+    return STAGES_BYTES // (2 * stage if fewer else stage)
+
 
 @gluon.jit
 def sum_up(
@@ -30,10 +40,10 @@ def sum_up(
 ):  # fmt: skip
     l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr = tensors[:12]
     zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits = tensors[12:]
-    wide: gl.constexpr = BLOCK_R > BLOCK_L
-    parts: gl.constexpr = 2 if wide else 1
+    boxes: gl.constexpr = r_bufs.shape[0] // STAGES
+    wide: gl.constexpr = boxes > 1
     half: gl.constexpr = BLOCK_L // 2
-    rows: gl.constexpr = BLOCK_R // parts
+    rows: gl.constexpr = BLOCK_R // boxes
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, rows, 32])
     tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
     y_buf = y_bufs.index(SIDE)
@@ -72,18 +82,18 @@ def sum_up(
         else:
             if wide:
                 sl = left_scales(sl_ptr, at_l, L, SL)
-            for part in gl.static_range(parts):
-                at_r = begin_r + part * rows + gl.arange(0, rows, gl.SliceLayout(0, layout))
+            for box in gl.static_range(boxes):
+                at_r = begin_r + box * rows + gl.arange(0, rows, gl.SliceLayout(0, layout))
                 y = results(
-                    first if part == 0 else second, at_r, at_l, R, L, sl, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
+                    first if box == 0 else second, at_r, at_l, R, L, sl, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr,
                     r_sum_ptr, bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, EVEN, y_desc.dtype,
                 )  # fmt: skip
-                write(y, y_buf, y_desc, begin_l, begin_r + part * rows, TURNED)
+                write(y, y_buf, y_desc, begin_l, begin_r + box * rows, TURNED)
     tma.store_wait(0)
 
 
 @gluon.jit(do_not_specialize=["L", "R", "whole", "splits"])
-def multiply_codes(
+def multiply_tiles(
     l_desc, r_desc, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr,
     R, L, K, whole, splits, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
     BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
@@ -93,9 +103,10 @@ def multiply_codes(
 ):  # fmt: skip
     """EARLY: nobody writes the weight while products run; it is L where y is TURNED, else R. A packed weight's bl is
     described, too."""
-    r_boxes: gl.constexpr = 2 if BLOCK_R > BLOCK_L else 1
     l_bufs = gl.allocate_shared_memory(l_desc.dtype, [2 * STAGES] + l_desc.block_shape, l_desc.layout)
-    r_bufs = gl.allocate_shared_memory(r_desc.dtype, [r_boxes * STAGES] + r_desc.block_shape, r_desc.layout)
+    r_bufs = gl.allocate_shared_memory(
+        r_desc.dtype, [BLOCK_R // r_desc.block_shape[0] * STAGES] + r_desc.block_shape, r_desc.layout
+    )
     s_bufs = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK_L], bl_ptr.layout) if PACKED and BL else l_bufs
     y_bufs = gl.allocate_shared_memory(y_desc.dtype, [2] + y_desc.block_shape, y_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())

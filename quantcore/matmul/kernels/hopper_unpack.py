@@ -161,3 +161,10 @@ def operand_of(sizes, signs, operand: gl.constexpr, IS_INT: gl.constexpr):
     four = codes_of_plane(sizes, signs, CODES_3, FP8_3, IS_INT)
     codes = gl.join(gl.join(one, two), gl.join(three, four)).permute([0, 3, 2, 1]).reshape([64, 128])
     return gl.convert_layout(codes, operand, assert_trivial=True)
+
+
+@gluon.jit
+def unpacked_codes(words, operand: gl.constexpr, IS_INT: gl.constexpr):
+    """The same of words, at once."""
+    sizes, signs = planes_of(words, IS_INT)
+    return operand_of(sizes, signs, operand, IS_INT)

@@ -11,9 +11,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
-from quantcore.matmul.kernels.hopper_unpack import HELD, operand_of, planes_of
-
-STAGES = 4  # blocks of both operands in shared memory: no more fit
+from quantcore.matmul.kernels.hopper_unpack import HELD, unpacked_codes
 
 
 @gluon.jit
@@ -28,8 +26,7 @@ def sums_kept(
         stage = step % STAGES
         mbarrier.wait(full.index(stage), (step // STAGES) & 1)
         if PACKED:
-            sizes, signs = planes_of(l_bufs.index(2 * stage + SIDE).load(HELD), True)
-            left = operand_of(sizes, signs, operand, True)
+            left = unpacked_codes(l_bufs.index(2 * stage + SIDE).load(HELD), operand, True)
         else:
             left = l_bufs.index(2 * stage + SIDE).load(operand)
         one, two = r_bufs.index(2 * stage).permute([1, 0]), r_bufs.index(2 * stage + 1).permute([1, 0])

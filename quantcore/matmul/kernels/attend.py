@@ -10,6 +10,8 @@ al. 2023). Queries that share keys (grouped-query attention) are rows of one til
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -22,21 +24,23 @@ from quantcore.numbers.kernels.triton_here import multiprocessors
 BLOCK = 64  # keys at a time
 LEAST_ROWS = 16  # of a tile of the tensor cores
 MOST_PIECES = 16
+MOST_HEADS = 8  # that one program turns, where each head's own would be more programs than MOST_SINGLE: a power of two
+MOST_SINGLE = 512
 
 
 @triton.jit
 def _rotate_and_keep(
     rows_ptr, cos_ptr, sin_ptr, place_ptr, keys_ptr, values_ptr, length,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, OVERLAP: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     after_last(OVERLAP)
     let_next(OVERLAP)
-    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1) * HEADS
     place = tl.load(place_ptr)
     size: tl.constexpr = 2 * HALF
     dtype: tl.constexpr = rows_ptr.dtype.element_ty
-    row = rows_ptr + (token * (QUERIES + 2 * KEYS) + head) * size
-    d = tl.arange(0, HALF)
+    each, d = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
+    row = rows_ptr + (token * (QUERIES + 2 * KEYS) + head + each) * size
     low, high = tl.load(row + d), tl.load(row + HALF + d)
     if head < QUERIES + KEYS:
         cos_low, cos_high = tl.load(cos_ptr + place * size + d), tl.load(cos_ptr + place * size + HALF + d)
@@ -50,7 +54,7 @@ def _rotate_and_keep(
     else:
         which = (head - QUERIES) % KEYS
         cache = keys_ptr if head < QUERIES + KEYS else values_ptr
-        at = cache + ((token * KEYS + which) * length + place) * size
+        at = cache + ((token * KEYS + which + each) * length + place) * size
         tl.store(at + d, low)
         tl.store(at + HALF + d, high)
 
@@ -129,9 +133,11 @@ def rotate_and_keep(
     Shapes: rows (N, (queries + 2 H) D), heads of q, k and v one behind the other; cos, sin (L, D); place (1,);
     keys, values (N, H, L, D), changed."""
     tokens, heads, length, size = keys.shape
+    some = math.gcd(queries, heads, MOST_HEADS) if tokens * (queries + 2 * heads) > MOST_SINGLE else 1
     launch(
-        _rotate_and_keep, (tokens, queries + 2 * heads), rows, cos, sin, place, keys, values, length,
-        QUERIES=queries, KEYS=heads, HALF=size // 2, num_warps=1, enable_fp_fusion=False,  # rounded as in transformers
+        _rotate_and_keep, (tokens, (queries + 2 * heads) // some), rows, cos, sin, place, keys, values, length,
+        QUERIES=queries, KEYS=heads, HALF=size // 2, HEADS=some, num_warps=max(1, some * size // 512),
+        enable_fp_fusion=False,  # rounded as in transformers
         **overlapping(rows.device),
     )  # fmt: skip
 
@@ -167,6 +173,6 @@ class Attention:
         launch(
             _attend, (tokens * heads, self.pieces), rows, keys, values, place, y, self.parts, self.tops, self.sums,
             self.turns, scale, length, QUERIES=self.queries, KEYS=heads, SIZE=size, ROWS=self.rows, PIECES=self.pieces,
-            BLOCK=BLOCK, num_warps=4, **overlapping(rows.device),
+            BLOCK=BLOCK, num_warps=4, num_stages=1 if self.pieces == 1 else 2, **overlapping(rows.device),
         )  # fmt: skip
         return y

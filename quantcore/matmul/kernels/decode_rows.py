@@ -24,6 +24,7 @@ from quantcore.numbers.kernels.overlap import after_last, let_next_early, overla
 from quantcore.numbers.spec import MinMax, QuantSpec
 
 LONGEST_ROW = 32768  # numbers that one program holds
+FEW_ROWS = 16
 
 
 def codes_leave(spec: QuantSpec | None) -> bool:
@@ -135,9 +136,10 @@ def _gate_rows(
     )  # fmt: skip
 
 
-def _warps(block: int) -> int:
-    """So few rows are there that one is shared by as many threads as work on it at once."""
-    return max(1, min(16, block // 256))
+def _warps(block: int, rows: int) -> int:
+    """So few rows are there that one is shared by as many threads as work on it at once. A multiprocessor has room for
+    two programs of 32 warps: more rows than a few do not crowd onto those that the kernel before leaves free."""
+    return max(1, min(32 if rows > FEW_ROWS else 16, block // 128))
 
 
 def norm_rows(
@@ -151,7 +153,7 @@ def norm_rows(
     launch(
         _norm_rows, (rows,), h, more, weight, y, grid.codes, grid.scale, width, grid.padded, eps, *grid.numbers,
         MORE=more is not None, CODES=coding is not None, FLOAT=grid.is_float, SOFT=not h.is_cuda, BLOCK=block,
-        num_warps=_warps(block), **overlapping(h.device),
+        num_warps=_warps(block, rows), **overlapping(h.device),
     )  # fmt: skip
     return grid.filled(y)
 
@@ -162,7 +164,7 @@ def gate_rows(both: Tensor, coding: Coding | None = None) -> Tensor | TokenCodes
     grid = _Grid.of(rows, width, coding, both.device)
     y = both.new_empty(rows, width) if coding is None else None
     block = triton.next_power_of_2(grid.padded) if coding is not None else min(1024, triton.next_power_of_2(width))
-    sizes: dict[str, Any] = {"BLOCK": block, "num_warps": _warps(block) if coding is not None else 4}
+    sizes: dict[str, Any] = {"BLOCK": block, "num_warps": _warps(block, rows) if coding is not None else 4}
     launch(
         _gate_rows, (rows, triton.cdiv(grid.padded, block)), both, y, grid.codes, grid.scale, width, grid.padded,
         *grid.numbers, CODES=coding is not None, FLOAT=grid.is_float, SOFT=not both.is_cuda, **sizes,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantcore.matmul.kernels import hopper_bring, hopper_results
+from quantcore.matmul.kernels import hopper_bring, hopper_parts, hopper_results
 from quantcore.matmul.kernels.hopper_parts import piece_of
 from quantcore.matmul.kernels.tile_order import place
 
@@ -97,9 +97,16 @@ class Stages:
 def emulate(
     monkeypatch: pytest.MonkeyPatch, modules: list[ModuleType], stages: Stages, number: int, programs: int
 ) -> list[tuple[Any, ...]]:
-    """Let `modules` run in Python; what their program leaves: (where, sums), as `write` and `keep_part` are given."""
+    """Let `modules` run in Python; what their program leaves: (where, sums), as `write` and `keep_part` are given. Of
+    split tiles every other one is done with this program's piece; the sum of its parts is the number of the first."""
     doing: list[Product] = []
     left: list[tuple[Any, ...]] = []
+    counted: list[int] = []
+
+    def is_last(turns: Numbers, splits: int) -> bool:
+        left.append(("turn", turns.at, splits, torch.zeros(0)))
+        counted.append(turns.at)
+        return len(counted) % 2 == 0
 
     def multiply(a: Any, b: Shared, before: Any, use_acc: bool, is_async: bool) -> Product:
         doing.append(Product(a, b, before if use_acc else 0))
@@ -129,7 +136,9 @@ def emulate(
         "operand_of": lambda sizes, *_: sizes, "unpacked_codes": lambda words, *_: words,
         "asked_for": lambda scale: scale,
         "left_scales": lambda *_: None, "results": lambda sums, *_: sums,
-        "keep_part": lambda _parts, sums, row, column, _width: left.append(("part", row, column, sums)),
+        "let_next": lambda _: None, "is_last": is_last,
+        "keep_part": lambda _parts, sums, part: left.append(("part", part, 0, sums)),
+        "sum_of_parts": lambda _parts, like, first, splits, apart: torch.full_like(like, first + splits * apart / 64),
         "write": lambda sums, _buf, _desc, at_l, at_r, _turned: left.append(("tile", at_l, at_r, sums)),
     }  # fmt: skip
     monkeypatch.setattr(torch.Tensor, "expand_dims", torch.Tensor.unsqueeze, raising=False)
@@ -141,3 +150,20 @@ def emulate(
                 monkeypatch.setattr(module, name, one.fn)
     monkeypatch.setattr(hopper_results, "gl", gl)
     return left
+
+
+def emulate_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `hopper_parts` keep and add parts in Python; the layout of numbers is nothing there."""
+
+    def store(at: Numbers, numbers: Tensor) -> None:
+        at.numbers.view(-1)[at.at] = numbers
+
+    gl = SimpleNamespace(
+        constexpr=int, SliceLayout=lambda *_: None, arange=lambda first, behind, _layout: torch.arange(first, behind),
+        load=lambda at, **_: at.numbers.view(-1)[at.at], store=store, convert_layout=lambda x, _layout, **_: x,
+    )  # fmt: skip
+    monkeypatch.setattr(torch.Tensor, "expand_dims", torch.Tensor.unsqueeze, raising=False)
+    monkeypatch.setattr(torch.Tensor, "type", SimpleNamespace(layout=None))
+    monkeypatch.setattr(hopper_parts, "gl", gl)
+    for name in ("_by_thread", "_by_row", "_places"):
+        monkeypatch.setattr(hopper_parts, name, getattr(hopper_parts, name).fn)

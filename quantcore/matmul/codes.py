@@ -14,6 +14,10 @@ MULTIPLE = 128  # K is padded to a multiple of it
 ROOM = 256  # tokens of the largest tile
 
 
+ROWS_A_TURN = 16  # rows of a weight for which there is a turn to count
+LEAST_TURNS = 512  # where tiles of many tokens are split: two each of fewer than a GPU has multiprocessors
+
+
 class Coding(NamedTuple):
     """How tokens become codes: under `spec`, kept in `dtype`."""
 
@@ -46,6 +50,11 @@ def has_room(numbers: Tensor, wanted: int) -> bool:
     return numbers.untyped_storage().nbytes() >= (numbers.storage_offset() + wanted) * numbers.element_size()
 
 
+def no_turns(rows: int, device: torch.device) -> Tensor:
+    """Zeros to count in how many pieces of each tile of a weight are done."""
+    return torch.zeros(max(-(-rows // ROWS_A_TURN), LEAST_TURNS), dtype=torch.int32, device=device)
+
+
 class CodedWeight(NamedTuple):
     """Codes of a weight, both dimensions padded by zero codes.
 
@@ -54,8 +63,8 @@ class CodedWeight(NamedTuple):
     zero_point   (padded O,) or (1,), int32; None where symmetric
     sums         (padded O,), int32: the sum of each row's codes; None where activations are symmetric
     out          O
-    rows         rows of a block that share a scale; 0 where scales leave the sum over K
     turns        zeros: how many pieces of a tile are done, so no weight is for two products at the same time
+    rows         rows of a block that share a scale; 0 where scales leave the sum over K
     kept         whether codes were written long ago, so that kernels may read them before the one before has ended
     """
 
@@ -64,6 +73,6 @@ class CodedWeight(NamedTuple):
     zero_point: Tensor | None
     sums: Tensor | None
     out: int
+    turns: Tensor
     rows: int = 0
-    turns: Tensor | None = None
     kept: bool = False

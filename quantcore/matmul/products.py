@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quantcore.matmul import why_not
-from quantcore.matmul.codes import MULTIPLE, CodedWeight, TokenCodes
+from quantcore.matmul.codes import MULTIPLE, CodedWeight, TokenCodes, no_turns
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerGroup
 from quantcore.numbers.qtensor import QTensor, dequantize, fake_quantize, quantize
@@ -31,7 +31,6 @@ from quantcore.numbers.spec import MinMax, QuantSpec
 if TYPE_CHECKING:
     from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 
-TURN = 16  # rows of a weight for which there is a turn to count
 ROW_MULTIPLE = 16  # and O: what torch's products want
 FEW_TOKENS = 64  # up to here our fp8 kernels, beyond torch._scaled_mm, but for what Hopper's narrow tiles take
 FUSED_TOKENS = 256  # up to here low_bit unpacks as it multiplies, beyond it first, where no kernel of Hopper's does
@@ -53,15 +52,15 @@ def coded_weight(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight
         zero = F.pad(zero, (0, rows)) if zero.numel() > 1 and rows else zero
     asymmetric = activations is not None and not activations.symmetric
     sums = codes.sum(1, dtype=torch.int32) if asymmetric else None
-    turns = torch.zeros(-(-out // TURN), dtype=torch.int32, device=codes.device)
-    return _written(CodedWeight(codes, scale, zero, sums, out, turns=turns, kept=True))
+    return _written(CodedWeight(codes, scale, zero, sums, out, no_turns(out, codes.device), kept=True))
 
 
 def coded_blocks(qweight: QTensor, activations: QuantSpec | None) -> CodedWeight:
     """The same of codes with a scale a block."""
     out = qweight.q.shape[0]
     rows = out // qweight.scale.shape[0]
-    return _written(CodedWeight(qweight.q, qweight.scale.contiguous(), None, None, out, rows, kept=True))
+    turns = no_turns(out, qweight.q.device)
+    return _written(CodedWeight(qweight.q, qweight.scale.contiguous(), None, None, out, turns, rows, kept=True))
 
 
 def _written(weight: CodedWeight) -> CodedWeight:

@@ -113,6 +113,6 @@ def codes_of(weight: LowBitWeight, dtype: torch.dtype) -> CodedWeight:
     rows, width = weight.shape
     codes = expand_codes(weight, dtype)
     if weight.group >= width:
-        return CodedWeight(codes, weight.scale.view(-1), None, None, rows)
+        return CodedWeight(codes, weight.scale.view(-1), None, None, rows, weight.turns)
     each = weight.scale.t().repeat_interleave(weight.group // MULTIPLE, 1).contiguous()
-    return CodedWeight(codes, each, None, None, rows, rows=1)
+    return CodedWeight(codes, each, None, None, rows, weight.turns, rows=1)

@@ -42,7 +42,7 @@ def test_bring_words_scales_and_tokens(block_t: int, zero: bool, monkeypatch: py
         zero, 128, block_t, stages, GROUP,
     )  # fmt: skip
     program.start(
-        hopper_low_bit.bring_tokens, block_t * 256 // halves, x, x_full, done, out, tokens, blocks, *share, 128,
+        hopper_low_bit.bring_tokens, block_t * 256 // halves, x, x_full, done, out, tokens, blocks, *share, True, 128,
         block_t, stages, halves, GROUP, True,
     )  # fmt: skip
     for step, (n, t, block) in enumerate(steps(3, 3, blocks, *share, number)):
@@ -74,7 +74,7 @@ def test_bring_codes(block_r: int, each: int, monkeypatch: pytest.MonkeyPatch) -
     l_bufs, r_bufs, s_bufs = Many([None] * 2 * stages), Many([None] * halves * stages), Many([None] * stages)
     full, empty = barriers(stages, 2), barriers(stages, 2)
     program = Program(monkeypatch, hopper_bring, number, PROGRAMS)
-    sizes: Any = (block_r, 128, 128, stages, GROUP, True)
+    sizes: Any = (block_r, 128, 128, True, stages, GROUP, True)
     program.start(
         hopper_bring.bring, 64 * (64 if is_packed else 128), l_bufs, 4 * 128, s_bufs, full, empty, tokens, out,
         128 * blocks, *share, True, is_packed, max(each, 0), True, *sizes,

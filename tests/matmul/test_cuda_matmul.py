@@ -193,10 +193,17 @@ def test_large_layers(tokens: int) -> None:
         ("w4a8", "w:int4/group128,a:fp8_e4m3/token/dynamic"),
     ],
 )
-def test_tiles_that_several_programs_share(path: str, scheme: str) -> None:
-    """Of the tiles that Hopper's kernels have here, 144 to 148 on 132 multiprocessors, the last are split."""
-    tokens, out = (300, 9224) if path == "low_bit" else (400, 9216)
-    laws.check_product(path, scheme, tokens, out, 2048, torch.bfloat16, "cuda")
+def test_tiles_that_several_programs_share(path: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tiles that Hopper's kernels have here, 144 to 147 on 132 multiprocessors, the last are split."""
+    from quantcore.matmul.kernels import hopper_codes, hopper_tiles
+
+    assert hopper_tiles.tile_for(300, 6152, 4096, 132) == hopper_tiles.Tile(128, 1, 4, 132)
+    monkeypatch.setattr(hopper_codes, "width_for", lambda *_: hopper_tiles.WIDE)
+    for kind in ("int8", "blocks", "int4", "int4 apart"):
+        splits, whole = hopper_tiles.cut(144, 32, 132, hopper_tiles.block_us(kind, hopper_tiles.WIDE), 128 * 256)
+        assert splits > 1 and whole == 132
+    tokens, out = (300, 6152) if path == "low_bit" else (400, 9216)
+    laws.check_product(path, scheme, tokens, out, 4096, torch.bfloat16, "cuda")
 
 
 @pytest.mark.parametrize("width", [128, 384, 896])

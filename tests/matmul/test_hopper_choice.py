@@ -41,7 +41,7 @@ def packed(out: int, width: int, group: int, zero: bool = False) -> LowBitWeight
 @pytest.mark.parametrize(("rows", "grouped", "taken"), [(1, False, True), (1, True, False), (128, True, True)])
 def test_groups_of_tokens_go_with_blocks_of_rows_alone(tokens: int, rows: int, grouped: bool, taken: bool) -> None:
     """Where rows of the weight have scales of their own, those of tokens have no place."""
-    weight = CodedWeight(like(1024, 4096, dtype=FP8), like(1024 // rows, 32), None, None, 1024, rows)
+    weight = CodedWeight(like(1024, 4096, dtype=FP8), like(1024 // rows, 32), None, None, 1024, like(8), rows)
     x = TokenCodes(like(tokens, 4096, dtype=FP8), like(tokens, 32) if grouped else like(tokens), None, None)
     assert hopper_codes.takes(x, weight, BF16) == taken
     assert hopper_codes.takes_narrow(x, weight, BF16) == taken
@@ -85,7 +85,7 @@ def test_tokens_are_coded_as_their_product_takes_them(codes: str, dtype: torch.d
     ],
 )
 def test_codes_that_hopper_multiplies(rows: int, out: int, codes: torch.dtype, tokens: int, taken: bool) -> None:
-    weight = CodedWeight(like(out, 4096, dtype=codes), like(out), None, None, out, rows)
+    weight = CodedWeight(like(out, 4096, dtype=codes), like(out), None, None, out, like(8), rows)
     x = TokenCodes(like(tokens, 4096, dtype=codes), like(tokens), None, None)
     assert hopper_codes.takes(x, weight, BF16) == taken
     assert not hopper_codes.takes(x, weight, torch.float32)

@@ -1,14 +1,16 @@
 """What a group of Hopper's warps sums up of codes, block by block, when it lets stages go, and where the sums go."""
 
+from typing import Any
+
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from quantcore.matmul.kernels import hopper_apart, hopper_narrow, hopper_product, hopper_wide  # noqa: E402
+from quantcore.matmul.kernels import hopper_apart, hopper_narrow, hopper_parts, hopper_product, hopper_wide  # noqa: E402
 from quantcore.matmul.kernels.hopper_parts import piece_of  # noqa: E402
 from quantcore.matmul.kernels.tile_order import GROUP, place  # noqa: E402
-from tests.emulated_sums import Numbers, Shared, Stages, emulate  # noqa: E402
+from tests.emulated_sums import Numbers, Shared, Stages, emulate, emulate_parts  # noqa: E402
 
 PROGRAMS = 3
 
@@ -47,7 +49,7 @@ def test_sums_of_blocks(
 
     stages = Stages(stage_count, 2 if block_r == 256 else 1, block_r)
     pieces = range(number, whole + (tiles_l * tiles_r - whole) * splits, PROGRAMS)
-    expected = []
+    expected, shared = list[tuple[Any, ...]](), 0
     for piece in pieces:
         tile, begin, end = piece_of.fn(piece, whole, splits, blocks)
         r, l = place.fn(tile, tiles_r, tiles_l, GROUP)  # noqa: E741
@@ -66,21 +68,26 @@ def test_sums_of_blocks(
             if right_blocks:
                 part = part * br[torch.arange(block_r * r, block_r * (r + 1)).clamp(max=rows_r - 1) // 128, block]
             sums += part
-        halves = (0, block_r // 2) if block_r == 256 else (0,)
-        for first in halves:
-            own = sums[:, first : first + block_r // len(halves)]
-            if splits > 1 and piece >= whole:
-                expected.append(("part", (piece - whole) * 128 + 64 * side, first, own))
-            else:
-                expected.append(("tile", 128 * l + 64 * side, block_r * r + first, own))
+        halves = sums.chunk(2 if block_r == 256 else 1, 1)
+        if splits > 1 and piece >= whole:
+            of_side = [len(halves) * (2 * at + side) for at in (piece - whole, (tile - whole) * splits)]
+            expected += [("part", of_side[0] + box, 0, own) for box, own in enumerate(halves)]
+            expected.append(("turn", 2 * (tile - whole) + side, splits, torch.zeros(0)))
+            apart = splits * 2 * len(halves) / 64
+            halves = [torch.full_like(own, of_side[1] + box + apart) for box, own in enumerate(halves)]
+            shared += 1
+        if splits == 1 or piece < whole or shared % 2 == 0:
+            for box, own in enumerate(halves):
+                expected.append(("tile", 128 * l + 64 * side, block_r * r + box * own.shape[1], own))
 
     modules = [hopper_apart, hopper_narrow, hopper_product, hopper_wide]
     found = emulate(monkeypatch, modules, stages, number, PROGRAMS)
     has_bl = each or int(left_blocks)
+    turns = torch.zeros(4)
     desc = type("Described", (), {"dtype": None})
     tensors = (
         *(Shared(one) for one in (stages.l, stages.r, stages.s, torch.zeros(2, 1))), stages.full, stages.empty, desc,
-        None, Numbers(bl), Numbers(br), *[None] * 7, rows_r, rows_l, 128 * blocks, whole, splits,
+        None, Numbers(turns), Numbers(bl), Numbers(br), *[None] * 7, rows_r, rows_l, 128 * blocks, whole, splits,
     )  # fmt: skip
     hopper_product.sum_up(
         tensors, side, splits > 1, is_int, power, has_bl, int(right_blocks), False, 1, 1, False, False, "none", block_r,
@@ -90,3 +97,23 @@ def test_sums_of_blocks(
     assert [one[:3] for one in found] == [one[:3] for one in expected]
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one[3], other[3])
+
+
+@pytest.mark.parametrize("columns", [16, 64, 256])
+@pytest.mark.parametrize("kind", [torch.float32, torch.int32])
+def test_parts_are_kept_and_added(columns: int, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of both sides of a tile in three splits, which lie among one another; what each thread holds side by side,
+    and that of a warp's lanes."""
+    numbers = torch.full((6 * 64 * columns,), 1 << 20, dtype=kind)
+    emulate_parts(monkeypatch)
+    parts = [torch.randint(-99, 99, (64, columns)).to(kind) for _ in range(6)]
+    for part, sums in enumerate(parts):
+        hopper_parts.keep_part.fn(Numbers(numbers), sums, part)
+    for side in range(2):
+        added = hopper_parts.sum_of_parts.fn(Numbers(numbers), parts[0], side, 3, 2)
+        assert torch.equal(added, parts[side] + parts[side + 2] + parts[side + 4])
+    row, column = 1 + 8 + 16 * 2, 8 + 2 * 3  # lane 4 + 3 of warp 2, its third and fourth number of the second 8 columns
+    at = ((4 + 2) * 32 + 4 + 3) * 4
+    assert torch.equal(
+        numbers[at : at + 4].view(2, 2), torch.stack([parts[0][r, column : column + 2] for r in (row - 8, row)])
+    )

@@ -261,7 +261,7 @@ def multiply(
         constants |= {"IS_INT": is_int, "PROGRAMS": programs}
         launch(_multiply_many, (programs,), w_desc, x_desc, y_desc, *after, **constants)
         return y
-    splits = tile.splits if weight.turns is not None and tiles <= len(weight.turns) else 1
+    splits = tile.splits if tiles <= len(weight.turns) else 1
     kind = torch.int32 if is_int and not blocks else torch.float32
     parts = torch.empty(splits, out, tokens, dtype=kind, device=y.device) if splits > 1 else None
     constants |= {"BLOCKS": blocks, "X_BLOCKS": x.scale.dim() == 2, "FEW": tokens < tile.t, "SPLITS": splits}

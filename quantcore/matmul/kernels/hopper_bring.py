@@ -20,7 +20,7 @@ from quantcore.numbers.kernels.overlap import after_last, let_next
 def bring(
     desc, bufs, s_desc, s_bufs, full, empty, R, L, K, whole, splits, LEFT: gl.constexpr, PACKED: gl.constexpr,
     BLOCKS: gl.constexpr, EARLY: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
+    SPLIT: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """One operand, in as many boxes a stage as it has buffers, and its groups' scales, of so many BLOCKS each; with
     EARLY from before the kernel before this one has ended."""
@@ -47,7 +47,7 @@ def bring(
                 at = [block * L + row, 0] if PACKED else [row, block * BLOCK_K]
                 tma.async_copy_global_to_shared(desc, at, came, bufs.index(boxes * stage + box))
             step += 1
-    if not EARLY:
+    if not (EARLY or SPLIT):
         let_next(OVERLAP)
 
 

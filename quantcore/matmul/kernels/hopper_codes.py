@@ -15,53 +15,27 @@ times its codes for integers of 8, 2^-9 times them for e4m3, and so are the sums
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from quantcore.matmul.codes import CodedWeight, TokenCodes, has_room
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
-from quantcore.matmul.kernels.hopper_parts import sum_of_parts
 from quantcore.matmul.kernels.hopper_product import multiply_tiles, stages
-from quantcore.matmul.kernels.hopper_results import left_scales, results
-from quantcore.matmul.kernels.hopper_tiles import CODES_US, WIDE, cut, width_for
+from quantcore.matmul.kernels.hopper_tiles import WIDE, block_us, cut, width_for
 from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, INT8_POWER, WORDS, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
-from quantcore.matmul.kernels.tile_order import GROUP, place
+from quantcore.matmul.kernels.tile_order import GROUP
 from quantcore.numbers.kernels.launch import launch
-from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
+from quantcore.numbers.kernels.overlap import overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
 
 BLOCK_L, BLOCK_K = 128, 128
 MANY_TOKENS = 256  # from here on
 SOME_TOKENS = 65  # where blocks have scales, or the weight is packed
 MOST_COLUMNS = 1 << 16  # int32 holds so many products of 16 times a code of 4 bits and one of 8
-
-
-@triton.jit(do_not_specialize=["whole", "splits"])
-def _add_parts(
-    parts_ptr, y_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, whole, splits,
-    PACKED: tl.constexpr, TURNED: tl.constexpr, SL: tl.constexpr, SR: tl.constexpr, L_ZERO: tl.constexpr,
-    R_ZERO: tl.constexpr, BIAS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EVEN: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """y of the sums of parts, of ROWS of L x COLUMNS of R of a split tile."""
-    after_last(OVERLAP)
-    let_next(OVERLAP)
-    at_l, at_r, sums = sum_of_parts(parts_ptr, splits, BLOCK_L, BLOCK_R, ROWS, COLUMNS)
-    pid_r, pid_l = place(whole + tl.program_id(0), tl.cdiv(R, BLOCK_R), tl.cdiv(L, BLOCK_L), GROUP)
-    at_l += pid_l * BLOCK_L
-    at_r += pid_r * BLOCK_R
-    y = results(
-        sums, at_r, at_l, R, L, left_scales(sl_ptr, at_l, L, SL), sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr,
-        bias_ptr, SL, SR, L_ZERO, R_ZERO, BIAS, PACKED, EVEN, y_ptr.dtype.element_ty,
-    )  # fmt: skip
-    wide_l, wide_r = at_l.to(tl.int64)[:, None], at_r.to(tl.int64)[None, :]
-    to = wide_r * L + wide_l if TURNED else wide_l * R + wide_r
-    tl.store(y_ptr + to, y, mask=(at_l < L)[:, None] & (at_r < R)[None, :])
 
 
 def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
@@ -71,7 +45,7 @@ def takes(x: TokenCodes, weight: CodedWeight, dtype: torch.dtype) -> bool:
         len(x.codes) >= least
         and _scales_fit(x, weight)
         and _fits(x.codes, weight.out, dtype)
-        and (weight.rows > 0 or _share(len(x.codes), weight.out, x.codes, WIDE).is_full)
+        and (weight.rows > 0 or _share(len(x.codes), weight.out, x.codes, WIDE, _kind(weight)).is_full)
     )
 
 
@@ -93,7 +67,7 @@ def takes_packed(x: Tensor, codes: torch.dtype, weight: LowBitWeight, dtype: tor
         and _fits(x, out, dtype)
         and (
             _width(x, out, _packed_kind(codes, weight)) < WIDE
-            or (tokens >= SOME_TOKENS and _share(out, tokens, x, WIDE).is_full)
+            or (tokens >= SOME_TOKENS and _share(out, tokens, x, WIDE, _packed_kind(codes, weight)).is_full)
         )
     )
 
@@ -135,15 +109,15 @@ class _Share(NamedTuple):
 
     @property
     def is_full(self) -> bool:
-        """Whether three in four multiprocessors get a piece."""
-        return 4 * self.pieces >= 3 * self.programs
+        """Whether two in three multiprocessors get a piece."""
+        return 3 * self.pieces >= 2 * self.programs
 
 
-def _share(left: int, right: int, x: Tensor, block_r: int) -> _Share:
+def _share(left: int, right: int, x: Tensor, block_r: int, kind: str) -> _Share:
     """Of so many rows of L and R, in tiles of block_r of R; x, or its codes, for the columns."""
     tiles, programs = triton.cdiv(right, block_r) * triton.cdiv(left, BLOCK_L), multiprocessors(x.device)
     blocks = triton.cdiv(x.shape[1], BLOCK_K)
-    return _Share(programs, tiles, *cut(tiles, blocks, programs, CODES_US[block_r], BLOCK_L * block_r))
+    return _Share(programs, tiles, *cut(tiles, blocks, programs, block_us(kind, block_r), BLOCK_L * block_r))
 
 
 class Side(NamedTuple):
@@ -168,25 +142,31 @@ def multiply_many(
 ) -> Tensor:
     """y (N, O) in `dtype`, of 16 bits, by tiles of so many rows of R. x and weight are padded alike, to whole 128
     columns."""
-    block_r = width or _width(x.codes, weight.out, _kind(weight))
-    kind = -1 if weight.rows else int(weight.scale.numel() > 1)
-    of_w = Side(weight.codes, weight.out, weight.scale, kind, weight.zero_point, weight.sums)
+    kind = _kind(weight)
+    block_r = width or _width(x.codes, weight.out, kind)
+    scales = -1 if weight.rows else int(weight.scale.numel() > 1)
+    of_w = Side(weight.codes, weight.out, weight.scale, scales, weight.zero_point, weight.sums)
+    how: dict[str, Any] = {"bias": bias, "dtype": dtype, "block_r": block_r, "early": weight.kept}
     if weight.rows == 1 or (weight.rows == 0 and block_r < WIDE):
         bl = weight.scale if weight.rows else None
-        return _multiply(of_w, _tokens(x), bias, dtype, block_r, turned=True, early=weight.kept, bl=bl)
+        return _multiply(of_w, _tokens(x), kind, weight.turns, turned=True, bl=bl, **how)
     bl, br = x.scale if x.scale.dim() == 2 else None, weight.scale if weight.rows else None
-    return _multiply(_tokens(x), of_w, bias, dtype, block_r, early=weight.kept, bl=bl, br=br)
+    return _multiply(_tokens(x), of_w, kind, weight.turns, bl=bl, br=br, **how)
 
 
 def multiply_packed_many(
     x: TokenCodes, weight: LowBitWeight, bias: Tensor | None, dtype: torch.dtype, width: int | None = None
 ) -> Tensor:
     """The same of a weight that is packed."""
-    block_r = width or _width(x.codes, weight.shape[0], _packed_kind(x.codes.dtype, weight))
+    kind = _packed_kind(x.codes.dtype, weight)
+    block_r = width or _width(x.codes, weight.shape[0], kind)
     grouped, power = len(weight.scale) > 1, INT8_POWER if x.codes.dtype == torch.int8 else FP8_POWER
     of_w = Side(words_of(weight), weight.shape[0], weight.scale, -1 if grouped else 1)
     bl, each = (weight.scale, weight.group // BLOCK_K) if grouped else (None, 1)
-    return _multiply(of_w, _tokens(x), bias, dtype, block_r, turned=True, packed=power, early=True, bl=bl, each=each)
+    return _multiply(
+        of_w, _tokens(x), kind, weight.turns, bias, dtype, block_r, turned=True, packed=power, early=True, bl=bl,
+        each=each,
+    )  # fmt: skip
 
 
 def _tokens(x: TokenCodes) -> Side:
@@ -195,18 +175,18 @@ def _tokens(x: TokenCodes) -> Side:
 
 
 def _multiply(
-    left: Side, right: Side, bias: Tensor | None, dtype: torch.dtype, block_r: int, turned: bool = False,
-    packed: int = 0, early: bool = False, bl: Tensor | None = None, br: Tensor | None = None, each: int = 1,
+    left: Side, right: Side, kind: str, turns: Tensor, bias: Tensor | None, dtype: torch.dtype, block_r: int,
+    turned: bool = False, packed: int = 0, early: bool = False, bl: Tensor | None = None, br: Tensor | None = None, each: int = 1,
 ) -> Tensor:  # fmt: skip
     """packed: the power of two that one of an unpacked code is worth; each: blocks that share a scale of bl."""
     out, tokens = (left.rows, right.rows) if turned else (right.rows, left.rows)
     y = torch.empty(tokens, out, dtype=dtype, device=right.codes.device)
     width, is_int = right.codes.shape[1], right.codes.dtype == torch.int8
-    share = _share(left.rows, right.rows, right.codes, block_r)
+    share = _share(left.rows, right.rows, right.codes, block_r, kind)
     splits, whole, parts = share.splits, share.whole, None
     if splits > 1:
-        kind = torch.int32 if is_int and bl is None and br is None else torch.float32
-        parts = torch.empty(share.pieces - whole, BLOCK_L, block_r, dtype=kind, device=y.device)
+        sums = torch.int32 if is_int and bl is None and br is None else torch.float32
+        parts = torch.empty(share.pieces - whole, BLOCK_L, block_r, dtype=sums, device=y.device)
     of_rows = (
         left.scale, right.scale, left.zero_point, right.zero_point, left.sums, right.sums, bias, right.rows, left.rows,
     )  # fmt: skip
@@ -223,12 +203,8 @@ def _multiply(
     launch(
         multiply_tiles, (min(share.pieces, share.programs),),
         described(left.codes, [half, WORDS if packed else BLOCK_K]), described(right.codes, [box, BLOCK_K]),
-        described(y, [box, half] if turned else [half, box]), parts, scales, br, *of_rows, width, whole, splits,
+        described(y, [box, half] if turned else [half, box]), parts, turns, scales, br, *of_rows, width, whole, splits,
         SPLIT=splits > 1, IS_INT=is_int, BL=0 if bl is None else each, BR=br is not None, BLOCK_K=BLOCK_K,
         STAGES=stages(BLOCK_L, block_r, BLOCK_K, packed != 0, bl is not None), EARLY=early, **constants,
     )  # fmt: skip
-    if parts is not None:
-        columns = min(32, block_r)
-        grid = share.tiles - whole, BLOCK_L // 64, block_r // columns
-        launch(_add_parts, grid, parts, y, *of_rows, whole, splits, ROWS=64, COLUMNS=columns, **constants)
     return y

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -35,7 +34,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
-from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
+from quantcore.matmul.kernels.hopper_parts import is_last, keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_results import write
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
 from quantcore.matmul.kernels.hopper_unpack import LESS, LESS_TWICE, STEP, WORDS, twice, unpacked, words_of
@@ -80,8 +79,8 @@ def bring_weights(
 
 @gluon.jit
 def bring_tokens(
-    x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
-    STAGES: gl.constexpr, HALVES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
+    x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr,
+    BLOCK_T: gl.constexpr, STAGES: gl.constexpr, HALVES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """Whoever waits for tokens has waited for the kernel before this one."""
     x_stages: gl.constexpr = x_bufs.shape[0]
@@ -102,7 +101,8 @@ def bring_tokens(
                 at = [pid_t * BLOCK_T, block * 128 + h * columns]
                 tma.async_copy_global_to_shared(x_desc, at, came, x_bufs.index(part % x_stages))
             step += 1
-    let_next(OVERLAP)
+    if not SPLIT:
+        let_next(OVERLAP)
 
 
 @gluon.jit
@@ -144,10 +144,10 @@ def _operand(
 def _sum_up(
     tensors, SIDE: gl.constexpr, TEAM: gl.constexpr, TEAMS: gl.constexpr, ZERO: gl.constexpr, SX: gl.constexpr,
     BIAS: gl.constexpr, SCALED: gl.constexpr, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
-    STAGES: gl.constexpr, HALVES: gl.constexpr, GROUP: gl.constexpr,
+    STAGES: gl.constexpr, HALVES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, sum_bufs, x_full, full, done, given, taken = tensors[:11]
-    y_desc, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits = tensors[11:]
+    y_desc, sx_ptr, bias_ptr, parts_ptr, turns_ptr, N, T, blocks, whole, splits = tensors[11:]
     half: gl.constexpr = BLOCK_N // 2
     part: gl.constexpr = BLOCK_T // HALVES
     x_stages: gl.constexpr = x_bufs.shape[0]
@@ -167,7 +167,8 @@ def _sum_up(
     y_buf = y_bufs.index(SIDE)
     before = 0
     turn = 0
-    for piece in range(gl.program_id(0), whole + (tiles_n * tiles_t - whole) * splits, gl.num_programs(0)):
+    pieces = whole + (tiles_n * tiles_t - whole) * splits
+    for piece in range(gl.program_id(0), pieces, gl.num_programs(0)):
         tile, begin, end = piece_of(piece, whole, splits, blocks)
         pid_n, pid_t = place(tile, tiles_n, tiles_t, GROUP)
         first = pid_n * BLOCK_N + SIDE * half
@@ -211,9 +212,16 @@ def _sum_up(
                 mbarrier.wait(given.index(SIDE), turn & 1)
                 acc += sum_bufs.index(SIDE).load(layout)
             n = first + gl.arange(0, half, gl.SliceLayout(1, layout))
+            finishes = piece < whole if SPLIT else True
             if SPLIT and piece >= whole:
-                keep_part(parts_ptr, acc, (piece - whole) * BLOCK_N + SIDE * half, 0, BLOCK_T)
-            else:
+                keep_part(parts_ptr, acc, 2 * (piece - whole) + SIDE)
+                finishes = is_last(turns_ptr + 2 * (tile - whole) + SIDE, splits)
+                if finishes:
+                    acc = sum_of_parts(parts_ptr, acc, 2 * (tile - whole) * splits + SIDE, splits, 2)
+            if SPLIT and SIDE == 0:
+                if piece + gl.num_programs(0) >= pieces:
+                    let_next(OVERLAP)
+            if finishes:
                 if SX > 0:
                     t = gl.minimum(pid_t * BLOCK_T + gl.arange(0, BLOCK_T, gl.SliceLayout(0, layout)), T - 1)
                     acc *= gl.load(sx_ptr + t * (SX - 1)).expand_dims(0)
@@ -231,7 +239,7 @@ def _sum_up(
 
 @gluon.jit(do_not_specialize=["T", "whole", "splits"])
 def _multiply_low_bit(
-    x_desc, w_desc, y_desc, s_desc, z_desc, sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
+    x_desc, w_desc, y_desc, s_desc, z_desc, sx_ptr, bias_ptr, parts_ptr, turns_ptr, N, T, blocks, whole, splits,
     blocks_a_group, ZERO: gl.constexpr, SX: gl.constexpr, BIAS: gl.constexpr, SCALED: gl.constexpr, SPLIT: gl.constexpr,
     TEAMS: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr, STAGES: gl.constexpr,
     HALVES: gl.constexpr, GROUP: gl.constexpr, PHASES: gl.constexpr, OVERLAP: gl.constexpr, num_warps: gl.constexpr,
@@ -260,24 +268,24 @@ def _multiply_low_bit(
     if TEAMS == 1:
         tensors = (
             x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, x_bufs, x_full, full, done, given, taken, y_desc,
-            sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
+            sx_ptr, bias_ptr, parts_ptr, turns_ptr, N, T, blocks, whole, splits,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, HALVES, GROUP,
+                    STAGES, HALVES, GROUP, OVERLAP,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, HALVES, GROUP,
+                    STAGES, HALVES, GROUP, OVERLAP,
                 )),
                 (bring_weights, (
                     w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits,
                     blocks_a_group, ZERO, BLOCK_N, BLOCK_T, STAGES, GROUP,
                 )),
                 (bring_tokens, (
-                    x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES, HALVES,
+                    x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, SPLIT, BLOCK_N, BLOCK_T, STAGES, HALVES,
                     GROUP, OVERLAP,
                 )),
             ],
@@ -289,59 +297,38 @@ def _multiply_low_bit(
         sum_bufs = gl.allocate_shared_memory(gl.float32, [2, BLOCK_N // 2, BLOCK_T], sum_layout)
         tensors = (
             x_bufs, w_bufs, s_bufs, z_bufs, y_bufs, sum_bufs, x_full, full, done, given, taken, y_desc,
-            sx_ptr, bias_ptr, parts_ptr, N, T, blocks, whole, splits,
+            sx_ptr, bias_ptr, parts_ptr, turns_ptr, N, T, blocks, whole, splits,
         )  # fmt: skip
         gl.warp_specialize(
             [
                 (_sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, HALVES, GROUP,
+                    STAGES, HALVES, GROUP, OVERLAP,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, HALVES, GROUP,
+                    STAGES, HALVES, GROUP, OVERLAP,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, HALVES, GROUP,
+                    STAGES, HALVES, GROUP, OVERLAP,
                 )),
                 (_sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
-                    STAGES, HALVES, GROUP,
+                    STAGES, HALVES, GROUP, OVERLAP,
                 )),
                 (bring_weights, (
                     w_desc, s_desc, z_desc, w_bufs, s_bufs, z_bufs, full, done, N, T, blocks, whole, splits,
                     blocks_a_group, ZERO, BLOCK_N, BLOCK_T, STAGES, GROUP,
                 )),
                 (bring_tokens, (
-                    x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, BLOCK_N, BLOCK_T, STAGES, HALVES,
+                    x_desc, x_bufs, x_full, done, N, T, blocks, whole, splits, SPLIT, BLOCK_N, BLOCK_T, STAGES, HALVES,
                     GROUP, OVERLAP,
                 )),
             ],
             [4, 4, 4, 1, 1],
             [112, 112, 112, 24, 24],
         )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["T", "whole", "splits"])
-def _add_parts(
-    parts_ptr, y_ptr, sx_ptr, bias_ptr, N, T, whole, splits, SX: tl.constexpr, BIAS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr,
-    OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """y[t, n] = sx[t] * sum of parts[part, n, t] + bias[n], of ROWS n and COLUMNS t of a split tile."""
-    after_last(OVERLAP)
-    let_next(OVERLAP)
-    n, t, sums = sum_of_parts(parts_ptr, splits, BLOCK_N, BLOCK_T, ROWS, COLUMNS)
-    pid_n, pid_t = place(whole + tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.cdiv(T, BLOCK_T), GROUP)
-    n += pid_n * BLOCK_N
-    t += pid_t * BLOCK_T
-    if SX > 0:
-        sums *= tl.load(sx_ptr + tl.minimum(t, T - 1) * (SX - 1))[None, :]
-    if BIAS:
-        sums += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
-    y = tl.trans(sums).to(y_ptr.dtype.element_ty)
-    tl.store(y_ptr + t.to(tl.int64)[:, None] * N + n[None, :], y, mask=(t < T)[:, None] & (n < N)[None, :])
 
 
 def _scaled(weight: LowBitWeight, block_t: int) -> str:
@@ -386,16 +373,9 @@ def multiply_low_bit(
         described(words_of(weight), [BLOCK_N // 2, WORDS]),
         described(y, [block_t // halves, BLOCK_N // 2]), described_flat(weight.scale, BLOCK_N),
         None if weight.zero_point is None else described_flat(weight.zero_point, BLOCK_N), scale, bias, parts,
-        out, tokens, blocks, whole, splits, blocks if weight.group >= width else weight.group // BLOCK,
+        weight.turns, out, tokens, blocks, whole, splits, blocks if weight.group >= width else weight.group // BLOCK,
         ZERO=weight.zero_point is not None, SX=scales_of(scale), BIAS=bias is not None, SCALED=_scaled(weight, block_t),
         SPLIT=splits > 1, TEAMS=teams, BLOCK_N=BLOCK_N, BLOCK_T=block_t, STAGES=STAGES[block_t], HALVES=halves,
         GROUP=GROUP, PHASES=min(4, block_t // 8), num_warps=4, **overlapping(x.device),
     )  # fmt: skip
-    if parts is not None:
-        grid = cut, BLOCK_N // 64, triton.cdiv(block_t, 32)
-        launch(
-            _add_parts, grid, parts, y, scale, bias, out, tokens, whole, splits, SX=scales_of(scale),
-            BIAS=bias is not None, BLOCK_N=BLOCK_N, BLOCK_T=block_t, ROWS=64, COLUMNS=min(32, block_t), GROUP=GROUP,
-            num_warps=4, **overlapping(x.device),
-        )  # fmt: skip
     return y

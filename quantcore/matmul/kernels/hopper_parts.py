@@ -1,8 +1,13 @@
-"""Tiles that several programs share, on Hopper: each sums up some of the columns, and a second kernel adds the parts.
+"""Tiles that several programs share, on Hopper: each sums up some of the columns, and the last one to be done adds the
+parts.
 
 A program takes one piece of work after the other: whole tiles first, then those of the tiles that are split, so that
 the last ones are short and all programs end at about the same time. `hopper_tiles` says how many tiles go whole. What
 is written in Triton's words here runs in Gluon's kernels, too.
+
+Nobody waits for another program: it may not have begun. A group of warps writes its sums and counts itself as done
+(`turns`); whoever finds all others done reads all parts, its own as well, and adds them in the order of the splits, so
+the result is always the same.
 """
 
 from __future__ import annotations
@@ -24,23 +29,56 @@ def piece_of(piece, whole, splits, blocks):
 
 
 @gluon.jit
-def keep_part(parts_ptr, sums, row, column, WIDTH: gl.constexpr):
-    """Write sums where parts, of WIDTH columns, have this row and column."""
-    rows = row + gl.arange(0, sums.shape[0], gl.SliceLayout(1, sums.type.layout))
-    columns = column + gl.arange(0, sums.shape[1], gl.SliceLayout(0, sums.type.layout))
-    gl.store(parts_ptr + (rows * WIDTH).expand_dims(1) + columns.expand_dims(0), sums)
+def _by_thread(sums):
+    """Sums of 64 rows, (8 columns x warps, a warp's 32 lanes, 4 numbers), as threads hold them: what neighbours write
+    lies side by side."""
+    columns: gl.constexpr = sums.shape[1] // 8
+    return sums.reshape([4, 2, 8, columns, 4, 2]).permute([3, 0, 2, 4, 1, 5]).reshape([4 * columns, 32, 4])
+
+
+@gluon.jit
+def _by_row(held, like):
+    """The same the other way round."""
+    columns: gl.constexpr = like.shape[1] // 8
+    sums = held.reshape([columns, 4, 8, 4, 2, 2]).permute([1, 4, 2, 0, 3, 5]).reshape(like.shape)
+    return gl.convert_layout(sums, like.type.layout, assert_trivial=True)
+
+
+@gluon.jit
+def _places(held):
+    """Of what `_by_thread` gives."""
+    layout: gl.constexpr = held.type.layout
+    side: gl.constexpr = gl.SliceLayout(2, layout)
+    one = gl.arange(0, held.shape[0], gl.SliceLayout(1, side)).expand_dims(1)
+    two = gl.arange(0, 32, gl.SliceLayout(0, side)).expand_dims(0)
+    four = gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(0, layout)))
+    return (128 * one + 4 * two).expand_dims(2) + four.expand_dims(0).expand_dims(0)
+
+
+@gluon.jit
+def keep_part(parts_ptr, sums, part):
+    """Write sums as one of the parts of this shape."""
+    size: gl.constexpr = sums.shape[0] * sums.shape[1]
+    held = _by_thread(sums)
+    gl.store(parts_ptr + part * size + _places(held), held)
 
 
 @triton.jit
-def sum_of_parts(
-    parts_ptr, splits, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):  # fmt: skip
-    """Of a split tile, the program's first number, the rows and columns that its second and third say, and the sum of
-    their parts, each HEIGHT x WIDTH, in the order of its splits."""
-    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    at = parts_ptr + tl.program_id(0) * splits * (HEIGHT * WIDTH) + rows[:, None] * WIDTH + columns[None, :]
-    sums = tl.load(at)
+def is_last(turns_ptr, splits):
+    """Whether all other parts are written. The count begins anew."""
+    tl.debug_barrier()  # all threads' sums are written before one of them counts the group as done
+    last = tl.atomic_add(turns_ptr, 1) == splits - 1
+    if last:
+        tl.store(turns_ptr, 0)
+    return last
+
+
+@gluon.jit
+def sum_of_parts(parts_ptr, like, first, splits, APART: gl.constexpr):
+    """Of parts `first`, `first` + APART and so on, each of the shape and layout of `like`."""
+    size: gl.constexpr = like.shape[0] * like.shape[1]
+    at = parts_ptr + first * size + _places(_by_thread(like))
+    sums = gl.load(at, cache_modifier=".cg")
     for split in range(1, splits):
-        sums += tl.load(at + split * (HEIGHT * WIDTH))
-    return rows, columns, sums
+        sums += gl.load(at + split * APART * size, cache_modifier=".cg")
+    return _by_row(sums, like)

@@ -14,11 +14,11 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from quantcore.matmul.kernels.hopper_apart import sums_apart
 from quantcore.matmul.kernels.hopper_bring import bring
 from quantcore.matmul.kernels.hopper_narrow import sums_narrow
-from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of
+from quantcore.matmul.kernels.hopper_parts import is_last, keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_results import left_scales, results, write
 from quantcore.matmul.kernels.hopper_wide import sums_kept
 from quantcore.matmul.kernels.tile_order import place
-from quantcore.numbers.kernels.overlap import after_last
+from quantcore.numbers.kernels.overlap import after_last, let_next
 
 STAGES_BYTES = 192 * 1024  # of a program; beside them lies a tile of results, 32 KB at most
 
@@ -38,8 +38,8 @@ def sum_up(
     R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
-    l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr = tensors[:12]
-    zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits = tensors[12:]
+    l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, turns_ptr, bl_ptr, br_ptr = tensors[:11]
+    sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits = tensors[11:]
     boxes: gl.constexpr = r_bufs.shape[0] // STAGES
     wide: gl.constexpr = boxes > 1
     half: gl.constexpr = BLOCK_L // 2
@@ -53,7 +53,8 @@ def sum_up(
     if kept:
         first = gl.zeros([half, rows], gl.int32, layout)
         second = gl.zeros([half, rows], gl.int32, layout)
-    for piece in range(gl.program_id(0), whole + (tiles_r * tiles_l - whole) * splits, gl.num_programs(0)):
+    pieces = whole + (tiles_r * tiles_l - whole) * splits
+    for piece in range(gl.program_id(0), pieces, gl.num_programs(0)):
         tile, begin, end = piece_of(piece, whole, splits, blocks)
         pid_r, pid_l = place(tile, tiles_r, tiles_l, GROUP)
         begin_l, begin_r = pid_l * BLOCK_L + SIDE * half, pid_r * BLOCK_R
@@ -74,12 +75,21 @@ def sum_up(
                 SIDE, IS_INT, PACKED, BL, BR, STAGES, layout,
             )  # fmt: skip
             second = first
+        finishes = piece < whole if SPLIT else True
         if SPLIT and piece >= whole:
-            row_part = (piece - whole) * BLOCK_L + SIDE * half
-            keep_part(parts_ptr, first, row_part, 0, BLOCK_R)
+            own, of_tile = 2 * (piece - whole) + SIDE, 2 * (tile - whole) * splits + SIDE
+            keep_part(parts_ptr, first, boxes * own)
             if wide:
-                keep_part(parts_ptr, second, row_part, rows, BLOCK_R)
-        else:
+                keep_part(parts_ptr, second, boxes * own + 1)
+            finishes = is_last(turns_ptr + 2 * (tile - whole) + SIDE, splits)
+            if finishes:
+                first = sum_of_parts(parts_ptr, first, boxes * of_tile, splits, 2 * boxes)
+                if wide:
+                    second = sum_of_parts(parts_ptr, second, boxes * of_tile + 1, splits, 2 * boxes)
+        if SPLIT and SIDE == 0:
+            if piece + gl.num_programs(0) >= pieces:
+                let_next(OVERLAP)
+        if finishes:
             if wide:
                 sl = left_scales(sl_ptr, at_l, L, SL)
             for box in gl.static_range(boxes):
@@ -94,8 +104,8 @@ def sum_up(
 
 @gluon.jit(do_not_specialize=["L", "R", "whole", "splits"])
 def multiply_tiles(
-    l_desc, r_desc, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr,
-    R, L, K, whole, splits, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
+    l_desc, r_desc, y_desc, parts_ptr, turns_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr,
+    bias_ptr, R, L, K, whole, splits, SPLIT: gl.constexpr, IS_INT: gl.constexpr, PACKED: gl.constexpr, BL: gl.constexpr,
     BR: gl.constexpr, TURNED: gl.constexpr, SL: gl.constexpr, SR: gl.constexpr, L_ZERO: gl.constexpr,
     R_ZERO: gl.constexpr, BIAS: gl.constexpr, BLOCK_R: gl.constexpr, BLOCK_L: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr, GROUP: gl.constexpr, EVEN: gl.constexpr, EARLY: gl.constexpr, OVERLAP: gl.constexpr,
@@ -116,8 +126,8 @@ def multiply_tiles(
         mbarrier.init(empty.index(stage), count=2)
     fence_async_shared()
     tensors = (
-        l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr, zl_ptr,
-        zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits,
+        l_bufs, r_bufs, s_bufs, y_bufs, full, empty, y_desc, parts_ptr, turns_ptr, bl_ptr, br_ptr, sl_ptr, sr_ptr,
+        zl_ptr, zr_ptr, l_sum_ptr, r_sum_ptr, bias_ptr, R, L, K, whole, splits,
     )  # fmt: skip
     gl.warp_specialize(
         [
@@ -131,11 +141,11 @@ def multiply_tiles(
             )),
             (bring, (
                 l_desc, l_bufs, bl_ptr, s_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(True), PACKED,
-                BL if PACKED else 0, EARLY and TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP, OVERLAP,
+                BL if PACKED else 0, EARLY and TURNED, BLOCK_R, BLOCK_L, BLOCK_K, SPLIT, STAGES, GROUP, OVERLAP,
             )),
             (bring, (
                 r_desc, r_bufs, r_desc, r_bufs, full, empty, R, L, K, whole, splits, gl.constexpr(False),
-                gl.constexpr(0), gl.constexpr(0), EARLY and not TURNED, BLOCK_R, BLOCK_L, BLOCK_K, STAGES, GROUP,
+                gl.constexpr(0), gl.constexpr(0), EARLY and not TURNED, BLOCK_R, BLOCK_L, BLOCK_K, SPLIT, STAGES, GROUP,
                 OVERLAP,
             )),
         ],

@@ -25,11 +25,12 @@ NARROWEST, NARROW, WIDE = 16, 128, 256  # rows of R: of `hopper_narrow` from and
 # Tokens with which narrow tiles may be the quickest, by the weight's codes; "apart": a block's sums leave
 # the tensor cores.
 NARROW_FROM = {"int4": 9, "int4 apart": 9, "int8": 33, "fp8": 33, "blocks": 17}
-# What a block of a tile of codes takes, by its rows of R; SCALED: where a block's sums leave the tensor cores.
-CODES_US = {16: 0.24, 32: 0.26, 64: 0.26, 128: 0.37, 256: 0.72}
-SCALED_US = {128: 0.52, 256: 0.92}
-ADD_US = 3.0  # what adding parts takes at least
-PARTS_BYTES_US = 4e6  # bytes of parts that are written, or read, in a microsecond
+# What a block of a tile of codes takes, by its rows of R; APART: where a block's sums leave the tensor cores.
+KEPT_US = {16: 0.24, 32: 0.26, 64: 0.26, 128: 0.37, 256: 0.72}
+APART_US = {16: 0.28, 32: 0.29, 64: 0.36, 128: 0.52, 256: 0.92}
+ADD_US = 2.1  # what adding parts takes at least
+BYTES_US = 1e5  # bytes of parts that one program writes, or reads, in a microsecond
+ALL_BYTES_US = 5e6  # and all programs
 
 
 class Tile(NamedTuple):
@@ -74,9 +75,15 @@ def width_for(tokens: int, out: int, blocks: int, kind: str, programs: int) -> i
     if kind == "fp8" or (kind != "blocks" and tokens <= NARROW):
         return min(NARROW, max(NARROWEST, triton.next_power_of_2(tokens)))
     wide = columns * triton.cdiv(out, WIDE) if kind == "blocks" else rows * triton.cdiv(tokens, WIDE)
-    block_us = SCALED_US if kind in ("blocks", "int4 apart") else CODES_US
     tiles = {NARROW: rows * columns, WIDE: wide}
-    return min(tiles, key=lambda width: _takes_us(tiles[width], blocks, programs, block_us[width], BLOCK_N * width))
+    return min(
+        tiles, key=lambda width: _takes_us(tiles[width], blocks, programs, block_us(kind, width), BLOCK_N * width)
+    )
+
+
+def block_us(kind: str, width: int) -> float:
+    """What a block takes of a tile of such codes."""
+    return (KEPT_US if kind in ("int4", "int8") else APART_US)[width]
 
 
 def _takes_us(tiles: int, blocks: int, programs: int, block_us: float, part: int) -> float:
@@ -115,5 +122,6 @@ def cut(tiles: int, blocks: int, programs: int, block_us: float, part: int) -> t
 
 def _left_us(left: int, splits: int, blocks: int, programs: int, block_us: float, part: int) -> float:
     """What tiles in so many splits take, and adding their parts."""
-    adding = ADD_US + 2 * left * splits * part * 4 / PARTS_BYTES_US if splits > 1 else 0.0
+    its, every = 4 * part * (1 + splits), 4 * part * 2 * left * splits  # bytes
+    adding = ADD_US + its / BYTES_US + every / ALL_BYTES_US if splits > 1 else 0.0
     return triton.cdiv(left * splits, programs) * triton.cdiv(blocks, splits) * block_us + adding

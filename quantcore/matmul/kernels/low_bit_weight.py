@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quantcore.matmul.codes import no_turns
 from quantcore.numbers.formats import FP8_E4M3
 from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.scales import local_codes
@@ -25,7 +26,6 @@ from quantcore.numbers.scales import local_codes
 BLOCK = 128  # K is padded to a multiple of it
 PLANES = 4
 PLANE = 32  # columns
-ROWS_A_TURN = 16  # for so many rows of the weight there is a turn to count
 
 
 class LowBitWeight(NamedTuple):
@@ -111,7 +111,7 @@ def pack_weight(qweight: QTensor) -> LowBitWeight:
         group,
         order,
         (rows, width),
-        torch.zeros(rows // ROWS_A_TURN + 2, dtype=torch.int32, device=codes.device),
+        no_turns(rows, codes.device),
         fmt.is_float,
         qweight.global_scale if pairs else None,
     )

@@ -354,6 +354,12 @@ def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ..
     assert tile_for(tokens, out, width, 132) == tile
 
 
+def test_tiles_of_weights_with_zero_points() -> None:
+    from quantcore.matmul.kernels.hopper_tiles import tile_for
+
+    assert [tile_for(tokens, 14336, 4096, 132, True).tokens for tokens in (64, 512, 513)] == [64, 128, 256]
+
+
 @pytest.mark.parametrize(
     ("tokens", "out", "kind", "width"),
     [

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from quantcore.matmul.codes import LEAST_TURNS
 from quantcore.matmul.layers import QuantLinear
 from quantcore.numbers.affine import QParams, choose_qparams
 from quantcore.numbers.formats import FORMATS
@@ -112,7 +113,7 @@ def test_what_a_path_keeps_is_counted_and_dropped(case) -> None:
     layer = QuantLinear(quantize(weight, scheme.weights), None, scheme.activations)
     assert layer.prepared_bytes == 0
     before = layer(x)
-    new = 128 + 128 // 16  # int32: sums of rows, and turns of 16 rows each; the codes are shared
+    new = 128 + LEAST_TURNS  # int32: sums of rows, and turns; the codes are shared
     assert layer.prepared_bytes == 4 * new
     layer.path = "dequantize"
     assert layer.prepared_bytes == 0
@@ -120,7 +121,7 @@ def test_what_a_path_keeps_is_counted_and_dropped(case) -> None:
     assert layer.prepared_bytes == 0
     odd = QuantLinear(quantize(weight[:, :200], scheme.weights), None, PRESETS["W8A8"].activations)
     odd(x[..., :200])
-    assert odd.prepared_bytes == 128 * 256 + 4 * 128 // 16  # 200 columns padded to 256: a second copy of the codes
+    assert odd.prepared_bytes == 128 * 256 + 4 * LEAST_TURNS  # 200 columns padded to 256: a second copy of the codes
     layer.path = None
     assert torch.equal(layer(x), before)
     other = QuantLinear(quantize(weight * 2 + 1, scheme.weights), None, scheme.activations)

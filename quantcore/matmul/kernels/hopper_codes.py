@@ -176,7 +176,8 @@ def _tokens(x: TokenCodes) -> Side:
 
 def _multiply(
     left: Side, right: Side, kind: str, turns: Tensor, bias: Tensor | None, dtype: torch.dtype, block_r: int,
-    turned: bool = False, packed: int = 0, early: bool = False, bl: Tensor | None = None, br: Tensor | None = None, each: int = 1,
+    turned: bool = False, packed: int = 0, early: bool = False, bl: Tensor | None = None, br: Tensor | None = None,
+    each: int = 1,
 ) -> Tensor:  # fmt: skip
     """packed: the power of two that one of an unpacked code is worth; each: blocks that share a scale of bl."""
     out, tokens = (left.rows, right.rows) if turned else (right.rows, left.rows)

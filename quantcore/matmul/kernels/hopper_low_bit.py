@@ -338,6 +338,10 @@ def _scaled(weight: LowBitWeight, block_t: int) -> str:
     return "block" if block_t <= BARE_TOKENS else "weight"
 
 
+def _tile_for(tokens: int, weight: LowBitWeight) -> Tile | None:
+    return tile_for(tokens, *weight.shape, multiprocessors(weight.words.device), weight.zero_point is not None)
+
+
 def takes(x: Tensor, weight: LowBitWeight) -> bool:
     """Whether this kernel multiplies so many tokens by such a weight, and does it quickest."""
     out, width = weight.shape
@@ -352,7 +356,7 @@ def takes(x: Tensor, weight: LowBitWeight) -> bool:
         and width * x.element_size() % COPIED == 0
         and out * x.element_size() % COPIED == 0
         and (weight.zero_point is None or out % COPIED == 0)  # a byte each: else copying a group's is no instruction
-        and tile_for(len(x), out, width, multiprocessors(x.device)) is not None
+        and _tile_for(len(x), weight) is not None
     )
 
 
@@ -362,7 +366,7 @@ def multiply_low_bit(
     """y (N, O) in bf16. Shape of x: (N, K), contiguous, columns in the weight's order; with `scale`, (N,) or (1,) in
     float32, x holds codes and y is multiplied by it."""
     tokens, (out, width) = len(x), weight.shape
-    block_t, teams, splits, whole = tile or tile_for(tokens, out, width, multiprocessors(x.device)) or Tile(128, 1)
+    block_t, teams, splits, whole = tile or _tile_for(tokens, weight) or Tile(128, 1)
     halves = 2 if block_t == 256 else 1
     y = torch.empty(tokens, out, dtype=x.dtype, device=x.device)
     blocks, cut = triton.cdiv(width, BLOCK), triton.cdiv(out, BLOCK_N) * triton.cdiv(tokens, block_t) - whole

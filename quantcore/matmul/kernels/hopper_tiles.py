@@ -20,6 +20,7 @@ TEAM_TOKENS = 32  # up to here two teams, and splits twice as long
 SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles for few tokens
 MIDDLE_TOKENS = 1024  # up to here tiles of at most 128 tokens are quicker than those of 256
+MIDDLE_ZEROS = 512  # and of a weight with zero points, which each tile works out for itself
 BLOCK_US = {16: 0.27, 32: 0.29, 64: 0.4, 128: 0.62, 256: 1.42}  # what one takes of a tile of `hopper_low_bit`
 NARROWEST, NARROW, WIDE = 16, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_wide`
 # Tokens with which narrow tiles may be the quickest, by the weight's codes; "apart": a block's sums leave
@@ -43,11 +44,12 @@ class Tile(NamedTuple):
 
 
 @lru_cache(4096)  # asked twice for each product
-def tile_for(tokens: int, out: int, width: int, programs: int) -> Tile | None:
+def tile_for(tokens: int, out: int, width: int, programs: int, zeros: bool = False) -> Tile | None:
     """The quickest on an H200 of `programs` multiprocessors; None where another kernel is: where few tokens and few
     rows, or few columns, leave little to a split."""
     blocks, rows = triton.cdiv(width, BLOCK), triton.cdiv(out, BLOCK_N)
-    block_t = min(128 if tokens <= MIDDLE_TOKENS else 256, max(NARROWEST, triton.next_power_of_2(tokens)))
+    middle = MIDDLE_ZEROS if zeros else MIDDLE_TOKENS
+    block_t = min(128 if tokens <= middle else 256, max(NARROWEST, triton.next_power_of_2(tokens)))
     tiles = rows * triton.cdiv(tokens, block_t)
     splits, whole = _splits(tiles, blocks, programs, LONG if block_t == 256 else SHORT), 0
     if block_t == 256 and 4 * splits * tiles < 3 * programs:

@@ -200,7 +200,7 @@ def test_tiles_that_several_programs_share(path: str, scheme: str, monkeypatch: 
     assert hopper_tiles.tile_for(300, 6152, 4096, 132) == hopper_tiles.Tile(128, 1, 4, 132)
     monkeypatch.setattr(hopper_codes, "width_for", lambda *_: hopper_tiles.WIDE)
     for kind in ("int8", "blocks", "int4", "int4 apart"):
-        assert hopper_tiles.cut(144, 32, 132, hopper_tiles.block_us(kind, hopper_tiles.WIDE), 128 * 256) == (4, 132)
+        assert hopper_tiles.cut(144, 32, 132, hopper_tiles.codes_us(kind, hopper_tiles.WIDE), 128 * 256) == (4, 132)
     tokens, out = (300, 6152) if path == "low_bit" else (400, 9216)
     laws.check_product(path, scheme, tokens, out, 4096, torch.bfloat16, "cuda")
 

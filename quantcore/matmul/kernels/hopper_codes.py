@@ -24,7 +24,7 @@ from torch import Tensor
 from quantcore.matmul.codes import CodedWeight, TokenCodes, has_room
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
 from quantcore.matmul.kernels.hopper_product import multiply_tiles, stages
-from quantcore.matmul.kernels.hopper_tiles import WIDE, block_us, cut, width_for
+from quantcore.matmul.kernels.hopper_tiles import WIDE, codes_us, cut, width_for
 from quantcore.matmul.kernels.hopper_unpack import FP8_POWER, INT8_POWER, WORDS, words_of
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight
 from quantcore.matmul.kernels.tile_order import GROUP
@@ -117,7 +117,7 @@ def _share(left: int, right: int, x: Tensor, block_r: int, kind: str) -> _Share:
     """Of so many rows of L and R, in tiles of block_r of R; x, or its codes, for the columns."""
     tiles, programs = triton.cdiv(right, block_r) * triton.cdiv(left, BLOCK_L), multiprocessors(x.device)
     blocks = triton.cdiv(x.shape[1], BLOCK_K)
-    return _Share(programs, tiles, *cut(tiles, blocks, programs, block_us(kind, block_r), BLOCK_L * block_r))
+    return _Share(programs, tiles, *cut(tiles, blocks, programs, codes_us(kind, block_r), BLOCK_L * block_r))
 
 
 class Side(NamedTuple):

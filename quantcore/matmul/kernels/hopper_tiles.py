@@ -17,7 +17,7 @@ from quantcore.matmul.kernels.low_bit_weight import BLOCK
 BLOCK_N = 128
 BARE_TOKENS = 128  # of a tile; up to here sums of a block are scaled, beyond them weights
 TEAM_TOKENS = 32  # up to here two teams, and splits twice as long
-SHORT, LONG = 8, 20  # blocks of a split, at least; of one for 256 tokens, whose sums take longer to add
+SHORT = 8  # blocks of a split, at least
 FEWEST_ROWS = 2048  # of a weight; up to so many there are too few tiles for few tokens
 MIDDLE_TOKENS = 1024  # up to here tiles of at most 128 tokens are quicker than those of 256
 MIDDLE_ZEROS = 512  # and of a weight with zero points, which each tile works out for itself
@@ -50,15 +50,12 @@ def tile_for(tokens: int, out: int, width: int, programs: int, zeros: bool = Fal
     blocks, rows = triton.cdiv(width, BLOCK), triton.cdiv(out, BLOCK_N)
     middle = MIDDLE_ZEROS if zeros else MIDDLE_TOKENS
     block_t = min(128 if tokens <= middle else 256, max(NARROWEST, triton.next_power_of_2(tokens)))
-    tiles = rows * triton.cdiv(tokens, block_t)
-    splits, whole = _splits(tiles, blocks, programs, LONG if block_t == 256 else SHORT), 0
-    if block_t == 256 and 4 * splits * tiles < 3 * programs:
-        block_t, tiles = 128, rows * triton.cdiv(tokens, 128)
-        splits = _splits(tiles, blocks, programs, SHORT)
     if _is_little(tokens, out, blocks, programs):
         return None
-    if tiles > programs:
-        splits, whole = cut(tiles, blocks, programs, BLOCK_US[block_t], BLOCK_N * block_t)
+    if block_t == 256 and 4 * rows * triton.cdiv(tokens, block_t) < 3 * programs:
+        block_t = 128
+    tiles = rows * triton.cdiv(tokens, block_t)
+    splits, whole = cut(tiles, blocks, programs, BLOCK_US[block_t], BLOCK_N * block_t)
     return Tile(block_t, 2 if tokens <= TEAM_TOKENS else 1, splits, whole)
 
 
@@ -79,11 +76,11 @@ def width_for(tokens: int, out: int, blocks: int, kind: str, programs: int) -> i
     wide = columns * triton.cdiv(out, WIDE) if kind == "blocks" else rows * triton.cdiv(tokens, WIDE)
     tiles = {NARROW: rows * columns, WIDE: wide}
     return min(
-        tiles, key=lambda width: _takes_us(tiles[width], blocks, programs, block_us(kind, width), BLOCK_N * width)
+        tiles, key=lambda width: _takes_us(tiles[width], blocks, programs, codes_us(kind, width), BLOCK_N * width)
     )
 
 
-def block_us(kind: str, width: int) -> float:
+def codes_us(kind: str, width: int) -> float:
     """What a block takes of a tile of such codes."""
     return (KEPT_US if kind in ("int4", "int8") else APART_US)[width]
 
@@ -97,16 +94,9 @@ def _takes_us(tiles: int, blocks: int, programs: int, block_us: float, part: int
 def _is_little(tokens: int, out: int, blocks: int, programs: int) -> bool:
     """Whether so few tokens are times so few rows, or columns, that kernels without tiles in shared memory are
     quicker."""
-    splits = _splits(triton.cdiv(out, BLOCK_N), blocks, programs, SHORT)
+    each = max(1, programs // triton.cdiv(out, BLOCK_N))  # multiprocessors for a tile
+    splits = 1 << (each.bit_length() - 1)
     return tokens <= TEAM_TOKENS and (out <= FEWEST_ROWS or blocks // splits < 2 * SHORT)
-
-
-def _splits(tiles: int, blocks: int, programs: int, least: int) -> int:
-    """As many as give each multiprocessor a tile, of at least `least` blocks."""
-    splits = 1
-    while 2 * splits * tiles <= programs and blocks // (2 * splits) >= least:
-        splits *= 2
-    return splits
 
 
 @lru_cache(4096)

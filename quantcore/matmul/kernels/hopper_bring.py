@@ -23,7 +23,7 @@ def bring(
     SPLIT: gl.constexpr, STAGES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """One operand, in as many boxes a stage as it has buffers, and its groups' scales, of so many BLOCKS each; with
-    EARLY from before the kernel before this one has ended."""
+    EARLY from before the kernel before this one has ended. Lets the next kernel begin where no tile is SPLIT."""
     tiles_r, tiles_l, blocks = gl.cdiv(R, BLOCK_R), gl.cdiv(L, BLOCK_L), gl.cdiv(K, BLOCK_K)
     boxes: gl.constexpr = bufs.shape[0] // STAGES
     rows: gl.constexpr = (BLOCK_L if LEFT else BLOCK_R) // boxes

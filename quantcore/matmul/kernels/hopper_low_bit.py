@@ -218,7 +218,7 @@ def _sum_up(
                 finishes = is_last(turns_ptr + 2 * (tile - whole) + SIDE, splits)
                 if finishes:
                     acc = sum_of_parts(parts_ptr, acc, 2 * (tile - whole) * splits + SIDE, splits, 2)
-            if SPLIT and SIDE == 0:
+            if SPLIT and SIDE == 0:  # not before, as in `hopper_product`
                 if piece + gl.num_programs(0) >= pieces:
                     let_next(OVERLAP)
             if finishes:

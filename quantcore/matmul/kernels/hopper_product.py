@@ -86,7 +86,7 @@ def sum_up(
                 first = sum_of_parts(parts_ptr, first, boxes * of_tile, splits, 2 * boxes)
                 if wide:
                     second = sum_of_parts(parts_ptr, second, boxes * of_tile + 1, splits, 2 * boxes)
-        if SPLIT and SIDE == 0:
+        if SPLIT and SIDE == 0:  # not before: nearly all multiprocessors are taken, and short programs would crowd
             if piece + gl.num_programs(0) >= pieces:
                 let_next(OVERLAP)
         if finishes:

@@ -99,10 +99,10 @@ def same_codes(found: Any, y: torch.Tensor, coding: Coding) -> None:
     assert torch.equal(found.scale, expected.scale)
 
 
-def check_attend(filled: int, dtype: torch.dtype, device: str) -> None:
+def check_attend(filled: int, dtype: torch.dtype, device: str, queries: int = 6, heads: int = 2) -> None:
     """Two tokens over a cache of 200 places, `filled` of them taken; the rest holds what must not be read."""
     torch.manual_seed(0)
-    queries, heads, size, length = 6, 2, 32, 200
+    size, length = 32, 200
     keys, values = (torch.full((2, heads, length, size), float("nan"), device=device).to(dtype) for _ in range(2))
     for part in (keys, values):
         part[:, :, :filled] = torch.randn(2, heads, filled, size, device=device).to(dtype)

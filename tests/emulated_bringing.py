@@ -53,6 +53,7 @@ class Program:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module: ModuleType, number: int, programs: int) -> None:
         self._changed = Condition()
         self._bringing: dict[Thread, Callable[[], bool]] = {}  # by thread, whether it may go on
+        self.let = list[Thread]()  # who has let the next kernel begin
         fakes = {
             "gl": SimpleNamespace(
                 cdiv=lambda a, b: -(-a // b), static_range=range, program_id=lambda _axis: number,
@@ -60,7 +61,7 @@ class Program:
             ),
             "mbarrier": SimpleNamespace(wait=self._wait, expect=self._expect),
             "tma": SimpleNamespace(async_copy_global_to_shared=self._copy),
-            "after_last": lambda _overlap: None, "let_next": lambda _overlap: None,
+            "after_last": lambda _overlap: None, "let_next": lambda _overlap: self.let.append(current_thread()),
             "piece_of": piece_of.fn, "place": place.fn,
         }  # fmt: skip
         for name, fake in fakes.items():

@@ -97,8 +97,9 @@ class Stages:
 def emulate(
     monkeypatch: pytest.MonkeyPatch, modules: list[ModuleType], stages: Stages, number: int, programs: int
 ) -> list[tuple[Any, ...]]:
-    """Let `modules` run in Python; what their program leaves: (where, sums), as `write` and `keep_part` are given. Of
-    split tiles every other one is done with this program's piece; the sum of its parts is the number of the first."""
+    """Let `modules` run in Python; what their program leaves: (where, sums), as `write` and `keep_part` are given, and
+    when it counts, and lets the next kernel begin. Of split tiles every other one is done with this program's piece;
+    the sum of its parts is the number of the first."""
     doing: list[Product] = []
     left: list[tuple[Any, ...]] = []
     counted: list[int] = []
@@ -127,7 +128,9 @@ def emulate(
         minimum=lambda a, b: a.clamp(max=b) if isinstance(a, Tensor) else min(a, b),
         load=lambda at: at.numbers.view(-1)[at.at], join=lambda a, b: torch.stack([a, b], -1),
         convert_layout=lambda x, _layout, **_: x,
-        NVMMADistributedLayout=lambda *_: None, DotOperandLayout=lambda *_: None, SliceLayout=lambda *_: None,
+        where=lambda which, a, b: a if which else torch.zeros_like(a) + b, bfloat16=torch.float32,
+        NVMMADistributedLayout=lambda *_, **__: None, DotOperandLayout=lambda *_, **__: None,
+        DistributedLinearLayout=lambda **_: None, SliceLayout=lambda *_: None,
     )  # fmt: skip
     fakes = {
         "gl": gl, "mbarrier": SimpleNamespace(wait=stages.wait, arrive=stages.arrive), "after_last": lambda _: None,
@@ -136,7 +139,7 @@ def emulate(
         "operand_of": lambda sizes, *_: sizes, "unpacked_codes": lambda words, *_: words,
         "asked_for": lambda scale: scale,
         "left_scales": lambda *_: None, "results": lambda sums, *_: sums,
-        "let_next": lambda _: None, "is_last": is_last,
+        "let_next": lambda _: left.append(("next", 0, 0, torch.zeros(0))), "is_last": is_last,
         "keep_part": lambda _parts, sums, part: left.append(("part", part, 0, sums)),
         "sum_of_parts": lambda _parts, like, first, splits, apart: torch.full_like(like, first + splits * apart / 64),
         "write": lambda sums, _buf, _desc, at_l, at_r, _turned: left.append(("tile", at_l, at_r, sums)),

@@ -1,18 +1,25 @@
 """The Triton kernels on the CPU, in Triton's interpreter, on small problems. Run by test_kernels_interpreted.py in a
 process of its own: the interpreter is switched on where Triton is imported."""
 
+from typing import Any
+
 import numpy
 import pytest
 import torch
+import triton
+import triton.language as tl
 
-from quantcore.matmul.codes import TokenCodes
+from quantcore.matmul import w4a8
+from quantcore.matmul.codes import LEAST_TURNS, TokenCodes, no_turns
 from quantcore.matmul.kernels import few_tokens_matmul, hopper_codes, hopper_low_bit, hopper_tiles
 from quantcore.matmul.kernels.codes_matmul import Tile, multiply
 from quantcore.matmul.kernels.expand import expand
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
+from quantcore.matmul.kernels.hopper_parts import is_last
 from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
 from quantcore.matmul.kernels.low_bit_weight import pack_weight
 from quantcore.matmul.paths import open_paths
+from quantcore.matmul.products import coded_blocks, coded_weight
 from quantcore.matmul.why_not import why_no_kernels
 from quantcore.numbers.kernels.grams import add_grams
 from quantcore.numbers.qtensor import dequantize, quantize
@@ -216,6 +223,33 @@ def test_few_tokens(monkeypatch: pytest.MonkeyPatch, scheme: str, shape: tuple[i
     assert torch.allclose(y.double(), expected, rtol=2**-10, atol=1e-3)
 
 
+@triton.jit
+def _count(turns_ptr: Any, last_ptr: Any, splits: Any) -> None:
+    at = tl.program_id(0) % 2
+    if is_last(turns_ptr + at, splits):
+        tl.store(last_ptr + tl.program_id(0), 1)
+
+
+def test_the_last_one_to_be_done_with_a_tile() -> None:
+    """Of three programs for each of two tiles, twice with the same counts."""
+    turns, last = torch.zeros(2, dtype=torch.int32), torch.zeros(2, 6, dtype=torch.int32)
+    for found in last:
+        _count[(6,)](turns, found, 3)
+        assert not turns.any()
+    assert last.tolist() == [[0, 0, 0, 0, 1, 1]] * 2
+
+
+def test_every_kind_of_weight_has_turns() -> None:
+    """Zeros, as many as split tiles of many tokens have sides, or one for 16 rows."""
+    int4, int8, blocks = (
+        quantize(torch.randn(128, 128), Scheme.parse(one).weights) for one in ("W4A16", "W8A8", "FP8_BLOCK")
+    )
+    low = pack_weight(int4)
+    for weight in (low, w4a8.codes_of(low, torch.int8), coded_weight(int8, None), coded_blocks(blocks, None)):
+        assert weight.turns.tolist() == [0] * LEAST_TURNS
+    assert len(no_turns(16 * LEAST_TURNS + 8, torch.device("cpu"))) == LEAST_TURNS + 1
+
+
 @pytest.mark.parametrize("tile", [(16, 2, 2, 4), (32, 2, 3, 8), (32, 1, 3, 0), (64, 1, 1, 0)])
 def test_parts_of_hopper_s_product_of_four_bits(
     monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int, int, int]
@@ -231,6 +265,16 @@ def test_parts_of_hopper_s_product_of_four_bits(
     monkeypatch.setattr(hopper_low_bit, "launch", launch)
     y = hopper_low_bit.multiply_low_bit(x, pack_weight(q), bias, hopper_tiles.Tile(*tile), scale)
     assert torch.allclose(y, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("scheme", "block_t"), [("W4A16", 128), ("W4A16_ASYM", 256)])
+def test_weights_with_zero_points_have_larger_tiles(scheme: str, block_t: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+    launch = emulated_tiles.launching(lambda _programs, _args, sizes: launched.append(sizes["BLOCK_T"]))
+    monkeypatch.setattr(hopper_low_bit, "launch", launch)
+    weight = pack_weight(quantize(torch.randn(128, 128), Scheme.parse(scheme).weights))
+    hopper_low_bit.multiply_low_bit(torch.zeros(513, 128), weight, None)
+    assert launched == [block_t]
 
 
 @pytest.mark.parametrize("packed", ["", "channel int8", "channel fp8_e4m3", "group128 fp8_e4m3"])
@@ -299,6 +343,14 @@ def test_rows_between_the_products_of_a_decode_step(spec: str | None) -> None:
 @pytest.mark.parametrize("filled", [1, 64, 130])
 def test_attention_over_the_filled_part_of_a_cache(filled: int) -> None:
     decode_laws.check_attend(filled, torch.float32, "cpu")
+
+
+@pytest.mark.parametrize(("queries", "heads"), [(4, 2), (9, 3)])
+def test_several_heads_of_a_token_are_turned_by_one_program(
+    queries: int, heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantcore.matmul.kernels.attend.MOST_SINGLE", 0)
+    decode_laws.check_attend(64, torch.float32, "cpu", queries, heads)
 
 
 @pytest.mark.parametrize(("kind", "scheme", "prompt", "blocks"), [("llama", "float", 70, 2), ("qwen2", "W8A8", 2, 1)])

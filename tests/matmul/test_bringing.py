@@ -30,7 +30,9 @@ def barriers(many: int, count: int) -> Many:
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("block_t", [16, 32, 128, 256])
 def test_bring_words_scales_and_tokens(block_t: int, zero: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, tokens, blocks, share, number, each = 300, 3 * block_t, 20, (3, 2), 1, 2
+    """Who brings tokens lets the next kernel begin, but where tiles are split."""
+    out, tokens, blocks, number, each = 300, 3 * block_t, 20, 1, 2
+    share = (9, 1) if block_t == 32 else (3, 2)
     stages, halves = hopper_low_bit.STAGES[block_t], 2 if block_t == 256 else 1
     x_stages = hopper_low_bit.HALF_STAGES.value if halves == 2 else stages
     x, w, s, z = Many([None] * x_stages), Many([None] * 2 * stages), Many([None] * stages), Many([None] * stages)
@@ -42,8 +44,8 @@ def test_bring_words_scales_and_tokens(block_t: int, zero: bool, monkeypatch: py
         zero, 128, block_t, stages, GROUP,
     )  # fmt: skip
     program.start(
-        hopper_low_bit.bring_tokens, block_t * 256 // halves, x, x_full, done, out, tokens, blocks, *share, True, 128,
-        block_t, stages, halves, GROUP, True,
+        hopper_low_bit.bring_tokens, block_t * 256 // halves, x, x_full, done, out, tokens, blocks, *share,
+        share[1] > 1, 128, block_t, stages, halves, GROUP, True,
     )  # fmt: skip
     for step, (n, t, block) in enumerate(steps(3, 3, blocks, *share, number)):
         stage = step % stages
@@ -59,6 +61,8 @@ def test_bring_words_scales_and_tokens(block_t: int, zero: bool, monkeypatch: py
         assert w[2 * stage] == (block * out + 128 * n, 0)
         assert x[halves * step % x_stages] == (block_t * t, 128 * block)
         program.arrive(done[stage])
+    program.settle()
+    assert len(program.let) == (share[1] == 1)
 
 
 @pytest.mark.parametrize(
@@ -66,15 +70,16 @@ def test_bring_words_scales_and_tokens(block_t: int, zero: bool, monkeypatch: py
 )
 def test_bring_codes(block_r: int, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """To tiles narrow and wide, whose right operand comes in halves. each: blocks that share a scale, 0 for none; -1
-    where the weight is not packed."""
+    where the weight is not packed. Who does not bring early lets the next kernel begin, but where tiles are split."""
     is_packed, halves = each >= 0, 2 if block_r == 256 else 1
-    out, tokens, blocks, share, number = 300, 3 * block_r, 20, (4, 2), 2
+    out, tokens, blocks, number = 300, 3 * block_r, 20, 2
+    share = (9, 1) if each == 2 else (4, 2)
     stages = hopper_product.stages(128, block_r, 128, is_packed, each > 0)
     assert stages == 4 or block_r < 256
     l_bufs, r_bufs, s_bufs = Many([None] * 2 * stages), Many([None] * halves * stages), Many([None] * stages)
     full, empty = barriers(stages, 2), barriers(stages, 2)
     program = Program(monkeypatch, hopper_bring, number, PROGRAMS)
-    sizes: Any = (block_r, 128, 128, True, stages, GROUP, True)
+    sizes: Any = (block_r, 128, 128, share[1] > 1, stages, GROUP, True)
     program.start(
         hopper_bring.bring, 64 * (64 if is_packed else 128), l_bufs, 4 * 128, s_bufs, full, empty, tokens, out,
         128 * blocks, *share, True, is_packed, max(each, 0), True, *sizes,
@@ -95,3 +100,5 @@ def test_bring_codes(block_r: int, each: int, monkeypatch: pytest.MonkeyPatch) -
             program.arrive(empty[stage])
             if side == 0:
                 program.settle()
+    program.settle()
+    assert len(program.let) == (share[1] == 1)

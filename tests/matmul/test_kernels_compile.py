@@ -1,6 +1,7 @@
 """Kernels compile for a GPU on a machine without one: what Triton's interpreter takes, its compiler may refuse."""
 
 import re
+from itertools import product
 from typing import Any
 
 import pytest
@@ -69,11 +70,21 @@ def _adds_while_it_multiplies(sass: str, loads: str = "") -> None:
 
 def _adds_parts(kernel: Any) -> bool:
     """Whether programs share tiles: parts are written, counted and read by sixteen bytes a thread, those of a warp in
-    a row."""
+    a row. Each side counts behind a barrier of its warps, when what they wrote is there for all of the GPU, and reads
+    parts past its own cache. One of them lets the next kernel begin, behind its count."""
     sass = kernel.asm["sass"]
-    kinds = [re.search(kind, sass) is not None for kind in (r"STG\.E\.128 ", r"ATOMG\.E\.ADD", r"LDG\.E\.128")]
-    assert all(kinds) or not any(kinds)
-    return all(kinds)
+    counts = [one.start() for one in re.finditer(r"ATOMG\.E\.ADD\.STRONG\.GPU", sass)]
+    if not counts:
+        assert not re.search(r"STG\.E\.128 |LDG\.E\.128", sass)
+        return False
+    assert len(counts) == 2
+    for at in counts:
+        before, behind = sass[:at].rpartition("STG.E.128 ")[2], sass[at:]
+        assert re.search(r"(?s)BAR\.SYNC\S* 0x\w+, 0x80\b.*MEMBAR\.\w+\.GPU", before)
+        assert re.search(r"(?s)^.*?STG\.E desc\S*, RZ\b.*?LDG\.E\.128\.STRONG\.GPU", behind)
+    assert not re.search(r"LDG\.E\.128 ", sass)
+    assert len(re.findall("PREEXIT", sass)) == 1
+    return True
 
 
 @pytest.fixture
@@ -352,6 +363,26 @@ def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ..
     from quantcore.matmul.kernels.hopper_tiles import tile_for
 
     assert tile_for(tokens, out, width, 132) == tile
+
+
+@pytest.mark.parametrize("programs", [78, 114, 132, 144])
+def test_there_is_a_turn_for_each_side_of_a_split_tile(programs: int) -> None:
+    from quantcore.matmul.codes import no_turns
+    from quantcore.matmul.kernels.hopper_tiles import BLOCK_US, Tile, cut, tile_for
+
+    most = 0
+    for out, tokens, blocks in product((8, 1000, 4096, 14336), (16, 100, 1000, 5000), (16, 112)):
+        tile = tile_for(tokens, out, 128 * blocks, programs)
+        shares = [] if tile is None else [tile]
+        for block_t in (16, 128, 256):
+            tiles = -(-tokens // block_t) * -(-out // 128)
+            shares.append(Tile(block_t, 1, *cut(tiles, blocks, programs, BLOCK_US[block_t], 128 * block_t)))
+        for block_t, _, splits, whole in shares:
+            if splits > 1:
+                left = -(-tokens // block_t) * -(-out // 128) - whole
+                assert 0 < 2 * left <= len(no_turns(out, torch.device("cpu")))
+                most = max(most, left)
+    assert most > programs // 3
 
 
 def test_tiles_of_weights_with_zero_points() -> None:

@@ -7,7 +7,14 @@ import torch
 
 pytest.importorskip("triton")
 
-from quantcore.matmul.kernels import hopper_apart, hopper_narrow, hopper_parts, hopper_product, hopper_wide  # noqa: E402
+from quantcore.matmul.kernels import (  # noqa: E402
+    hopper_apart,
+    hopper_low_bit,
+    hopper_narrow,
+    hopper_parts,
+    hopper_product,
+    hopper_wide,
+)
 from quantcore.matmul.kernels.hopper_parts import piece_of  # noqa: E402
 from quantcore.matmul.kernels.tile_order import GROUP, place  # noqa: E402
 from tests.emulated_sums import Numbers, Shared, Stages, emulate, emulate_parts  # noqa: E402
@@ -15,7 +22,33 @@ from tests.emulated_sums import Numbers, Shared, Stages, emulate, emulate_parts 
 PROGRAMS = 3
 
 
-@pytest.mark.parametrize("share", [(6, 1), (4, 2)])
+# Tiles that go whole, splits of the others; the side of the group, its program.
+SHARES = [(6, 1, 1, 1), (4, 2, 1, 1), (4, 2, 0, 2)]
+
+
+def turns_and_tiles(
+    boxes: list[torch.Tensor], piece: int, tile: int, share: tuple[int, int, int, int], shared: int, where: list[Any]
+) -> list[tuple[Any, ...]]:
+    """What a group leaves of a piece whose sums are `boxes`; `shared`: how many of its pieces are of split tiles, this
+    one counted."""
+    whole, splits, side, number = share
+    pieces = whole + (6 - whole) * splits
+    is_shared = splits > 1 and piece >= whole
+    found = list[tuple[Any, ...]]()
+    if is_shared:
+        own, of_tile = (len(boxes) * (2 * at + side) for at in (piece - whole, (tile - whole) * splits))
+        found += [("part", own + box, 0, sums) for box, sums in enumerate(boxes)]
+        found.append(("turn", 2 * (tile - whole) + side, splits, torch.zeros(0)))
+        apart = splits * 2 * len(boxes) / 64
+        boxes = [torch.full_like(sums, of_tile + box + apart) for box, sums in enumerate(boxes)]
+    if splits > 1 and side == 0 and piece == [*range(number, pieces, PROGRAMS)][-1]:
+        found.append(("next", 0, 0, torch.zeros(0)))
+    if not is_shared or shared % 2 == 0:
+        found += [("tile", *at, sums) for at, sums in zip(where, boxes, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize(
     ("is_int", "power", "each", "left_blocks", "right_blocks"),
     [
@@ -31,14 +64,14 @@ PROGRAMS = 3
 )
 @pytest.mark.parametrize("block_r", [16, 128, 256])
 def test_sums_of_blocks(
-    block_r: int, is_int: bool, power: int, each: int, left_blocks: bool, right_blocks: bool, share: tuple[int, int],
-    monkeypatch: pytest.MonkeyPatch,
+    block_r: int, is_int: bool, power: int, each: int, left_blocks: bool, right_blocks: bool,
+    share: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Of 300 of L and a little less than two tiles of R, 5 blocks of columns; tiles of one piece and split ones. Sums
     are those of the codes, times scales of blocks, where groups of a packed weight have them times 2^power, too."""
-    number, side, blocks, stage_count = 1, 1, 5, 3
+    blocks, stage_count = 5, 3
     rows_l, rows_r = 300, 2 * block_r - 3
-    whole, splits = share
+    whole, splits, side, number = share
     tiles_l, tiles_r = 3, 2
     generator = torch.Generator().manual_seed(0)
     left = torch.randint(-9, 9, (384, 128 * blocks), generator=generator).float()
@@ -60,25 +93,18 @@ def test_sums_of_blocks(
             scale = groups[128 * l : 128 * l + 128, block // each] if each else torch.full((128,), 7.0)
             stages.blocks.append((of_l, of_r, scale))
             at = torch.arange(128 * l + 64 * side, 128 * l + 64 * side + 64)
-            part = of_l[64 * side :] @ of_r.T
+            part = of_l[64 * side : 64 * side + 64] @ of_r.T
             if each:
-                part = part * (scale[64 * side :] * 2.0**power)[:, None]
+                part = part * (scale[64 * side : 64 * side + 64] * 2.0**power)[:, None]
             if left_blocks:
                 part = part * bl[at.clamp(max=rows_l - 1), block][:, None]
             if right_blocks:
                 part = part * br[torch.arange(block_r * r, block_r * (r + 1)).clamp(max=rows_r - 1) // 128, block]
             sums += part
         halves = sums.chunk(2 if block_r == 256 else 1, 1)
-        if splits > 1 and piece >= whole:
-            of_side = [len(halves) * (2 * at + side) for at in (piece - whole, (tile - whole) * splits)]
-            expected += [("part", of_side[0] + box, 0, own) for box, own in enumerate(halves)]
-            expected.append(("turn", 2 * (tile - whole) + side, splits, torch.zeros(0)))
-            apart = splits * 2 * len(halves) / 64
-            halves = [torch.full_like(own, of_side[1] + box + apart) for box, own in enumerate(halves)]
-            shared += 1
-        if splits == 1 or piece < whole or shared % 2 == 0:
-            for box, own in enumerate(halves):
-                expected.append(("tile", 128 * l + 64 * side, block_r * r + box * own.shape[1], own))
+        shared += splits > 1 and piece >= whole
+        where = [(128 * l + 64 * side, block_r * r + box * halves[0].shape[1]) for box in range(len(halves))]
+        expected += turns_and_tiles(list(halves), piece, tile, share, shared, where)
 
     modules = [hopper_apart, hopper_narrow, hopper_product, hopper_wide]
     found = emulate(monkeypatch, modules, stages, number, PROGRAMS)
@@ -93,6 +119,50 @@ def test_sums_of_blocks(
         tensors, side, splits > 1, is_int, power, has_bl, int(right_blocks), False, 1, 1, False, False, "none", block_r,
         128, 128, stage_count, GROUP, False, True,
     )  # fmt: skip
+    assert stages.came == stages.gone == len(stages.blocks)
+    assert [one[:3] for one in found] == [one[:3] for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one[3], other[3])
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("scaled", ["row", "block"])
+def test_sums_of_unpacked_blocks(
+    scaled: str, share: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 300 rows of a weight and 100 tokens in tiles of 64; a row's scale once, or one each block."""
+    whole, splits, side, number = share
+    blocks, stage_count, block_t = 5, 4, 64
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randint(-9, 9, (384, 128 * blocks), generator=generator).float()
+    x = torch.randint(-9, 9, (128, 128 * blocks), generator=generator).float()
+    scales = torch.randint(1, 5, (384, blocks if scaled == "block" else 1), generator=generator).float()
+    scales = scales.expand(384, blocks)
+    stages, expected, shared = Stages(stage_count, 1, block_t), list[tuple[Any, ...]](), 0
+    for piece in range(number, whole + (6 - whole) * splits, PROGRAMS):
+        tile, begin, end = piece_of.fn(piece, whole, splits, blocks)
+        n, t = place.fn(tile, 3, 2, GROUP)
+        sums = torch.zeros(64, block_t)
+        for block in range(begin, end):
+            columns = slice(128 * block, 128 * block + 128)
+            of_w, of_x = w[128 * n : 128 * n + 128, columns], x[block_t * t : block_t * (t + 1), columns]
+            scale = scales[128 * n : 128 * n + 128, block]
+            stages.blocks.append((of_w, of_x, scale))
+            sums += (of_w @ of_x.T * scale[:, None])[64 * side : 64 * side + 64]
+        shared += splits > 1 and piece >= whole
+        expected += turns_and_tiles([sums], piece, tile, share, shared, [(128 * n + 64 * side, block_t * t)])
+
+    found = emulate(monkeypatch, [hopper_low_bit], stages, number, PROGRAMS)
+    monkeypatch.setattr(hopper_low_bit, "_operand", lambda words, *_: words)
+    monkeypatch.setattr(hopper_low_bit, "STEP", 1)
+    buffers = [Shared(one) for one in (stages.r, stages.l, stages.s, stages.s, torch.zeros(2, 1), torch.zeros(2, 1))]
+    tensors = (
+        *buffers, stages.full, stages.full, stages.empty, None, None, None, None, None, None, Numbers(torch.zeros(4)),
+        300, 100, blocks, whole, splits,
+    )  # fmt: skip
+    hopper_low_bit.sum_up(
+        tensors, side, 0, 1, False, 0, False, scaled, splits > 1, 128, block_t, stage_count, 1, GROUP, True
+    )
     assert stages.came == stages.gone == len(stages.blocks)
     assert [one[:3] for one in found] == [one[:3] for one in expected]
     for one, other in zip(found, expected, strict=True):

@@ -141,7 +141,7 @@ def _operand(
 
 
 @gluon.jit
-def _sum_up(
+def sum_up(
     tensors, SIDE: gl.constexpr, TEAM: gl.constexpr, TEAMS: gl.constexpr, ZERO: gl.constexpr, SX: gl.constexpr,
     BIAS: gl.constexpr, SCALED: gl.constexpr, SPLIT: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_T: gl.constexpr,
     STAGES: gl.constexpr, HALVES: gl.constexpr, GROUP: gl.constexpr, OVERLAP: gl.constexpr,
@@ -272,11 +272,11 @@ def _multiply_low_bit(
         )  # fmt: skip
         gl.warp_specialize(
             [
-                (_sum_up, (
+                (sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     STAGES, HALVES, GROUP, OVERLAP,
                 )),
-                (_sum_up, (
+                (sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     STAGES, HALVES, GROUP, OVERLAP,
                 )),
@@ -301,19 +301,19 @@ def _multiply_low_bit(
         )  # fmt: skip
         gl.warp_specialize(
             [
-                (_sum_up, (
+                (sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     STAGES, HALVES, GROUP, OVERLAP,
                 )),
-                (_sum_up, (
+                (sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(0), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     STAGES, HALVES, GROUP, OVERLAP,
                 )),
-                (_sum_up, (
+                (sum_up, (
                     tensors, gl.constexpr(0), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     STAGES, HALVES, GROUP, OVERLAP,
                 )),
-                (_sum_up, (
+                (sum_up, (
                     tensors, gl.constexpr(1), gl.constexpr(1), TEAMS, ZERO, SX, BIAS, SCALED, SPLIT, BLOCK_N, BLOCK_T,
                     STAGES, HALVES, GROUP, OVERLAP,
                 )),

@@ -414,6 +414,10 @@ def test_tiles_of_weights_with_zero_points() -> None:
         (128, 28672, "blocks", 256),
         (128, 4096, "fp8", 128),
         (128, 14336, "fp8", 256),
+        (650, 14336, "int8", 128),  # 672 narrow tiles, 12 for the end, or 336 wide ones, 72 for the end
+        (650, 14336, "int4", 128),
+        (650, 14336, "int4 apart", 256),  # narrow ones lose more where sums leave the tensor cores
+        (300, 28672, "blocks", 256),
     ],
 )
 def test_widths_of_tiles_of_codes(tokens: int, out: int, kind: str, width: int) -> None:
@@ -436,6 +440,21 @@ def test_splits_of_the_last_tiles(tiles: int, blocks: int, splits: int) -> None:
     from quantcore.matmul.kernels.hopper_tiles import cut
 
     assert cut(tiles, blocks, 132, 1.5, 128 * 256) == (splits, tiles // 132 * 132 if splits > 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "blocks", "block_us", "block_r", "splits"),
+    [
+        (32, 32, 0.37, 128, 3),  # 11 of 32 blocks, 4.1 us; 2.1 to add, 2.6 for a program's 4 parts, 2.5 for all: 11.3
+        (40, 32, 0.37, 128, 1),  # 4.1, 2.1, 2.6 and 3.1: more than 32 blocks' 11.8
+        (24, 32, 0.72, 256, 3),
+        (8, 64, 0.72, 256, 5),
+    ],
+)
+def test_splits_by_what_adding_costs(tiles: int, blocks: int, block_us: float, block_r: int, splits: int) -> None:
+    from quantcore.matmul.kernels.hopper_tiles import cut
+
+    assert cut(tiles, blocks, 132, block_us, 128 * block_r) == (splits, 0)
 
 
 def test_what_stands_between_the_products_of_a_decode_step(compiled: dict[str, Any]) -> None:

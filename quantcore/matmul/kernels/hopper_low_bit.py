@@ -212,7 +212,7 @@ def sum_up(
                 mbarrier.wait(given.index(SIDE), turn & 1)
                 acc += sum_bufs.index(SIDE).load(layout)
             n = first + gl.arange(0, half, gl.SliceLayout(1, layout))
-            finishes = piece < whole if SPLIT else True
+            finishes = piece < whole
             if SPLIT and piece >= whole:
                 keep_part(parts_ptr, acc, 2 * (piece - whole) + SIDE)
                 finishes = is_last(turns_ptr + 2 * (tile - whole) + SIDE, splits)
@@ -221,7 +221,7 @@ def sum_up(
             if SPLIT and SIDE == 0:  # not before, as in `hopper_product`
                 if piece + gl.num_programs(0) >= pieces:
                     let_next(OVERLAP)
-            if finishes:
+            if not SPLIT or finishes:
                 if SX > 0:
                     t = gl.minimum(pid_t * BLOCK_T + gl.arange(0, BLOCK_T, gl.SliceLayout(0, layout)), T - 1)
                     acc *= gl.load(sx_ptr + t * (SX - 1)).expand_dims(0)

@@ -75,7 +75,7 @@ def sum_up(
                 SIDE, IS_INT, PACKED, BL, BR, STAGES, layout,
             )  # fmt: skip
             second = first
-        finishes = piece < whole if SPLIT else True
+        finishes = piece < whole
         if SPLIT and piece >= whole:
             own, of_tile = 2 * (piece - whole) + SIDE, 2 * (tile - whole) * splits + SIDE
             keep_part(parts_ptr, first, boxes * own)
@@ -89,7 +89,7 @@ def sum_up(
         if SPLIT and SIDE == 0:  # not before: nearly all multiprocessors are taken, and short programs would crowd
             if piece + gl.num_programs(0) >= pieces:
                 let_next(OVERLAP)
-        if finishes:
+        if not SPLIT or finishes:
             if wide:
                 sl = left_scales(sl_ptr, at_l, L, SL)
             for box in gl.static_range(boxes):

@@ -40,7 +40,10 @@ class QuantLinear(nn.Module):
     """`weight` (None: stays float, then `float_weight` is shared, not copied), `activations` and its frozen qparams.
 
     Shapes: codes (O, K), bias (O,) or None, x (..., K), y (..., O). `static` is needed exactly when activations are
-    static: scale and zero point of shape (1, 1)."""
+    static: scale and zero point of shape (1, 1).
+
+    On a GPU the programs that share a tile of a product are counted beside the weight, so a layer multiplies on one
+    CUDA stream at a time."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ ROOM = 256  # tokens of the largest tile
 
 
 ROWS_A_TURN = 16  # rows of a weight for which there is a turn to count
-LEAST_TURNS = 512  # where tiles of many tokens are split: two each of fewer than a GPU has multiprocessors
+LEAST_TURNS = 512  # two for each tile that programs share on Hopper: fewer tiles than it has multiprocessors
 
 
 class Coding(NamedTuple):

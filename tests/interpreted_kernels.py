@@ -15,13 +15,13 @@ from quantcore.matmul.kernels import few_tokens_matmul, hopper_codes, hopper_low
 from quantcore.matmul.kernels.codes_matmul import Tile, multiply
 from quantcore.matmul.kernels.expand import expand
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few
-from quantcore.matmul.kernels.hopper_parts import is_last
 from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
 from quantcore.matmul.kernels.low_bit_weight import pack_weight
 from quantcore.matmul.paths import open_paths
 from quantcore.matmul.products import coded_blocks, coded_weight
 from quantcore.matmul.why_not import why_no_kernels
 from quantcore.numbers.kernels.grams import add_grams
+from quantcore.numbers.kernels.turns import is_last
 from quantcore.numbers.qtensor import dequantize, quantize
 from quantcore.scheme.scheme import Scheme
 from tests import decode_laws, emulated_lanes, emulated_tiles, quick_interpreter  # noqa: F401

@@ -12,8 +12,6 @@ from quantcore.numbers.spec import QuantSpec
 
 MULTIPLE = 128  # K is padded to a multiple of it
 ROOM = 256  # tokens of the largest tile
-
-
 ROWS_A_TURN = 16  # rows of a weight for which there is a turn to count
 LEAST_TURNS = 512  # two for each tile that programs share on Hopper: fewer tiles than it has multiprocessors
 

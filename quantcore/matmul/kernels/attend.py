@@ -20,6 +20,7 @@ from torch import Tensor
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
+from quantcore.numbers.kernels.turns import is_last
 
 BLOCK = 64  # keys at a time
 LEAST_ROWS = 16  # of a tile of the tensor cores
@@ -106,8 +107,7 @@ def _attend(
         tl.store(parts_ptr + own[:, None] * SIZE + d[None, :], acc)
         tl.store(tops_ptr + own, top)
         tl.store(sums_ptr + own, total)
-        tl.debug_barrier()  # all threads' parts are written before one of them counts the program as done
-        last = tl.atomic_add(turns_ptr + pair, 1) == PIECES - 1
+        last = is_last(turns_ptr + pair, PIECES)
         if last:
             every = (pair * PIECES + tl.arange(0, PIECES))[:, None] * ROWS + r[None, :]
             tops = tl.load(tops_ptr + every, cache_modifier=".cg")
@@ -119,7 +119,6 @@ def _attend(
                 kept = tl.exp(tl.load(tops_ptr + its, cache_modifier=".cg") - top)
                 at = its[:, None] * SIZE + d[None, :]
                 acc += tl.load(parts_ptr + at, mask=mine[:, None], other=0.0, cache_modifier=".cg") * kept[:, None]
-            tl.store(turns_ptr + pair, 0)
     if last:
         y_at = y_ptr + (token * QUERIES + head * shared + r)[:, None] * SIZE + d[None, :]
         tl.store(y_at, (acc / total[:, None]).to(y_ptr.dtype.element_ty), mask=mine[:, None])

@@ -31,6 +31,7 @@ from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
+from quantcore.numbers.kernels.turns import is_last
 
 COPIED = 16  # bytes, of which the bulk copy engine takes whole ones
 
@@ -150,13 +151,11 @@ def _multiply(
         own = n.to(tl.int64)[:, None] * T + t[None, :]
         inside = (n < N)[:, None] & (t < T)[None, :]
         tl.store(parts_ptr + tl.program_id(1) * size + own, acc, mask=inside)
-        tl.debug_barrier()  # all threads' sums are written before one of them counts the program as done
-        last = tl.atomic_add(turns_ptr + tl.program_id(0), 1) == SPLITS - 1
+        last = is_last(turns_ptr + tl.program_id(0), SPLITS)
         if last:
             acc = tl.load(parts_ptr + own, mask=inside, other=0, cache_modifier=".cg")
             for piece in tl.static_range(1, SPLITS):
                 acc += tl.load(parts_ptr + piece * size + own, mask=inside, other=0, cache_modifier=".cg")
-            tl.store(turns_ptr + tl.program_id(0), 0)
     if last:
         y = _results(
             tl.trans(acc), n, t, N, T, sx_ptr, sw_ptr, zx_ptr, zw_ptr, x_sum_ptr, w_sum_ptr, bias_ptr,

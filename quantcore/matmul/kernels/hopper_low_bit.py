@@ -34,7 +34,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from quantcore.matmul.kernels.hopper import COPIED, described, described_flat, is_hopper
-from quantcore.matmul.kernels.hopper_parts import is_last, keep_part, piece_of, sum_of_parts
+from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_results import write
 from quantcore.matmul.kernels.hopper_tiles import BARE_TOKENS, BLOCK_N, Tile, tile_for
 from quantcore.matmul.kernels.hopper_unpack import LESS, LESS_TWICE, STEP, WORDS, twice, unpacked, words_of
@@ -44,6 +44,7 @@ from quantcore.matmul.kernels.tile_order import GROUP, place
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
 from quantcore.numbers.kernels.triton_here import multiprocessors
+from quantcore.numbers.kernels.turns import is_last
 
 STAGES = {16: 8, 32: 8, 64: 4, 128: 4, 256: 4}  # blocks of the weight in shared memory, by a tile's tokens
 FEWEST_TOKENS = 9  # fewer are multiplied quicker without tiles, by `few_tokens_matmul`

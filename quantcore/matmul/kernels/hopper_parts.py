@@ -2,18 +2,14 @@
 parts.
 
 A program takes one piece of work after the other: whole tiles first, then those of the tiles that are split, so that
-the last ones are short and all programs end at about the same time. `hopper_tiles` says how many tiles go whole. What
-is written in Triton's words here runs in Gluon's kernels, too.
-
-Nobody waits for another program: it may not have begun. A group of warps writes its sums and counts itself as done
-(`turns`); whoever finds all others done reads all parts, its own as well, and adds them in the order of the splits, so
-the result is always the same.
+the last ones are short and all programs end at about the same time. `hopper_tiles` says how many tiles go whole. Each
+group of warps counts for itself (`numbers.kernels.turns`): the last one reads all parts of its half of a tile, its own
+as well, and adds them in the order of the splits. What is written in Triton's words here runs in Gluon's kernels, too.
 """
 
 from __future__ import annotations
 
 import triton
-import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
@@ -61,16 +57,6 @@ def keep_part(parts_ptr, sums, part):
     size: gl.constexpr = sums.shape[0] * sums.shape[1]
     held = _by_thread(sums)
     gl.store(parts_ptr + part * size + _places(held), held)
-
-
-@triton.jit
-def is_last(turns_ptr, splits):
-    """Whether all other parts are written. The count begins anew."""
-    tl.debug_barrier()  # all threads' sums are written before one of them counts the group as done
-    last = tl.atomic_add(turns_ptr, 1) == splits - 1
-    if last:
-        tl.store(turns_ptr, 0)
-    return last
 
 
 @gluon.jit

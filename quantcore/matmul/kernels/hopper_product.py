@@ -14,11 +14,12 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from quantcore.matmul.kernels.hopper_apart import sums_apart
 from quantcore.matmul.kernels.hopper_bring import bring
 from quantcore.matmul.kernels.hopper_narrow import sums_narrow
-from quantcore.matmul.kernels.hopper_parts import is_last, keep_part, piece_of, sum_of_parts
+from quantcore.matmul.kernels.hopper_parts import keep_part, piece_of, sum_of_parts
 from quantcore.matmul.kernels.hopper_results import left_scales, results, write
 from quantcore.matmul.kernels.hopper_wide import sums_kept
 from quantcore.matmul.kernels.tile_order import place
 from quantcore.numbers.kernels.overlap import after_last, let_next
+from quantcore.numbers.kernels.turns import is_last
 
 STAGES_BYTES = 192 * 1024  # of a program; beside them lies a tile of results, 32 KB at most
 

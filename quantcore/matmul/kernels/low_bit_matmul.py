@@ -36,6 +36,7 @@ from quantcore.matmul.kernels.unpacking import byte_values, plane, scale_of, sca
 from quantcore.numbers.formats import FP8_E4M3
 from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next, overlapping
+from quantcore.numbers.kernels.turns import is_last
 
 
 @triton.jit
@@ -161,13 +162,11 @@ def _multiply_packed(
     if SPLITS > 1:
         size_y = T.to(tl.int64) * N
         tl.store(parts_ptr + split * size_y + at, out, mask=inside)
-        tl.debug_barrier()  # all threads' sums are written before one of them counts the program as done
-        last = tl.atomic_add(turns_ptr + tile, 1) == SPLITS - 1
+        last = is_last(turns_ptr + tile, SPLITS)
         if last:
             out = tl.load(parts_ptr + at, mask=inside, other=0.0, cache_modifier=".cg")
             for other in range(1, SPLITS):
                 out += tl.load(parts_ptr + other * size_y + at, mask=inside, other=0.0, cache_modifier=".cg")
-            tl.store(turns_ptr + tile, 0)
     if last:
         if SCALES > 0:
             out *= tl.load(sx_ptr + row_t * (SCALES - 1))[:, None]

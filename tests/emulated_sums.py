@@ -120,13 +120,18 @@ def emulate(
         assert all(one is not None for one in found), "taken before it is done"
         return found if len(found) > 1 else found[0]
 
+    def load(at: Numbers, mask: Tensor | None = None, other: float = 0.0) -> Tensor:
+        if mask is None:
+            return at.numbers.view(-1)[at.at]
+        return torch.where(mask, at.numbers[at.at.clamp(max=len(at.numbers) - 1)], other)
+
     gl = SimpleNamespace(
         cdiv=lambda a, b: -(-a // b), static_range=range, program_id=lambda _axis: number,
         num_programs=lambda _axis: programs, float32=torch.float32, int32=torch.float32,
         zeros=lambda shape, dtype, _layout: torch.zeros(shape, dtype=dtype),
         arange=lambda first, behind, _layout: torch.arange(first, behind),
         minimum=lambda a, b: a.clamp(max=b) if isinstance(a, Tensor) else min(a, b),
-        load=lambda at: at.numbers.view(-1)[at.at], join=lambda a, b: torch.stack([a, b], -1),
+        load=load, join=lambda a, b: torch.stack([a, b], -1),
         convert_layout=lambda x, _layout, **_: x,
         where=lambda which, a, b: a if which else torch.zeros_like(a) + b, bfloat16=torch.float32,
         NVMMADistributedLayout=lambda *_, **__: None, DotOperandLayout=lambda *_, **__: None,

@@ -260,7 +260,7 @@ def test_parts_of_hopper_s_product_of_four_bits(
     expected = scale[:, None] * (x @ w_hat.T) + bias
 
     launch = emulated_tiles.launching(
-        lambda programs, args, sizes: emulated_tiles.low_bit(programs, x, w_hat, expected, args, sizes)
+        lambda programs, args, sizes: emulated_tiles.low_bit(programs, x, w_hat, args, sizes)
     )
     monkeypatch.setattr(hopper_low_bit, "launch", launch)
     y = hopper_low_bit.multiply_low_bit(x, pack_weight(q), bias, hopper_tiles.Tile(*tile), scale)
@@ -303,7 +303,7 @@ def test_parts_of_hopper_s_product_of_codes(
     expected = sums.float() * x.scale[:, None] * scale + bias
 
     launch = emulated_tiles.launching(
-        lambda programs, args, sizes: emulated_tiles.codes(programs, left, right, expected, args, sizes)
+        lambda programs, args, sizes: emulated_tiles.codes(programs, left, right, args, sizes)
     )
     monkeypatch.setattr(hopper_codes, "launch", launch)
     monkeypatch.setattr(hopper_codes, "cut", lambda *_: share)

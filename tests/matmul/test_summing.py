@@ -1,5 +1,6 @@
 """What a group of Hopper's warps sums up of codes, block by block, when it lets stages go, and where the sums go."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,10 +28,11 @@ SHARES = [(6, 1, 1, 1), (4, 2, 1, 1), (4, 2, 0, 2)]
 
 
 def turns_and_tiles(
-    boxes: list[torch.Tensor], piece: int, tile: int, share: tuple[int, int, int, int], shared: int, where: list[Any]
-) -> list[tuple[Any, ...]]:
+    boxes: list[torch.Tensor], piece: int, tile: int, share: tuple[int, int, int, int], shared: int, where: list[Any],
+    finish: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
+) -> list[tuple[Any, ...]]:  # fmt: skip
     """What a group leaves of a piece whose sums are `boxes`; `shared`: how many of its pieces are of split tiles, this
-    one counted."""
+    one counted. What a tile's sums become is `finish`'s."""
     whole, splits, side, number = share
     pieces = whole + (6 - whole) * splits
     is_shared = splits > 1 and piece >= whole
@@ -44,7 +46,7 @@ def turns_and_tiles(
     if splits > 1 and side == 0 and piece == [*range(number, pieces, PROGRAMS)][-1]:
         found.append(("next", 0, 0, torch.zeros(0)))
     if not is_shared or shared % 2 == 0:
-        found += [("tile", *at, sums) for at, sums in zip(where, boxes, strict=True)]
+        found += [("tile", *at, finish(sums)) for at, sums in zip(where, boxes, strict=True)]
     return found
 
 
@@ -126,11 +128,14 @@ def test_sums_of_blocks(
 
 
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("scaled", ["row", "block"])
+@pytest.mark.parametrize(
+    ("scaled", "of_tokens", "has_bias"), [("row", 2, True), ("block", 1, False), ("block", 0, True)]
+)
 def test_sums_of_unpacked_blocks(
-    scaled: str, share: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+    scaled: str, of_tokens: int, has_bias: bool, share: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 300 rows of a weight and 100 tokens in tiles of 64; a row's scale once, or one each block."""
+    """Of 300 rows of a weight and 100 tokens in tiles of 64; a row's scale once, or one each block; tokens' scales, one
+    each, one for all or none, and a bias."""
     whole, splits, side, number = share
     blocks, stage_count, block_t = 5, 4, 64
     generator = torch.Generator().manual_seed(0)
@@ -138,6 +143,7 @@ def test_sums_of_unpacked_blocks(
     x = torch.randint(-9, 9, (128, 128 * blocks), generator=generator).float()
     scales = torch.randint(1, 5, (384, blocks if scaled == "block" else 1), generator=generator).float()
     scales = scales.expand(384, blocks)
+    sx, bias = torch.rand(100, generator=generator), torch.randn(300, generator=generator)
     stages, expected, shared = Stages(stage_count, 1, block_t), list[tuple[Any, ...]](), 0
     for piece in range(number, whole + (6 - whole) * splits, PROGRAMS):
         tile, begin, end = piece_of.fn(piece, whole, splits, blocks)
@@ -150,18 +156,26 @@ def test_sums_of_unpacked_blocks(
             stages.blocks.append((of_w, of_x, scale))
             sums += (of_w @ of_x.T * scale[:, None])[64 * side : 64 * side + 64]
         shared += splits > 1 and piece >= whole
-        expected += turns_and_tiles([sums], piece, tile, share, shared, [(128 * n + 64 * side, block_t * t)])
+
+        def finish(sums: torch.Tensor, n: int = n, t: int = t) -> torch.Tensor:
+            tokens = torch.arange(block_t * t, block_t * (t + 1)).clamp(max=99)
+            rows = torch.arange(128 * n + 64 * side, 128 * n + 64 * side + 64)
+            sums = sums * (1 if of_tokens == 0 else sx[0] if of_tokens == 1 else sx[tokens])
+            return sums + torch.where(rows < 300, bias[rows.clamp(max=299)], 0.0)[:, None] if has_bias else sums
+
+        where = [(128 * n + 64 * side, block_t * t)]
+        expected += turns_and_tiles([sums], piece, tile, share, shared, where, finish)
 
     found = emulate(monkeypatch, [hopper_low_bit], stages, number, PROGRAMS)
     monkeypatch.setattr(hopper_low_bit, "_operand", lambda words, *_: words)
     monkeypatch.setattr(hopper_low_bit, "STEP", 1)
     buffers = [Shared(one) for one in (stages.r, stages.l, stages.s, stages.s, torch.zeros(2, 1), torch.zeros(2, 1))]
     tensors = (
-        *buffers, stages.full, stages.full, stages.empty, None, None, None, None, None, None, Numbers(torch.zeros(4)),
-        300, 100, blocks, whole, splits,
+        *buffers, stages.full, stages.full, stages.empty, None, None, None, Numbers(sx), Numbers(bias), None,
+        Numbers(torch.zeros(4)), 300, 100, blocks, whole, splits,
     )  # fmt: skip
     hopper_low_bit.sum_up(
-        tensors, side, 0, 1, False, 0, False, scaled, splits > 1, 128, block_t, stage_count, 1, GROUP, True
+        tensors, side, 0, 1, False, of_tokens, has_bias, scaled, splits > 1, 128, block_t, stage_count, 1, GROUP, True
     )
     assert stages.came == stages.gone == len(stages.blocks)
     assert [one[:3] for one in found] == [one[:3] for one in expected]

@@ -68,14 +68,28 @@ def _adds_while_it_multiplies(sass: str, loads: str = "") -> None:
         assert not loads or len(re.findall(loads, loop)) >= 2
 
 
+def _around(operation: str, ttgir: str) -> list[str]:
+    """What stands around each of these operations: a loop, or a branch."""
+    lines = ttgir.splitlines()
+    depths = [len(line) - len(line.lstrip()) for line in lines]
+    found = [place for place, line in enumerate(lines) if operation in line]
+    assert found
+    return [
+        next(line for line, depth in zip(lines[place::-1], depths[place::-1], strict=True) if depth < depths[place])
+        for place in found
+    ]
+
+
 def _adds_parts(kernel: Any) -> bool:
-    """Whether programs share tiles: parts are written, counted and read by sixteen bytes a thread, those of a warp in
-    a row. Each side counts behind a barrier of its warps, when what they wrote is there for all of the GPU, and reads
-    parts past its own cache. One of them lets the next kernel begin, behind its count."""
+    """Whether programs share tiles; where none does, results are written without asking. Parts are written, counted and
+    read by sixteen bytes a thread, those of a warp in a row. Each side counts behind a barrier of its warps, when what
+    they wrote is there for all of the GPU, and reads parts past its own cache. One of them lets the next kernel begin,
+    behind its count."""
     sass = kernel.asm["sass"]
     counts = [one.start() for one in re.finditer(r"ATOMG\.E\.ADD\.STRONG\.GPU", sass)]
     if not counts:
         assert not re.search(r"STG\.E\.128 |LDG\.E\.128", sass)
+        assert all("scf.for" in one for one in _around("async_tma_copy_local_to_global", kernel.asm["ttgir"]))
         return False
     assert len(counts) == 2
     for at in counts:
@@ -357,6 +371,7 @@ def test_words_of_a_block_are_read_while_the_last_one_is_multiplied(
         (1030, 14336, 4096, (256, 1, 4, 528)),  # 560: 32 are left
         (32, 4096, 4096, None),  # splits of 8 blocks, few for few tokens
         (32, 1024, 4096, None),  # 8 tiles
+        (16, 5120, 5120, (16, 2, 3, 0)),  # 40, of which three in four multiprocessors have a third
     ],
 )
 def test_tiles_for_hopper(tokens: int, out: int, width: int, tile: tuple[int, ...] | None) -> None:

@@ -87,7 +87,7 @@ def load_model(source: str = REFERENCE, device: str | None = None, progress: Pro
     neither safetensors nor GGUF, too little memory, a model without Linear layers."""
     place = fetch(source, lambda share, doing: progress(DOWNLOAD_SHARE * share, doing))
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    read = _gguf(source, place) if place.gguf else _safetensors(source, place, target)
+    read = (_gguf if place.gguf else _safetensors)(source, place, target)
     tokenizer, writes = tokenizer_of(source, place), generation_config(source, place.folder)
     watch = Watch(lambda share, doing: progress(DOWNLOAD_SHARE + (1 - DOWNLOAD_SHARE) * share, doing))
     progress(DOWNLOAD_SHARE, "building the model")
@@ -163,13 +163,14 @@ def _opened(stored: Mapping[str, Stored]) -> Iterator[dict[str, Any]]:
         yield {name: files[one.file].get_slice(name) for name, one in stored.items()}
 
 
-def _gguf(source: str, place: Place) -> _Read:
+def _gguf(source: str, place: Place, target: torch.device) -> _Read:
     """The same for a GGUF file; what it holds is there twice while it is read, the model and the numbers it is made
     of."""
     assert place.gguf is not None
     header, model = gguf_file.examine(source, place.folder / place.gguf)
+    dtype = torch.float32 if target.type == "cpu" else gguf_file.own_dtype(header.parameters)
     numbers = max(numbers_of(model), sum(header.parameters.values()))
-    _require_room(source, numbers, torch.float32, torch.device("cpu"), copies=2)
+    _require_room(source, numbers, dtype, target, copies=2)
 
     def read() -> tuple[Any, dict[str, Any]]:
         from transformers import GgufConfig
@@ -177,7 +178,7 @@ def _gguf(source: str, place: Place) -> _Read:
         how = {"gguf_file": place.gguf, "quantization_config": GgufConfig(dequantize=True), "config": model.config}
         with one_table():
             found: tuple[Any, dict[str, Any]] = type(model).from_pretrained(
-                place.folder, dtype=torch.float32, **how, **REPORTED
+                place.folder, dtype=dtype, **how, **REPORTED
             )
         return found
 

@@ -11,7 +11,9 @@ import torch
 import transformers
 
 from quantcore.cli.command import main
-from quantcore.model.gguf_file import GgufHeader, notices, read_header
+from quantcore.model import loading
+from quantcore.model.gguf_file import GgufHeader, notices, own_dtype, read_header
+from quantcore.model.hub import fetch
 from quantcore.model.linears import linear_shapes, linears
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
@@ -199,6 +201,37 @@ def test_a_real_file_gives_the_models_own_weights(tiny_lm: LoadedModel, tmp_path
         assert torch.equal(linears(loaded.model)[layer].weight, linear.weight), layer
     assert "they were not quantized before" in loaded.notices[0]
     assert loaded.revision.startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dtype"),
+    [
+        ({"F32": 10}, torch.float32),
+        ({"F32": 1, "F16": 10}, torch.float16),
+        ({"F32": 1, "BF16": 10}, torch.bfloat16),
+        ({"F32": 1, "Q4_K": 6, "Q6_K": 4}, torch.bfloat16),
+    ],
+)
+def test_a_gpu_has_the_type_of_most_numbers(kinds: dict[str, int], dtype: torch.dtype) -> None:
+    assert own_dtype(kinds) is dtype
+
+
+def test_codes_are_read_as_bfloat16_for_a_gpu(
+    tiny_lm: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str]] = []
+    monkeypatch.setattr(loading, "require_memory", lambda what, size, device: asked.append((size, device.type)))
+    file = str(written(tiny_lm, tmp_path / "rounded.gguf", rounded=True))
+    place = fetch(file, lambda share, doing: None)
+    on_cpu, on_gpu = (loading._gguf(file, place, torch.device(one))()[0].state_dict() for one in ("cpu", "cuda"))
+    numbers = asked[0][0] // 8  # two copies in float32
+    assert numbers >= 73728 + 38720
+    assert asked == [(8 * numbers, "cpu"), (4 * numbers, "cpu"), (2 * numbers, "cuda")]
+    assert on_cpu.keys() == on_gpu.keys()
+    for name, one in on_cpu.items():
+        assert one.dtype == torch.float32
+        assert on_gpu[name].dtype == torch.bfloat16
+        assert torch.equal(one.bfloat16(), on_gpu[name]), name
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def require_tensors(source: str, architecture: str, names: Iterable[str], model:
     if architecture in GGUF_CONFIG_ARCHS:
         return
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config={})
-    with one_table():
+    with quick_gguf():
         table = {_bare(name): to for name, to in get_gguf_hf_weights_map(model, processor).items()}
     held = {_bare(name) for name in names}
     there = {table[name] for name in held if name in table}
@@ -46,18 +46,21 @@ def require_tensors(source: str, architecture: str, names: Iterable[str], model:
 
 
 @contextmanager
-def one_table() -> Iterator[None]:
-    """While the context lasts gguf's table of names, which transformers asks for anew for every module of a model, is
-    made once for each architecture: for 30 blocks it is made 500 times otherwise, and takes longer than all else."""
+def quick_gguf() -> Iterator[None]:
+    """While the context lasts files are read by a `QuickReader`, and gguf's table of names, which transformers asks for
+    anew for every module of a model, is made once for each architecture: for 30 blocks it is made 500 times
+    otherwise, and takes longer than all else."""
     import gguf
 
+    from quantcore.model.gguf_reader import QuickReader
+
     with making():  # two threads at once would put back each other's
-        make = gguf.get_tensor_name_map
-        gguf.get_tensor_name_map = cache(make)
+        make, reader = gguf.get_tensor_name_map, gguf.GGUFReader
+        gguf.get_tensor_name_map, gguf.GGUFReader = cache(make), QuickReader  # type: ignore[misc]
         try:
             yield
         finally:
-            gguf.get_tensor_name_map = make
+            gguf.get_tensor_name_map, gguf.GGUFReader = make, reader  # type: ignore[misc]
 
 
 def changes_rotations(names: Iterable[str]) -> bool:

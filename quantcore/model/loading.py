@@ -22,7 +22,7 @@ from quantcore.model import gguf_file
 from quantcore.model.config_file import context_of
 from quantcore.model.experts import taken_apart
 from quantcore.model.finite import beside_linears, require_finite
-from quantcore.model.gguf_tensors import one_table
+from quantcore.model.gguf_tensors import quick_gguf
 from quantcore.model.hub import fetch
 from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
@@ -176,7 +176,7 @@ def _gguf(source: str, place: Place, target: torch.device) -> _Read:
         from transformers import GgufConfig
 
         how = {"gguf_file": place.gguf, "quantization_config": GgufConfig(dequantize=True), "config": model.config}
-        with one_table():
+        with quick_gguf():
             found: tuple[Any, dict[str, Any]] = type(model).from_pretrained(
                 place.folder, dtype=dtype, **how, **REPORTED
             )

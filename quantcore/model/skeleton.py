@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from quantcore.model.gguf_tensors import quick_gguf
 from quantcore.model.linears import every_linear
 from quantcore.model.making import making
 from quantcore.model.sentences import named, quoted, reason
@@ -38,7 +39,8 @@ def build(source: str, folder: Path, most: int, gguf: str | None = None, dtype: 
     which = {"trust_remote_code": False, **({"gguf_file": gguf} if gguf else {})}
     where = "header" if gguf else "config.json"
     try:
-        config = AutoConfig.from_pretrained(folder, **which)
+        with quick_gguf() if gguf else nullcontext():
+            config = AutoConfig.from_pretrained(folder, **which)
         config.return_dict = True  # how an answer is handed over, which is no part of a model
         with making(), _at_most(most), torch.device("meta"):
             model = _auto(config).from_config(config, dtype=dtype or torch.float32, trust_remote_code=False)

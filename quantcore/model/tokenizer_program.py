@@ -9,12 +9,18 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable
+from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 Answer = tuple[dict[str, Any], bytes]
 
 if "with-torch" not in sys.argv:
     sys.modules["torch"] = None  # type: ignore[assignment]  # "not installed", in the import system's words
+else:
+    import gguf
+
+    gguf.GGUFReader = run_path(str(Path(__file__).with_name("gguf_reader.py")))["QuickReader"]  # type: ignore[misc]
 from transformers import AutoTokenizer  # noqa: E402
 
 LONGEST_TEMPLATE = 1_000_000

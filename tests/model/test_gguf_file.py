@@ -2,10 +2,13 @@
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import gguf as package
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -13,10 +16,12 @@ import transformers
 from quantcore.cli.command import main
 from quantcore.model import loading
 from quantcore.model.gguf_file import GgufHeader, notices, own_dtype, read_header
+from quantcore.model.gguf_reader import QuickReader
 from quantcore.model.hub import fetch
 from quantcore.model.linears import linear_shapes, linears
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.model.streamed import StreamedModel
+from quantcore.model.tokenizer import PROGRAM
 from tests.tiny import tiny_tokenizer
 
 ONE_ENTRY = struct.pack("<IQQ", 3, 0, 1)
@@ -314,3 +319,24 @@ def test_a_tied_head_is_stored_once(tiny_lm: LoadedModel, tmp_path: Path) -> Non
     loaded = load_model(str(written(tiny_lm, tmp_path / "tied.gguf", drop="output.")), "cpu")
     model: Any = loaded.model
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_files_are_read_by_the_quick_reader(
+    tiny_lm: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tiny_lm, tmp_path / "tiny.gguf", rounded=True)
+    plain, quick = package.GGUFReader(file), QuickReader(file)
+    assert {name: field.contents() for name, field in quick.fields.items()} == {
+        name: field.contents() for name, field in plain.fields.items()
+    }
+    assert [one.name for one in quick.tensors] == [one.name for one in plain.tensors]
+    assert all(np.array_equal(one.data, other.data) for one, other in zip(quick.tensors, plain.tensors, strict=True))
+    monkeypatch.setattr(package, "GGUFReader", None)  # by no other
+    load_model(str(file), "cpu")
+    assert package.GGUFReader is None
+
+
+def test_the_process_of_tokenizers_has_the_quick_reader() -> None:
+    program = f"import runpy, gguf; runpy.run_path({str(PROGRAM)!r}); print(gguf.GGUFReader.__name__)"
+    run = [sys.executable, "-P", "-c", program, "with-torch"]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip() == "QuickReader"

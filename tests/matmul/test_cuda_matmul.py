@@ -232,7 +232,7 @@ def test_codes_in_narrow_tiles(path: str, scheme: str, monkeypatch: pytest.Monke
     from quantcore.matmul.kernels import hopper_codes
 
     def narrow(tokens: int, _out: int, _blocks: int, kind: str, _programs: int) -> int:
-        return 128 if kind == "blocks" else next(width for width in (32, 64, 128) if width >= min(tokens, 128))
+        return 128 if kind == "blocks" else next(width for width in (16, 32, 64, 128) if width >= min(tokens, 128))
 
     monkeypatch.setattr(hopper_codes, "width_for", narrow)
     for other in ("codes_of", "_multiply_unpacked"):

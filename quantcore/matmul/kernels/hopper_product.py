@@ -151,5 +151,5 @@ def multiply_tiles(
             )),
         ],
         [4, 1, 1],  # warps of the second group, and those that bring
-        [232, 40, 40],  # registers a thread of theirs; the first group has what is left
+        [240, 24, 24],  # registers a thread of theirs; the first group has what is left
     )  # fmt: skip

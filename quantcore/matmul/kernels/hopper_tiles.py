@@ -23,9 +23,7 @@ MIDDLE_TOKENS = 1024  # up to here tiles of at most 128 tokens are quicker than 
 MIDDLE_ZEROS = 512  # and of a weight with zero points, which each tile works out for itself
 BLOCK_US = {16: 0.27, 32: 0.29, 64: 0.4, 128: 0.62, 256: 1.42}  # what one takes of a tile of `hopper_low_bit`
 NARROWEST, NARROW, WIDE = 16, 128, 256  # rows of R: of `hopper_narrow` from and to, and of `hopper_wide`
-# Tokens with which narrow tiles may be the quickest, by the weight's codes; "apart": a block's sums leave
-# the tensor cores.
-NARROW_FROM = {"int4": 9, "int4 apart": 9, "int8": 33, "fp8": 33, "blocks": 17}
+NARROW_TOKENS, NARROW_BLOCKS_TOKENS = 9, 17  # from here on narrow tiles may be the quickest; and of a weight in blocks
 # What a block of a tile of codes takes, by its rows of R; APART: where a block's sums leave the tensor cores.
 KEPT_US = {16: 0.24, 32: 0.26, 64: 0.26, 128: 0.37, 256: 0.72}
 APART_US = {16: 0.28, 32: 0.29, 64: 0.36, 128: 0.52, 256: 0.92}
@@ -64,12 +62,11 @@ def width_for(tokens: int, out: int, blocks: int, kind: str, programs: int) -> i
     """Rows of R in the tiles of codes that are the quickest. Narrow ones of tokens have room for all of them, where
     that is not too many; those of a weight whose blocks have scales are of one block's rows."""
     rows, columns = triton.cdiv(out, BLOCK_N), triton.cdiv(tokens, BLOCK_N)
-    few = kind == "fp8" and tokens <= NARROW // 2  # torch's product is as quick, unless tiles are split
-    if tokens < NARROW_FROM[kind] or (few and 4 * rows > programs):
+    if tokens < (NARROW_BLOCKS_TOKENS if kind == "blocks" else NARROW_TOKENS):
         return WIDE
     if kind.startswith("int4") and _is_little(tokens, out, blocks, programs):
         return WIDE
-    if kind == "fp8" and 2 * rows * columns > programs:  # so are torch's of more
+    if kind == "fp8" and tokens > NARROW // 2 and 2 * rows * columns > programs:  # torch's are as quick
         return WIDE
     if kind == "fp8" or (kind != "blocks" and tokens <= NARROW):
         return min(NARROW, max(NARROWEST, triton.next_power_of_2(tokens)))

@@ -64,6 +64,8 @@ def width_for(tokens: int, out: int, blocks: int, kind: str, programs: int) -> i
     rows, columns = triton.cdiv(out, BLOCK_N), triton.cdiv(tokens, BLOCK_N)
     if tokens < (NARROW_BLOCKS_TOKENS if kind == "blocks" else NARROW_TOKENS):
         return WIDE
+    if kind != "blocks" and tokens <= TEAM_TOKENS and out <= FEWEST_ROWS:
+        return WIDE
     if kind.startswith("int4") and _is_little(tokens, out, blocks, programs):
         return WIDE
     if kind == "fp8" and tokens > NARROW // 2 and 2 * rows * columns > programs:  # torch's are as quick

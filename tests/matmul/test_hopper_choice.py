@@ -71,12 +71,17 @@ def test_tokens_are_coded_as_their_product_takes_them(codes: str, dtype: torch.d
 @pytest.mark.parametrize(
     ("rows", "out", "codes", "tokens", "taken"),
     [
-        (0, 14336, torch.int8, 32, False),  # without tiles it is as quick
-        (0, 14336, torch.int8, 33, True),
+        (0, 14336, torch.int8, 8, False),  # without tiles it is as quick
+        (0, 14336, torch.int8, 9, True),
+        (0, 2048, torch.int8, 32, False),  # few rows, too
+        (0, 2048, torch.int8, 33, True),
+        (0, 14336, FP8, 9, True),
+        (0, 14336, FP8, 64, True),
+        (0, 14336, FP8, 65, False),  # torch is as quick
         (0, 4096, torch.int8, 768, True),  # 96 wide tiles for 132 multiprocessors
         (0, 3072, torch.int8, 896, False),  # 84
         (0, 1024, FP8, 1792, True),  # 56 in halves: blocks take longer than those of whole numbers
-        (0, 14336, FP8, 255, False),  # and so is torch
+        (0, 14336, FP8, 255, False),
         (0, 14336, FP8, 256, True),
         (1, 14336, FP8, 255, False),
         (1, 14336, FP8, 256, True),

@@ -158,7 +158,7 @@ def _cache(place: int, block: str, model: nn.Module, config: Any, name: str) -> 
     rows = _rows(model.get_submodule(block))
     ends = {key.rpartition(".")[2]: out for key, out in rows.items()}
     if any(part in f"{key}." for key in rows for part in FIXED):
-        return Cache(0, state=_state(config, ends, name))
+        return Cache(0, state=_state(config, name))
     if (latent := getattr(config, "kv_lora_rank", None)) and "kv_b_proj" in ends:
         index = int(getattr(config, "index_head_dim", 0) or 0)
         return Cache(int(latent) + int(config.qk_rope_head_dim) + index)
@@ -186,7 +186,7 @@ def _window(place: int, config: Any) -> int | None:
     return int(sliding) if sliding and getattr(config, "use_sliding_window", True) else None
 
 
-def _state(config: Any, ends: dict[str, int], name: str) -> int:
+def _state(config: Any, name: str) -> int:
     """Numbers of a linear-attention or Mamba block's state and of the inputs that its convolution looks back on."""
     if hasattr(config, "linear_num_value_heads"):
         keys = config.linear_num_key_heads * config.linear_key_head_dim

@@ -8,7 +8,7 @@ from quantcore.lab.report import duel_document, duel_table
 from quantcore.measure.duel import Duel
 from quantcore.measure.luck import Spread
 from quantcore.model.layer_names import place_of
-from quantcore.scheme.fitting import GROUPS, sorted_out
+from quantcore.scheme.fitting import GROUPS
 from quantcore.text.reading import EVALUATE, Reading
 from ui import frame, job_view
 from ui import widgets as controls
@@ -84,7 +84,7 @@ def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
             plan = f"W4A16@{place_of(choice.layer)[1]}=W8A16@{choice.layer}=float"
             st.caption(f"Mixed precision: `{plan}`, the last exception that fits decides.")
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    able, refused = sorted_out(lines, lab.shapes(), lab.head)
+    able, refused = lab.sorted_out(lines)
     for one, reason in refused.items():
         frame.sentence(f"Line {lines.index(one) + 1}, {one}: {reason}")
     if not (1 if refused else 2) <= len(able) <= MOST:

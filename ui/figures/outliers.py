@@ -16,6 +16,7 @@ from quantcore.studies.outliers import GRAINS, ChannelStudy, OutlierMap, Payer, 
 from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
 from ui.figures.base import colour_bar, figure, log_ticks
 from ui.markdown import plotted
+from ui.words.outliers import ratio_text
 
 HEIGHT = 480
 ROW, AROUND_ROWS = 18, 110  # pixels of a row that a number can be read in, and of what stands around all rows
@@ -271,11 +272,6 @@ def gain_text(value_db: float, before_db: float) -> str:
     if not math.isfinite(value_db) or not math.isfinite(before_db):
         return "exact" if value_db == math.inf else f"{value_db:z.1f} dB"
     return f"{value_db:z.1f} dB ({value_db - before_db:+z.1f})"
-
-
-def ratio_text(value: float) -> str:
-    """1.0, 15.3, 3,010, inf."""
-    return "inf" if math.isinf(value) else f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}"
 
 
 def _remedy_lines(fig: go.Figure, rows: Sequence[Remedy], chosen: Sequence[Remedy], axis: str, watch: str) -> None:

@@ -30,7 +30,6 @@ from tests.visits import visit
 HEAVY = 3
 BITS = (2, 3, 4, 5, 6, 8)
 TOKENS = 16384
-MOST_S = 1.5  # that a move may take at the 95th percentile
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from quantcore.studies.gptq_map import OrderMap
 from quantcore.studies.gptq_order import METHODS, OrderStudy
 from quantcore.studies.gptq_toy import WAYS, Toy
 from ui.components.palette import AMBER, BLUE, GREEN, INK, PURPLE, SEQUENTIAL, SERIES, SLATE, VERMILION, token
-from ui.figures.base import colour_bar, figure
+from ui.figures.base import colour_bar, figure, largest_of_runs
 from ui.words.gptq import percent
 
 COLOURS = dict(zip(METHODS, (VERMILION, BLUE, GREEN, PURPLE), strict=True))
@@ -42,7 +42,7 @@ def diagonal(study: OrderStudy, ordered: bool) -> go.Figure:
     values = (study.diagonal[order] / study.tokens).numpy()
     where = "sorted: the order in which GPTQ visits" if ordered else "as the columns come"
     fig = figure(f"diag(H), {where}", "place in the order" if ordered else "input column", "mean square, log", 340)
-    places = _largest_of_runs(values)
+    places = largest_of_runs(values, MOST_POINTS)
     fig.add_trace(
         go.Scatter(
             x=places.astype(np.float32),
@@ -287,11 +287,3 @@ def _points(
     return go.Scatter(
         x=x, y=y, mode="markers", marker=mark, name=name, showlegend=key, hovertemplate=f"{hover}<extra></extra>"
     )
-
-
-def _largest_of_runs(values: np.ndarray) -> np.ndarray:
-    """At most MOST_POINTS indices: of each run of neighbours the one with the largest value."""
-    step = -(-len(values) // MOST_POINTS)
-    padded = np.pad(values, (0, -len(values) % step), constant_values=-np.inf).reshape(-1, step)
-    places: np.ndarray = padded.argmax(1) + np.arange(len(padded)) * step
-    return places

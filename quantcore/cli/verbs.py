@@ -153,8 +153,8 @@ def compare(
     luck: bool = False,
 ) -> dict[str, Any]:
     """several schemes or plans on one text, paired, with intervals; --luck measures their rounding luck too, without
-    which no difference is called real; --out writes it as one HTML file. One that the
-    model cannot take is left out, with its reason"""
+    which no difference is called real; --out writes it as one HTML file. One that the model cannot take is left out,
+    with its reason"""
     from quantcore.lab.report import duel_document
     from quantcore.lab.report_html import to_html
 

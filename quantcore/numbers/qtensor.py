@@ -190,7 +190,6 @@ def _split(x: Tensor, tile: Sequence[int]) -> Tensor:
 
 def _over_tiles(qparams: QParams) -> QParams:
     """Qparams of shape (a, b, ...) viewed as (a, 1, b, 1, ...), to broadcast over a `_split` tensor."""
-
     return qparams.map(lambda t: t.reshape([part for size in t.shape for part in (size, 1)]))
 
 

@@ -30,11 +30,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks import machine, sessions
 from benchmarks.places import PLACES, Place
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from benchmarks.served import ROOT, pid_of, serving
 from tests.browser_fixtures import FLAGS, NAMES
 
-RESULTS = Path(__file__).parent / "results"
 START, SESSIONS, START_S = "start", "sessions", "start_to_chart_s"
 
 
@@ -182,7 +181,7 @@ def measure_starts(browser: Any, home: Path) -> dict[str, float]:
         with serving(home) as url:
             visit(browser.new_context().new_page(), url, PLACES[0])
             starts.append(time.perf_counter() - launched)
-    return {"start_to_chart_s": statistics.median(starts), "cli_info_s": measure_cli()}
+    return {START_S: statistics.median(starts), "cli_info_s": measure_cli()}
 
 
 def measure_sessions(url: str, count: int, seconds: float) -> dict[str, float]:

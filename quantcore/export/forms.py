@@ -4,8 +4,8 @@ Weights alone are packed words, from which transformers makes a Linear's weight 
 want the weight before (Falcon's own initialization reads it): then config.json says that transformers makes floats of
 the codes as it loads them, or where that cannot be, the codes are stored a byte each. Codes with coded scales become
 bfloat16 there, so that the model runs in no other type: with weights alone they are made floats at loading too, and
-beside quantized inputs config.json names bfloat16 as the model's type. Which of the three a model can
-bear is asked of transformers itself: see `opening`.
+beside quantized inputs config.json names bfloat16 as the model's type. Which of the three a model can bear is
+asked of transformers itself: see `opening`.
 """
 
 from __future__ import annotations

@@ -199,8 +199,8 @@ def footprint(
 ) -> Footprint:
     """What a model takes under `scheme` (a plan's text) with `batch` sequences of `context` tokens in its cache.
 
-    Raises: ValueError for a tile that does not divide a layer, kv_bits other than 16 or 8 or beside
-    kv:, context or batch below 1."""
+    Raises: ValueError for a tile that does not divide a layer, kv_bits other than 16 or 8 or beside kv:, context or
+    batch below 1."""
     if kv_bits not in (8, 16):
         raise ValueError(f"a KV cache of {kv_bits} bits is not counted here; use 16 or 8")
     if context < 1 or batch < 1:

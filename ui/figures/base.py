@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from torch import Tensor
 
 from quantcore.numbers.pooling import Pooled, pool_extreme
-from ui.components.palette import DIVERGING, SEQUENTIAL
+from ui.components.palette import DIVERGING, SEQUENTIAL, SLATE
 
 # At the foot of the picture, whose margin then has room for it at every width. Placed by the height of the plot, it
 # would lie upon the axis where a window is made wider, and its rows become fewer.
@@ -74,6 +74,18 @@ def heat_map(
         hovertemplate=f"{rows} %{{y:.0f}}, {cols} %{{x:.0f}}<br>{value} %{{z:.4g}}{note}<extra></extra>",
         **{**colours, "colorbar": colour_bar(value), **trace},
     )
+
+
+def thin_line(x: Sequence[float], y: Sequence[float]) -> go.Scatter:
+    """A dotted line through points that speak for themselves, such as a frontier."""
+    style = {"color": SLATE, "width": 1, "dash": "dot"}
+    return go.Scatter(x=x, y=y, mode="lines", line=style, hoverinfo="skip", showlegend=False)
+
+
+def in_steps(colours: Sequence[str]) -> list[list[Any]]:
+    """A colour scale of a few colours that do not run into one another."""
+    count = len(colours)
+    return [[edge / count, colour] for place, colour in enumerate(colours) for edge in (place, place + 1)]
 
 
 def colour_bar(value: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from quantcore.measure.frontier import unbeaten
 from quantcore.measure.statistics import window_interval
 from quantcore.model.layer_names import place_of
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
-from ui.figures.base import figure, log_ticks
+from ui.figures.base import figure, log_ticks, thin_line
 from ui.figures.names import Point, ends, positions, share
 from ui.markdown import plotted
 from ui.words.digits import shown_kl
@@ -60,16 +60,7 @@ def pareto(duel: Duel) -> go.Figure:
                 showlegend=False,
             )
         )
-    fig.add_trace(
-        go.Scatter(
-            x=[xs[text] for text in ordered],
-            y=[ys[text] for text in ordered],
-            mode="lines",
-            line={"color": SLATE, "width": 1, "dash": "dot"},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    fig.add_trace(thin_line([xs[text] for text in ordered], [ys[text] for text in ordered]))
     fig.update_xaxes(range=across)
     fig.update_yaxes(type="log", range=up, **log_ticks([max(kl, floor) for kl in positive]))
     return fig

@@ -27,7 +27,7 @@ from quantcore.lab.advice import FEW, losses_of
 from quantcore.lab.bench import EACH, MEASURED
 from quantcore.lab.lab import Lab
 from quantcore.measure.store import Store
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.text.reading import CALIBRATE
 
 

@@ -36,7 +36,7 @@ from quantcore.methods.gptq import gptq_loss, gptq_quantize
 from quantcore.methods.options import Gptq
 from quantcore.methods.refine import refined
 from quantcore.model.linears import linears
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.numbers.qtensor import dequantize, fake_quantize, qparams_for
 from quantcore.numbers.spec import QuantSpec, Search
 from quantcore.pipeline.calibration import calibrate

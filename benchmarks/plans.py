@@ -36,7 +36,7 @@ from quantcore.measure.planning import schemes_near
 from quantcore.measure.sensitivity import layer_costs
 from quantcore.measure.statistics import holm
 from quantcore.measure.told_apart import apart_of
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.text.reading import EVALUATE
 
 UNIFORM = ("w:int3/group128", "w:int3/group32", "w:int4/group128", "w:int5/group128")

@@ -5,7 +5,7 @@ import streamlit as st
 from quantcore.lab.context import MOST, cache_of, lengths_on, reading_of, usual_caches
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.studies.context_lens import FLOAT
 from quantcore.studies.footprint import PRESET_SHAPES
 from quantcore.studies.gpus import GPUS

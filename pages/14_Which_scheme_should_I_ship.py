@@ -11,7 +11,7 @@ from quantcore.lab.bench import LEARNED, MEASURED
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
 from quantcore.measure.luck import JITTERS
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.scheme.plan import Plan
 from quantcore.studies.gpus import GPUS
 from ui import frame

@@ -14,7 +14,8 @@ from quantcore.lab.house import default_device
 from quantcore.lab.lab import Lab
 from quantcore.model.catalog import CATALOG, Entry, cached_models, on_this_machine
 from quantcore.model.layer_names import expert_of
-from quantcore.model.loading import REFERENCE, devices
+from quantcore.model.loading import devices
+from quantcore.model.locate import REFERENCE
 from quantcore.model.memory import TooLarge
 from quantcore.text.files import DATA_SETS, KINDS, LONGEST_FILE_MB, LoadedText, read_content
 from quantcore.text.reading import CALIBRATE, STUDY, Reading

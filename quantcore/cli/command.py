@@ -55,7 +55,7 @@ from quantcore.export.plain import plain
 from quantcore.lab.advice import GPU
 from quantcore.lab.answers import ANSWER
 from quantcore.lab.warm import keep_compiled
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, LONG, PROMPTS, STUDY, Reading
 
 SCHEME = "a scheme's text or a preset's name, see `schemes`"

@@ -20,7 +20,7 @@ from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whol
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
 from quantcore.lab.lab import Lab
-from quantcore.model.loading import REFERENCE, source_path
+from quantcore.model.locate import REFERENCE, source_path
 from quantcore.model.machine import device_name
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan

@@ -24,8 +24,8 @@ from quantcore.model.held import Held, held
 from quantcore.model.inventory import inventory, outline
 from quantcore.model.layer_names import expert_of
 from quantcore.model.linears import head_of, linear_named, linear_shapes
-from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, load_model, reference_weight
-from quantcore.model.locate import Progress, quiet
+from quantcore.model.loading import REFERENCE_LAYER, LoadedModel, load_model, reference_weight
+from quantcore.model.locate import REFERENCE, Progress, quiet
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.granularity import PerChannel, PerGroup
 from quantcore.pipeline.calibration import (

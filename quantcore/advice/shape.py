@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import nn
 
+from quantcore.model.config_file import head_dim_of
 from quantcore.model.linears import block_names, every_linear
 from quantcore.model.mixture import chosen_of, experts_of
 
@@ -165,10 +166,8 @@ def _cache(place: int, block: str, model: nn.Module, config: Any, name: str) -> 
     if "k_proj" in ends:
         return Cache(ends["k_proj"] + ends.get("v_proj", ends["k_proj"]), _window(place, config))
     if any(one in ends for one in ATTENTION):
-        heads = int(config.num_attention_heads)
-        width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-        kept = int(getattr(config, "num_key_value_heads", None) or heads)
-        return Cache(2 * kept * width, _window(place, config))
+        kept = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+        return Cache(2 * kept * head_dim_of(config), _window(place, config))
     return Cache(0)  # a block of an MLP alone
 
 

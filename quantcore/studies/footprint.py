@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import nn
 
+from quantcore.model.config_file import head_dim_of
 from quantcore.model.inputs import shared_inputs
 from quantcore.model.layer_names import expert_of, place_of
 from quantcore.model.linears import linear_shapes, linears
@@ -122,7 +123,7 @@ class ModelShape:
             int(config.num_hidden_layers),
             int(config.hidden_size),
             int(getattr(config, "num_key_value_heads", None) or heads),
-            int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+            head_dim_of(config),
             int(config.vocab_size),
             linear_shapes(model),
             shared_inputs(model, found),

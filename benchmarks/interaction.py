@@ -123,10 +123,10 @@ def measure_pages(url: str, browser: Any, places: Sequence[Place], moves: int) -
     return results
 
 
-def measure_cli(runs: int = 3) -> float:
-    """Median seconds of `python -m quantcore info`."""
+def measure_cli() -> float:
+    """Seconds of `python -m quantcore info`, median of three."""
     times = []
-    for _ in range(runs):
+    for _ in range(3):
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "quantcore", "info"], cwd=ROOT, check=True, capture_output=True)
         times.append(time.perf_counter() - started)

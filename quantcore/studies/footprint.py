@@ -185,9 +185,9 @@ class Footprint:
     def total_bytes(self) -> int:
         return self.weights_bytes + self.kv_bytes + self.activation_bytes
 
-    def budget_gb(self, budgets: tuple[int, ...] = BUDGETS_GB) -> int | None:
-        """The smallest budget that holds everything, None if none does."""
-        return next((budget for budget in budgets if self.total_bytes <= budget * GB), None)
+    def budget_gb(self) -> int | None:
+        """The smallest of BUDGETS_GB that holds everything, None if none does."""
+        return next((budget for budget in BUDGETS_GB if self.total_bytes <= budget * GB), None)
 
     def tokens_within(self, budget_gb: float) -> int:
         """How many tokens of KV cache, over all sequences, fit beside weights and activations."""

@@ -24,6 +24,7 @@ SURFACE_TOKENS, SURFACE_CHANNELS = 40, 104
 MOST_DOTS = 1024
 DEAD = 10  # channels whose maximum is this many times below the median one are not in view at first
 MOST_CELL_TEXTS = 400
+MOST_TICKS = 24
 LOG_DECADES = 4
 WATCH = {"output": "output_sqnr_db", "input": "input_sqnr_db", "median token": "token_sqnr_db"}  # fields of a Remedy
 STYLES = {"tensor": (INK, "diamond"), "token": (GREEN, "square"), "group": (BLUE, "circle")}  # colour and marker
@@ -321,8 +322,9 @@ def _named(payer: Payer) -> str:
     return f"per group of {grain.removeprefix('group')}" if grain.startswith("group") else f"per {grain}"
 
 
-def _few(count: int, most: int = 24) -> list[int]:
-    return list(range(0, count, -(-count // most)))
+def _few(count: int) -> list[int]:
+    """Places of ticks, evenly spread."""
+    return list(range(0, count, -(-count // MOST_TICKS)))
 
 
 def _short(modules: Sequence[str]) -> list[str]:

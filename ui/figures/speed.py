@@ -198,7 +198,7 @@ def bounds(machine: Machine, shape: tuple[int, int], schemes: Sequence[str]) -> 
     return fig
 
 
-def memory(cards: Sequence[Footprint], budgets: Sequence[int] = BUDGETS_GB) -> go.Figure:
+def memory(cards: Sequence[Footprint]) -> go.Figure:
     """Weights, KV cache and activations of each scheme, stacked; the budgets that are near as lines."""
     fig = figure("Memory while it runs", "GB (10^9 bytes)", "", 160 + 38 * len(cards), barmode="stack")
     parts = {
@@ -209,7 +209,7 @@ def memory(cards: Sequence[Footprint], budgets: Sequence[int] = BUDGETS_GB) -> g
     for name, values in parts.items():
         fig.add_trace(_stack(name, PARTS[name], values, [_short(card.scheme) for card in cards]))
     most = max(card.total_bytes for card in cards) / GB
-    for budget in _near(most, budgets):
+    for budget in _near(most):
         fig.add_vline(
             x=budget, line={"color": SLATE, "dash": "dot"}, annotation_text=f"{budget} GB", annotation_position="top"
         )
@@ -221,10 +221,10 @@ def _short(text: str) -> str:
     return text if len(text) <= 24 else f"{text[:22]}..."
 
 
-def _near(most: float, budgets: Sequence[int]) -> list[int]:
+def _near(most: float) -> list[int]:
     """The budgets that a picture up to `most` GB can hold, the next larger one among them if it does not dwarf it."""
-    larger = [one for one in budgets if one > most]
-    return [one for one in budgets if one <= most and one > most / 8] + [one for one in larger[:1] if one < 4 * most]
+    larger = [one for one in BUDGETS_GB if one > most]
+    return [one for one in BUDGETS_GB if most / 8 < one <= most] + [one for one in larger[:1] if one < 4 * most]
 
 
 def _stack(name: str, colour: str, values: Sequence[float], names: Sequence[str]) -> go.Bar:

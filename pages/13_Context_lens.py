@@ -20,7 +20,6 @@ from ui.words import context as words
 
 TITLE = "Context lens"
 SECTION = "Lab"
-CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 
 LOOK_FOR = (
@@ -96,17 +95,17 @@ def growth_part(lab: Lab, caches: tuple[str, ...]) -> None:
             usual = next(iter(PRESET_SHAPES)) if lab.source == REFERENCE else LOADED
             model = controls.pick("Model", [LOADED, *PRESET_SHAPES], controls.follow_default("card", usual), "card")
             gpu = controls.select("GPU", list(GPUS), "H100 SXM", "gpu")
-            sequences = controls.steps("Sequences at once", (1, 2, 4, 8, 16, 32, 64, 128, 256), 8, "at_once")
+            sequences = controls.steps("Sequences at once", controls.SEQUENCES, 8, "at_once")
         totals, fits, wall = {}, {}, GPUS[gpu].memory_gb
         for name in (FLOAT, *caches):
-            each = [lab.footprint(model, name, context, sequences) for context in CONTEXTS]
+            each = [lab.footprint(model, name, context, sequences) for context in controls.CONTEXTS]
             totals[name] = [one.total_bytes for one in each]
             if wall is not None:
                 fits[name] = each[0].tokens_within(wall) // sequences
-        weights = lab.footprint(model, FLOAT, CONTEXTS[0], sequences).weights_bytes
+        weights = lab.footprint(model, FLOAT, controls.CONTEXTS[0], sequences).weights_bytes
         said = words.reach(fits, sequences, gpu, wall)
         st.markdown(said)
-        chart(figures.growth(CONTEXTS, totals, weights, gpu, wall), key="growth", alt=said.replace("*", ""))
+        chart(figures.growth(controls.CONTEXTS, totals, weights, gpu, wall), key="growth", alt=said.replace("*", ""))
     controls.end()
 
 

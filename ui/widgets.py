@@ -15,6 +15,9 @@ import streamlit as st
 
 T = TypeVar("T", bound="str | int | float")
 START = "_start_"
+# Steps of a load, on every page that asks for one: tokens of a sequence, sequences at once
+CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def begin(path: str) -> None:

@@ -9,7 +9,7 @@ from quantcore.model.locate import REFERENCE
 from quantcore.studies.context_lens import FLOAT
 from quantcore.studies.footprint import PRESET_SHAPES
 from quantcore.studies.gpus import GPUS
-from quantcore.text.reading import LONG, Reading
+from quantcore.text.reading import LONG
 from ui import frame
 from ui import widgets as controls
 from ui.answers import answer
@@ -20,7 +20,6 @@ from ui.words import context as words
 
 TITLE = "Context lens"
 SECTION = "Lab"
-ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 
 LOOK_FOR = (
     "The cache keeps keys and values of every token that was read, and grows with the context. Coded, it takes a half "
@@ -41,16 +40,14 @@ def tries(choice: Choice) -> frame.Tries:
 def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
     """The caches, one a line, and what is read. Raises: ValueError for a line that says no cache."""
     with st.grid(2, min_column_width=430):
-        text = controls.lines(
+        lines = controls.one_a_line(
             f"Caches, one a line (one to {MOST})", "\n".join(usual_caches(choice.lab)), "caches", height=120
         )
         with st.container(horizontal=True, vertical_alignment="bottom"):
             lengths = lengths_on(choice.lab)
             length = controls.steps("Window, tokens", lengths, min(LONG.length, lengths[-1]), "window")
-            where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
-    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+            read = choice.kind_of_text(LONG)
     named = list(dict.fromkeys(str(cache_of(choice.lab, line)) for line in lines))
-    read = LONG if where == ALL_KINDS else LONG.of(Reading.parse(choice.reading))
     return tuple(named), reading_of(read, length)
 
 

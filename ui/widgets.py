@@ -131,6 +131,11 @@ def lines(label: str, default: str, key: str, **more: Any) -> str:
     return st.text_area(label, default, key=key, bind="query-params", **more) or ""
 
 
+def one_a_line(label: str, default: str, key: str, **more: Any) -> list[str]:
+    """A few lines of text, each a thing by itself: what they hold, each once."""
+    return list(dict.fromkeys(one.strip() for one in lines(label, default, key, **more).splitlines() if one.strip()))
+
+
 def several(label: str, options: Sequence[str], default: list[str], key: str, most: int = 3, **more: Any) -> list[str]:
     """One to `most` of a few options. Raises: ValueError for none or too many."""
     strangers = [asked for asked in st.query_params.get_all(key) if asked not in options]

@@ -24,11 +24,11 @@ from typing import Any
 from torch import nn
 
 from quantcore.model.config_file import head_dim_of
+from quantcore.model.inventory import EXPERTS
 from quantcore.model.linears import block_names, every_linear
 from quantcore.model.mixture import chosen_of, experts_of
 
 OTHER_SENSES = re.compile(r"\b(vision|visual|audio|image|video)\w*")  # parts that text does not pass
-EXPERTS = re.compile(r"\bexperts?\b")
 ATTENTION, FIXED = ("k_proj", "qkv_proj", "c_attn", "kv_b_proj", "query_key_value"), ("linear_attn", "mixer.in_proj")
 
 

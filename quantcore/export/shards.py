@@ -12,11 +12,10 @@ from torch import Tensor
 
 from quantcore.export.beside import Beside
 from quantcore.model.staging import to_host
-from quantcore.model.weight_files import file_digest
+from quantcore.model.weight_files import INDEX, file_digest
 
 SHARDS = 16  # files of a large model: enough for several threads, and so that the last one is quickly written
 LEAST_SHARD, MOST_SHARD = 128 * 10**6, 512 * 10**6  # bytes
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ def _cards(lab: Lab) -> None:
         batch = controls.slide("Sequences at once", 1, 64, 4, "batch")
         kv_bits = controls.pick("KV cache, bits", [16, 8], 16, "kv")
     with st.expander("Schemes or plans, one a line"), frame.problems():
-        text = controls.lines("Schemes", CARDS, "plans", height=150)
-    plans = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+        plans = controls.one_a_line("Schemes", CARDS, "plans", height=150)
     if not 1 <= len(plans) <= 8:
         raise ValueError(f"the list has {len(plans)} schemes; the card takes one to 8")
     shape = lab.shape_named(name)

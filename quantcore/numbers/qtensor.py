@@ -92,7 +92,7 @@ def quantize(x: Tensor, spec: QuantSpec, qparams: QParams | None = None) -> QTen
     """Codes of x under `spec`; `qparams` uses a frozen scale (static) instead of the range of x, or of a local spec the
     frozen global scale alone.
 
-    Shapes: x any rank of at least one; qparams' trailing dimensions as `range_shape` says, missing leading ones are 1.
+    Shapes: x any rank of at least one; qparams the trailing dimensions of x.shape / tile, missing leading ones are 1.
     Raises: ValueError for NaN or Inf, an empty tensor, or a tile that does not divide the shape."""
     tile = _tile_of(x, spec)
     qparams = _known_or_own(x, spec, qparams)

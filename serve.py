@@ -50,7 +50,7 @@ def warm_up(loaded: threading.Event) -> None:
     gc.disable()
     try:
         from quantcore.lab.house import default_device
-        from quantcore.model.loading import REFERENCE
+        from quantcore.model.locate import REFERENCE
         from ui import kept
 
         device = default_device()

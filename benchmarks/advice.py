@@ -20,17 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
-from benchmarks.rows import put_row
+from benchmarks.rows import RESULTS, put_row
 from quantcore.advice.candidates import candidates
 from quantcore.advice.shape import served_shape
 from quantcore.lab.advice import FEW, losses_of
 from quantcore.lab.bench import EACH, MEASURED
 from quantcore.lab.lab import Lab
 from quantcore.measure.store import Store
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.text.reading import CALIBRATE
-
-RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "advice.json"
 
 
 def main() -> None:
@@ -40,7 +38,7 @@ def main() -> None:
     parser.add_argument("--name", help="what the model is called in the file")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--learned", type=int, default=CALIBRATE.windows * CALIBRATE.length, help="tokens")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "advice.json")
     options = parser.parse_args()
     name = options.name or options.model
     if options.part == "time":

@@ -24,9 +24,8 @@ from torch import Tensor
 from benchmarks.floor import rates
 from benchmarks.llama_files import LLAMA_3_8B, TINY, Shape, quantized_numbers
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 
-RESULT = Path(__file__).parent / "results" / "block_ways.json"
 ROUNDS = 20
 
 
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a small block and 2 x 64 tokens")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "block_ways.json")
     chosen = parser.parse_args()
     shape, windows, length = (TINY, 2, 64) if chosen.tiny else (LLAMA_3_8B, chosen.windows, chosen.length)
     found: dict[str, Any] = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,17 +19,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benchmarks import machine, sessions
-from benchmarks.interaction import RESULTS
-from benchmarks.places import PLACES
-from benchmarks.rows import write
+from benchmarks import machine
+from benchmarks.interaction import measure_sessions
+from benchmarks.rows import RESULTS, write
 from benchmarks.served import serving
 from tests.visits import visit
 
 HEAVY = 3
 BITS = (2, 3, 4, 5, 6, 8)
 TOKENS = 16384
-MOST_S = 1.5  # that a move may take at the 95th percentile
 
 
 @contextmanager
@@ -57,25 +54,13 @@ def heavy_jobs(url: str, count: int) -> Iterator[None]:
         thread.join()
 
 
-def moves(url: str, count: int, seconds: float) -> dict[str, float]:
-    """Milliseconds of the moves of `count` visitors."""
-    places = [(place.path, *place.classroom) for place in PLACES if place.classroom is not None]
-    times = sorted(1000 * one for one in sessions.measure(url, places, count, seconds, pause_s=5.0))
-    return {
-        "moves": len(times),
-        "p50_ms": statistics.median(times),
-        "p95_ms": times[int(0.95 * len(times))],
-        "max_ms": times[-1],
-    }
-
-
 def run(count: int, seconds: float) -> dict[str, Any]:
     report: dict[str, Any] = {"machine": machine.describe(), "sessions": count, "jobs": HEAVY, "tokens": TOKENS}
     with tempfile.TemporaryDirectory() as home, serving(Path(home), QUANT_CLASS="reference") as url:
-        moves(url, 4, 10.0)  # the first visitors pay for what is kept from then on
-        report["alone"] = moves(url, count, seconds)
+        measure_sessions(url, 4, 10.0)  # the first visitors pay for what is kept from then on
+        report["alone"] = measure_sessions(url, count, seconds)
         with heavy_jobs(url, HEAVY):
-            report["beside_jobs"] = moves(url, count, seconds)
+            report["beside_jobs"] = measure_sessions(url, count, seconds)
     return report
 
 

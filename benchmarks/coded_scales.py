@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
-from benchmarks.rows import put_row
+from benchmarks.rows import RESULTS, put_row
 from quantcore.lab.lab import Lab
 from quantcore.measure.luck import Spread
 from quantcore.measure.told_apart import Apart, apart_of
@@ -36,7 +36,7 @@ from quantcore.methods.gptq import gptq_loss, gptq_quantize
 from quantcore.methods.options import Gptq
 from quantcore.methods.refine import refined
 from quantcore.model.linears import linears
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.numbers.qtensor import dequantize, fake_quantize, qparams_for
 from quantcore.numbers.spec import QuantSpec, Search
 from quantcore.pipeline.calibration import calibrate
@@ -73,7 +73,6 @@ SCHEMES = {
 }
 WEIGHTS_ALONE = ("INT4", "MXFP4A16", "NVFP4A16")
 SEARCHED = ("NVFP4A16", "MXFP4A16")
-RESULTS = Path(__file__).parent / "results" / "coded_scales.json"
 
 
 def main() -> None:
@@ -85,7 +84,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=5120, help="that schemes are measured on")
     parser.add_argument("--learned", type=int, default=5120, help="tokens that GPTQ learns from")
     parser.add_argument("--luck", action="store_true", help="of the best of each format: as many jitters more")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "coded_scales.json")
     options = parser.parse_args()
     lab = Lab(options.model, options.device, name=options.name)
     read, learned = str(EVALUATE.at_most(options.tokens)), str(CALIBRATE.at_most(options.learned))

@@ -19,14 +19,13 @@ import torch
 
 from benchmarks.llama_files import TINY, Shape, write_random_llama
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore.model.held import held
 from quantcore.model.loading import load_model
 from quantcore.pipeline.cache_ranges import calibrate_cache
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.context_lens import context_lens
 
-RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "context_lens.json"
 LLAMA_1B = Shape(2048, 8192, 32, 8, 16, 128256, 131072)
 CACHES = (
     "kv:fp8_e4m3/tensor",
@@ -43,7 +42,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "context_lens.json")
     chosen = parser.parse_args()
     shape, length = (TINY, 128) if chosen.tiny else (LLAMA_1B, chosen.tokens)
     with tempfile.TemporaryDirectory() as folder:

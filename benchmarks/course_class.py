@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from benchmarks.served import serving
 from tests.visits import Visitor, visit
 
-RESULTS = Path(__file__).parent / "results" / "course_class.json"
 WORD = "the-teachers-word"
 TITLES = {9: "A scale per token", 4: "Clip", 7: "What a scale costs"}  # a wipe, a number on an axis, a count
 TAKEN = "You may change it"
@@ -107,7 +106,7 @@ def run(count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", type=int, default=30)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "course_class.json")
     args = parser.parse_args()
     report = run(args.students)
     write(args.out, report)

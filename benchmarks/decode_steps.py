@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
 from benchmarks.machine import describe
-from benchmarks.rows import put_row
+from benchmarks.rows import RESULTS, put_row
 from quantcore import load_model, quantize_model
 from quantcore.model.decode import GreedyDecoder
 
-RESULT = Path(__file__).parent / "results" / "decode_steps.json"
 SCHEMES = ("float", "W8A8", "w:int8/channel,a:int8/tensor/static", "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "W4A16",
            "W4A16_ASYM", "W8A16", "w:int4/channel,a:int8/token/dynamic",
            "w:int4/group128,a:fp8_e4m3/token/dynamic")  # fmt: skip
@@ -43,7 +42,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--sequences", type=int, default=1)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "decode_steps.json")
     chosen = parser.parse_args()
     shape = TINY._replace(context=512) if chosen.tiny else SHAPE
     many = "one sequence" if chosen.sequences == 1 else f"{chosen.sequences} sequences"

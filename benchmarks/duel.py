@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore.measure.duel import duel
 from quantcore.measure.planning import plan_for_budget
 from quantcore.measure.sensitivity import sensitivity
@@ -32,7 +32,6 @@ from quantcore.text.windows import TEXT_KINDS, bundled_text, token_windows
 SCHEMES = ["W8A8", "W4A16", "w:int4/channel", "W3A16"]
 UNIFORM = ["W2A16", "W3A16", "W4A16", "W8A16"]
 TOKENS, PLAN_TOKENS, WINDOW = 16384, 2560, 256
-RESULTS = Path(__file__).parent / "results" / "duel.json"
 
 
 def windows(lm: LoadedModel, split: str, tokens: int) -> Tensor:
@@ -101,7 +100,7 @@ def plans(lm: LoadedModel) -> list[dict[str, Any]]:
 def main() -> None:
     lm = load_model("reference", "cpu")
     result = {"machine": describe(), "duel": speed(lm), "plans": plans(lm)}
-    write(RESULTS, result)
+    write(RESULTS / "duel.json", result)
     print(json.dumps(result, indent=2))
 
 

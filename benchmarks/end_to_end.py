@@ -9,10 +9,9 @@
 
 The model is made on the spot, of random weights. A run is CONTESTANT: SCHEME, a process of its own that does the same
 work twice; the second is counted, the first is noted with the time of imports (--once: it is the only one, and its
-kernels had better been compiled before). `ours, 2 GPUs` are two processes, by
-torchrun; the figures are the first one's. Memory: the device's peak as torch
-counts it, and the host's peak (VmHWM, mapped files included) of the process, in the second. The floor is what the
-arithmetic takes at this GPU's own measured rate (see `floor`).
+kernels had better been compiled before). `ours, 2 GPUs` are two processes, by torchrun; the figures are the first
+one's. Memory: the device's peak as torch counts it, and the host's peak (VmHWM, mapped files included) of the process,
+in the second. The floor is what the arithmetic takes at this GPU's own measured rate (see `floor`).
 """
 
 from __future__ import annotations
@@ -31,13 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 
 if TYPE_CHECKING:
     from benchmarks.contestants import Job
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "end_to_end.json"
 SCHEME = "W4A16,gptq"
 RUNS = (f"ours: {SCHEME}", f"ours streamed: {SCHEME}", f"llm-compressor: {SCHEME}", "duel")
 TURNS = ("first", "second")
@@ -57,7 +55,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where models and checkpoints go; a temporary folder by default")
     parser.add_argument("--once", action="store_true", help="each run once only, with the time of imports")
     parser.add_argument("--minutes", type=float, default=60.0, help="no run is begun after so many")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "end_to_end.json")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:

@@ -18,15 +18,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.end_to_end import ROOT, TURNS, counted, in_process, line, why_not
+from benchmarks.end_to_end import TURNS, counted, in_process, line, why_not
 from benchmarks.llama_files import drawn, save_blocks
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 
 if TYPE_CHECKING:
     import torch
 
-RESULT = ROOT / "benchmarks" / "results" / "experts.json"
 SCHEME = "W4A16,gptq"
 RUNS = (
     f"ours streamed: {SCHEME}",
@@ -66,7 +65,7 @@ def main() -> None:
     parser.add_argument("--peer", help="a folder with llm-compressor and its packages, before all others on its path")
     parser.add_argument("--once", action="store_true", help="each run once only, with the time of imports")
     parser.add_argument("--folder", help="where models and checkpoints go; a temporary folder by default")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "experts.json")
     chosen = parser.parse_args()
     shape = TINY if chosen.tiny else QWEN3_30B_A3B._replace(blocks=chosen.blocks, vocabulary=chosen.vocabulary)
     windows, length = (4, 64) if chosen.tiny else (chosen.windows, chosen.length)

@@ -13,19 +13,17 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import least_squares
 
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore.advice.pace import FILE, HeldOut, Pace, bounds_ms
 from quantcore.studies.gpus import GPUS, Machine, gpu_named
 from quantcore.studies.speed_curves import read_run
 
-RESULTS = Path(__file__).parent / "results"
 RUNS = ("matmul.json", "matmul_h200.json")
 FEW = 16  # tokens
 STATIC = "w:int8/channel,a:int8/tensor/static"

@@ -4,8 +4,8 @@
 
 The transform of bfloat16 rows and a copy of the same tensor are timed in turn from CUDA graphs, so that both meet the
 same clocks and no launch from Python counts: both read it once and write it once. `of_copy` is the copy's median time
-over the transform's; the bar is 0.8.
-Beside it stands the same turn as a product with the matrix. No speed is asserted: a missed bar is printed.
+over the transform's; the bar is 0.8. Beside it stands the same turn as a product with the matrix. No speed is asserted:
+a missed bar is printed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore.methods.transforms.fwht import turned
 from quantcore.methods.transforms.hadamard import rotation
 from quantcore.studies.clock import Clock
@@ -31,7 +31,7 @@ BYTES = 2**28  # of a tensor, well beyond what the cache holds
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fwht.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "fwht.json")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device here; run it on a machine with a GPU")

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore import dequantize, load_model, quantize_model
 from quantcore.methods.gptq import GptqProblem, factorize, gptq_loss, gptq_plain, gptq_quantize, gptq_quantize_many
 from quantcore.methods.options import Actorder, Gptq
@@ -43,7 +43,6 @@ from quantcore.pipeline.gram import gram_of
 from quantcore.scheme.scheme import Scheme
 from quantcore.text.windows import bundled_text, token_windows
 
-RESULTS = Path(__file__).parent / "results"
 SHAPES = {"cuda": [(4096, 4096), (14336, 4096), (4096, 14336)], "cpu": [(384, 384), (1024, 384), (384, 1024)]}
 BLOCKS = {
     "cuda": (4096, {"q, k, v": (4096, 1024, 1024), "o": (4096,), "gate, up": (14336, 14336)}, (4096, 14336)),

@@ -17,12 +17,11 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore import compare, load_model, quantize_model
 from quantcore.model.loading import LoadedModel
 from quantcore.text.windows import bundled_text, token_windows
 
-RESULTS = Path(__file__).parent / "results"
 WEIGHTS = [f"int{bits}/{grain}" for bits in (4, 3, 2) for grain in ("channel", "group128")]
 METHODS = {"RTN": "", "GPTQ": ",gptq", "GPTQ, actorder weight": ",gptq/actorder=weight"}
 GROUPED = {"GPTQ, actorder group": ",gptq/actorder=group"}

@@ -30,11 +30,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks import machine, sessions
 from benchmarks.places import PLACES, Place
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from benchmarks.served import ROOT, pid_of, serving
 from tests.browser_fixtures import FLAGS, NAMES
 
-RESULTS = Path(__file__).parent / "results"
 START, SESSIONS, START_S = "start", "sessions", "start_to_chart_s"
 
 
@@ -124,10 +123,10 @@ def measure_pages(url: str, browser: Any, places: Sequence[Place], moves: int) -
     return results
 
 
-def measure_cli(runs: int = 3) -> float:
-    """Median seconds of `python -m quantcore info`."""
+def measure_cli() -> float:
+    """Seconds of `python -m quantcore info`, median of three."""
     times = []
-    for _ in range(runs):
+    for _ in range(3):
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "quantcore", "info"], cwd=ROOT, check=True, capture_output=True)
         times.append(time.perf_counter() - started)
@@ -182,7 +181,7 @@ def measure_starts(browser: Any, home: Path) -> dict[str, float]:
         with serving(home) as url:
             visit(browser.new_context().new_page(), url, PLACES[0])
             starts.append(time.perf_counter() - launched)
-    return {"start_to_chart_s": statistics.median(starts), "cli_info_s": measure_cli()}
+    return {START_S: statistics.median(starts), "cli_info_s": measure_cli()}
 
 
 def measure_sessions(url: str, count: int, seconds: float) -> dict[str, float]:

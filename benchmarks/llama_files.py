@@ -25,13 +25,13 @@ LLAMA_3_8B = Shape(4096, 14336, 32, 8, 32, 128256)
 TINY = Shape(128, 256, 4, 2, 2, 256, 256)
 
 
-def write_random_llama(folder: Path, shape: Shape, seed: int = 0, device: str = "cpu") -> int:
+def write_random_llama(folder: Path, shape: Shape, device: str = "cpu") -> int:
     """The model and a tokenizer that gives each byte a token, a file for each block and one for the rest; returns the
     bytes of its weights. No more than one file's tensors live at a time; `device` is where they are drawn."""
     import torch
     from transformers import LlamaConfig
 
-    matrix = drawn(device, seed)
+    matrix = drawn(device)
     hidden, ffn, heads, kv_heads, blocks, vocabulary, context = shape
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=blocks,
@@ -52,11 +52,11 @@ def write_random_llama(folder: Path, shape: Shape, seed: int = 0, device: str = 
     return save_blocks(folder, config, block, matrix)
 
 
-def drawn(device: str, seed: int = 0) -> Callable[[int, int], torch.Tensor]:
+def drawn(device: str) -> Callable[[int, int], torch.Tensor]:
     """(rows, columns) -> a random bf16 matrix on the CPU, drawn on the device."""
     import torch
 
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(0)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
         empty = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)

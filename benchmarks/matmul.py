@@ -29,14 +29,13 @@ import torch
 
 from benchmarks.codes import measure_codes
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore import load_model, quantize_model
 from quantcore.matmul.humming import installed
 from quantcore.model.decode import GreedyDecoder
 from quantcore.studies.speed import SpeedReport, SpeedRow, measure_paths
 from quantcore.text.windows import prompt_tokens
 
-RESULTS = Path(__file__).parent / "results"
 TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
 FEW_TOKENS = [1, 16, 512, 4096]
 GATE = (14336, 4096)

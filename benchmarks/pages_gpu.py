@@ -33,12 +33,11 @@ from streamlit.testing.v1 import AppTest
 
 from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from ui.job import Job
 from ui.jobs import Jobs
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "pages_gpu.json"
 PATIENCE_S = 600.0
 KINDS = ("select_slider", "slider", "segmented_control", "selectbox", "text_input", "text_area", "toggle")
 GPTQ_SCHEMES = ["w:int4/group64,gptq", "w:int3/group64,gptq/actorder=weight", "w:int4/channel,gptq"]
@@ -86,7 +85,7 @@ def main() -> None:
         "--pages", nargs="+", default=list(PAGES), metavar="PAGE", help="of pages/, or '' for the first"
     )
     parser.add_argument("--minutes", type=float, default=30.0, help="no page is begun after so many")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "pages_gpu.json")
     chosen = parser.parse_args()
     if unknown := [page for page in chosen.pages if page not in PAGES]:
         parser.error(f"no page is called {unknown[0]!r}; there are {', '.join(PAGES)}")

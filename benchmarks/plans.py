@@ -29,17 +29,16 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.machine import describe
-from benchmarks.rows import put_row
+from benchmarks.rows import RESULTS, put_row
 from quantcore.lab.bench import EACH, LEARNED, PLANNED_ON
 from quantcore.lab.lab import Lab
 from quantcore.measure.planning import schemes_near
 from quantcore.measure.sensitivity import layer_costs
 from quantcore.measure.statistics import holm
 from quantcore.measure.told_apart import apart_of
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.text.reading import EVALUATE
 
-RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "plans.json"
 UNIFORM = ("w:int3/group128", "w:int3/group32", "w:int4/group128", "w:int5/group128")
 
 
@@ -53,7 +52,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="costs: measure so many layers alone, evenly spread; else all")
     parser.add_argument("--uniform", nargs="+", default=UNIFORM, help="plans: the schemes for all that are challenged")
     parser.add_argument("--tokens", type=int, default=5120, help="plans: that they are judged on")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "plans.json")
     options = parser.parse_args()
     lab = Lab(options.model, options.device, name=options.name)
     if options.part == "costs":

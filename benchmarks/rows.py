@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def put_row(out: Path, part: str, key: str, found: dict[str, Any]) -> None:
     """Put one row into the file, in the place of an older one of the same question."""

@@ -21,13 +21,12 @@ import torch
 
 from benchmarks.llama_files import LLAMA_3_8B, TINY, write_random_llama
 from benchmarks.machine import describe
-from benchmarks.rows import put_row
+from benchmarks.rows import RESULTS, put_row
 from quantcore.measure.fisher import DRAWS, estimated_costs
 from quantcore.model.linears import linears
 from quantcore.model.loading import load_model
 from quantcore.text.reading import EACH_LAYER
 
-RESULT = Path(__file__).parent / "results" / "sensitivity.json"
 SCHEMES = ("W2A16", "W3A16", "W4A16", "w:int4/group32", "W8A16", "MXFP4A16", "NVFP4A16", "w:fp8_e4m3/channel")
 TURNS = ("first", "second")
 
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--folder", help="where the made model goes; a temporary folder by default")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "sensitivity.json")
     chosen = parser.parse_args()
     if chosen.model:
         put_row(chosen.out, "seconds", chosen.model, timed(chosen.model, chosen.device))

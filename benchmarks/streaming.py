@@ -21,12 +21,11 @@ from typing import Any
 
 from benchmarks.llama_files import Shape, write_random_llama
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 
 SHAPE = Shape(2048, 5632, 16, 16, 24, 8192)
 RUNS = ("export W4A16", "evaluate W4A16", "load")
 TOKENS = (2, 256)  # windows, length: of calibration and evaluation
-RESULT = Path(__file__).parent / "results" / "streaming.json"
 
 
 def measure(model: str, run: str, out: str) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=SHAPE.blocks)
     parser.add_argument("--runs", nargs="+", default=RUNS, help="export SCHEME, evaluate SCHEME, load")
     parser.add_argument("--folder", help="where the model and its copies are written; a temporary folder by default")
-    parser.add_argument("--out", type=Path, help=f"JSON file; the recorded one is {RESULT.name}")
+    parser.add_argument("--out", type=Path, help=f"JSON file; the recorded one is {RESULTS.name}/streaming.json")
     parser.add_argument("--measure", nargs=3, metavar=("MODEL", "RUN", "OUT"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:

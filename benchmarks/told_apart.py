@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore.lab.lab import Lab
 from quantcore.measure.duel import Duel
 from quantcore.measure.luck import JITTERS, Spread, jittered
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--scheme", default="w:int3/channel")
     parser.add_argument("--moves", type=int, default=36)
     parser.add_argument("--tokens", type=int, nargs="+", default=[2560, 16384])
-    parser.add_argument("--out", default="benchmarks/results/told_apart.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "told_apart.json")
     options = parser.parse_args()
     lab, rows = Lab(), []
     texts = jittered(str(lab.plan_of(options.scheme)), options.moves)
@@ -46,7 +46,7 @@ def main() -> None:
         rows += [{"tokens": tokens, "candidates": count, **claims(found, count), **luck} for count in COUNTS]
         print(*rows[-len(COUNTS) :], sep="\n")
     result = {"scheme": options.scheme, "moves": options.moves, "duels": DUELS, "machine": describe(), "rows": rows}
-    write(Path(options.out), result)
+    write(options.out, result)
 
 
 def claims(found: Duel, count: int) -> dict[str, float]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore import compare, load_model, quantize_model
 from quantcore.measure.statistics import Interval, paired_interval
 from quantcore.model.linears import linear_shapes
@@ -28,7 +28,6 @@ from quantcore.model.loading import LoadedModel
 from quantcore.scheme.fitting import plan_for
 from quantcore.text.windows import bundled_text, token_windows
 
-RESULTS = Path(__file__).parent / "results"
 STATIC = "w:int8/channel,a:int8/tensor/static"
 CONTESTS = {
     "W8A8 static": [

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.gptq import gram_for, int4, median, problem
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore.methods.gptq import GptqProblem, factorize
 from quantcore.methods.kernels import gptq_sweep
 from quantcore.methods.kernels.gptq_sweep import Tile
@@ -27,7 +27,6 @@ from quantcore.methods.options import Actorder, Gptq
 from quantcore.methods.sweep import Rows, sweep
 from quantcore.methods.sweep_state import Order
 
-RESULTS = Path(__file__).parent / "results"
 WIDTH = 4096
 ROWS = (4096, 14336, 65536)
 TILES = [Tile(*numbers) for numbers in (

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe
-from benchmarks.rows import write
+from benchmarks.rows import RESULTS, write
 from quantcore.matmul.kernels.few_tokens_matmul import FewTile, multiply_few, tile_for
 from quantcore.matmul.kernels.low_bit_matmul import multiply_packed
 from quantcore.matmul.kernels.low_bit_weight import LowBitWeight, pack_weight
@@ -29,7 +29,6 @@ from quantcore.numbers.qtensor import quantize
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.clock import Clock
 
-RESULTS = Path(__file__).parent / "results"
 WORKS = dict.fromkeys([(14336, 4096), (4096, 4096), (4096, 14336), (1024, 4096)], (1, 8, 16))
 TILES = [FewTile(1, warps, blocks, most) for warps, blocks, most in itertools.product((4, 8), (1, 2), (None, 64, 72))]
 TILES += [FewTile(1, 8, 2, 80), FewTile(1, 2, 2), FewTile(2, 4, 1), FewTile(2, 8, 1)]

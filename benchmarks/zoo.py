@@ -199,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--streamed", action="store_true")
     asked = parser.parse_args(arguments)
     _be_quiet()
+    words: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as made:
         for name in asked.models or ([one.name for one in asked.folders.iterdir()] if asked.folders else names()):
             folder = asked.folders / name if asked.folders else Path(made) / name
@@ -212,9 +213,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"| {name} | {' | '.join(f'{one.word} {one.says}'[:250] for one in found)} |", flush=True)
             words.update(one.word for one in found)
     print(dict(words), file=sys.stderr)
-
-
-words: Counter[str] = Counter()
 
 
 def _be_quiet() -> None:

@@ -68,7 +68,6 @@ SIZES: tuple[tuple[int, str], ...] = (  # a number, and the names of what it is 
 SMALL = {name: number for number, names in SIZES for name in names.split()}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 RANGE = {"initializer_range": 0.1, "init_std": 0.1}
-PARTS = ("text_config", "vision_config", "audio_config", "decoder", "encoder")
 SECTIONS = {"text_config": {"rope_parameters": {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e4}}}
 LATENT = {"head_dim": 8, "num_key_value_heads": 4}  # of MLA: the rotated part's
 HYBRID = {"mamba_n_heads": 8, "mamba_d_head": 16}  # mamba_expand 2 x WIDTH

@@ -5,11 +5,11 @@ import streamlit as st
 from quantcore.lab.context import MOST, cache_of, lengths_on, reading_of, usual_caches
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.studies.context_lens import FLOAT
 from quantcore.studies.footprint import PRESET_SHAPES
 from quantcore.studies.gpus import GPUS
-from quantcore.text.reading import LONG, Reading
+from quantcore.text.reading import LONG
 from ui import frame
 from ui import widgets as controls
 from ui.answers import answer
@@ -20,8 +20,6 @@ from ui.words import context as words
 
 TITLE = "Context lens"
 SECTION = "Lab"
-CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
-ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 
 LOOK_FOR = (
     "The cache keeps keys and values of every token that was read, and grows with the context. Coded, it takes a half "
@@ -42,16 +40,14 @@ def tries(choice: Choice) -> frame.Tries:
 def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
     """The caches, one a line, and what is read. Raises: ValueError for a line that says no cache."""
     with st.grid(2, min_column_width=430):
-        text = controls.lines(
+        lines = controls.one_a_line(
             f"Caches, one a line (one to {MOST})", "\n".join(usual_caches(choice.lab)), "caches", height=120
         )
         with st.container(horizontal=True, vertical_alignment="bottom"):
             lengths = lengths_on(choice.lab)
             length = controls.steps("Window, tokens", lengths, min(LONG.length, lengths[-1]), "window")
-            where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
-    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+            read = choice.kind_of_text(LONG)
     named = list(dict.fromkeys(str(cache_of(choice.lab, line)) for line in lines))
-    read = LONG if where == ALL_KINDS else LONG.of(Reading.parse(choice.reading))
     return tuple(named), reading_of(read, length)
 
 
@@ -96,17 +92,17 @@ def growth_part(lab: Lab, caches: tuple[str, ...]) -> None:
             usual = next(iter(PRESET_SHAPES)) if lab.source == REFERENCE else LOADED
             model = controls.pick("Model", [LOADED, *PRESET_SHAPES], controls.follow_default("card", usual), "card")
             gpu = controls.select("GPU", list(GPUS), "H100 SXM", "gpu")
-            sequences = controls.steps("Sequences at once", (1, 2, 4, 8, 16, 32, 64, 128, 256), 8, "at_once")
+            sequences = controls.steps("Sequences at once", controls.SEQUENCES, 8, "at_once")
         totals, fits, wall = {}, {}, GPUS[gpu].memory_gb
         for name in (FLOAT, *caches):
-            each = [lab.footprint(model, name, context, sequences) for context in CONTEXTS]
+            each = [lab.footprint(model, name, context, sequences) for context in controls.CONTEXTS]
             totals[name] = [one.total_bytes for one in each]
             if wall is not None:
                 fits[name] = each[0].tokens_within(wall) // sequences
-        weights = lab.footprint(model, FLOAT, CONTEXTS[0], sequences).weights_bytes
+        weights = lab.footprint(model, FLOAT, controls.CONTEXTS[0], sequences).weights_bytes
         said = words.reach(fits, sequences, gpu, wall)
         st.markdown(said)
-        chart(figures.growth(CONTEXTS, totals, weights, gpu, wall), key="growth", alt=said.replace("*", ""))
+        chart(figures.growth(controls.CONTEXTS, totals, weights, gpu, wall), key="growth", alt=said.replace("*", ""))
     controls.end()
 
 

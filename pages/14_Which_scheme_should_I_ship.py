@@ -11,7 +11,7 @@ from quantcore.lab.bench import LEARNED, MEASURED
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
 from quantcore.measure.luck import JITTERS
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.scheme.plan import Plan
 from quantcore.studies.gpus import GPUS
 from ui import frame
@@ -27,8 +27,6 @@ from ui.words import advice as words
 
 TITLE = "Which scheme to ship"
 SECTION = "Decide"
-CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
-SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LARGE = "meta-llama/Llama-3.3-70B-Instruct"  # instead of the model that comes along, which fits everywhere as it is
 OTHER = "another: hub id, folder or config.json"
 FREE = "whatever fits"
@@ -66,8 +64,8 @@ def asked_for(choice: Choice) -> tuple[tuple[str, int, str, str, str], str]:
         if model == LOADED:
             limit = controls.select("How much may be lost", list(TOLERANCES), TOLERANCE, "limit")
     with frame.controls_in_sight(stacked=True), st.grid(4, min_column_width=180, gap="small"):
-        context = controls.steps("Context, tokens", CONTEXTS, usual.context, "context")
-        sequences = controls.steps("Sequences at once", SEQUENCES, usual.sequences, "at_once")
+        context = controls.steps("Context, tokens", controls.CONTEXTS, usual.context, "context")
+        sequences = controls.steps("Sequences at once", controls.SEQUENCES, usual.sequences, "at_once")
         prompt = controls.steps("Prompt, tokens", PROMPTS, usual.prompt, "prompt_tokens")
         reply = controls.steps("Answer, tokens", ANSWERS, usual.answer, "answer_tokens")
     longest = choice.lab.loaded.context if model == LOADED else None

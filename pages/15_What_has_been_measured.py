@@ -9,7 +9,7 @@ from quantcore.lab.bench import LEARNED
 from quantcore.lab.lab import Lab
 from quantcore.measure.luck import JITTERS, Spread, jittered
 from quantcore.measure.measured import Measured, aparts, with_jitters, with_luck
-from quantcore.scheme.fitting import GROUPS, sorted_out
+from quantcore.scheme.fitting import GROUPS
 from quantcore.scheme.products import MOST, expanded
 from quantcore.text.reading import EVALUATE
 from ui import frame, kept, visitors
@@ -91,7 +91,7 @@ def list_of(choice: Choice) -> tuple[tuple[str, ...], str, str] | None:
     if not lines:
         st.caption(f"For example `{PRODUCT}`: six schemes. At most {MOST} from one line.")
         return None
-    able, refused = sorted_out(list(dict.fromkeys(lines)), lab.shapes(), lab.head)
+    able, refused = lab.sorted_out(list(dict.fromkeys(lines)))
     for text, reason in refused.items():
         frame.sentence(f"{text}: {reason}")
     return (tuple(able.values()), reading, choice.calibration) if able else None

@@ -122,8 +122,8 @@ def loudest(choice: Choice, study: ChannelStudy, payers: Sequence[Payer], pictur
     lab, top, texts = choice.lab, study.top[0], choice.lab.token_texts(choice.reading, choice.layer)
     frame.metrics(
         {
-            "Largest / median channel": figures.ratio_text(study.ratio),
-            "Largest / median token": figures.ratio_text(study.token_ratio),
+            "Largest / median channel": outlier_words.ratio_text(study.ratio),
+            "Largest / median token": outlier_words.ratio_text(study.token_ratio),
             "Input SQNR, median, shared scale": f"{float(payers[0].token_sqnr_db.median()):z.1f} dB",
             "Input SQNR, median, own scale": f"{float(payers[1].token_sqnr_db.median()):z.1f} dB",
         }

@@ -16,7 +16,7 @@ from ui import widgets as controls
 from ui.components.chart import chart
 from ui.figures import ranges as figures
 from ui.settled import Question, settled
-from ui.sidebar import Choice
+from ui.sidebar import SIDEBAR, Choice
 from ui.words import range as range_words
 
 TITLE = "Static or dynamic"
@@ -24,7 +24,6 @@ SECTION = "Learn"
 MIX = "mix"  # a calibration text of every kind
 CALIBRATIONS = [*TEXT_KINDS, MIX]
 FORMATS = ["int8", "int4", "fp8_e4m3"]
-SIDEBAR = "the sidebar's"
 OBSERVERS = ["minmax", "ema", "percentile", "mse"]
 OBSERVERS_HELP = "ema: the moving average of each step's least and greatest value; mse: the least squared error"
 CALLS = [1, 8, 64, 512]

@@ -8,8 +8,8 @@ from quantcore.lab.report import duel_document, duel_table
 from quantcore.measure.duel import Duel
 from quantcore.measure.luck import Spread
 from quantcore.model.layer_names import place_of
-from quantcore.scheme.fitting import GROUPS, sorted_out
-from quantcore.text.reading import EVALUATE, Reading
+from quantcore.scheme.fitting import GROUPS
+from quantcore.text.reading import EVALUATE
 from ui import frame, job_view
 from ui import widgets as controls
 from ui.answers import answer
@@ -28,7 +28,6 @@ from ui.words.names import by_name
 TITLE = "Scheme duel"
 SECTION = "Lab"
 MOST = 6
-ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 
 STATIC = "w:int8/channel,a:int8/tensor/static"
 LOOK_FOR = (
@@ -70,12 +69,12 @@ def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
     lab = choice.lab
     with st.grid(2, min_column_width=430):
         with st.container():
-            text = controls.lines("Schemes, one a line (two to six)", DEFAULT_DUEL, "duel", height=150)
+            lines = controls.one_a_line("Schemes, one a line (two to six)", DEFAULT_DUEL, "duel", height=150)
             st.caption(grain_words(lab))
         with st.container():
             with st.container(horizontal=True, vertical_alignment="bottom"):
                 limit = controls.pick("Tokens", DUEL_TOKENS, DUEL_TOKENS[0], "tokens")
-                where = controls.pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
+                read = choice.kind_of_text(EVALUATE)
             builder = st.expander("Build a line with menus, or take a preset")
         with builder, frame.problems():
             st.caption(MENUS)
@@ -83,15 +82,13 @@ def asked_for(choice: Choice) -> tuple[tuple[str, ...], str]:
             st.button("Add it to the list", on_click=add_line, args=(str(scheme),), key="add")
             plan = f"W4A16@{place_of(choice.layer)[1]}=W8A16@{choice.layer}=float"
             st.caption(f"Mixed precision: `{plan}`, the last exception that fits decides.")
-    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    able, refused = sorted_out(lines, lab.shapes(), lab.head)
+    able, refused = lab.sorted_out(lines)
     for one, reason in refused.items():
         frame.sentence(f"Line {lines.index(one) + 1}, {one}: {reason}")
     if not (1 if refused else 2) <= len(able) <= MOST:
         raise ValueError(
             f"the list has {len(able)} different schemes that this model can take; a duel takes 2 to {MOST}"
         )
-    read = EVALUATE if where == ALL_KINDS else EVALUATE.of(Reading.parse(choice.reading))
     return tuple(able.values()), str(read.at_most(limit))
 
 

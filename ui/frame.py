@@ -289,10 +289,10 @@ def working() -> Iterator[None]:
 
 
 @contextmanager
-def controls_in_sight(name: str = "", stacked: bool = False) -> Iterator[None]:
+def controls_in_sight(stacked: bool = False) -> Iterator[None]:
     """A row of controls, or several (`stacked`), that stays at the top of the window while the pictures that it moves
     are looked at."""
-    with st.container(key=f"controls{name}", horizontal=not stacked, vertical_alignment="top", gap="small"):
+    with st.container(key="controls", horizontal=not stacked, vertical_alignment="top", gap="small"):
         yield
 
 

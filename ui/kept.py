@@ -20,8 +20,7 @@ from quantcore.lab.house import House, Visit
 from quantcore.lab.lab import Lab
 from quantcore.lab.start import START, START_BITS, quantized, start_scheme
 from quantcore.measure.store import Store
-from quantcore.model.loading import REFERENCE
-from quantcore.model.locate import Place, locate
+from quantcore.model.locate import REFERENCE, Place, locate
 from quantcore.studies.speed_curves import Recorded, read_run
 from quantcore.text.files import LoadedText, hub_text
 from ui import exports, memory, visitors

@@ -21,7 +21,6 @@ from typing import Any
 from quantcore.lab.bench import LEARNED, PLANNED_ON
 from quantcore.lab.context import usual_question
 from quantcore.lab.lab import Lab
-from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE
 from ui import kept
 from ui.course import answers, game
@@ -47,9 +46,8 @@ class VisitorFirst(Exception):
 
 def questions(lab: Lab) -> Iterator[Question]:
     """What the pages ask without a click, as they ask it."""
-    able, _ = sorted_out(DEFAULT_DUEL.split(), lab.shapes(), lab.head)
     reading = str(EVALUATE.at_most(DUEL_TOKENS[0]))
-    yield Lab.duel, (tuple(able.values()), reading, LEARNED)
+    yield Lab.duel, (tuple(lab.able(DEFAULT_DUEL.split())), reading, LEARNED)
     reading = str(EVALUATE.at_most(RULE_TOKENS[0]))
     for rule in RULES:
         yield Lab.rule, (rule, reading, LEARNED)

@@ -1,6 +1,6 @@
 """A scheme as one line of text with a builder beside it; the text is the state, the builder only rewrites it.
 
-    scheme = scheme_editor("A", "w:int4/channel", key="a", lab=lab, shape=(384, 1024))
+    scheme = scheme_editor("A", "w:int4/channel", key="a", lab=lab)
 
 The line is bound to the URL under its key. The builder's menus are set from the text at each run, and a menu that is
 moved rewrites the text in its callback, so the two cannot disagree. What cannot be is not offered: a menu holds only
@@ -32,6 +32,7 @@ from quantcore.numbers.scales import SCALES
 from quantcore.numbers.spec import MinMax, MovingAverage, Mse, QuantSpec, Search, parse_observer
 from quantcore.scheme.fitting import fitting_grain, why_grain
 from quantcore.scheme.scheme import PRESETS, Scheme
+from quantcore.scheme.spec_text import when_of
 from quantcore.studies.granularity import BLOCK_SIZES, GROUP_SIZES
 from ui import widgets as controls
 
@@ -49,10 +50,10 @@ SYMMETRIC, ASYMMETRIC = "symmetric", "asymmetric"
 Change = Callable[[QuantSpec, str], QuantSpec]
 
 
-def scheme_editor(label: str, default: str, key: str, lab: Lab, shape: tuple[int, int] | None = None) -> Scheme:
+def scheme_editor(label: str, default: str, key: str, lab: Lab) -> Scheme:
     """Text line, presets and menus of one scheme under a Markdown label: `scheme_line` and `scheme_menus`."""
     scheme = scheme_line(label, default, key, lab)
-    scheme_menus(scheme, key, shape)
+    scheme_menus(scheme, key)
     return scheme
 
 
@@ -132,8 +133,7 @@ def _builder(
 
         menu("format", list(FORMATS), spec.fmt.name, _with_format, 118)
         if part == "activations":
-            when = "local" if spec.local else "dynamic" if spec.dynamic else "static"
-            menu("range", ["local"] if spec.local else ["dynamic", "static"], when, _with_range, 108)
+            menu("range", ["local"] if spec.local else ["dynamic", "static"], when_of(spec), _with_range, 108)
         menu("granularity", _kinds(part, spec), _kind(spec.granularity), _with_kind(shape), 108)
         if sizes := _sizes(spec.granularity, shape):
             menu("size", sizes, str(spec.granularity), _with_size, 125)

@@ -14,7 +14,8 @@ from quantcore.lab.house import default_device
 from quantcore.lab.lab import Lab
 from quantcore.model.catalog import CATALOG, Entry, cached_models, on_this_machine
 from quantcore.model.layer_names import expert_of
-from quantcore.model.loading import REFERENCE, devices
+from quantcore.model.loading import devices
+from quantcore.model.locate import REFERENCE
 from quantcore.model.memory import TooLarge
 from quantcore.text.files import DATA_SETS, KINDS, LONGEST_FILE_MB, LoadedText, read_content
 from quantcore.text.reading import CALIBRATE, STUDY, Reading
@@ -43,6 +44,7 @@ UPLOAD_HELP = (
 )
 DATA_SET_HELP = "`wikitext-2`, `owner/name`, or `owner/name:file.parquet`; its text is in a column `text` or `messages`"
 CHAT_HELP = "Each document becomes a conversation as the model was trained on; a plain one is the user's first turn."
+ALL_KINDS, SIDEBAR = "all five kinds", "the sidebar's"
 MOST_TOKENS = 2048  # that a page's studies read of a text
 
 
@@ -55,6 +57,11 @@ class Choice:
     layer: str
     reading: str = READ
     calibration: str = LEARNED
+
+    def kind_of_text(self, usual: Reading) -> Reading:
+        """What a page reads, by a control: the `usual` text of all kinds, or as much of the sidebar's kind."""
+        where = pick("Text", [ALL_KINDS, SIDEBAR], ALL_KINDS, "from")
+        return usual if where == ALL_KINDS else usual.of(Reading.parse(self.reading))
 
 
 def sidebar(first: Callable[[Lab], str] | None = None) -> Choice | None:

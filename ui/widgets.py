@@ -15,6 +15,9 @@ import streamlit as st
 
 T = TypeVar("T", bound="str | int | float")
 START = "_start_"
+# Steps of a load, on every page that asks for one: tokens of a sequence, sequences at once
+CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def begin(path: str) -> None:
@@ -126,6 +129,11 @@ def lines(label: str, default: str, key: str, **more: Any) -> str:
     """A few lines of text, such as a prompt."""
     _register(key, default, None)
     return st.text_area(label, default, key=key, bind="query-params", **more) or ""
+
+
+def one_a_line(label: str, default: str, key: str, **more: Any) -> list[str]:
+    """A few lines of text, each a thing by itself: what they hold, each once."""
+    return list(dict.fromkeys(one.strip() for one in lines(label, default, key, **more).splitlines() if one.strip()))
 
 
 def several(label: str, options: Sequence[str], default: list[str], key: str, most: int = 3, **more: Any) -> list[str]:

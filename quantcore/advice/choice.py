@@ -258,9 +258,8 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
     assert one.time is not None
     assert chosen.time is not None
     said = []
-    speed = _speed(chosen, goal) / _speed(one, goal) if goal in ("latency", "throughput") else 0.0
     if goal in ("latency", "throughput"):
-        said.append(_pace(speed))
+        said.append(_pace(_speed(chosen, goal) / _speed(one, goal)))
     if goal == "memory":
         said.append(f"takes {(one.memory.total - chosen.memory.total) / GB:.3g} GB more")
     losses = _by_one_model((one, chosen))

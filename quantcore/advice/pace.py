@@ -118,8 +118,8 @@ def bounds_ms(
 ) -> tuple[float, float, float, float]:
     """Milliseconds of encoding, memory and arithmetic at the datasheet's figures, and those of one token's operations
     on the units that unpack; where their rate is not known, at the arithmetic's."""
-    run = how_it_runs(Scheme.parse(scheme), machine)
     parsed = Scheme.parse(scheme)
+    run = how_it_runs(parsed, machine)
     kept = Scheme(parsed.weights, None) if run.weights_only else parsed
     count = max(1, round(tokens))
     work = work_of(str(kept), shape, count)

@@ -23,11 +23,12 @@ from typing import Any
 
 from torch import nn
 
+from quantcore.model.config_file import head_dim_of
+from quantcore.model.inventory import EXPERTS
 from quantcore.model.linears import block_names, every_linear
 from quantcore.model.mixture import chosen_of, experts_of
 
 OTHER_SENSES = re.compile(r"\b(vision|visual|audio|image|video)\w*")  # parts that text does not pass
-EXPERTS = re.compile(r"\bexperts?\b")
 ATTENTION, FIXED = ("k_proj", "qkv_proj", "c_attn", "kv_b_proj", "query_key_value"), ("linear_attn", "mixer.in_proj")
 
 
@@ -158,17 +159,15 @@ def _cache(place: int, block: str, model: nn.Module, config: Any, name: str) -> 
     rows = _rows(model.get_submodule(block))
     ends = {key.rpartition(".")[2]: out for key, out in rows.items()}
     if any(part in f"{key}." for key in rows for part in FIXED):
-        return Cache(0, state=_state(config, ends, name))
+        return Cache(0, state=_state(config, name))
     if (latent := getattr(config, "kv_lora_rank", None)) and "kv_b_proj" in ends:
         index = int(getattr(config, "index_head_dim", 0) or 0)
         return Cache(int(latent) + int(config.qk_rope_head_dim) + index)
     if "k_proj" in ends:
         return Cache(ends["k_proj"] + ends.get("v_proj", ends["k_proj"]), _window(place, config))
     if any(one in ends for one in ATTENTION):
-        heads = int(config.num_attention_heads)
-        width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-        kept = int(getattr(config, "num_key_value_heads", None) or heads)
-        return Cache(2 * kept * width, _window(place, config))
+        kept = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+        return Cache(2 * kept * head_dim_of(config), _window(place, config))
     return Cache(0)  # a block of an MLP alone
 
 
@@ -186,7 +185,7 @@ def _window(place: int, config: Any) -> int | None:
     return int(sliding) if sliding and getattr(config, "use_sliding_window", True) else None
 
 
-def _state(config: Any, ends: dict[str, int], name: str) -> int:
+def _state(config: Any, name: str) -> int:
     """Numbers of a linear-attention or Mamba block's state and of the inputs that its convolution looks back on."""
     if hasattr(config, "linear_num_value_heads"):
         keys = config.linear_num_key_heads * config.linear_key_head_dim

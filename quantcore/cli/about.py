@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from quantcore.model.inventory import inventory
-from quantcore.model.loading import REFERENCE, devices
+from quantcore.model.loading import devices
+from quantcore.model.locate import REFERENCE
 from quantcore.model.machine import device_name
 from quantcore.numbers.formats import FORMATS
 from quantcore.scheme.scheme import PRESETS

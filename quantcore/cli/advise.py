@@ -13,7 +13,7 @@ from quantcore.cli.labs import loaded_lab
 from quantcore.cli.outputs import progress_bar
 from quantcore.lab.advice import GOAL, GPU, TOLERANCE
 from quantcore.lab.lab import Lab
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.text.reading import Texts
 
 USUAL = Load()

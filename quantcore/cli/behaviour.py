@@ -11,7 +11,7 @@ from quantcore.cli.texts import TextOptions
 from quantcore.lab.answers import ANSWER
 from quantcore.lab.context import cache_of
 from quantcore.lab.lab import Lab
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.studies.context_lens import FLOAT
 from quantcore.text.reading import LONG, PROMPTS
 

@@ -11,6 +11,7 @@
     python -m quantcore quantize --scheme W4A16,gptq/actorder=weight --out reference-w4a16
     python -m quantcore quantize --stream --model owner/large --scheme W4A16 --out large-w4a16
     python -m quantcore recipe --scheme W4A16,gptq --model owner/name --out recipes
+    python -m quantcore advise --gpu "H100 SXM" --goal latency        which scheme to ship, and why not the others
     python -m quantcore warm                                          compile the GPU's kernels now, once a machine
     python -m quantcore app                                           the pages, on http://127.0.0.1:8501
 
@@ -54,7 +55,7 @@ from quantcore.export.plain import plain
 from quantcore.lab.advice import GPU
 from quantcore.lab.answers import ANSWER
 from quantcore.lab.warm import keep_compiled
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.text.reading import CALIBRATE, EACH_LAYER, EVALUATE, LONG, PROMPTS, STUDY, Reading
 
 SCHEME = "a scheme's text or a preset's name, see `schemes`"

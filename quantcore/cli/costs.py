@@ -12,7 +12,7 @@ from quantcore.lab.lab import Lab
 from quantcore.measure.planning import plan_for_budget, require_budget
 from quantcore.model.layer_names import measured_together
 from quantcore.model.linears import linears
-from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import REFERENCE
 from quantcore.model.machine import device_name
 from quantcore.pipeline.ranks import ranks
 from quantcore.text.reading import EACH_LAYER, PLANNED

@@ -18,8 +18,7 @@ from quantcore.model.config_file import context_of
 from quantcore.model.held import held
 from quantcore.model.inventory import outline
 from quantcore.model.linears import head_of, linear_named, linear_shapes
-from quantcore.model.loading import REFERENCE
-from quantcore.model.locate import locate
+from quantcore.model.locate import REFERENCE, locate
 from quantcore.model.memory import TooLarge
 from quantcore.model.tokenizer import tokenizer_of
 from quantcore.model.wholeness import partly, require_much

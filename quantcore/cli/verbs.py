@@ -20,7 +20,7 @@ from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whol
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
 from quantcore.lab.lab import Lab
-from quantcore.model.loading import REFERENCE, source_path
+from quantcore.model.locate import REFERENCE, source_path
 from quantcore.model.machine import device_name
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
@@ -153,8 +153,8 @@ def compare(
     luck: bool = False,
 ) -> dict[str, Any]:
     """several schemes or plans on one text, paired, with intervals; --luck measures their rounding luck too, without
-    which no difference is called real; --out writes it as one HTML file. One that the
-    model cannot take is left out, with its reason"""
+    which no difference is called real; --out writes it as one HTML file. One that the model cannot take is left out,
+    with its reason"""
     from quantcore.lab.report import duel_document
     from quantcore.lab.report_html import to_html
 

@@ -13,26 +13,24 @@ half a unit in the last place, 2^-8 in bfloat16; the report says by how much.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantcore.export.cache_words import require_words
 from quantcore.export.export_report import ExportReport
 from quantcore.export.turned import require_turned
 from quantcore.export.writing import Writing
-from quantcore.matmul.size import quantized_linears
 from quantcore.model.held import held
-from quantcore.model.linears import head_of, linear_shapes
+from quantcore.model.linears import linear_shapes
 from quantcore.pipeline.calibration import Progress
-from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.parts import Source, parts, planned
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.road import Part
-from quantcore.pipeline.treated import skeleton_under, treated
+from quantcore.pipeline.treated import treated
 from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -86,35 +84,3 @@ def _without_writing(road: Iterator[Part], plan: Plan) -> ExportReport:
             pass
     report: ExportReport = ranks().all_said(cast(ExportReport, None))[0]
     return report
-
-
-def write_checkpoint(
-    source: Source,
-    quantized: nn.Module,
-    plan: Plan,
-    folder: str | Path,
-    layers: Iterable[LayerReport] = (),
-    calibration: Tensor | None = None,
-    *,
-    force: bool = False,
-    dtype: torch.dtype | None = None,
-    shard_bytes: int | None = None,
-    reader: str = "transformers",
-) -> ExportReport:
-    """Write the copy of a model that `quantize_model` made under `plan`; the arguments are `export_checkpoint`'s."""
-    model = held(source)
-    require_words(plan.kv)
-    if skeleton_under(model.skeleton, plan) is not model.skeleton:
-        raise ValueError(
-            f"{plan} gives the head a weight of its own, which this model's config does not say; export it"
-        )
-    head = head_of(model.skeleton)
-    chosen = {name: plan.scheme_for(name, head) for name in quantized_linears(quantized)}
-    schemes = {name: scheme for name, scheme in chosen.items() if scheme is not None}
-    require_turned(plan.transforms, reader, schemes)
-    with Writing(model, plan, schemes, folder, force, dtype, shard_bytes, reader) as writing:
-        writing.try_out("", quantized)
-        writing.add(quantized)
-        writing.add_cache(treated(model, plan, calibration), calibration)
-        writing.layers = {report.name: report for report in layers}
-        return writing.finish(calibration)

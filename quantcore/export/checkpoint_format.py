@@ -7,16 +7,16 @@
     naive-quantized    weight: fp8 e4m3                                            fp8 weights alone
     mxfp4-, nvfp4-     weight_packed: bytes of two codes, the first in the low     fp4 with coded scales
     pack-quantized     bits; weight_scale: e8m0 or e4m3 bytes
-    mxfp6-             weight_packed: three bytes of four codes                 fp6 with e8m0 scales
+    mxfp6-             weight_packed: three bytes of four codes                    fp6 with e8m0 scales
     pack-quantized
-    mxfp8-quantized    weight: fp8 e4m3; weight_scale: e8m0 bytes               fp8 with e8m0 scales
+    mxfp8-quantized    weight: fp8 e4m3; weight_scale: e8m0 bytes                  fp8 with e8m0 scales
     mixed-precision    each group of layers its own of these                       a plan that needs several
 
 Beside them: weight_scale ((1,) per tensor, (O, 1), (O, K/g) or blocks), weight_zero_point where asymmetric (packed
 along the rows in pack-quantized), input_scale and input_zero_point where activations are static; under nvfp4
-weight_global_scale, and input_global_scale where the inputs are fp4 too. The library's own
-classes say which format a scheme takes, and its packing makes the words. Codes are stored as they are; scales are
-rounded to the checkpoint's float type, since that is what every reader computes with; coded ones are stored exactly.
+weight_global_scale, and input_global_scale where the inputs are fp4 too. The library's own classes say which format a
+scheme takes, and its packing makes the words. Codes are stored as they are; scales are rounded to the checkpoint's
+float type, since that is what every reader computes with; coded ones are stored exactly.
 
 A reader computes what `as_stored` computes, to the last bit in float32. Named exceptions: packed zero points are
 dequantized in the checkpoint's float type, one more rounding a weight, and fp4 and fp6 in bfloat16, which changes

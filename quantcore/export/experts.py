@@ -48,7 +48,7 @@ def require_readable(model: nn.Module, schemes: Mapping[str, Scheme], layouts: M
     """Raises: ValueError for quantized experts that transformers could not read, before any work is done."""
     used: dict[Scheme, str] = {}
     for place, experts in experts_in(model).items():
-        names = [f"{place}.{number}.{part}" for number in range(experts.num_experts) for part in experts.names.values()]
+        names = experts.layers(place)
         mine = {schemes[name]: name for name in names if name in schemes}
         if not mine or read_as_linears(experts):
             continue
@@ -101,9 +101,9 @@ def patterns(model: nn.Module, names: Collection[str], hub: Mapping[str, str]) -
     rest = dict.fromkeys(names)
     found: list[str] = []
     for place, experts in experts_in(model).items():
-        own = [f"{place}.{number}.{part}" for number in range(experts.num_experts) for part in experts.names.values()]
+        own = experts.layers(place)
         if all(one in rest for one in own):
-            parts = "|".join(dict.fromkeys(experts.names.values()))
+            parts = "|".join(experts.names.values())
             there = hub.get(own[0], own[0]).rsplit(".", 2)[0]
             found += [rf"re:{re.escape(one)}\.\d+\.({parts})$" for one in dict.fromkeys((place, there))]
             for one in own:

@@ -4,8 +4,8 @@ Weights alone are packed words, from which transformers makes a Linear's weight 
 want the weight before (Falcon's own initialization reads it): then config.json says that transformers makes floats of
 the codes as it loads them, or where that cannot be, the codes are stored a byte each. Codes with coded scales become
 bfloat16 there, so that the model runs in no other type: with weights alone they are made floats at loading too, and
-beside quantized inputs config.json names bfloat16 as the model's type. Which of the three a model can
-bear is asked of transformers itself: see `opening`.
+beside quantized inputs config.json names bfloat16 as the model's type. Which of the three a model can bear is
+asked of transformers itself: see `opening`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ OTHERS = ("w:int8/channel,a:int8/token/dynamic", "w:fp8_e4m3/channel,a:fp8_e4m3/
 class Form:
     """config: what config.json will be, as transformers' object. format: of all codes; layouts: of each layer's.
     notes: what is not as usual, for whoever reads the report. runs_in: float32, or the one type in which transformers
-    runs it. opened: names, shapes and types of the tensors with which
-    transformers was asked and found nothing amiss."""
+    runs it. opened: names, shapes and types of the tensors with which transformers was asked and found nothing
+    amiss."""
 
     config: Any
     format: str
@@ -86,8 +86,8 @@ def loadable(
 
 def _computed_otherwise(model: nn.Module, schemes: Mapping[str, Scheme]) -> str | None:
     """Where transformers gives several tokens one scale, since it takes an input's first two dimensions for windows and
-    tokens, which others have not (tokens alone, or heads between), and the scheme one a token; and
-    where it rounds no inputs, since it makes floats of experts."""
+    tokens, which others have not (tokens alone, or heads between), and the scheme one a token; and where it rounds no
+    inputs, since it makes floats of experts."""
     for place, experts in experts_in(model).items():
         mine = next((one for name, one in schemes.items() if name.startswith(f"{place}.")), None)
         if mine is not None and mine.activations is not None and not read_as_linears(experts):

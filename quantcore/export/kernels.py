@@ -14,6 +14,7 @@ from quantcore.export.words import strategy, whole
 from quantcore.numbers.granularity import PerGroup
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
+from quantcore.scheme.spec_text import when_of
 
 FP8_WEIGHTS = "fp8_e4m3/tensor fp8_e4m3/channel fp8_e4m3/block"
 AMD, CPU = "AMD", "CPU"
@@ -213,7 +214,7 @@ def kernel_for(scheme: Scheme, expert: bool = False) -> Kernel | None:
         return None
     here, when = _kind(weights), "float"
     if inputs is not None:
-        when = f"{_kind(inputs)}/{'local' if inputs.local else 'static' if inputs.static else 'dynamic'}"
+        when = f"{_kind(inputs)}/{when_of(inputs)}"
     rows = EXPERT_KERNELS if expert else KERNELS
     return next((one for one in rows if here in one.weights.split() and when in one.inputs.split()), None)
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from quantcore.model.loading import source_path
+from quantcore.model.locate import source_path
 from quantcore.model.named_path import cause, named_path
 from quantcore.model.sentences import quoted
 from quantcore.pipeline.ranks import ranks

@@ -8,8 +8,7 @@ Transforms come first, each a modifier of its own: SmoothQuantModifier. One modi
 QuantizationModifier for rounding to nearest; in it one config group for each scheme. The default's group is for every
 Linear. A pattern of ours, a run of whole parts of a layer's name, is a regular expression there. Where several
 exceptions fit a layer our last one decides, so an exception's expression shuts out, by a negative lookahead, all those
-after it. Layers that stay float are in `ignore`. What a cache
-holds is the first modifier's kv_cache_scheme.
+after it. Layers that stay float are in `ignore`. What a cache holds is the first modifier's kv_cache_scheme.
 
 What experts see while they are calibrated (experts=all) no recipe says: there it is an argument of `oneshot`, which
 `script` gives. The words themselves: `words`. Its mse searches another grid than ours, so those scales differ a little.
@@ -228,14 +227,6 @@ def _without(pattern: str, skip: Sequence[str]) -> str:
     """The pattern without the names that are skipped, since an exception goes before skip=."""
     shut_out = "".join(f"(?!{_run(one)})" for one in skip)
     return written(f"{shut_out}{_run(pattern)}") if shut_out else pattern
-
-
-def scheme_from_recipe(text: str) -> Scheme:
-    """The scheme of a recipe without exceptions. Raises: ValueError for one with exceptions: it is a plan."""
-    plan = plan_from_recipe(text)
-    if plan.overrides:
-        raise ValueError(f"the recipe has {len(plan.overrides)} exceptions, so it is a plan; use plan_from_recipe")
-    return plan.default
 
 
 class _Regex(NamedTuple):

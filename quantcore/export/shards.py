@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from quantcore.export.beside import Beside
 from quantcore.model.staging import to_host
-from quantcore.model.weight_files import file_digest
+from quantcore.model.weight_files import INDEX, file_digest
 
 SHARDS = 16  # files of a large model: enough for several threads, and so that the last one is quickly written
 LEAST_SHARD, MOST_SHARD = 128 * 10**6, 512 * 10**6  # bytes
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,3 @@ class Shards:
 def shard_bytes_of(size: int) -> int:
     """Most bytes of one file of a checkpoint that takes `size` bytes."""
     return min(MOST_SHARD, max(LEAST_SHARD, size // SHARDS))
-
-
-def write_shards(
-    parts: Iterable[tuple[str, dict[str, Tensor]]], folder: Path, shard_bytes: int = MOST_SHARD
-) -> dict[str, str]:
-    """The tensors of modules, by the modules' names, as files; returns the file of each tensor. Never more than one
-    file's tensors are in memory."""
-    shards = Shards(folder, shard_bytes, Beside(0))
-    for name, tensors in parts:
-        shards.add(name, tensors)
-    return shards.finish()[0]

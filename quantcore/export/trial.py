@@ -63,7 +63,7 @@ class Ours:
         self._parts: dict[str, nn.Module] = {}
 
     def see(self, name: str, module: nn.Module) -> None:
-        """A part of the model, quantized; "": what lies around the blocks, or a whole model."""
+        """A part of the model, quantized; "": what lies around the blocks."""
         placed = copy_with(module, {key: as_read(one, self._dtype) for key, one in quantized_linears(module).items()})
         instead: dict[int, object] = {id(one): self._read(one) for one in placed.parameters()}
         instead |= {id(one): one.cpu().float() if one.dtype in NARROW else one.cpu() for one in placed.buffers()}

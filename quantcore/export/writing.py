@@ -96,7 +96,7 @@ class Writing:
         self._rounding = self._write_s = 0.0
         self._hashed: dict[str, str] = {}
         self._is_hashed = False
-        self.layers: dict[str, LayerReport] = {}
+        self._layers: dict[str, LayerReport] = {}
         self._turns: dict[str, Turn] = {}
         self._why_not_tried = why_not_tried(model)
         self._ours = None if self._why_not_tried or reader != "transformers" else Ours(model, self._dtype)
@@ -135,16 +135,12 @@ class Writing:
         is hashed from the first block on, beside a GPU: before, it would hold up the reading of that block."""
         if self._stream is not None:
             self._hash()
-        self.layers |= {report.name: report for report in part.reports}
+        self._layers |= {report.name: report for report in part.reports}
         for phase, spent in part.seconds.items():
             self._seconds[phase] += spent
-        self.try_out(part.name, part.module)
-        self.add(part.root if part.name else holding(part.layers))
-
-    def try_out(self, name: str, module: nn.Module) -> None:
-        """Keep a part for the run by transformers, where there is one."""
         if self._ours is not None:
-            self._ours.see(name, module)
+            self._ours.see(part.name, part.module)
+        self.add(part.root if part.name else holding(part.layers))
 
     def add_cache(self, model: Held, calibration: Tensor | None) -> None:
         """The frozen scales of what `model` hands to its cache, where the plan has any."""
@@ -182,7 +178,7 @@ class Writing:
             scale_rounding_limit=torch.finfo(self._dtype).eps / 2,
             files=tuple(files),
             bytes=sum(file.bytes for file in files),
-            layers=tuple(in_order(model.skeleton, self.layers)),
+            layers=tuple(in_order(model.skeleton, self._layers)),
             model=model.id,
             revision=self._hashed["revision"],
             model_hash=self._hashed["tensors"],

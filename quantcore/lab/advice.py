@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -34,7 +34,7 @@ from quantcore.measure.statistics import window_interval
 from quantcore.measure.told_apart import told_apart
 from quantcore.model.layer_names import expert_of, served_as_one
 from quantcore.model.memory import free_memory
-from quantcore.pipeline.calibration import Progress
+from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gpus import GPUS, Machine, gpu_named, gpus_like
 from quantcore.studies.hardware import measure_machine
@@ -101,15 +101,7 @@ def tried(
 ) -> Advice:
     """The advice for the loaded model, measured: all open candidates on a short text, the best few on the whole one,
     with `luck` their rounding luck too. `so_far` hears the advice as it stands, as figures come."""
-    stages = 3 if luck else 2
-
-    def tell(place: int, stage: str) -> Progress:
-        def told(done: float, doing: str) -> None:
-            if progress:
-                progress((place + done) / stages, f"{stage}: {doing}")
-
-        return told
-
+    tell = partial(part_of, progress, count=3 if luck else 2)
     asked = (machine_named(lab, gpu), Load.parse(load), gpus, goal, tolerance)
     shape = _loaded_shape(lab)
     weights = candidate_bytes(lab)
@@ -125,14 +117,14 @@ def tried(
             return None
         return lambda duel: duel.reports and so_far(choose(shape, *asked, {**known, **losses_of(duel)}, weights))
 
-    rough = whole.duel(lab, able, EACH, FEW, tell(0, "a short text"), hear({}))
+    rough = whole.duel(lab, able, EACH, FEW, tell(0, label="a short text"), hear({}))
     between = choose(shape, *asked, losses_of(rough), weights, told_apart(rough))
     if so_far:
         so_far(between)
     known = losses_of(rough)
-    final = whole.duel(lab, finalists(between, able), reading, calibration, tell(1, "the finalists"), hear(known))
+    final = whole.duel(lab, finalists(between, able), reading, calibration, tell(1, label="the finalists"), hear(known))
     if luck:
-        whole.luck(lab, tuple(final.reports), reading, calibration, tell(2, "their rounding luck"))
+        whole.luck(lab, tuple(final.reports), reading, calibration, tell(2, label="their rounding luck"))
     spreads = whole.known_luck(lab, tuple(final.reports), reading, calibration)
     aparts = told_apart(rough) | told_apart(final, spreads)
     return choose(shape, *asked, {**known, **losses_of(final)}, weights, aparts)

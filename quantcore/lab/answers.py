@@ -36,8 +36,7 @@ def answers(
         )
 
     def quantized(scheme: str, tell: Progress | None) -> nn.Module:
-        learned = lab.tokens(calibration) if lab.plan_of(scheme).needs_text else None
-        return decoded(quantized_copy(lab.model, scheme, learned, tell))
+        return decoded(quantized_copy(lab.model, scheme, lab.text_for(scheme, calibration), tell))
 
     ends = {lab.loaded.tokenizer.eos_token_id}
     prompts = prompts.to(lab.loaded.device)

@@ -7,7 +7,7 @@ A weight and what enters a layer stay where the model is; a study brings to the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
@@ -24,8 +24,8 @@ from quantcore.model.held import Held, held
 from quantcore.model.inventory import inventory, outline
 from quantcore.model.layer_names import expert_of
 from quantcore.model.linears import head_of, linear_named, linear_shapes
-from quantcore.model.loading import REFERENCE, REFERENCE_LAYER, LoadedModel, load_model, reference_weight
-from quantcore.model.locate import Progress, quiet
+from quantcore.model.loading import REFERENCE_LAYER, LoadedModel, load_model, reference_weight
+from quantcore.model.locate import REFERENCE, Progress, quiet
 from quantcore.model.streamed import StreamedModel
 from quantcore.numbers.granularity import PerChannel, PerGroup
 from quantcore.pipeline.calibration import (
@@ -38,7 +38,7 @@ from quantcore.pipeline.calibration import (
 )
 from quantcore.pipeline.scaling import Reaches
 from quantcore.pipeline.treated import treated, treated_model
-from quantcore.scheme.fitting import fitting_grain, require_fits
+from quantcore.scheme.fitting import fitting_grain, require_fits, sorted_out
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import HEAD, Scheme
 from quantcore.text.decoder import Decoder
@@ -284,6 +284,18 @@ class Bench:
         Scheme.parse(text)
         return Scheme.parse(text, self._grain())
 
+    def sorted_out(self, lines: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Which of some schemes or plans this model can take, and why not the others: see `fitting.sorted_out`."""
+        return sorted_out(lines, self.shapes(), self.head)
+
+    def able(self, schemes: Sequence[str]) -> list[str]:
+        """The texts in full of those that it can take, each once."""
+        return list(self.sorted_out(schemes)[0].values())
+
+    def text_for(self, plan: str, calibration: str) -> Tensor | None:
+        """The calibration windows that a plan learns from; None where it learns from no text."""
+        return self.tokens(calibration) if self.plan_of(plan).needs_text else None
+
     def require_fits(self, *plans: str) -> None:
         """Raises: ValueError, before anything is loaded or read, for a plan that this model cannot take."""
         for text in plans:
@@ -310,8 +322,7 @@ class Bench:
     @remembered(2, "Transforming the model ...")
     def transformed(self, scheme: str, calibration: str = LEARNED) -> nn.Module:
         """The float model as a scheme's transforms leave it; they look at the calibration text."""
-        plan = self.plan_of(scheme)
-        learned = self.tokens(calibration) if plan.needs_text else None
+        plan, learned = self.plan_of(scheme), self.text_for(scheme, calibration)
         alike = tuple(replace(one, alpha=1.0) if isinstance(one, Smooth) else one for one in plan.transforms)
         any_alpha = Plan(replace(plan.default, transforms=alike), plan.overrides)
         reaches = self._reaches(str(any_alpha), calibration)

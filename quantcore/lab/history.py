@@ -14,7 +14,6 @@ from quantcore.measure.measured import Measured
 from quantcore.measure.measured import measured as read_measured
 from quantcore.measure.store import Question, tokens_hash
 from quantcore.pipeline.calibration import Progress, part_of
-from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE, STUDY
 from quantcore.text.windows import TEXT_KINDS
 
@@ -51,8 +50,7 @@ def queue(
     """Measure schemes one after another, each kept as soon as it is there: what is asked for again goes on where it
     stood. Until it is done or given up the store knows of it (`unfinished`), so that a server that starts anew goes on.
     `so_far` is told each one's text. The texts in full of those that the model can take."""
-    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
-    todo = list(able.values())
+    todo = lab.able(schemes)
     note_queue(lab, todo, reading, calibration)
     try:
         for place, text in enumerate(todo):
@@ -94,6 +92,5 @@ def kept_queue(
     lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED
 ) -> list[str] | None:
     """The same where all of them are kept."""
-    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
-    todo = list(able.values())
+    todo = lab.able(schemes)
     return todo if len(kept_schemes(lab, todo, reading, calibration)) == len(todo) else None

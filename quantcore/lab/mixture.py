@@ -30,7 +30,6 @@ def experts(
     require_of_layers(plan.default)
     if not has_experts(plan.schemes_of(lab.layers())):
         raise ValueError(f"{scheme} leaves all experts float; take skip=experts out of it")
-    tokens = lab.tokens(reading)
-    learned = lab.tokens(calibration) if plan.needs_text else None
+    tokens, learned = lab.tokens(reading), lab.text_for(scheme, calibration)
     _, reports = quantize_model(lab.model, plan, tokens, progress=progress, calibration=learned)
     return expert_study(str(plan), expert_load(lab.model, tokens), reports, tokens.numel())

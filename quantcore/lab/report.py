@@ -16,7 +16,7 @@ from typing import Any
 
 from quantcore.measure.duel import Duel, short_label
 from quantcore.measure.luck import Spread
-from quantcore.measure.statistics import LEVEL, RESAMPLES, Interval, window_interval
+from quantcore.measure.statistics import FEWEST_WINDOWS, LEVEL, RESAMPLES, Interval, window_interval
 from quantcore.measure.told_apart import share_words, told_apart
 from quantcore.model.machine import versions
 from quantcore.studies.experts import tokens_by_expert
@@ -29,7 +29,7 @@ CONVENTIONS = (
     "KL: sum over the vocabulary of p log(p / q), p the float model, q the quantized one, nats, mean over predicted "
     "tokens.",
     f"Intervals: {LEVEL:.0%}, bootstrap-t over whole windows, {RESAMPLES} resamples from a fixed seed; differences are "
-    "paired window by window; infinite ends mean fewer than four windows.",
+    f"paired window by window; infinite ends mean fewer than {FEWEST_WINDOWS} windows.",
     "Codes: q = clamp(round(x / s) + z, qmin, qmax), half to even; x_hat = s (q - z).",
     "Symmetric scale: absmax / ((qmax - qmin) / 2), 127.5 for int8, 7.5 for int4, 448 for fp8 e4m3; asymmetric: "
     "(max - min) / (qmax - qmin); a range always holds 0; a tile of zeros has scale 1; scales are float32.",

@@ -75,5 +75,4 @@ def quantized(lab: Bench, scheme: str) -> nn.Module:
 
 @remembered(8, "Quantizing the model ...")  # as many as the memo has bytes for: see `tensor_bytes`
 def _quantized(lab: Bench, scheme: str) -> nn.Module:
-    learned = lab.tokens(LEARNED) if lab.plan_of(scheme).needs_text else None
-    return quantized_copy(lab.model, scheme, learned, lab.house.step)
+    return quantized_copy(lab.model, scheme, lab.text_for(scheme, LEARNED), lab.house.step)

@@ -75,7 +75,7 @@ def export(
 ) -> ExportReport:
     """The same in a folder of one's own, where `force` says whether what is there may be replaced, and for a reader."""
     lab.require_fits(plan)
-    learned = lab.tokens(calibration) if lab.plan_of(plan).needs_text else None
+    learned = lab.text_for(plan, calibration)
     how: dict[str, Any] = {"force": force, "dtype": dtype, "reader": reader, "progress": progress}
     return export_checkpoint(lab.whole, lab.plan_of(plan), folder, learned, **how)
 
@@ -118,8 +118,8 @@ def read_back(
     progress: Progress | None = None,
     so_far: SoFar | None = None,
 ) -> ReadBack:
-    """The kept checkpoint, loaded by transformers, beside the quantized model that it was written from,
-    both with a cache of floats, which is what transformers reads with.
+    """The kept checkpoint, loaded by transformers, beside the quantized model that it was written from, both with a
+    cache of floats, which is what transformers reads with.
 
     Raises: ValueError where there is none."""
     kept = kept_checkpoint(lab, plan, calibration)
@@ -130,7 +130,7 @@ def read_back(
         if progress:
             progress(0.8 * share, doing)
 
-    learned = lab.tokens(calibration) if lab.plan_of(plan).needs_text else None
+    learned = lab.text_for(plan, calibration)
     copy = quantized_copy(lab.model, lab.plan_of(plan).of_layers, calibration=learned, progress=tell)
     tell(1, "loading the checkpoint")
     return read_again(kept.folder, copy, lab.tokens(reading))

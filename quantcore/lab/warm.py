@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ import torch
 
 from quantcore.lab.warm_works import COMMON, Shape, Work, run, works
 from quantcore.measure.store import home
+from quantcore.model.locate import Progress, quiet
 
-Progress = Callable[[float, str], None]
 FOLDER = "kernels"
 MOST_WORKERS = 12
 
@@ -66,7 +66,7 @@ def warm(device: str, shapes: Iterable[Shape] = COMMON, tell: Progress | None = 
     done = folder / f"warm-{_fingerprint(where, todo)}.json"
     compiled, failed = not done.exists(), dict[str, str]()
     if compiled:
-        failed = compile_apart(todo, device, tell or _quiet)
+        failed = compile_apart(todo, device, tell or quiet)
         if not failed:
             done.write_text(json.dumps([str(work) for work in todo], indent=1), encoding="utf-8")
     for index, work in enumerate(todo):
@@ -151,10 +151,6 @@ def _fingerprint(device: torch.device, todo: list[Work]) -> str:
     for file in sorted(Path(__file__).parents[1].glob("*/kernels/*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _quiet(share: float, doing: str) -> None:
-    """Nobody watches."""
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from quantcore.measure.side_by_side import compare_plans
 from quantcore.pipeline.calibration import Progress, part_of
 from quantcore.pipeline.convert import quantized_copy
 from quantcore.pipeline.layers import LayerReport
-from quantcore.scheme.fitting import sorted_out
 from quantcore.studies.generation import Written
 from quantcore.studies.generation import write_on as write
 
@@ -43,7 +42,7 @@ def duel(
     cannot take are in `refused`.
 
     Raises: ValueError, before anything is loaded or read, where it can take none."""
-    able, refused = sorted_out(schemes, lab.shapes(), lab.head)
+    able, refused = lab.sorted_out(schemes)
     if not able and refused:
         text, reason = next(iter(refused.items()))
         raise ValueError(f"{text}: {reason}")
@@ -60,8 +59,8 @@ def kept_duel(lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calib
 
 def _all_kept(lab: Bench, schemes: Sequence[str], reading: str, calibration: str) -> bool:
     """Of those that the model can take; False where it can take none."""
-    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
-    return bool(able) and len(kept_schemes(lab, tuple(able), reading, calibration)) == len(able)
+    able = lab.able(schemes)
+    return bool(able) and len(kept_schemes(lab, able, reading, calibration)) == len(able)
 
 
 def kept_schemes(
@@ -82,9 +81,9 @@ def luck(
 ) -> dict[str, Spread]:
     """How far rounding luck alone moves each scheme's KL on this text: the scheme's own and those of its jitters, one
     scheme after another."""
-    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
+    able = lab.able(schemes)
     found: dict[str, Spread] = {}
-    for place, text in enumerate(able.values()):
+    for place, text in enumerate(able):
         measured = duel(lab, [text, *jittered(text)], reading, calibration, part_of(progress, place, len(able)))
         if text in measured.reports:
             found[text] = spread_of(measured)
@@ -94,17 +93,15 @@ def luck(
 def kept_luck(
     lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED
 ) -> dict[str, Spread] | None:
-    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
     found = known_luck(lab, schemes, reading, calibration)
-    return found if len(found) == len(able) else None
+    return found if len(found) == len(lab.able(schemes)) else None
 
 
 def known_luck(
     lab: Bench, schemes: Sequence[str], reading: str = MEASURED, calibration: str = LEARNED
 ) -> dict[str, Spread]:
     """Of those schemes whose luck was measured on these texts."""
-    able, _ = sorted_out(schemes, lab.shapes(), lab.head)
-    begun = {text: (text, *jittered(text, 1)) for text in able.values()}
+    begun = {text: (text, *jittered(text, 1)) for text in lab.able(schemes)}
     there = set(kept_schemes(lab, [one for both in begun.values() for one in both], reading, calibration))
     asked = [text for text, both in begun.items() if there.issuperset(both)]
     kept = {text: kept_duel(lab, (text, *jittered(text)), reading, calibration) for text in asked}
@@ -140,8 +137,7 @@ def evaluate(
 ) -> Evaluation:
     """One plan on one text, each layer's output error measured on all of it; asked anew each time."""
     lab.require_fits(plan)
-    wanted, tokens = lab.plan_of(plan), lab.tokens(reading)
-    learned = lab.tokens(calibration) if wanted.needs_text else None
+    wanted, tokens, learned = lab.plan_of(plan), lab.tokens(reading), lab.text_for(plan, calibration)
     name = wanted.label
     found = compare_plans(lab.whole, {name: wanted}, tokens, learned, measured=tokens, progress=progress)
     return Evaluation(found.comparison.reports[name], tuple(found.layers[name]))
@@ -164,8 +160,8 @@ def rule(
 
 def kept_rule(lab: Bench, key: str, reading: str = MEASURED, calibration: str = LEARNED) -> RuleResult | None:
     found = _rule_named(key).on(lab.shapes())
-    able, _ = sorted_out((found.scheme, *found.challengers), lab.shapes(), lab.head)
-    if len(kept_schemes(lab, tuple(able), reading, calibration)) < len(able):
+    able = lab.able((found.scheme, *found.challengers))
+    if len(kept_schemes(lab, able, reading, calibration)) < len(able):
         return None
     result = _read_rule(lab, key, reading, calibration)
     return result.with_luck(known_luck(lab, tuple(result.duel.reports), reading, calibration))
@@ -187,8 +183,7 @@ def write_on(
     so_far: SoFar | None = None,
 ) -> Written:
     """The model and its quantized copy write on from one prompt; without a seed the likeliest token each time."""
-    learned = lab.tokens(calibration) if lab.plan_of(scheme).needs_text else None
-    copy = quantized_copy(lab.model, scheme, calibration=learned, progress=part_of(progress, 0, 2))
+    copy = quantized_copy(lab.model, scheme, lab.text_for(scheme, calibration), part_of(progress, 0, 2))
     return write(lab.loaded, decoded(copy), prompt, count, seed, part_of(progress, 1, 2))
 
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from quantcore.matmul.codes import MULTIPLE, TokenCodes
+from quantcore.matmul.products import token_codes
+from quantcore.numbers.affine import QParams
 from quantcore.numbers.granularity import PerToken
 from quantcore.numbers.qtensor import QTensor
 from quantcore.numbers.spec import QuantSpec
-
-if TYPE_CHECKING:
-    from quantcore.numbers.affine import QParams
 
 ROWS = 64  # O is a multiple of it
 INPUTS = {"int8": "int8", "fp8_e4m3": "float8e4m3"}
@@ -123,8 +122,6 @@ def packed(codes: Tensor, bits: int) -> Tensor:
 
 
 def encode(x: Tensor, weight: HummingWeight, spec: QuantSpec | None, static: QParams | None) -> Tensor | TokenCodes:
-    from quantcore.matmul.products import token_codes
-
     ordered = x.contiguous() if weight.order is None else x.index_select(1, weight.order)
     return ordered if spec is None else token_codes(ordered, spec, static)
 

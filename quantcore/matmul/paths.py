@@ -9,7 +9,7 @@
     fp8_block    e4m3, 128-column groups and blocks float32 sums a group, scaled, then added GPU: Triton
     low_bit      16-bit x, codes of 2 to 8 bits     unpacked in registers, scaled a group    GPU: Triton
     dequantize   anything                           fake_quantize(x) @ W_hat^T in x's dtype  everywhere
-    humming      16-bit x, or codes of it          vLLM's kernels                          GPU: humming-kernels
+    humming      16-bit x, or codes of it           vLLM's kernels                           GPU: humming-kernels
 
 `dequantize` is the reference; `humming` stands behind it and is taken where it is asked for. A path says `why_not` in a
 sentence, keeps the weight in the form it wants (`prepare`, once) and multiplies. K, O and the number of tokens may be

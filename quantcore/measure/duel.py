@@ -33,6 +33,7 @@ from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
 LIKELIEST = 5
+LONGEST = 34  # letters of a short name
 LAYER_WINDOWS, LAYER_TOKENS = 5, 128  # of the calibration text, evenly spread: what layers' own errors are measured on
 SMALL_MODEL = 50_000_000  # parameters; of a larger model only a block lives under every scheme
 
@@ -52,7 +53,7 @@ class Duel(Comparison):
 
 
 @lru_cache(4096)  # a table of a plan asks for the same few names hundreds of times
-def short_label(text: str, longest: int = 34) -> str:
+def short_label(text: str, longest: int = LONGEST) -> str:
     """A scheme or plan as a short name: its preset's, else its text, cut where it is long."""
     name = Plan.parse(text).label
     return name if len(name) <= longest else f"{name[: longest - 4]} ..."

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from quantcore.matmul.decoded import decoded_layer
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
-from quantcore.measure.evaluate import next_log_p
+from quantcore.measure.evaluate import BATCH_TOKENS, next_log_p
 from quantcore.measure.frontier import unbeaten
 from quantcore.measure.planning import Leaving, PlannedChoice, plan_for_budget, planned, uniform_choice
-from quantcore.measure.sensitivity import BATCH_TOKENS, Sensitivity, kl_sum, transformed
+from quantcore.measure.sensitivity import Sensitivity, kl_sum, transformed
 from quantcore.measure.swaps import recalling, require_shortcut, swapped
 from quantcore.model.experts import taken_apart
 from quantcore.model.layer_names import measured_together, served_as_one

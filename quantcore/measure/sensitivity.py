@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import quantized_linears
-from quantcore.measure.evaluate import next_log_p
+from quantcore.measure.evaluate import BATCH_TOKENS, next_log_p, require_windows
 from quantcore.measure.scores import divergence
 from quantcore.measure.swaps import recalling, require_shortcut, swapped
 from quantcore.model.experts import taken_apart
@@ -39,7 +39,6 @@ from quantcore.scheme.fitting import fitting_grain
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
-BATCH_TOKENS = 1024
 SoFar = Callable[[str, dict[str, float]], None]
 
 
@@ -119,8 +118,7 @@ def require_measurable(texts: Sequence[str], tokens: Tensor) -> None:
     """Raises: ValueError for no scheme, and windows of one token."""
     if not texts:
         raise ValueError("there is no scheme to measure; give at least one, such as w:int4/group128")
-    if tokens.shape[1] < 2:
-        raise ValueError(f"windows of {tokens.shape[1]} token predict nothing; use at least two tokens")
+    require_windows(tokens)
 
 
 def texts_on(model: nn.Module, schemes: Sequence[str]) -> list[str]:

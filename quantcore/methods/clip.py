@@ -27,8 +27,8 @@ SHRINKS = tuple(1 - step / 20 for step in range(10))
 def clipped(
     weight: Tensor, spec: QuantSpec, hessian: Tensor, global_scale: Tensor | None = None, name: str = "this layer"
 ) -> QTensor:
-    """The codes of a weight (O, K) under the ranges that lose least; hessian (K, K) = X^T X of the layer's inputs. Of
-    equals the widest.
+    """The codes of a weight (O, K) under the ranges that lose least, the widest of several that lose as little; hessian
+    (K, K) = X^T X of the layer's inputs.
 
     Raises: ValueError for NaN or Inf in the weight, and a Hessian with NaN or all zero."""
     refuse_all([Findings(examine(hessian), [], [], name)])

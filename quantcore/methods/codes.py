@@ -107,16 +107,15 @@ def _rounded(problems: Sequence[Problem], hessian: Tensor | None, _: str) -> lis
     return [quantize(one.weight, one.spec, qparams) for one, qparams in zip(problems, chosen, strict=True)]
 
 
-def _by_clip(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
-    assert hessian is not None
-    here = hessian.to(problems[0].weight.device)
-    return [clipped(one.weight, one.spec, here, one.global_scale, name) for one in problems]
+def _one_by_one(solve: Callable[[Tensor, QuantSpec, Tensor, Tensor | None, str], QTensor]) -> Solver:
+    """The solver of a method that knows one weight: (weight, spec, Hessian, global scale, name) -> codes."""
 
+    def each(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
+        assert hessian is not None
+        here = hessian.to(problems[0].weight.device)
+        return [solve(one.weight, one.spec, here, one.global_scale, name) for one in problems]
 
-def _by_refine(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
-    assert hessian is not None
-    here = hessian.to(problems[0].weight.device)
-    return [refined(one.weight, one.spec, here, one.global_scale, name) for one in problems]
+    return each
 
 
 def _by_gptq(problems: Sequence[Problem], hessian: Tensor | None, name: str) -> list[QTensor]:
@@ -167,8 +166,8 @@ TOGETHER: dict[type[Method], Callable[[Sequence[tuple[Sequence[Problem], Tensor,
 }
 SOLVERS: dict[type[Method], Solver] = {
     Rtn: _rounded,
-    Clip: _by_clip,
-    Refine: _by_refine,
+    Clip: _one_by_one(clipped),
+    Refine: _one_by_one(refined),
     Gptq: _by_gptq,
     Qronos: _by_qronos,
     Gptaq: _by_gptaq,

@@ -9,9 +9,9 @@ input has lost. With the damped X~^T X~ inverted and factorized, H^-1 = U^T U, U
 D = (X - X~)^T X~, and w_i is the weight as it is when its turn comes. Qronos moves the whole weight first, each column
 by the inputs of all; here a column is moved by those before it alone.
 
-Both terms are linear in w and q, so GPTQ's sweep does it, from other weights and with another pull. With
-N = diag(U)^-1 U - I, strictly upper triangular, the steps say w' (I - P + N) = w + q N, and the sweep (see `gptq`)
-takes v_j + sum_{i<j} (v_i - q_i) L_ij:
+Both terms are linear in w and q, so GPTQ's sweep does it, from other weights and with another pull. With N =
+diag(U)^-1 U - I, strictly upper triangular, the steps say w' (I - P + N) = w + q N, and the sweep (see `gptq`) takes
+v_j + sum_{i<j} (v_i - q_i) L_ij:
 
     v = w (I - P)^-1            I + L = (I - P) (I - P + N)^-1
 

@@ -78,12 +78,11 @@ def gptq_quantize_many(problems: Sequence[GptqProblem], hessian: Tensor, name: s
     return _solve(list(problems), hessian, name, None)
 
 
-def gptq_plain(
-    weight: Tensor, hessian: Tensor, spec: QuantSpec, options: Gptq | None = None, name: str = "this layer"
-) -> QTensor:
+def gptq_plain(weight: Tensor, hessian: Tensor, spec: QuantSpec, options: Gptq | None = None) -> QTensor:
     """What `gptq_quantize` computes, step by step as the paper writes it, in float64: the slow measure of the other.
 
     With U the upper Cholesky factor of H^-1 = U^T U: err = (w_j - q_j) / U_jj, then w_i -= err U_ji for all i > j."""
+    name = "this layer"
     _refuse_shape(hessian, weight.shape[1], name)
     findings = examine(hessian)
     options = options or Gptq()

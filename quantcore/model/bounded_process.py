@@ -32,7 +32,7 @@ from typing import IO, Any
 
 FRAME = struct.Struct("<QQ")  # bytes of a message's JSON, and of the content behind it
 BUSY = 6  # seconds by the clock for one of the processor: the machine works for others too
-BUSY_S = 60.0
+BUSY_S = 60.0  # and so many besides, however short the answer
 CLOSE_S = 10.0
 LONGEST_WRITE = 200_000_000  # bytes of a file that the child writes
 TAIL_BYTES = 4000

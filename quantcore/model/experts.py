@@ -72,6 +72,10 @@ class Experts(nn.Module):
             self.add_module(str(expert), one)
         self._rest = (rest,)  # in a tuple, so that it is no submodule
 
+    def layers(self, place: str) -> list[str]:
+        """The names of all experts' Linears in the model, where this stands at `place`."""
+        return [f"{place}.{expert}.{own}" for expert in range(self.num_experts) for own in self.names.values()]
+
     def slices(self) -> dict[str, Slice]:
         """Where each of the experts' weights and biases lies in the fused parameters, by its name in this module."""
         found: dict[str, Slice] = {}

@@ -6,8 +6,8 @@
     Llama 4: every expert is given every token, those of others as rows of zeros
     DBRX: w1, v1, w2 as (E I, H) each, inside a module of their own
 
-Which layout it is, the module says (`is_transposed`, `is_concatenated`, `has_gate`: what transformers' own kernels go
-by) or its shapes do. A module of another layout stays as it is.
+Which layout it is, the module says (`is_transposed`, `is_concatenated`: what transformers' own kernels go by), or its
+parameters' names and shapes do. A module of another layout stays as it is.
 """
 
 from __future__ import annotations

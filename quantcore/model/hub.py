@@ -30,7 +30,7 @@ from quantcore.model.locate import (
 )
 from quantcore.model.memory import require_memory, size
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # for the hub's answer, not for a file
 
 
 def fetch(source: str, progress: Progress = quiet, to_load: bool = True) -> Place:

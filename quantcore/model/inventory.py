@@ -1,10 +1,10 @@
 """What a model's files hold, read from config.json and headers alone: no weight is loaded.
 
 A header is a few kilobytes even where the weights are gigabytes, so this answers at once; only a folder's hash, which
-stands for the commit that a hub id has, reads all of it, a second a gigabyte. A matrix counts as a
-Linear by its name, embedding tables are left out, the output head of a tied model is put in. Where names do not tell
-(experts, which the model may fuse when it loads them; parameters of three dimensions; GPT-2's transposed matrices; a
-GGUF file) the model is built without memory for its weights, which takes transformers and so two seconds.
+stands for the commit that a hub id has, reads all of it, a second a gigabyte. A matrix counts as a Linear by its name,
+embedding tables are left out, the output head of a tied model is put in. Where names do not tell (experts, which the
+model may fuse when it loads them; parameters of three dimensions; GPT-2's transposed matrices; a GGUF file) the model
+is built without memory for its weights, which takes transformers and so two seconds.
 """
 
 from __future__ import annotations

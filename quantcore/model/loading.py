@@ -26,9 +26,7 @@ from quantcore.model.gguf_tensors import quick_gguf
 from quantcore.model.hub import fetch
 from quantcore.model.integrity import examine, left_over
 from quantcore.model.load_report import require_complete
-from quantcore.model.locate import ASSETS, Place, Progress, quiet
-from quantcore.model.locate import REFERENCE as REFERENCE
-from quantcore.model.locate import source_path as source_path
+from quantcore.model.locate import ASSETS, REFERENCE, Place, Progress, quiet
 from quantcore.model.making import making
 from quantcore.model.memory import require_memory
 from quantcore.model.sentences import cut, named, reason

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantcore.model.layer_names import block_of
 from quantcore.model.making import making
 from quantcore.model.places import BlockPlace
 
@@ -81,6 +82,12 @@ def kind_of(name: str) -> str:
     return re.sub(r"\d+", "*", name)
 
 
+def block_kind(block: nn.Module) -> object:
+    """Equal for blocks of the same modules with parameters of the same shapes."""
+    modules = tuple((name, type(part).__qualname__) for name, part in block.named_modules())
+    return modules, tuple((name, tuple(one.shape)) for name, one in block.named_parameters())
+
+
 def is_a_product(layer: nn.Module) -> bool:
     """Whether a Linear's class computes x W^T + b and no more, also where it has a `forward` of its own: tried on a few
     random numbers, in a copy of the layer that is narrower."""
@@ -117,7 +124,7 @@ class _Seen:
 
     def passed_over(self, blocks: Sequence[str], names: Collection[str]) -> set[str]:
         """Those of the Linears that are in blocks which the model does not call, though it calls others."""
-        inside = {name: next((one for one in blocks if name.startswith(f"{one}.")), None) for name in names}
+        inside = {name: block_of(name, blocks) for name in names}
         alive = self._entered | {block for name, block in inside.items() if block and name in self.called}
         return {name for name, block in inside.items() if self._entered and block and block not in alive}
 
@@ -191,9 +198,7 @@ def _hand_on_all_but_the_first(hollow: nn.Module, blocks: Sequence[str]) -> None
     first = None
     for name in blocks:
         block = hollow.get_submodule(name)
-        kind = tuple((inside, type(part).__qualname__) for inside, part in block.named_modules()) + tuple(
-            (inside, tuple(weight.shape)) for inside, weight in block.named_parameters()
-        )
+        kind = block_kind(block)
         if kind in kinds:
             places.append(BlockPlace(block))
             hollow.set_submodule(name, places[-1])

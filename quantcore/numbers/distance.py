@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ERROR_CHUNK = 2**18  # numbers that a CPU works on at a time
+
 
 class TensorError(NamedTuple):
     """The distance of x_hat from x. sqnr_db is inf where they are equal, cosine 1; relative_mse = mse / mean(x^2)."""
@@ -96,6 +98,3 @@ def giant_of(y: Tensor) -> Giant:
     token = int(power.argmax())
     whole = float(power.sum())
     return Giant(token, float(power[token]) / whole if whole and len(power) > 1 else 0.0)
-
-
-ERROR_CHUNK = 2**18

@@ -1,8 +1,8 @@
 """Granularity is one question: how big is the block of numbers that shares one scale?
 
 Each class answers with `tile(shape)`, and `groups_columns` says whether the columns of a row fall into groups; nothing
-downstream asks which granularity it is. Weights are [out, in],
-activations [..., tokens, in]; a group never crosses rows.
+downstream asks which granularity it is. Weights are [out, in], activations [..., tokens, in]; a group never crosses
+rows.
 
     PerTensor      the whole tensor                     weight scale [1, 1]
     PerChannel     one output row                       weight scale [out, 1]

@@ -92,7 +92,7 @@ def quantize(x: Tensor, spec: QuantSpec, qparams: QParams | None = None) -> QTen
     """Codes of x under `spec`; `qparams` uses a frozen scale (static) instead of the range of x, or of a local spec the
     frozen global scale alone.
 
-    Shapes: x any rank of at least one; qparams' trailing dimensions as `range_shape` says, missing leading ones are 1.
+    Shapes: x any rank of at least one; qparams the trailing dimensions of x.shape / tile, missing leading ones are 1.
     Raises: ValueError for NaN or Inf, an empty tensor, or a tile that does not divide the shape."""
     tile = _tile_of(x, spec)
     qparams = _known_or_own(x, spec, qparams)
@@ -190,7 +190,6 @@ def _split(x: Tensor, tile: Sequence[int]) -> Tensor:
 
 def _over_tiles(qparams: QParams) -> QParams:
     """Qparams of shape (a, b, ...) viewed as (a, 1, b, 1, ...), to broadcast over a `_split` tensor."""
-
     return qparams.map(lambda t: t.reshape([part for size in t.shape for part in (size, 1)]))
 
 

@@ -149,7 +149,7 @@ def scales_named(text: str) -> ScaleFormat | None:
 
 
 def parse_observer(text: str) -> Observer:
-    """`minmax`, `ema0.01`, `p99.9`, `mse`: the inverse of `str`. Raises: ValueError."""
+    """`minmax`, `ema0.01`, `p99.9`, `mse`, `search`, `search=h`: the inverse of `str`. Raises: ValueError."""
     number = r"(\d{1,9}(?:\.\d{1,9})?)"
     makers: dict[str, Callable[[str], Observer]] = {
         r"minmax": lambda _: MinMax(),

@@ -118,8 +118,12 @@ def outlier_ratio(stats: LayerStats) -> float:
     """Largest over median of the input channels' maxima: 1 where all are alike, hundreds where one channel shouts."""
     if stats.channel_absmax is None:
         raise ValueError("no batch was observed, so there are no channel maxima; calibrate over some text first")
-    median = float(stats.channel_absmax.median())
-    largest = float(stats.channel_absmax.max())
+    return over_median(stats.channel_absmax)
+
+
+def over_median(maxima: Tensor) -> float:
+    """Largest over median of magnitudes; infinite where more than half of them are 0, 1 where all are."""
+    median, largest = float(maxima.median()), float(maxima.max())
     return largest / median if median else math.inf if largest else 1.0
 
 

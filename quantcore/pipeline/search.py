@@ -69,7 +69,7 @@ class Searching:
             link, {name: weight_means([(weights[name], spec)]) for name, spec in specs.items()}, weights
         )
         tried = candidates(x_mean, w_mean)
-        part = part_of(list(link.readers))
+        part = module_of(list(link.readers))
         losses: list[Tensor] = []
         for scales in tried:
             changed = {name: _tried(weights[name], scales[columns[name]], spec) for name, spec in specs.items()}
@@ -97,7 +97,7 @@ def _tried(weight: Tensor, scales: Tensor, spec: QuantSpec) -> Tensor:
     return found
 
 
-def part_of(names: Sequence[str]) -> str:
+def module_of(names: Sequence[str]) -> str:
     """The smallest module that holds all of these; of one Linear, itself."""
     if len(names) == 1:
         return names[0]
@@ -131,7 +131,7 @@ class _Watched:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._grams = {name: Gram() for link in links for name in link.readers if len(link.readers) == 1}
-        self._calls: dict[str, list[Call]] = {part_of(list(one.readers)): [] for one in links if len(one.readers) > 1}
+        self._calls: dict[str, list[Call]] = {module_of(list(one.readers)): [] for one in links if len(one.readers) > 1}
         self._outputs: dict[str, list[Tensor]] = {}
         self._reached: set[str] = set()
 

@@ -185,7 +185,7 @@ def with_borrowed(ranges: Mapping[str, LayerStats], module: nn.Module, prefix: s
     for place, experts in module.named_modules():
         if not isinstance(experts, Experts):
             continue
-        for part in set(experts.names.values()):
+        for part in experts.names.values():
             names = [f"{prefix}{place}.{number}.{part}" for number in range(experts.num_experts)]
             seen = [ranges[name].ranges for name in names if name in ranges and ranges[name].tokens]
             for name in names if seen else ():

@@ -5,9 +5,8 @@
 
 The road, a comparison and an export take it where they would take the model. A block is transformed when its turn
 comes, whether the model is in memory or in its files; kept are the channels' scales alone, and what turns inputs when
-the model runs. What a transform wants to
-know of the activations is seen on the float model's way over the text: since nothing changes, so does what the next
-block reads.
+the model runs. What a transform wants to know of the activations is seen on the float model's way over the text: the
+function does not change, so neither does what the next block reads.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from quantcore.methods.transforms.turn import Turn
 from quantcore.model.held import Held
 from quantcore.model.layer_names import expert_of
 from quantcore.model.linears import head_of, linear_shapes
-from quantcore.model.probe import few_tokens
+from quantcore.model.probe import block_kind, few_tokens
 from quantcore.model.turned import turn_inputs
 from quantcore.model.wiring import Link, copy_of, folded, links
 from quantcore.pipeline.blocks import BlockWalk
@@ -215,7 +214,7 @@ class Treated:
         """The Linears of a block whose inputs R1 and R2 turn."""
         if self._rotation is None:
             return set()
-        kind = _kind(block)
+        kind = block_kind(block)
         return turned_by_folding(self._kinds[kind], self._valued[kind], self._rotation.width)
 
     def _turned(self, block: nn.Module) -> nn.Module:
@@ -228,7 +227,7 @@ class Treated:
         """The links that bear R2, tried on a few tokens, once for blocks of one kind: none of an expert's, which these
         tokens may not reach."""
         assert self._rotation is not None
-        width, kind = self._head_width, _kind(block)
+        width, kind = self._head_width, block_kind(block)
         if kind not in self._valued:
             said = _said(self._plain, block)
             inner = [one for one in found if not one.is_norm and not expert_of(one.source)]
@@ -251,7 +250,7 @@ class Treated:
     def _require_turned(self, name: str, original: nn.Module, block: nn.Module) -> None:
         """Blocks of one kind are tried once: on a GPU it takes as long as to wait for all that was launched."""
         assert self._rotation is not None
-        if (kind := _kind(original)) in self._tried:
+        if (kind := block_kind(original)) in self._tried:
             return
         self._tried.add(kind)
         for link in self._kinds[kind]:
@@ -268,7 +267,7 @@ class Treated:
 
     def _links(self, block: nn.Module, walk: BlockWalk) -> list[Link]:
         """The links of a block before which a walk over a few tokens stands; those of one kind are looked at once."""
-        if (kind := _kind(block)) not in self._kinds:
+        if (kind := block_kind(block)) not in self._kinds:
             self._kinds[kind] = links(block, lambda module: _said(walk, module))
         return self._kinds[kind]
 
@@ -279,11 +278,6 @@ class Treated:
     def _schemes_in(self, name: str) -> dict[str, Scheme]:
         prefix = f"{name}."
         return {one.removeprefix(prefix): scheme for one, scheme in self._schemes.items() if one.startswith(prefix)}
-
-
-def _kind(block: nn.Module) -> object:
-    modules = tuple((inside, type(part).__qualname__) for inside, part in block.named_modules())
-    return modules, tuple((inside, tuple(one.shape)) for inside, one in block.named_parameters())
 
 
 def _said(walk: BlockWalk, block: nn.Module) -> Tensor:

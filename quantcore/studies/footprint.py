@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import nn
 
+from quantcore.model.config_file import head_dim_of
 from quantcore.model.inputs import shared_inputs
 from quantcore.model.layer_names import expert_of, place_of
 from quantcore.model.linears import linear_shapes, linears
@@ -122,7 +123,7 @@ class ModelShape:
             int(config.num_hidden_layers),
             int(config.hidden_size),
             int(getattr(config, "num_key_value_heads", None) or heads),
-            int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+            head_dim_of(config),
             int(config.vocab_size),
             linear_shapes(model),
             shared_inputs(model, found),
@@ -184,9 +185,9 @@ class Footprint:
     def total_bytes(self) -> int:
         return self.weights_bytes + self.kv_bytes + self.activation_bytes
 
-    def budget_gb(self, budgets: tuple[int, ...] = BUDGETS_GB) -> int | None:
-        """The smallest budget that holds everything, None if none does."""
-        return next((budget for budget in budgets if self.total_bytes <= budget * GB), None)
+    def budget_gb(self) -> int | None:
+        """The smallest of BUDGETS_GB that holds everything, None if none does."""
+        return next((budget for budget in BUDGETS_GB if self.total_bytes <= budget * GB), None)
 
     def tokens_within(self, budget_gb: float) -> int:
         """How many tokens of KV cache, over all sequences, fit beside weights and activations."""
@@ -199,8 +200,8 @@ def footprint(
 ) -> Footprint:
     """What a model takes under `scheme` (a plan's text) with `batch` sequences of `context` tokens in its cache.
 
-    Raises: ValueError for a tile that does not divide a layer, kv_bits other than 16 or 8 or beside
-    kv:, context or batch below 1."""
+    Raises: ValueError for a tile that does not divide a layer, kv_bits other than 16 or 8 or beside kv:, context or
+    batch below 1."""
     if kv_bits not in (8, 16):
         raise ValueError(f"a KV cache of {kv_bits} bits is not counted here; use 16 or 8")
     if context < 1 or batch < 1:

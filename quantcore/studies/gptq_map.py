@@ -14,22 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from quantcore.measure.statistics import Interval, mean_interval
 from quantcore.methods.gptq import GptqProblem, gptq_quantize_many
-from quantcore.methods.options import Gptq
+from quantcore.methods.options import Actorder, Gptq
 from quantcore.numbers.bits import weight_size
 from quantcore.numbers.products import product
 from quantcore.numbers.qtensor import dequantize, fake_quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
+from quantcore.studies.gptq_order import ORDERS
 
-Order = Literal["weight", "group"] | None
-ORDERS: tuple[Order, ...] = (None, "weight", "group")
 FEWEST_ROWS = 48  # drawn at least, however wide they are
 MOST_NUMBERS = 6_000_000  # weights in all configurations together that a CPU solves in about a second
 MOST_ON_GPU = 200_000_000  # likewise on a GPU, where the sweep takes nine bytes for each
@@ -43,7 +41,7 @@ class MapCell:
 
     bits: int
     granularity: str
-    actorder: Order
+    actorder: Actorder
     damp: float
     loss: float
     rtn_loss: float

@@ -18,20 +18,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from quantcore.methods.gptq import GptqProblem, factorize, gptq_quantize_many
-from quantcore.methods.options import Gptq
+from quantcore.methods.options import Actorder, Gptq
 from quantcore.methods.sweep_state import Order
 from quantcore.numbers.products import Growing, product
 from quantcore.numbers.qtensor import QTensor, dequantize, quantize
 from quantcore.numbers.spec import QuantSpec
 
 POINTS = 64
-ORDERS: tuple[Literal["weight", "group"] | None, ...] = (None, "weight", "group")
+ORDERS: tuple[Actorder, ...] = (None, "weight", "group")
 METHODS = ("RTN", "GPTQ", "GPTQ, order weight", "GPTQ, order group")
 
 

@@ -33,6 +33,12 @@ class Grid:
         return QParams(torch.tensor([self.scale], device=device), zero_point)
 
     @property
+    def reach(self) -> tuple[float, float]:
+        """From where to where values are rounded, not clipped: half a step beyond the last level of either side."""
+        levels = self.levels()
+        return float(levels[0] - (levels[1] - levels[0]) / 2), float(levels[-1] + (levels[-1] - levels[-2]) / 2)
+
+    @property
     def label(self) -> str:
         return self.fmt.name if self.zero_point is None else f"{self.fmt.name} asym"
 
@@ -71,15 +77,13 @@ def fit(x: Tensor, fmt: Format, symmetric: bool) -> Grid:
 
 
 def code_use(x: Tensor, grid: Grid) -> CodeUse:
-    """Count the values of x on each level of the grid. A value is clipped if it lies beyond the last level by more than
-    half a step there. Source of SQNR: quantcore.measure.evaluate."""
+    """Count the values of x on each level of the grid."""
     flat, qparams = x.flatten().float(), grid.qparams_on(x.device)
     values = to_grid(flat, qparams, grid.fmt)
     codes = grid.fmt.grid().to(x.device)
     counts = torch.bincount(torch.searchsorted(codes, values, out_int32=True), minlength=len(codes)).tolist()
-    levels = grid.levels()
-    below, above = levels[0] - (levels[1] - levels[0]) / 2, levels[-1] + (levels[-1] - levels[-2]) / 2
-    clipped = torch.count_nonzero(flat < float(below)) + torch.count_nonzero(flat > float(above))
+    lo, hi = grid.reach
+    clipped = torch.count_nonzero(flat < lo) + torch.count_nonzero(flat > hi)
     return CodeUse(
         grid=grid,
         counts=tuple(counts),
@@ -95,10 +99,10 @@ def snap(x: float, grid: Grid) -> Snap:
     qparams = grid.qparams_on("cpu")
     q = to_grid(value, qparams, grid.fmt)
     x_hat = float(from_grid(q, qparams))
-    levels = grid.levels()
-    half_lo, half_hi = (levels[1] - levels[0]) / 2, (levels[-1] - levels[-2]) / 2
-    clipped = bool((value < levels[0] - half_lo) | (value > levels[-1] + half_hi))
-    return Snap(float(value), float(value / grid.scale), float(q), x_hat, x_hat - float(value), clipped)
+    lo, hi = grid.reach
+    return Snap(
+        float(value), float(value / grid.scale), float(q), x_hat, x_hat - float(value), not lo <= float(value) <= hi
+    )
 
 
 def relative_error(x: Tensor, grid: Grid) -> Tensor:

@@ -30,7 +30,7 @@ from quantcore.numbers.granularity import largest_divisor
 from quantcore.numbers.observers import tile_range
 from quantcore.numbers.qtensor import fake_quantize, qparams_for
 from quantcore.numbers.spec import QuantSpec
-from quantcore.pipeline.calibration import LayerStats, outlier_ratio
+from quantcore.pipeline.calibration import LayerStats, outlier_ratio, over_median
 from quantcore.scheme.scheme import Scheme
 
 TOP_CHANNELS = 10
@@ -94,7 +94,7 @@ class ChannelStudy:
     """The input of one layer in numbers.
 
     channel_absmax, token_absmax    (K,) and (N,): the largest |x| of each channel and of each token
-    ratio, token_ratio              largest over median of the two; `ratio` is `calibrate.outlier_ratio`
+    ratio, token_ratio              largest over median of the two; `ratio` is `calibration.outlier_ratio`
     top                             the channels with the largest maxima, largest first
     """
 
@@ -125,8 +125,8 @@ def channel_study(x: Tensor, count: int = TOP_CHANNELS) -> ChannelStudy:
     return ChannelStudy(
         channel_absmax=channel_absmax.cpu(),
         token_absmax=token_absmax.cpu(),
-        ratio=outlier_ratio(LayerStats(channel_absmax=channel_absmax)),
-        token_ratio=outlier_ratio(LayerStats(channel_absmax=token_absmax)),
+        ratio=over_median(channel_absmax),
+        token_ratio=over_median(token_absmax),
         top=tuple(
             ChannelRow(
                 channel=channel,

@@ -138,8 +138,7 @@ def retrieval(
     progress: Progress | None = None,
     so_far: Callable[[Retrieval], None] | None = None,
 ) -> Retrieval:
-    """Each cache beside one of floats, window by window of `haystacks`. `so_far` hears what those read by then
-    say.
+    """Each cache beside one of floats, window by window of `haystacks`. `so_far` hears what those read by then say.
 
     Raises: ValueError for no cache or no window, and as `coded_cache`."""
     if not caches or not windows:

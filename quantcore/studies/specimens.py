@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from quantcore.pipeline.calibration import LayerStats, outlier_ratio
+from quantcore.pipeline.calibration import LayerStats, outlier_ratio, over_median
 from quantcore.studies.outliers import CHANNEL_RATIO, TOKEN_RATIO
 
 ONE_SIDED = 2.0
@@ -50,13 +50,13 @@ def one_sided(stats: Mapping[str, LayerStats]) -> Found | None:
 
 def uneven(weights: Iterable[tuple[str, Tensor]]) -> Found | None:
     """The weights, (O, K) each, are looked at one after another, so they need not be in memory together."""
-    ratios = {name: _over_median(weight.abs().amax(1)) for name, weight in weights}
+    ratios = {name: over_median(weight.abs().amax(1)) for name, weight in weights}
     return _largest(ratios, 0.0, len(ratios))
 
 
 def token_ratio(stats: LayerStats) -> float:
     """Largest over median of the token maxima; 1 where nothing was seen."""
-    return 1.0 if stats.position_absmax is None else _over_median(stats.position_absmax)
+    return 1.0 if stats.position_absmax is None else over_median(stats.position_absmax)
 
 
 def reach(stats: LayerStats) -> tuple[float, float]:
@@ -68,10 +68,6 @@ def lopsided(lo: float, hi: float) -> float:
     """How many times further a range [lo, hi] around 0 reaches to its longer side."""
     longer, shorter = max(-lo, hi), min(-lo, hi)
     return longer / max(shorter, 1e-3 * longer) if longer else 1.0
-
-
-def _over_median(maxima: Tensor) -> float:
-    return outlier_ratio(LayerStats(channel_absmax=maxima.flatten()))
 
 
 def _largest(figures: Mapping[str, float], least: float, of: int) -> Found | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,14 +26,13 @@ from torch.nn import functional as F
 from quantcore.matmul.codes import CodedWeight, TokenCodes
 from quantcore.matmul.paths import Path, open_paths, path_named
 from quantcore.matmul.products import scaled_mm
+from quantcore.model.locate import Progress
 from quantcore.model.machine import device_name
 from quantcore.numbers.affine import QParams
 from quantcore.numbers.qtensor import QTensor, qparams_for, quantize
 from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.clock import Call, Clock, calling
-
-Progress = Callable[[float, str], None]
 
 REORDERED = "+g_idx"  # behind a scheme's text: the same weight, groups of columns that are no neighbours
 HUMMING = "+humming"  # behind that: multiplied by vLLM's kernels

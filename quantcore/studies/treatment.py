@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcore.methods.transforms.smooth import smoothing_scales
+from quantcore.pipeline.calibration import over_median
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy, layer_study
 from quantcore.studies.outliers import GROUP_SIZE, ChannelStudy, Payer, channel_study, who_pays
@@ -33,8 +34,7 @@ class Side:
     @property
     def weight_ratio(self) -> float:
         """Largest over median of `weight_reach`."""
-        median = float(self.weight_reach.median())
-        return float(self.weight_reach.max()) / median if median else float("inf")
+        return over_median(self.weight_reach)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.model.bounded_process import BoundedProcess, Ended, Limits, Reported
-from quantcore.model.hub import hub_problem
+from quantcore.model.hub import TIMEOUT_S, hub_problem
 from quantcore.model.named_path import cause, named_path
 from quantcore.model.sentences import quoted
 from quantcore.text.windows import LONGEST_TEXT_BYTES, require_text_size
@@ -40,7 +40,6 @@ LONGEST_FILE_MB = 25  # of a file that is read, sent by a browser (server.maxUpl
 PARQUET_PROGRAM = Path(__file__).with_name("parquet_program.py")
 PARQUET_S, PARQUET_MEMORY = 10.0, 400_000_000
 SPLITS = ("test", "validation", "valid", "dev", "train")
-TIMEOUT_S = 10.0
 LONGEST_WORDS = 200  # characters of what a library says of a fault
 TOGETHER = 100_000  # characters that are asked of a chat template at once
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from quantcore.model.loading import WINDOW
 from quantcore.model.locate import ASSETS
-from quantcore.model.locate import REFERENCE as REFERENCE
-from quantcore.model.locate import source_path as source_path
 from quantcore.text.pieces import ids_of
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.advice import RESULT
+from benchmarks.rows import RESULTS
 from quantcore.advice.candidates import candidates
 from quantcore.advice.catalog import shape_of
 from quantcore.advice.choice import GOALS, Advice, advise, frontier
@@ -21,7 +21,7 @@ from quantcore.lab.advice import finalists
 from quantcore.model.loading import load_model
 from quantcore.studies.gpus import GPUS
 
-RECORDED = json.loads(RESULT.read_text(encoding="utf-8"))
+RECORDED = json.loads((RESULTS / "advice.json").read_text(encoding="utf-8"))
 WHOLE = ("reference", "SmolLM2-135M")  # models that were measured whole
 PLACES = ("T4", "RTX 4090", "H100 SXM", "B200")
 LOADS = (Load(1, 2048), Load(32, 8192))

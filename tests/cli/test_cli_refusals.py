@@ -175,9 +175,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("tried", NUMBERS)
-def test_a_number_is_refused(
-    capsys: pytest.CaptureFixture[str], tried: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_a_number_is_refused(capsys: pytest.CaptureFixture[str], tried: str, request: pytest.FixtureRequest) -> None:
     if not tried.startswith("--device"):
         request.getfixturevalue("no_model")
     assert NUMBERS[tried] in refused(capsys, "sensitivity", "--schemes", "w:int4/channel", tried)

@@ -112,7 +112,7 @@ def test_a_layers_report(capsys: pytest.CaptureFixture[str], tiny_model_dir: Pat
     assert "is there already" in bad(capsys, *asked)
 
 
-def test_sensitivity(capsys: pytest.CaptureFixture[str], tiny_model_dir: Path, tiny_lm: LoadedModel) -> None:
+def test_sensitivity(capsys: pytest.CaptureFixture[str], tiny_model_dir: Path) -> None:
     asked = ["sensitivity", "--model", tiny_model_dir, "--schemes", "w:int2/channel", "w:int8/channel", *FEW]
     found = good(capsys, *asked, "--budget", "5")
     assert len(found["layers"]) == ALL

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from quantcore.export.checkpoint import export_checkpoint, write_checkpoint
+from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.promise import promise
 from quantcore.lab.lab import Lab
 from quantcore.model.held import held
@@ -191,9 +191,6 @@ def test_refused_for_want_of_layers_text_or_attention(tiny_lm: LoadedModel, tmp_
         export_checkpoint(tiny_lm, "kv:int8/tensor", tmp_path / "out", TOKENS)
     with pytest.raises(ValueError, match="freezes ranges of the cache, so it needs calibration tokens"):
         export_checkpoint(tiny_lm, "W8A8,kv:int8/tensor", tmp_path / "out")
-    copy, layers = quantize_model(tiny_lm.model, "W8A8,kv:int8/tensor", calibration=TOKENS)
-    with pytest.raises(ValueError, match="freezes ranges of the cache, so it needs calibration tokens"):
-        write_checkpoint(tiny_lm, copy, Plan.parse("W8A8,kv:int8/tensor"), tmp_path / "out", layers)
     config = GPTNeoXConfig(
         vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
     )
@@ -204,13 +201,11 @@ def test_refused_for_want_of_layers_text_or_attention(tiny_lm: LoadedModel, tmp_
 
 
 def test_whichever_way_it_is_written(tiny_lm: LoadedModel, tiny_model_dir: Path, tmp_path: Path) -> None:
-    """In memory, from the files, from a copy made before: the same bytes; a transformed model has its own scales."""
+    """In memory or from the files: the same bytes; a transformed model has its own scales."""
     scheme = "w:int8/channel,kv:fp8_e4m3/head"
     first = export_checkpoint(tiny_lm, scheme, tmp_path / "one", TOKENS).files
     streamed = export_checkpoint(StreamedModel(str(tiny_model_dir), "cpu"), scheme, tmp_path / "two", TOKENS).files
-    copy, layers = quantize_model(tiny_lm.model, scheme, calibration=TOKENS)
-    by_hand = write_checkpoint(tiny_lm, copy, Plan.parse(scheme), tmp_path / "three", layers, TOKENS).files
-    weights = {file.sha256 for files in (first, streamed, by_hand) for file in files if file.name.endswith("tensors")}
+    weights = {file.sha256 for files in (first, streamed) for file in files if file.name.endswith("tensors")}
     assert len(weights) == 1
     export_checkpoint(tiny_lm, f"{scheme},rotate=hadamard", tmp_path / "turned", TOKENS)
     name = "model.layers.0.self_attn.{}_scale"

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from quantcore import dequantize
 from quantcore.export import writing
-from quantcore.export.checkpoint import export_checkpoint, write_checkpoint
+from quantcore.export.beside import Beside
+from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.checkpoint_format import as_stored, group, why_not
 from quantcore.export.export_report import ExportReport
 from quantcore.export.kernels import KERNELS
-from quantcore.export.shards import write_shards
+from quantcore.export.shards import Shards
 from quantcore.export.tensors import checkpoint_parts, require_scales, stored_type
 from quantcore.export.vllm import serving
 from quantcore.matmul.layers import QuantLinear
@@ -86,10 +86,10 @@ def reader(folder: str | Path) -> nn.Module:
 
 
 def exported(lm: LoadedModel, scheme: str, folder: Path, tokens: Tensor) -> tuple[nn.Module, ExportReport]:
-    """What `export_checkpoint` does, and the copy that it wrote."""
-    quantized, layers = quantize_model(lm.model, scheme, calibration=tokens)
+    """The quantized copy of the model, and what is written of it."""
     reader = "vllm" if "/token/" in scheme and hasattr(lm.model.config, "ffn_dim") else "transformers"
-    return quantized, write_checkpoint(lm, quantized, Plan.parse(scheme), folder, layers, tokens, reader=reader)
+    report = export_checkpoint(lm, scheme, folder, tokens, reader=reader)
+    return quantize_model(lm.model, scheme, calibration=tokens)[0], report
 
 
 def logits(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -246,16 +246,14 @@ def test_never_more_than_a_shard_in_memory(tmp_path: Path) -> None:
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
 
-    def parts() -> Iterator[tuple[str, dict[str, Tensor]]]:
-        nonlocal most
-        for place in range(20):
-            tensor = torch.full((256,), float(place))  # 1024 bytes
-            alive.add(tensor)
-            most = max(most, len(alive))
-            yield f"layer.{place}", {"weight": tensor}
-            del tensor
-
-    files = write_shards(parts(), tmp_path, shard_bytes=3 * 1024)
+    shards = Shards(tmp_path, 3 * 1024, Beside(0))
+    for place in range(20):
+        tensor = torch.full((256,), float(place))  # 1024 bytes
+        alive.add(tensor)
+        most = max(most, len(alive))
+        shards.add(f"layer.{place}", {"weight": tensor})
+        del tensor
+    files, _ = shards.finish()
     assert len(set(files.values())) == 7
     assert most <= 5  # a shard, and the one that no longer fits
 
@@ -488,8 +486,6 @@ def test_a_report_says_everything(tiny_lm: LoadedModel, tmp_path: Path) -> None:
     tokens = torch.randint(0, VOCAB, (2, 16))
     first = export_checkpoint(tiny_lm, "w:int4/group32,gptq", tmp_path / "one", tokens)
     second = export_checkpoint(tiny_lm, "w:int4/group32,gptq", tmp_path / "two", tokens)
-    quantized, by_hand = exported(tiny_lm, "w:int4/group32,gptq", tmp_path / "three", tokens)
-    assert by_hand.files == first.files
     assert first.files == second.files  # the same bytes, by their hashes
     assert (first.calibration_tokens, first.calibration_hash) == (32, second.calibration_hash)
     assert all(layer.loss is not None for layer in first.layers)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from quantcore.export.checkpoint import export_checkpoint
-from quantcore.export.recipe import plan_from_recipe, recipe, scheme_from_recipe, script
+from quantcore.export.recipe import plan_from_recipe, recipe, script
 from quantcore.model.loading import load_model
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import PRESETS, Scheme
@@ -57,8 +57,6 @@ LAYERS = [
 def test_read_back(text: str) -> None:
     plan = Plan.parse(text)
     assert plan_from_recipe(recipe(text)) == plan
-    if not plan.overrides:
-        assert scheme_from_recipe(recipe(plan.default)) == plan.default
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -124,7 +122,7 @@ def test_other_peoples_recipes() -> None:
           scheme: W4A16
           dampening_frac: 0.1
     """
-    assert str(scheme_from_recipe(text)) == (
+    assert str(plan_from_recipe(text)) == (
         "w:int4/group128,gptq/actorder=weight/damp=0.1,skip=lm_head,skip=re:.*gate"  # reordering is its default
     )
     text = """
@@ -138,9 +136,9 @@ def test_other_peoples_recipes() -> None:
               weights: {num_bits: 8, type: int, symmetric: true, strategy: channel}
               input_activations: {num_bits: 8, type: int, symmetric: true, strategy: tensor}
     """
-    assert str(scheme_from_recipe(text)) == "w:int8/channel,a:int8/tensor/static/ema0.01"  # its minmax moves
+    assert str(plan_from_recipe(text)) == "w:int8/channel,a:int8/tensor/static/ema0.01"  # its minmax moves
     text = "s: {m: {QuantizationModifier: {kv_cache_scheme: {num_bits: 8, type: float, strategy: attn_head}}}}"
-    assert str(scheme_from_recipe(text)) == "kv:fp8_e4m3/head/static/ema0.01,skip=none"
+    assert str(plan_from_recipe(text)) == "kv:fp8_e4m3/head/static/ema0.01,skip=none"
 
 
 @pytest.mark.parametrize(
@@ -282,11 +280,6 @@ def test_other_peoples_names_mean_what_their_library_means(
     assert Plan.parse(str(plan)) == plan
     again = plan_from_recipe(recipe(plan))
     assert [ours(again, name) for name in NAMES] == [ours(plan, name) for name in NAMES]
-
-
-def test_a_plan_is_no_scheme() -> None:
-    with pytest.raises(ValueError, match="has 1 exceptions, so it is a plan"):
-        scheme_from_recipe(recipe("W4A16@down_proj=W8A16"))
 
 
 @pytest.mark.parametrize("text", ["W4A16,gptq", "W8A8", "FP8"])

@@ -46,7 +46,7 @@ def test_a_layer_is_studied_as_by_hand(lab: Lab, tiny_lm: LoadedModel, scheme: s
     assert lab.layer_study(LAYER, scheme, str(STUDY)) is found  # remembered, however it is asked
 
 
-def test_the_model_is_loaded_when_it_is_needed_and_once(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_loaded_when_it_is_needed_and_once(tiny_model_dir: Path) -> None:
     told: list[str] = []
     lab = Lab(str(tiny_model_dir), "cpu", house=House(after_load=lambda: told.append("loaded")))
     other = lab.for_visitor(Visit())
@@ -170,7 +170,7 @@ def test_a_text_can_be_named_by_its_file(lab: Lab, tmp_path: Path) -> None:
     assert len(lab.token_texts(f"{source}|2x32")) == 64
 
 
-def test_a_layer_of_a_transformed_model(lab: Lab, tiny_lm: LoadedModel) -> None:
+def test_a_layer_of_a_transformed_model(lab: Lab) -> None:
     """Smoothing takes from the inputs what it gives to the weights: that is how it says so, in SQNR."""
     scheme = "w:int8/channel,a:int8/tensor/dynamic"
     layer = "model.layers.0.mlp.gate_proj"

@@ -5,7 +5,6 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 import torch
@@ -156,7 +155,7 @@ def test_histograms_scale_to_the_tallest() -> None:
     assert (floor - heights[1][0]) / (floor - top) == pytest.approx(math.log(4) / math.log(8), abs=0.01)
 
 
-def test_long_and_odd_names_are_cut_and_escaped(tmp_path: Path) -> None:
+def test_long_and_odd_names_are_cut_and_escaped() -> None:
     text = svg.intervals([("<script>" + "x" * 60, 1.0, 0.5, 2.0)], "n", "x")
     assert "<script>" not in text
     assert "..." in ElementTree.fromstring(text)[-3].text or "..." in text

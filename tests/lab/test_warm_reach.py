@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from quantcore.lab.warm_works import Work, run, works
 from quantcore.matmul.paths import open_paths
@@ -34,11 +33,6 @@ class _H100:
         return 0
 
 
-def _nothing(self: sweep.SplitProducts, start: int, stop: int) -> Tensor:
-    """A product of the right shape; a CPU has none of bf16 into float32."""
-    return torch.empty(stop - start, self._error.shape[3])
-
-
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The keys of all kernels that are launched meanwhile; none runs, so results are whatever memory held."""
@@ -58,7 +52,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         monkeypatch.setattr(module, "takes_kernel", lambda pull: pull.dtype == torch.float32)
     monkeypatch.setattr(gptq, "refuse_all", lambda *found: None)
     monkeypatch.setattr("quantcore.matmul.why_not.why_no_kernels", lambda x: None)
-    monkeypatch.setattr(
+    monkeypatch.setattr(  # of the right shape; a CPU has no product of bf16 into float32
         sweep.SplitProducts, "product", lambda self, *block: torch.empty(block[1] - block[0], self._error.shape[3])
     )
     monkeypatch.setattr(triton.runtime.driver, "_active", _H100())

@@ -13,7 +13,7 @@ from quantcore.model.wiring import Link
 from quantcore.numbers.qtensor import fake_quantize
 from quantcore.pipeline.blocks import BlockWalk
 from quantcore.pipeline.convert import quantize_model
-from quantcore.pipeline.search import Searching, part_of
+from quantcore.pipeline.search import Searching, module_of
 from quantcore.pipeline.treated import treated, treated_model
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -44,9 +44,9 @@ def test_candidates_are_centred_and_none_is_among_them() -> None:
 
 
 def test_the_part_that_holds_all_readers() -> None:
-    assert part_of(["self_attn.q_proj", "self_attn.k_proj"]) == "self_attn"
-    assert part_of(["mlp.down_proj"]) == "mlp.down_proj"
-    assert part_of(["q_proj", "mlp.fc1"]) == ""
+    assert module_of(["self_attn.q_proj", "self_attn.k_proj"]) == "self_attn"
+    assert module_of(["mlp.down_proj"]) == "mlp.down_proj"
+    assert module_of(["q_proj", "mlp.fc1"]) == ""
 
 
 @pytest.fixture

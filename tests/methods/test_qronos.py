@@ -76,7 +76,7 @@ def test_it_comes_closer_to_the_float_layer(bits: int, least: float) -> None:
     assert qronos < least * gptq
 
 
-def test_on_the_road_it_sees_what_quantized_blocks_do(tiny_lm, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_on_the_road_it_sees_what_quantized_blocks_do(tiny_lm) -> None:  # type: ignore[no-untyped-def]
     """In the first block's first layers nothing is moved yet, so they are GPTQ's; behind them they are not."""
     tokens = torch.randint(3, 250, (6, 24), generator=torch.Generator().manual_seed(1))
     gptq, _ = quantize_model(tiny_lm.model, "w:int3/group32,gptq", calibration=tokens)

@@ -52,7 +52,7 @@ def write(question, content):
 
 ANSWERS = {name: one for name, one in globals().items() if callable(one)}
 """
-LIMITS = Limits(seconds=2, memory=200_000_000, answer=1_000_000)
+LIMITS = Limits(seconds=1, memory=200_000_000, answer=1_000_000)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_an_exception_is_reported_and_the_child_lives_on(child: BoundedProcess) 
 @pytest.mark.parametrize(
     ("do", "more", "limit"),
     [
-        ("spin", {}, "^it needed more than 2 s of processor time and was stopped$"),
+        ("spin", {}, "^it needed more than 1 s of processor time and was stopped$"),
         ("hold", {"bytes": 10**9}, "^it needed more than 200 MB of memory and was stopped$"),
         ("die", {"words": "memory allocation of 8 bytes failed"}, "^it needed more than 200 MB of memory"),
         ("die", {"words": "boom"}, r"^it broke down \(boom\)$"),

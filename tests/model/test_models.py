@@ -16,7 +16,8 @@ from quantcore.model import loading as models
 from quantcore.model import memory, skeleton
 from quantcore.model.layer_names import place_of
 from quantcore.model.linears import batches, linear_named, linears
-from quantcore.model.loading import WINDOW, LoadedModel, load_model, source_path
+from quantcore.model.loading import WINDOW, LoadedModel, load_model
+from quantcore.model.locate import source_path
 from quantcore.pipeline.calibration import calibrate, outlier_ratio
 from quantcore.text.windows import TEXT_KINDS, TEXT_SPLITS, bundled_text, prompt_tokens, token_windows
 from tests.browser_fixtures import ROOT

@@ -96,9 +96,7 @@ def test_a_template_gives_what_transformers_gives(altered: Callable[..., Path]) 
     assert ours.apply_chat_template([TALK, TALK[:1]]) == ["<user>Where?</><assistant>There.</>", "<user>Where?</>"]
 
 
-def test_files_are_written_as_transformers_writes_them(
-    tiny_lm: LoadedModel, theirs: Any, tmp_path: Path, altered: Callable[..., Path]
-) -> None:
+def test_files_are_written_as_transformers_writes_them(tiny_lm: LoadedModel, theirs: Any, tmp_path: Path) -> None:
     def written(tokenizer: Any, name: str) -> dict[str, Any]:
         tokenizer.save_pretrained(tmp_path / name)
         return {one.name: json.loads(one.read_text()) for one in (tmp_path / name).iterdir()}

@@ -93,7 +93,7 @@ def test_a_fold_changes_nothing(tiny_lm: LoadedModel, source: str) -> None:
     assert (after - said).abs().max() < 1e-4 * said.abs().max()
 
 
-def test_a_path_that_something_else_reads_is_left_out(tiny_lm: LoadedModel) -> None:
+def test_a_path_that_something_else_reads_is_left_out() -> None:
     """The norm's output also goes around the Linears: dividing it would be heard."""
 
     class Around(nn.Module):

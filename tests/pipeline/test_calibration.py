@@ -105,7 +105,7 @@ def test_outlier_ratio_by_hand() -> None:
         outlier_ratio(LayerStats())
 
 
-def test_damaged_activations_are_reported(tiny_lm: LoadedModel, tokens: torch.Tensor) -> None:
+def test_damaged_activations_are_reported(tokens: torch.Tensor) -> None:
     class Broken(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -20,7 +20,7 @@ def tokens() -> torch.Tensor:
     return torch.randint(3, 200, (6, 24))
 
 
-def test_replaces_all_but_the_skipped(tiny_lm: LoadedModel, tokens: torch.Tensor) -> None:
+def test_replaces_all_but_the_skipped(tiny_lm: LoadedModel) -> None:
     model, reports = quantize_model(tiny_lm.model, "w:int4/group32,skip=lm_head,skip=layers.1")
     quantized = quantized_linears(model)
     assert [report.name for report in reports] == list(quantized)

@@ -30,7 +30,7 @@ def _turning(model: torch.nn.Module) -> dict[str, int]:
     return {name: turn.block for name, turn in found.items() if turn is not None}
 
 
-def test_r4_turns_what_r1_and_r2_leave(tiny_lm: LoadedModel, tokens: Tensor) -> None:
+def test_r4_turns_what_r1_and_r2_leave(tiny_lm: LoadedModel) -> None:
     """down_proj of both blocks, its 96 channels by blocks of 32; quip turns all that is quantized, and nothing else."""
     quantized, _ = quantize_model(tiny_lm.model, "W4A4,rotate=hadamard/r4")
     shape = tiny_lm.model.model.layers[0].mlp.down_proj.weight.shape[1]
@@ -79,7 +79,7 @@ def test_layers_of_one_input_are_solved_together(tiny_lm: LoadedModel, tokens: T
             assert isinstance(turns.pop(), HadamardTurn)
 
 
-def test_the_float_model_turns_too(tiny_lm: LoadedModel, tokens: Tensor) -> None:
+def test_the_float_model_turns_too(tiny_lm: LoadedModel) -> None:
     model = treated(held(tiny_lm), Plan.parse("W4A4,quip=hadamard"), None)
     assert len(_turning(treated_model(model))) == 14
 

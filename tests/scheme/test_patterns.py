@@ -42,9 +42,9 @@ def test_signs_of_the_language_are_written_as_in_a_url() -> None:
 @pytest.mark.parametrize("pattern", ["re:.*.*.*.*x", "re:(?!.*.*.*.*x)(?!.*.*.*.*y).*z", "re:" + "a?" * 12 + "a" * 12])
 def test_what_is_taken_is_quick(pattern: str) -> None:
     require_quick(pattern)
-    started = time.perf_counter()
+    started = time.process_time()  # not that of others on a busy machine
     fits(pattern, "model.layers.0.mlp.experts.127." + "a" * 40)
-    assert time.perf_counter() - started < 1  # 1 ms
+    assert time.process_time() - started < 1  # 1 ms
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,7 @@ def test_a_tokenizer_is_refused(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_tokenizer_that_panics_on_a_text_is_refused_there(
-    way: str, folder: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_that_panics_on_a_text_is_refused_there(way: str, folder: Path, tiny_model_dir: Path) -> None:
     """On a page that reads an own text, and in a duel, which is a job; ordinary text is read."""
     pattern, text, sentence = REFUSED_ON_A_TEXT["panics"]
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}

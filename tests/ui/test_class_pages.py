@@ -73,9 +73,7 @@ def test_neither_data_sets_nor_devices_nor_the_list_of_models_are_offered(monkey
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_shows_a_path_of_the_server(
-    name: str, model: str, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_page_shows_a_path_of_the_server(name: str, model: str, tiny_model_dir: Path) -> None:
     at = page(name, model=model, **({"scheme": SCHEME} if name.startswith("11") else {})).run()
     assert not at.exception
     shown = everything(at)

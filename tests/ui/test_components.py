@@ -107,7 +107,6 @@ def test_a_figure_with_an_unknown_colour_is_refused() -> None:
         ({"scale": 0.0}, "scale 0.0; a scale is a positive number"),
         ({"codes": [1, 1]}, "ascending order"),
         ({"even": [True]}, "16 codes but 1 even"),
-        ({"names": ["0000"]}, "16 codes but 1 names"),
         ({"integer": False, "zero_point": 3}, "float format with zero_point 3"),
     ],
 )

@@ -81,10 +81,6 @@ def wrong(guess: Number | Rows | Order, truth: str) -> str:
     return ",".join([str(other), *rest])
 
 
-def everything_shown(at: AppTest) -> str:
-    return said(at) + "\n".join(one.value for one in at.info)
-
-
 @pytest.mark.parametrize(("number", "scene"), SCENES)
 def test_a_scene_without_a_guess_with_a_wrong_and_a_right_one(number: int, scene: Scene, model: str) -> None:
     at = course(number, model)

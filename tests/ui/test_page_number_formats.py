@@ -33,7 +33,7 @@ def test_shows_three_grids_with_the_engines_scales(at: AppTest, tiny_lm: LoadedM
     assert layout["xaxis"]["title"]["text"] == f"value; {use.unused} of 16 unused (x)"
 
 
-def test_the_case_for_a_zero_point_is_found_on_the_model(at: AppTest, tiny_lm: LoadedModel) -> None:
+def test_the_case_for_a_zero_point_is_found_on_the_model(at: AppTest) -> None:
     at.run()
     found = lab_of(at).one_sided()
     links = [one.proto for one in at.get("page_link") if "zero point wins" in one.proto.label]

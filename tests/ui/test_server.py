@@ -164,7 +164,7 @@ def test_a_name_that_is_not_ours_is_refused(class_url: str, path: str) -> None:
     assert answer(class_url, path, Host="rebound.test")[0] == 421
 
 
-def test_other_machines_are_not_listened_to_without_a_class(tmp_path: Path) -> None:
+def test_other_machines_are_not_listened_to_without_a_class() -> None:
     command = ["-m", "streamlit", "run", str(ROOT / "serve.py"), "--server.headless=true"]
     done = forked.run(*command, "--server.address=0.0.0.0", "--server.port=0", timeout=120)
     assert done.returncode == 2

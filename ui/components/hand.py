@@ -30,11 +30,9 @@ def ruler(
     start: str | None,
     key: str,
     name: str = "",
-    hint: str = "Drag me",
     ticks: Sequence[tuple[float, str]] = (),
     counts: Sequence[float] = (),
     edges: Sequence[float] = (),
-    locked: bool = False,
 ) -> str | None:
     """Draw the axis; the number as it was released last. Raises: ValueError unless lo < hi and edges fit the counts."""
     if not lo < hi:
@@ -49,20 +47,17 @@ def ruler(
         "step": step,
         "unit": unit,
         "name": name,
-        "hint": hint,
+        "hint": "Drag me",
         "value": None if start is None else float(start),
         "start_id": f"{key}/{start}",
         "ticks": [list(tick) for tick in ticks] or [[place, f"{place:g}"] for place in round_places(lo, hi)],
         "counts": list(counts),
         "edges": list(edges),
-        "locked": locked,
     }
     return _answer(_mount_ruler, message, start)
 
 
-def sorter(
-    *, label: str, cards: Sequence[tuple[str, Sequence[float]]], start: str | None, key: str, locked: bool = False
-) -> str | None:
+def sorter(*, label: str, cards: Sequence[tuple[str, Sequence[float]]], start: str | None, key: str) -> str | None:
     """Draw the cards; their order as numbers from 1 on."""
     order = range(len(cards)) if start is None else [int(part) - 1 for part in start.split(",")]
     message = {
@@ -71,7 +66,6 @@ def sorter(
         "cards": [{"name": name, "curve": list(curve)} for name, curve in cards],
         "order": list(order),
         "start_id": f"{key}/{start}",
-        "locked": locked,
     }
     return _answer(_mount_sorter, message, start)
 

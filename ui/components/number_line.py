@@ -36,7 +36,7 @@ class Line:
     codes       ascending; integers for an integer format, unscaled real values for a float format
     even        per code: does a tie go to it? (an even integer; a float whose last mantissa bit is 0)
     zero_point  None: symmetric, there is none and no slider for it
-    integer     whether codes are consecutive integers to round to; names: optional text per code, such as its bits
+    integer     whether codes are consecutive integers to round to
     """
 
     label: str
@@ -46,22 +46,18 @@ class Line:
     scale: float
     zero_point: int | None = None
     integer: bool = True
-    names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("codes", "even", "names"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
+        for name in ("codes", "even"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.colour not in SERIES:
             raise ValueError(f"line {self.label!r} has colour {self.colour!r}; known colours: {', '.join(SERIES)}")
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"line {self.label!r} has scale {self.scale}; a scale is a positive number")
         if len(self.codes) < 2 or any(b <= a for a, b in zip(self.codes, self.codes[1:], strict=False)):
             raise ValueError(f"line {self.label!r} needs two or more codes in ascending order, got {self.codes[:9]}")
-        for name in ("even", "names"):
-            value = getattr(self, name)
-            if value is not None and len(value) != len(self.codes):
-                raise ValueError(f"line {self.label!r} has {len(self.codes)} codes but {len(value)} {name}")
+        if len(self.even) != len(self.codes):
+            raise ValueError(f"line {self.label!r} has {len(self.codes)} codes but {len(self.even)} even")
         if self.zero_point is not None and not self.integer:
             raise ValueError(f"line {self.label!r} is a float format with zero_point {self.zero_point}; use None")
 

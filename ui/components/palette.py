@@ -66,7 +66,6 @@ AMBER: Final = token("amber")
 SLATE: Final = token("slate")
 INK: Final = token("ink")
 MUTED: Final = token("muted")
-GRID: Final = token("grid")
 SURFACE: Final = token("surface")
 
 SEQUENTIAL: Final = "Viridis"

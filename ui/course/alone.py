@@ -81,7 +81,7 @@ def body(lab: Lab, at: Place, room: Room | None, beside: Callable[[], None], gam
         game(lab)
         return
     scene = scenes()[at.scene]
-    screen.question(scene)
+    st.title(scene.ask)
     with st.container(key="scene"), frame.problems():
         stage(lab, scene, at, room)
     with frame.problems():
@@ -122,7 +122,7 @@ def stage(lab: Lab, scene: Scene, at: Place, room: Room | None) -> None:
     with left:
         found = answers.find(lab, scene)
         if isinstance(found, Missing):
-            screen.missing(scene, found)
+            st.info(found.said)
     if found is None or isinstance(found, Missing):
         return
     place = left
@@ -141,7 +141,7 @@ def _answer(lab: Lab, scene: Scene, at: Place, room: Room | None, left: DeltaGen
         found = answers.find(lab, scene)
         shown = None if found is None or isinstance(found, Missing) else answers.reveal(lab, scene)
         if isinstance(found, Missing):
-            screen.missing(scene, found)
+            st.info(found.said)
     if shown is None or not isinstance(found, Specimen):
         return
     if room is not None and not room.shown:

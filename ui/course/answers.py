@@ -1,7 +1,7 @@
 """What a scene found and revealed: remembered by the lab for all who ask; what takes long is a job.
 
 found = find(lab, scene)            the specimen; None while the job's progress stands on the page
-shown = reveal(lab, scene, found)   likewise
+shown = reveal(lab, scene)          likewise
 ahead(lab, scene)                   begin what will be asked for next, and wait for nothing: this answer,
                                     and of the next scene what takes long
 

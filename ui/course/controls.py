@@ -15,7 +15,7 @@ from ui.course.stage import picture
 BARS = 32  # pictures of guesses that are kept
 
 
-def ask_for(guess: Guess, label: str, start: str | None, key: str, locked: bool = False) -> str | None:
+def ask_for(guess: Guess, label: str, start: str | None, key: str) -> str | None:
     """Draw the control; the guess as a text, None until there is one. `start` is what a link said."""
     if isinstance(guess, Number):
         text = ruler(
@@ -30,18 +30,17 @@ def ask_for(guess: Guess, label: str, start: str | None, key: str, locked: bool 
             ticks=guess.ticks,
             counts=guess.counts,
             edges=guess.edges,
-            locked=locked,
         )
     elif isinstance(guess, Order):
         curves = guess.curves or ((1.0,),) * len(guess.cards)
         cards = list(zip(guess.cards, curves, strict=True))
-        text = sorter(label=label, cards=cards, start=start, key=key, locked=locked)
+        text = sorter(label=label, cards=cards, start=start, key=key)
     else:
-        text = _rows(guess, label, start, key, locked)
+        text = _rows(guess, label, start, key)
     return None if text is None else guess.read(text)
 
 
-def _rows(guess: Rows, label: str, start: str | None, key: str, locked: bool) -> str | None:
+def _rows(guess: Rows, label: str, start: str | None, key: str) -> str | None:
     known = None if start is None else guess.chosen(start)
     chosen = [
         st.segmented_control(
@@ -49,7 +48,6 @@ def _rows(guess: Rows, label: str, start: str | None, key: str, locked: bool) ->
             options,
             default=None if known is None else known[place],
             key=f"{key}_{place}",
-            disabled=locked,
             wrap=True,
             label_visibility="visible" if name else "collapsed",
         )

@@ -69,7 +69,7 @@ def stage(room: Room, visitor: str) -> None:
         st.markdown("Your teacher shows the last game. You can play it too, on the course's own page.")
         return
     scene, lab = scenes()[room.scene], kept.lab(room.model, room.device)
-    screen.question(scene)
+    st.title(scene.ask)
     with st.container(key="scene"):
         left, right = st.columns([screen.LEFT, screen.RIGHT], gap="medium")
         if scene.slow_find and not room.shown and not answers.is_found(lab, scene):
@@ -80,7 +80,7 @@ def stage(room: Room, visitor: str) -> None:
         found = answers.found(lab, scene)
         with left:
             if isinstance(found, Missing):
-                screen.missing(scene, found)
+                st.info(found.said)
                 return
             text = room.guess_of(visitor)
             if not room.shown:

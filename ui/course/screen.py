@@ -1,8 +1,8 @@
 """One scene on one screen: on the left the question, the guess and why, on the right the picture.
 
 Nothing scrolls at 1280 x 720; on larger screens type and pictures are larger; on a phone the columns stand under each
-other. Who may move on, and what becomes of a
-guess, is the business of who calls: `alone`, or a class's presenter and followers.
+other. Who may move on, and what becomes of a guess, is the business of who calls: `alone`, or a class's presenter and
+followers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from quantcore.lab.lab import Lab
 from ui.components.chart import chart
 from ui.course.controls import ask_for, bars
 from ui.course.guess import Guess, Number, Rows
-from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
+from ui.course.scene import Reveal, Scene, Shown, Specimen
 from ui.course.stage import marks
 
 STYLE = """<style>
@@ -64,10 +64,6 @@ def progress(place: int, titles: list[str]) -> None:
     )
 
 
-def question(scene: Scene) -> None:
-    st.title(scene.ask)
-
-
 def guess_part(scene: Scene, specimen: Specimen, start: str | None, key: str) -> str | None:
     """The specimen and the control; the guess."""
     st.markdown(specimen.said)
@@ -115,10 +111,6 @@ def class_bars(guess: Guess, texts: list[str], truth: str, key: str) -> None:
     st.markdown(f"**{said}**; green is the truth.")
     height = min(174, 34 + 22 * len(guess.tally(texts, truth).labels)) if isinstance(guess, Rows) else 145
     chart(bars(guess, tuple(texts), truth, height), key=f"class_{key}", alt=said, height=height)
-
-
-def missing(scene: Scene, found: Missing) -> None:
-    st.info(found.said)
 
 
 def marked(guess: Guess, text: str | None, shown: Reveal) -> Marked:

@@ -33,8 +33,8 @@ def fitted(fig: go.Figure, height: int, **layout: Any) -> go.Figure:
 
 
 def marks(fig: go.Figure, axis: str, guess: float | None, truth: float | None) -> Over:
-    """The guess as a dashed line across an axis, and the truth as a solid one; their names stand in
-    two rows, each on the side where the picture goes on.
+    """The guess as a dashed line across an axis, and the truth as a solid one; their names stand in two rows,
+    each on the side where the picture goes on.
 
     Of each visitor of a class another: so they are laid over the picture where it is sent, not drawn into a copy."""
     apart = guess is not None and (truth is None or abs(guess - truth) > 1e-9)

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from quantcore.advice.choice import GB, Advice, Verdict
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION, token
-from ui.figures.base import figure
+from ui.figures.base import figure, thin_line
 
 PARTS = {"weights": BLUE, "cache": VERMILION, "activations": AMBER, "left": token("slate", 0.35)}
 HEIGHT = 430
@@ -46,16 +46,7 @@ def canvas(found: Advice) -> go.Figure:
     for one in sorted(running, key=lambda one: one == found.chosen):  # the advice lies on top
         fig.add_trace(_point(one, found, worst))
     front = sorted((one for one in running if one.frontier), key=lambda one: one.memory.total)
-    fig.add_trace(
-        go.Scatter(
-            x=[one.memory.total / GB for one in front],
-            y=[one.time.tokens_s for one in front if one.time],
-            mode="lines",
-            line={"color": SLATE, "width": 1, "dash": "dot"},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    fig.add_trace(thin_line([one.memory.total / GB for one in front], [one.time.tokens_s for one in front if one.time]))
     wall, most = found.verdicts[0].memory.budget / GB, max((one.memory.total / GB for one in running), default=0.0)
     far, near = 0 < FAR * most < wall, wall < NAMES_BESIDE * most
     words = f"{found.gpu}: {wall:.4g} GB"

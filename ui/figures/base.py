@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from torch import Tensor
 
 from quantcore.numbers.pooling import Pooled, pool_extreme
-from ui.components.palette import DIVERGING, SEQUENTIAL
+from ui.components.palette import DIVERGING, SEQUENTIAL, SLATE
 
 # At the foot of the picture, whose margin then has room for it at every width. Placed by the height of the plot, it
 # would lie upon the axis where a window is made wider, and its rows become fewer.
@@ -76,6 +76,18 @@ def heat_map(
     )
 
 
+def thin_line(x: Sequence[float], y: Sequence[float]) -> go.Scatter:
+    """A dotted line through points that speak for themselves, such as a frontier."""
+    style = {"color": SLATE, "width": 1, "dash": "dot"}
+    return go.Scatter(x=x, y=y, mode="lines", line=style, hoverinfo="skip", showlegend=False)
+
+
+def in_steps(colours: Sequence[str]) -> list[list[Any]]:
+    """A colour scale of a few colours that do not run into one another."""
+    count = len(colours)
+    return [[edge / count, colour] for place, colour in enumerate(colours) for edge in (place, place + 1)]
+
+
 def colour_bar(value: str) -> dict[str, Any]:
     """A thin colour bar under the picture, where it takes no width from it."""
     return {
@@ -89,17 +101,12 @@ def colour_bar(value: str) -> dict[str, Any]:
     }
 
 
-def step_histogram(counts: np.ndarray, edges: np.ndarray, name: str, colour: str, **trace: Any) -> go.Scatter:
-    """A histogram already counted, as a stepped line: counts (n,), edges (n + 1,)."""
-    return go.Scatter(
-        x=np.asarray(edges, np.float32),
-        y=np.append(counts, counts[-1]).astype(np.float32),
-        mode="lines",
-        line={"shape": "hv", "color": colour, "width": 2},
-        name=name,
-        hovertemplate=f"{name}: %{{y:.0f}} values near %{{x:.4g}}<extra></extra>",
-        **trace,
-    )
+def largest_of_runs(values: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` indices: of each run of neighbours the one with the largest value, so that no peak is lost."""
+    step = -(-len(values) // most)
+    padded = np.pad(values, (0, -len(values) % step), constant_values=-np.inf).reshape(-1, step)
+    places: np.ndarray = padded.argmax(1) + np.arange(len(padded)) * step
+    return places
 
 
 def log_ticks(shown: Sequence[float]) -> dict[str, list[Any]]:

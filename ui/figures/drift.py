@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from quantcore.studies.drift import AS_IT_IS, BY_GPTQ, BY_QRONOS, CORRECTED, ROUNDED, DriftStudy
 from ui.components.palette import AMBER, BLUE, VERMILION
 from ui.figures.base import figure
+from ui.figures.gptq import name_ends
 from ui.words.gptq import percent
 
 LINES = {ROUNDED: (VERMILION, "dash"), BY_GPTQ: (BLUE, "solid"), BY_QRONOS: (AMBER, "dashdot")}
@@ -22,16 +23,14 @@ def courses(found: DriftStudy) -> go.Figure:
     fig = figure(title, "columns visited, %", "loss, % of the output", 420)
     x = [-FIRST_STEP, *(100 * step / found.steps[-1] for step in found.steps)]
     as_it_is = found.learned[AS_IT_IS]
-    floor, top = -1.0, 100 * max(max(losses) for losses in found.courses.values())
     for name, losses in sorted(found.courses.items(), key=lambda one: one[1][-1]):
         colour, dash = LINES[name]
         y = [100 * one for one in (as_it_is, *losses)]
         hover = f"{name}, after %{{x:.1f}}% of the columns: loss %{{y:.3g}}% of the output<extra></extra>"
         style = {"color": colour, "dash": dash, "width": 2.5}
         fig.add_trace(go.Scatter(x=x, y=y, mode="lines", line=style, name=name, hovertemplate=hover))
-        floor = max(y[-1], floor + 0.052 * top)
-        words = {"text": f"<b>{percent(losses[-1])}</b>", "font": {"color": colour, "size": 13}}
-        fig.add_annotation(x=102.5, y=floor, showarrow=False, xanchor="left", **words)
+    top = 100 * max(max(losses) for losses in found.courses.values())
+    name_ends(fig, [(losses[-1], LINES[name][0]) for name, losses in found.courses.items()], top)
     correction = [(-FIRST_STEP, as_it_is, "float weight"), (0, found.learned[CORRECTED], "W to W'")]
     fig.add_trace(
         go.Scatter(
@@ -46,7 +45,6 @@ def courses(found: DriftStudy) -> go.Figure:
         )
     )
     fig.update_xaxes(range=[-FIRST_STEP - 3, 115], tickvals=[0, 20, 40, 60, 80, 100], zeroline=False)
-    fig.update_yaxes(range=[0, max(1.06 * top, floor + 0.03 * top)])
     fig.update_layout(showlegend=True)
     return fig
 

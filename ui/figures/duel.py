@@ -14,15 +14,15 @@ from quantcore.measure.frontier import unbeaten
 from quantcore.measure.statistics import window_interval
 from quantcore.model.layer_names import place_of
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION
-from ui.figures.base import figure, log_ticks
+from ui.figures.base import figure, log_ticks, thin_line
 from ui.figures.names import Point, ends, positions, share
 from ui.markdown import plotted
 from ui.words.digits import shown_kl
+from ui.words.duel import LETTERS
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SLATE)
 SYMBOLS = ("circle", "x", "square", "diamond", "triangle-up", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-LETTERS = "ABCDEF"  # short names of the schemes
 HEIGHT = 400
 PLOT = (340.0, 250.0)  # pixels of the plot in half a window of 1280
 MOST_PEAKS = 3000  # a screen has no more columns
@@ -42,7 +42,7 @@ def pareto(duel: Duel) -> go.Figure:
     across, up = ends(xs.values(), 0.18), ends(map(math.log10, reached), 0.14)
     ordered = sorted(fronts, key=lambda text: xs[text])
     points = {text: (share(xs[text], across), share(math.log10(ys[text]), up)) for text in duel.reports}
-    names, places = _names(duel, points, [points[text] for text in ordered])
+    names, places = _names(points, [points[text] for text in ordered])
     for place, (text, report) in enumerate(duel.reports.items()):
         more, less = bars[text]
         fig.add_trace(
@@ -60,16 +60,7 @@ def pareto(duel: Duel) -> go.Figure:
                 showlegend=False,
             )
         )
-    fig.add_trace(
-        go.Scatter(
-            x=[xs[text] for text in ordered],
-            y=[ys[text] for text in ordered],
-            mode="lines",
-            line={"color": SLATE, "width": 1, "dash": "dot"},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    fig.add_trace(thin_line([xs[text] for text in ordered], [ys[text] for text in ordered]))
     fig.update_xaxes(range=across)
     fig.update_yaxes(type="log", range=up, **log_ticks([max(kl, floor) for kl in positive]))
     return fig
@@ -81,7 +72,7 @@ def _bar(duel: Duel, text: str, y: float) -> tuple[float, float]:
     return (interval.hi - kl, min(kl - interval.lo, 0.9 * y)) if math.isfinite(interval.lo) else (0.0, 0.0)
 
 
-def _names(duel: Duel, points: Mapping[str, Point], line: Sequence[Point]) -> tuple[list[str], list[str]]:
+def _names(points: Mapping[str, Point], line: Sequence[Point]) -> tuple[list[str], list[str]]:
     """A letter and a name for each point, and where they stand; the letter alone, as in the tables, where the name
     would cross another."""
     letters, there = LETTERS[: len(points)], list(points.values())

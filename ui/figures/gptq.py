@@ -19,7 +19,7 @@ from quantcore.studies.gptq_map import OrderMap
 from quantcore.studies.gptq_order import METHODS, OrderStudy
 from quantcore.studies.gptq_toy import WAYS, Toy
 from ui.components.palette import AMBER, BLUE, GREEN, INK, PURPLE, SEQUENTIAL, SERIES, SLATE, VERMILION, token
-from ui.figures.base import colour_bar, figure
+from ui.figures.base import colour_bar, figure, in_steps, largest_of_runs
 from ui.words.gptq import percent
 
 COLOURS = dict(zip(METHODS, (VERMILION, BLUE, GREEN, PURPLE), strict=True))
@@ -42,7 +42,7 @@ def diagonal(study: OrderStudy, ordered: bool) -> go.Figure:
     values = (study.diagonal[order] / study.tokens).numpy()
     where = "sorted: the order in which GPTQ visits" if ordered else "as the columns come"
     fig = figure(f"diag(H), {where}", "place in the order" if ordered else "input column", "mean square, log", 340)
-    places = _largest_of_runs(values)
+    places = largest_of_runs(values, MOST_POINTS)
     fig.add_trace(
         go.Scatter(
             x=places.astype(np.float32),
@@ -91,7 +91,6 @@ def courses(study: OrderStudy) -> go.Figure:
     fig = figure(
         "The loss as the columns go by", "columns visited, %, in each method's order", "loss, % of the output", 420
     )
-    ends = sorted(study.courses, key=lambda one: one.loss)
     for course in study.courses:
         x = 100 * np.array(course.steps) / study.shape[1]
         y = 100 * np.array(course.losses) / study.power
@@ -113,22 +112,21 @@ def courses(study: OrderStudy) -> go.Figure:
             )
         )
     top = max(max(course.losses) for course in study.courses) / study.power * 100
-    floor = -1.0
-    for course in ends:
-        height = 100 * course.loss / study.power
-        floor = max(height, floor + 0.052 * top)
-        fig.add_annotation(
-            x=102.5,
-            y=floor,
-            text=f"<b>{percent(height / 100)}</b>",
-            font={"color": COLOURS[course.method], "size": 13},
-            showarrow=False,
-            xanchor="left",
-        )
+    name_ends(fig, [(course.loss / study.power, COLOURS[course.method]) for course in study.courses], top)
     fig.update_xaxes(range=[0, 115], tickvals=[0, 20, 40, 60, 80, 100])
-    fig.update_yaxes(range=[0, max(1.06 * top, floor + 0.03 * top)])
     fig.update_layout(showlegend=True)
     return fig
+
+
+def name_ends(fig: go.Figure, ends: Sequence[tuple[float, str]], top: float) -> None:
+    """Write where lines end, a share and the line's colour each, right of the 100% that the columns end at; none over
+    another. top: of all lines, %."""
+    height = -1.0
+    for share, colour in sorted(ends, key=lambda one: one[0]):
+        height = max(100 * share, height + 0.052 * top)
+        words = {"text": f"<b>{percent(share)}</b>", "font": {"color": colour, "size": 13}}
+        fig.add_annotation(x=102.5, y=height, showarrow=False, xanchor="left", **words)
+    fig.update_yaxes(range=[0, max(1.06 * top, height + 0.03 * top)])
 
 
 def groups(study: OrderStudy) -> go.Figure:
@@ -137,7 +135,6 @@ def groups(study: OrderStudy) -> go.Figure:
     width = min(study.shape[1], STRIP)
     rows = torch.stack([study.course(way).group[:width] for way in ways])
     names = list(SERIES)
-    scale = [[edge, token(n)] for i, n in enumerate(names) for edge in (i / len(names), (i + 1) / len(names))]
     note = "" if width == study.shape[1] else f", the first {width} of {study.shape[1]}"
     fig = figure("Whose scale? A colour is a group", f"input column{note}", "", 240)
     fig.add_trace(
@@ -147,7 +144,7 @@ def groups(study: OrderStudy) -> go.Figure:
             y=["group: g_idx", "weight"],
             zmin=-0.5,
             zmax=len(names) - 0.5,
-            colorscale=scale,
+            colorscale=in_steps([token(name) for name in names]),
             showscale=False,
             ygap=10,
             hovertemplate="%{y}<br>column %{x}: group %{customdata}<extra></extra>",
@@ -287,11 +284,3 @@ def _points(
     return go.Scatter(
         x=x, y=y, mode="markers", marker=mark, name=name, showlegend=key, hovertemplate=f"{hover}<extra></extra>"
     )
-
-
-def _largest_of_runs(values: np.ndarray) -> np.ndarray:
-    """At most MOST_POINTS indices: of each run of neighbours the one with the largest value."""
-    step = -(-len(values) // MOST_POINTS)
-    padded = np.pad(values, (0, -len(values) % step), constant_values=-np.inf).reshape(-1, step)
-    places: np.ndarray = padded.argmax(1) + np.arange(len(padded)) * step
-    return places

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from quantcore.numbers.histogram import Histogram
 from quantcore.studies.layer import LayerStudy, decibels_of
 from ui.components.palette import BLUE, SLATE, SURFACE, VERMILION, token
-from ui.figures.base import figure, log_ticks
+from ui.figures.base import figure, largest_of_runs, log_ticks
 from ui.markdown import plotted
 
 Sides = Mapping[str, LayerStudy]
@@ -141,7 +141,7 @@ def _error_points(
     named: list[Named] = []
     for side, error in errors.items():
         order = np.argsort(-error, kind="stable") if ordered else np.arange(len(error))
-        x = _worst_of_runs(error[order], MOST_POINTS)
+        x = largest_of_runs(error[order], MOST_POINTS)
         shown = order[x]
         note = "" if len(x) == len(error) else f"; the worst of {-(-len(error) // MOST_POINTS)} neighbours is shown"
         fig.add_trace(
@@ -193,14 +193,6 @@ def _lay_over(fig: go.Figure, histograms: Mapping[str, Histogram], what: str) ->
         )
     top = math.log10(max(float(full.max()) for full in counts.values()))
     fig.update_yaxes(type="log", range=[math.log10(0.5), top + 0.15], dtick=1)
-
-
-def _worst_of_runs(values: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` indices: of each run of neighbours the one with the largest value, so that no peak is lost."""
-    step = -(-len(values) // most)
-    padded = np.pad(values, (0, -len(values) % step), constant_values=-np.inf).reshape(-1, step)
-    places: np.ndarray = padded.argmax(1) + np.arange(len(padded)) * step
-    return places
 
 
 def _say_exact(fig: go.Figure, exact: Sequence[str]) -> None:

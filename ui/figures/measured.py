@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from quantcore.measure.duel import short_label
 from quantcore.measure.measured import Measured, frontier
-from ui.components.palette import BLUE, SLATE, VERMILION
-from ui.figures.base import figure, log_ticks
+from ui.components.palette import BLUE, VERMILION
+from ui.figures.base import figure, log_ticks, thin_line
 from ui.figures.names import ends, positions, share
 from ui.markdown import plotted
 from ui.words.digits import shown_kl
@@ -20,15 +20,14 @@ PLOT = (700.0, 280.0)  # pixels of the plot in a window of 900
 
 
 def bytes_and_kl(rows: Sequence[Measured], chosen: Collection[str]) -> go.Figure:
-    """A point a scheme; the line goes through those of which no other is smaller and no worse. `chosen` are
-    keys. Names stand where there is room: those of chosen points first, then of those on the line."""
+    """A point a scheme; the line goes through those of which no other is smaller and no worse. `chosen` are keys.
+    Names stand where there is room: those of chosen points first, then of those on the line."""
     fig = figure("What each byte buys", "checkpoint, MB", "KL to float, nats a token, log", 420, showlegend=False)
     floor = min((row.report.kl for row in rows if row.report.kl > 0), default=1e-4) / 3
     xs = {row.key: row.report.bytes / 1e6 for row in rows}
     ys = {row.key: max(row.report.kl, floor) for row in rows}
     best = frontier(rows)
-    line = {"mode": "lines", "line": {"color": SLATE, "width": 1, "dash": "dot"}, "hoverinfo": "skip"}
-    fig.add_trace(go.Scatter(x=[xs[one.key] for one in best], y=[ys[one.key] for one in best], **line))
+    fig.add_trace(thin_line([xs[one.key] for one in best], [ys[one.key] for one in best]))
     ordered = sorted(rows, key=lambda row: (row.key not in chosen, row not in best))
     names = [plotted(short_label(row.scheme, LONGEST)) for row in ordered]
     across, up = ends(xs.values(), 0.18), ends(map(math.log10, ys.values()), 0.1)

@@ -16,6 +16,7 @@ from quantcore.studies.outliers import GRAINS, ChannelStudy, OutlierMap, Payer, 
 from ui.components.palette import BLUE, GREEN, INK, SEQUENTIAL, VERMILION
 from ui.figures.base import colour_bar, figure, log_ticks
 from ui.markdown import plotted
+from ui.words.outliers import ratio_text
 
 HEIGHT = 480
 ROW, AROUND_ROWS = 18, 110  # pixels of a row that a number can be read in, and of what stands around all rows
@@ -23,6 +24,7 @@ SURFACE_TOKENS, SURFACE_CHANNELS = 40, 104
 MOST_DOTS = 1024
 DEAD = 10  # channels whose maximum is this many times below the median one are not in view at first
 MOST_CELL_TEXTS = 400
+MOST_TICKS = 24
 LOG_DECADES = 4
 WATCH = {"output": "output_sqnr_db", "input": "input_sqnr_db", "median token": "token_sqnr_db"}  # fields of a Remedy
 STYLES = {"tensor": (INK, "diamond"), "token": (GREEN, "square"), "group": (BLUE, "circle")}  # colour and marker
@@ -273,11 +275,6 @@ def gain_text(value_db: float, before_db: float) -> str:
     return f"{value_db:z.1f} dB ({value_db - before_db:+z.1f})"
 
 
-def ratio_text(value: float) -> str:
-    """1.0, 15.3, 3,010, inf."""
-    return "inf" if math.isinf(value) else f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}"
-
-
 def _remedy_lines(fig: go.Figure, rows: Sequence[Remedy], chosen: Sequence[Remedy], axis: str, watch: str) -> None:
     field = WATCH[watch]
     for grain in GRAINS:
@@ -325,8 +322,9 @@ def _named(payer: Payer) -> str:
     return f"per group of {grain.removeprefix('group')}" if grain.startswith("group") else f"per {grain}"
 
 
-def _few(count: int, most: int = 24) -> list[int]:
-    return list(range(0, count, -(-count // most)))
+def _few(count: int) -> list[int]:
+    """Places of ticks, evenly spread."""
+    return list(range(0, count, -(-count // MOST_TICKS)))
 
 
 def _short(modules: Sequence[str]) -> list[str]:

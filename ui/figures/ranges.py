@@ -26,7 +26,6 @@ STYLES = {
     Mse: (PURPLE, "dashdot"),
 }
 LOG_FROM = 20.0  # largest over median magnitude from which a linear axis cannot show both
-PART_PER_MILLION = 1e-6
 
 
 def steps_picture(study: RangeStudy) -> go.Figure:

@@ -15,7 +15,7 @@ from quantcore.model.layer_names import place_of
 from quantcore.numbers.bits import FLOAT_BITS
 from quantcore.scheme.plan import Plan
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SEQUENTIAL, SLATE, VERMILION
-from ui.figures.base import colour_bar, figure, log_ticks
+from ui.figures.base import colour_bar, figure, in_steps, log_ticks
 from ui.figures.names import Point, ends, positions, share
 
 STEPS = (VERMILION, AMBER, GREEN, BLUE, PURPLE, SLATE)  # fewest bits first
@@ -122,7 +122,6 @@ def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
         written[row, column] = f"{code_bits(text)}" if len(columns) <= LEGIBLE else ""
     n = len(steps)
     colours = [STEPS[place % len(STEPS)] for place in range(n)]
-    scale = [[edge, colour] for place, colour in enumerate(colours) for edge in (place / n, (place + 1) / n)]
     fig = figure("The plan: bits of each layer's codes", "block", "", 380)
     fig.add_trace(
         go.Heatmap(
@@ -134,7 +133,7 @@ def plan_map(choice: Mapping[str, str], found: Sensitivity) -> go.Figure:
             texttemplate="%{text}",
             textfont={"size": 13},
             hovertemplate="%{customdata}<extra></extra>",
-            colorscale=scale,
+            colorscale=in_steps(colours),
             zmin=-0.5,
             zmax=n - 0.5,
             showscale=False,

@@ -9,34 +9,18 @@ import plotly.graph_objects as go
 from quantcore.studies.footprint import BUDGETS_GB, GB, Footprint, GptqMemory
 from quantcore.studies.gpus import FLOAT, Machine
 from quantcore.studies.hardware import gain_bound, predict, work_of
-from quantcore.studies.speed import HUMMING, REORDERED, SpeedReport, SpeedRow, scheme_of
+from quantcore.studies.speed import REORDERED, SpeedReport, SpeedRow, scheme_of
 from quantcore.studies.speed_curves import crossings, rows_of
 from ui.components.palette import AMBER, BLUE, GREEN, INK, MUTED, PURPLE, SLATE, VERMILION, token
 from ui.figures.base import figure
+from ui.words.speed import TICKS, label
 
 HEIGHT = 430
 MOST_TOKENS = 8192
 ROOFS = {FLOAT: (INK, "solid"), "fp8": (VERMILION, "dash"), "int8": (BLUE, "dot"), "int4": (GREEN, "dashdot")}
 ROOFS["fp4"] = (PURPLE, "longdash")
 PARTS = {"weights": BLUE, "KV cache": VERMILION, "activations": GREEN}
-TICKS = [2**power for power in range(14)]
 NAMED = TICKS[::2]  # in half a window all fourteen would lie on one another
-
-
-def label(text: str) -> str:
-    """A scheme's short name: the preset's, or what its arithmetic and its range say."""
-    reordered = ", reordered" if REORDERED in text else ""
-    scheme = scheme_of(text)
-    name = scheme.label
-    if name == "FP8":
-        name = "FP8 static"
-    elif name == "W8A8":
-        name = "W8A8 dynamic"
-    elif name == str(scheme) and scheme.activations is not None and scheme.weights is not None:
-        kind = {"int8": "W8A8", "fp8_e4m3": "FP8"}.get(scheme.weights.fmt.name)
-        if kind is not None and scheme.weights.fmt == scheme.activations.fmt:
-            name = f"{kind} static" if not scheme.activations.dynamic else f"{kind} {scheme.activations.granularity}"
-    return f"{name}{reordered}{', by Humming' if text.endswith(HUMMING) else ''}"
 
 
 def style(text: str) -> tuple[str, str, str]:
@@ -214,7 +198,7 @@ def bounds(machine: Machine, shape: tuple[int, int], schemes: Sequence[str]) -> 
     return fig
 
 
-def memory(cards: Sequence[Footprint], budgets: Sequence[int] = BUDGETS_GB) -> go.Figure:
+def memory(cards: Sequence[Footprint]) -> go.Figure:
     """Weights, KV cache and activations of each scheme, stacked; the budgets that are near as lines."""
     fig = figure("Memory while it runs", "GB (10^9 bytes)", "", 160 + 38 * len(cards), barmode="stack")
     parts = {
@@ -225,7 +209,7 @@ def memory(cards: Sequence[Footprint], budgets: Sequence[int] = BUDGETS_GB) -> g
     for name, values in parts.items():
         fig.add_trace(_stack(name, PARTS[name], values, [_short(card.scheme) for card in cards]))
     most = max(card.total_bytes for card in cards) / GB
-    for budget in _near(most, budgets):
+    for budget in _near(most):
         fig.add_vline(
             x=budget, line={"color": SLATE, "dash": "dot"}, annotation_text=f"{budget} GB", annotation_position="top"
         )
@@ -237,10 +221,10 @@ def _short(text: str) -> str:
     return text if len(text) <= 24 else f"{text[:22]}..."
 
 
-def _near(most: float, budgets: Sequence[int]) -> list[int]:
+def _near(most: float) -> list[int]:
     """The budgets that a picture up to `most` GB can hold, the next larger one among them if it does not dwarf it."""
-    larger = [one for one in budgets if one > most]
-    return [one for one in budgets if one <= most and one > most / 8] + [one for one in larger[:1] if one < 4 * most]
+    larger = [one for one in BUDGETS_GB if one > most]
+    return [one for one in BUDGETS_GB if most / 8 < one <= most] + [one for one in larger[:1] if one < 4 * most]
 
 
 def _stack(name: str, colour: str, values: Sequence[float], names: Sequence[str]) -> go.Bar:

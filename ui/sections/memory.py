@@ -16,7 +16,6 @@ from ui.words import speed as speed_words
 CUSTOM = "typed"
 CARDS = "float\nW8A8\nFP8_DYNAMIC\nW4A16\nW4A16@layers.0=W8A16"
 CALIBRATION = (8192, 32768, 131072, 262144, 1048576)
-CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
 @st.fragment
@@ -35,12 +34,11 @@ def _cards(lab: Lab) -> None:
             name = controls.line(
                 "Layers, hidden, heads, kv heads, FFN, vocabulary", "28,3072,24,8,8192,128256", "typed"
             )
-        context = controls.steps("Context, tokens", CONTEXTS, 8192, "context")
+        context = controls.steps("Context, tokens", controls.CONTEXTS, 8192, "context")
         batch = controls.slide("Sequences at once", 1, 64, 4, "batch")
         kv_bits = controls.pick("KV cache, bits", [16, 8], 16, "kv")
     with st.expander("Schemes or plans, one a line"), frame.problems():
-        text = controls.lines("Schemes", CARDS, "plans", height=150)
-    plans = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+        plans = controls.one_a_line("Schemes", CARDS, "plans", height=150)
     if not 1 <= len(plans) <= 8:
         raise ValueError(f"the list has {len(plans)} schemes; the card takes one to 8")
     shape = lab.shape_named(name)

@@ -32,7 +32,6 @@ from ui.sections.luck import luck_part
 from ui.words import sensitivity as words
 
 BITS, MEGABYTES, MILLISECONDS = "bits a weight", "megabytes", "milliseconds"
-SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MEND = "Mend the plan in place: try every layer's other schemes in the plan itself"
 DECIDING = (2560, 16384)  # tokens of the evaluation text
 CLEAR = 0.002  # a p so small that a second look, at more text, is not needed
@@ -120,7 +119,7 @@ def plan_part(lab: Lab, grain: str, grains: Sequence[str], costs: Costs) -> Call
         gpu, sequences = "", 1
         if spent == MILLISECONDS:
             gpu = controls.select("GPU", list(GPUS), "L4", "plan_gpu", width=190)
-            sequences = controls.steps("Sequences at once", SEQUENCES, 1, "plan_at_once", width=260)
+            sequences = controls.steps("Sequences at once", controls.SEQUENCES, 1, "plan_at_once", width=260)
     if spent == MILLISECONDS:
         return _time_budget(lab, grain, grains, costs, gpu, sequences)
     usual = price_of(lab, 4, grain)

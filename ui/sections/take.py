@@ -12,7 +12,7 @@ from quantcore.lab.lab import Lab
 from quantcore.lab.report import duel_document, layer_document
 from quantcore.lab.start import SMALL_MODEL
 from quantcore.measure.duel import short_label
-from quantcore.model.loading import REFERENCE, source_path
+from quantcore.model.locate import REFERENCE, source_path
 from quantcore.scheme.plan import Plan
 from quantcore.studies.written import as_zip
 from quantcore.text.reading import EVALUATE, Reading

@@ -94,9 +94,9 @@ def measure_again(keys: list[str]) -> None:
 def shown_schemes(report: SpeedReport) -> list[str]:
     """The schemes of the report that the pictures show."""
     texts = list(dict.fromkeys(row.scheme for row in report.rows))
-    names = {figures.label(text): text for text in texts}
+    names = {speed_words.label(text): text for text in texts}
     by_humming = [text for text in texts if text.endswith(HUMMING)]
-    usual = {figures.label(text) for text in (*schemes_for(report.shape[1]), *by_humming)}
+    usual = {speed_words.label(text) for text in (*schemes_for(report.shape[1]), *by_humming)}
     default = [name for name in names if name in usual] or list(names)
     chosen = controls.several("Schemes", list(names), default, "schemes", most=len(names))
     return [names[name] for name in chosen]

@@ -14,6 +14,7 @@ from ui.figures import treatment
 from ui.figures.home import next_token_picture
 from ui.settled import Question, settled
 from ui.sidebar import Choice
+from ui.words.outliers import ratio_text
 from ui.words.start import tokens_words
 
 TREATMENTS = ["none", "smooth", "rotate=hadamard", "rotate=hadamard/r4", "rotate=random", "quip=hadamard", "awq"]
@@ -49,8 +50,8 @@ def treatment_part(choice: Choice, fmt: str, log: bool) -> None:
     lab, study = choice.lab, choice.lab.treatment(layer, words, fmt, reading)
     before, after = study.before, study.after
     gains = {
-        "Largest / median channel": figures.ratio_text(after.channels.ratio),
-        "Largest / median weight": figures.ratio_text(after.weight_ratio),
+        "Largest / median channel": ratio_text(after.channels.ratio),
+        "Largest / median weight": ratio_text(after.weight_ratio),
         "Input SQNR, median, after": f"{float(after.payers[0].token_sqnr_db.median()):.1f} dB",
         f"Output, all in {fmt}": figures.gain_text(after.layer.output.sqnr_db, before.layer.output.sqnr_db),
     }

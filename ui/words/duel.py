@@ -15,12 +15,12 @@ from quantcore.measure.luck import JITTERS, Spread
 from quantcore.measure.scores import Scores
 from quantcore.measure.statistics import Interval
 from quantcore.measure.told_apart import BY_TEXT, Apart, share_words, told_apart
-from ui.figures.duel import LETTERS
 from ui.markdown import as_is, code
 from ui.words.digits import digits, shown_kl, shown_tail
 from ui.words.names import named
 from ui.words.tokens import FAINT, FULL, quoted
 
+LETTERS = "ABCDEF"  # short names of the schemes
 MARKS = (
     "**▼** lower, which is better, **▲** higher, beyond the chance of the text (rounding luck not weighed): the "
     "95% interval of the paired difference over windows leaves 0 out; **≈** not told apart. Percentages are the change "

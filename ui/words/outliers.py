@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from quantcore.studies.outliers import ChannelStudy, Payer
-from ui.figures.outliers import ratio_text
 
 
 def headline(study: ChannelStudy, payers: Sequence[Payer], fmt: str) -> str:
@@ -14,3 +14,8 @@ def headline(study: ChannelStudy, payers: Sequence[Payer], fmt: str) -> str:
     who = f"Channel **{study.top[0].channel}** is **{ratio_text(study.ratio)} times** as loud as the median one"
     paid = f"the median token's input keeps **{shared:z.1f} dB** in {fmt} under one scale for all"
     return f"{who}: {paid}, **{own:z.1f} dB** under a scale of its own."
+
+
+def ratio_text(value: float) -> str:
+    """1.0, 15.3, 3,010, inf."""
+    return "inf" if math.isinf(value) else f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}"

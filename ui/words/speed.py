@@ -11,10 +11,10 @@ from quantcore.scheme.scheme import Scheme
 from quantcore.studies.footprint import BUDGETS_GB, GB, Footprint, GptqMemory, ModelShape
 from quantcore.studies.gpus import ARITHMETICS, FLOAT, GPUS, Machine
 from quantcore.studies.hardware import Run, gain_bound, how_it_runs, work_of
-from quantcore.studies.speed import REORDERED, SpeedReport, scheme_of
+from quantcore.studies.speed import HUMMING, REORDERED, SpeedReport, scheme_of
 from quantcore.studies.speed_curves import crossings, disturbed, rows_of
-from ui.figures.speed import TICKS, label
 
+TICKS = [2**power for power in range(14)]  # numbers of tokens
 LITTLE = 1.1  # a bound below it is called nothing
 FASTER = 1.05  # a measured gain below it is no gain
 TABLE_SCHEMES = {
@@ -32,6 +32,22 @@ VLLMS = (
     "H200, Humming 0.1.20, a weight of 14336 x 4096, from bf16 to bf16: times as fast as bf16's product. Where Humming "
     "is installed this page times it on the GPU with the other schemes, and a layer takes it if its `path` says so."
 )
+
+
+def label(text: str) -> str:
+    """A scheme's short name: the preset's, or what its arithmetic and its range say."""
+    reordered = ", reordered" if REORDERED in text else ""
+    scheme = scheme_of(text)
+    name = scheme.label
+    if name == "FP8":
+        name = "FP8 static"
+    elif name == "W8A8":
+        name = "W8A8 dynamic"
+    elif name == str(scheme) and scheme.activations is not None and scheme.weights is not None:
+        kind = {"int8": "W8A8", "fp8_e4m3": "FP8"}.get(scheme.weights.fmt.name)
+        if kind is not None and scheme.weights.fmt == scheme.activations.fmt:
+            name = f"{kind} static" if not scheme.activations.dynamic else f"{kind} {scheme.activations.granularity}"
+    return f"{name}{reordered}{', by Humming' if text.endswith(HUMMING) else ''}"
 
 
 def headline(report: SpeedReport, schemes: Sequence[str]) -> str:

@@ -219,7 +219,7 @@ class NumberLine {
 }
 
 /** The three sums with this number in them, as the rows of a <dl>. */
-function sums(line, { t, free, q, index, zero, scale, xHat, error, tie, clipped }, x) {
+function sums(line, { t, free, q, zero, scale, xHat, error, tie, clipped }, x) {
   const [lo, hi] = [line.codes[0], line.codes[line.codes.length - 1]].map((code) => number(code));
   const z = zero === null ? "" : ` + ${term(zero)}`;
   const quotient = `${number(x)} / ${number(scale)}`;
@@ -227,10 +227,9 @@ function sums(line, { t, free, q, index, zero, scale, xHat, error, tie, clipped 
     ? `clamp(round(x / s)${zero === null ? "" : " + z"}, ${lo}, ${hi}) = round(${quotient})${z}`
     : `nearest code to x / s = nearest to ${quotient} = nearest to ${number(t)}`;
   const clamp = clipped && line.integer ? ` = clamp(${number(free)}, ${lo}, ${hi})` : "";
-  const name = line.names ? ` <span class="soft">(${escape(line.names[index])})</span>` : "";
   const [back, shifted] = zero === null ? ["s * q", term(q)] : ["s * (q − z)", `(${number(q)} − ${term(zero)})`];
   const rows = [
-    ["q", `${rule}${clamp} = <b>${number(q)}</b>${name}`],
+    ["q", `${rule}${clamp} = <b>${number(q)}</b>`],
     ["x_hat", `${back} = ${number(scale)} * ${shifted} = <b>${number(xHat)}</b>`],
     ["error", `x_hat − x = <b>${number(error)}</b>${why(line, { t, free, clipped, tie, q })}`],
   ];

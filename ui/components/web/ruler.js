@@ -46,7 +46,6 @@ class Ruler {
       this.bytes = component.data;
       this.message = JSON.parse(new TextDecoder().decode(component.data));
       if (before !== this.message.start_id) this.take();
-      this.slider.disabled = this.message.locked;
     }
     this.draw();
   }

@@ -34,23 +34,22 @@ class Sorter {
   }
 
   build() {
-    const { cards, locked, label, key } = this.message;
+    const { cards, label, key } = this.message;
     this.root.dataset.key = key;
     this.list.setAttribute("aria-label", label);
     this.cards = cards.map((card, i) => {
-      const root = element("li", { tabIndex: locked ? -1 : 0 });
+      const root = element("li", { tabIndex: 0 });
       const canvas = element("canvas");
       canvas.setAttribute("aria-hidden", "true");
       const back = button("◀", () => this.move(i, -1));
       const on = button("▶", () => this.move(i, 1));
       back.setAttribute("aria-label", `${card.name} earlier`);
       on.setAttribute("aria-label", `${card.name} later`);
-      back.disabled = on.disabled = locked;
       const keys = element("div");
       keys.append(back, on);
       root.append(element("b", { textContent: card.name }), canvas, keys);
       root.addEventListener("keydown", (event) => this.press(event, i));
-      if (!locked) root.addEventListener("pointerdown", (event) => this.grab(event, i));
+      root.addEventListener("pointerdown", (event) => this.grab(event, i));
       return { root, canvas, curve: card.curve };
     });
     this.place();
@@ -63,7 +62,7 @@ class Sorter {
 
   press(event, i) {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!by || event.target !== this.cards[i].root || this.message.locked) return;
+    if (!by || event.target !== this.cards[i].root) return;
     event.preventDefault();
     event.stopPropagation();
     this.move(i, by);

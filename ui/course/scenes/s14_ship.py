@@ -20,7 +20,6 @@ from quantcore.measure.rules import (
     best_practice,
 )
 from quantcore.pipeline.calibration import Progress, part_of
-from quantcore.scheme.fitting import sorted_out
 from quantcore.text.reading import EVALUATE
 from ui.components.palette import BLUE, GREEN, INK
 from ui.course.guess import Rows
@@ -61,7 +60,7 @@ def schemes(rule: Rule) -> tuple[str, ...]:
 
 def runs(lab: Lab, rule: Rule) -> bool:
     """Whether its schemes are different ones on this model, and all fit it."""
-    able, refused = sorted_out(schemes(rule), lab.shapes(), lab.head)
+    able, refused = lab.sorted_out(schemes(rule))
     return not refused and len(able) == len(schemes(rule))
 
 

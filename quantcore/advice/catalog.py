@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.advice.shape import ServedShape, served_shape
-from quantcore.model.config_file import read_config
+from quantcore.model.config_file import read_config, require_counts
 from quantcore.model.hub import config_folder
 from quantcore.model.inventory import outline
 from quantcore.model.locate import ASSETS, REFERENCE
@@ -80,7 +80,12 @@ def shape_of(model: str) -> ServedShape:
                 f"{unknown}, no folder with a config.json and no hub id; name owner/name, or a config.json file"
             )
         folder = fetched
-    return _shape(model, folder, read_config(folder))
+    try:
+        config = read_config(folder)
+        require_counts(config, None, None)
+    except ValueError as error:
+        raise ValueError(f"could not load {named(model)}: {error}") from error
+    return _shape(model, folder, config)
 
 
 def _named(model: str) -> Known | None:

@@ -143,3 +143,26 @@ def test_what_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "rwkv", "num_hidden_layers": 1}))
     with pytest.raises(ValueError, match="rwkv|not known here"):
         shape_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        (
+            {"num_hidden_layers": 10**6},
+            "num_hidden_layers = 1,000,000, and no model is known of more than 1,000 blocks",
+        ),
+        ({"num_hidden_layers": -1}, "num_hidden_layers = -1, which is no whole number of at least 1"),
+        ({"text_config": {"hidden_size": 0}}, "hidden_size = 0, which is no whole number of at least 1"),
+        ({"model_type": None}, "names no model_type"),
+    ],
+    ids=lambda one: "" if isinstance(one, str) else next(iter(one)),
+)
+def test_a_configuration_that_describes_no_model_is_told_before_it_is_built(
+    entries: dict[str, object], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million blocks would take half a minute."""
+    monkeypatch.setattr("quantcore.advice.catalog.build", lambda *_: pytest.fail("it was built"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **entries}))
+    with pytest.raises(ValueError, match=f"could not load '.*': its config.json .*{reason}"):
+        shape_of(str(tmp_path))

@@ -252,6 +252,7 @@ PLACES_TO_SERVE = {
     "--address=nope nope": "--address 'nope nope' is no address of a machine",
     "--address=999.1.1.1": "--address '999.1.1.1' is no address of a machine",
     f"--address={'a.' * 300}": "is no address of a machine",
+    "--address=192.0.2.1": "no server can listen on '192.0.2.1', port 8501 (",  # kept free for documents: nobody's
 }
 
 
@@ -264,6 +265,16 @@ def test_a_place_that_no_server_can_have_is_refused(
 
     monkeypatch.setattr(os, "execv", begun)
     assert PLACES_TO_SERVE[tried] in refused(capsys, "app", tried)
+
+
+def test_a_port_that_another_server_has_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the server was started"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        said = refused(capsys, "app", "--port", port)
+    assert f"no server can listen on '127.0.0.1', port {port} (Address already in use); give another --port" in said
 
 
 @pytest.mark.parametrize("many", ["0", "-1", "5000", "9" * 30])

@@ -9,7 +9,7 @@ from quantcore.cli.labs import loaded_lab, look_ahead
 from quantcore.cli.outputs import progress_bar
 from quantcore.cli.texts import TextOptions
 from quantcore.lab.answers import ANSWER
-from quantcore.lab.context import cache_of
+from quantcore.lab.context import require_caches
 from quantcore.lab.lab import Lab
 from quantcore.model.loading import REFERENCE
 from quantcore.studies.context_lens import FLOAT
@@ -20,6 +20,8 @@ def answers(
     schemes: list[str], texts: TextOptions, model: str = REFERENCE, device: str | None = None, tokens: int = ANSWER
 ) -> dict[str, Any]:
     """how soon greedy answers part from the float model's: every window of the text is a prompt"""
+    if tokens < 1:
+        raise ValueError(f"--tokens {tokens} is no answer; give at least 1")
     reading, learning = texts.measured(PROMPTS), texts.learned()
     asked = Lab(model, device)
     asked.require_fits(*schemes)
@@ -52,7 +54,7 @@ def lens(
     """what coded KV caches lose along the context, position by position, and what they still recall"""
     reading, learning = texts.measured(LONG), texts.learned()
     asked = Lab(model, device)
-    learns = True in [cache_of(asked, one).needs_ranges for one in caches]  # each is looked at
+    learns = any(one.needs_ranges for one in require_caches(asked, tuple(caches)).values())
     look_ahead(model, texts, reading, *([learning] if learns else []))
     lab = loaded_lab(model, device, texts.texts)
     texts.require_window(lab.whole, reading)

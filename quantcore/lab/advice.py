@@ -29,7 +29,7 @@ from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar
 from quantcore.measure.duel import Duel
 from quantcore.measure.kept_scores import FLOAT
-from quantcore.measure.planning import PlannedChoice, plan_for_price, plan_trail
+from quantcore.measure.planning import PlannedChoice, plan_for_price, plan_trail, require_price
 from quantcore.measure.statistics import window_interval
 from quantcore.measure.told_apart import told_apart
 from quantcore.model.layer_names import expert_of, served_as_one
@@ -151,17 +151,32 @@ def plan_in_time(
     """The plan whose layers cost least, by their estimated costs, while all their products together take at most so
     long in a step of so many sequences, as `advice.pace` predicts it; q, k and v are one product, and so on.
 
-    Raises: ValueError for a time that no choice meets, a GPU that is not known, and experts, whose time depends on
-    which of them a router takes."""
-    if any(expert_of(name) for name in lab.shapes()):
-        raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
-    machine = machine_named(lab, gpu)
+    Raises: as `require_time`."""
+    machine = require_time(lab, schemes, milliseconds, gpu, sequences)
     found = layer_costs.sensitivity(lab, schemes, False, reading, calibration, True, progress)
     price = _product_price(lab, machine, sequences)
     units = served_as_one(found.layers).values()
     chosen = plan_for_price(found, price, milliseconds, f"ms on {machine.name}")
     uniform = {text: sum(price(unit, text) for unit in units) for text in found.schemes}
     return TimedPlan(chosen, sum(price(unit, chosen.choice[unit[0]]) for unit in units), uniform, machine.name)
+
+
+def require_time(
+    lab: Bench, schemes: Sequence[str], milliseconds: float, gpu: str = GPU, sequences: int = 1
+) -> Machine:
+    """The GPU on which a plan of these schemes may take so long.
+
+    Raises: ValueError, before any layer is measured, for a time that no choice meets, a GPU that is not known, no
+    sequence, and experts, whose time depends on which of them a router takes."""
+    if any(expert_of(name) for name in lab.shapes()):
+        raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
+    if sequences < 1:
+        raise ValueError(f"sequences={sequences} is no load; give at least 1")
+    machine, asked = machine_named(lab, gpu), [lab.scheme_of(one) for one in schemes]
+    layers = [name for name in lab.shapes() if not any(one.skips(name) for one in asked)]
+    price = _product_price(lab, machine, sequences)
+    require_price(layers, [str(one) for one in asked], price, milliseconds, f"ms on {machine.name}")
+    return machine
 
 
 def _product_price(lab: Bench, machine: Machine, sequences: int) -> Callable[[Sequence[str], str], float]:

@@ -164,9 +164,8 @@ def plan_from_recipe(text: str) -> Plan:
     transforms = [transform_of(kind, body) for kind, body in every if kind in TREATING.values()]
     said = [(kind, body) for kind, body in every if kind not in TREATING.values()]
     for kind, body in said:
-        method = method_of(kind, body)
-        for one in body.get("ignore") or []:
-            read = _read_name(one)
+        method, own = method_of(kind, body), [_read_name(one) for one in body.get("ignore") or []]
+        for read in own:
             if read.later is None:
                 (ignored if read.pattern.startswith(REGEX) else skips).append(read.pattern)
             else:
@@ -177,6 +176,8 @@ def plan_from_recipe(text: str) -> Plan:
                 read = _Regex("", None) if target == EVERY_LINEAR else _read_name(target)
                 if not read.pattern:
                     default = scheme
+                elif read in own:
+                    pass  # what a modifier ignores it never quantizes
                 elif read.later is None:
                     theirs.setdefault(read.pattern, scheme)
                 else:
@@ -184,6 +185,9 @@ def plan_from_recipe(text: str) -> Plan:
     quantized = {read for read, scheme in overrides if not scheme.is_float}  # what one modifier has, others ignore
     kept = dict.fromkeys((read, scheme) for read, scheme in overrides if not scheme.is_float or read not in quantized)
     ordered = sorted(kept, key=lambda one: -(one[0].later or 0))
+    if HEAD in skips and any(fits(one, HEAD) for one in theirs):
+        ignored += [one for one in skips if one == HEAD]  # one modifier may quantize what another leaves to it
+        skips = [one for one in skips if one != HEAD]
     skip = tuple(dict.fromkeys([*skips, *_ignored_by_all(ignored, theirs, len(said))]))
     targets = [(_without(pattern, skip), theirs[pattern]) for pattern in sorted(theirs, key=_rank)]
     default = replace(default, skip=skip, transforms=_done(transforms), kv=_cache([body for _, body in said]))

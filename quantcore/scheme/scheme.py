@@ -50,7 +50,7 @@ from quantcore.scheme.cache import CACHED, CacheSpec, parse_cache
 from quantcore.scheme.patterns import fits, is_pattern, require_quick
 from quantcore.scheme.spec_text import observer_suffix, parse_spec, when_of
 
-LONGEST_TEXT = 400
+LONGEST_TEXT = 4000  # a recipe may leave dozens of layers float, each by an expression
 EVERY_TOKEN = "experts=all"
 HEAD = "lm_head"  # a model's output head, whatever the model calls it
 PRESET_GRAIN = PerGroup(128)

@@ -1,6 +1,7 @@
 """Recipes: read back they are what they were, and other people's classes read them the same way."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,61 @@ def test_other_peoples_names_mean_what_their_library_means(
     assert Plan.parse(str(plan)) == plan
     again = plan_from_recipe(recipe(plan))
     assert [ours(again, name) for name in NAMES] == [ours(plan, name) for name in NAMES]
+
+
+def test_a_recipe_that_leaves_many_layers_float_is_read_into_a_text_that_can_be_asked_for() -> None:
+    ignore = ["lm_head", *(f"model.layers.{block}.mlp.gate" for block in range(48))]
+    body = {"scheme": "W4A16", "targets": ["Linear"], "ignore": ignore}
+    plan = plan_from_recipe(yaml.safe_dump({"a_stage": {"b_modifiers": {"QuantizationModifier": body}}}))
+    assert Plan.parse(str(plan)) == plan
+    assert [
+        plan.scheme_for(name) is None for name in ("model.layers.47.mlp.gate", "model.layers.47.mlp.gate_proj")
+    ] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("modifiers", "refused"),
+    [
+        ([("Linear", ["re:.*lm_head"], 4), ("re:.*lm_head", [], 8)], None),
+        ([("Linear", ["lm_head"], 4), ("re:.*lm_head", ["re:.*gate$"], 8)], "re:.*gate"),
+        ([("Linear", ["lm_head", "re:.*q_proj"], 4), ("re:.*q_proj", ["lm_head"], 8)], None),
+        ([("Linear", ["lm_head"], 4), ("re:.*down_proj$", [], 8)], None),
+        ([("Linear", ["lm_head"], 4), ("re:.*head", [], 8)], "lm_head"),
+        ([("re:.*gate_proj", ["re:.*gate_proj"], 4), ("Linear", ["re:.*gate_proj"], 8)], None),  # nobody's
+        ([("Linear", ["re:.*q_proj", "re:.*lm_head"], 4), ("re:.*q_proj", ["re:.*q_proj"], 8)], None),
+    ],
+)
+def test_what_one_modifier_ignores_another_may_quantize(
+    modifiers: list[tuple[str, list[str], int]], refused: str | None
+) -> None:
+    """Each by itself, as their `match_targets` takes it; what this lab cannot say so is refused."""
+    match = pytest.importorskip("compressed_tensors.utils.match")
+    stage = {
+        f"m{place}": {
+            "QuantizationModifier": {
+                "ignore": ignore,
+                "config_groups": {"g": {"targets": [target], "weights": {"num_bits": bits, "strategy": "channel"}}},
+            }
+        }
+        for place, (target, ignore, bits) in enumerate(modifiers)
+    }
+    text = yaml.safe_dump({"a_stage": stage})
+    if refused is not None:
+        with pytest.raises(ValueError, match=f"ignores '{re.escape(refused)}.*', which the others neither ignore"):
+            plan_from_recipe(text)
+        return
+    plan, linear = plan_from_recipe(text), torch.nn.Linear(1, 1)
+    for name in NAMES:
+        theirs = [
+            bits
+            for target, ignore, bits in modifiers
+            if match.match_targets(name, linear, [target]) and not match.match_targets(name, linear, ignore)
+        ]
+        ours = plan.scheme_for(name)
+        assert theirs == ([] if ours is None or ours.weights is None else [ours.weights.fmt.bits]), name
 
 
 def test_a_plan_is_no_scheme() -> None:

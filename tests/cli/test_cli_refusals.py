@@ -386,7 +386,7 @@ RECIPES = {
     "layers in a list of numbers": (ONE % "scheme: W4A16, ignore: [5]", "ignore is '[5]', not a list of words"),
     "weights in a number": (ONE % "config_groups: {g: {weights: 5}}", "weights is '5', not a mapping of its options"),
     "a scheme in a number": (ONE % "scheme: 5", "scheme is '5', not a word"),
-    "an unknown scheme": (ONE % "scheme: NOPE", "cannot read 'NOPE'"),
+    "an unknown scheme": (ONE % "scheme: NOPE", "scheme is 'NOPE', not a preset of compressed-tensors"),
     "damping in letters": ("s: {g: {GPTQModifier: {scheme: W4A16, dampening_frac: x}}}", "is 'x', not a number"),
     "damping that is no number": ("s: {g: {GPTQModifier: {scheme: W4A16, dampening_frac: .nan}}}", "damp=nan"),
     "an expression that is none of ours": (ONE % "scheme: W4A16, ignore: ['re:(a+)+$']", "it repeats groups"),

@@ -140,6 +140,19 @@ def test_other_peoples_recipes() -> None:
               input_activations: {num_bits: 8, type: int, symmetric: true, strategy: tensor}
     """
     assert str(scheme_from_recipe(text)) == "w:int8/channel,a:int8/tensor/static/ema0.01"  # its minmax moves
+    text = """
+    quant_stage:
+      run_type: oneshot
+      quant_modifiers:
+        AWQModifier: {ignore: [lm_head], targets: Linear, scheme: W4A16_ASYM, duo_scaling: true, offload_device: null}
+    """
+    assert str(scheme_from_recipe(text)) == "w:int4/group128/asym,awq"  # AWQModifier once quantized, too
+    text = "s: {m: {QuantizationModifier: {ignore: lm_head, scheme: {W4A16: [Linear], w8a16: ['re:.*up_proj$']}}}}"
+    assert plan_from_recipe(text).scheme_for("model.layers.0.mlp.up_proj") == Scheme.parse("W8A16")
+    assert str(plan_from_recipe(text).default) == "w:int4/group128"
+    group = "{targets: Linear, weights: {type: INT, strategy: CHANNEL}}"
+    text = f"s: {{m: {{QuantizationModifier: {{config_groups: {{g: {group}}}}}}}}}"
+    assert str(scheme_from_recipe(text)) == "w:int8/channel,skip=none"
     text = "s: {m: {QuantizationModifier: {kv_cache_scheme: {num_bits: 8, type: float, strategy: attn_head}}}}"
     assert str(scheme_from_recipe(text)) == "kv:fp8_e4m3/head/static/ema0.01,skip=none"
 
@@ -224,7 +237,27 @@ def test_what_it_has_not(scheme: str, sentence: str) -> None:
             "GPTQModifier: {scheme: W8A16, targets: ['re:.*b$']}}}",
             "ignores 're:.\\*a', which the others neither ignore nor target",
         ),
-        ("a_stage: {b_modifiers: {QuantizationModifier: {scheme: W99}}}", "cannot read 'W99'"),
+        ("a_stage: {b_modifiers: {QuantizationModifier: {scheme: W99}}}", "scheme is 'W99', not a preset"),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: 'w:int4/group128,gptq'}}}",
+            "scheme is 'w:int4/group128,gptq', not a preset of compressed-tensors",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, config_groups: {g: {targets: [Linear]}}}}}",
+            "has a scheme and config_groups, and they say the same",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {config_groups: {g: {weights: {num_bits: 8}}}}}}",
+            "the recipe's 'g' names no targets",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W8A8}, GPTQModifier: {scheme: W4A16}}}",
+            "the recipe gives 'Linear' two schemes",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: {W8A8: 're:.*up', W4A16: 're:.*up'}}}}",
+            "the recipe gives 're:.\\*up' two schemes",
+        ),
     ],
 )
 def test_what_is_no_recipe(text: str, sentence: str) -> None:

@@ -12,7 +12,7 @@ from quantcore.lab.answers import ANSWER
 from quantcore.lab.context import require_caches
 from quantcore.lab.lab import Lab
 from quantcore.model.loading import REFERENCE
-from quantcore.studies.context_lens import FLOAT
+from quantcore.studies.context_lens import FLOAT, RECALLED
 from quantcore.text.reading import LONG, PROMPTS
 
 
@@ -52,6 +52,8 @@ def lens(
     caches: list[str], texts: TextOptions, model: str = REFERENCE, device: str | None = None, facts: bool = False
 ) -> dict[str, Any]:
     """what coded KV caches lose along the context, position by position, and what they still recall"""
+    if texts.window is not None and texts.window < 2 * RECALLED:
+        raise ValueError(f"--window {texts.window} is too short for a lens; give at least {2 * RECALLED}")
     reading, learning = texts.measured(LONG), texts.learned()
     asked = Lab(model, device)
     learns = any(one.needs_ranges for one in require_caches(asked, tuple(caches)).values())

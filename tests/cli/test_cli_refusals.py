@@ -200,6 +200,7 @@ OF_OTHER_THINGS = {
     f"layer --layer {LAYER[2]} --scheme W4A16@o_proj=W8A8": "'W4A16@o_proj=W8A8' has exceptions behind @, which a plan",
     "answers --schemes W4A16 --tokens 0": "--tokens 0 is no answer; give at least 1",
     f"lens --caches {' '.join(f'kv:int{bits}/token' for bits in range(2, 9))}": "7 caches cannot be seen at once",
+    "lens --caches kv:int8/token --window 63": "--window 63 is too short for a lens; give at least 64",
 }
 
 

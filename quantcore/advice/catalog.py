@@ -70,6 +70,11 @@ def shape_of(model: str) -> ServedShape:
         path = ASSETS / "reference-lm"
     folder = path.parent if path.name == "config.json" else path
     if not (folder / "config.json").is_file():
+        if path.exists():  # nothing to ask the hub for
+            raise ValueError(
+                f"{named(model)} is there and holds no model's shape; name a folder with a config.json, that file, or "
+                "a GGUF file"
+            )
         unknown = f"{named(model)} is not among the {len(catalogue())} models of the catalogue{_near(model)}"
         try:
             fetched = config_folder(model)

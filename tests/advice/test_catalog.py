@@ -140,6 +140,11 @@ def test_what_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         shape_of("meta-llama/Llama-3.1-70B")
     with pytest.raises(ValueError, match="no folder with a config.json and no hub id"):
         shape_of("nothing at all")
+    monkeypatch.setattr("quantcore.advice.catalog.config_folder", lambda _: pytest.fail("the hub was asked"))
+    (tmp_path / "notes.txt").write_text("mine")
+    for here in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match="is there and holds no model's shape; name a folder with a config.json"):
+            shape_of(str(here))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "rwkv", "num_hidden_layers": 1}))
     with pytest.raises(ValueError, match="rwkv|not known here"):
         shape_of(str(tmp_path))

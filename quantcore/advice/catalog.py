@@ -54,13 +54,25 @@ def catalogue() -> dict[str, Known]:
     return {row["id"]: Known(**row) for row in rows}
 
 
-@lru_cache(maxsize=64)
 def shape_of(model: str) -> ServedShape:
     """The shape of a model by its id in the catalogue (with or without its owner), its folder, its config.json, its
     GGUF file, or its hub id.
 
     Raises: ValueError for a name that is none of these, for what the hub does not give, and for a configuration that
     transformers cannot build or whose cache is not known here."""
+    return _found(model, _stamp(model))
+
+
+def _stamp(model: str) -> tuple[str, int, int] | None:
+    """Of what is here: the file that tells its shape, when that was written, and its bytes."""
+    path = named_path(model)
+    told = next((one for one in (path / "config.json", path) if one.is_file()), None)
+    return None if told is None else (str(told.resolve()), told.stat().st_mtime_ns, told.stat().st_size)
+
+
+@lru_cache(maxsize=64)
+def _found(model: str, _: tuple[str, int, int] | None) -> ServedShape:
+    """`shape_of`, kept as long as what is here stays as it was."""
     if (known := _named(model)) is not None:
         return _built(model, known.config)
     path = named_path(model)

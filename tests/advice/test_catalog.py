@@ -150,6 +150,15 @@ def test_what_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         shape_of(str(tmp_path))
 
 
+def test_a_folder_that_has_changed_has_another_shape(tmp_path: Path) -> None:
+    """A server lives on while a folder's model is replaced."""
+    config = catalogue()["meta-llama/Llama-3.2-1B"].config
+    for blocks in (2, 3):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": blocks, "note": "x" * blocks}))
+        assert shape_of(str(tmp_path)).blocks == blocks
+    assert shape_of(str(tmp_path)) is shape_of(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [

@@ -170,8 +170,6 @@ def require_time(
     sequence, and experts, whose time depends on which of them a router takes."""
     if any(expert_of(name) for name in lab.shapes()):
         raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
-    if sequences < 1:
-        raise ValueError(f"sequences={sequences} is no load; give at least 1")
     machine, asked = machine_named(lab, gpu), [lab.scheme_of(one) for one in schemes]
     layers = [name for name in lab.shapes() if not any(one.skips(name) for one in asked)]
     price = _product_price(lab, machine, sequences)
@@ -180,7 +178,11 @@ def require_time(
 
 
 def _product_price(lab: Bench, machine: Machine, sequences: int) -> Callable[[Sequence[str], str], float]:
-    """Layers that are served as one product, and their scheme -> milliseconds of it in a step."""
+    """Layers that are served as one product, and their scheme -> milliseconds of it in a step.
+
+    Raises: ValueError for no sequence."""
+    if sequences < 1:
+        raise ValueError(f"sequences={sequences} is no load; give at least 1")
     shapes = lab.shapes()
 
     @cache
@@ -197,9 +199,10 @@ def _product_price(lab: Bench, machine: Machine, sequences: int) -> Callable[[Se
 def uniform_ms(lab: Bench, schemes: tuple[str, ...], gpu: str = GPU, sequences: int = 1) -> dict[str, float]:
     """What the products of all layers under one scheme take in a step of so many sequences, ms, predicted; of layers
     that one of the schemes skips nothing."""
-    price, asked = _product_price(lab, machine_named(lab, gpu), sequences), [Scheme.parse(text) for text in schemes]
-    units = served_as_one(name for name in lab.shapes() if not any(one.skips(name) for one in asked)).values()
-    return {text: sum(price(unit, text) for unit in units) for text in schemes}
+    price = _product_price(lab, machine_named(lab, gpu), sequences)
+    asked = {text: lab.scheme_of(text) for text in schemes}
+    units = served_as_one(name for name in lab.shapes() if not any(one.skips(name) for one in asked.values())).values()
+    return {text: sum(price(unit, str(one)) for unit in units) for text, one in asked.items()}
 
 
 @remembered(16)

@@ -112,6 +112,8 @@ def plan_for_price(found: Sensitivity, price: Price, budget: float, word: str) -
 
 def require_price(layers: Iterable[str], schemes: Sequence[str], price: Price, budget: float, word: str) -> None:
     """Raises: ValueError for a budget that no choice of these schemes meets, also before any layer is measured."""
+    if not schemes:
+        raise ValueError("there is no scheme to choose from; give at least one, such as w:int4/group128")
     least = sum(min(price(unit, text) for text in schemes) for unit in served_as_one(layers).values())
     if not least <= budget < math.inf:
         raise ValueError(

@@ -41,6 +41,7 @@ from quantcore.scheme.scheme import Scheme
 
 BATCH_TOKENS = 1024
 SoFar = Callable[[str, dict[str, float]], None]
+NO_SCHEME = "there is no scheme to measure; give at least one, such as w:int4/group128"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def sensitivity(
 def require_measurable(texts: Sequence[str], tokens: Tensor) -> None:
     """Raises: ValueError for no scheme, and windows of one token."""
     if not texts:
-        raise ValueError("there is no scheme to measure; give at least one, such as w:int4/group128")
+        raise ValueError(NO_SCHEME)
     if tokens.shape[1] < 2:
         raise ValueError(f"windows of {tokens.shape[1]} token predict nothing; use at least two tokens")
 
@@ -143,7 +144,9 @@ def require_of_linears(schemes: Iterable[Scheme]) -> None:
 
 
 def joined(costs: Sequence[LayerCosts]) -> Sensitivity:
-    """The costs of several schemes as one Sensitivity. Raises: ValueError if they are not over the same layers."""
+    """The costs of several schemes as one Sensitivity. Raises: ValueError for none, or not over the same layers."""
+    if not costs:
+        raise ValueError(NO_SCHEME)
     first = costs[0]
     for cost in costs:
         if set(cost.alone) != set(first.alone):

@@ -168,13 +168,17 @@ def require_time(
 
     Raises: ValueError, before any layer is measured, for a time that no choice meets, a GPU that is not known, no
     sequence, and experts, whose time depends on which of them a router takes."""
-    if any(expert_of(name) for name in lab.shapes()):
-        raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
+    _require_no_experts(lab)
     machine, asked = machine_named(lab, gpu), [lab.scheme_of(one) for one in schemes]
     layers = [name for name in lab.shapes() if not any(one.skips(name) for one in asked)]
     price = _product_price(lab, machine, sequences)
     require_price(layers, [str(one) for one in asked], price, milliseconds, f"ms on {machine.name}")
     return machine
+
+
+def _require_no_experts(lab: Bench) -> None:
+    if any(expert_of(name) for name in lab.shapes()):
+        raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
 
 
 def _product_price(lab: Bench, machine: Machine, sequences: int) -> Callable[[Sequence[str], str], float]:
@@ -214,9 +218,11 @@ def trail_in_time(
     reading: str = PLANNED_ON,
     calibration: str = LEARNED,
 ) -> tuple[tuple[float, float], ...]:
-    """Milliseconds and predicted KL of plans from the quickest to the one that loses least."""
-    found = layer_costs.sensitivity(lab, schemes, False, reading, calibration, True)
-    return plan_trail(found, _product_price(lab, machine_named(lab, gpu), sequences))
+    """Milliseconds and predicted KL of plans from the quickest to the one that loses least. Raises: ValueError as
+    `require_time`."""
+    _require_no_experts(lab)
+    price = _product_price(lab, machine_named(lab, gpu), sequences)
+    return plan_trail(layer_costs.sensitivity(lab, schemes, False, reading, calibration, True), price)
 
 
 def finalists(found: Advice, able: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.advice.shape import ServedShape, served_shape
-from quantcore.model.config_file import read_config
+from quantcore.model.config_file import read_config, require_counts
 from quantcore.model.hub import config_folder
 from quantcore.model.inventory import outline
 from quantcore.model.locate import ASSETS, REFERENCE
@@ -54,13 +54,25 @@ def catalogue() -> dict[str, Known]:
     return {row["id"]: Known(**row) for row in rows}
 
 
-@lru_cache(maxsize=64)
 def shape_of(model: str) -> ServedShape:
     """The shape of a model by its id in the catalogue (with or without its owner), its folder, its config.json, its
     GGUF file, or its hub id.
 
     Raises: ValueError for a name that is none of these, for what the hub does not give, and for a configuration that
     transformers cannot build or whose cache is not known here."""
+    return _found(model, _stamp(model))
+
+
+def _stamp(model: str) -> tuple[str, int, int] | None:
+    """Of what is here: the file that tells its shape, when that was written, and its bytes."""
+    path = named_path(model)
+    told = next((one for one in (path / "config.json", path) if one.is_file()), None)
+    return None if told is None else (str(told.resolve()), told.stat().st_mtime_ns, told.stat().st_size)
+
+
+@lru_cache(maxsize=64)
+def _found(model: str, _: tuple[str, int, int] | None) -> ServedShape:
+    """`shape_of`, kept as long as what is here stays as it was."""
     if (known := _named(model)) is not None:
         return _built(model, known.config)
     path = named_path(model)
@@ -70,6 +82,11 @@ def shape_of(model: str) -> ServedShape:
         path = ASSETS / "reference-lm"
     folder = path.parent if path.name == "config.json" else path
     if not (folder / "config.json").is_file():
+        if path.exists():  # nothing to ask the hub for
+            raise ValueError(
+                f"{named(model)} is there and holds no model's shape; name a folder with a config.json, that file, or "
+                "a GGUF file"
+            )
         unknown = f"{named(model)} is not among the {len(catalogue())} models of the catalogue{_near(model)}"
         try:
             fetched = config_folder(model)
@@ -80,7 +97,12 @@ def shape_of(model: str) -> ServedShape:
                 f"{unknown}, no folder with a config.json and no hub id; name owner/name, or a config.json file"
             )
         folder = fetched
-    return _shape(model, folder, read_config(folder))
+    try:
+        config = read_config(folder)
+        require_counts(config, None, None)
+    except ValueError as error:
+        raise ValueError(f"could not load {named(model)}: {error}") from error
+    return _shape(model, folder, config)
 
 
 def _named(model: str) -> Known | None:

@@ -9,10 +9,10 @@ from quantcore.cli.labs import loaded_lab, look_ahead
 from quantcore.cli.outputs import progress_bar
 from quantcore.cli.texts import TextOptions
 from quantcore.lab.answers import ANSWER
-from quantcore.lab.context import cache_of
+from quantcore.lab.context import require_caches
 from quantcore.lab.lab import Lab
 from quantcore.model.locate import REFERENCE
-from quantcore.studies.context_lens import FLOAT
+from quantcore.studies.context_lens import FLOAT, RECALLED
 from quantcore.text.reading import LONG, PROMPTS
 
 
@@ -20,6 +20,8 @@ def answers(
     schemes: list[str], texts: TextOptions, model: str = REFERENCE, device: str | None = None, tokens: int = ANSWER
 ) -> dict[str, Any]:
     """how soon greedy answers part from the float model's: every window of the text is a prompt"""
+    if tokens < 1:
+        raise ValueError(f"--tokens {tokens} is no answer; give at least 1")
     reading, learning = texts.measured(PROMPTS), texts.learned()
     asked = Lab(model, device)
     asked.require_fits(*schemes)
@@ -50,9 +52,11 @@ def lens(
     caches: list[str], texts: TextOptions, model: str = REFERENCE, device: str | None = None, facts: bool = False
 ) -> dict[str, Any]:
     """what coded KV caches lose along the context, position by position, and what they still recall"""
+    if texts.window is not None and texts.window < 2 * RECALLED:
+        raise ValueError(f"--window {texts.window} is too short for a lens; give at least {2 * RECALLED}")
     reading, learning = texts.measured(LONG), texts.learned()
     asked = Lab(model, device)
-    learns = True in [cache_of(asked, one).needs_ranges for one in caches]  # each is looked at
+    learns = any(one.needs_ranges for one in require_caches(asked, tuple(caches)).values())
     look_ahead(model, texts, reading, *([learning] if learns else []))
     lab = loaded_lab(model, device, texts.texts)
     texts.require_window(lab.whole, reading)

@@ -169,8 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--budget", type=float, metavar="BITS", help="a plan of at most so many bits a weight")
     each.add_argument("--megabytes", type=float, metavar="MB", help="a plan whose layers' weights take so much")
     each.add_argument("--milliseconds", type=float, metavar="MS", help="a plan whose products take so long, predicted")
-    each.add_argument("--gpu", default=GPU, metavar="G", help=f"where, for --milliseconds ({GPU})")
-    each.add_argument("--sequences", type=int, default=1, metavar="N", help="that are written at once there (1)")
+    each.add_argument("--gpu", metavar="G", help=f"where, for --milliseconds ({GPU})")
+    each.add_argument("--sequences", type=int, metavar="N", help="that are written at once there (1)")
     each.add_argument(
         "--probe", action="store_true", help="mend the plan: other schemes are tried in it, layer by layer"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from quantcore.cli.labs import loaded_lab, look_ahead
@@ -10,6 +11,7 @@ from quantcore.cli.texts import TextOptions
 from quantcore.lab.advice import GPU
 from quantcore.lab.lab import Lab
 from quantcore.measure.planning import plan_for_budget, require_budget
+from quantcore.measure.sensitivity import require_of_linears
 from quantcore.model.layer_names import measured_together
 from quantcore.model.linears import linears
 from quantcore.model.locate import REFERENCE
@@ -27,8 +29,8 @@ def sensitivity(
     estimated: bool = False,
     probe: bool = False,
     milliseconds: float | None = None,
-    gpu: str = GPU,
-    sequences: int = 1,
+    gpu: str | None = None,
+    sequences: int | None = None,
     megabytes: float | None = None,
 ) -> dict[str, Any]:
     """what each layer costs when it alone is quantized; --budget spends bits where they help, as a plan"""
@@ -38,11 +40,19 @@ def sensitivity(
         raise ValueError(
             "a plan is within bits, bytes or milliseconds; give one of --budget, --megabytes and --milliseconds"
         )
+    if milliseconds is None and (gpu, sequences) != (None, None):
+        raise ValueError("--gpu and --sequences say where --milliseconds are spent; give those too, or leave them out")
+    if megabytes is not None and not 0 < megabytes < math.inf:
+        raise ValueError(f"--megabytes {megabytes:g} are no budget; give a number above 0")
+    gpu, sequences = gpu or GPU, 1 if sequences is None else sequences
     estimated = estimated or probe or milliseconds is not None  # such plans begin with estimates
     reading, learning = texts.measured(PLANNED if estimated else EACH_LAYER), texts.learned()
     asked = Lab(model, device)
     asked.require_fits(*schemes)
     wanted = [asked.scheme_of(one) for one in schemes]
+    require_of_linears(wanted)
+    if milliseconds is not None:
+        asked.require_time(schemes, milliseconds, gpu, sequences)
     if megabytes is not None:
         budget = megabytes * 8e6 / asked.planned_weights(tuple(schemes))
     if budget is not None:

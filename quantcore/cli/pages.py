@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from quantcore.model.sentences import quoted
 
@@ -36,6 +36,21 @@ def _require_address(address: str, port: int) -> None:
         raise ValueError(
             f"--address {quoted(address)} is no address of a machine; give 127.0.0.1, or 0.0.0.0 for others in the room"
         )
+    _require_free(address, port, found[0])
+
+
+def _require_free(address: str, port: int, found: Any) -> None:
+    """Raises: ValueError for a place of another machine, or one that is taken or not for this user."""
+    family, kind, protocol, _, place = found
+    with socket.socket(family, kind, protocol) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server does, just after another's end
+        try:
+            tried.bind(place)
+        except OSError as error:
+            raise ValueError(
+                f"no server can listen on {quoted(address)}, port {port} ({error.strerror}); give another --port, or "
+                "an --address of this machine, such as 127.0.0.1"
+            ) from error
 
 
 def _server() -> Path:

@@ -20,10 +20,12 @@ from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whol
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
 from quantcore.lab.lab import Lab
+from quantcore.lab.specs import require_of_layers
 from quantcore.model.locate import REFERENCE, source_path
 from quantcore.model.machine import device_name
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
+from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy
 from quantcore.text.reading import EVALUATE, STUDY
 
@@ -41,10 +43,13 @@ def layer(
 ) -> dict[str, Any]:
     """one layer under one scheme: errors of weight, input and output, worst channels and tokens; --out as HTML"""
     reading, learning = texts.measured(STUDY), texts.learned()
-    wanted = Lab(model, device).scheme_of(scheme)
+    asked = Lab(model, device)
+    wanted = asked.scheme_of(scheme)
+    require_of_layers(wanted)
     target = None if out is None else new_file(out, force)
     readings = [reading, *([learning] if wanted.needs_text else [])]
     look_ahead(model, texts, *readings, layer=layer)
+    _require_tiles(wanted, layer, asked.shapes().get(layer))
     lab = loaded_lab(model, device, texts.texts)
     texts.require_window(lab.whole, *readings)
     started = time.perf_counter()
@@ -227,6 +232,16 @@ def recipe(
         for name, target in targets.items():
             write_whole(target, texts[name])
     return {"scheme": str(plan), "recipe": texts["recipe.yaml"], "script": texts["quantize.py"], "out": out}
+
+
+def _require_tiles(scheme: Scheme, layer: str, shape: tuple[int, int] | None) -> None:
+    """Raises: ValueError for a tile that does not divide the layer of that shape, before the model is loaded."""
+    for spec in (scheme.weights, scheme.activations):
+        try:
+            if spec is not None and shape is not None:
+                spec.granularity.tile(shape)
+        except ValueError as error:
+            raise ValueError(f"layer {layer!r}: {error}") from error
 
 
 def _study_facts(study: LayerStudy) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from quantcore.export.writing import Writing
 from quantcore.model.held import held
 from quantcore.model.linears import linear_shapes
 from quantcore.pipeline.calibration import Progress
-from quantcore.pipeline.parts import Source, parts, planned
+from quantcore.pipeline.parts import Source, parts, planned, require_float
 from quantcore.pipeline.ranks import ranks
 from quantcore.pipeline.road import Part
 from quantcore.pipeline.treated import treated
@@ -59,6 +59,7 @@ def export_checkpoint(
     `parts` refuses."""
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
+    require_float(held(source).skeleton)
     plan = plan_for(scheme, linear_shapes(held(source).skeleton))
     require_words(plan.kv)
     model = treated(held(source), plan, calibration)

@@ -84,10 +84,10 @@ def _why_not(scheme: Scheme, form: str) -> str | None:
         if strategy(weights) not in READABLE_FP8:
             return f"a scale for each {weights.granularity} in fp8; write @experts=w:fp8_e4m3/channel behind the scheme"
         return None
+    narrow = f"w:{weights.fmt.name}/{weights.granularity}"
     if not weights.symmetric:
-        return "zero points; write a symmetric scheme for them, as in @experts=w:int4/group128"
+        return f"zero points; write @experts={narrow} behind the scheme"
     if form != PACKED:
-        narrow = f"w:{weights.fmt.name}/{weights.granularity}"
         return (
             f"integer weights and rounded inputs ({form}); write @experts={narrow} behind the scheme, or for vLLM "
             "--reader vllm"

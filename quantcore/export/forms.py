@@ -28,6 +28,7 @@ from quantcore.export.words import PACKED, READ_AS_BFLOAT16
 from quantcore.model.layer_names import short_names
 from quantcore.model.linears import every_linear, flat_inputs, left_float
 from quantcore.numbers.granularity import PerTensor, PerToken
+from quantcore.numbers.spec import QuantSpec
 from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.scheme import Scheme
 
@@ -91,7 +92,7 @@ def _computed_otherwise(model: nn.Module, schemes: Mapping[str, Scheme]) -> str 
     for place, experts in experts_in(model).items():
         mine = next((one for name, one in schemes.items() if name.startswith(f"{place}.")), None)
         if mine is not None and mine.activations is not None and not read_as_linears(experts):
-            narrow = replace(mine, activations=None, skip=Scheme().skip)
+            narrow = _excepted(mine, None)
             return (
                 f"transformers makes floats of experts as it loads them, so it does not round what enters those of "
                 f"{place!r}; write @experts={narrow} behind the scheme, or for vLLM --reader vllm"
@@ -107,11 +108,17 @@ def _computed_otherwise(model: nn.Module, schemes: Mapping[str, Scheme]) -> str 
     ends = ",".join(short_names(name for name, _ in found))
     name, scheme = found[0]
     assert scheme.activations is not None
-    instead = replace(scheme, activations=replace(scheme.activations, granularity=PerTensor()), skip=Scheme().skip)
+    instead = _excepted(scheme, replace(scheme.activations, granularity=PerTensor()))
     return (
         f"{name!r} gets inputs of another shape than (windows, tokens, width), of which transformers gives several "
         f"tokens one scale; take @{ends}={instead}, which is what it computes, or for vLLM --reader vllm"
     )
+
+
+def _excepted(scheme: Scheme, activations: QuantSpec | None) -> Scheme:
+    """The scheme with other activations, as a plan's exception may say it: without what speaks of the whole model."""
+    layer = replace(scheme, activations=activations, skip=Scheme().skip, transforms=(), every_token=False)
+    return replace(layer, every_token=scheme.every_token and layer.needs_text)
 
 
 def _loads(model: Any, schemes: Mapping[str, Scheme], instead: str, dtype: torch.dtype) -> bool:

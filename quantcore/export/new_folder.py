@@ -22,6 +22,7 @@ from pathlib import Path
 from quantcore.model.locate import source_path
 from quantcore.model.named_path import cause, named_path
 from quantcore.model.sentences import quoted
+from quantcore.model.weight_files import read_json
 from quantcore.pipeline.ranks import ranks
 
 LOCKS = os.name == "posix"
@@ -32,7 +33,7 @@ IN_WORDS = re.compile(r"\(os error (\d+)\)")  # as Rust's libraries tell it
 
 def require_place(folder: str | Path, source: str, force: bool) -> Path:
     """The absolute path to write to. Raises: ValueError for a folder that is there without `force`, that is no model's,
-    that is the source itself, that another process is writing, or whose parent is missing or closed."""
+    that is or holds the source itself, that another process is writing, or whose parent is missing or closed."""
     target = named_path(folder)
     if not target.parent.is_dir():
         raise ValueError(f"{quoted(target.parent)} is no folder, so nothing can be written into it; make it first")
@@ -41,8 +42,10 @@ def require_place(folder: str | Path, source: str, force: bool) -> Path:
             raise ValueError(f"{quoted(target)} is there already and stays as it is; choose a new name, or use --force")
         if target.is_symlink() or not target.is_dir() or not _is_models(target):
             raise ValueError(f"{quoted(target)} is no model's folder, so it is not replaced; choose a new name")
-        if _is_source(target, source):
-            raise ValueError(f"{quoted(target)} is the model that is being quantized; choose another folder")
+        if _holds_source(target, source):
+            raise ValueError(
+                f"{quoted(target)} is the model that is being quantized, or has it inside; choose another folder"
+            )
     if ranks().first and _being_written(target):  # where several processes share a run, the first one writes
         raise ValueError(f"{quoted(target)} is being written by another export; wait for it, or choose a new name")
     trial = _hidden(target, BEFORE)  # the longest name that is needed
@@ -58,12 +61,19 @@ def require_place(folder: str | Path, source: str, force: bool) -> Path:
 
 
 def _is_models(folder: Path) -> bool:
-    return (folder / "config.json").is_file() or not any(folder.iterdir())
-
-
-def _is_source(folder: Path, source: str) -> bool:
+    """Whether it is empty, or its config.json is a model's: other things have one, too."""
+    if not any(folder.iterdir()):
+        return True
     try:
-        return Path(source_path(source)).samefile(folder)
+        return isinstance(read_json(folder / "config.json").get("model_type"), str)
+    except (ValueError, OSError):
+        return False
+
+
+def _holds_source(folder: Path, source: str) -> bool:
+    try:
+        place = Path(source_path(source)).resolve(strict=True)
+        return any(one.samefile(folder) for one in (place, *place.parents))
     except (ValueError, OSError):
         return False
 

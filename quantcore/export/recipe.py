@@ -156,33 +156,36 @@ def plan_from_recipe(text: str) -> Plan:
     before an expression, and among those the first of the alphabet; what a modifier ignores it never quantizes.
 
     Raises: ValueError for what is no such recipe."""
-    default, skips, ignored = Scheme(skip=()), list[str](), list[str]()
+    skips, ignored = list[str](), list[str]()
     overrides: list[tuple[_Regex, Scheme]] = []
     theirs: dict[str, Scheme] = {}
     every = modifiers(text)
     transforms = [transform_of(kind, body) for kind, body in every if kind in TREATING.values()]
     said = [(kind, body) for kind, body in every if kind not in TREATING.values()]
     for kind, body in said:
-        method = method_of(kind, body)
-        for one in body.get("ignore") or []:
-            read = _read_name(one)
+        method, own = method_of(kind, body), [_read_name(one) for one in body.get("ignore") or []]
+        for read in own:
             if read.later is None:
                 (ignored if read.pattern.startswith(REGEX) else skips).append(read.pattern)
             else:
                 overrides.append((read, Scheme()))
         for group in _groups(body):
             scheme = Scheme(spec_of(group.get("weights"), True), spec_of(group.get("input_activations"), False), method)
-            for target in group.get("targets") or []:
+            for target in group["targets"]:
                 read = _Regex("", None) if target == EVERY_LINEAR else _read_name(target)
-                if not read.pattern:
-                    default = scheme
-                elif read.later is None:
-                    theirs.setdefault(read.pattern, scheme)
-                else:
+                if read.pattern and read in own:
+                    continue  # what a modifier ignores it never quantizes
+                if read.later is not None:
                     overrides.append((read, scheme))
+                elif theirs.setdefault(read.pattern, scheme) != scheme:
+                    raise ValueError(f"the recipe gives {quoted(target)} two schemes; leave one of them out")
+    default = theirs.pop("", Scheme(skip=()))
     quantized = {read for read, scheme in overrides if not scheme.is_float}  # what one modifier has, others ignore
     kept = dict.fromkeys((read, scheme) for read, scheme in overrides if not scheme.is_float or read not in quantized)
     ordered = sorted(kept, key=lambda one: -(one[0].later or 0))
+    if HEAD in skips and any(fits(one, HEAD) for one in theirs):
+        ignored += [one for one in skips if one == HEAD]  # one modifier may quantize what another leaves to it
+        skips = [one for one in skips if one != HEAD]
     skip = tuple(dict.fromkeys([*skips, *_ignored_by_all(ignored, theirs, len(said))]))
     targets = [(_without(pattern, skip), theirs[pattern]) for pattern in sorted(theirs, key=_rank)]
     default = replace(default, skip=skip, transforms=_done(transforms), kv=_cache([body for _, body in said]))
@@ -304,12 +307,18 @@ def _arguments(scheme: Scheme) -> Entry:
 
 
 def _groups(body: Entry) -> list[Entry]:
-    """The config groups of a modifier; a preset's name as scheme is one over its targets."""
+    """The config groups of a modifier; a preset's name as scheme is one over its targets. Raises: ValueError."""
+    if "scheme" in body and "config_groups" in body:
+        raise ValueError("the recipe's modifier has a scheme and config_groups, and they say the same; leave one out")
     if "scheme" in body:
-        preset = Scheme.parse(body["scheme"])
-        return [{"targets": body.get("targets", [EVERY_LINEAR]), **_arguments(preset)}]
+        named, targets = body["scheme"], body.get("targets", [EVERY_LINEAR])
+        presets = named if isinstance(named, dict) else {named: targets}
+        return [{"targets": those, **_arguments(Scheme.parse(name))} for name, those in presets.items()]
     if "config_groups" not in body and "kv_cache_scheme" in body:
         return []  # the cache alone
     if "config_groups" not in body:
         raise ValueError("the recipe's modifier has neither a scheme nor config_groups; add one of them")
+    for name, group in body["config_groups"].items():
+        if not group.get("targets"):
+            raise ValueError(f"the recipe's {quoted(name)} names no targets; add some, as in targets: [Linear]")
     return list(body["config_groups"].values())

@@ -4,6 +4,8 @@
 
 A field that this lab does not read could change what is quantized, so an unknown one is refused, not passed over;
 those that change only how llm-compressor goes about it are in HARMLESS. A field that is null is one that is not there.
+What is no mapping in a stage, such as run_type: oneshot, they pass over, and so does this reader. An AWQModifier that
+quantizes, too, is one of today's with a QuantizationModifier behind it, as they read it.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from quantcore.export.words import LOCAL, TREATING, method_of
+from quantcore.export.words import LOCAL, MODIFIERS, TREATING, method_of
+from quantcore.methods.options import Rtn
 from quantcore.methods.transforms.options import Awq, Quip, Rotate, Smooth
 from quantcore.model.sentences import quoted
+from quantcore.scheme.scheme import PRESETS
 from quantcore.text.files import file_content
 
 NO_RECIPE = "no llm-compressor recipe; one has a stage, modifiers in it, and their options"
 LONGEST = 100_000  # characters
 DEEPEST = 20
 NULL_SAYS = ("actorder",)  # "in no order", where nothing said is their default
-HARMLESS = ("sequential_targets", "sequential_update", "offload_hessians", "format", "zp_dtype")
+HARMLESS = ("sequential_targets", "sequential_update", "offload_hessians", "offload_device", "format", "zp_dtype")
+QUANTIZES = ("scheme", "config_groups", "targets", "ignore", "kv_cache_scheme")  # what AWQModifier said before 0.11
 Read = Callable[[str, Any], Any]
 
 
@@ -40,10 +45,16 @@ def modifiers(text: str) -> list[tuple[str, dict[str, Any]]]:
     if len(text) > LONGEST:
         raise ValueError(f"a recipe of {len(text):,} characters is none that can be read; the limit is {LONGEST:,}")
     stages = _yaml(text)
-    groups = [group for stage in _values(stages) for group in _values(stage)]
+    groups = [
+        group
+        for stage in _values(stages)
+        for name, group in (stage.items() if isinstance(stage, dict) else ())
+        if isinstance(group, dict) or (group is not None and str(name).endswith("_modifiers"))
+    ]
     if not isinstance(stages, dict) or not all(isinstance(one, dict) for one in (*_values(stages), *groups)):
         raise ValueError(f"this is {NO_RECIPE}")
-    named = [(str(kind), body) for group in groups for kind, body in group.items() if body is not None]
+    said = [(str(kind), body) for group in groups for kind, body in group.items() if body is not None]
+    named = [one for kind, body in said for one in _apart(kind, body)]
     for kind, _ in named:
         if kind not in TREATMENTS:
             method_of(kind, {})  # a kind that is none of ours is told before its fields
@@ -51,6 +62,14 @@ def modifiers(text: str) -> list[tuple[str, dict[str, Any]]]:
     if all(kind in TREATMENTS for kind, _ in found):
         raise ValueError("the recipe has no modifier, so it says no scheme; add a QuantizationModifier")
     return found
+
+
+def _apart(kind: str, body: Any) -> list[tuple[str, Any]]:
+    """An AWQModifier that quantizes, as two."""
+    if kind != TREATING[Awq] or not isinstance(body, dict) or not any(name in body for name in QUANTIZES):
+        return [(kind, body)]
+    own, rest = ({name: one for name, one in body.items() if (name in QUANTIZES) == both} for both in (False, True))
+    return [(kind, own), (MODIFIERS[Rtn.name], rest)]
 
 
 def _yaml(text: str) -> Any:
@@ -91,6 +110,21 @@ def _text(where: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _wrong(where, value, "a word")
     return value
+
+
+def _lower(where: str, value: Any) -> str:
+    return _text(where, value).lower()
+
+
+def _preset(where: str, value: Any) -> str | dict[str, list[str]]:
+    """A preset's name, or the targets of several."""
+    found: str | dict[str, list[str]] = (
+        _of_any_name(_texts)(where, value) if isinstance(value, dict) else _text(where, value)
+    )
+    for name in found if isinstance(found, dict) else [found]:
+        if name.upper() not in PRESETS:
+            raise _wrong(where, name, "a preset of compressed-tensors, such as W4A16 or FP8_DYNAMIC")
+    return found
 
 
 def _order(where: str, value: Any) -> str | None:
@@ -165,9 +199,9 @@ def _fields(known: Mapping[str, Read]) -> Read:
 ARGUMENTS = _fields(
     {
         "num_bits": _whole,
-        "type": _text,
+        "type": _lower,
         "symmetric": _flag,
-        "strategy": _text,
+        "strategy": _lower,
         "group_size": _whole,
         "block_structure": _block,
         "dynamic": _when,
@@ -180,7 +214,7 @@ GROUP = _fields({"targets": _texts, "weights": ARGUMENTS, "input_activations": A
 MODIFIER: dict[str, Read] = {
     "targets": _texts,
     "ignore": _texts,
-    "scheme": _text,
+    "scheme": _preset,
     "config_groups": _of_any_name(GROUP),
     "kv_cache_scheme": ARGUMENTS,
     "actorder": _order,

@@ -29,7 +29,7 @@ from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar
 from quantcore.measure.duel import Duel
 from quantcore.measure.kept_scores import FLOAT
-from quantcore.measure.planning import PlannedChoice, plan_for_price, plan_trail
+from quantcore.measure.planning import PlannedChoice, plan_for_price, plan_trail, require_price
 from quantcore.measure.statistics import window_interval
 from quantcore.measure.told_apart import told_apart
 from quantcore.model.layer_names import expert_of, served_as_one
@@ -143,11 +143,8 @@ def plan_in_time(
     """The plan whose layers cost least, by their estimated costs, while all their products together take at most so
     long in a step of so many sequences, as `advice.pace` predicts it; q, k and v are one product, and so on.
 
-    Raises: ValueError for a time that no choice meets, a GPU that is not known, and experts, whose time depends on
-    which of them a router takes."""
-    if any(expert_of(name) for name in lab.shapes()):
-        raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
-    machine = machine_named(lab, gpu)
+    Raises: as `require_time`."""
+    machine = require_time(lab, schemes, milliseconds, gpu, sequences)
     found = layer_costs.sensitivity(lab, schemes, False, reading, calibration, True, progress)
     price = _product_price(lab, machine, sequences)
     units = served_as_one(found.layers).values()
@@ -156,8 +153,32 @@ def plan_in_time(
     return TimedPlan(chosen, sum(price(unit, chosen.choice[unit[0]]) for unit in units), uniform, machine.name)
 
 
+def require_time(
+    lab: Bench, schemes: Sequence[str], milliseconds: float, gpu: str = GPU, sequences: int = 1
+) -> Machine:
+    """The GPU on which a plan of these schemes may take so long.
+
+    Raises: ValueError, before any layer is measured, for a time that no choice meets, a GPU that is not known, no
+    sequence, and experts, whose time depends on which of them a router takes."""
+    _require_no_experts(lab)
+    machine, asked = machine_named(lab, gpu), [lab.scheme_of(one) for one in schemes]
+    layers = [name for name in lab.shapes() if not any(one.skips(name) for one in asked)]
+    price = _product_price(lab, machine, sequences)
+    require_price(layers, [str(one) for one in asked], price, milliseconds, f"ms on {machine.name}")
+    return machine
+
+
+def _require_no_experts(lab: Bench) -> None:
+    if any(expert_of(name) for name in lab.shapes()):
+        raise ValueError("what experts take depends on how many of them a step touches; spend bits instead, --budget")
+
+
 def _product_price(lab: Bench, machine: Machine, sequences: int) -> Callable[[Sequence[str], str], float]:
-    """Layers that are served as one product, and their scheme -> milliseconds of it in a step."""
+    """Layers that are served as one product, and their scheme -> milliseconds of it in a step.
+
+    Raises: ValueError for no sequence."""
+    if sequences < 1:
+        raise ValueError(f"sequences={sequences} is no load; give at least 1")
     shapes = lab.shapes()
 
     @cache
@@ -174,9 +195,10 @@ def _product_price(lab: Bench, machine: Machine, sequences: int) -> Callable[[Se
 def uniform_ms(lab: Bench, schemes: tuple[str, ...], gpu: str = GPU, sequences: int = 1) -> dict[str, float]:
     """What the products of all layers under one scheme take in a step of so many sequences, ms, predicted; of layers
     that one of the schemes skips nothing."""
-    price, asked = _product_price(lab, machine_named(lab, gpu), sequences), [Scheme.parse(text) for text in schemes]
-    units = served_as_one(name for name in lab.shapes() if not any(one.skips(name) for one in asked)).values()
-    return {text: sum(price(unit, text) for unit in units) for text in schemes}
+    price = _product_price(lab, machine_named(lab, gpu), sequences)
+    asked = {text: lab.scheme_of(text) for text in schemes}
+    units = served_as_one(name for name in lab.shapes() if not any(one.skips(name) for one in asked.values())).values()
+    return {text: sum(price(unit, str(one)) for unit in units) for text, one in asked.items()}
 
 
 @remembered(16)
@@ -188,9 +210,11 @@ def trail_in_time(
     reading: str = PLANNED_ON,
     calibration: str = LEARNED,
 ) -> tuple[tuple[float, float], ...]:
-    """Milliseconds and predicted KL of plans from the quickest to the one that loses least."""
-    found = layer_costs.sensitivity(lab, schemes, False, reading, calibration, True)
-    return plan_trail(found, _product_price(lab, machine_named(lab, gpu), sequences))
+    """Milliseconds and predicted KL of plans from the quickest to the one that loses least. Raises: ValueError as
+    `require_time`."""
+    _require_no_experts(lab)
+    price = _product_price(lab, machine_named(lab, gpu), sequences)
+    return plan_trail(layer_costs.sensitivity(lab, schemes, False, reading, calibration, True), price)
 
 
 def finalists(found: Advice, able: Sequence[str]) -> list[str]:

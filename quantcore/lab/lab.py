@@ -145,6 +145,7 @@ class Lab(Beside):
     advise = advice.advise
     tried = advice.tried
     plan_in_time = advice.plan_in_time
+    require_time = advice.require_time
 
     # hardware
     speed = hardware.speed

@@ -9,7 +9,6 @@ from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.specs import require_of_layers
 from quantcore.pipeline.calibration import Progress
 from quantcore.pipeline.convert import quantize_model
-from quantcore.scheme.plan import Plan
 from quantcore.studies.experts import ExpertStudy, expert_load, expert_study, has_experts
 
 
@@ -26,7 +25,7 @@ def experts(
     Raises: ValueError for a model without experts, and a scheme that leaves them all float."""
     if not has_experts(lab.layers()):
         raise ValueError(f"{lab.id!r} has no experts; this question is one of mixtures, such as Mixtral or Qwen3-MoE")
-    plan = Plan.parse(scheme)
+    plan = lab.plan_of(scheme)
     require_of_layers(plan.default)
     if not has_experts(plan.schemes_of(lab.layers())):
         raise ValueError(f"{scheme} leaves all experts float; take skip=experts out of it")

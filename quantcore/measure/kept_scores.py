@@ -18,7 +18,8 @@ from quantcore.model.machine import device_name, versions
 from quantcore.pipeline.layers import LayerReport
 from quantcore.pipeline.ranks import ranks
 
-FLOAT = "float"
+FLOAT = "float"  # a scheme's text like others
+FLOAT_MODEL = "the float model"  # what all schemes are compared with; no scheme's text, so that both can be kept
 INTERVALS = ("log_perplexity", "log_perplexity_change")
 KIND = f"scores {shape_of(Scores, ModelReport, Interval, LayerReport)}"  # of the store's questions
 
@@ -41,20 +42,20 @@ class KeptScores:
     ) -> None:
         """texts: of schemes, in full. tokens, calibration: (windows, T), measured on and learned from."""
         self._store, self._texts = store, texts
-        self._questions = questions(model, [FLOAT, *texts], tokens, calibration, hashed)
+        self._questions = questions(model, [FLOAT_MODEL, *texts], tokens, calibration, hashed)
         self._answers = {
-            text: store.get(question, _scores if text == FLOAT else _figures)
+            text: store.get(question, _scores if text == FLOAT_MODEL else _figures)
             for text, question in self._questions.items()
         }
 
     @property
     def missing(self) -> list[str]:
         """The schemes to measure: all where the float model's scores are not there, since they come of one pass."""
-        return [text for text in self._texts if self._answers[text] is None or self._answers[FLOAT] is None]
+        return [text for text in self._texts if self._answers[text] is None or self._answers[FLOAT_MODEL] is None]
 
     @property
     def float_scores(self) -> Scores:
-        return _scores(self._answer(FLOAT))
+        return _scores(self._answer(FLOAT_MODEL))
 
     def scheme(self, text: str) -> SchemeScores:
         """Raises: KeyError for a scheme that is neither in the store nor was kept since."""
@@ -63,7 +64,7 @@ class KeptScores:
         return SchemeScores(_scores(answer), report, layers, quantize_s, answer.made)
 
     def keep_float(self, scores: Scores) -> None:
-        self._keep(FLOAT, {}, scores)
+        self._keep(FLOAT_MODEL, {}, scores)
 
     def keep(
         self, text: str, scores: Scores, report: ModelReport, layers: Sequence[LayerReport], quantize_s: float
@@ -87,11 +88,11 @@ class KeptScores:
 def questions(
     model: Held, texts: Sequence[str], tokens: Tensor, calibration: Tensor, hashed: str | None
 ) -> dict[str, Question]:
-    """What the store is asked for, by the text of a scheme, or FLOAT."""
+    """What the store is asked for, by the text of a scheme, or FLOAT_MODEL."""
     hashed = hashed or model_hash(model)
     device, used = ranks().named(device_name(model.device)), versions()
     read = tokens_hash(tokens), tokens_hash(tokens, calibration)
-    return {text: Question(KIND, text, model.id, hashed, read[text != FLOAT], device, used) for text in texts}
+    return {text: Question(KIND, text, model.id, hashed, read[text != FLOAT_MODEL], device, used) for text in texts}
 
 
 def report_of(figures: Mapping[str, Any]) -> ModelReport:

@@ -15,7 +15,7 @@ from itertools import combinations
 import torch
 
 from quantcore.measure.frontier import unbeaten
-from quantcore.measure.kept_scores import FLOAT, KIND, report_of
+from quantcore.measure.kept_scores import FLOAT, FLOAT_MODEL, KIND, report_of
 from quantcore.measure.luck import Spread, without_jitter
 from quantcore.measure.scores import ModelReport
 from quantcore.measure.statistics import Interval, paired_interval
@@ -46,7 +46,7 @@ class Measured:
 def measured(store: Store, model_hash: str | None = None) -> list[Measured]:
     """Every scheme that the store knows of, newest first; of one model alone where its hash is given. A row that this
     version cannot read is passed over."""
-    read = (_measured(row) for row in store.rows(KIND) if row.scheme != FLOAT)
+    read = (_measured(row) for row in store.rows(KIND) if row.scheme not in (FLOAT, FLOAT_MODEL))
     return [one for one in read if one is not None and model_hash in (None, one.model_hash)]
 
 

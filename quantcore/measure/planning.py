@@ -105,15 +105,21 @@ def plan_for_price(found: Sensitivity, price: Price, budget: float, word: str) -
     """The same for a price of another kind, such as milliseconds: `price` of layers that are served as one product
     under a scheme, which adds up over the products; `word` names its unit.
 
-    Raises: ValueError for a budget that no choice meets."""
-    units = list(served_as_one(found.layers).values())
-    least = sum(min(price(unit, text) for text in found.schemes) for unit in units)
+    Raises: as `require_price`."""
+    require_price(found.layers, found.schemes, price, budget, word)
+    return _within(found, list(served_as_one(found.layers).values()), price, budget)
+
+
+def require_price(layers: Iterable[str], schemes: Sequence[str], price: Price, budget: float, word: str) -> None:
+    """Raises: ValueError for a budget that no choice of these schemes meets, also before any layer is measured."""
+    if not schemes:
+        raise ValueError("there is no scheme to choose from; give at least one, such as w:int4/group128")
+    least = sum(min(price(unit, text) for text in schemes) for unit in served_as_one(layers).values())
     if not least <= budget < math.inf:
         raise ValueError(
             f"a budget of {budget:.4g} {word} cannot be met: the cheapest scheme for every layer takes {least:.4g}; "
             "raise the budget, or add a cheaper scheme"
         )
-    return _within(found, units, price, budget)
 
 
 def plan_trail(found: Sensitivity, price: Price | None = None) -> tuple[tuple[float, float], ...]:

@@ -15,7 +15,7 @@ by block behind quantized ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,7 @@ from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 
 SoFar = Callable[[str, dict[str, float]], None]
+NO_SCHEME = "there is no scheme to measure; give at least one, such as w:int4/group128"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def sensitivity(
 def require_measurable(texts: Sequence[str], tokens: Tensor) -> None:
     """Raises: ValueError for no scheme, and windows of one token."""
     if not texts:
-        raise ValueError("there is no scheme to measure; give at least one, such as w:int4/group128")
+        raise ValueError(NO_SCHEME)
     require_windows(tokens)
 
 
@@ -125,13 +126,25 @@ def texts_on(model: nn.Module, schemes: Sequence[str]) -> list[str]:
     """The schemes' texts in full, each once; presets have the model's own grain."""
     grain = fitting_grain(linear_shapes(model))
     asked = [Scheme.parse(text, grain) for text in schemes]
-    if (kv := next((one.kv for one in asked if one.kv is not None), None)) is not None:
-        raise ValueError(f"what each layer costs is asked of Linears, and {kv} speaks of the whole cache; leave it out")
+    require_of_linears(asked)
     return list(dict.fromkeys(map(str, asked)))
 
 
+def require_of_linears(schemes: Iterable[Scheme]) -> None:
+    """Raises: ValueError for a scheme that speaks of the cache, or of nothing."""
+    for one in schemes:
+        if one.kv is not None:
+            raise ValueError(
+                f"what each layer costs is asked of Linears, and {one.kv} speaks of the whole cache; leave it out"
+            )
+        if one.is_float:
+            raise ValueError(_nothing(str(one)))
+
+
 def joined(costs: Sequence[LayerCosts]) -> Sensitivity:
-    """The costs of several schemes as one Sensitivity. Raises: ValueError if they are not over the same layers."""
+    """The costs of several schemes as one Sensitivity. Raises: ValueError for none, or not over the same layers."""
+    if not costs:
+        raise ValueError(NO_SCHEME)
     first = costs[0]
     for cost in costs:
         if set(cost.alone) != set(first.alone):
@@ -233,7 +246,11 @@ def transformed(model: nn.Module, scheme: Scheme, calibration: Tensor | None) ->
 def require_layers(text: str, layers: Mapping[str, QuantLinear]) -> None:
     """Raises: ValueError for a scheme that quantizes none."""
     if not layers:
-        raise ValueError(f"{text} quantizes nothing, so no layer can hurt; give a scheme such as w:int4/group128")
+        raise ValueError(_nothing(text))
+
+
+def _nothing(text: str) -> str:
+    return f"{text} quantizes nothing, so no layer can hurt; give a scheme such as w:int4/group128"
 
 
 def sizes_of(

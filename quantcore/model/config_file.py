@@ -1,8 +1,8 @@
 """config.json, before anybody builds a model from it: are its numbers those that a model of these files can have?
 
-Building a model costs time and memory for every block that config.json asks for, also where no weight is there; a file
-of a few bytes that asks for a million must be refused before. So no count is believed: a model has no more blocks than
-its files hold tensors, nor than MOST_BLOCKS, and is no wider than they hold numbers.
+Building a model costs time and memory for every block that config.json asks for, also where no weight is there, or no
+file of weights; one of a few bytes that asks for a million must be refused before. So no count is believed: a model has
+no more blocks than its files hold tensors, nor than MOST_BLOCKS, and is no wider than they hold numbers.
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ def context_of(config: Any) -> int | None:
     return next((one for one in found if type(one) is int and one > 0), None)
 
 
-def require_counts(config: dict[str, Any], tensors: int, numbers: int) -> None:
-    """That the configuration asks for no model which files of so many tensors, and numbers in them, cannot hold.
+def require_counts(config: dict[str, Any], tensors: int | None, numbers: int | None) -> None:
+    """That the configuration asks for no model which files of so many tensors, and numbers in them, cannot hold; None:
+    there are no files.
 
     Raises: ValueError that names the entry."""
     for part in (config, language_part(config)):
@@ -111,7 +112,7 @@ def require_counts(config: dict[str, Any], tensors: int, numbers: int) -> None:
                 )
     for name, value in entries(config):
         most, of = (tensors, "tensors") if name in BLOCKS else (numbers, "numbers")
-        if type(value) is int and value > most and _bounded(name):
+        if most is not None and type(value) is int and value > most and _bounded(name):
             raise ValueError(
                 f"its config.json says {name} = {cut(f'{value:,}', 40)} and its files hold {most:,} {of}; "
                 "download config.json and weights again, from one place"

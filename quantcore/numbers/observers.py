@@ -2,7 +2,7 @@
 
 Twice the same question. For a tensor at hand (a weight, or a dynamic activation) `tile_range` answers once per tile.
 For a static activation the tensor is a stream that nobody keeps: `RangeRecorder` watches it batch by batch and holds
-only min, max, two moving averages and a histogram of fixed size, so its memory does not grow with the text.
+only min, max, moving averages and a histogram of fixed size, so its memory does not grow with the text.
 
     minmax      [min, max]: nothing is clipped, one outlier stretches every step
     ema         moving average of each window's min and max: late windows weigh more, rare peaks are clipped

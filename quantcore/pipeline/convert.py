@@ -17,7 +17,7 @@ from quantcore.model.places import copy_with
 from quantcore.model.wiring import copy_of
 from quantcore.pipeline.calibration import LayerStats, Progress
 from quantcore.pipeline.layers import LayerReport
-from quantcore.pipeline.parts import parts
+from quantcore.pipeline.parts import parts, require_float
 from quantcore.pipeline.treated import treated
 from quantcore.scheme.fitting import plan_for
 from quantcore.scheme.plan import Plan
@@ -67,6 +67,7 @@ def _converted(
     weighed: bool,
 ) -> tuple[nn.Module, dict[str, LayerReport]]:
     whole = held(model)
+    require_float(whole.skeleton)
     asked = plan_for(scheme, linear_shapes(whole.skeleton))
     whole = treated(whole, asked, calibration)
     floats: dict[str, Tensor] = {}

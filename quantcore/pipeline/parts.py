@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 
 from torch import Tensor, nn
 
-from quantcore.matmul.size import model_size
+from quantcore.matmul.size import model_size, quantized_linears
 from quantcore.model.held import Held, held
 from quantcore.model.linears import head_of, linear_shapes, require_plan
 from quantcore.model.loading import LoadedModel
@@ -96,6 +96,7 @@ def parts_of_plans(
     refuse   called with a plan's name and what is refused of it on the way (NaN in a weight, no Cholesky factor); the
              others go on without it. None: such an error ends the work"""
     model = held(source)
+    require_float(model.skeleton)
     roads = {}
     for name, plan in plans.items():
         label = (labels or {}).get(name, name)
@@ -113,6 +114,15 @@ def parts_of_plans(
         together = [road.schemes for road in side.roads.values()]
         side.floats = FloatSide(side.model, together, calibration, measured, stats, sequential)
     return _parts(model.base if isinstance(model, Treated) else model, list(sides.values()), progress, refuse)
+
+
+def require_float(model: nn.Module) -> None:
+    """Raises: ValueError for a model some of whose layers are codes already."""
+    if coded := list(quantized_linears(model)):
+        raise ValueError(
+            f"{len(coded)} layers of this {type(model).__name__} are codes already (the first is {coded[0]!r}), so "
+            "what another scheme costs could not be told; give the float model that it was made from"
+        )
 
 
 def planned(model: Held, plan: Plan) -> tuple[dict[str, Scheme], Size]:

@@ -50,7 +50,7 @@ from quantcore.scheme.cache import CACHED, CacheSpec, parse_cache
 from quantcore.scheme.patterns import fits, is_pattern, require_quick
 from quantcore.scheme.spec_text import observer_suffix, parse_spec, when_of
 
-LONGEST_TEXT = 400
+LONGEST_TEXT = 4000  # a recipe may leave dozens of layers float, each by an expression
 EVERY_TOKEN = "experts=all"
 HEAD = "lm_head"  # a model's output head, whatever the model calls it
 PRESET_GRAIN = PerGroup(128)
@@ -308,6 +308,10 @@ def _split_part(part: str) -> tuple[str, str]:
     for key, mark in (("w", "w:"), ("a", "a:"), *((one, f"{one}:") for one in CACHED), ("skip", "skip=")):
         if part.startswith(mark) and len(part) > len(mark):
             return key, part[len(mark) :]
+    if "@" in part:
+        raise ValueError(
+            f"{part!r} has exceptions behind @, which a plan has, and one scheme is asked for; leave them out"
+        )
     known = [*(one.usage.split(" ")[0] for one in TRANSFORMS.values()), *METHODS]
     raise ValueError(
         f"cannot read {part!r}; a scheme's parts are w:..., a:..., {', '.join(known)}, {EVERY_TOKEN}, kv:... and "

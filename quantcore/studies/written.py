@@ -20,8 +20,11 @@ from torch import Tensor, nn
 
 from quantcore.export.export_report import REPORT_FILE
 from quantcore.export.shards import StoredFile
+from quantcore.export.trial import read_by_transformers
+from quantcore.export.words import READ_AS_BFLOAT16
 from quantcore.measure.evaluate import compare
 from quantcore.model.making import making
+from quantcore.model.weight_files import read_json
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,18 @@ def read_back(folder: Path, quantized: nn.Module, tokens: Tensor) -> ReadBack:
     from transformers import AutoModelForCausalLM
 
     with making():
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    loaded = loaded.to(next(quantized.parameters()).device).eval()
+        loaded = read_by_transformers(AutoModelForCausalLM, folder, tokens[:1].cpu(), _runs_in(folder))
+    nn.Module.to(loaded, next(quantized.parameters()).device)
     report = compare(quantized, loaded, tokens)
     return ReadBack(report.tokens, report.float_perplexity, report.perplexity, report.kl, report.top1_agreement)
+
+
+def _runs_in(folder: Path) -> torch.dtype:
+    """The type in which transformers must first run a checkpoint: where it makes bfloat16 of codes, in that."""
+    entry = read_json(folder / "config.json")["quantization_config"]
+    layouts = {group.get("format") for group in entry["config_groups"].values()}
+    halves = not READ_AS_BFLOAT16.isdisjoint(layouts) and not entry.get("dequantize")
+    return torch.bfloat16 if halves else torch.float32
 
 
 def _sha256(path: Path) -> str:

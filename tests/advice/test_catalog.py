@@ -140,6 +140,43 @@ def test_what_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         shape_of("meta-llama/Llama-3.1-70B")
     with pytest.raises(ValueError, match="no folder with a config.json and no hub id"):
         shape_of("nothing at all")
+    monkeypatch.setattr("quantcore.advice.catalog.config_folder", lambda _: pytest.fail("the hub was asked"))
+    (tmp_path / "notes.txt").write_text("mine")
+    for here in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match="is there and holds no model's shape; name a folder with a config.json"):
+            shape_of(str(here))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "rwkv", "num_hidden_layers": 1}))
     with pytest.raises(ValueError, match="rwkv|not known here"):
+        shape_of(str(tmp_path))
+
+
+def test_a_folder_that_has_changed_has_another_shape(tmp_path: Path) -> None:
+    """A server lives on while a folder's model is replaced."""
+    config = catalogue()["meta-llama/Llama-3.2-1B"].config
+    for blocks in (2, 3):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": blocks, "note": "x" * blocks}))
+        assert shape_of(str(tmp_path)).blocks == blocks
+    assert shape_of(str(tmp_path)) is shape_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        (
+            {"num_hidden_layers": 10**6},
+            "num_hidden_layers = 1,000,000, and no model is known of more than 1,000 blocks",
+        ),
+        ({"num_hidden_layers": -1}, "num_hidden_layers = -1, which is no whole number of at least 1"),
+        ({"text_config": {"hidden_size": 0}}, "hidden_size = 0, which is no whole number of at least 1"),
+        ({"model_type": None}, "names no model_type"),
+    ],
+    ids=lambda one: "" if isinstance(one, str) else next(iter(one)),
+)
+def test_a_configuration_that_describes_no_model_is_told_before_it_is_built(
+    entries: dict[str, object], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million blocks would take half a minute."""
+    monkeypatch.setattr("quantcore.advice.catalog.build", lambda *_: pytest.fail("it was built"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **entries}))
+    with pytest.raises(ValueError, match=f"could not load '.*': its config.json .*{reason}"):
         shape_of(str(tmp_path))

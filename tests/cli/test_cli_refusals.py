@@ -159,6 +159,14 @@ NUMBERS = {
     "--budget=inf": "inf bits per weight are no budget",
     "--budget=-inf": "-inf bits per weight are no budget",
     "--budget=x": "argument --budget: invalid float value",
+    "--megabytes=-1": "--megabytes -1 are no budget; give a number above 0",
+    "--megabytes=nan": "--megabytes nan are no budget",
+    "--milliseconds=0": "a budget of 0 ms on H100 SXM cannot be met: the cheapest scheme for every layer takes",
+    "--milliseconds=nan": "a budget of nan ms on H100 SXM cannot be met",
+    "--gpu=L4": "--gpu and --sequences say where --milliseconds are spent; give those too, or leave them out",
+    "--sequences=1": "--gpu and --sequences say where --milliseconds are spent",
+    "--milliseconds=1 --gpu=Voodoo": "no GPU of the table is called 'Voodoo'; it has",
+    "--milliseconds=1 --sequences=0": "sequences=0 is no load; give at least 1",
     "--window=0": "--window 0 is too short",
     "--window=-1": "--window -1 is too short",
     "--window=1": "--window 1 is too short",
@@ -178,7 +186,28 @@ NUMBERS = {
 def test_a_number_is_refused(capsys: pytest.CaptureFixture[str], tried: str, request: pytest.FixtureRequest) -> None:
     if not tried.startswith("--device"):
         request.getfixturevalue("no_model")
-    assert NUMBERS[tried] in refused(capsys, "sensitivity", "--schemes", "w:int4/channel", tried)
+    assert NUMBERS[tried] in refused(capsys, "sensitivity", "--schemes", "w:int4/channel", *tried.split())
+
+
+OF_OTHER_THINGS = {
+    "sensitivity --schemes W4A16 kv:int8/token": "kv:int8/token/dynamic speaks of the whole cache; leave it out",
+    "sensitivity --schemes W4A16 float": "float quantizes nothing, so no layer can hurt",
+    f"layer --layer {LAYER[2]} --scheme W4A16,kv:int8/token": "speaks of the whole model's cache; leave it out",
+    f"layer --layer {LAYER[2]} --scheme w:int4/group48": "group48 does not divide in_features=1024; try group32",
+    f"layer --layer {LAYER[2]} --scheme W8A8,a:int8/group48/dynamic": "group48 does not divide in_features=1024",
+    f"layer --layer {LAYER[2]} --scheme W4A16@o_proj=W8A8": "'W4A16@o_proj=W8A8' has exceptions behind @, which a plan",
+    "answers --schemes W4A16 --tokens 0": "--tokens 0 is no answer; give at least 1",
+    f"lens --caches {' '.join(f'kv:int{bits}/token' for bits in range(2, 9))}": "7 caches cannot be seen at once",
+    "lens --caches kv:int8/token --window 63": "--window 63 is too short for a lens; give at least 64",
+}
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("tried", OF_OTHER_THINGS)
+def test_what_a_verb_is_not_asked_of_is_told_before_the_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], tried: str
+) -> None:
+    assert OF_OTHER_THINGS[tried] in refused(capsys, *tried.split())
 
 
 def test_a_budget_that_no_scheme_meets_is_told_before_a_layer_is_measured(
@@ -250,6 +279,7 @@ PLACES_TO_SERVE = {
     "--address=nope nope": "--address 'nope nope' is no address of a machine",
     "--address=999.1.1.1": "--address '999.1.1.1' is no address of a machine",
     f"--address={'a.' * 300}": "is no address of a machine",
+    "--address=192.0.2.1": "no server can listen on '192.0.2.1', port 8501 (",  # kept free for documents: nobody's
 }
 
 
@@ -262,6 +292,16 @@ def test_a_place_that_no_server_can_have_is_refused(
 
     monkeypatch.setattr(os, "execv", begun)
     assert PLACES_TO_SERVE[tried] in refused(capsys, "app", tried)
+
+
+def test_a_port_that_another_server_has_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the server was started"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        said = refused(capsys, "app", "--port", port)
+    assert f"no server can listen on '127.0.0.1', port {port} (Address already in use); give another --port" in said
 
 
 @pytest.mark.parametrize("many", ["0", "-1", "5000", "9" * 30])
@@ -345,7 +385,7 @@ RECIPES = {
     "layers in a list of numbers": (ONE % "scheme: W4A16, ignore: [5]", "ignore is '[5]', not a list of words"),
     "weights in a number": (ONE % "config_groups: {g: {weights: 5}}", "weights is '5', not a mapping of its options"),
     "a scheme in a number": (ONE % "scheme: 5", "scheme is '5', not a word"),
-    "an unknown scheme": (ONE % "scheme: NOPE", "cannot read 'NOPE'"),
+    "an unknown scheme": (ONE % "scheme: NOPE", "scheme is 'NOPE', not a preset of compressed-tensors"),
     "damping in letters": ("s: {g: {GPTQModifier: {scheme: W4A16, dampening_frac: x}}}", "is 'x', not a number"),
     "damping that is no number": ("s: {g: {GPTQModifier: {scheme: W4A16, dampening_frac: .nan}}}", "damp=nan"),
     "an expression that is none of ours": (ONE % "scheme: W4A16, ignore: ['re:(a+)+$']", "it repeats groups"),

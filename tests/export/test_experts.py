@@ -1,6 +1,7 @@
 """A mixture's checkpoint: transformers reads our experts, or the export is refused before its work."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_names_and_patterns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "scheme", "sentence"),
     [
-        ("Mixtral", "w:int4/group16/asym", "experts with zero points; write a symmetric scheme for them"),
+        ("Mixtral", "w:int4/group16/asym", "experts with zero points; write @experts=w:int4/group16 behind the scheme"),
         ("Mixtral", "W8A8", "integer weights and rounded inputs .*; write @experts=w:int8/channel behind the scheme"),
         ("Mixtral", "w:int8/channel@w2=w:int4/channel", "reads one scheme for all experts, and those of .* 2 schemes"),
         ("Mixtral", "w:int8/channel@w2=float", "one for some of their 12 layers; give them one, or skip=experts"),
@@ -113,6 +114,27 @@ def test_what_transformers_does_not_read_is_refused_before_the_work(
         export_checkpoint(mixture(kind), scheme, tmp_path / "out", TOKENS)
     assert len(str(refused.value)) < 400
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "w:int4/group16/asym",  # a width of 128 they need not have
+        "W8A8",
+        "FP8_DYNAMIC,smooth=0.5",
+        "FP8,experts=all,skip=o_proj",
+        "FP8_DYNAMIC,gptq,experts=all",
+        "FP8_DYNAMIC,rotate=random",
+    ],
+)
+def test_the_exception_that_a_refusal_offers_can_be_taken(scheme: str, tmp_path: Path) -> None:
+    lm = mixture()
+    with pytest.raises(ValueError, match="does not (round|read)") as refused:
+        export_checkpoint(lm, scheme, tmp_path / "out", TOKENS)
+    offered = re.search("write (@experts=[^ ]*) behind", str(refused.value))
+    assert offered
+    assert ("experts=all" in offered[1]) == ("gptq" in scheme)  # what it learns from stays, where it still learns
+    assert export_checkpoint(lm, scheme + offered[1], tmp_path / "out", TOKENS).logits_apart is not None
 
 
 def test_float_experts_of_a_kind_that_stays_fused(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -372,16 +374,22 @@ def test_force_replaces_only_models_and_never_the_source(tiny_lm: LoadedModel, t
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "to a friend.txt").write_text("dear")
     (tmp_path / "file").write_text("text")
-    for place in ("letters", "file"):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "config.json").write_text('{"port": 80}')
+    for place in ("letters", "file", "app"):
         with pytest.raises(ValueError, match="is no model's folder, so it is not replaced"):
             export_checkpoint(tiny_lm, "w:int8/channel", tmp_path / place, force=True)
     with pytest.raises(ValueError, match="is the model that is being quantized"):
         export_checkpoint(tiny_lm, "w:int8/channel", tiny_lm.id, force=True)
+    outer = shutil.copytree(tiny_lm.id, tmp_path / "outer")
+    inner = replace(tiny_lm, id=str(shutil.copytree(tiny_lm.id, outer / "inner")))
+    with pytest.raises(ValueError, match="outer' is the model that is being quantized, or has it inside"):
+        export_checkpoint(inner, "w:int8/channel", outer, force=True)
     with pytest.raises(ValueError, match="is no folder, so nothing can be written into it"):
         export_checkpoint(tiny_lm, "w:int8/channel", tmp_path / "no" / "such")
     with pytest.raises(ValueError, match="is no folder"):
         export_checkpoint(tiny_lm, "w:int8/channel", tmp_path / "file" / "under")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "letters"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["app", "file", "letters", "outer"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -67,14 +67,15 @@ def test_a_model_that_cannot_load_packed_words_says_how_it_does(tmp_path: Path) 
     assert torch.isfinite(logits(read, tokens)).all()
 
 
-def test_tokens_without_windows_are_told_before_the_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", ["", ",smooth=0.5"])  # what speaks of the whole model is not said again
+def test_tokens_without_windows_are_told_before_the_work(whole: str, tmp_path: Path) -> None:
     lm = LoadedModel("random", tiny("OPT"), tiny_tokenizer(), torch.device("cpu"))
-    instead = "w:int8/channel,a:int8/tensor/dynamic"
+    tokens, instead = torch.randint(3, 60, (2, 16)), "w:int8/channel,a:int8/tensor/dynamic"
     with pytest.raises(ValueError, match=f"take @fc1,fc2={instead}, .* or for vLLM --reader vllm"):
-        export_checkpoint(lm, "W8A8", tmp_path / "out", progress=lambda *_: pytest.fail("work was done"))
+        export_checkpoint(lm, f"W8A8{whole}", tmp_path / "out", tokens, progress=lambda *_: pytest.fail("too late"))
     assert not (tmp_path / "out").exists()
-    export_checkpoint(lm, f"W8A8@fc1,fc2={instead}", tmp_path / "out")
-    report = export_checkpoint(lm, "W8A8", tmp_path / "other", reader="vllm")
+    export_checkpoint(lm, f"W8A8{whole}@fc1,fc2={instead}", tmp_path / "out", tokens)
+    report = export_checkpoint(lm, f"W8A8{whole}", tmp_path / "other", tokens, reader="vllm")
     assert "gives several tokens one scale" in report.notes[0]
 
 

@@ -160,3 +160,12 @@ def test_a_written_checkpoint(tiny_lm: LoadedModel, tmp_path: Path) -> None:
     assert same.kl < 1e-9
     other = read_back(folder, quantize_model(tiny_lm.model, "w:int8/channel")[0], tokens)
     assert other.kl > 1e-3
+
+
+@pytest.mark.parametrize("scheme", ["MXFP4", "w:int4/group64@down_proj=MXFP8"])
+def test_what_transformers_makes_bfloat16_of_is_read_back(scheme: str, tiny_lm: LoadedModel, tmp_path: Path) -> None:
+    export_checkpoint(tiny_lm, scheme, tmp_path / "out")
+    tokens = token_windows(tiny_lm.tokenizer, bundled_text("evaluation"), 64, 128)
+    same = read_back(tmp_path / "out", quantize_model(tiny_lm.model, scheme)[0], tokens)
+    other = read_back(tmp_path / "out", tiny_lm.model, tokens)
+    assert same.kl < 0.2 * other.kl

@@ -1,6 +1,7 @@
 """Recipes: read back they are what they were, and other people's classes read them the same way."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,19 @@ def test_other_peoples_recipes() -> None:
               input_activations: {num_bits: 8, type: int, symmetric: true, strategy: tensor}
     """
     assert str(plan_from_recipe(text)) == "w:int8/channel,a:int8/tensor/static/ema0.01"  # its minmax moves
+    text = """
+    quant_stage:
+      run_type: oneshot
+      quant_modifiers:
+        AWQModifier: {ignore: [lm_head], targets: Linear, scheme: W4A16_ASYM, duo_scaling: true, offload_device: null}
+    """
+    assert str(plan_from_recipe(text)) == "w:int4/group128/asym,awq"  # AWQModifier once quantized, too
+    text = "s: {m: {QuantizationModifier: {ignore: lm_head, scheme: {W4A16: [Linear], w8a16: ['re:.*up_proj$']}}}}"
+    assert plan_from_recipe(text).scheme_for("model.layers.0.mlp.up_proj") == Scheme.parse("W8A16")
+    assert str(plan_from_recipe(text).default) == "w:int4/group128"
+    group = "{targets: Linear, weights: {type: INT, strategy: CHANNEL}}"
+    text = f"s: {{m: {{QuantizationModifier: {{config_groups: {{g: {group}}}}}}}}}"
+    assert str(plan_from_recipe(text)) == "w:int8/channel,skip=none"
     text = "s: {m: {QuantizationModifier: {kv_cache_scheme: {num_bits: 8, type: float, strategy: attn_head}}}}"
     assert str(plan_from_recipe(text)) == "kv:fp8_e4m3/head/static/ema0.01,skip=none"
 
@@ -221,7 +235,27 @@ def test_what_it_has_not(scheme: str, sentence: str) -> None:
             "GPTQModifier: {scheme: W8A16, targets: ['re:.*b$']}}}",
             "ignores 're:.\\*a', which the others neither ignore nor target",
         ),
-        ("a_stage: {b_modifiers: {QuantizationModifier: {scheme: W99}}}", "cannot read 'W99'"),
+        ("a_stage: {b_modifiers: {QuantizationModifier: {scheme: W99}}}", "scheme is 'W99', not a preset"),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: 'w:int4/group128,gptq'}}}",
+            "scheme is 'w:int4/group128,gptq', not a preset of compressed-tensors",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, config_groups: {g: {targets: [Linear]}}}}}",
+            "has a scheme and config_groups, and they say the same",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {config_groups: {g: {weights: {num_bits: 8}}}}}}",
+            "the recipe's 'g' names no targets",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W8A8}, GPTQModifier: {scheme: W4A16}}}",
+            "the recipe gives 'Linear' two schemes",
+        ),
+        (
+            "a_stage: {b_modifiers: {QuantizationModifier: {scheme: {W8A8: 're:.*up', W4A16: 're:.*up'}}}}",
+            "the recipe gives 're:.\\*up' two schemes",
+        ),
     ],
 )
 def test_what_is_no_recipe(text: str, sentence: str) -> None:
@@ -280,6 +314,61 @@ def test_other_peoples_names_mean_what_their_library_means(
     assert Plan.parse(str(plan)) == plan
     again = plan_from_recipe(recipe(plan))
     assert [ours(again, name) for name in NAMES] == [ours(plan, name) for name in NAMES]
+
+
+def test_a_recipe_that_leaves_many_layers_float_is_read_into_a_text_that_can_be_asked_for() -> None:
+    ignore = ["lm_head", *(f"model.layers.{block}.mlp.gate" for block in range(48))]
+    body = {"scheme": "W4A16", "targets": ["Linear"], "ignore": ignore}
+    plan = plan_from_recipe(yaml.safe_dump({"a_stage": {"b_modifiers": {"QuantizationModifier": body}}}))
+    assert Plan.parse(str(plan)) == plan
+    assert [
+        plan.scheme_for(name) is None for name in ("model.layers.47.mlp.gate", "model.layers.47.mlp.gate_proj")
+    ] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("modifiers", "refused"),
+    [
+        ([("Linear", ["re:.*lm_head"], 4), ("re:.*lm_head", [], 8)], None),
+        ([("Linear", ["lm_head"], 4), ("re:.*lm_head", ["re:.*gate$"], 8)], "re:.*gate"),
+        ([("Linear", ["lm_head", "re:.*q_proj"], 4), ("re:.*q_proj", ["lm_head"], 8)], None),
+        ([("Linear", ["lm_head"], 4), ("re:.*down_proj$", [], 8)], None),
+        ([("Linear", ["lm_head"], 4), ("re:.*head", [], 8)], "lm_head"),
+        ([("re:.*gate_proj", ["re:.*gate_proj"], 4), ("Linear", ["re:.*gate_proj"], 8)], None),  # nobody's
+        ([("Linear", ["re:.*q_proj", "re:.*lm_head"], 4), ("re:.*q_proj", ["re:.*q_proj"], 8)], None),
+    ],
+)
+def test_what_one_modifier_ignores_another_may_quantize(
+    modifiers: list[tuple[str, list[str], int]], refused: str | None
+) -> None:
+    """Each by itself, as their `match_targets` takes it; what this lab cannot say so is refused."""
+    match = pytest.importorskip("compressed_tensors.utils.match")
+    stage = {
+        f"m{place}": {
+            "QuantizationModifier": {
+                "ignore": ignore,
+                "config_groups": {"g": {"targets": [target], "weights": {"num_bits": bits, "strategy": "channel"}}},
+            }
+        }
+        for place, (target, ignore, bits) in enumerate(modifiers)
+    }
+    text = yaml.safe_dump({"a_stage": stage})
+    if refused is not None:
+        with pytest.raises(ValueError, match=f"ignores '{re.escape(refused)}.*', which the others neither ignore"):
+            plan_from_recipe(text)
+        return
+    plan, linear = plan_from_recipe(text), torch.nn.Linear(1, 1)
+    for name in NAMES:
+        theirs = [
+            bits
+            for target, ignore, bits in modifiers
+            if match.match_targets(name, linear, [target]) and not match.match_targets(name, linear, ignore)
+        ]
+        ours = plan.scheme_for(name)
+        assert theirs == ([] if ours is None or ours.weights is None else [ours.weights.fmt.bits]), name
 
 
 @pytest.mark.parametrize("text", ["W4A16,gptq", "W8A8", "FP8"])

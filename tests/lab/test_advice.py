@@ -113,6 +113,21 @@ def test_the_verb_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no GPU of the table" in capsys.readouterr().err
 
 
+def test_what_no_plan_can_be_made_of(lab: Lab) -> None:
+    with pytest.raises(ValueError, match="there is no scheme to measure; give at least one"):
+        lab.sensitivity([])
+    with pytest.raises(ValueError, match="there is no scheme to choose from; give at least one"):
+        lab.plan_in_time((), 1)
+    for question in (lab.uniform_ms, lab.trail_in_time):
+        with pytest.raises(ValueError, match="sequences=0 is no load; give at least 1"):
+            question(("w:int8/channel",), "H100 SXM", 0)
+
+
+def test_a_presets_time_is_that_of_the_models_own_groups(lab: Lab) -> None:
+    """Widths of 64 here, so groups of 64."""
+    assert lab.uniform_ms(("W8A16",)) == {"W8A16": lab.uniform_ms(("w:int8/group64",))["w:int8/group64"]}
+
+
 def test_a_plan_within_milliseconds(lab: Lab) -> None:
     """Between what a scale a row and scales of groups take: no slower than asked, of both, q, k and v alike."""
     own = lab.read(LoadedText("own", ("the cat sat on the mat and saw " * 60,)))

@@ -73,6 +73,20 @@ def test_the_second_time_nothing_is_run(
     assert asked[1] == SCHEMES  # another text
 
 
+def test_float_as_a_scheme_is_kept_beside_the_float_model(
+    tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    """Whichever is kept first, and whichever last."""
+    store = Store(tmp_path)
+    for schemes in (SCHEMES[:1], ["float"], SCHEMES, ["float", *SCHEMES]):
+        assert known(tiny_lm, ["float"], tokens, tokens, store) == ["float"] * (
+            schemes in (SCHEMES, ["float", *SCHEMES])
+        )
+        found = duel(tiny_lm, schemes, tokens, tokens, store)
+        assert list(found.reports) == schemes
+    assert (found.reports["float"].kl, found.reports[SCHEMES[0]].kl > 0) == (0.0, True)
+
+
 def test_a_large_model_goes_block_by_block(
     tiny_lm: LoadedModel, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

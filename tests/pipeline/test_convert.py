@@ -1,9 +1,13 @@
 """A quantized copy: right layers replaced, original untouched, every loss reported, bad input named."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from quantcore import calibrate, compare, dequantize, fake_quantize, quantize, quantize_model
+from quantcore.export.checkpoint import export_checkpoint
 from quantcore.matmul.layers import QuantLinear
 from quantcore.matmul.size import bits_per_weight, checkpoint_bytes, quantized_linears
 from quantcore.measure.evaluate import perplexity
@@ -132,6 +136,19 @@ class TestBadInput:
     def test_static_without_text(self, tiny_lm: LoadedModel) -> None:
         with pytest.raises(ValueError, match="freezes activation ranges, so it needs calibration tokens"):
             quantize_model(tiny_lm.model, "FP8")
+
+    @pytest.mark.parametrize("again", ["W8A8", "W8A8,smooth=0.5", "w:int4/channel,gptq@layers.1=float"])
+    @pytest.mark.parametrize("once", ["w:int4/channel", "w:int4/channel,skip=layers.0"])
+    def test_codes_already(
+        self, tiny_lm: LoadedModel, tokens: torch.Tensor, once: str, again: str, tmp_path: Path
+    ) -> None:
+        model = quantized_copy(tiny_lm.model, once)
+        with pytest.raises(
+            ValueError, match="layers of this LlamaForCausalLM are codes already .*; give the float model"
+        ):
+            quantize_model(model, again, tokens)
+        with pytest.raises(ValueError, match="are codes already"):
+            export_checkpoint(replace(tiny_lm, model=model), again, tmp_path / "out", tokens)
 
     def test_nothing_left(self, tiny_lm: LoadedModel) -> None:
         with pytest.raises(ValueError, match="skips every Linear of the model; shorten skip="):

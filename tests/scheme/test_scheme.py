@@ -111,7 +111,7 @@ def test_skip_matches_whole_parts_of_a_name() -> None:
         ("W4A16,gptq,rtn", "says 'method' twice"),
         ("W4A16,gptq/actorder=weight/moving", "static_groups=True"),
         ("a:int8/token/dynamic,gptq", "gptq places the codes of weights, and these stay float"),
-        ("w:" + "x" * 500, "a scheme text of 502 characters is too long; the limit is 400"),
+        ("w:" + "x" * 4000, "a scheme text of 4002 characters is too long; the limit is 4000"),
     ],
 )
 def test_refusals_are_one_sentence(text: str, message: str) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.zoo_models import build
 from quantcore.lab.lab import Lab
 from quantcore.lab.report import duel_document
 from quantcore.measure.duel import duel
@@ -14,6 +15,7 @@ from quantcore.model.loading import LoadedModel
 from quantcore.pipeline.convert import quantize_model
 from quantcore.pipeline.layers import LayerReport
 from quantcore.studies.experts import ExpertStudy, expert_load, expert_study, has_experts, tokens_by_expert
+from quantcore.text.files import LoadedText
 from tests.model.test_experts import KINDS, made
 from tests.tiny import tiny_tokenizer
 from ui.figures import experts as figures
@@ -103,4 +105,15 @@ def test_the_lab_answers_and_refuses(tiny_lm: LoadedModel) -> None:
     lm = LoadedModel("mixture", made("Mixtral"), SimpleNamespace(), torch.device("cpu"))
     with pytest.raises(ValueError, match="leaves all experts float; take skip=experts out"):
         Lab(lm).experts("w:int4/channel,skip=experts")
+    with pytest.raises(ValueError, match="what experts take depends on how many of them a step touches"):
+        Lab(lm).plan_in_time(("w:int4/channel",), 1)
+    with pytest.raises(ValueError, match="what experts take depends on how many of them a step touches"):
+        Lab(lm).trail_in_time(("w:int4/channel",))
     assert KINDS
+
+
+def test_a_preset_has_the_models_own_groups() -> None:
+    lab = Lab(LoadedModel("mixture", build("mixtral"), tiny_tokenizer(), torch.device("cpu")))
+    read = str(lab.read(LoadedText("own", ("the cat sat on the mat and saw " * 20,))))
+    assert lab.grain != "group128"
+    assert lab.experts("W4A16", f"{read}|2x20").scheme == f"w:int4/{lab.grain}"

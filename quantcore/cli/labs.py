@@ -89,6 +89,12 @@ def _known(model: str) -> nn.Module | None:
         return None
 
 
+def known_context(model: str) -> int | None:
+    """The longest context of a model that is here, in tokens, where it has one."""
+    known = _known(model)
+    return None if known is None else context_of(known.config)
+
+
 def loaded_lab(model: str, device: str | None, texts: Texts) -> Lab:
     """With its model in memory. Raises: ValueError for a device that is not here, and what `load_model` refuses."""
     lab = Lab(model, device, texts=texts)

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantcore.cli.labs import checked_plan, loaded_lab, look_ahead, opened_lab, sorted_lines
+from quantcore.cli.labs import checked_plan, known_context, loaded_lab, look_ahead, opened_lab, sorted_lines
 from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
 from quantcore.lab.lab import Lab
-from quantcore.model.loading import REFERENCE, source_path
+from quantcore.model.loading import REFERENCE
+from quantcore.model.locate import source_in_full
 from quantcore.model.machine import device_name
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
@@ -219,7 +220,8 @@ def recipe(
     from quantcore.export.recipe_text import recipe_file
 
     plan = plan_from_recipe(recipe_file(read)) if read is not None else checked_plan(scheme or "", model)
-    texts = {"recipe.yaml": recipe_of(plan), "quantize.py": script(plan, source_path(model))}
+    program = script(plan, source_in_full(model), context=known_context(model))
+    texts = {"recipe.yaml": recipe_of(plan), "quantize.py": program}
     if out is not None:
         folder = new_folder(out)
         targets = {name: new_file(folder / name, force, folder) for name in texts}

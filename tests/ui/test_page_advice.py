@@ -117,7 +117,7 @@ def test_every_button_leaves_with_what_was_advised(tiny_model_dir: Path) -> None
     assert text.startswith("w:int4/")
     recipe, script, serve = codes(at)[:3]
     assert plan_from_recipe(recipe) == Plan.parse(text)
-    assert script.strip() == quantize_script(text, str(tiny_model_dir), lab.short_name(text)).strip()
+    assert script.strip() == quantize_script(text, str(tiny_model_dir), lab.short_name(text), 256).strip()
     assert serve.startswith(f"vllm serve {lab.short_name(text)} ")
     folder = lab.checkpoint_folder(text)
     for label in ("Write the checkpoint", "Load it again: does it say the same?"):
@@ -165,3 +165,5 @@ def test_a_server_is_asked_for_no_longer_context_than_the_model_has() -> None:
     assert words.serve_line("m", found, 1024).startswith("vllm serve m --max-model-len 1024 --max-num-seqs")
     assert words.serve_line("m", found, 131072).startswith("vllm serve m --max-model-len 8192 ")
     assert words.serve_line("m", found).startswith("vllm serve m --max-model-len 8192 ")
+    assert words.serve_line("o/m@v1", found).startswith("vllm serve o/m --revision v1 --max-model-len 8192 ")
+    assert words.serve_line("/at/o@home/m", found).startswith("vllm serve /at/o@home/m --max-model-len 8192 ")

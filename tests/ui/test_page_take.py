@@ -59,7 +59,7 @@ def test_alive_without_a_click_and_true(tiny_model_dir: Path, tiny_lm: LoadedMod
     name = lab_of(at).short_name(SCHEME)
     shown = codes(at)
     assert recipe(SCHEME).strip() in [one.strip() for one in shown]
-    assert script(SCHEME, str(tiny_model_dir), name).strip() in [one.strip() for one in shown]
+    assert script(SCHEME, str(tiny_model_dir), name, 256).strip() in [one.strip() for one in shown]
     assert f"python -m quantcore quantize --model {tiny_model_dir} --scheme {SCHEME} --out {name}" in shown
     assert f"vllm serve {name} --max-model-len 256" in shown
     parts = promise(tiny_lm.model, SCHEME, stored_type(tiny_lm.model))

@@ -10,6 +10,7 @@ from quantcore.advice.choice import GB, Advice, Verdict
 from quantcore.advice.load import SHARE, ways_out
 from quantcore.advice.losses import Loss
 from quantcore.advice.pace import MEASURED_ON, fitted
+from quantcore.model.locate import HUB_ID
 from quantcore.studies.gpus import GPUS
 from ui.markdown import as_is
 
@@ -143,10 +144,11 @@ def others() -> pd.DataFrame:
 
 
 def serve_line(folder: str, found: Advice, longest: int | None = None) -> str:
-    """The shell's line that serves the checkpoint under the load, within the `longest` context that the model was made
-    for, where that is known: vLLM refuses a longer one."""
+    """The shell's line that serves a checkpoint, or an id of the hub, under the load, within the `longest` context that
+    the model was made for, where that is known: vLLM refuses a longer one."""
     context = found.load.context if longest is None else min(found.load.context, longest)
-    words = ["vllm", "serve", folder, "--max-model-len", str(context)]
+    name, _, revision = folder.partition("@") if HUB_ID.fullmatch(folder) else (folder, "", "")
+    words = ["vllm", "serve", name, *(["--revision", revision] if revision else []), "--max-model-len", str(context)]
     words += ["--max-num-seqs", str(found.load.sequences), "--gpu-memory-utilization", str(SHARE)]
     words += ["--tensor-parallel-size", str(found.gpus)] if found.gpus > 1 else []
     return shlex.join(words)

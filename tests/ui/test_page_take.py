@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from quantcore.cli import verbs
 from quantcore.cli.texts import TextOptions
@@ -22,6 +23,7 @@ from quantcore.model.loading import LoadedModel
 from quantcore.studies.written import Written
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
+from tests.tiny import VOCAB, tiny_tokenizer
 from ui import job_view
 
 SCHEME = "w:int4/group16"
@@ -112,6 +114,36 @@ def test_what_the_format_cannot_hold_leaves_the_rest_alive(tiny_model_dir: Path)
     assert [one["key"] for one in figures_of(at)] == ["bytes"]
     assert not [one for one in at.button if one.label == "Write the checkpoint"]
     assert "tokens' outputs keeps" in said(at)
+
+
+def test_a_model_that_no_reader_looks_at_is_refused_before_the_work(tmp_path: Path) -> None:
+    """GPT-2's Conv1D: neither a checkpoint nor llm-compressor's targets would reach it."""
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCAB, n_embd=64, n_layer=1, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)
+    ).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    at = take(tmp_path, scheme="W8A16")
+    sentence = "'transformer.h.0.attn.c_attn' is a Conv1D and readers of compressed-tensors look for codes in"
+    assert [one.value.startswith(sentence) for one in at.warning] == [True]
+    assert [one.value.startswith(sentence) for one in at.error] == [True]  # in the recipe's place
+    assert not [one for one in codes(at) if "quantize" in one or "serve" in one]
+    assert not [one for one in at.button if one.label == "Write the checkpoint"]
+    with pytest.raises(ValueError, match="is a Conv1D and readers"):
+        verbs.recipe("W8A16", model=str(tmp_path))
+
+
+def test_why_no_checkpoint_was_written_stays(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the refusal comes after the page was drawn with the job's progress, and when anything else moves."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        time.sleep(0.1)
+        raise ValueError("no reader takes it")
+
+    monkeypatch.setattr(job_view, "PATIENCE_S", 0.01)
+    monkeypatch.setattr("quantcore.lab.take.export", refused)
+    at = press(take(tiny_model_dir), "Write the checkpoint")
+    assert [one.value for one in at.error] == ["no reader takes it"]
+    assert [one.value for one in at.run().error] == ["no reader takes it"]
 
 
 @pytest.mark.parametrize(

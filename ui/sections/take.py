@@ -64,7 +64,9 @@ def checkpoint_part(plan: str, choice: Choice, calibration: str) -> None:
     folder = lab.checkpoint_folder(*asked)
     exports.look(folder)
     if not folder.is_dir():
-        kept.jobs().forget(job_key(lab, Lab.checkpoint, *asked))  # somebody has taken it away
+        written = kept.jobs().get(key := job_key(lab, Lab.checkpoint, *asked))
+        if written is not None and written.state == "done":  # somebody has taken it away
+            kept.jobs().forget(key)
         place = f"a .zip; the server keeps the latest {exports.limit_text()}" if classroom() else "it will lie in"
         st.markdown(f"The whole model, quantized on {lab.device}, for transformers and vLLM; {place}")
         where(folder)

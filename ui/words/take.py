@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from quantcore.export.promise import Promise
 from quantcore.export.vllm import Serving
+from quantcore.export.writing import require_plain_linears
 from quantcore.measure.scores import ModelReport
 from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.plan import Plan
@@ -29,12 +31,13 @@ CAPABILITIES = (
 )
 
 
-def refusal(schemes: Iterable[Scheme], kv: CacheSpec | None = None) -> str | None:
-    """Why no checkpoint can be written, in the exporter's own words."""
+def refusal(model: nn.Module, schemes: Mapping[str, Scheme], kv: CacheSpec | None = None) -> str | None:
+    """Why no checkpoint of the model's layers can be written for any reader, in the exporter's own words."""
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
     try:
-        require_exportable(list(dict.fromkeys(schemes)), kv)
+        require_plain_linears(model, schemes)
+        require_exportable(list(dict.fromkeys(schemes.values())), kv)
     except ValueError as error:
         return str(error)
     return None

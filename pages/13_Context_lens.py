@@ -102,7 +102,8 @@ def growth_part(lab: Lab, caches: tuple[str, ...]) -> None:
             each = [lab.footprint(model, name, context, sequences) for context in CONTEXTS]
             totals[name] = [one.total_bytes for one in each]
             if wall is not None:
-                fits[name] = each[0].tokens_within(wall) // sequences
+                most = each[0].tokens_within(wall)
+                fits[name] = None if most is None else most // sequences
         weights = lab.footprint(model, FLOAT, CONTEXTS[0], sequences).weights_bytes
         said = words.reach(fits, sequences, gpu, wall)
         st.markdown(said)

@@ -165,6 +165,7 @@ def test_the_words_of_the_weights_stand_where_every_cache_has_left_them() -> Non
 
 
 def test_the_whole_memory_is_named() -> None:
+    assert "`float` **any**" in words.reach({FLOAT: None}, 8, "H100 SXM", 80)
     said = words.reach({FLOAT: 60829}, 8, "H100 SXM", 80)
     assert "all 80 GB of the H100 SXM hold so many tokens for each of 8 sequences: `float` **60,829**" in said
     assert "keeps to 90% of the memory" in said

@@ -128,11 +128,11 @@ def rows(found: ContextLens, float_bits: int) -> list[dict[str, str]]:
     ]
 
 
-def reach(fits: Mapping[str, int], sequences: int, gpu: str, memory_gb: float | None) -> str:
+def reach(fits: Mapping[str, int | None], sequences: int, gpu: str, memory_gb: float | None) -> str:
     """How many tokens each of `sequences` may have before the GPU is full, by cache."""
     if memory_gb is None:
         return f"How much memory the {gpu} has is not known here, so no wall is drawn."
-    each = ", ".join(f"{code(name)} **{count:,}**" for name, count in fits.items())
+    each = ", ".join(f"{code(name)} **{'any' if count is None else f'{count:,}'}**" for name, count in fits.items())
     many = "one sequence" if sequences == 1 else f"each of {sequences} sequences"
     return (
         f"Beside 16-bit weights, all {memory_gb:g} GB of the {gpu} hold so many tokens for {many}: {each}. A server "

@@ -18,8 +18,10 @@ from quantcore.export.recipe import plan_from_recipe, recipe, script
 from quantcore.export.tensors import stored_type
 from quantcore.lab.lab import Lab
 from quantcore.lab.take import slug
+from quantcore.matmul.size import bits_per_weight, checkpoint_bytes
 from quantcore.measure.store import home
 from quantcore.model.loading import LoadedModel
+from quantcore.pipeline.convert import quantize_model
 from quantcore.studies.written import Written
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
@@ -72,6 +74,12 @@ def test_alive_without_a_click_and_true(tiny_model_dir: Path, tiny_lm: LoadedMod
     assert f"**{parts.size.bits_per_weight:.4g} bits**" in said(at)
     assert "runs **weights only** on " in said(at)
     assert "tokens' outputs keeps" in said(at)
+
+
+def test_the_figures_of_other_pages_stand_beside_a_files_of_32_bits(tiny_model_dir: Path, tiny_lm: LoadedModel) -> None:
+    coded = quantize_model(tiny_lm.model, SCHEME)[0]
+    counted = f"{checkpoint_bytes(coded) / 1e6:.2f} MB, {bits_per_weight(coded):.4g} bits a quantized weight."
+    assert f"count 16 bits for each such number and each scale: {counted}" in said(take(tiny_model_dir))
 
 
 def test_a_folded_report_asks_nothing_of_the_layer(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

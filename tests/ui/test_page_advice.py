@@ -169,6 +169,8 @@ def test_figures_are_written_out() -> None:
     assert found.chosen.time is not None
     fast = replace(found.chosen, time=replace(found.chosen.time, tokens_s=137_142.4))
     assert "**137,100 tokens/s** for all sequences" in words.card(fast)[1]
+    slow = replace(fast, time=replace(found.chosen.time, tokens_s=3951.6))
+    assert "**3,952 tokens/s** for all sequences" in words.card(slow)[1]
     losses = [one.loss for one in found.verdicts if one.loss and one.loss.kl]
     assert "KL **0.000050** (" in words.loss(replace(losses[0], kl=5e-5))
 

@@ -78,7 +78,7 @@ def card(one: Verdict) -> list[str]:
         first, step, least, most = map(duration, (1e3 * one.time.first_s, one.time.step_ms, lo, hi))
         lines.append(
             f"First token after **{first}**, then one each **{step}** ({least} to {most}): "
-            f"**{digits(one.time.tokens_s, 4)} tokens/s** for all sequences. Predicted."
+            f"**{float(f'{one.time.tokens_s:.4g}'):,.10g} tokens/s** for all sequences. Predicted."
         )
     lines.append(loss(one.loss))
     if one.note:

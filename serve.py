@@ -16,6 +16,7 @@ The pages run under this server alone (`streamlit run app.py` says so); it adds
   as it adds up (ui/memory.py). Scripts are compressed beside it, on another core;
 - get_ready, after it: the course's scenes are found, the default duel and the first rules measured, while nobody asks
   for anything (ui/ready.py).
+- follow_links: a link to another page keeps the model, the layer and the text (ui/server/links.py);
 - warm_kernels, where there is a GPU: compiles its kernels in processes of their own, once a machine, and loads them.
 """
 
@@ -38,6 +39,7 @@ from ui.classroom import classroom, require_address
 from ui.memory import keep_rounds_short
 from ui.server import announce
 from ui.server.guard import Guard, own_names
+from ui.server.links import follow_links
 from ui.server.presence import watch_sessions
 from ui.server.scripts import CompressedScripts, Scripts, app_folders
 
@@ -104,6 +106,7 @@ except ValueError as refusal:
     print(f"serve.py: {refusal}", file=sys.stderr)
     raise SystemExit(2) from None
 
+follow_links()
 hosts = known_hosts()
 config.set_option("server.allowedHosts", ["*"])  # the guard asks first, for all requests; Streamlit for sockets only
 index = Path(file_util.get_static_dir()) / "index.html"

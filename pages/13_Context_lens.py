@@ -29,7 +29,10 @@ LOOK_FOR = (
 
 
 def tries(choice: Choice) -> frame.Tries:
-    fine = usual_caches(choice.lab)[-1].removeprefix("kv:")
+    try:
+        fine = usual_caches(choice.lab)[-1].removeprefix("kv:")
+    except ValueError:  # a model without a cache: the page says so, once
+        return []
     return [
         ("keys or values: who is to blame?", {"caches": f"k:{fine}\nv:{fine}\nkv:{fine}"}),
         ("one scale for a layer, or one a head", {"caches": "kv:fp8_e4m3/tensor\nkv:fp8_e4m3/head\nkv:int8/token"}),
@@ -98,7 +101,8 @@ def growth_part(lab: Lab, caches: tuple[str, ...]) -> None:
             each = [lab.footprint(model, name, context, sequences) for context in controls.CONTEXTS]
             totals[name] = [one.total_bytes for one in each]
             if wall is not None:
-                fits[name] = each[0].tokens_within(wall) // sequences
+                most = each[0].tokens_within(wall)
+                fits[name] = None if most is None else most // sequences
         weights = lab.footprint(model, FLOAT, controls.CONTEXTS[0], sequences).weights_bytes
         said = words.reach(fits, sequences, gpu, wall)
         st.markdown(said)

@@ -121,8 +121,8 @@ def body(choice: Choice) -> None:
             card(found, named.get(name[0] if isinstance(name, list) else str(name), found.chosen))
     if found.tolerance != FREE and not found.held:
         st.caption(
-            f"That {found.tolerance} is kept to is not known yet: no loss was measured on this model. Measure the "
-            "candidates above."
+            f"That {found.tolerance} is kept to is not known yet: the losses of some candidates were not measured on "
+            "this model. Measure the candidates above."
         )
     st.header("Why not the others")
     table = words.table(found)

@@ -93,7 +93,7 @@ def body(choice: Choice) -> None:
         calibration = learns_from(plan, choice)
     text, label = str(plan), named(str(plan), 70)
     schemes = plan.schemes_of(lab.layers(), lab.head)
-    parts, refused = lab.promise(text), take_words.refusal(schemes.values(), plan.kv)
+    parts, refused = lab.promise(text), take_words.refusal(lab.model, schemes, plan.kv)
     places, fused = list(experts_in(lab.model)), fused_on_the_hub(lab.model)
     mixture = known_mixture(lab.model)
     served = serving(lab.short_name(text), schemes, lab.loaded.context, places, lab.layers(), fused, plan.kv, mixture)

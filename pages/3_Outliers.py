@@ -10,6 +10,7 @@ import streamlit as st
 
 from quantcore.lab.lab import Lab
 from quantcore.numbers.bits import FLOAT_BITS
+from quantcore.numbers.digits import digits
 from quantcore.studies.outliers import CLIPS, NO_CLIP, ChannelStudy, Payer, keeps_of
 from ui import frame
 from ui import widgets as controls
@@ -20,7 +21,6 @@ from ui.sections.treatment import treatment_part
 from ui.settled import Question, settled
 from ui.sidebar import Choice, open_layer
 from ui.words import outliers as outlier_words
-from ui.words.digits import digits
 from ui.words.glossary import defined
 from ui.words.published import FINDINGS
 

@@ -40,6 +40,7 @@ from ui.components.page_life import page_life
 from ui.job_end import LONGEST, own_words
 from ui.markdown import as_is
 from ui.menu import page_of, sections
+from ui.server.links import MARK
 from ui.sidebar import Choice, shared_state, sidebar
 from ui.words.glossary import first_defined
 
@@ -238,9 +239,10 @@ def menu() -> None:
 
 def link(label: str, path: str, state: Mapping[str, Any], **more: Any) -> None:
     """A link to a page in a given state; what the sidebar says goes along."""
+    mark = {} if st.session_state.get("_page") == path else {MARK: "1"}
     params = {
         key: [str(one) for one in value] if isinstance(value, list) else str(value)
-        for key, value in {**shared_state(), **state}.items()
+        for key, value in {**mark, **shared_state(), **state}.items()
     }
     st.page_link(path, label=label, query_params=params, **more)
 

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from ui.server.links import MARK
+
 T = TypeVar("T", bound="str | int | float")
 START = "_start_"
 # Steps of a load, on every page that asks for one: tokens of a sequence, sequences at once
@@ -24,6 +26,7 @@ def begin(path: str) -> None:
     """Forget the controls and notices of the last run; call once, before the first control of the page `path`."""
     if st.session_state.get("_page") != path:
         st.session_state["_page"], st.session_state["_known"] = path, {}
+    st.query_params.pop(MARK, None)
     address = st.query_params.to_dict()
     st.session_state["_moved"] = address != st.session_state.get("_address", address)
     st.session_state["_address"] = address

@@ -28,6 +28,7 @@ from quantcore.advice.shape import ServedShape
 from quantcore.export.kernels import AMD, CPU, Place, stays_16_bit, why_not_on
 from quantcore.measure.frontier import unbeaten
 from quantcore.measure.told_apart import BY_TEXT, Apart, Pair, share_words
+from quantcore.numbers.digits import digits
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.gpus import Machine
@@ -240,15 +241,10 @@ def frontier(open_ones: Sequence[Verdict]) -> list[Verdict]:
 def _pace(speed: float) -> str:
     """How fast one is beside the advice, `speed` times as slow."""
     if speed > SAME:
-        return f"{_times(speed)} times as slow"
+        return f"{digits(speed, 2)} times as slow"
     share = f"{abs(1 / speed - 1):.0%}"
     way = "faster" if speed < 1 else "slower"
     return "as fast" if share == "0%" else f"{share} {way}, inside the prediction's error"
-
-
-def _times(ratio: float) -> str:
-    """Two digits, written out: 1.3, 150."""
-    return f"{float(f'{ratio:.2g}'):,.10g}"
 
 
 def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
@@ -271,9 +267,9 @@ def _why(one: Verdict, chosen: Verdict | None, goal: str) -> str | None:
             size = "" if one.apart.share is None else f" ({share_words(one.apart.share)})"
             said.append(f"its KL is not told from the chosen's{size}")
         elif best.kl == 0 < mine.kl:
-            said.append(f"loses {mine.kl:.2g} nats a token{whose}, the chosen none")
+            said.append(f"loses {digits(mine.kl, 2)} nats a token{whose}, the chosen none")
         elif mine.kl > best.kl > 0:
-            times = f"{_times(mine.kl / best.kl)} times "
+            times = f"{digits(mine.kl / best.kl, 2)} times "
             said.append(f"loses {'' if times == '1 times ' else times}as much KL{whose}{sure}")
         elif mine.kl < best.kl:
             said.append(f"would lose less{whose}{sure}")

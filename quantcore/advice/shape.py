@@ -3,12 +3,7 @@
     shape = served_shape("Llama-3.1-8B", model)      a model, on the meta device too
     shape.cache_numbers(8192)                        numbers that a sequence of 8192 tokens keeps
 
-    attention         a block keeps a token's keys and values: k_proj's rows and v_proj's
-    sliding, chunked  the same, of so many tokens at most
-    latent (MLA)      kv_lora_rank + qk_rope_head_dim numbers a token, and a sparse indexer's key where there is one
-    linear, Mamba     a state a sequence, whatever its length
-
-What the configuration does not tell is refused, not guessed. Experts of one block lie in one parameter of three
+What each block keeps: `model.token_cache`. Experts of one block lie in one parameter of three
 dimensions; each is a matrix here, of which a token passes the chosen ones alone.
 """
 
@@ -23,13 +18,12 @@ from typing import Any
 
 from torch import nn
 
-from quantcore.model.config_file import head_dim_of
 from quantcore.model.inventory import EXPERTS
 from quantcore.model.linears import block_names, every_linear
 from quantcore.model.mixture import chosen_of, experts_of
+from quantcore.model.token_cache import Cache, caches_of
 
 OTHER_SENSES = re.compile(r"\b(vision|visual|audio|image|video)\w*")  # parts that text does not pass
-ATTENTION, FIXED = ("k_proj", "qkv_proj", "c_attn", "kv_b_proj", "query_key_value"), ("linear_attn", "mixer.in_proj")
 
 
 @dataclass(frozen=True)
@@ -49,15 +43,6 @@ class Matrix:
     def touched(self, tokens: int) -> float:
         """How many of them at least one of so many tokens passes, if each token's choice is a fair one."""
         return self.count * (1 - (1 - self.used) ** tokens)
-
-
-@dataclass(frozen=True)
-class Cache:
-    """What a block keeps: `numbers` a token, of at most `window` tokens; or a `state` of so many numbers a sequence."""
-
-    numbers: int
-    window: int | None = None
-    state: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,9 +93,7 @@ def served_shape(name: str, model: nn.Module) -> ServedShape:
     matrices = tuple(_matrices(model, config))
     counted = sum(one.numbers for one in matrices if not (tied and one.name == "lm_head"))
     every = {id(one): one for one in model.parameters()}
-    caches = [_cache(place, block, model, config, name) for place, block in enumerate(names)]
-    if not any(one.numbers or one.state for one in caches):
-        raise ValueError(f"what {name} keeps of a token is not known here ({config.model_type}); name another model")
+    caches = caches_of(name, model)
     return ServedShape(
         name,
         len(names),
@@ -119,7 +102,7 @@ def served_shape(name: str, model: nn.Module) -> ServedShape:
         getattr(config, "max_position_embeddings", None),
         matrices,
         sum(one.numel() for one in every.values()) - counted,
-        tuple(caches),
+        caches,
         sum(_query_width(block, model, config) for block, one in zip(names, caches, strict=True) if one.numbers),
         tied,
         4 if "float32" in (getattr(config, "mamba_ssm_dtype", ""), getattr(config, "mamba_ssm_cache_dtype", "")) else 2,
@@ -153,49 +136,6 @@ def _each(model: nn.Module, config: Any) -> Iterator[tuple[str, tuple[int, int],
             if hidden not in (first, second):  # latent experts: as they lie
                 shape = (first, second)
             yield name, (int(shape[0]), int(shape[1])), int(experts), chosen_of(config) / int(experts)
-
-
-def _cache(place: int, block: str, model: nn.Module, config: Any, name: str) -> Cache:
-    rows = _rows(model.get_submodule(block))
-    ends = {key.rpartition(".")[2]: out for key, out in rows.items()}
-    if any(part in f"{key}." for key in rows for part in FIXED):
-        return Cache(0, state=_state(config, name))
-    if (latent := getattr(config, "kv_lora_rank", None)) and "kv_b_proj" in ends:
-        index = int(getattr(config, "index_head_dim", 0) or 0)
-        return Cache(int(latent) + int(config.qk_rope_head_dim) + index)
-    if "k_proj" in ends:
-        return Cache(ends["k_proj"] + ends.get("v_proj", ends["k_proj"]), _window(place, config))
-    if any(one in ends for one in ATTENTION):
-        kept = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-        return Cache(2 * kept * head_dim_of(config), _window(place, config))
-    return Cache(0)  # a block of an MLP alone
-
-
-def _rows(block: nn.Module) -> dict[str, int]:
-    return {key: layer.out_features for key, layer in every_linear(block).items()}
-
-
-def _window(place: int, config: Any) -> int | None:
-    kinds = getattr(config, "layer_types", None)
-    if kinds and "chunked" in kinds[place]:
-        return int(config.attention_chunk_size)
-    if kinds:
-        return int(config.sliding_window) if "sliding" in kinds[place] else None
-    sliding = getattr(config, "sliding_window", None)
-    return int(sliding) if sliding and getattr(config, "use_sliding_window", True) else None
-
-
-def _state(config: Any, name: str) -> int:
-    """Numbers of a linear-attention or Mamba block's state and of the inputs that its convolution looks back on."""
-    if hasattr(config, "linear_num_value_heads"):
-        keys = config.linear_num_key_heads * config.linear_key_head_dim
-        values = config.linear_num_value_heads * config.linear_value_head_dim
-        return int(values * config.linear_key_head_dim + (2 * keys + values) * (config.linear_conv_kernel_dim - 1))
-    if hasattr(config, "mamba_num_heads"):
-        inner = config.mamba_num_heads * config.mamba_head_dim
-        width = inner + 2 * config.n_groups * config.ssm_state_size
-        return int(inner * config.ssm_state_size + width * (config.conv_kernel - 1))
-    raise ValueError(f"{name} keeps a state whose size is not known here; name another model")
 
 
 def _query_width(block: str, model: nn.Module, config: Any) -> int:

@@ -32,7 +32,7 @@ def checked_plan(scheme: str, model: str) -> Plan:
     """The plan that a text says on this model, asked before the model is loaded or a text is read.
 
     Raises: ValueError for a text that is none, and for a plan that the model cannot take."""
-    plain, known = Plan.parse(scheme), _known(model)
+    plain, known = Plan.parse(scheme), known_model(model)
     if known is None:
         return plain
     plan = plan_for(scheme, linear_shapes(known))
@@ -43,7 +43,7 @@ def checked_plan(scheme: str, model: str) -> Plan:
 
 def sorted_lines(schemes: Sequence[str], model: str) -> tuple[dict[str, str], dict[str, str]]:
     """`sorted_out` of several plans, asked as early."""
-    known = _known(model)
+    known = known_model(model)
     if known is None:
         return {one: str(Plan.parse(one)) for one in schemes}, {}
     _require_much(known)
@@ -63,7 +63,7 @@ def look_ahead(model: str, texts: TextOptions, *readings: Reading, layer: str | 
     that is longer than one of the texts that will be read."""
     if texts.window is None and layer is None:
         return
-    if (known := _known(model)) is None:
+    if (known := known_model(model)) is None:
         return
     texts.require_context(context := context_of(known.config))
     if layer is not None:
@@ -80,7 +80,7 @@ def _require_much(known: nn.Module) -> None:
         print(f"quantcore: {said}", file=sys.stderr)
 
 
-def _known(model: str) -> nn.Module | None:
+def known_model(model: str) -> nn.Module | None:
     """The outline of a model that is here and whole; else None, and who loads it says what is wrong."""
     try:
         return outline(model)

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantcore.cli.labs import checked_plan, loaded_lab, look_ahead, opened_lab, sorted_lines
+from quantcore.cli.labs import checked_plan, known_model, loaded_lab, look_ahead, opened_lab, sorted_lines
 from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
 from quantcore.lab.lab import Lab
 from quantcore.lab.specs import require_of_layers
-from quantcore.model.locate import REFERENCE, source_path
+from quantcore.model.config_file import context_of
+from quantcore.model.linears import head_of, linear_shapes
+from quantcore.model.locate import REFERENCE, source_in_full
 from quantcore.model.machine import device_name
 from quantcore.pipeline.ranks import ranks
 from quantcore.scheme.plan import Plan
@@ -222,9 +224,15 @@ def recipe(
     from quantcore.export.recipe import plan_from_recipe, script
     from quantcore.export.recipe import recipe as recipe_of
     from quantcore.export.recipe_text import recipe_file
+    from quantcore.export.writing import require_plain_linears
 
     plan = plan_from_recipe(recipe_file(read)) if read is not None else checked_plan(scheme or "", model)
-    texts = {"recipe.yaml": recipe_of(plan), "quantize.py": script(plan, source_path(model))}
+    context, known = None, known_model(model)
+    if known is not None:
+        context, head = context_of(known.config), head_of(known)
+        require_plain_linears(known, (one for one in linear_shapes(known) if plan.scheme_for(one, head)))
+    program = script(plan, source_in_full(model), context=context)
+    texts = {"recipe.yaml": recipe_of(plan), "quantize.py": program}
     if out is not None:
         folder = new_folder(out)
         targets = {name: new_file(folder / name, force, folder) for name in texts}

@@ -27,9 +27,11 @@ from quantcore.scheme.scheme import Scheme, coded_under
 @dataclass(frozen=True)
 class Promise:
     """size: by part. float_bytes: the model before; dtype: of all that is no code; layouts: the formats in use, empty
-    where compressed-tensors has none for the plan."""
+    where compressed-tensors has none for the plan. counted: the size as measurements count it, codes without gaps and
+    16 bits for every other number."""
 
     size: Size
+    counted: Size
     float_bytes: int
     dtype: str
     layouts: tuple[str, ...]
@@ -73,6 +75,7 @@ def promise(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> 
     return Promise(
         size=model_size(model, coded_under(shapes, schemes), layouts, bits)
         + Size(cache_scales=8 * sum(one.nbytes for one in frozen)),
+        counted=model_size(model, coded_under(shapes, schemes)),
         float_bytes=model_size(model, {}, float_bits=bits).bytes,
         dtype=str(dtype).removeprefix("torch."),
         layouts=tuple(dict.fromkeys(used.values())),

@@ -21,6 +21,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import yaml  # type: ignore[import-untyped]
@@ -43,6 +44,7 @@ from quantcore.export.words import (
 )
 from quantcore.methods.options import Method
 from quantcore.methods.transforms.options import Transform, in_order
+from quantcore.model.locate import HUB_ID
 from quantcore.model.sentences import quoted
 from quantcore.numbers.spec import MinMax, Percentile, Search
 from quantcore.scheme.cache import CacheSpec
@@ -84,34 +86,59 @@ def recipe(scheme: Scheme | Plan | str) -> str:
     return str(yaml.safe_dump({"quantization_stage": stage}, sort_keys=False, width=120))
 
 
-def script(scheme: Scheme | Plan | str, model: str, folder: str | None = None, recipe_file: str = "recipe.yaml") -> str:
-    """The Python program that runs `recipe(scheme)`, kept as `recipe_file`, on a model at full scale, and writes the
-    checkpoint into `folder` (default: the model's name and "quantized")."""
-    plan = Plan.of(scheme)
+def script(scheme: Scheme | Plan | str, model: str, folder: str | None = None, context: int | None = None) -> str:
+    """The Python program that runs `recipe(scheme)`, kept as recipe.yaml, on a model at full scale, and writes the
+    checkpoint into `folder` (default: the model's name and "quantized").
+
+    model     a folder, a GGUF file, or a hub id, which may name a revision: `owner/name@revision`
+    context   tokens, the longest that the model was made for, where it is known: it learns from no longer ones"""
+    plan, opened = Plan.of(scheme), _opened(model)
+    classes = "AutoModelForCausalLM, AutoTokenizer" + ", GgufConfig" * opened.gguf
     data = ""
     if plan.needs_text:
         data = (
             '    dataset="ultrachat_200k",\n'
             f'    splits="train_sft[:{SAMPLES}]",\n'
             f"    num_calibration_samples={SAMPLES},\n"
-            f"    max_seq_length={LENGTH},\n"
+            f"    max_seq_length={min(LENGTH, context or LENGTH)},\n"
             f"    moe_calibrate_all_experts={any(one.every_token for one in plan.schemes)},\n"
         )
     folder = folder or f"{model.rstrip('/').split('/')[-1]}-quantized"
     return (
         "from llmcompressor import oneshot\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained({model!r}, dtype="auto")\n'
-        f"tokenizer = AutoTokenizer.from_pretrained({model!r})\n"
+        f"from transformers import {classes}\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained({opened.words}, dtype="auto"{opened.floats})\n'
+        f"tokenizer = AutoTokenizer.from_pretrained({opened.words})\n"
         "oneshot(\n"
         "    model=model,\n"
         "    tokenizer=tokenizer,\n"
-        f"    recipe={recipe_file!r},\n"
+        "    recipe='recipe.yaml',\n"
         f"{data}"
         ")\n"
         f"model.save_pretrained({folder!r}, save_compressed=True)\n"
         f"tokenizer.save_pretrained({folder!r})\n"
     )
+
+
+class _Opened(NamedTuple):
+    """How transformers opens a model."""
+
+    words: str  # of model and tokenizer alike
+    gguf: bool = False
+
+    @property
+    def floats(self) -> str:
+        """What makes Linears of a GGUF's codes."""
+        return ", quantization_config=GgufConfig(dequantize=True)" * self.gguf
+
+
+def _opened(model: str) -> _Opened:
+    path = Path(model)
+    if path.suffix == ".gguf" or path.is_file():  # a file is the one, a class may name it without its folder
+        return _Opened(f"{str(path.parent)!r}, gguf_file={path.name!r}", gguf=True)
+    repo, at, revision = model.partition("@")
+    pinned = at and HUB_ID.fullmatch(model)
+    return _Opened(f"{repo!r}, revision={revision!r}" if pinned else repr(model))
 
 
 def why_not(scheme: Scheme) -> str | None:

@@ -81,7 +81,7 @@ class Writing:
         from quantcore.export.trial import Ours, why_not_tried
 
         self._model, self._plan, self._schemes = model, plan, schemes
-        _require_plain_linears(model.skeleton, schemes)
+        require_plain_linears(model.skeleton, schemes)
         if reader == "transformers":
             require_readable(model.skeleton, schemes, formats(schemes))
         self._target = require_place(folder, model.id, force)
@@ -276,7 +276,7 @@ def _home(name: str) -> str:
     return inside[0] if inside else name.rpartition(".")[0]
 
 
-def _require_plain_linears(model: nn.Module, names: Iterable[str]) -> None:
+def require_plain_linears(model: nn.Module, names: Iterable[str]) -> None:
     """Raises: ValueError for a layer that readers of the format do not look at, because it is no torch Linear."""
     for name in names:
         if not isinstance(layer := model.get_submodule(name), nn.Linear):

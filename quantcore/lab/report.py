@@ -19,6 +19,7 @@ from quantcore.measure.luck import Spread
 from quantcore.measure.statistics import FEWEST_WINDOWS, LEVEL, RESAMPLES, Interval, window_interval
 from quantcore.measure.told_apart import share_words, told_apart
 from quantcore.model.machine import versions
+from quantcore.numbers.digits import digits
 from quantcore.studies.experts import tokens_by_expert
 from quantcore.studies.layer import LayerStudy
 
@@ -145,7 +146,9 @@ def _duel_sentences(found: Duel, kl: Mapping[str, Interval], spreads: Mapping[st
     for text in ranked[1:]:
         apart = aparts[text, best]
         size = "" if apart.share is None else f" ({share_words(apart.share)})"
-        said.append(f"{short_label(text)}: {apart.difference.value:+.3g} nats{size} against it, {apart.verdict}.")
+        said.append(
+            f"{short_label(text)}: {digits(apart.difference.value, 3, '+')} nats{size} against it, {apart.verdict}."
+        )
     said += [f"Left out: {text}: {reason}" for text, reason in found.refused.items()]
     return tuple(said)
 

@@ -16,6 +16,7 @@ from quantcore.export.promise import Promise
 from quantcore.export.promise import promise as promise_of
 from quantcore.export.recipe import recipe as recipe_of
 from quantcore.export.tensors import exact_types, stored_type
+from quantcore.export.writing import require_plain_linears
 from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar
@@ -151,8 +152,10 @@ def facts(lab: Bench, plans: Iterable[str], reading: str, calibration: str = LEA
 
 
 def recipe(lab: Bench, plan: str) -> str:
-    """The plan as a recipe for llm-compressor, YAML."""
-    return recipe_of(lab.plan_of(plan))
+    """The plan as a recipe for llm-compressor, YAML. Raises: ValueError for layers that it would pass over."""
+    known = lab.plan_of(plan)
+    require_plain_linears(lab.model, known.schemes_of(lab.layers(), lab.head))
+    return recipe_of(known)
 
 
 def _text_facts(lab: Bench, reading: str) -> str:

@@ -18,6 +18,7 @@ from itertools import combinations
 from quantcore.measure.luck import Spread, both, luck_bar, luck_p
 from quantcore.measure.scores import Comparison
 from quantcore.measure.statistics import LEVEL, Interval, holm
+from quantcore.numbers.digits import digits
 
 Pair = tuple[str, str]
 REAL = "beyond the chance of the text and of rounding luck"
@@ -54,9 +55,16 @@ class Apart:
         return CHANCE if not self.beyond else REAL if self.real else BY_TEXT
 
 
-def share_words(share: float, digits: int = 2) -> str:
-    """A difference as a share of what it is held against: `-46%`, and from twice as much on `12 times`."""
-    return f"{share + 1:.{digits}g} times" if share >= 1 else f"{100 * share:+.{digits}g}%"
+def share_words(share: float, count: int = 2) -> str:
+    """A difference as a share of what it is held against: `-46%`, and from twice as much on `12 times`; as many digits
+    more as tell 99.7% from all of it."""
+    if share >= 1:
+        return f"{digits(share + 1, count)} times"
+    for places in range(count, count + 4):
+        text = digits(100 * share, places, "+")
+        if abs(float(text)) < 100:
+            break
+    return f"{text}%"
 
 
 def told_apart(found: Comparison, spreads: Mapping[str, Spread] | None = None) -> dict[Pair, Apart]:

@@ -129,6 +129,12 @@ def _bounded(name: str) -> bool:
 
 
 def head_dim_of(config: Any) -> int:
-    """How many numbers a head's row of keys has."""
+    """How many numbers a head's row of keys has. Raises: ValueError for a model without attention."""
     decoder = config.get_text_config(decoder=True)
-    return int(getattr(decoder, "head_dim", None) or decoder.hidden_size // decoder.num_attention_heads)
+    if width := getattr(decoder, "head_dim", None):
+        return int(width)
+    if not (heads := getattr(decoder, "num_attention_heads", None)):
+        raise ValueError(
+            f"this {decoder.model_type} has no attention, so it keeps no keys and values; name a model that does"
+        )
+    return int(decoder.hidden_size // heads)

@@ -59,10 +59,24 @@ def source_path(source: str) -> str:
     """What transformers should open for `source`: a folder, a GGUF file, or a hub id without its revision.
 
     Raises: ValueError if it is none of them."""
+    here = _path(source)
+    return hub_id(source)[0] if here is None else here
+
+
+def source_in_full(source: str) -> str:
+    """`source` as a program in another folder names it: a path from the root on, or the hub id and its revision.
+
+    Raises: ValueError if it is none of them."""
+    here = _path(source)
+    if here is None:
+        hub_id(source)
+    return here or source
+
+
+def _path(source: str) -> str | None:
+    """The folder or GGUF file; None where `source` is neither."""
     here = _local(source)
-    if here is not None:
-        return str(here.folder / here.gguf if here.gguf else here.folder)
-    return hub_id(source)[0]
+    return None if here is None else str(here.folder / (here.gguf or ""))
 
 
 def locate(source: str) -> Place | None:

@@ -5,7 +5,8 @@
 
     weights       codes, 16-bit scales, zero points of every quantized Linear; 16 bits for every other parameter
     KV cache      2 * layers * kv_heads * head_dim * context * batch * kv_bits / 8
-                  (at 8 bits with one scale a tensor, which takes no room); under a plan with kv: its codes and scales
+                  (at 8 bits with one scale a tensor, which takes no room); under a plan with kv: its codes and scales;
+                  of a block with a sliding window the window's tokens alone, of latents and states their numbers
     activations   at_once tokens * (2 hidden + the widest pair of outputs inside a block) * 2
                   + batch * vocabulary * 4 for the logits
     GPTQ          one block in 16 bits, the Hessians of its inputs in float32, the calibration text's hidden states, and
@@ -28,6 +29,7 @@ from quantcore.model.inputs import shared_inputs
 from quantcore.model.layer_names import expert_of, place_of
 from quantcore.model.linears import linear_shapes, linears
 from quantcore.model.mixture import chosen_of, experts_of, idle_numbers
+from quantcore.model.token_cache import Cache, caches_of
 from quantcore.numbers.bits import FLOAT_BITS, Size, cache_size, layer_size
 from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.fitting import plan_for
@@ -41,15 +43,15 @@ AT_ONCE = 2048  # tokens that a server reads at once: a longer prompt goes throu
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a model's memory depends on. `linears` maps a dotted name to (out_features, in_features), `inputs` to the
-    first Linear that reads the same tensor; `others` counts the parameters outside of Linears (embeddings, norms).
-    `tied`: the Linear `lm_head` is the embedding table, which is counted once, among the others.
-    `chosen`: of a mixture's experts, how many a token passes and of how many; None without a mixture."""
+    """What a model's memory depends on. `caches`: what each block keeps of a token. `linears` maps a dotted name to
+    (out_features, in_features), `inputs` to the first Linear that reads the same tensor; `others` counts the
+    parameters outside of Linears (embeddings, norms). `tied`: the Linear `lm_head` is the embedding table, which is
+    counted once, among the others. `chosen`: of a mixture's experts, how many a token passes and of how many; None
+    without a mixture."""
 
     name: str
-    layers: int
     hidden: int
-    kv_heads: int
+    caches: tuple[Cache, ...]
     head_dim: int
     vocabulary: int
     linears: Mapping[str, tuple[int, int]]
@@ -91,7 +93,8 @@ class ModelShape:
                 named[f"model.layers.{place}.{inside}"] = size
                 inputs[f"model.layers.{place}.{inside}"] = f"model.layers.{place}.{first}"
         others = vocabulary * hidden + (2 * layers + 1) * hidden
-        return ModelShape(name, layers, hidden, kv_heads, head_dim, vocabulary, named, inputs, others, tied)
+        caches = (Cache(2 * kv_heads * head_dim),) * layers
+        return ModelShape(name, hidden, caches, head_dim, vocabulary, named, inputs, others, tied)
 
     @staticmethod
     def parse(text: str) -> ModelShape:
@@ -109,25 +112,25 @@ class ModelShape:
 
     @staticmethod
     def of(model: nn.Module, name: str) -> ModelShape:
-        """The shape of a loaded model, counted on its modules; heads from its config, who reads what from a run."""
+        """The shape of a loaded model, counted on its modules; heads from its config, who reads what from a run.
+
+        Raises: ValueError where its config does not say what a token leaves in the cache."""
         config: Any = model.config
         config = config.get_text_config()
         found = linears(model)
-        inside = {id(layer.weight) for layer in found.values()}
+        inside = {layer.weight.data_ptr() for layer in found.values()}  # a Conv1D's weight is a view, turned
         tied = bool(getattr(config, "tie_word_embeddings", False)) and "lm_head" in found
         if tied:
-            inside.discard(id(found["lm_head"].weight))
-        heads = int(config.num_attention_heads)
+            inside.discard(found["lm_head"].weight.data_ptr())
         return ModelShape(
             name,
-            int(config.num_hidden_layers),
             int(config.hidden_size),
-            int(getattr(config, "num_key_value_heads", None) or heads),
+            caches_of(name, model),
             head_dim_of(config),
             int(config.vocab_size),
             linear_shapes(model),
             shared_inputs(model, found),
-            sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside),
+            sum(parameter.numel() for parameter in model.parameters() if parameter.data_ptr() not in inside),
             tied,
             (chosen_of(config), experts_of(config)) if any(map(expert_of, found)) else None,
         )
@@ -171,7 +174,9 @@ PRESET_SHAPES = {shape.name: shape for shape in (LLAMA_3_8B, LLAMA_3_70B)}
 @dataclass(frozen=True)
 class Footprint:
     """Bytes of a model that runs under a scheme; bits a weight costs in its quantized Linears, None where none is.
-    `read_bytes`: of the weights, what a sequence reads for one token: chosen experts alone, no table of embeddings."""
+    `read_bytes`: of the weights, what a sequence reads for one token: chosen experts alone, no table of embeddings.
+    `windowed`: what of `kv_bytes_per_token` ends, and after how many tokens; `state_bytes`: of each of `batch`
+    sequences."""
 
     scheme: str
     weights_bytes: int
@@ -180,6 +185,9 @@ class Footprint:
     kv_bytes_per_token: int
     bits_per_weight: float | None
     read_bytes: int = 0
+    windowed: tuple[tuple[int, int], ...] = ()
+    state_bytes: int = 0
+    batch: int = 1
 
     @property
     def total_bytes(self) -> int:
@@ -189,10 +197,19 @@ class Footprint:
         """The smallest of BUDGETS_GB that holds everything, None if none does."""
         return next((budget for budget in BUDGETS_GB if self.total_bytes <= budget * GB), None)
 
-    def tokens_within(self, budget_gb: float) -> int:
-        """How many tokens of KV cache, over all sequences, fit beside weights and activations."""
-        free = budget_gb * GB - self.weights_bytes - self.activation_bytes
-        return max(0, int(free // self.kv_bytes_per_token))
+    def tokens_within(self, budget_gb: float) -> int | None:
+        """How many tokens of KV cache, over all sequences, fit beside weights and activations; None: any number, as
+        each block lets go of old ones."""
+        free = (budget_gb * GB - self.weights_bytes - self.activation_bytes) / self.batch - self.state_bytes
+        tokens, each = 0, self.kv_bytes_per_token
+        for window, ends in sorted(self.windowed):
+            if free < each * (window - tokens):
+                break
+            free -= each * (window - tokens)
+            tokens, each = window, each - ends
+        if each == 0:
+            return None if free >= 0 else 0
+        return max(0, self.batch * (tokens + int(free // each)))
 
 
 def footprint(
@@ -212,10 +229,9 @@ def footprint(
         raise ValueError(
             f"{plan.kv} says what the cache holds, and kv_bits={kv_bits} says it again; leave one of them out"
         )
-    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * kv_bits // 8
-    cache_bytes = per_token * context * batch
-    if plan.kv is not None:
-        cache_bytes, per_token = batch * _cache_bytes(shape, plan.kv, context), _cache_bytes(shape, plan.kv, 1)
+    kept = [(one.window, _kept_bytes(shape, one, plan.kv, kv_bits, 1)) for one in shape.caches]
+    state = FLOAT_BYTES * sum(one.state for one in shape.caches)
+    cache_bytes = batch * (state + sum(_kept_bytes(shape, one, plan.kv, kv_bits, context) for one in shape.caches))
     tokens = min(at_once, context * batch)
     widths = sorted((out for out, _ in shape.block.values()), reverse=True)[:2]
     activations = tokens * (2 * shape.hidden + sum(widths)) * FLOAT_BYTES + batch * shape.vocabulary * 4
@@ -223,12 +239,25 @@ def footprint(
     idle = sum((1 - shape.used(name)) * _weights_of(shape, plan, name).bytes for name in shape.linears)
     table = 0 if shape.tied else FLOAT_BYTES * shape.vocabulary * shape.hidden
     read = weights.bytes - round(idle) - table
-    return Footprint(scheme, weights.bytes, cache_bytes, activations, per_token, bits, read)
+    windowed = tuple((window, each) for window, each in kept if window)
+    per_token = sum(each for _, each in kept)
+    return Footprint(scheme, weights.bytes, cache_bytes, activations, per_token, bits, read, windowed, state, batch)
 
 
-def _cache_bytes(shape: ModelShape, kv: CacheSpec, tokens: int) -> int:
-    """Of one sequence, codes and scales (`bits.cache_size`)."""
-    return shape.layers * sum(cache_size(side, shape.kv_heads, tokens, shape.head_dim).bytes for side in kv.sides)
+def _kept_bytes(shape: ModelShape, one: Cache, kv: CacheSpec | None, kv_bits: int, tokens: int) -> int:
+    """What a block keeps of a sequence of so many tokens; of codes their scales too (`bits.cache_size`).
+
+    Raises: ValueError for codes of what is neither keys nor values."""
+    tokens = min(tokens, one.window or tokens)
+    if kv is None:
+        return one.numbers * tokens * kv_bits // 8
+    heads, rest = divmod(one.numbers, 2 * shape.head_dim)
+    if rest:
+        raise ValueError(
+            f"{shape.name} keeps {one.numbers} numbers a token in a block, no keys and values of {shape.head_dim} "
+            f"each, and {kv} speaks of those; leave kv: out"
+        )
+    return sum(cache_size(side, heads, tokens, shape.head_dim).bytes for side in kv.sides) if heads else 0
 
 
 def _weights(shape: ModelShape, plan: Plan) -> Size:

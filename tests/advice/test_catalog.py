@@ -8,9 +8,10 @@ import huggingface_hub
 import pytest
 
 from quantcore.advice.catalog import FILE, catalogue, shape_of
-from quantcore.advice.shape import Cache, Matrix, served_shape
+from quantcore.advice.shape import Matrix, served_shape
 from quantcore.model import gguf_file
 from quantcore.model.loading import LoadedModel
+from quantcore.model.token_cache import Cache
 
 LARGEST = {  # what their authors publish, billions: all, and the share that a token passes
     "openai/gpt-oss-120b": (116.8, 5.1),

@@ -381,6 +381,37 @@ def test_the_script(text: str) -> None:
     assert "model.save_pretrained('served'" in script(text, "owner/model", "served")
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            "owner/name@v1",
+            ["from_pretrained('owner/name', revision='v1', dtype=", "from_pretrained('owner/name', revision='v1')"],
+        ),
+        ("/models/me@home", ["from_pretrained('/models/me@home', dtype=", "from_pretrained('/models/me@home')"]),
+        (
+            "/models/m.Q4_1.gguf",
+            [
+                "AutoTokenizer, GgufConfig\n",
+                "from_pretrained('/models', gguf_file='m.Q4_1.gguf', dtype=\"auto\", quantization_config=Gguf",
+                "from_pretrained('/models', gguf_file='m.Q4_1.gguf')\n",
+            ],
+        ),
+        ("m.gguf", ["from_pretrained('.', gguf_file='m.gguf'"]),
+    ],
+)
+def test_the_script_opens_what_was_loaded(model: str, words: list[str]) -> None:
+    """transformers takes a GGUF file for a configuration, and a revision for a part of the name."""
+    program = script("FP8", model)
+    compile(program, "quantize.py", "exec")
+    assert [one for one in words if one not in program] == []
+
+
+def test_the_script_learns_from_no_longer_texts_than_the_model_was_made_for() -> None:
+    for context, length in ((512, 512), (8192, 2048), (None, 2048)):
+        assert f"max_seq_length={length},\n" in script("W4A16,gptq", "m", context=context)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_llm_compressor_reads_it(text: str) -> None:
     recipes = pytest.importorskip("llmcompressor.recipe", reason="llm-compressor is not installed")

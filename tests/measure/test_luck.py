@@ -88,7 +88,18 @@ def test_a_difference_beyond_both_is_real_and_has_its_size() -> None:
 
 @pytest.mark.parametrize(
     ("share", "digits", "words"),
-    [(-0.46, 2, "-46%"), (0.123, 2, "+12%"), (0.999, 3, "+99.9%"), (1.0, 2, "2 times"), (10.7, 2, "12 times")],
+    [
+        (-0.46, 2, "-46%"),
+        (0.123, 2, "+12%"),
+        (0.999, 3, "+99.9%"),
+        (1.0, 2, "2 times"),
+        (10.7, 2, "12 times"),
+        (119.0, 2, "120 times"),
+        (-0.9976, 2, "-99.8%"),  # not all of it is gone
+        (-1.0, 2, "-100%"),
+        (0.9996, 3, "+99.96%"),  # and it is not twice as much yet
+        (-0.000012, 2, "-0.0012%"),
+    ],
 )
 def test_a_share_in_words(share: float, digits: int, words: str) -> None:
     assert share_words(share, digits) == words

@@ -13,7 +13,7 @@ import torch
 
 from quantcore.model import memory
 from quantcore.model.inventory import inventory
-from quantcore.model.locate import locate, source_path
+from quantcore.model.locate import locate, source_in_full, source_path
 from quantcore.model.memory import free_memory, require_memory, size
 from tests.fake_hub import COMMIT, fake_hub
 from tests.forked import run
@@ -199,6 +199,7 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
 def test_an_id_that_is_nowhere_is_no_place_and_costs_no_network() -> None:
     assert locate("nobody/has-this-model") is None
     assert source_path("nobody/has-this-model@v1") == "nobody/has-this-model"
+    assert source_in_full("nobody/has-this-model@v1") == "nobody/has-this-model@v1"
 
 
 # ---------------------------------------------------------------- memory

@@ -1,12 +1,15 @@
 """Memory: known parameter counts, bytes by hand, and the engine's own checkpoint as the measure."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from quantcore.matmul.size import checkpoint_bytes
 from quantcore.model.experts import taken_apart
 from quantcore.model.loading import LoadedModel
+from quantcore.model.token_cache import Cache
 from quantcore.numbers.bits import weight_size
 from quantcore.numbers.qtensor import quantize
 from quantcore.pipeline.convert import quantize_model
@@ -20,7 +23,7 @@ from quantcore.studies.footprint import (
     gptq_memory,
 )
 from tests.model.test_experts import made
-from ui.words.speed import fits
+from ui.words.speed import fits, written_cards
 
 
 def test_parameters_of_the_presets() -> None:
@@ -103,6 +106,33 @@ def test_the_cache_by_hand() -> None:
     assert card.kv_bytes_per_token == 2 * 32 * 8 * 128 * 2 == 131_072
     assert card.kv_bytes == 3000 * 131_072
     assert footprint(LLAMA_3_8B, "W4A16", 1000, 3, kv_bits=8).kv_bytes * 2 == card.kv_bytes
+
+
+def test_the_cache_of_a_window_by_hand() -> None:
+    """One block keeps all tokens, one at most 100, one a state: 8 numbers of two bytes a token each, 5 a sequence."""
+    caches = (Cache(8), Cache(8, window=100), Cache(0, state=5))
+    shape = replace(ModelShape.llama("mine", 3, 32, 4, 2, 64, 48), caches=caches, head_dim=4)
+    card = footprint(shape, "float", context=1000, batch=3)
+    assert card.kv_bytes_per_token == 2 * 2 * 8
+    assert card.kv_bytes == 3 * 2 * (8 * 1000 + 8 * 100 + 5)
+    without = card.weights_bytes + card.activation_bytes
+    assert card.tokens_within((without + 3 * 2 * (5 + 16 * 50)) / 1e9) == 3 * 50
+    assert card.tokens_within((without + 3 * 2 * (5 + 16 * 100 + 8 * 900)) / 1e9) == 3 * 1000
+    assert card.tokens_within(without / 1e9) == 0
+    coded = footprint(shape, "kv:int8/token", 1000)  # a head of four codes and a scale of four bytes, twice
+    assert coded.kv_bytes == 2 * (4 + 4) * (1000 + 100) + 2 * 5
+    sliding = footprint(replace(shape, caches=caches[1:]), "float", 1000)
+    assert sliding.tokens_within(1e-6) == 0
+    assert sliding.tokens_within(1) is None
+    assert "any" in str(written_cards([sliding])["tokens, 8 GB"].iloc[0])
+    with pytest.raises(ValueError, match="mine keeps 9 numbers a token in a block, no keys and values of 4 each"):
+        footprint(replace(shape, caches=(Cache(9),)), "kv:int8/token", 8)
+
+
+def test_a_weight_that_lies_turned_is_counted_once() -> None:
+    """GPT-2's Conv1D."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=16)).eval()
+    assert ModelShape.of(model, "mine").parameters == model.num_parameters()
 
 
 def test_activations_by_hand() -> None:

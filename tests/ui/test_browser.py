@@ -62,6 +62,29 @@ def test_the_menu_opens_one_page_after_another(page: Any, server_url: str) -> No
         assert page.get_by_role("alert").all_inner_texts() == []
 
 
+def test_the_menu_and_the_way_back_keep_what_the_sidebar_says(page: Any, server_url: str) -> None:
+    layer = "layer=model.layers.3.mlp.gate_proj"
+    page.goto(f"{server_url}/Granularity?{layer}&format=int3")
+    wait_drawn(page, "weight_map")
+    page.get_by_role("link", name="Number formats", exact=True).first.click()
+    wait_until(page, "location.pathname === '/Number_formats'")
+    wait_words(page, "weights of model.layers.3.mlp.gate_proj")
+    wait_until(page, f"location.search === '?{layer}'")  # the other page's format is not this one's
+    page.go_back()
+    wait_until(page, "location.pathname === '/Granularity'")
+    wait_drawn(page, "weight_map")
+    wait_until(page, f"location.search === '?{layer}'")
+
+
+def test_a_link_carries_nothing_of_the_page_that_is_left(page: Any, server_url: str) -> None:
+    """Both pages have a control for the GPU."""
+    page.goto(f"{server_url}/Context_lens?gpu=T4&text=story")
+    wait_words(page, "Beside 16-bit weights, all 16 GB of the T4")
+    page.get_by_role("link", name="Which scheme to ship", exact=True).first.click()
+    wait_until(page, "location.pathname === '/Which_scheme_should_I_ship'")
+    wait_until(page, "location.search === '?text=story'")
+
+
 def test_a_deep_link_is_the_first_thing_a_fresh_server_is_asked(page: Any, tmp_path: Path) -> None:
     with serving(ROOT / "serve.py", tmp_path) as url:
         page.goto(f"{url}/Granularity?grain=channel&format=int3&layer=model.layers.2.mlp.up_proj")

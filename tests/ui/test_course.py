@@ -7,6 +7,7 @@ from streamlit.testing.v1 import AppTest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from quantcore.lab.lab import Lab
+from quantcore.numbers.digits import digits
 from quantcore.text.reading import EVALUATE
 from tests.apptest_helpers import ROOT, errors, new_server, page, said, settle
 from tests.tiny import VOCAB, tiny_tokenizer
@@ -17,7 +18,6 @@ from ui.course.scene import Missing, Scene, Specimen, scenes
 from ui.course.scenes import s10_frozen, s14_ship
 from ui.course.screen import RIGHT_WORDS
 from ui.menu import title_of
-from ui.words.digits import digits
 
 SCENES = [pytest.param(number, scene, id=scene.key) for number, scene in enumerate(scenes(), 1)]
 NEEDS_OUTLIERS = {"one_sided", "wall", "token"}  # which random weights may lack

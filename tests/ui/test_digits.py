@@ -2,7 +2,8 @@
 
 import pytest
 
-from ui.words.digits import digits, shown_kl, shown_tail
+from quantcore.numbers.digits import digits
+from ui.words.digits import shown_kl, shown_tail
 
 
 @pytest.mark.parametrize(

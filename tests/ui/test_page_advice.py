@@ -1,5 +1,6 @@
 """The page Which scheme should I ship?: full without a click, moves with the load, writes what it advises."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,9 @@ def test_a_config_alone_is_advised_on(tiny_model_dir: Path) -> None:
 
 def test_a_tolerance_that_nothing_is_held_to_is_said(tiny_model_dir: Path) -> None:
     at = open_page(PAGE, model=tiny_model_dir, limit="perplexity + 1%").run()
-    assert any("That perplexity + 1% is kept to is not known yet" in one.value for one in at.caption)
+    assert any(
+        "That perplexity + 1% is kept to is not known yet: the losses of some" in one.value for one in at.caption
+    )
 
 
 def test_what_the_words_are_where_nothing_fits_and_where_all_is_slow() -> None:
@@ -117,7 +120,7 @@ def test_every_button_leaves_with_what_was_advised(tiny_model_dir: Path) -> None
     assert text.startswith("w:int4/")
     recipe, script, serve = codes(at)[:3]
     assert plan_from_recipe(recipe) == Plan.parse(text)
-    assert script.strip() == quantize_script(text, str(tiny_model_dir), lab.short_name(text)).strip()
+    assert script.strip() == quantize_script(text, str(tiny_model_dir), lab.short_name(text), 256).strip()
     assert serve.startswith(f"vllm serve {lab.short_name(text)} ")
     folder = lab.checkpoint_folder(text)
     for label in ("Write the checkpoint", "Load it again: does it say the same?"):
@@ -159,9 +162,24 @@ def test_a_load_that_cannot_be_is_a_sentence(tiny_model_dir: Path) -> None:
     assert "are more than a context of 1024; take a longer context" in at.error[0].value
 
 
+def test_figures_are_written_out() -> None:
+    """A small model on a large GPU: no powers of ten."""
+    found = advise(shape_of(SMALL), GPUS["H100 SXM"], Load(sequences=64), tolerance=FREE)
+    assert found.chosen is not None
+    assert found.chosen.time is not None
+    fast = replace(found.chosen, time=replace(found.chosen.time, tokens_s=137_142.4))
+    assert "**137,100 tokens/s** for all sequences" in words.card(fast)[1]
+    slow = replace(fast, time=replace(found.chosen.time, tokens_s=3951.6))
+    assert "**3,952 tokens/s** for all sequences" in words.card(slow)[1]
+    losses = [one.loss for one in found.verdicts if one.loss and one.loss.kl]
+    assert "KL **0.000050** (" in words.loss(replace(losses[0], kl=5e-5))
+
+
 def test_a_server_is_asked_for_no_longer_context_than_the_model_has() -> None:
     """vLLM refuses a --max-model-len beyond what config.json says."""
     found = advise(shape_of("meta-llama/Meta-Llama-3.1-8B"), GPUS["H100 SXM"], Load(context=8192))
     assert words.serve_line("m", found, 1024).startswith("vllm serve m --max-model-len 1024 --max-num-seqs")
     assert words.serve_line("m", found, 131072).startswith("vllm serve m --max-model-len 8192 ")
     assert words.serve_line("m", found).startswith("vllm serve m --max-model-len 8192 ")
+    assert words.serve_line("o/m@v1", found).startswith("vllm serve o/m --revision v1 --max-model-len 8192 ")
+    assert words.serve_line("/at/o@home/m", found).startswith("vllm serve /at/o@home/m --max-model-len 8192 ")

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from streamlit.testing.v1 import AppTest
+from transformers import MambaConfig, MambaForCausalLM
 
 from quantcore.studies import retrieval
 from quantcore.studies.context_lens import FLOAT, RECALLED, ContextLens
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, said, settle, values
 from tests.apptest_helpers import page as open_page
+from tests.tiny import VOCAB, tiny_tokenizer
 from ui.components.palette import INK
 from ui.figures import context as figures
 from ui.words import context as words
@@ -47,6 +49,18 @@ def test_a_line_that_is_no_cache_is_said(page: AppTest) -> None:
     page.query_params["caches"] = "kv:int8/token\nW8A8"
     settle(page)
     assert any("must speak of the cache alone" in one.value for one in page.error)
+
+
+def test_a_model_without_attention_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANT_HOME", str(tmp_path / "home"))
+    new_server()
+    config = MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=1, state_size=4, bos_token_id=0)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    tiny_tokenizer().save_pretrained(tmp_path / "mamba")
+    at = settle(open_page("13_Context_lens", model=tmp_path / "mamba"))
+    assert [one.value for one in at.error] == [
+        "this mamba has no attention, so it keeps no keys and values; name a model that does"
+    ]
 
 
 def test_facts_are_asked_for_with_a_button(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +179,7 @@ def test_the_words_of_the_weights_stand_where_every_cache_has_left_them() -> Non
 
 
 def test_the_whole_memory_is_named() -> None:
+    assert "`float` **any**" in words.reach({FLOAT: None}, 8, "H100 SXM", 80)
     said = words.reach({FLOAT: 60829}, 8, "H100 SXM", 80)
     assert "all 80 GB of the H100 SXM hold so many tokens for each of 8 sequences: `float` **60,829**" in said
     assert "keeps to 90% of the memory" in said

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from quantcore.cli import verbs
 from quantcore.cli.texts import TextOptions
@@ -17,11 +18,14 @@ from quantcore.export.recipe import plan_from_recipe, recipe, script
 from quantcore.export.tensors import stored_type
 from quantcore.lab.lab import Lab
 from quantcore.lab.take import slug
+from quantcore.matmul.size import bits_per_weight, checkpoint_bytes
 from quantcore.measure.store import home
 from quantcore.model.loading import LoadedModel
+from quantcore.pipeline.convert import quantize_model
 from quantcore.studies.written import Written
 from tests.apptest_helpers import figure_of, figures_of, lab_of, new_server, settle, values
 from tests.apptest_helpers import page as open_page
+from tests.tiny import VOCAB, tiny_tokenizer
 from ui import job_view
 
 SCHEME = "w:int4/group16"
@@ -59,7 +63,7 @@ def test_alive_without_a_click_and_true(tiny_model_dir: Path, tiny_lm: LoadedMod
     name = lab_of(at).short_name(SCHEME)
     shown = codes(at)
     assert recipe(SCHEME).strip() in [one.strip() for one in shown]
-    assert script(SCHEME, str(tiny_model_dir), name).strip() in [one.strip() for one in shown]
+    assert script(SCHEME, str(tiny_model_dir), name, 256).strip() in [one.strip() for one in shown]
     assert f"python -m quantcore quantize --model {tiny_model_dir} --scheme {SCHEME} --out {name}" in shown
     assert f"vllm serve {name} --max-model-len 256" in shown
     parts = promise(tiny_lm.model, SCHEME, stored_type(tiny_lm.model))
@@ -70,6 +74,12 @@ def test_alive_without_a_click_and_true(tiny_model_dir: Path, tiny_lm: LoadedMod
     assert f"**{parts.size.bits_per_weight:.4g} bits**" in said(at)
     assert "runs **weights only** on " in said(at)
     assert "tokens' outputs keeps" in said(at)
+
+
+def test_the_figures_of_other_pages_stand_beside_a_files_of_32_bits(tiny_model_dir: Path, tiny_lm: LoadedModel) -> None:
+    coded = quantize_model(tiny_lm.model, SCHEME)[0]
+    counted = f"{checkpoint_bytes(coded) / 1e6:.2f} MB, {bits_per_weight(coded):.4g} bits a quantized weight."
+    assert f"count 16 bits for each such number and each scale: {counted}" in said(take(tiny_model_dir))
 
 
 def test_a_folded_report_asks_nothing_of_the_layer(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +122,36 @@ def test_what_the_format_cannot_hold_leaves_the_rest_alive(tiny_model_dir: Path)
     assert [one["key"] for one in figures_of(at)] == ["bytes"]
     assert not [one for one in at.button if one.label == "Write the checkpoint"]
     assert "tokens' outputs keeps" in said(at)
+
+
+def test_a_model_that_no_reader_looks_at_is_refused_before_the_work(tmp_path: Path) -> None:
+    """GPT-2's Conv1D: neither a checkpoint nor llm-compressor's targets would reach it."""
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCAB, n_embd=64, n_layer=1, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)
+    ).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    at = take(tmp_path, scheme="W8A16")
+    sentence = "'transformer.h.0.attn.c_attn' is a Conv1D and readers of compressed-tensors look for codes in"
+    assert [one.value.startswith(sentence) for one in at.warning] == [True]
+    assert [one.value.startswith(sentence) for one in at.error] == [True]  # in the recipe's place
+    assert not [one for one in codes(at) if "quantize" in one or "serve" in one]
+    assert not [one for one in at.button if one.label == "Write the checkpoint"]
+    with pytest.raises(ValueError, match="is a Conv1D and readers"):
+        verbs.recipe("W8A16", model=str(tmp_path))
+
+
+def test_why_no_checkpoint_was_written_stays(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the refusal comes after the page was drawn with the job's progress, and when anything else moves."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        time.sleep(0.1)
+        raise ValueError("no reader takes it")
+
+    monkeypatch.setattr(job_view, "PATIENCE_S", 0.01)
+    monkeypatch.setattr("quantcore.lab.take.export", refused)
+    at = press(take(tiny_model_dir), "Write the checkpoint")
+    assert [one.value for one in at.error] == ["no reader takes it"]
+    assert [one.value for one in at.run().error] == ["no reader takes it"]
 
 
 @pytest.mark.parametrize(

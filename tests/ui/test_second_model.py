@@ -19,6 +19,7 @@ PAGES = (
     "16_Take_it_with_you", "14_Which_scheme_should_I_ship", "15_What_has_been_measured", "13_Context_lens",
 )  # fmt: skip
 SHOWS_A_REFUSAL = {"what no checkpoint holds"}
+CONV1D = "is a Conv1D and readers of compressed-tensors look for codes in torch's Linear only"  # in a recipe's place
 GRAIN = "groups of 32, because 96 / 64 is no whole number"
 
 
@@ -43,7 +44,7 @@ def narrow_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_page_and_every_preset_work_on_it(name: str, narrow_dir: Path) -> None:
     at = page(name, model=narrow_dir).run()
     assert not at.exception
-    assert errors(at) == []
+    assert [one for one in errors(at) if CONV1D not in one] == []
     assert at.warning.values == [] or all("no such choice" not in one for one in at.warning.values)
     assert "down_proj" not in said(at)  # a name of other models' layers
     if name in ("7_Scheme_duel", "16_Take_it_with_you"):
@@ -54,8 +55,9 @@ def test_a_page_and_every_preset_work_on_it(name: str, narrow_dir: Path) -> None
         at = page(name, **state).run()
         assert not at.exception, label
         assert state["model"] == [str(narrow_dir)]  # a preset keeps the model
-        assert at.warning.values == [] or label in SHOWS_A_REFUSAL, (label, at.warning.values)
-        assert errors(at) == [] or label in SHOWS_A_REFUSAL, (label, errors(at))
+        warnings = [one for one in at.warning.values if CONV1D not in one]
+        assert warnings == [] or label in SHOWS_A_REFUSAL, (label, warnings)
+        assert [one for one in errors(at) if CONV1D not in one] == [] or label in SHOWS_A_REFUSAL, (label, errors(at))
 
 
 @pytest.mark.usefixtures("fresh")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from quantcore.advice.choice import GB, Advice, Verdict
+from quantcore.numbers.digits import digits
 from ui.components.palette import AMBER, BLUE, GREEN, PURPLE, SLATE, VERMILION, token
 from ui.figures.base import figure, thin_line
 
@@ -100,7 +101,9 @@ def _name(fig: go.Figure, running: list[Verdict], top: float, column: float) -> 
 
 
 def _loss(one: Verdict) -> str:
-    return "loss unknown" if one.loss is None else f"KL {one.loss.kl:.2g}{'' if one.loss.own else ' (reference)'}"
+    return (
+        "loss unknown" if one.loss is None else f"KL {digits(one.loss.kl, 2)}{'' if one.loss.own else ' (reference)'}"
+    )
 
 
 def _point(one: Verdict, found: Advice, worst: float) -> go.Scatter:
@@ -121,6 +124,6 @@ def _point(one: Verdict, found: Advice, worst: float) -> go.Scatter:
         },
         name=one.candidate.name,
         customdata=[one.candidate.name],
-        hovertemplate=f"{one.candidate.name}: %{{x:.3g}} GB, %{{y:.4g}} tokens/s, {_loss(one)}<extra></extra>",
+        hovertemplate=f"{one.candidate.name}: %{{x:.3g}} GB, %{{y:,.4r}} tokens/s, {_loss(one)}<extra></extra>",
         showlegend=False,
     )

@@ -6,13 +6,13 @@ import streamlit as st
 
 from quantcore.lab.lab import Lab
 from quantcore.model.layer_names import place_of
+from quantcore.numbers.digits import digits
 from quantcore.studies.outliers import ChannelStudy
 from ui import frame
 from ui.components.chart import chart
 from ui.figures import outliers as figures
 from ui.settled import settled
 from ui.sidebar import Choice
-from ui.words.digits import digits
 
 FOLD = "Keys and values: what the KV cache holds"
 

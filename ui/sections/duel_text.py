@@ -9,6 +9,7 @@ from quantcore.lab.lab import Lab
 from quantcore.lab.start import PROMPTS
 from quantcore.lab.whole import WRITTEN
 from quantcore.measure.duel import Duel, short_label
+from quantcore.numbers.digits import digits
 from ui import widgets as controls
 from ui.answers import answer
 from ui.components.chart import chart
@@ -52,7 +53,7 @@ def token_part(found: Duel, scheme: str, lab: Lab, reading: str) -> None:
         st.rerun()
     st.caption(duel_words.window_words(window + 1, len(ids)))
     st.markdown(
-        f"Token {at}, `{token_view.quoted(targets[at])}`, is outlined: KL **{float(flat[at]):.3g}** nats. In its "
+        f"Token {at}, `{token_view.quoted(targets[at])}`, is outlined: KL **{digits(float(flat[at]))}** nats. In its "
         "place they would have written"
     )
     likeliest = torch.cat([one.likeliest[window].flatten() for one in (found.float_scores, found.scores[scheme])])

@@ -12,7 +12,7 @@ from quantcore.lab.lab import Lab
 from quantcore.lab.report import duel_document, layer_document
 from quantcore.lab.start import SMALL_MODEL
 from quantcore.measure.duel import short_label
-from quantcore.model.locate import REFERENCE, source_path
+from quantcore.model.locate import REFERENCE, source_in_full
 from quantcore.scheme.plan import Plan
 from quantcore.studies.written import as_zip
 from quantcore.text.reading import EVALUATE, Reading
@@ -33,7 +33,8 @@ ZIP_BYTES = 200_000_000
 def recipe_part(plan: Plan, lab: Lab) -> None:
     """The llm-compressor recipe of the loaded model, and the program that runs it."""
     text = str(plan)
-    two_files(lab.recipe(text), script(plan, model_words(lab.id), lab.short_name(text)))
+    program = script(plan, model_words(lab.id), lab.short_name(text), lab.loaded.context)
+    two_files(lab.recipe(text), program)
 
 
 def two_files(recipe: str, program: str) -> None:
@@ -52,7 +53,7 @@ def two_files(recipe: str, program: str) -> None:
 def model_words(model_id: str) -> str:
     """How a program elsewhere names the model: in a class, whose server's paths are its own, by its name."""
     if classroom() is None:
-        return source_path(model_id)
+        return source_in_full(model_id)
     return "quantcore/assets/reference-lm" if model_id == REFERENCE else model_id
 
 
@@ -62,7 +63,9 @@ def checkpoint_part(plan: str, choice: Choice, calibration: str) -> None:
     folder = lab.checkpoint_folder(*asked)
     exports.look(folder)
     if not folder.is_dir():
-        kept.jobs().forget(job_key(lab, Lab.checkpoint, *asked))  # somebody has taken it away
+        written = kept.jobs().get(key := job_key(lab, Lab.checkpoint, *asked))
+        if written is not None and written.state == "done":  # somebody has taken it away
+            kept.jobs().forget(key)
         place = f"a .zip; the server keeps the latest {exports.limit_text()}" if classroom() else "it will lie in"
         st.markdown(f"The whole model, quantized on {lab.device}, for transformers and vLLM; {place}")
         where(folder)

@@ -10,6 +10,8 @@ from quantcore.advice.choice import GB, Advice, Verdict
 from quantcore.advice.load import SHARE, ways_out
 from quantcore.advice.losses import Loss
 from quantcore.advice.pace import MEASURED_ON, fitted
+from quantcore.model.locate import HUB_ID
+from quantcore.numbers.digits import digits
 from quantcore.studies.gpus import GPUS
 from ui.markdown import as_is
 
@@ -56,7 +58,7 @@ def way_out(found: Advice, least: Verdict) -> str:
 
 def duration(ms: float) -> str:
     """Milliseconds, from a second on seconds: 6.04 ms, 105 s."""
-    return f"{ms:.3g} ms" if ms < 999.5 else f"{float(f'{ms / 1e3:.3g}'):,.10g} s"
+    return f"{digits(ms)} ms" if ms < 999.5 else f"{digits(ms / 1e3)} s"
 
 
 def count(number: int, what: str) -> str:
@@ -76,7 +78,7 @@ def card(one: Verdict) -> list[str]:
         first, step, least, most = map(duration, (1e3 * one.time.first_s, one.time.step_ms, lo, hi))
         lines.append(
             f"First token after **{first}**, then one each **{step}** ({least} to {most}): "
-            f"**{one.time.tokens_s:,.4g} tokens/s** for all sequences. Predicted."
+            f"**{float(f'{one.time.tokens_s:.4g}'):,.10g} tokens/s** for all sequences. Predicted."
         )
     lines.append(loss(one.loss))
     if one.note:
@@ -90,8 +92,8 @@ def loss(found: Loss | None) -> str:
     if found.kl == 0:
         return "Loss: none, nothing is quantized."
     figures = (
-        f"KL **{found.kl:.2g}** ({found.lo:.2g} to {found.hi:.2g}) nats a token, perplexity up by at most "
-        f"{found.perplexity:.2%}, the same next token in {found.top1:.1%}; {found.on}"
+        f"KL **{digits(found.kl, 2)}** ({digits(found.lo, 2)} to {digits(found.hi, 2)}) nats a token, perplexity up by "
+        f"at most {found.perplexity:.2%}, the same next token in {found.top1:.1%}; {found.on}"
     )
     return f"Loss, measured: {figures}." if found.own else f"Loss: **not measured here**. Recorded: {figures}."
 
@@ -106,9 +108,9 @@ def table(found: Advice) -> pd.DataFrame:
                 "candidate": one.candidate.name,
                 "why not": one.why or ("**the advice**" if one == found.chosen else ""),
                 "GB": f"{one.memory.total / GB:.3g}",
-                "ms a token": "" if time is None else f"{time.step_ms:.3g}",
+                "ms a token": "" if time is None else digits(time.step_ms),
                 "tokens/s": "" if time is None else f"{time.tokens_s:,.0f}",
-                "KL": "" if one.loss is None else f"{one.loss.kl:.2g}",
+                "KL": "" if one.loss is None else digits(one.loss.kl, 2),
                 "KL of": "" if not (one.loss and one.loss.kl) else "this model, here" if one.loss.own else RECORDED,
                 "frontier": one.frontier,
                 "scheme": one.candidate.text,
@@ -143,10 +145,11 @@ def others() -> pd.DataFrame:
 
 
 def serve_line(folder: str, found: Advice, longest: int | None = None) -> str:
-    """The shell's line that serves the checkpoint under the load, within the `longest` context that the model was made
-    for, where that is known: vLLM refuses a longer one."""
+    """The shell's line that serves a checkpoint, or an id of the hub, under the load, within the `longest` context that
+    the model was made for, where that is known: vLLM refuses a longer one."""
     context = found.load.context if longest is None else min(found.load.context, longest)
-    words = ["vllm", "serve", folder, "--max-model-len", str(context)]
+    name, _, revision = folder.partition("@") if HUB_ID.fullmatch(folder) else (folder, "", "")
+    words = ["vllm", "serve", name, *(["--revision", revision] if revision else []), "--max-model-len", str(context)]
     words += ["--max-num-seqs", str(found.load.sequences), "--gpu-memory-utilization", str(SHARE)]
     words += ["--tensor-parallel-size", str(found.gpus)] if found.gpus > 1 else []
     return shlex.join(words)

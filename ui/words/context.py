@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from quantcore.advice.load import SHARE
+from quantcore.numbers.digits import digits
 from quantcore.studies.context_lens import FLOAT, ContextLens
 from quantcore.studies.retrieval import FACTS, Retrieval
 from ui.markdown import code
@@ -20,10 +21,10 @@ def headline(found: ContextLens) -> str:
     ordered = sorted(mean, key=lambda name: mean[name])
     best, worst = ordered[0], ordered[-1]
     if worst == best:
-        return f"{code(best)} loses **{mean[best]:.2g}** nats a token; {grows(found, best)}."
+        return f"{code(best)} loses **{digits(mean[best], 2)}** nats a token; {grows(found, best)}."
     return (
-        f"{code(best)} loses least, **{mean[best]:.2g}** nats a token, {code(worst)} most, **{mean[worst]:.2g}**; "
-        f"of the latter {grows(found, worst)}."
+        f"{code(best)} loses least, **{digits(mean[best], 2)}** nats a token, {code(worst)} most, "
+        f"**{digits(mean[worst], 2)}**; of the latter {grows(found, worst)}."
     )
 
 
@@ -36,7 +37,7 @@ def blame(found: ContextLens) -> str:
             continue
         more, less = ("keys", "values") if mean[keys] > mean[values] else ("values", "keys")
         ratio = max(mean[keys] / mean[values], mean[values] / mean[keys])
-        return f"Coded alone, **{more}** lose **{ratio:.2g}** times as much as {less}."
+        return f"Coded alone, **{more}** lose **{digits(ratio, 2)}** times as much as {less}."
     return ""
 
 
@@ -118,7 +119,7 @@ def rows(found: ContextLens, float_bits: int) -> list[dict[str, str]]:
     return [
         {
             "cache": name,
-            "KL, nats": f"{float(kl.double().mean()):.2g}",
+            "KL, nats": digits(float(kl.double().mean()), 2),
             "next tokens that change": f"{float(found.flips[name].double().mean()):.1%}",
             "recall, nats": f"{found.recall(name).value:.3f}",
             "bytes of a window": f"{found.held[name]:,}",
@@ -128,11 +129,11 @@ def rows(found: ContextLens, float_bits: int) -> list[dict[str, str]]:
     ]
 
 
-def reach(fits: Mapping[str, int], sequences: int, gpu: str, memory_gb: float | None) -> str:
+def reach(fits: Mapping[str, int | None], sequences: int, gpu: str, memory_gb: float | None) -> str:
     """How many tokens each of `sequences` may have before the GPU is full, by cache."""
     if memory_gb is None:
         return f"How much memory the {gpu} has is not known here, so no wall is drawn."
-    each = ", ".join(f"{code(name)} **{count:,}**" for name, count in fits.items())
+    each = ", ".join(f"{code(name)} **{'any' if count is None else f'{count:,}'}**" for name, count in fits.items())
     many = "one sequence" if sequences == 1 else f"each of {sequences} sequences"
     return (
         f"Beside 16-bit weights, all {memory_gb:g} GB of the {gpu} hold so many tokens for {many}: {each}. A server "

@@ -15,8 +15,9 @@ from quantcore.measure.luck import JITTERS, Spread
 from quantcore.measure.scores import Scores
 from quantcore.measure.statistics import Interval
 from quantcore.measure.told_apart import BY_TEXT, Apart, share_words, told_apart
+from quantcore.numbers.digits import digits
 from ui.markdown import as_is, code
-from ui.words.digits import digits, shown_kl, shown_tail
+from ui.words.digits import shown_kl, shown_tail
 from ui.words.names import named
 from ui.words.tokens import FAINT, FULL, quoted
 
@@ -72,7 +73,7 @@ def luck_words(duel: Duel, spreads: Mapping[str, Spread] | None) -> str:
             "scheme, and the chance of the text alone may call it another."
         )
     said = [
-        f"{named(text)} ± {spreads[text].deviation:.2g}"
+        f"{named(text)} ± {digits(spreads[text].deviation, 2)}"
         for text in duel.reports
         if text in spreads and spreads[text].freedom
     ]
@@ -193,8 +194,8 @@ def _change(row: Mapping[str, Any]) -> str:
 def _bout(apart: Apart) -> str:
     lower, higher = "▼▲" if apart.real else "▽△"
     mark = "≈" if not apart.beyond else lower if apart.difference.value < 0 else higher
-    luck = "" if apart.luck is None else f"; luck alone ± {apart.luck:.2g}"
-    return f"{mark} {apart.difference.value:+.2g} ({_percent(apart.share)}{luck})"
+    luck = "" if apart.luck is None else f"; luck alone ± {digits(apart.luck, 2)}"
+    return f"{mark} {digits(apart.difference.value, 2, '+')} ({_percent(apart.share)}{luck})"
 
 
 def _percent(share: float | None) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from quantcore.numbers.digits import digits
 from quantcore.numbers.distance import Giant
 from quantcore.scheme.scheme import Scheme
 from quantcore.studies.layer import LayerStudy
-from ui.words.digits import digits
 
 Sides = Mapping[str, LayerStudy]
 Row = tuple[str, str]

@@ -11,6 +11,7 @@ from quantcore.measure.duel import short_label
 from quantcore.measure.luck import Spread
 from quantcore.measure.measured import Measured, frontier
 from quantcore.measure.told_apart import Apart, share_words
+from quantcore.numbers.digits import digits
 from quantcore.text.reading import ALL, Reading
 from ui.markdown import as_is
 from ui.words.digits import shown_kl
@@ -99,5 +100,5 @@ def difference(one: Measured, other: Measured, apart: Apart) -> str:
     first, second = pair(one.scheme, other.scheme)
     names = f"`{first}` − `{second}`"
     size = "" if apart.share is None else f", **{share_words(apart.share)}**"
-    ends = f"{apart.difference.lo:+.2g} to {apart.difference.hi:+.2g}{luck_alone(apart)}"
-    return f"{names}: KL {apart.difference.value:+.2g} nats a token{size} ({ends}): {apart.verdict}"
+    ends = f"{digits(apart.difference.lo, 2, '+')} to {digits(apart.difference.hi, 2, '+')}{luck_alone(apart)}"
+    return f"{names}: KL {digits(apart.difference.value, 2, '+')} nats a token{size} ({ends}): {apart.verdict}"

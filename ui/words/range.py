@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from quantcore.numbers.digits import digits
 from quantcore.studies.dynamic_cost import DynamicCost
 from quantcore.studies.ranges import Clip, RangeRow, RangeStudy, Trail
-from ui.words.digits import digits
 
 BUSY = 2.0  # median over fastest round
 

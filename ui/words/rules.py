@@ -11,6 +11,7 @@ from quantcore.measure.duel import short_label
 from quantcore.measure.luck import USUAL
 from quantcore.measure.rules import EQUAL, FAILS, HOLDS, LEADS, TRAILS, UNCHALLENGED, Bout, Rule, RuleResult
 from quantcore.measure.told_apart import BY_TEXT, share_words
+from quantcore.numbers.digits import digits
 from ui.words.luck import luck_alone
 
 MARKS = {
@@ -63,8 +64,8 @@ def bout_words(bout: Bout) -> str:
         how += f", and below {USUAL:.0%}, which luck alone may make"
     size = "" if share is None else f", **{share_words(share, 3)}**{' of' * (share < 1)} its KL"
     return (
-        f"KL {difference.value:+.3g} nats against `{short_label(bout.challenger, 60)}`{size}: {how} "
-        f"(95%: {difference.lo:+.3g} to {difference.hi:+.3g}{luck_alone(bout.apart)})"
+        f"KL {digits(difference.value, 3, '+')} nats against `{short_label(bout.challenger, 60)}`{size}: {how} "
+        f"(95%: {digits(difference.lo, 3, '+')} to {digits(difference.hi, 3, '+')}{luck_alone(bout.apart)})"
     )
 
 

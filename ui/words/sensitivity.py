@@ -12,7 +12,7 @@ from quantcore.measure.planning import PlannedChoice
 from quantcore.measure.probing import ProbedPlan
 from quantcore.measure.sensitivity import Sensitivity
 from quantcore.measure.told_apart import share_words, told_apart
-from ui.words.digits import digits
+from quantcore.numbers.digits import digits
 from ui.words.luck import luck_alone
 from ui.words.names import named
 
@@ -35,7 +35,7 @@ def ranking_words(costs: Mapping[str, float], whole: float | None, all_but: bool
     known = (
         "all **estimated** at once from a few backward passes"
         if whole is None
-        else f"the whole model's KL {whole:.3g}: {adds_up(total, whole)}"
+        else f"the whole model's KL {digits(whole)}: {adds_up(total, whole)}"
     )
     hold = (
         f"The worst of {len(worst)} layers holds"
@@ -44,8 +44,9 @@ def ranking_words(costs: Mapping[str, float], whole: float | None, all_but: bool
     )
     many = ", far more than their number" if share > 3 * len(few) / len(worst) else ""
     return (
-        f"`{worst[0]}` hurts most, **{costs[worst[0]]:.3g}** nats alone. {hold} **{share:.0%}** of the sum{many}.",
-        f"`{worst[-1]}` hurts least, {costs[worst[-1]]:.2g} nats. All layers add up to {total:.3g} nats, {known}.",
+        f"`{worst[0]}` hurts most, **{digits(costs[worst[0]])}** nats alone. {hold} **{share:.0%}** of the sum{many}.",
+        f"`{worst[-1]}` hurts least, {digits(costs[worst[-1]], 2)} nats. All layers add up to {digits(total)} nats, "
+        f"{known}.",
     )
 
 
@@ -64,7 +65,7 @@ def so_far_words(costs: Mapping[str, float], count: int, all_but: bool) -> str:
         most = min(costs, key=lambda layer: costs[layer])
         return f"**So far**, {len(costs)} of {count} layers: leaving `{most}` float brings the KL down the most."
     most = max(costs, key=lambda layer: costs[layer])
-    return f"**So far**, {len(costs)} of {count} layers: `{most}` hurts most, {costs[most]:.3g} nats alone."
+    return f"**So far**, {len(costs)} of {count} layers: `{most}` hurts most, {digits(costs[most])} nats alone."
 
 
 def plan_words(
@@ -85,28 +86,28 @@ def plan_words(
         mended(probed, took)
         if probed is not None
         else (
-            f"The plan takes {took}; its layers' own costs add up to **{chosen.predicted_kl:.3g}** nats on the text "
-            "that it was chosen on."
+            f"The plan takes {took}; its layers' own costs add up to **{digits(chosen.predicted_kl)}** nats on the "
+            "text that it was chosen on."
         )
     )
     if rival == text:
         predicted = (
             f"**The plan is {named(text)} for all**: it takes {took}, and nothing saves more elsewhere. The layers' "
-            f"own costs add up to **{chosen.predicted_kl:.3g}** nats on the text that it was chosen on."
+            f"own costs add up to **{digits(chosen.predicted_kl)}** nats on the text that it was chosen on."
         )
     if found is None:
         return [predicted]
     tokens = found.reports[text].tokens
-    measured = f"On another text, {tokens:,} tokens, it has KL **{found.reports[text].kl:.3g}**."
+    measured = f"On another text, {tokens:,} tokens, it has KL **{digits(found.reports[text].kl)}**."
     if rival is None or rival == text:
         return [predicted, measured]
     apart = told_apart(found, spreads)[text, rival]
     difference = apart.difference
     size = "" if apart.share is None else f" ({share_words(apart.share)})"
     against = (
-        f"{named(rival)} for all takes {rival_took} and has KL {found.reports[rival].kl:.3g} there: the "
-        f"plan's is {difference.value:+.3g}{size}, 95%: {difference.lo:+.2g} to {difference.hi:+.2g}"
-        f"{luck_alone(apart)}."
+        f"{named(rival)} for all takes {rival_took} and has KL {digits(found.reports[rival].kl)} there: the "
+        f"plan's is {digits(difference.value, 3, '+')}{size}, 95%: {digits(difference.lo, 2, '+')} to "
+        f"{digits(difference.hi, 2, '+')}{luck_alone(apart)}."
     )
     if not apart.beyond:
         verdict = (
@@ -130,7 +131,7 @@ def megabytes_words(bits: float, weights: int) -> str:
 def time_words(ms: float, gpu: str, sequences: int) -> str:
     """Of the products of one step."""
     many = "one sequence" if sequences == 1 else f"{sequences} sequences"
-    return f"a predicted **{digits(ms, 3)}** ms a step of {many} on {gpu}"
+    return f"a predicted **{digits(ms)}** ms a step of {many} on {gpu}"
 
 
 def mended(probed: ProbedPlan, took: str) -> str:
@@ -139,7 +140,7 @@ def mended(probed: ProbedPlan, took: str) -> str:
         "no other scheme for any layer did better"
         if not probed.changed
         else f"layers served as {probed.changed} products took another scheme, and it brought the KL on the text that "
-        f"it was chosen on from {probed.start_kl:.3g} to **{probed.chosen.predicted_kl:.3g}** nats"
+        f"it was chosen on from {digits(probed.start_kl)} to **{digits(probed.chosen.predicted_kl)}** nats"
     )
     return f"The plan takes {took}. In {probed.probes} tries in the plan itself {changed}."
 

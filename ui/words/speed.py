@@ -300,17 +300,21 @@ def card_table(cards: Sequence[Footprint]) -> pd.DataFrame:
             "activations GB": round(card.activation_bytes / GB, 3),
             "total GB": round(card.total_bytes / GB, 3),
             "read a token GB": round(card.read_bytes / GB, 3),
-            **{f"tokens, {budget} GB": card.tokens_within(budget) for budget in BUDGETS_GB},
+            **{f"tokens, {budget} GB": _any(card.tokens_within(budget)) for budget in BUDGETS_GB},
         }
         for card in cards
     )
+
+
+def _any(tokens: int | None) -> int | str:
+    return "any" if tokens is None else tokens
 
 
 def written_cards(cards: Sequence[Footprint]) -> pd.DataFrame:
     """The same for the eye: three digits, bits with three decimals as on every page, thousands set apart."""
     table = card_table(cards).set_index("scheme")
     bits = table.pop("bits a weight").map("{:.3f}".format)
-    table = table.map(lambda one: f"{one:,}" if isinstance(one, int) else f"{one:.3g}")
+    table = table.map(lambda one: one if isinstance(one, str) else f"{one:,}" if isinstance(one, int) else f"{one:.3g}")
     table.insert(0, "bits a weight", bits)
     return table
 

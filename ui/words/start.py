@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantcore.numbers.digits import digits
 from quantcore.studies.next_tokens import NextTokens
 from quantcore.studies.row import RowStudy
 
@@ -13,7 +14,7 @@ def headline(bits: int, row: RowStudy, report: NextTokens | None) -> str:
         return f"{said}."
     verdict = "stays the likeliest" if report.same_first else "is the likeliest no more"
     first = report.likeliest[0].text.replace("`", "'")
-    moved = f"in the whole model they move the next token's chances by **{report.kl:.3g} nats**"
+    moved = f"in the whole model they move the next token's chances by **{digits(report.kl)} nats**"
     return f"{said}; {moved}, and `{first}` {verdict}."
 
 
@@ -31,5 +32,5 @@ def tokens_words(report: NextTokens, name: str) -> str:
     cut = f" The context holds {report.tokens:,} tokens, so the first {report.dropped:,} were cut."
     return (
         f"{verdict}; **{report.shared} of {len(report.likeliest)}** likeliest tokens are on both lists. "
-        f"KL(float || {name}) = **{report.kl:.3g}** nats (0: nothing changed).{cut if report.dropped else ''}"
+        f"KL(float || {name}) = **{digits(report.kl)}** nats (0: nothing changed).{cut if report.dropped else ''}"
     )

@@ -7,10 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from quantcore.export.promise import Promise
 from quantcore.export.vllm import Serving
+from quantcore.export.writing import require_plain_linears
 from quantcore.measure.scores import ModelReport
+from quantcore.numbers.digits import digits
 from quantcore.scheme.cache import CacheSpec
 from quantcore.scheme.plan import Plan
 from quantcore.scheme.scheme import Scheme
@@ -29,12 +32,13 @@ CAPABILITIES = (
 )
 
 
-def refusal(schemes: Iterable[Scheme], kv: CacheSpec | None = None) -> str | None:
-    """Why no checkpoint can be written, in the exporter's own words."""
+def refusal(model: nn.Module, schemes: Mapping[str, Scheme], kv: CacheSpec | None = None) -> str | None:
+    """Why no checkpoint of the model's layers can be written for any reader, in the exporter's own words."""
     from quantcore.export.checkpoint_format import require_exportable  # compressed-tensors takes 2 s to import
 
     try:
-        require_exportable(list(dict.fromkeys(schemes)), kv)
+        require_plain_linears(model, schemes)
+        require_exportable(list(dict.fromkeys(schemes.values())), kv)
     except ValueError as error:
         return str(error)
     return None
@@ -51,6 +55,11 @@ def price(parts: Promise, label: str, schemes: Iterable[Scheme]) -> tuple[str, s
         "zero points counted."
     )
     left = f"{rest / 1e6:.2f} MB stay float: embeddings, norms, and what is skipped."
+    if parts.dtype == "float32":
+        left += (
+            " Measurements and the other pages count 16 bits for each such number and each scale: "
+            f"{parts.counted.bytes / 1e6:.2f} MB, {parts.counted.bits_per_weight:.4g} bits a quantized weight."
+        )
     if not parts.layouts:
         return said, f"{left} Counted as if codes were packed without gaps, as no such file is written."
     if "int-quantized" in parts.layouts and any(
@@ -174,7 +183,7 @@ def read_back(found: ReadBack) -> str:
     return (
         f"Loaded by transformers, the checkpoint has perplexity **{found.perplexity_loaded:.4f}** on {found.tokens:,} "
         f"tokens, the quantized model it was written from **{found.perplexity:.4f}** ({100 * change:+.4f}%); KL "
-        f"between the two {found.kl:.3g} nats a token, the same likeliest next token {found.same_top1:.1%} of the "
+        f"between the two {digits(found.kl)} nats a token, the same likeliest next token {found.same_top1:.1%} of the "
         "time. What differs is the rounding of the scales, which of quantized activations also moves some to a "
         "neighbouring code, and the order in which sums are taken."
     )

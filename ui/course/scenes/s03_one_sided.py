@@ -7,12 +7,12 @@ import plotly.graph_objects as go
 
 from quantcore.lab.bench import READ
 from quantcore.lab.lab import Lab
+from quantcore.numbers.digits import digits
 from quantcore.studies.number_formats import CodeUse
 from ui.components.palette import BLUE, MUTED, PURPLE
 from ui.course.guess import Pick
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
 from ui.course.stage import picture, short
-from ui.words.digits import digits
 
 WAYS = (("int4", "symmetric", BLUE), ("int4_asym", "asymmetric", PURPLE))
 SAME = "the same"

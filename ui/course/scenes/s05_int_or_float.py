@@ -7,11 +7,11 @@ import plotly.graph_objects as go
 
 from quantcore.lab.bench import READ
 from quantcore.lab.lab import Lab
+from quantcore.numbers.digits import digits
 from ui.components.palette import BLUE, MUTED, VERMILION, token
 from ui.course.guess import Rows
 from ui.course.scene import Reveal, Scene, Shown, Specimen
 from ui.course.stage import picture, short
-from ui.words.digits import digits
 
 FORMATS = (("int8", BLUE, "circle"), ("fp8_e4m3", VERMILION, "x"))
 SMALL, LARGE = "small values", "the giant"

@@ -7,12 +7,12 @@ import plotly.graph_objects as go
 from quantcore.lab.bench import READ
 from quantcore.lab.lab import Lab
 from quantcore.model.layer_names import place_of
+from quantcore.numbers.digits import digits
 from ui.components.palette import BLUE, VERMILION
 from ui.course.guess import Rows
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
 from ui.course.stage import fitted, picture, short
 from ui.figures.outliers import surface
-from ui.words.digits import digits
 
 PEAKS, LAYERS = 4, 3
 CHANNEL, LAYER = "Channel", "Layer"

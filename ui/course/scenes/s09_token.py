@@ -6,12 +6,12 @@ from torch import Tensor
 
 from quantcore.lab.bench import READ
 from quantcore.lab.lab import Lab
+from quantcore.numbers.digits import digits
 from ui.components.wipe import wipe
 from ui.course.guess import Pick
 from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
 from ui.course.stage import short
 from ui.markdown import code
-from ui.words.digits import digits
 
 FORMAT = "int8"
 HEIGHT = 430

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantcore.lab.frozen_ranges import OBSERVERS, WATCHED
 from quantcore.lab.lab import Lab
+from quantcore.numbers.digits import digits
 from quantcore.studies.ranges import MOST_STEPS, Clip
 from quantcore.text.reading import STUDY, Reading
 from quantcore.text.windows import TEXT_KINDS
@@ -12,7 +13,6 @@ from ui.course.scene import Missing, Reveal, Scene, Shown, Specimen
 from ui.course.scenes.s08_wall import LAYERS, others_of
 from ui.course.stage import fitted, short
 from ui.figures.ranges import steps_picture, tokens_picture
-from ui.words.digits import digits
 
 OBSERVER = next(one for one in OBSERVERS if one.endswith("p99.99"))
 RECORDED = Reading.parse(WATCHED).source.rpartition("/")[2]

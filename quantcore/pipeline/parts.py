@@ -163,7 +163,7 @@ def _require_text(
     if plan.kv is not None and plan.kv.needs_ranges:
         raise ValueError(f"{plan} freezes ranges of the cache, so it needs calibration tokens; give calibration=")
     if not stats and any(one.needs_ranges for one in schemes.values()):
-        raise ValueError(f"{plan} freezes activation ranges, so it needs calibration tokens; give tokens=")
+        raise ValueError(f"{plan} freezes activation ranges, so it needs calibration tokens; give calibration=")
     by_hessian = [name for name, one in schemes.items() if one.needs_hessian]
     if by_hessian and (sequential or not has_hessians(stats, by_hessian)):
         raise ValueError(f"{plan} weighs errors with the layers' inputs, so it needs text; give calibration=")

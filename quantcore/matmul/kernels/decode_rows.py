@@ -23,7 +23,6 @@ from quantcore.numbers.kernels.launch import launch
 from quantcore.numbers.kernels.overlap import after_last, let_next_early, overlapping
 from quantcore.numbers.spec import MinMax, QuantSpec
 
-LONGEST_ROW = 32768  # numbers that one program holds
 FEW_ROWS = 16
 
 

@@ -224,7 +224,7 @@ def recipe(
     from quantcore.export.recipe import plan_from_recipe, script
     from quantcore.export.recipe import recipe as recipe_of
     from quantcore.export.recipe_text import recipe_file
-    from quantcore.export.writing import require_plain_linears
+    from quantcore.export.tensors import require_plain_linears
 
     plan = plan_from_recipe(recipe_file(read)) if read is not None else checked_plan(scheme or "", model)
     context, known = None, known_model(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -19,6 +19,16 @@ from quantcore.pipeline.parts import Source
 from quantcore.scheme.scheme import Scheme
 
 STORED_TYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def require_plain_linears(model: nn.Module, names: Iterable[str]) -> None:
+    """Raises: ValueError for a layer that readers of the format do not look at, because it is no torch Linear."""
+    for name in names:
+        if not isinstance(layer := model.get_submodule(name), nn.Linear):
+            raise ValueError(
+                f"{name!r} is a {type(layer).__name__} and readers of compressed-tensors look for codes in torch's "
+                "Linear only; leave it out with skip=, or export a model of another kind"
+            )
 
 
 def exact_types(source: Source) -> tuple[torch.dtype, ...]:

@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -34,7 +34,13 @@ from quantcore.export.export_report import REPORT_FILE, ExportReport
 from quantcore.export.new_folder import all_or_nothing, require_place
 from quantcore.export.promise import promise
 from quantcore.export.shards import Shards, StoredFile, shard_bytes_of
-from quantcore.export.tensors import checkpoint_parts, require_scales, scale_rounding, stored_type
+from quantcore.export.tensors import (
+    checkpoint_parts,
+    require_plain_linears,
+    require_scales,
+    scale_rounding,
+    stored_type,
+)
 from quantcore.export.turned import CONFIG as TURNS
 from quantcore.export.turned import transform_entry
 from quantcore.export.vllm import Serving, serving
@@ -274,16 +280,6 @@ def _home(name: str) -> str:
     them in one (a tower's q, k, v): the block of a tower, or the module around."""
     inside = re.match(r".*?\.\d+(?=\.)", name)
     return inside[0] if inside else name.rpartition(".")[0]
-
-
-def require_plain_linears(model: nn.Module, names: Iterable[str]) -> None:
-    """Raises: ValueError for a layer that readers of the format do not look at, because it is no torch Linear."""
-    for name in names:
-        if not isinstance(layer := model.get_submodule(name), nn.Linear):
-            raise ValueError(
-                f"{name!r} is a {type(layer).__name__} and readers of compressed-tensors look for codes in torch's "
-                "Linear only; leave it out with skip=, or export a model of another kind"
-            )
 
 
 def require_space(target: Path, needed: int) -> None:

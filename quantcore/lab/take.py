@@ -15,8 +15,7 @@ from quantcore.export.export_report import ExportReport
 from quantcore.export.promise import Promise
 from quantcore.export.promise import promise as promise_of
 from quantcore.export.recipe import recipe as recipe_of
-from quantcore.export.tensors import exact_types, stored_type
-from quantcore.export.writing import require_plain_linears
+from quantcore.export.tensors import exact_types, require_plain_linears, stored_type
 from quantcore.lab.bench import LEARNED, READ, Bench
 from quantcore.lab.memo import remembered
 from quantcore.lab.whole import SoFar

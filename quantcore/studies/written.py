@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from quantcore.export.export_report import REPORT_FILE
 from quantcore.export.shards import StoredFile
-from quantcore.export.trial import read_by_transformers
 from quantcore.export.words import READ_AS_BFLOAT16
 from quantcore.measure.evaluate import compare
 from quantcore.model.making import making
@@ -79,6 +78,8 @@ class ReadBack:
 def read_back(folder: Path, quantized: nn.Module, tokens: Tensor) -> ReadBack:
     """Load the checkpoint as its user will, in float32, and read (windows, T) tokens with both models."""
     from transformers import AutoModelForCausalLM
+
+    from quantcore.export.trial import read_by_transformers
 
     with making():
         loaded = read_by_transformers(AutoModelForCausalLM, folder, tokens[:1].cpu(), _runs_in(folder))

@@ -10,8 +10,8 @@ import pandas as pd
 from torch import nn
 
 from quantcore.export.promise import Promise
+from quantcore.export.tensors import require_plain_linears
 from quantcore.export.vllm import Serving
-from quantcore.export.writing import require_plain_linears
 from quantcore.measure.scores import ModelReport
 from quantcore.numbers.digits import digits
 from quantcore.scheme.cache import CacheSpec

@@ -114,9 +114,10 @@ def _body(body: Callable[[Choice], None], choice: Choice, notices: DeltaGenerato
     _settle(notices)
 
 
-def bare(question: str) -> None:
+def bare(question: str, file: str) -> None:
     """The frame of a page that shows no model: menu and title."""
     _begin(question)
+    controls.begin(page_of(file))
     menu()
     st.title(question)
 

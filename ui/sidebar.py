@@ -24,14 +24,10 @@ from ui import job_view, kept
 from ui.classroom import classroom, without_paths
 from ui.markdown import as_is, code
 from ui.settled import settled
-from ui.widgets import follow_default, line, lines, pick, select, steps, switch
+from ui.widgets import SHARED, follow_default, line, lines, pick, select, steps, switch
 
 OWN, DATA_SET = "own text", "data set"
 OUR_OWN, PASTED = "our own", "your text"
-SHARED = (
-    *("model", "device", "layer", "expert", "text", "own", "dataset", "sequences", "length", "chat"),
-    *("learn_from", "learn_own", "learn_dataset", "learn_sequences", "learn_length", "learn_chat"),
-)
 LOADER = "the loader"  # the line in which models wait to be loaded
 SEQUENCES, LENGTHS = (1, 2, 4, 8), (64, 128, 256, 512)
 LEARN_SEQUENCES = (4, 8, 16, 32, 64)

@@ -52,7 +52,7 @@ def checkpoints() -> None:
     st.button("Delete them all", on_click=exports.delete_all, key="delete")
 
 
-frame.bare("Who waits for what?")
+frame.bare("Who waits for what?", __file__)
 if visitors.is_teacher():
     line()
     checkpoints()

@@ -41,7 +41,7 @@ from ui.job_end import LONGEST, own_words
 from ui.markdown import as_is
 from ui.menu import page_of, sections
 from ui.server.links import MARK
-from ui.sidebar import Choice, shared_state, sidebar
+from ui.sidebar import Choice, carried, sidebar
 from ui.words.glossary import first_defined
 
 ICON = Path(__file__).with_name("icon.png")  # a file of ours: an icon by name would be fetched from the internet
@@ -114,9 +114,10 @@ def _body(body: Callable[[Choice], None], choice: Choice, notices: DeltaGenerato
     _settle(notices)
 
 
-def bare(question: str) -> None:
+def bare(question: str, file: str) -> None:
     """The frame of a page that shows no model: menu and title."""
     _begin(question)
+    controls.begin(page_of(file))
     menu()
     st.title(question)
 
@@ -242,7 +243,7 @@ def link(label: str, path: str, state: Mapping[str, Any], **more: Any) -> None:
     mark = {} if st.session_state.get("_page") == path else {MARK: "1"}
     params = {
         key: [str(one) for one in value] if isinstance(value, list) else str(value)
-        for key, value in {**mark, **shared_state(), **state}.items()
+        for key, value in {**mark, **carried(state)}.items()
     }
     st.page_link(path, label=label, query_params=params, **more)
 

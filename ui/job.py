@@ -27,8 +27,9 @@ SHOW_EVERY_S = 1.0  # the page is drawn anew for what is shown, so not more ofte
 _here = threading.local()  # .job: what this thread works on
 
 
-class Cancelled(Exception):
-    """Raised inside the work after the job was ended from outside."""
+class Cancelled(BaseException):
+    """Raised inside the work after the job was ended from outside. No Exception: who bears the faults of a stranger's
+    model, and goes on, would take this for one of them and keep what it found by then."""
 
 
 @dataclass(frozen=True)

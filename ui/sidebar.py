@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -24,14 +25,10 @@ from ui import job_view, kept
 from ui.classroom import classroom, without_paths
 from ui.markdown import as_is, code
 from ui.settled import settled
-from ui.widgets import follow_default, line, lines, pick, select, steps, switch
+from ui.widgets import SHARED, follow_default, line, lines, pick, select, steps, switch
 
 OWN, DATA_SET = "own text", "data set"
 OUR_OWN, PASTED = "our own", "your text"
-SHARED = (
-    *("model", "device", "layer", "expert", "text", "own", "dataset", "sequences", "length", "chat"),
-    *("learn_from", "learn_own", "learn_dataset", "learn_sequences", "learn_length", "learn_chat"),
-)
 LOADER = "the loader"  # the line in which models wait to be loaded
 SEQUENCES, LENGTHS = (1, 2, 4, 8), (64, 128, 256, 512)
 LEARN_SEQUENCES = (4, 8, 16, 32, 64)
@@ -106,6 +103,8 @@ def _layer(names: list[str], default: str) -> str:
         if name in names:
             st.session_state["layer"], number = _in_menu(name)
             if expert_of(name) is not None:
+                if "expert" not in st.session_state:  # a link from elsewhere: what it says stays in the address
+                    st.query_params["expert"] = str(number)
                 st.session_state["expert"] = number
     usual, number = _in_menu(default)
     kind = select("Layer", list(menu), follow_default("layer", usual), "layer")
@@ -176,10 +175,15 @@ def open_layer(name: str) -> None:
     st.rerun()
 
 
-def shared_state() -> dict[str, str]:
-    """The sidebar's part of the URL, as it stands: what a link to another page takes along."""
+def carried(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a link to a page in a given state says: the sidebar's part of the URL, as it stands, then the state. An
+    expert's layer goes as its line in the menu and the expert's number, the way the page's controls say it."""
     said = st.query_params.to_dict()
-    return {key: said[key] for key in SHARED if key in said}
+    params = {**{key: said[key] for key in SHARED if key in said}, **state}
+    if expert_of(params.get("layer", "")) is not None:
+        kind, number = _in_menu(params["layer"])
+        params |= {"layer": kind, "expert": str(number)}
+    return params
 
 
 def _own_kinds() -> list[str]:

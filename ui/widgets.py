@@ -17,6 +17,10 @@ from ui.server.links import MARK
 
 T = TypeVar("T", bound="str | int | float")
 START = "_start_"
+SHARED = (  # controls that all pages have
+    *("model", "device", "layer", "expert", "text", "own", "dataset", "sequences", "length", "chat"),
+    *("learn_from", "learn_own", "learn_dataset", "learn_sequences", "learn_length", "learn_chat"),
+)
 # Steps of a load, on every page that asks for one: tokens of a sequence, sequences at once
 CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -183,6 +187,7 @@ def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, floa
     """Remember the default; write a notice if the link's value for this control is not among the allowed ones."""
     st.session_state["_defaults"][key] = st.session_state["_known"][key] = default
     asked = st.query_params.get(key)
+    _disown(key)
     _follow(key, default, asked)
     if asked is None or allowed is None or key in st.session_state:
         return
@@ -198,6 +203,15 @@ def _register(key: str, default: Any, allowed: Sequence[str] | tuple[float, floa
         st.session_state["_notices"].append(
             f"The link asks for {key}={asked[:80]!r}, but this page {problem}; showing {default} instead."
         )
+
+
+def _disown(key: str) -> None:
+    """Forget what another page's control of this name was set to: Streamlit keeps that for as long as a visit lasts,
+    for whichever page draws the name next."""
+    owners, page = st.session_state.setdefault("_owners", {}), st.session_state["_page"]
+    if key not in SHARED and owners.setdefault(key, page) != page:
+        st.session_state.pop(key, None)
+        owners[key] = page
 
 
 def _follow(key: str, default: Any, asked: str | None) -> None:

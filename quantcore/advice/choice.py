@@ -104,7 +104,7 @@ def advise(
 
     measured   losses on this very model, by scheme text
     aparts     which of them are told apart, by pairs of scheme texts
-    weights    bytes of a checkpoint by scheme text, where they are known; else counted from the shapes
+    weights    bytes of the served model by scheme text, where they are known; else counted from the shapes
     Raises: ValueError for an unknown goal or tolerance, and for GPUs that are none or more than MOST_GPUS."""
     if goal not in GOALS or tolerance not in TOLERANCES or not 1 <= gpus <= MOST_GPUS:
         raise ValueError(

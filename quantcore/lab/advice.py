@@ -22,7 +22,8 @@ from quantcore.advice.load import Load
 from quantcore.advice.losses import Loss
 from quantcore.advice.pace import product_ms
 from quantcore.advice.shape import ServedShape, served_shape
-from quantcore.lab import layer_costs, take, whole
+from quantcore.export.promise import promise
+from quantcore.lab import layer_costs, whole
 from quantcore.lab.bench import EACH, LEARNED, MEASURED, PLANNED_ON, Bench
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.memo import remembered
@@ -236,8 +237,10 @@ def _texts(shape: ServedShape) -> list[str]:
 
 @remembered(1)
 def candidate_bytes(lab: Bench) -> dict[str, int]:
-    """Bytes of the checkpoint of every candidate for the loaded model, as it would be written."""
-    return {text: take.promise(lab, text).bytes for text in [FLOAT, *_texts(_loaded_shape(lab))]}
+    """Bytes of every candidate for the loaded model as it is served: what is no code in 16 bits, in a checkpoint of 32
+    bits as well."""
+    texts = [FLOAT, *_texts(_loaded_shape(lab))]
+    return {text: promise(lab.model, text, torch.bfloat16).bytes for text in texts}
 
 
 def losses_of(found: Duel) -> dict[str, Loss]:

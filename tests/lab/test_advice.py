@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from quantcore.advice.choice import Advice, frontier
 from quantcore.advice.pace import product_ms
 from quantcore.cli.command import main
+from quantcore.export.promise import promise
 from quantcore.lab.advice import HERE, machine_named
 from quantcore.lab.lab import Lab
 from quantcore.measure.store import Store
@@ -48,10 +49,14 @@ def test_gpus_by_the_names_that_people_use(lab: Lab) -> None:
         lab.advise("Voodoo 2")
 
 
-def test_bytes_are_those_of_the_checkpoint(lab: Lab) -> None:
+def test_bytes_are_those_of_the_checkpoint_and_of_16_bits_where_it_has_32(lab: Lab) -> None:
+    """The tiny model's own numbers need 32 bits, a server takes 16: of its 16-bit checkpoint half the bytes."""
     found = lab.advise(load=LOAD, goal="memory", tolerance=FREE)
+    kept = lab.promise("float")
+    assert kept.dtype == "float32"
     for one in found.verdicts:
-        assert one.memory.weights == lab.promise(one.candidate.text).bytes
+        assert one.memory.weights == promise(lab.model, one.candidate.text, torch.bfloat16).bytes
+        assert one.candidate.text != "float" or one.memory.weights == kept.bytes // 2
         assert one.loss is None or not one.loss.own or one.loss.kl == 0
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from quantcore.model.linears import linears
+from tests.tiny import tiny_llama
 from ui.job import Asker, Job, Teller, Work
 from ui.jobs import Jobs
 
@@ -234,3 +236,19 @@ def test_the_end_of_the_program_ends_the_jobs() -> None:
     running, waiting = submit(jobs, "a", endless), submit(jobs, "b", endless)
     jobs.close()
     assert [running.state, waiting.state] == ["cancelled", "cancelled"]
+
+
+def test_a_job_that_ends_while_a_models_layers_are_looked_for_takes_none_away() -> None:
+    """Who follows a link while a model is read ends the job in the midst of the run that finds its Linears."""
+    model, jobs = tiny_llama(), Jobs()
+    begun = threading.Event()
+
+    def work(_: Teller) -> int:
+        assert begun.wait(WAIT_S)
+        job.end()
+        return len(linears(model))
+
+    job = submit(jobs, "k", work)
+    begun.set()
+    assert end(job).state == "cancelled"
+    assert len(linears(model)) == 15  # seven in each of two blocks, and the head

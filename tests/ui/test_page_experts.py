@@ -1,6 +1,7 @@
 """A mixture on the pages: its experts in the menu, their maps, and one of them opened."""
 
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 import transformers
@@ -67,6 +68,14 @@ def test_an_expert_is_opened_as_any_layer(mixture: Path) -> None:
     page.selectbox(key="expert").select(1).run()
     assert not page.error
     assert figure_of(page, "surface")["figure"] != before
+
+
+def test_an_expert_is_kept_by_the_address_and_on_the_way_to_another_page(mixture: Path) -> None:
+    page = open_page("2_Granularity", model=mixture, layer=UP.format(2)).run()
+    assert page.query_params["expert"] == "2"
+    (link,) = [one.proto for one in page.get("page_link") if one.proto.label == "Outliers"]
+    asked = parse_qs(link.query_string)
+    assert (asked["layer"], asked["expert"]) == ([UP.format("*")], ["2"])
 
 
 def test_no_experts_no_second_menu(tiny_model_dir: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from quantcore.lab.lab import Lab
 from quantcore.model.loading import LoadedModel
@@ -19,6 +20,7 @@ from tests.apptest_helpers import page as open_page
 from ui import kept
 from ui.answers import job_key
 from ui.figures import speed as figures
+from ui.sections.memory import cards_for
 from ui.sections.times import schemes_for
 from ui.words import speed as speed_words
 
@@ -194,6 +196,14 @@ def test_the_card_is_the_footprint(page: AppTest, tiny_lm: LoadedModel, tmp_path
     page.text_area(key="plans").set_value("float\nw:int8/channel").run()
     own = footprint(ModelShape.of(tiny_lm.model, "tiny"), "w:int8/channel", 32768, 2, 8)
     assert values(figure_of(page, "memory")["figure"]["data"][0]["x"])[1] == pytest.approx(own.weights_bytes / 1e9)
+
+
+def test_the_plan_that_the_card_opens_on_spares_the_models_own_first_block() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=32))
+    for shape, plan in ((ModelShape.of(model, "GPT-2"), "W4A16@h.0=W8A16"), (LLAMA_3_8B, "W4A16@layers.0=W8A16")):
+        *_, spared = cards_for(shape)
+        assert spared == plan
+        assert footprint(shape, plan, 32, 1).weights_bytes > footprint(shape, "W4A16", 32, 1).weights_bytes
 
 
 @pytest.mark.parametrize(

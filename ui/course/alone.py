@@ -21,7 +21,7 @@ from ui.course.guess import LONGEST
 from ui.course.rooms import Room
 from ui.course.scene import Missing, Reveal, Scene, Specimen, scenes
 from ui.menu import title_of
-from ui.sidebar import shared_state
+from ui.sidebar import carried
 
 KEYS = {
     "ArrowRight": ("course_show", "course_next"),
@@ -167,7 +167,7 @@ def further(shown: Reveal) -> None:
     if shown.more is not None:
         path, state = shown.more
         page = "" if path == "app.py" else Path(path).stem.partition("_")[2]
-        address = f"./{page}?{urlencode({**shared_state(), **state}, doseq=True)}"
+        address = f"./{page}?{urlencode(carried(state), doseq=True)}"
         st.markdown(f"[Try it yourself: {title_of(path)}]({address})")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import streamlit as st
 
 from quantcore.lab.hardware import LOADED
 from quantcore.lab.lab import Lab
-from quantcore.studies.footprint import BUDGETS_GB, PRESET_SHAPES, gptq_memory
+from quantcore.studies.footprint import BUDGETS_GB, PRESET_SHAPES, ModelShape, gptq_memory
 from ui import frame
 from ui import widgets as controls
 from ui.components.chart import chart
@@ -14,7 +16,7 @@ from ui.figures import speed as figures
 from ui.words import speed as speed_words
 
 CUSTOM = "typed"
-CARDS = "float\nW8A8\nFP8_DYNAMIC\nW4A16\nW4A16@layers.0=W8A16"
+CARDS = ("float", "W8A8", "FP8_DYNAMIC", "W4A16")
 CALIBRATION = (8192, 32768, 131072, 262144, 1048576)
 
 
@@ -27,6 +29,13 @@ def memory_part(lab: Lab) -> None:
     controls.end()
 
 
+def cards_for(shape: ModelShape) -> list[str]:
+    """The schemes that the card opens on; the last is a plan that spares the model's first block, by its own name:
+    `layers.0` or GPT-2's `h.0`."""
+    first = next(filter(None, (re.search(r"\w+\.\d+(?=\.)", name) for name in shape.linears)), None)
+    return [*CARDS, *([f"W4A16@{first[0]}=W8A16"] if first else [])]
+
+
 def _cards(lab: Lab) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = controls.pick("Model", [LOADED, *PRESET_SHAPES, CUSTOM], "Llama-3-8B", "card")
@@ -37,11 +46,12 @@ def _cards(lab: Lab) -> None:
         context = controls.steps("Context, tokens", controls.CONTEXTS, 8192, "context")
         batch = controls.slide("Sequences at once", 1, 64, 4, "batch")
         kv_bits = controls.pick("KV cache, bits", [16, 8], 16, "kv")
+    shape = lab.shape_named(name)
     with st.expander("Schemes or plans, one a line"), frame.problems():
-        plans = controls.one_a_line("Schemes", CARDS, "plans", height=150)
+        usual = controls.follow_default("plans", "\n".join(cards_for(shape)))
+        plans = controls.one_a_line("Schemes", usual, "plans", height=150)
     if not 1 <= len(plans) <= 8:
         raise ValueError(f"the list has {len(plans)} schemes; the card takes one to 8")
-    shape = lab.shape_named(name)
     cards = []
     for plan in plans:
         with frame.problems():  # one line that does not fit the model leaves the others alive

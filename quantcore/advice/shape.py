@@ -3,8 +3,8 @@
     shape = served_shape("Llama-3.1-8B", model)      a model, on the meta device too
     shape.cache_numbers(8192)                        numbers that a sequence of 8192 tokens keeps
 
-What each block keeps: `model.token_cache`. Experts of one block lie in one parameter of three
-dimensions; each is a matrix here, of which a token passes the chosen ones alone.
+What each block keeps: `model.token_cache`. Experts of one block lie in one parameter of three dimensions; each is a
+matrix here, of which a token passes the chosen ones alone.
 """
 
 from __future__ import annotations

@@ -32,9 +32,14 @@ def checked_plan(scheme: str, model: str) -> Plan:
     """The plan that a text says on this model, asked before the model is loaded or a text is read.
 
     Raises: ValueError for a text that is none, and for a plan that the model cannot take."""
-    plain, known = Plan.parse(scheme), known_model(model)
+    Plan.parse(scheme)
+    return plan_on(scheme, known_model(model))
+
+
+def plan_on(scheme: str, known: nn.Module | None) -> Plan:
+    """The same on the outline of a model, where there is one."""
     if known is None:
-        return plain
+        return Plan.parse(scheme)
     plan = plan_for(scheme, linear_shapes(known))
     require_fits(plan, linear_shapes(known), head_of(known))
     _require_much(known)

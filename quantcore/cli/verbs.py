@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantcore.cli.labs import checked_plan, known_model, loaded_lab, look_ahead, opened_lab, sorted_lines
+from quantcore.cli.labs import checked_plan, known_model, loaded_lab, look_ahead, opened_lab, plan_on, sorted_lines
 from quantcore.cli.outputs import new_file, new_folder, progress_bar, write_whole
 from quantcore.cli.texts import TextOptions
 from quantcore.export.new_folder import require_place
@@ -226,8 +226,9 @@ def recipe(
     from quantcore.export.recipe_text import recipe_file
     from quantcore.export.tensors import require_plain_linears
 
-    plan = plan_from_recipe(recipe_file(read)) if read is not None else checked_plan(scheme or "", model)
+    said = None if read is None else plan_from_recipe(recipe_file(read))
     context, known = None, known_model(model)
+    plan = plan_on(scheme or "", known) if said is None else said
     if known is not None:
         context, head = context_of(known.config), head_of(known)
         require_plain_linears(known, (one for one in linear_shapes(known) if plan.scheme_for(one, head)))

@@ -11,7 +11,7 @@ asked of transformers itself: see `opening`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -135,7 +135,7 @@ def _forms(
     targets_of = targets_in(model, [*schemes, *floats])
     for packed, dequantize in ((True, False), (True, True), (False, False)):
         layouts, entry = formats(schemes, packed), configuration(schemes, floats, targets_of, packed, kv)
-        halves = not READ_AS_BFLOAT16.isdisjoint(layouts.values())
+        halves = runs_in(layouts.values()) == torch.bfloat16
         words = halves or PACKED in layouts.values()
         alone = len(different) == 1 and all(one.activations is None for one in different)
         if halves and alone and not dequantize:
@@ -149,17 +149,23 @@ def _forms(
             not packed
         )
         notes += (UNREAD,) * (kv is not None)
-        runs_in = torch.bfloat16 if halves and not dequantize else torch.float32
-        if runs_in != torch.float32:
+        kind = runs_in(layouts.values(), dequantize)
+        if kind != torch.float32:
             notes += ("transformers makes bfloat16 of the codes, so it runs this in bfloat16 and in no other type",)
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__]
-        config.dtype = dtype if runs_in == torch.float32 else runs_in
+        config.dtype = dtype if kind == torch.float32 else kind
         if _head_is_coded(model, schemes):
             config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
         config.quantization_config = config_entry(entry, dequantize)
         tensors = named(model, promised(model, schemes, layouts, dtype) | scale_shapes(model, kv, dtype))
-        yield Form(config, str(entry.format), layouts, notes, runs_in), tensors
+        yield Form(config, str(entry.format), layouts, notes, kind), tensors
+
+
+def runs_in(layouts: Iterable[str], dequantize: bool = False) -> torch.dtype:
+    """The type in which transformers runs codes of these formats: bfloat16 where it makes that of them, in any model;
+    else float32. dequantize: whether it makes floats of them once, as it loads them."""
+    return torch.float32 if dequantize or READ_AS_BFLOAT16.isdisjoint(layouts) else torch.bfloat16
 
 
 def targets_in(model: nn.Module, names: Sequence[str]) -> Callable[[Sequence[str]], list[str]]:

@@ -72,10 +72,10 @@ def promise(model: nn.Module, plan: Plan | Scheme | str, dtype: torch.dtype) -> 
     used = formats(schemes) if sayable else {}
     frozen = scale_shapes(model, plan.kv, dtype).values() if sayable else ()
     layouts = {name: layout(schemes[name], form) for name, form in used.items()}
+    coded = coded_under(shapes, schemes)
     return Promise(
-        size=model_size(model, coded_under(shapes, schemes), layouts, bits)
-        + Size(cache_scales=8 * sum(one.nbytes for one in frozen)),
-        counted=model_size(model, coded_under(shapes, schemes)),
+        size=model_size(model, coded, layouts, bits) + Size(cache_scales=8 * sum(one.nbytes for one in frozen)),
+        counted=model_size(model, coded),
         float_bytes=model_size(model, {}, float_bits=bits).bytes,
         dtype=str(dtype).removeprefix("torch."),
         layouts=tuple(dict.fromkeys(used.values())),

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from quantcore.export.export_report import REPORT_FILE
 from quantcore.export.shards import StoredFile
-from quantcore.export.words import READ_AS_BFLOAT16
 from quantcore.measure.evaluate import compare
 from quantcore.model.making import making
 from quantcore.model.weight_files import read_json
@@ -89,11 +88,13 @@ def read_back(folder: Path, quantized: nn.Module, tokens: Tensor) -> ReadBack:
 
 
 def _runs_in(folder: Path) -> torch.dtype:
-    """The type in which transformers must first run a checkpoint: where it makes bfloat16 of codes, in that."""
+    """The type in which transformers first runs a checkpoint."""
+    from quantcore.export.forms import runs_in
+
     entry = read_json(folder / "config.json")["quantization_config"]
-    layouts = {group.get("format") for group in entry["config_groups"].values()}
-    halves = not READ_AS_BFLOAT16.isdisjoint(layouts) and not entry.get("dequantize")
-    return torch.bfloat16 if halves else torch.float32
+    return runs_in(
+        [str(group.get("format")) for group in entry["config_groups"].values()], bool(entry.get("dequantize"))
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -64,7 +64,7 @@ def width_for(tokens: int, out: int, blocks: int, kind: str, programs: int) -> i
     rows, columns = triton.cdiv(out, BLOCK_N), triton.cdiv(tokens, BLOCK_N)
     if tokens < (NARROW_BLOCKS_TOKENS if kind == "blocks" else NARROW_TOKENS):
         return WIDE
-    if kind != "blocks" and tokens <= TEAM_TOKENS and out <= FEWEST_ROWS:
+    if kind != "blocks" and _has_few_rows(tokens, out):
         return WIDE
     if kind.startswith("int4") and _is_little(tokens, out, blocks, programs):
         return WIDE
@@ -95,7 +95,11 @@ def _is_little(tokens: int, out: int, blocks: int, programs: int) -> bool:
     quicker."""
     each = max(1, programs // triton.cdiv(out, BLOCK_N))  # multiprocessors for a tile
     splits = 1 << (each.bit_length() - 1)
-    return tokens <= TEAM_TOKENS and (out <= FEWEST_ROWS or blocks // splits < 2 * SHORT)
+    return _has_few_rows(tokens, out) or (tokens <= TEAM_TOKENS and blocks // splits < 2 * SHORT)
+
+
+def _has_few_rows(tokens: int, out: int) -> bool:
+    return tokens <= TEAM_TOKENS and out <= FEWEST_ROWS
 
 
 @lru_cache(4096)

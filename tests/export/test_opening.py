@@ -13,7 +13,7 @@ from benchmarks.zoo_models import build, tokenizer
 from quantcore.export import writing
 from quantcore.export.checkpoint import export_checkpoint
 from quantcore.export.checkpoint_format import formats, layer_shapes, layer_tensors
-from quantcore.export.forms import loadable
+from quantcore.export.forms import loadable, runs_in
 from quantcore.export.opening import named, of_files, why_not
 from quantcore.model.loading import LoadedModel, load_model
 from quantcore.pipeline.calibration import LayerStats
@@ -177,3 +177,16 @@ def test_what_the_hub_keeps_in_one_tensor_outside_of_the_blocks_is_written_in_on
     assert export_checkpoint(lm, "w:int8/group16", tmp_path / "out").logits_apart == pytest.approx(0, abs=1e-5)
     joined = [one for name, one in of_files(tmp_path / "out").items() if name.endswith("attn.in_proj_weight")]
     assert {tuple(one.shape) for one in joined} == {(3 * 64, 64)}
+
+
+@pytest.mark.parametrize(
+    ("layouts", "dequantize", "kind"),
+    [
+        (["pack-quantized", "float-quantized"], False, torch.float32),
+        (["pack-quantized", "nvfp4-pack-quantized"], False, torch.bfloat16),
+        (["mxfp8-quantized"], False, torch.bfloat16),
+        (["nvfp4-pack-quantized"], True, torch.float32),  # made floats once, at loading
+    ],
+)
+def test_the_type_in_which_transformers_runs_codes(layouts: list[str], dequantize: bool, kind: torch.dtype) -> None:
+    assert runs_in(layouts, dequantize) is kind

@@ -110,7 +110,7 @@ def own_dtype(parameters: Mapping[str, int]) -> torch.dtype:
 def notices(file: Path) -> tuple[str, ...]:
     """What a reader of the figures must know."""
     found = read_header(file)
-    said = _rounded_before(file, found.tensors)
+    said = _rounded_before(file, found)
     if not changes_rotations(found.names):
         return (said,)
     return said, (
@@ -119,15 +119,18 @@ def notices(file: Path) -> tuple[str, ...]:
     )
 
 
-def _rounded_before(file: Path, tensors: dict[str, int]) -> str:
+def _rounded_before(file: Path, header: GgufHeader) -> str:
     """That the weights which the lab calls float have been rounded before, or not."""
+    tensors = header.tensors
     rounded = {name: count for name, count in tensors.items() if name not in FLOATS}
     if not rounded:
         return f"{file.name} holds its weights as {' and '.join(tensors)}: they were not quantized before."
     kinds = " and ".join(f"{count} as {name}" for name, count in rounded.items())
+    dtype = str(own_dtype(header.parameters)).removeprefix("torch.")
+    again = "," if dtype == "float32" else f", on a GPU rounded to {dtype},"
     return (
         f"The weights of {file.name} were quantized before ({kinds}, of {sum(tensors.values())} tensors): what this "
-        "lab calls float are those values, on a GPU rounded to bfloat16, so every loss it shows comes on top of theirs."
+        f"lab calls float are those values{again} so every loss it shows comes on top of theirs."
     )
 
 

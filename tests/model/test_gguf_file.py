@@ -62,6 +62,11 @@ def test_a_header_is_read(tmp_path: Path) -> None:
         names=("blk.0.weight", "blk.1.weight", "blk.2.weight"),
     )
     assert "model.gguf were quantized before (2 as Q4_1, of 3 tensors)" in notices(file)[0]
+    assert "those values, on a GPU rounded to bfloat16, so every loss" in notices(file)[0]
+    file.write_bytes(gguf(kinds=(1, 1, 3)))
+    assert "those values, on a GPU rounded to float16, so every loss" in notices(file)[0]
+    file.write_bytes(gguf(kinds=(0, 0, 3)))
+    assert "those values, so every loss" in notices(file)[0]
     file.write_bytes(gguf(kinds=(0, 1)))
     assert notices(file) == ("model.gguf holds its weights as F32 and F16: they were not quantized before.",)
 
